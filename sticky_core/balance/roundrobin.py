@@ -1,0 +1,173 @@
+"""Each server in turn, by weight, in HAProxy's own sequence (`balance roundrobin`).
+
+The theory: time is counted in turns, and a round has as many as all weights together. A server is due every
+round/weight turns; what the division leaves is carried, so that a round comes out even. Servers that have had a turn
+are `seated`, in the order in which they are due; those without a turn in this round are `fresh`, the heaviest first;
+those that are through with it are `done` until the next. A seat that is overdue goes before a fresh server.
+
+nginx's smooth turns give the same shares, but look at every server for each choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from sticky_core.clock import Rng
+from sticky_core.errors import ConfigError
+from sticky_core.request import Request
+from sticky_core.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRobin:
+    """`start`: how many turns are taken before the first request. None (the default) draws it, so that many processes
+    do not all begin with the same server.
+    """
+
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.start < 0:
+            raise ConfigError(f"roundrobin: start {self.start} is below 0")
+
+    def over(self, servers: Sequence[Server], rng: Rng) -> Turns:
+        return Turns(servers, rng, self.start)
+
+
+class _Place:
+    """A server's place in the order of turns."""
+
+    __slots__ = ("carried", "due", "number", "server", "stamp", "weight")
+
+    def __init__(self, server: Server, number: int) -> None:
+        self.server = server
+        self.number = number  # by declaration
+        self.weight = 0  # as it counts now: 0 while the server is not electable
+        self.due = 0
+        self.carried = 0
+        self.stamp = 0  # of its one entry that holds; older entries are passed over when they come up
+
+
+_Entry = tuple[int, int, int, _Place]  # two keys, the stamp, the place
+
+
+class Turns:
+    """Roundrobin at work. A choice and a change cost the logarithm of the number of servers."""
+
+    counts = False
+
+    def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
+        self._places = {server: _Place(server, number) for number, server in enumerate(servers)}
+        self._rng = rng
+        self._start = start
+        self._begun = False
+        self._stamp = 0
+        self._round = 0  # turns in this round
+        self._next_round = 0  # and in the next, where changed weights already count
+        self._turn = 0
+        self._fresh: list[_Entry] = []
+        self._seated: list[_Entry] = []
+        self._done: list[_Entry] = []
+        for server in servers:
+            self.changed(server)
+
+    def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
+        if not self._begun and self._next_round:
+            self._begun = True  # at the first choice, not before: a forked child draws for itself
+            skip = self._rng.randrange(self._next_round) if self._start is None else self._start % self._next_round
+            for _ in range(skip):
+                self._choose(())
+        return self._choose(avoid)
+
+    def _choose(self, avoid: Container[Server]) -> Server | None:
+        if not self._round:
+            self._turn = self._round = self._next_round
+        place = self._first(avoid)
+        if place is None:
+            if not self._done:
+                return None
+            self._fresh += self._done
+            heapify(self._fresh)
+            self._done = []
+            self._turn = self._round = self._next_round
+            place = self._first(avoid)
+            if place is None:
+                return None
+        every, rest = divmod(self._next_round, place.weight)
+        place.due = (place.due or self._turn) + every
+        place.carried += rest
+        if place.carried >= place.weight:
+            place.carried -= place.weight
+            place.due += 1
+        self._turn += 1
+        self._seat(place)
+        return place.server
+
+    def _first(self, avoid: Container[Server]) -> _Place | None:
+        """Who is overdue, else who is fresh, else who is due next."""
+        seated = _top(self._seated, avoid)
+        if seated is not None and seated.due <= self._turn:
+            return seated
+        fresh = _top(self._fresh, avoid)
+        if fresh is not None:
+            fresh.due = fresh.carried = 0
+            return fresh
+        return seated
+
+    def _seat(self, place: _Place) -> None:
+        if place.due >= self._round + self._next_round:
+            self._done.append(self._entry(-place.weight, place.number, place))
+        else:
+            heappush(self._seated, self._entry(place.due, -place.weight, place))
+
+    def _entry(self, first: int, second: int, place: _Place) -> _Entry:
+        self._stamp = place.stamp = self._stamp + 1
+        return (first, second, self._stamp, place)
+
+    def taken(self, server: Server) -> None:
+        """Bound requests do not move the turns, as in HAProxy."""
+
+    left = taken
+
+    def changed(self, server: Server) -> None:
+        place = self._places[server]
+        weight = server.weight if server.electable else 0
+        before, place.weight = place.weight, weight
+        self._next_round += weight - before
+        if weight == before:
+            return
+        place.stamp = 0
+        if weight == 0:
+            return
+        if not self._begun or (before and not place.due):
+            heappush(self._fresh, self._entry(-weight, place.number, place))
+        elif before:
+            place.carried = 0
+            place.due = min(place.due, self._turn + self._next_round // weight)
+            self._seat(place)
+        else:  # back again: its first turn comes as if it had just had one (fwrr_set_server_status_up)
+            place.carried = 0
+            place.due = self._turn + (self._round + self._next_round - self._turn) // weight
+            self._seat(place)
+
+
+def _top(entries: list[_Entry], avoid: Container[Server]) -> _Place | None:
+    """The first place in a heap whose server is not to be avoided; it stays where it is until its next entry outdates
+    this one.
+    """
+    aside: list[_Entry] = []
+    found: _Place | None = None
+    while entries:
+        _, _, stamp, place = entries[0]
+        if stamp != place.stamp:
+            heappop(entries)
+        elif place.server in avoid:
+            aside.append(heappop(entries))
+        else:
+            found = place
+            break
+    for entry in aside:
+        heappush(entries, entry)
+    return found

@@ -1,0 +1,72 @@
+"""What a client says about where it belongs, how that turned out, and what it was told in return.
+
+The letters are the third and fourth of HAProxy's termination state (configuration manual, 8.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sticky_core.server import Server
+
+
+class Claim(Enum):
+    """How a client's claim to a server turned out."""
+
+    NONE = "N"  #: it made none
+    INVALID = "I"  #: it names no server here, or is not our word
+    DOWN = "D"  #: its server is down or in maintenance, or did not answer
+    VALID = "V"  #: its server was there for it
+    EXPIRED = "E"  #: idle for longer than maxidle
+    OLD = "O"  #: older than maxlife
+    UNUSED = "U"  #: not asked: another persistence had spoken before
+
+
+class Reason(Enum):
+    """Why the claim turned out so."""
+
+    NO_COOKIE = "no cookie"
+    EMPTY = "empty cookie"
+    UNKNOWN = "names no server"
+    FORGED = "not signed by us"
+    OTHER_LIFE = "other life"
+    EXPIRED = "idle for too long"
+    OLD = "too old"
+    DOWN = "server is down"
+    MAINT = "server is in maintenance"
+    FAILED = "server did not answer"
+    BOUND = "server is usable"
+    NOT_ASKED = "another persistence spoke first"
+    NO_PERSISTENCE = "nothing to persist on"
+
+
+class Mark(Enum):
+    """What the client was told in return."""
+
+    NONE = "N"  #: nothing
+    INSERTED = "I"  #: a new mark
+    UPDATED = "U"  #: the same server again, renewed
+    PASSED = "P"  #: the application's own cookie, as it is
+    REWRITTEN = "R"  #: the application's own cookie, with our id in it
+    DELETED = "D"  #: the application's own cookie was taken out, or the client's mark was taken back
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What one persistence made of a request. The same value may serve many requests."""
+
+    claim: Claim
+    reason: Reason
+    server: Server | None = None  #: the server that is claimed, usable or not
+    last: int | None = None  #: when the client was last seen, in the mark's own words: seconds since the epoch
+    first: int | None = None  #: when it was first seen
+    renew: bool = False  #: honoured, but written in a way that we would not write today (an old key)
+    settled: bool = False  #: whatever the time, a client that is where it belongs needs no new mark
+    parts: tuple[Presented, ...] = ()  #: where several persistences were asked: what each of them made of it
+
+
+NOTHING = Presented(Claim.NONE, Reason.NO_COOKIE)
+NO_PERSISTENCE = Presented(Claim.NONE, Reason.NO_PERSISTENCE)

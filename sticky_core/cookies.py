@@ -1,0 +1,172 @@
+"""Every character of Cookie and Set-Cookie text lives here.
+
+A Cookie header is read as HAProxy reads it: pairs are delimited by `;` or `,` (gunicorn joins two Cookie headers with
+a comma) outside double quotes, white space around names and values does not count, names compare exactly, and pairs
+whose name begins with `$` belong to the pair before them (RFC 2109, 4.4). What is not our cookie keeps every byte.
+
+Text is latin-1: one character per byte, so nothing that a client sends is lost or refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+_SPACE = " \t"
+
+# One pair, up to its delimiter. Alternatives exclude each other, so the match takes linear time; an unclosed quote
+# runs to the end of the text.
+_PAIR = re.compile(
+    r"""[ \t]* (?P<name> [^=;,]* )
+        (?: = [ \t]* (?P<value> (?: [^;,"] | "(?:[^"\\]|\\.)*(?:"|\\?\Z) )* ) )?
+        (?= [;,] | \Z )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Pair(NamedTuple):
+    """One pair of a Cookie text: text[start:stop] is the pair without its delimiters, text[value:end] its value."""
+
+    name: str
+    value: str
+    start: int
+    stop: int
+    value_start: int
+    value_stop: int
+
+
+def pairs(text: str) -> list[Pair]:
+    """All pairs of a Cookie text, the nameless and the empty ones included; `value_start` is -1 where no `=` is."""
+    found: list[Pair] = []
+    at = 0
+    while True:
+        match = _PAIR.match(text, at)
+        assert match is not None  # every part of the pattern may be empty, up to the next delimiter
+        name, value = match["name"].rstrip(_SPACE), match["value"]
+        if value is None:
+            found.append(Pair(name, "", at, match.end(), -1, -1))
+        else:
+            start = match.start("value")
+            value = value.rstrip(_SPACE)
+            found.append(Pair(name, value, at, match.end(), start, start + len(value)))
+        at = match.end() + 1
+        if at > len(text):
+            return found
+
+
+def take(text: str, name: str) -> tuple[Sequence[str], str]:
+    """The values of every cookie called `name`, in order, quotes included; and `text` without them.
+
+    The `$` attributes that follow a cookie go with it. The rest is empty if nothing else was there.
+    """
+    head, found, tail = text.partition(name + "=")
+    if found and (not head or head[-2:] == "; "):
+        # One cookie of ours in a text as browsers write it: the usual case, cut out without reading the others.
+        value, more, rest = tail.partition("; ")
+        if not (
+            ";" in value
+            or " " in value
+            or name in head
+            or name in rest
+            or '"' in text
+            or "," in text
+            or "$" in text
+            or "  " in text
+            or " ;" in text
+            or "\t" in text
+        ):
+            return (value,), head + rest if more else head[:-2]
+    elif name not in text:
+        return (), text
+    # Whatever else a text may be: quoted, delimited by commas, with `$` attributes, odd spaces, more of ours.
+    every = pairs(text)
+    ours = [pair.value for pair in every if pair.name == name and pair.value_start >= 0]
+    return ours, _without(text, every, name) if ours else text
+
+
+def _without(text: str, found: Sequence[Pair], name: str) -> str:
+    kept: list[str] = []  # the pieces that stay, each beginning with its delimiter, but for the first
+    removing = foreign = False
+    tidy = False  # a pair was taken out before this one: one space after the delimiter, none where it is now the first
+    for pair in found:
+        ours = pair.name == name and pair.value_start >= 0
+        if ours or (removing and pair.name.startswith("$")):
+            removing = tidy = True
+            continue
+        removing = False
+        foreign = foreign or not pair.name.startswith("$")
+        delimiter = text[pair.start - 1 : pair.start]
+        piece = text[pair.start : pair.stop]
+        if tidy:
+            piece = piece.lstrip(_SPACE)
+            if kept:
+                kept[-1] = kept[-1].rstrip(_SPACE)
+                piece = f"{delimiter} {piece}"
+            tidy = False
+        elif kept:
+            piece = delimiter + piece
+        kept.append(piece)
+    return "".join(kept) if foreign else ""
+
+
+def replace(text: str, name: str, new: Callable[[str], str]) -> str:
+    """`text` with the value of every cookie called `name` put through `new`."""
+    if name not in text:
+        return text
+    pieces: list[str] = []
+    at = 0
+    for pair in pairs(text):
+        if pair.name == name and pair.value_start >= 0:
+            pieces += text[at : pair.value_start], new(pair.value)
+            at = pair.value_stop
+    return "".join(pieces) + text[at:]
+
+
+def unquote(value: str) -> str:
+    """`value` without the double quotes around it, if it has them (RFC 6265, 4.1.1)."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+# A Set-Cookie header holds one cookie; attributes begin at the first `;` outside quotes.
+_SET = re.compile(
+    r"""[ \t]* (?P<name> [^=;]* ) = [ \t]* (?P<value> (?: [^;"] | "(?:[^"\\]|\\.)*(?:"|\\?\Z) )* )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def set_name(text: str) -> str | None:
+    """The name of the cookie that a Set-Cookie text sets; None where there is no `=`."""
+    match = _SET.match(text)
+    return match["name"].rstrip(_SPACE) if match is not None else None
+
+
+def set_value(text: str, new: Callable[[str], str]) -> str:
+    """A Set-Cookie text with its value put through `new`, without white space around `=`; attributes keep each byte."""
+    match = _SET.match(text)
+    if match is None:
+        return text
+    value = match["value"].rstrip(_SPACE)
+    lead = text[: match.start("name")]
+    return f"{lead}{match['name'].rstrip(_SPACE)}={new(value)}{text[match.start('value') + len(value) :]}"
+
+
+# RFC 9110, 5.6.2 (token), and RFC 6265, 4.1.1 (cookie-octet)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_OCTETS = re.compile(r"[!\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
+_ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be the name of a cookie. A leading `$` cannot: in a Cookie header it marks an attribute."""
+    return _TOKEN.fullmatch(text) is not None and not text.startswith("$")
+
+
+def is_value(text: str) -> bool:
+    """Whether `text` can be the value of a cookie as it is: printable ASCII but space, `"`, `,`, `;` and `\\`."""
+    return _OCTETS.fullmatch(text) is not None
+
+
+def is_attribute(text: str) -> bool:
+    """Whether `text` can stand after a `;` in Set-Cookie: printable ASCII without `;`."""
+    return _ATTRIBUTE.fullmatch(text) is not None

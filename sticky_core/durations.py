@@ -1,0 +1,29 @@
+"""Durations as people write them: seconds as numbers, or text in HAProxy's units (configuration manual, 2.5)."""
+
+from __future__ import annotations
+
+import re
+
+Duration = float | int | str
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TEXT = re.compile(r"([0-9]+)(us|ms|s|m|h|d)?")
+
+#: HAProxy's limit for `maxidle` and `maxlife`, in seconds (about 68 years)
+LONGEST = 2147483647
+
+
+def seconds(duration: Duration) -> float:
+    """`duration` in seconds: a number as it is, text by its unit (`us ms s m h d`; none is seconds). ValueError for
+    anything else.
+    """
+    if isinstance(duration, bool):
+        raise ValueError(f"{duration!r} is not a duration")
+    if isinstance(duration, str):
+        parsed = _TEXT.fullmatch(duration)
+        if parsed is None:
+            raise ValueError(
+                f"{duration!r} is not a duration: write seconds as a number, or text such as '30s' or '8h'"
+            )
+        return int(parsed[1]) * _UNITS[parsed[2] or ""]
+    return duration

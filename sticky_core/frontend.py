@@ -1,0 +1,83 @@
+"""Frontend: which backend a path belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sticky_core.backend import Backend
+from sticky_core.errors import ConfigError, check
+from sticky_core.persistence.cookie import Cookie
+
+
+class Frontend:
+    """Backends by path. A route matches whole segments, so `/api` is `/api` and `/api/x` but not `/apix`; the longest
+    wins.
+
+    Raises `ConfigError` for a route that is no path, and for two backends whose cookies would overwrite each other.
+    """
+
+    def __init__(self, routes: Mapping[str, Backend]) -> None:
+        check(_problems(routes))
+        longest_first = sorted(routes.items(), key=lambda route: -len(route[0]))
+        self._routes = [(prefix, f"{prefix}/", backend) for prefix, backend in longest_first if prefix != "/"]
+        self._rest = routes.get("/")
+        #: the backend that serves every path, if one does
+        self.only = self._rest if not self._routes else None
+        #: each backend once, in the order of the routes
+        self.backends = tuple(dict.fromkeys(routes.values()))
+
+    @classmethod
+    def of(cls, backend: Backend | None, routes: Mapping[str, Backend] | None) -> Frontend:
+        """What a middleware was handed: one backend for every path, or routes."""
+        if (backend is None) is (routes is None):
+            raise ConfigError("a middleware needs either a backend (for every path) or routes={'/path': backend, ...}")
+        return cls({"/": backend} if backend is not None else routes or {})
+
+    def backend(self, path: str) -> Backend | None:
+        """The backend that serves `path`; None if none does."""
+        for prefix, segment, backend in self._routes:
+            if path.startswith(segment) or path == prefix:
+                return backend
+        return self._rest
+
+
+def _problems(routes: Mapping[str, Backend]) -> Iterator[str]:
+    if not routes:
+        yield "routes is empty: name at least one path and its backend, such as routes={'/': backend}"
+    for prefix in routes:
+        if not prefix.startswith("/") or (prefix != "/" and prefix.endswith("/")):
+            yield f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself"
+    names: dict[str, Backend] = {}
+    for backend in dict.fromkeys(routes.values()):
+        other = names.setdefault(backend.name, backend)
+        if other is not backend:
+            yield f"two backends are called {backend.name}: give each a name of its own"
+    backends = list(dict.fromkeys(routes.values()))
+    for index, one in enumerate(backends):
+        for other in backends[index + 1 :]:
+            for cookie in _inserted(one):
+                for twin in _inserted(other):
+                    if cookie.name == twin.name and _overlap(cookie.at_path, twin.at_path) and _meet(cookie, twin):
+                        yield (
+                            f"backends {one.name} and {other.name} both insert a cookie {cookie.name} where the paths "
+                            f"{cookie.at_path} and {twin.at_path} meet, and would overwrite each other's for ever: "
+                            "give one another name, or each the path of its route"
+                        )
+
+
+def _inserted(backend: Backend) -> list[Cookie]:
+    return [asked for asked in backend.config.persist if isinstance(asked, Cookie) and asked.inserts]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether some request path gets both cookies (RFC 6265, 5.1.4)."""
+    short, long = sorted((one.rstrip("/"), other.rstrip("/")), key=len)
+    return long == short or long.startswith(f"{short}/")
+
+
+def _meet(one: Cookie, other: Cookie) -> bool:
+    """Whether some host gets both cookies (RFC 6265, 5.1.3 and 5.2.3: without regard to case or to a leading dot)."""
+    if not one.domains or not other.domains:
+        return True
+    hosts, others = ([f".{domain.lower().lstrip('.')}" for domain in cookie.domains] for cookie in (one, other))
+    return any(host.endswith(twin) or twin.endswith(host) for host in hosts for twin in others)

@@ -1,0 +1,50 @@
+"""Several ways to know a client, in the order written: the first that speaks wins."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+from sticky_core.claim import Claim, Mark, Presented, Reason
+from sticky_core.persistence import Persistence
+from sticky_core.recent import Recent
+from sticky_core.request import Reply, Request
+from sticky_core.server import Server
+
+
+class Several:
+    """Persistences at work, as one."""
+
+    def __init__(self, persistences: Sequence[Persistence]) -> None:
+        self._persistences = persistences
+        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(
+            0
+        )  # each part has its own
+
+    def recognise(self, request: Request) -> Presented:
+        """What the first says that speaks; if none does, what the first says to whom the client has said anything."""
+        parts: list[Presented] = []
+        spoken = telling = None
+        for persistence in self._persistences:
+            part = persistence.recognise(request)  # those that come too late still take their own out of the request
+            if spoken is not None and part.claim is not Claim.NONE:
+                part = replace(part, claim=Claim.UNUSED, reason=Reason.NOT_ASKED)
+            elif part.claim is Claim.VALID:
+                spoken = part
+            elif telling is None and part.claim is not Claim.NONE:
+                telling = part
+            parts.append(part)
+        settled = spoken is not None and all(part.settled or part.claim is Claim.NONE for part in parts)
+        return replace(spoken or telling or parts[0], parts=tuple(parts), settled=settled)
+
+    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+        """Each marks for itself; the most telling of what they did."""
+        marks = [
+            persistence.mark(part, server, direct, request, reply)
+            for persistence, part in zip(self._persistences, presented.parts, strict=True)
+        ]
+        return next((mark for mark in marks if mark is not Mark.NONE), Mark.NONE)
+
+    def changed(self, server: Server) -> None:
+        for persistence in self._persistences:
+            persistence.changed(server)

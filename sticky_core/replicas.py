@@ -1,0 +1,86 @@
+"""The apps behind the servers of one backend, in this process: made once, when they are first needed, in the process
+that serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sticky_core import life
+from sticky_core.server import Health, Server
+from sticky_core.target import App, Kind, kinds
+
+if TYPE_CHECKING:
+    from sticky_core.backend import Backend
+
+_log = logging.getLogger("sticky_sessions")
+
+
+class Replicas:
+    """One per backend and face (`Backend.keep`). A server whose app is None does not live, and refuses what comes."""
+
+    kind: Kind
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.begun = False
+        self.apps: dict[Server, App | None] = dict.fromkeys(backend.servers)
+        self._lock = threading.Lock()
+
+    def problems(self) -> Iterator[str]:
+        """Why the servers' targets can't be served by this face."""
+        for server in self.backend.servers:
+            target = server.config.target
+            where = f"backend {self.backend.name}: server {server.name}"
+            if isinstance(target, str):
+                yield f"{where}: forwarding to {target} is not part of this version: hand an app, or a factory"
+            elif target is not None and self.kind not in kinds(target):
+                other = "sticky_wsgi" if self.kind == "asgi" else "sticky_asgi"
+                yield f"{where}: {target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
+
+    def begin(self) -> None:
+        """Make all apps, unless somebody has. One that can't be made leaves its server DOWN, and the others serve."""
+        with self._lock:
+            if self.begun:
+                return
+            for server in self.backend.servers:
+                try:
+                    self.make(server)
+                except Exception:
+                    _log.exception("backend %s: replica %s failed to start and is DOWN", self.backend.name, server.name)
+                    server.health = Health.DOWN
+            self.begun = True
+
+    def make(self, server: Server) -> App:
+        """Begin a server's life: a factory makes a new app with an empty memory; an app that was handed over keeps what
+        it has.
+        """
+        config = server.config
+        if config.factory is not None:
+            app = config.factory()
+            server.life = self._new_life(server)
+        else:
+            assert config.target is not None and not isinstance(config.target, str)
+            app = config.target
+            server.life = server.life or self._new_life(server)
+        self.apps[server] = app
+        return app
+
+    def _new_life(self, server: Server) -> str:
+        return life.begin(self.backend.clock, self.backend.rng) if server.mortal else ""
+
+    def end(self) -> None:
+        """Let all apps go. The next to begin has new ones."""
+        with self._lock:
+            self.begun = False
+            self.apps.update(dict.fromkeys(self.apps))
+
+    def forked(self) -> None:
+        """What was made in the parent shares no memory with it from here on: begin again."""
+        self._lock = threading.Lock()
+        for server in self.backend.servers:
+            server.life = ""
+        self.end()

@@ -1,0 +1,59 @@
+"""What the core may ask of a message, and what it may change. Each face has its own; all read lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+
+class Request(Protocol):
+    """A request as a persistence sees it, and as the server will see it."""
+
+    __slots__ = ()
+
+    #: what stands for the Cookie headers as they came, when looking up what was made of them before; None: there are
+    #: none
+    cookie_key: Hashable
+
+    #: what `keep` has made of the Cookie headers, in words that only the face knows; None: they go on as they came. It
+    #: is the same for all requests with this `cookie_key`, so it may be set again.
+    kept: Any
+
+    @property
+    def cookies(self) -> tuple[str, ...]:
+        """The texts of the Cookie headers, in order, as far as they are kept."""
+        ...
+
+    def keep(self, texts: Sequence[str]) -> None:
+        """Let the server see these texts in place of `cookies`, each for each; an empty one is no header."""
+        ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def secure(self) -> bool:
+        """Whether the client came over TLS, as far as the face knows (`https`, `wss`)."""
+        ...
+
+
+class Reply(Protocol):
+    """The head of an answer, on its way to the client."""
+
+    @property
+    def set_cookies(self) -> Sequence[str]:
+        """The texts of the Set-Cookie headers, in order."""
+        ...
+
+    def edit_cookies(self, new: Callable[[str], str | None]) -> None:
+        """Put the text of every Set-Cookie header through `new`; None takes the header out."""
+        ...
+
+    @property
+    def cache_control(self) -> str:
+        """The values of all Cache-Control headers, joined by commas (RFC 9110, 5.3)."""
+        ...
+
+    def add(self, name: str, value: str) -> None:
+        """Append a header."""
+        ...

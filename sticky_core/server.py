@@ -1,0 +1,237 @@
+"""Server: one place a request can go. Its name, its weight, whether it may be used, and what it has seen."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from sticky_core import target as targets
+from sticky_core.cookies import is_value
+from sticky_core.counters import Counters
+from sticky_core.errors import ConfigError, check
+from sticky_core.target import App, Factory
+
+#: HAProxy's letters for the names of servers and backends
+NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+HEAVIEST = 256
+
+
+class AdminState(StrEnum):
+    """What the operator wants of a server; its health is another matter."""
+
+    READY = "ready"
+    DRAIN = "drain"  #: keeps its clients, takes no new ones
+    MAINT = "maint"  #: takes nobody
+
+
+class Health(StrEnum):
+    UP = "UP"
+    DOWN = "DOWN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What was asked of a server. `Server` explains the words."""
+
+    name: str
+    target: str | App | None = None
+    factory: Factory | None = None
+    weight: int = 1
+    cookie: str | None = None
+    backup: bool = False
+    stateless: bool = False
+
+    def __post_init__(self) -> None:
+        check(f"server {self.name}: {problem}" for problem in self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not NAME.fullmatch(self.name):
+            yield "a name is made of letters, digits and - _ . :"
+        if (problem := targets.problem_of(self.target, self.factory)) is not None:
+            yield problem
+        if not 0 <= self.weight <= HEAVIEST:
+            yield f"weight {self.weight} is not within 0..{HEAVIEST}"
+        if self.cookie and not is_value(self.cookie):
+            yield (
+                f"cookie {self.cookie!r} can't be written in a cookie: "
+                "printable ASCII without space, quotes, comma, semicolon, backslash"
+            )
+        if self.stateless and isinstance(self.target, str):
+            yield "stateless is for apps: a URL has no life in this process"
+
+    @property
+    def cookie_id(self) -> str:
+        """What marks say of this server: its name unless `cookie` says otherwise. A backup has none unless given, and
+        no mark.
+        """
+        return self.cookie if self.cookie is not None else "" if self.backup else self.name
+
+
+class Server:
+    """One place a request can go: a URL, an app, or a factory whose app lives in this process.
+
+    `weight`: its share of new clients, 0..256; 0 keeps its clients and takes no new ones. `cookie`: what marks call it,
+    by default its name; several servers may share one, the first usable is meant. `""` is none. `backup`: takes
+    requests only while no other server can (HAProxy `backup`); by default it has no mark, so that clients leave it when
+    the others are back. `stateless`: the app keeps nothing in this process that a client would miss, so its marks
+    outlive the process.
+
+    Raises `ConfigError` with every problem found. A Server belongs to one Backend. What changes while it lives is
+    `weight`, `state`, `health` and `life`; each change takes the backend's lock.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_changed",
+        "_health",
+        "_life",
+        "_state",
+        "_weight",
+        "config",
+        "counters",
+        "in_flight",
+        "name",
+        "only",
+        "usable",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        target: str | App | None = None,
+        *,
+        factory: Factory | None = None,
+        weight: int = 1,
+        cookie: str | None = None,
+        backup: bool = False,
+        stateless: bool = False,
+    ) -> None:
+        config = ServerConfig(
+            name=name, target=target, factory=factory, weight=weight, cookie=cookie, backup=backup, stateless=stateless
+        )
+        self._begin(config)
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Server:
+        """A server as `config` asks."""
+        server = cls.__new__(cls)
+        server._begin(config)
+        return server
+
+    @classmethod
+    def replicas(cls, factory: Factory, n: int, *, prefix: str = "r") -> list[Server]:
+        """`n` servers `r1`, `r2`, … with an app each that `factory` makes: several instances of one app, each with its
+        own memory.
+        """
+        if n < 1:
+            raise ConfigError(f"replicas: {n} of them can't serve anybody")
+        return [cls(f"{prefix}{number}", factory=factory) for number in range(1, n + 1)]
+
+    def _begin(self, config: ServerConfig) -> None:
+        self.config = config
+        self.name = config.name
+        #: the server as the tuple that most transactions end with
+        self.only: tuple[Server, ...] = (self,)
+        self._weight = config.weight
+        self._state = AdminState.READY
+        self._health = Health.UP
+        self._life = ""
+        self._changed: Callable[[Server], None] | None = None
+        #: Whether who belongs here may be sent here (HAProxy: not STOPPED). Derived from state and health, kept because
+        #: every request asks.
+        self.usable = True
+        #: An item per request that is here. Appending and popping are atomic, so its length needs no lock.
+        self.in_flight: deque[None] = deque()
+        self.counters = Counters.new()
+
+    def belong(self, changed: Callable[[Server], None]) -> None:
+        """Join a backend, which will hear of every change."""
+        self._changed = changed
+
+    @property
+    def belongs(self) -> bool:
+        """Whether it is some backend's already."""
+        return self._changed is not None
+
+    @property
+    def state(self) -> AdminState:
+        """`ready`, `drain` or `maint`; assign one of them."""
+        return self._state
+
+    @state.setter
+    def state(self, state: AdminState | Literal["ready", "drain", "maint"]) -> None:
+        if state not in list(AdminState):
+            raise ConfigError(f"server {self.name}: state {state!r} is none of {', '.join(AdminState)}")
+        self._state = AdminState(state)
+        self._tell()
+
+    @property
+    def health(self) -> Health:
+        return self._health
+
+    @health.setter
+    def health(self, health: Health) -> None:
+        self._health = health
+        self._tell()
+
+    @property
+    def weight(self) -> int:
+        """Its share of new clients, 0..256."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, weight: int) -> None:
+        if not 0 <= weight <= HEAVIEST:
+            raise ConfigError(f"server {self.name}: weight {weight} is not within 0..{HEAVIEST}")
+        self._weight = weight
+        self._tell()
+
+    @property
+    def life(self) -> str:
+        """Whose memory this is (`sticky_core.life`); empty for a server whose memory is not ours."""
+        return self._life
+
+    @life.setter
+    def life(self, life: str) -> None:
+        self._life = life
+        self._tell()
+
+    @property
+    def mortal(self) -> bool:
+        """Whether what its clients know of it ends with this process."""
+        return not isinstance(self.config.target, str) and not self.config.stateless
+
+    @property
+    def electable(self) -> bool:
+        """Whether balance may choose it for a new client."""
+        return self.usable and self._state is AdminState.READY and self._weight > 0
+
+    @property
+    def total(self) -> int:
+        """Requests that it has been tried with so far (HAProxy `stot`), those in flight included."""
+        return self.counters.stot + len(self.in_flight)
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed(self)
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """Draw `usable` from what has changed. The backend calls it under its lock, so that the last change has the
+        last word.
+        """
+        self.usable = self._health is Health.UP and self._state is not AdminState.MAINT
+
+    def __repr__(self) -> str:
+        return f"<Server {self.summary}>"
+
+    @property
+    def summary(self) -> str:
+        """`s1 UP 3/100`: name, state, requests in flight and in all."""
+        word = self._health if self._state is AdminState.READY else self._state.upper()
+        return f"{self.name} {word} {len(self.in_flight)}/{self.total}"
