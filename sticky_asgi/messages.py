@@ -1,0 +1,148 @@
+"""Scope and messages as the core sees them. Header text is latin-1, a character per byte; names are lower case, as ASGI
+has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sticky_core.transaction import Transaction as CoreTransaction
+
+__all__ = ["KEY", "ASGIApp", "Headers", "Message", "Receive", "Scope", "Send", "Transaction", "cookie_key"]
+
+#: where a scope carries its decision
+KEY = "sticky"
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+#: the messages that carry the head of an answer
+HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+#: the value of the Cookie header; where there are several, theirs in a tuple
+CookieKey = bytes | tuple[bytes, ...] | None
+
+
+#: for each Cookie header that came, what goes on in its place
+Kept = list[tuple[Header, Header | None]]
+
+
+def cookie_key(scope: Scope) -> CookieKey:
+    key: CookieKey = None
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            key = value if key is None else (*_values(key), value)
+    return key
+
+
+def _values(key: CookieKey) -> tuple[bytes, ...]:
+    return () if key is None else (key,) if isinstance(key, bytes) else key
+
+
+class Transaction(CoreTransaction[Scope, Send]):
+    """A scope on its way: the request, what of it the server is to see, and the `send` that the server's app answers
+    into.
+    """
+
+    __slots__ = ()
+
+    @property
+    def method(self) -> str:
+        method: str = self.message.get("method", "GET")  # a WebSocket begins with a GET
+        return method
+
+    @property
+    def secure(self) -> bool:
+        return self.message.get("scheme") in ("https", "wss")
+
+    @property
+    def cookies(self) -> tuple[str, ...]:
+        kept = cast("Kept | None", self.kept)
+        if kept is not None:
+            return tuple("" if header is None else header[1].decode("latin-1") for _, header in kept)
+        return tuple(value.decode("latin-1") for value in _values(cast("CookieKey", self.cookie_key)))
+
+    def keep(self, texts: Sequence[str]) -> None:
+        kept: Kept = [
+            ((b"cookie", came), (b"cookie", text.encode("latin-1")) if text else None)
+            for came, text in zip(_values(cast("CookieKey", self.cookie_key)), texts, strict=True)
+        ]
+        self.kept = kept
+
+    def forwarded(self) -> Scope:
+        """A scope of its own for one attempt: an app writes into what it is given, and the next must not find it.
+
+        `state` is shared, as with Starlette's Mount, so that middleware around us sees what the app leaves there; only
+        who has not executed the request gives way to another.
+        """
+        came = self.message
+        headers = [*came["headers"]]
+        if self.kept is not None:
+            for header, kept in self.kept:
+                at = headers.index(header)
+                if kept is None:
+                    del headers[at]
+                else:
+                    headers[at] = kept
+        scope = {**came, "headers": headers}
+        if "extensions" in scope:
+            scope["extensions"] = dict(scope["extensions"] or ())
+        return scope
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the server's app answers into. The server's own awaitable goes back, so there is no coroutine of ours
+        per message.
+        """
+        if not self.status and (message["type"] == "http.response.start" or message["type"] in HEADS):
+            sets_cookies = False
+            for name, _ in message.get("headers") or ():
+                if name == b"set-cookie":
+                    sets_cookies = True
+            self.status = message.get("status", 101) % 1000  # websocket.accept is a 101
+            if sets_cookies or not self.presented.settled:
+                head = Head(message)
+                self.stamp(head)
+                message = head.message
+        return self.out(message)
+
+
+class Head:
+    """The message that carries the head of an answer. Changed by copy: the app's own is left as it is."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+
+    def _headers(self) -> Headers:
+        return list(self.message.get("headers") or ())
+
+    def _values(self, wanted: bytes) -> list[str]:
+        return [value.decode("latin-1") for name, value in self._headers() if name == wanted]
+
+    @property
+    def set_cookies(self) -> Sequence[str]:
+        return self._values(b"set-cookie")
+
+    @property
+    def cache_control(self) -> str:
+        return ",".join(self._values(b"cache-control"))
+
+    def edit_cookies(self, new: Callable[[str], str | None]) -> None:
+        headers: Headers = []
+        for name, value in self._headers():
+            if name == b"set-cookie":
+                text = new(value.decode("latin-1"))
+                if text is None:
+                    continue
+                value = text.encode("latin-1")
+            headers.append((name, value))
+        self.message = {**self.message, "headers": headers}
+
+    def add(self, name: str, value: str) -> None:
+        header = (name.encode("latin-1"), value.encode("latin-1"))
+        self.message = {**self.message, "headers": [*self._headers(), header]}

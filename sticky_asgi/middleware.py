@@ -1,0 +1,188 @@
+"""The corridor: a request comes in, the core says where it goes, an app answers, the core stamps the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+
+import anyio.lowlevel
+from starlette.requests import HTTPConnection
+
+from sticky_asgi.lifecycle import Replicas, lifespan_of, serve_lifespan
+from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, Transaction, cookie_key
+from sticky_core.backend import Backend
+from sticky_core.decision import Decision
+from sticky_core.errors import ConfigError, Failure, ServerFailure, check
+from sticky_core.frontend import Frontend
+from sticky_core.page import Page
+
+
+class _Corridor:
+    """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
+
+    _always: Replicas | None  #: whose every request is; None: `_routed` knows
+    _debug: bool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replicas = self._always
+        if replicas is None or (scope["type"] != "http" and scope["type"] != "websocket"):
+            replicas = self._routed(scope)
+            if replicas is None:
+                return await self._pass_by(scope, receive, send)
+        if not replicas.begun:
+            replicas.begin()
+        transaction = Transaction(replicas.backend, scope, send, cookie_key(scope))
+        if KEY in scope:
+            transaction.enclosed(scope[KEY])
+        scope[KEY] = transaction
+        server = transaction.first()
+        if self._debug:
+            transaction.tell()
+        while server is not None:
+            over = True
+            try:
+                app = replicas.apps[server]
+                if app is None:
+                    raise ServerFailure(Failure.NOT_STARTED, server.name)
+                return await app(transaction.forwarded(), receive, transaction.send)
+            except ServerFailure as error:
+                transaction.failed(error.failure)
+                if transaction.status:  # the client has seen a head: all that is left is to let it see the end
+                    raise
+                over = False
+            except Exception:
+                transaction.broke()
+                raise
+            finally:
+                transaction.leave(server, over)
+            server = transaction.next()
+        await _send_page(transaction.unanswered(), scope, send)
+
+    def _routed(self, scope: Scope) -> Replicas | None:
+        """Whose request this is; None if it is none of ours."""
+        raise NotImplementedError
+
+    async def _pass_by(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is none of ours."""
+        raise NotImplementedError
+
+
+class Dispatcher(_Corridor):
+    """An ASGI app that hands each request to one of a backend's servers.
+
+    `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
+    Raises `ConfigError` if the backend's servers can't be served here.
+    """
+
+    def __init__(self, backend: Backend, *, debug: bool = False) -> None:
+        self.replicas = self._always = backend.keep(Replicas)
+        self._debug = debug
+        check(self.replicas.problems())
+
+    def _routed(self, scope: Scope) -> None:
+        return None
+
+    async def _pass_by(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            raise ValueError(f"a dispatcher takes http, websocket and lifespan, not {scope['type']}")
+        await serve_lifespan(None, [self.replicas], scope, receive, send)
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """The lifespans of the replicas, for an app that this dispatcher is mounted in; Starlette tells mounted apps of
+        none.
+
+        `FastAPI(lifespan=dispatcher.lifespan)`, or `async with dispatcher.lifespan():` inside your own. RuntimeError if
+        one fails to start.
+        """
+        return lifespan_of(self.replicas)
+
+
+class StickyMiddleware(_Corridor):
+    """ASGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
+
+    `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none
+    is `app`'s. Paths go on as they are. `backend`: one backend for every path; then `app` gets the lifespan and nothing
+    else. `debug`: answers of servers carry a header `x-sticky` that says what was decided.
+
+    Raises `ConfigError` for what cannot work. `add_middleware` constructs inside a running server, which would take the
+    exception for an app without lifespan and go on: there it is kept, told as the reason why startup failed, and raised
+    again by each request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        backend: Backend | None = None,
+        *,
+        routes: Mapping[str, Backend] | None = None,
+        debug: bool = False,
+    ) -> None:
+        self.app = app
+        self._always = None
+        self._debug = debug
+        self._error: ConfigError | None = None
+        self._replicas: dict[Backend, Replicas] = {}
+        try:
+            self._frontend = Frontend.of(backend, routes)
+            self._replicas = {each: each.keep(Replicas) for each in self._frontend.backends}
+            check(problem for replicas in self._replicas.values() for problem in replicas.problems())
+        except ConfigError as error:
+            if not _in_event_loop():
+                raise
+            self._error = error
+        else:
+            if self._frontend.only is not None:
+                self._always = self._replicas[self._frontend.only]
+
+    def _routed(self, scope: Scope) -> Replicas | None:
+        if self._error is not None or scope["type"] not in ("http", "websocket"):
+            return None
+        backend = self._frontend.backend(_path(scope))
+        return self._replicas[backend] if backend is not None else None
+
+    async def _pass_by(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await serve_lifespan(self.app, self._replicas.values(), scope, receive, send, self._error)
+        elif self._error is not None:
+            raise self._error
+        else:
+            await self.app(scope, receive, send)
+
+
+def decision(request: HTTPConnection | Scope) -> Decision:
+    """What was decided about `request`: a Starlette or FastAPI Request or WebSocket, or a scope. LookupError if nothing
+    was.
+    """
+    scope = request.scope if isinstance(request, HTTPConnection) else request
+    found: Decision | None = scope.get(KEY)
+    if found is None:
+        raise LookupError("no decision here: the request has not come through StickyMiddleware or a Dispatcher")
+    return found
+
+
+async def _send_page(page: Page, scope: Scope, send: Send) -> None:
+    kind = "http"
+    if scope["type"] == "websocket":
+        kind = "websocket.http"
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            # "try again later"; servers answer 403 to a close before the accept
+            return await send({"type": "websocket.close", "code": 1013})
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in page.headers]
+    body = b"" if scope.get("method") == "HEAD" else page.body
+    await send({"type": f"{kind}.response.start", "status": page.status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})
+
+
+def _path(scope: Scope) -> str:
+    """The path behind root_path, which servers and mounts put before it."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+
+
+def _in_event_loop() -> bool:
+    try:
+        anyio.lowlevel.current_token()
+    except RuntimeError:
+        return False
+    return True

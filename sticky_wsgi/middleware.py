@@ -1,0 +1,192 @@
+"""The corridor: a request comes in, the core says where it goes, an app answers, the core stamps the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+
+from werkzeug.wrappers import Request as WerkzeugRequest
+
+from sticky_core.backend import Backend
+from sticky_core.decision import Decision
+from sticky_core.errors import Failure, ServerFailure, check
+from sticky_core.frontend import Frontend
+from sticky_core.page import Page
+from sticky_core.server import Server
+from sticky_wsgi.lifecycle import Replicas
+from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp
+
+
+class _Corridor:
+    """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
+
+    _always: Replicas | None  #: whose every request is; None: `_routed` knows
+    _debug: bool
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        replicas = self._always
+        if replicas is None:
+            replicas = self._routed(environ)
+            if replicas is None:
+                return self._pass_by(environ, start_response)
+        if not replicas.begun:
+            replicas.begin()
+        transaction = Transaction(replicas.backend, environ, start_response, environ.get("HTTP_COOKIE"))
+        if KEY in environ:
+            transaction.enclosed(environ[KEY])
+        environ[KEY] = transaction
+        server = transaction.first()
+        if self._debug:
+            transaction.tell()
+        while server is not None:
+            over: bool | None = True
+            try:
+                app = replicas.apps[server]
+                if app is None:
+                    raise ServerFailure(Failure.NOT_STARTED, server.name)
+                body = app(transaction.forwarded(), transaction.start_response)
+                if body.__class__ is list or _is_whole(body, environ):
+                    # servers treat these in ways of their own, so they go on untouched; the app is done with them
+                    return body
+                body = Carried(transaction, server, body)
+                over = None  # that is told when the body is closed
+                return body
+            except ServerFailure as error:
+                transaction.failed(error.failure)
+                if transaction.status:  # the client has seen a head: all that is left is to let it see the end
+                    raise
+                over = False
+            except Exception:
+                transaction.broke()
+                raise
+            finally:
+                if over is not None:
+                    transaction.leave(server, over)
+            server = transaction.next()
+        return _start_page(transaction.unanswered(), environ, start_response)
+
+    def _routed(self, environ: Environ) -> Replicas | None:
+        """Whose request this is; None if it is none of ours."""
+        raise NotImplementedError
+
+    def _pass_by(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """What is none of ours."""
+        raise NotImplementedError
+
+
+class Dispatcher(_Corridor):
+    """A WSGI app that hands each request to one of a backend's servers.
+
+    `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
+    Raises `ConfigError` if the backend's servers can't be served here.
+    """
+
+    def __init__(self, backend: Backend, *, debug: bool = False) -> None:
+        self.replicas = self._always = backend.keep(Replicas)
+        self._debug = debug
+        check(self.replicas.problems())
+
+
+class StickyMiddleware(_Corridor):
+    """WSGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
+
+    `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none
+    is `app`'s. Paths go on as they are. `backend`: one backend for every path. `debug`: answers of servers carry a
+    header `x-sticky` that says what was decided.
+
+    Raises `ConfigError` for what cannot work.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        backend: Backend | None = None,
+        *,
+        routes: Mapping[str, Backend] | None = None,
+        debug: bool = False,
+    ) -> None:
+        self.app = app
+        self._debug = debug
+        self._frontend = Frontend.of(backend, routes)
+        self._replicas = {each: each.keep(Replicas) for each in self._frontend.backends}
+        check(problem for replicas in self._replicas.values() for problem in replicas.problems())
+        self._always = self._replicas[self._frontend.only] if self._frontend.only is not None else None
+
+    def _routed(self, environ: Environ) -> Replicas | None:
+        backend = self._frontend.backend(environ.get("PATH_INFO") or "/")
+        return self._replicas[backend] if backend is not None else None
+
+    def _pass_by(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self.app(environ, start_response)
+
+
+def decision(request: WerkzeugRequest | Environ) -> Decision:
+    """What was decided about `request`: a Werkzeug or Flask Request, or an environ. LookupError if nothing was."""
+    environ = request.environ if isinstance(request, WerkzeugRequest) else request
+    found: Decision | None = environ.get(KEY)
+    if found is None:
+        raise LookupError("no decision here: the request has not come through StickyMiddleware or a Dispatcher")
+    return found
+
+
+def _is_whole(body: Iterable[bytes], environ: Environ) -> bool:
+    """Whether the app is done once it has returned `body`: a sequence that needs no closing, or the server's own
+    wrapper of a file.
+    """
+    wrapper = environ.get("wsgi.file_wrapper")
+    return (isinstance(wrapper, type) and isinstance(body, wrapper)) or (
+        hasattr(body, "__len__") and not hasattr(body, "close")
+    )
+
+
+class Carried:
+    """An app's iterable on its way past us; the server's place is given back when it is closed, once."""
+
+    __slots__ = ("_body", "_closed", "_items", "_server", "_transaction")
+
+    def __init__(self, transaction: Transaction, server: Server, body: Iterable[bytes]) -> None:
+        self._transaction = transaction
+        self._server = server
+        self._body = body
+        self._closed = False
+        try:
+            self._items: Iterator[bytes] = iter(body)
+            if not transaction.status:
+                # a generator that answers at its first item: until then it can fail unseen, and another server step up
+                for first in self._items:
+                    self._items = chain((first,), self._items)
+                    break
+        except BaseException:
+            self._close_body()
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            # not `yield from`: that would close the app's iterable as well, and it is to be closed once
+            for item in self._items:  # noqa: UP028
+                yield item
+        except ServerFailure as error:
+            self._transaction.failed(error.failure)
+            raise
+        except Exception:
+            self._transaction.broke()
+            raise
+
+    def _close_body(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+    def close(self) -> None:
+        """Close the app's iterable and let the server go."""
+        if not self._closed:
+            self._closed = True
+            try:
+                self._close_body()
+            finally:
+                self._transaction.leave(self._server, True)
+
+
+def _start_page(page: Page, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    start_response(f"{page.status} {page.reason}", page.headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]
