@@ -1,0 +1,129 @@
+"""A cluster of replicas of an ASGI app under test, and Starlette's test client to visit it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Literal, Self, Unpack
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send
+from sticky_asgi.middleware import Dispatcher
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.server import Server
+from sticky_core.target import App, Factory
+from sticky_core.testing import Cluster as CoreCluster
+from sticky_core.testing import Options, Visit
+
+try:
+    from starlette.testclient import TestClient
+except (ImportError, RuntimeError) as error:
+    raise ImportError("Starlette's test client needs httpx2: pip install 'sticky-sessions[testing]'") from error
+
+
+class Cluster(CoreCluster[TestClient]):
+    """Several replicas of one ASGI app, to be killed and drained at will. Its words are those of
+    `sticky_core.testing.Cluster`.
+
+    `anyio_backend`: what the replicas run on, `"asyncio"` or `"trio"`. Used as a context manager, the cluster runs
+    their lifespans, and all clients share one event loop; else each request has its own.
+    """
+
+    def __init__(
+        self,
+        create_app: Factory,
+        replicas: int = 3,
+        *,
+        anyio_backend: Literal["asyncio", "trio"] = "asyncio",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(create_app, replicas, **options)
+        self.app = Dispatcher(self.backend)
+        self._anyio_backend: Literal["asyncio", "trio"] = anyio_backend
+        self._lives: dict[str, Mortal] = {}
+        self._running: TestClient | None = None
+        self._stack = ExitStack()
+
+    def _mortal(self, name: str, app: App) -> App:
+        self._lives[name] = mortal = Mortal(name, app, lambda: name in self._killed)
+        return mortal
+
+    def _client(self, visits: list[Visit], **options: Any) -> TestClient:
+        client = TestClient(_Visited(self.app, visits), backend=self._anyio_backend, **options)
+        if self._running is not None:
+            client.portal = self._running.portal
+        return client
+
+    def _end_streams(self, name: str) -> None:
+        if name in self._lives:
+            self._lives[name].end()
+
+    def _begin_anew(self, server: Server) -> None:
+        replicas = self.app.replicas
+        if self._running is not None and self._running.portal is not None:
+            self._running.portal.call(replicas.restart, server)
+        else:
+            replicas.make(server)
+
+    def __enter__(self) -> Self:
+        self._running = self._stack.enter_context(TestClient(self.app, backend=self._anyio_backend))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._running = None
+        self._stack.close()
+
+
+class Mortal:
+    """An app that dies with its replica: it refuses what comes, and what it has open ends."""
+
+    def __init__(self, name: str, app: ASGIApp, killed: Callable[[], bool]) -> None:
+        self._name = name
+        self._app = app
+        self._killed = killed
+        self._open: dict[anyio.CancelScope, anyio.lowlevel.EventLoopToken] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if self._killed():
+            raise ServerFailure(Failure.REFUSED, self._name)
+        with anyio.CancelScope() as open_here:
+            self._open[open_here] = anyio.lowlevel.current_token()
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                del self._open[open_here]
+        if open_here.cancelled_caught:
+            raise ServerFailure(Failure.CLOSED, self._name)
+
+    def end(self) -> None:
+        """End what is open, from whatever thread."""
+        for open_here, token in list(self._open.items()):
+            if _here() == token:
+                open_here.cancel()
+            else:
+                anyio.from_thread.run_sync(open_here.cancel, token=token)
+
+
+def _here() -> anyio.lowlevel.EventLoopToken | None:
+    try:
+        return anyio.lowlevel.current_token()
+    except RuntimeError:
+        return None
+
+
+class _Visited:
+    """The cluster's app as one client sees it."""
+
+    def __init__(self, app: ASGIApp, visits: list[Visit]) -> None:
+        self._app = app
+        self._visits = visits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            self._visits.append(Visit(f"{scope.get('method', 'WebSocket')} {scope['path']}", scope, KEY))
+        await self._app(scope, receive, send)
