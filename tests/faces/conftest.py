@@ -1,0 +1,503 @@
+"""One behaviour, two faces: the `face` fixture runs a test on both. It brings apps that remember what they
+saw, and a client that sends exactly the bytes it is told and hides nothing of the answer.
+
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=Cookie("SERVERID", signed=False))
+    get = face.client(backend)
+    answer = get(cookie="SERVERID=s1")
+
+The client is the strictest server that the protocol allows: what ASGI forbids to send fails the test, on WSGI
+`wsgiref.validate` stands before us and before every app. Each ASGI request runs on an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import ModuleType
+from typing import Any, Literal
+from wsgiref.validate import validator
+
+import pytest
+
+import sticky_asgi
+import sticky_wsgi
+from sticky_core.balance import Balance, RoundRobin
+from sticky_core.clock import Clock
+from sticky_core.decision import Decision
+from sticky_core.persistence import Persist
+from sticky_core.server import Server
+
+Header = tuple[str, str]
+Cookies = str | Sequence[str] | None  # one Cookie header, several, or none; a character per byte
+
+#: statuses that come without a body, and so without its type
+BODILESS = (204, 304)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as an app saw it."""
+
+    server: str
+    method: str
+    path: str
+    #: the values of the Cookie headers, as they arrived
+    cookies: tuple[str, ...]
+    #: what the app could read of the way to it
+    decided: Decision | None
+
+    @property
+    def decision(self) -> Decision:
+        assert self.decided is not None, "no dispatcher has had this request"
+        return self.decided
+
+
+@dataclass
+class Answer:
+    """All that a client, and whoever looks over its shoulder, knows of one exchange."""
+
+    status: int = 0
+    #: the names as they were sent
+    raw_headers: list[Header] = field(default_factory=list)
+    body: bytes = b""
+    #: what every server saw that was tried, in order
+    tried: tuple[Seen, ...] = ()
+    #: what the server saw that sent the head; None: no server did, the answer is our own
+    seen: Seen | None = None
+    decided: Decision | None = None
+    #: what came out instead of an end
+    raised: Exception | None = None
+    #: messages that came before the head (ASGI)
+    interim: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def headers(self) -> list[Header]:
+        return [(name.lower(), value) for name, value in self.raw_headers]
+
+    def all(self, name: str) -> list[str]:
+        """The values of all headers called `name`, in order."""
+        return [value for key, value in self.headers if key == name]
+
+    @property
+    def server(self) -> str | None:
+        """The server that answered, by its own word."""
+        return self.seen.server if self.seen is not None else None
+
+    @property
+    def decision(self) -> Decision:
+        assert self.decided is not None, "no dispatcher has had this request"
+        return self.decided
+
+    @property
+    def letters(self) -> str:
+        """What became of the claim and of the mark, as HAProxy logs it."""
+        return self.decision.claim.value + self.decision.mark.value
+
+    @property
+    def mark(self) -> str:
+        """`NAME=value` of the one cookie that the answer sets, as a browser would send it back."""
+        (cookie,) = self.all("set-cookie")
+        return cookie.partition(";")[0]
+
+
+class App(ABC):
+    """An app that answers as it is told, and remembers what it saw. Between requests it may be told anew."""
+
+    def __init__(self, face: Face, name: str) -> None:
+        self.face = face
+        self.name = name
+        self.status = 200
+        self.headers: Sequence[Header] = ()
+        #: raised before the head is sent
+        self.raises: Exception | None = None
+        #: raised after the head and these bytes
+        self.breaks: Exception | None = None
+        self.first = b"the first"
+        self.seen: list[Seen] = []
+
+    @abstractmethod
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def took(self, seen: Seen) -> None:
+        self.seen.append(seen)
+        self.face.tried.append(seen)
+        if self.raises is not None:
+            raise self.raises
+
+    @property
+    def head(self) -> list[Header]:
+        """The headers, with a content type: wsgiref.validate wants one where there may be a body."""
+        return [*self.headers] if self.status in BODILESS else [("content-type", "text/plain"), *self.headers]
+
+    def answered(self) -> None:
+        self.face.answered = self.seen[-1]
+
+    def body(self, method: str) -> bytes:
+        return b"" if method == "HEAD" or self.status in BODILESS else self.name.encode()
+
+
+class Client(ABC):
+    """Sends one request at a time to an app of its face."""
+
+    def __init__(self, face: Face, app: Callable[..., Any]) -> None:
+        self._face = face
+        self._app = app
+
+    def __call__(
+        self,
+        path: str = "/",
+        *,
+        cookie: Cookies = None,
+        method: str = "GET",
+        scheme: str = "http",
+        mount: str = "",
+        joint: str | None = None,
+    ) -> Answer:
+        """The answer to a request; what comes out of the app instead of one is raised."""
+        answer = self.outcome(path, cookie=cookie, method=method, scheme=scheme, mount=mount, joint=joint)
+        if answer.raised is not None:
+            raise answer.raised
+        return answer
+
+    def outcome(
+        self,
+        path: str = "/",
+        *,
+        cookie: Cookies = None,
+        method: str = "GET",
+        scheme: str = "http",
+        mount: str = "",
+        joint: str | None = None,
+    ) -> Answer:
+        """The same, with what came out of the app in `raised`, beside what had been sent until then."""
+        texts = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
+        joint = self._face.joints[0] if joint is None else joint
+        if joint and texts:
+            texts = (joint.join(texts),)
+        return self._exchange(self._request(path, texts, method, scheme, mount))
+
+    def _exchange(self, request: dict[str, Any]) -> Answer:
+        self._face.tried.clear()
+        self._face.answered = None
+        answer = Answer()
+        try:
+            self._send(request, answer)
+        except Exception as error:
+            answer.raised = error
+        answer.tried = tuple(self._face.tried)
+        answer.seen = self._face.answered
+        answer.decided = self._face.decision(request)
+        return answer
+
+    @abstractmethod
+    def _request(
+        self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str
+    ) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _send(self, request: dict[str, Any], answer: Answer) -> None: ...
+
+
+class Face(ABC):
+    """One of the two packages, and how to use it."""
+
+    name: Literal["asgi", "wsgi"]
+    package: ModuleType
+    #: what a server writes between several Cookie headers (`joint=`); empty where apps get them as they are
+    joints: tuple[str, ...]
+    _client: type[Client]
+    _recorder: type[App]
+
+    def __init__(self) -> None:
+        #: the apps by the name of their server
+        self.apps: dict[str, App] = {}
+        #: what the servers saw of the request that is on its way, and which of them sent the head
+        self.tried: list[Seen] = []
+        self.answered: Seen | None = None
+
+    def app(self, name: str) -> App:
+        """An app that stands outside of any backend, or is handed to one by the test."""
+        self.apps[name] = self._recorder(self, name)
+        return self.apps[name]
+
+    def server(
+        self,
+        name: str,
+        *,
+        status: int = 200,
+        headers: Sequence[Header] = (),
+        raises: Exception | None = None,
+        breaks: Exception | None = None,
+        weight: int = 1,
+        cookie: str | None = None,
+        backup: bool = False,
+        stateless: bool = False,
+    ) -> Server:
+        """A server with an app of its own, `face.apps[name]`."""
+        app = self.app(name)
+        app.status, app.headers, app.raises, app.breaks = status, headers, raises, breaks
+        made: Server = self.package.Server(
+            name, self.checked(app), weight=weight, cookie=cookie, backup=backup, stateless=stateless
+        )
+        return made
+
+    def backend(
+        self,
+        *servers: Server,
+        name: str = "web",
+        persist: Persist | Sequence[Persist] = (),
+        balance: str | Balance = RoundRobin(start=0),  # noqa: B008 - a value
+        retries: int = 3,
+        unavailable: Literal["redispatch", "fail"] = "redispatch",
+        log: Callable[[Decision], None] | None = None,
+        clock: Clock | None = None,
+    ) -> sticky_asgi.Backend:
+        """A backend in which, unless told otherwise, the first new client goes to the first server."""
+        made: sticky_asgi.Backend = self.package.Backend(
+            name,
+            servers,
+            persist=persist,
+            balance=balance,
+            retries=retries,
+            unavailable=unavailable,
+            log=log,
+            clock=clock,
+        )
+        return made
+
+    def dispatcher(self, backend: sticky_asgi.Backend, *, debug: bool = False) -> Callable[..., Any]:
+        """The app that hands requests to `backend`."""
+        made: Callable[..., Any] = self.package.Dispatcher(backend, debug=debug)
+        return made
+
+    def middleware(
+        self, app: Callable[..., Any], routes: dict[str, sticky_asgi.Backend], *, debug: bool = False
+    ) -> Callable[..., Any]:
+        made: Callable[..., Any] = self.package.StickyMiddleware(app, routes=routes, debug=debug)
+        return made
+
+    def client(self, app: sticky_asgi.Backend | Callable[..., Any], *, debug: bool = False) -> Client:
+        """A client of an app, or of a backend behind a dispatcher."""
+        whole = self.dispatcher(app, debug=debug) if isinstance(app, sticky_asgi.Backend) else app
+        return self._client(self, whole)
+
+    def decision(self, request: dict[str, Any]) -> Decision | None:
+        """What `decision(request)` says; None if it has nothing to say."""
+        try:
+            found: Decision = self.package.decision(request)
+        except LookupError:
+            return None
+        return found
+
+    @staticmethod
+    @abstractmethod
+    def checked(app: Callable[..., Any]) -> Callable[..., Any]:
+        """`app` behind whoever holds its callers to the protocol."""
+
+
+# -- ASGI
+
+
+class AsgiApp(App):
+    async def __call__(
+        self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]
+    ) -> None:
+        method = scope.get("method", "")
+        cookies = tuple(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
+        self.took(Seen(self.name, method, scope["path"], cookies, self.face.decision(scope)))
+        # ASGI has names in lower case; what a test writes otherwise is for WSGI
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.head]
+        self.answered()
+        if scope["type"] == "websocket":
+            assert (await receive())["type"] == "websocket.connect"
+            await send({"type": "websocket.accept", "headers": headers})
+            return
+        if "http.response.early_hint" in scope["extensions"]:
+            await send({"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]})
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if self.breaks is not None:
+            if self.first:
+                await send({"type": "http.response.body", "body": self.first, "more_body": True})
+            raise self.breaks
+        await send({"type": "http.response.body", "body": self.body(method)})
+
+
+class AsgiClient(Client):
+    def websocket(self, path: str = "/", *, cookie: Cookies = None) -> Answer:
+        """The answer to a WebSocket's handshake."""
+        texts = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
+        answer = self._exchange({**self._request(path, texts, "GET", "ws", ""), "type": "websocket"})
+        if answer.raised is not None:
+            raise answer.raised
+        return answer
+
+    def hinted(self, path: str = "/") -> Answer:
+        """The answer to a request, from a server that passes early hints (103) on to the client."""
+        request = self._request(path, (), "GET", "http", "")
+        answer = self._exchange({**request, "extensions": {"http.response.early_hint": {}}})
+        if answer.raised is not None:
+            raise answer.raised
+        return answer
+
+    def _request(
+        self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str
+    ) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": scheme,
+            "path": mount + path,
+            "raw_path": (mount + path).encode(),
+            "root_path": mount,
+            "query_string": b"",
+            "headers": [
+                (b"host", b"shop.example"),
+                *((b"cookie", text.encode("latin-1")) for text in cookies),
+            ],
+            "client": ("192.0.2.1", 50000),
+            "server": ("shop.example", 80),
+            "extensions": {},
+        }
+
+    def _send(self, request: dict[str, Any], answer: Answer) -> None:
+        incoming: Iterator[dict[str, Any]] = iter(
+            [{"type": "websocket.connect"}]
+            if request["type"] == "websocket"
+            else [{"type": "http.request", "body": b"", "more_body": False}]
+        )
+        ended = False
+
+        async def receive() -> dict[str, Any]:
+            return next(incoming, {"type": f"{request['type']}.disconnect"})
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal ended
+            assert not ended, f"{message['type']} after the end"
+            match message["type"]:
+                case "http.response.start" | "websocket.accept":
+                    assert not answer.status, "a second head"
+                    answer.status = message.get("status", 101)
+                    for name, value in message.get("headers", ()):
+                        assert name == name.lower(), f"{name!r} is not lower case"
+                        answer.raw_headers.append((name.decode("latin-1"), value.decode("latin-1")))
+                    ended = message["type"] == "websocket.accept"
+                case "http.response.body":
+                    assert answer.status, "a body before the head"
+                    answer.body += message.get("body", b"")
+                    ended = not message.get("more_body", False)
+                case kind:
+                    assert kind in request["extensions"], f"{kind}, which this server does not know"
+                    assert not answer.status, "an interim answer after the head"
+                    answer.interim.append(message)
+
+        asyncio.run(self._app(request, receive, send))
+        assert ended, "no answer, or one without an end"
+
+
+class Asgi(Face):
+    name = "asgi"
+    package = sticky_asgi
+    joints = ("",)
+    _client = AsgiClient
+    _recorder = AsgiApp
+
+    @staticmethod
+    def checked(app: Callable[..., Any]) -> Callable[..., Any]:
+        return app
+
+
+# -- WSGI
+
+
+class WsgiApp(App):
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        cookies = (environ["HTTP_COOKIE"],) if "HTTP_COOKIE" in environ else ()
+        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
+        self.took(Seen(self.name, method, path, cookies, self.face.decision(environ)))
+        self.answered()
+        start_response(f"{self.status} {HTTPStatus(self.status).phrase}", self.head)
+        if self.breaks is not None and not self.first:
+            raise self.breaks
+        if self.breaks is not None:
+            return self._broken(self.breaks)
+        return [self.body(method)]
+
+    def _broken(self, error: Exception) -> Iterator[bytes]:
+        yield self.first
+        raise error
+
+
+class WsgiClient(Client):
+    def _request(
+        self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str
+    ) -> dict[str, Any]:
+        environ = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": mount,
+            "PATH_INFO": path,
+            "QUERY_STRING": "",
+            "SERVER_NAME": "shop.example",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": "192.0.2.1",
+            "HTTP_HOST": "shop.example",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": scheme,
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": io.StringIO(),
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        for text in cookies:
+            environ["HTTP_COOKIE"] = text
+        return environ
+
+    def _send(self, request: dict[str, Any], answer: Answer) -> None:
+        def start_response(
+            status: str, headers: list[Header], exc_info: Any = None
+        ) -> Callable[[bytes], object]:
+            assert not answer.body, "a second head, after the first was sent"
+            assert not answer.status or exc_info is not None, "a second head without exc_info"
+            answer.status = int(status[:3])
+            answer.raw_headers = list(headers)
+            return write
+
+        def write(data: bytes) -> None:
+            answer.body += data
+
+        body = validator(self._app)(request, start_response)
+        try:
+            for item in body:
+                write(item)
+        finally:
+            body.close()  # type: ignore[attr-defined]  # the validator's own has one
+
+
+class Wsgi(Face):
+    name = "wsgi"
+    package = sticky_wsgi
+    joints = (",", "; ")  # gunicorn, and most others
+    _client = WsgiClient
+    _recorder = WsgiApp
+
+    @staticmethod
+    def checked(app: Callable[..., Any]) -> Callable[..., Any]:
+        return validator(app)
+
+
+FACES: dict[str, type[Face]] = {"asgi": Asgi, "wsgi": Wsgi}
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> Face:
+    """Each of the two; `@pytest.mark.parametrize("face", ["asgi"], indirect=True)` where only one can."""
+    made: Face = FACES[request.param]()
+    return made

@@ -1,0 +1,824 @@
+"""What becomes of a request when something is in its way, on both faces: servers that may not be used,
+servers that fail, apps that raise, nobody left; which backend a path belongs to; and what cannot work.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import flask
+import pytest
+import starlette.applications
+
+from sticky_core.balance import RoundRobin
+from sticky_core.claim import Claim, Mark, Reason
+from sticky_core.clock import ManualClock
+from sticky_core.counters import Total
+from sticky_core.decision import Decision
+from sticky_core.errors import ConfigError, Failure, ServerFailure
+from sticky_core.persistence import Cookie
+from sticky_core.server import Health, Server
+
+if TYPE_CHECKING:
+    from tests.faces.conftest import Face
+
+PLAIN = Cookie("SERVERID", signed=False, nocache=False)
+MARKED_S1, MARKED_S2 = "SERVERID=s1; path=/", "SERVERID=s2; path=/"
+
+NOT_EXECUTED = [Failure.REFUSED, Failure.NOT_STARTED]
+EXECUTED = [Failure.CLOSED, Failure.TRUNCATED]
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def by_name(failure: Failure) -> str:
+    return failure.name.lower()
+
+
+def nothing_in_flight(backend) -> bool:
+    return all(len(server.in_flight) == 0 for server in backend.servers)
+
+
+# -- servers that may not be used
+
+
+def put(server: Server, state: str) -> None:
+    if state == "down":
+        server.health = Health.DOWN
+    else:
+        server.state = state  # type: ignore[assignment]  # a word will do
+
+
+@pytest.mark.parametrize("state, reason", [("maint", Reason.MAINT), ("down", Reason.DOWN)])
+def test_a_server_that_is_out_is_passed_over_and_its_client_told_the_new_one(
+    face: Face, state: str, reason: Reason
+) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
+    put(backend["s1"], state)
+    answer = face.client(backend)(cookie="SERVERID=s1")
+    assert (answer.status, answer.server, answer.all("set-cookie")) == (200, "s2", [MARKED_S2])
+    assert (answer.decision.claim, answer.decision.reason, answer.decision.claimed) == (
+        Claim.DOWN,
+        reason,
+        "s1",
+    )
+    assert answer.decision.attempts == ("s2",)
+
+
+@pytest.mark.parametrize("state", ["maint", "down", "drain"])
+def test_a_server_that_is_out_or_drains_takes_no_new_clients(face: Face, state: str) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), face.server("s3"), persist=PLAIN)
+    put(backend["s2"], state)
+    get = face.client(backend)
+    assert {get().server for _ in range(9)} == {"s1", "s3"}
+
+
+def test_a_client_that_was_moved_stays_where_it_is_when_its_server_is_back(face: Face) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
+    get = face.client(backend)
+    backend["s1"].state = "maint"
+    moved = get(cookie="SERVERID=s1").mark
+    backend["s1"].state = "ready"
+    answer = get(cookie=moved)
+    assert (answer.server, answer.letters) == ("s2", "VN")
+
+
+def test_a_server_that_drains_keeps_its_clients(face: Face) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
+    backend["s1"].state = "drain"
+    answer = face.client(backend)(cookie="SERVERID=s1")
+    assert (answer.server, answer.letters, answer.all("set-cookie")) == ("s1", "VN", [])
+
+
+def test_weight_zero_keeps_its_clients_and_takes_no_new_ones(face: Face) -> None:
+    backend = face.backend(face.server("s1", weight=0), face.server("s2"), persist=PLAIN)
+    get = face.client(backend)
+    assert {get().server for _ in range(4)} == {"s2"}
+    assert get(cookie="SERVERID=s1").server == "s1"
+    backend["s1"].weight = 1
+    assert {get().server for _ in range(4)} == {"s1", "s2"}
+
+
+def test_where_only_draining_servers_are_left_they_serve(face: Face) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
+    backend["s1"].state, backend["s2"].state = "maint", "drain"
+    answer = face.client(backend)()
+    assert (answer.status, answer.server, answer.all("set-cookie")) == (200, "s2", [MARKED_S2])
+
+
+def test_a_backup_serves_while_no_other_can_and_before_those_that_drain(face: Face) -> None:
+    servers = [face.server("s1"), face.server("bk1", backup=True), face.server("bk2", backup=True)]
+    backend = face.backend(*servers, persist=PLAIN)
+    get = face.client(backend)
+    assert get().server == "s1"
+    backend["s1"].state = "drain"
+    assert [get().server for _ in range(3)] == ["bk1", "bk1", "bk1"], "the first that can, as in HAProxy"
+    backend["bk1"].health = Health.DOWN
+    assert get().server == "bk2"
+    backend["bk2"].state = "maint"
+    assert get().server == "s1"
+    backend["s1"].state = "ready"
+    assert get().server == "s1"
+
+
+# -- unavailable="fail"
+
+
+@pytest.mark.parametrize("state", ["maint", "down", "refuses"])
+def test_a_client_may_rather_be_sent_away_than_to_a_server_that_is_not_its_own(
+    face: Face, state: str
+) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, unavailable="fail")
+    get = face.client(backend)
+    if state == "refuses":
+        face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
+    else:
+        put(backend["s1"], state)
+    answer = get(cookie="SERVERID=s1")
+    assert (answer.status, answer.server, answer.all("set-cookie")) == (503, None, [])
+    assert answer.letters == "DN"
+    assert all(seen.server == "s1" for seen in answer.tried)
+    face.apps["s1"].raises = None
+    put(backend["s1"], "ready")
+    backend["s1"].health = Health.UP
+    assert get(cookie="SERVERID=s1").server == "s1"
+
+
+@pytest.mark.parametrize("cookie", [None, "SERVERID=unknown", "SERVERID="])
+def test_a_client_that_belongs_nowhere_is_served_all_the_same(face: Face, cookie: str | None) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, unavailable="fail")
+    backend["s1"].state = "maint"
+    answer = face.client(backend)(cookie=cookie)
+    assert (answer.status, answer.server) == (200, "s2")
+
+
+def test_a_client_whose_mark_has_expired_belongs_nowhere(face: Face) -> None:
+    clock = ManualClock()
+    cookie = Cookie("SERVERID", signed=False, maxidle=60)
+    backend = face.backend(
+        face.server("s1"), face.server("s2"), persist=cookie, unavailable="fail", clock=clock
+    )
+    get = face.client(backend)
+    mark = get().mark
+    backend["s1"].state = "maint"
+    assert get(cookie=mark).status == 503
+    clock.advance(61)
+    answer = get(cookie=mark)
+    assert (answer.status, answer.server, answer.letters) == (200, "s2", "EI")
+
+
+# -- servers that fail
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("failure", NOT_EXECUTED, ids=by_name)
+def test_a_server_that_has_not_executed_a_request_gives_way_whatever_the_method(
+    face: Face, failure: Failure, method: str
+) -> None:
+    failing = face.server("s1", raises=ServerFailure(failure))
+    backend = face.backend(failing, face.server("s2"), persist=PLAIN)
+    answer = face.client(backend)(method=method)
+    assert (answer.status, answer.server, answer.all("set-cookie")) == (200, "s2", [MARKED_S2])
+    assert answer.decision.attempts == ("s1", "s2") == tuple(seen.server for seen in answer.tried)
+    assert answer.decision.failures == (failure,)
+    assert nothing_in_flight(backend)
+    assert [failing.counters[total] for total in (Total.ECON, Total.ERESP, Total.WREDIS)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("failure", EXECUTED, ids=by_name)
+def test_what_may_have_been_executed_is_not_told_again(face: Face, failure: Failure, method: str) -> None:
+    failing = face.server("s1", raises=ServerFailure(failure))
+    backend = face.backend(failing, face.server("s2"), persist=PLAIN)
+    answer = face.client(backend)(method=method)
+    assert (answer.status, answer.server, answer.all("set-cookie")) == (502, None, [])
+    assert answer.all("retry-after") == [], "whether it may be told again is the client's to decide"
+    assert answer.all("cache-control") == ["no-store"]
+    assert (b"502" in answer.body) is (method != "HEAD")
+    assert [seen.server for seen in answer.tried] == ["s1"]
+    assert nothing_in_flight(backend)
+    assert [failing.counters[total] for total in (Total.ECON, Total.ERESP, Total.WREDIS)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("first", [b"the first", b""], ids=["after-bytes", "before-bytes"])
+@pytest.mark.parametrize("failure", [*NOT_EXECUTED, *EXECUTED], ids=by_name)
+def test_a_failure_after_the_head_is_raised(face: Face, failure: Failure, first: bytes) -> None:
+    breaks = ServerFailure(failure)
+    backend = face.backend(face.server("s1", breaks=breaks), face.server("s2"), persist=PLAIN)
+    face.apps["s1"].first = first
+    answer = face.client(backend).outcome()
+    assert answer.raised is breaks
+    assert (answer.status, answer.server, answer.body) == (200, "s1", first)
+    assert answer.all("set-cookie") == [MARKED_S1]
+    assert [seen.server for seen in answer.tried] == ["s1"]
+    assert answer.decision.status == 200
+    assert nothing_in_flight(backend)
+
+
+def test_the_server_that_answered_and_then_failed_is_still_the_one_that_answered(face: Face) -> None:
+    breaks = ServerFailure(Failure.TRUNCATED)
+    backend = face.backend(face.server("s1", breaks=breaks), face.server("s2"), persist=PLAIN)
+    answer = face.client(backend).outcome()
+    assert (answer.server, answer.decision.server) == ("s1", "s1")
+
+
+@pytest.mark.parametrize("retries, attempts", [(0, 1), (1, 2), (3, 4), (9, 6)])
+def test_no_more_servers_are_tried_than_retries_allows(face: Face, retries: int, attempts: int) -> None:
+    refused = ServerFailure(Failure.REFUSED)
+    servers = [face.server(f"s{number}", raises=refused) for number in range(1, 7)]
+    backend = face.backend(*servers, persist=PLAIN, retries=retries)
+    answer = face.client(backend)()
+    assert (answer.status, answer.all("retry-after")) == (503, ["5"])
+    tried = [seen.server for seen in answer.tried]
+    assert len(tried) == len({*tried}) == attempts
+    assert answer.decision.attempts == tuple(tried)
+    assert answer.decision.failures == (Failure.REFUSED,) * attempts
+    assert nothing_in_flight(backend)
+
+
+def test_three_retries_unless_told_otherwise(face: Face) -> None:
+    servers = [face.server(f"s{n}", raises=ServerFailure(Failure.REFUSED)) for n in range(9)]
+    made = face.package.Backend("web", servers)
+    assert len(face.client(made)().tried) == 4
+
+
+def test_a_backup_and_a_draining_server_step_up_when_all_others_have_failed(face: Face) -> None:
+    refused = ServerFailure(Failure.REFUSED)
+    servers = [face.server("s1", raises=refused), face.server("s2"), face.server("bk", backup=True)]
+    face.apps["bk"].raises = refused
+    backend = face.backend(*servers, persist=PLAIN)
+    backend["s2"].state = "drain"
+    answer = face.client(backend)()
+    assert (answer.server, answer.decision.attempts) == ("s2", ("s1", "bk", "s2"))
+
+
+# -- apps that raise
+
+
+class Broken(Exception):
+    """An app's own."""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("cookie", [None, "SERVERID=s1"])
+def test_an_exception_out_of_an_app_is_the_apps_counted_and_raised_as_it_is(
+    face: Face, method: str, cookie: str | None
+) -> None:
+    error = Broken()
+    broken = face.server("s1", raises=error)
+    backend = face.backend(broken, face.server("s2"), persist=PLAIN)
+    answer = face.client(backend).outcome(method=method, cookie=cookie)
+    assert answer.raised is error
+    assert answer.status == 0, "the server around us answers"
+    assert [seen.server for seen in answer.tried] == ["s1"], "it may have been executed"
+    assert nothing_in_flight(backend)
+    assert (broken.counters[Total.ERESP], broken.counters[Total.ECON]) == (1, 0)
+
+
+@pytest.mark.parametrize("first", [b"the first", b""], ids=["after-bytes", "before-bytes"])
+def test_an_exception_after_the_head_is_raised_and_counted_too(face: Face, first: bytes) -> None:
+    error = Broken()
+    broken = face.server("s1", breaks=error)
+    backend = face.backend(broken, face.server("s2"), persist=PLAIN)
+    face.apps["s1"].first = first
+    answer = face.client(backend).outcome()
+    assert answer.raised is error
+    assert (answer.status, answer.body, answer.all("set-cookie")) == (200, first, [MARKED_S1])
+    assert nothing_in_flight(backend)
+    assert broken.counters[Total.ERESP] == 1
+
+
+# -- nobody left
+
+
+@pytest.mark.parametrize("cookie", [None, "SERVERID=s1", "SERVERID=s9"])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "plain"])
+def test_where_nobody_can_serve_the_client_is_asked_to_come_again(
+    face: Face, signed: bool, cookie: str | None
+) -> None:
+    persist = Cookie("SERVERID", secret="0123456789abcdef") if signed else PLAIN
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=persist)
+    put(backend["s1"], "maint")
+    put(backend["s2"], "down")
+    answer = face.client(backend)(cookie=cookie)
+    assert (answer.status, answer.server, answer.tried) == (503, None, ())
+    assert answer.all("retry-after") == ["5"]
+    assert answer.all("set-cookie") == []
+    assert answer.all("cache-control") == ["no-store"]
+    assert answer.all("content-length") == [str(len(answer.body))]
+    assert b"503 Service Unavailable" in answer.body
+    assert (answer.decision.server, answer.decision.attempts, answer.decision.status) == (None, (), 503)
+    assert answer.decision.mark is Mark.NONE
+
+
+def test_the_page_has_no_body_for_head_and_says_how_long_it_would_be(face: Face) -> None:
+    backend = face.backend(face.server("s1"), persist=PLAIN)
+    backend["s1"].state = "maint"
+    get = face.client(backend)
+    head, whole = get(method="HEAD"), get()
+    assert (head.status, head.body, head.headers) == (503, b"", whole.headers)
+
+
+# -- replicas that do not start
+
+
+def test_a_replica_that_fails_to_start_is_down_and_logged_once_and_the_others_serve(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def create_app() -> Callable[..., Any]:
+        calls.append(len(calls) + 1)
+        if calls[-1] == 2:
+            raise RuntimeError("no database")
+        return face.checked(face.app(f"app {calls[-1]}"))
+
+    backend = face.backend(*Server.replicas(create_app, 3), persist=PLAIN)
+    get = face.client(backend)
+    assert not calls, "made in the process that serves, when the first request comes"
+    answers = [get(cookie="SERVERID=r2"), *(get() for _ in range(5))]
+    assert calls == [1, 2, 3]
+    assert {answer.server for answer in answers} == {"app 1", "app 3"}
+    assert {answer.status for answer in answers} == {200}
+    assert (answers[0].decision.claim, answers[0].decision.reason) == (Claim.DOWN, Reason.DOWN)
+    assert backend["r2"].health is Health.DOWN
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.name == "sticky_sessions"
+    assert "backend web: replica r2 failed to start" in record.getMessage()
+    assert record.exc_info is not None and "no database" in str(record.exc_info[1])
+
+
+def test_where_no_replica_starts_the_client_is_asked_to_come_again(face: Face) -> None:
+    def create_app() -> Callable[..., Any]:
+        raise RuntimeError("no database")
+
+    answer = face.client(face.backend(*Server.replicas(create_app, 2), persist=PLAIN))()
+    assert (answer.status, answer.decision.attempts) == (503, ())
+
+
+# -- what was decided, and who is told
+
+
+def test_a_decision_says_who_has_a_request_and_why(face: Face) -> None:
+    told: list[Decision] = []
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, log=told.append)
+    get = face.client(backend)
+
+    new = get().decision
+    assert (new.backend, new.server, new.attempts, new.failures) == ("web", "s1", ("s1",), ())
+    assert (new.claim, new.reason, new.claimed) == (Claim.NONE, Reason.NO_COOKIE, None)
+    assert (new.mark, new.status, new.outer) == (Mark.INSERTED, 200, None)
+
+    bound = get(cookie="SERVERID=s2").decision
+    assert (bound.server, bound.claim, bound.reason, bound.claimed) == ("s2", Claim.VALID, Reason.BOUND, "s2")
+    assert bound.mark is Mark.NONE
+
+    unknown = get(cookie="SERVERID=s9").decision
+    assert (unknown.claim, unknown.reason, unknown.claimed) == (Claim.INVALID, Reason.UNKNOWN, None)
+    empty = get(cookie="SERVERID=").decision
+    assert (empty.claim, empty.reason, empty.claimed) == (Claim.INVALID, Reason.EMPTY, None)
+
+    face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
+    moved = get(cookie="SERVERID=s1").decision
+    assert (moved.server, moved.attempts, moved.failures) == ("s2", ("s1", "s2"), (Failure.REFUSED,))
+    assert (moved.claim, moved.reason, moved.claimed) == (Claim.DOWN, Reason.FAILED, "s1")
+
+    assert told == [new, bound, unknown, empty, moved]
+
+
+def test_the_app_sees_the_decision_that_brought_the_request_to_it(face: Face) -> None:
+    backend = face.backend(face.server("s1"), persist=PLAIN)
+    answer = face.client(backend)(cookie="SERVERID=s1")
+    assert answer.seen is not None
+    assert answer.seen.decision is answer.decision
+
+
+def test_a_backend_without_persistence_says_so_and_marks_nothing(face: Face) -> None:
+    answer = face.client(face.backend(face.server("s1"), face.server("s2")))(cookie="SERVERID=s2")
+    assert (answer.server, answer.letters, answer.all("set-cookie")) == ("s1", "NN", [])
+    assert answer.decision.reason is Reason.NO_PERSISTENCE
+    assert answer.seen is not None and answer.seen.cookies == ("SERVERID=s2",)
+
+
+def test_where_no_dispatcher_has_been_there_is_no_decision(face: Face) -> None:
+    answer = face.client(face.checked(face.app("app")))()
+    assert answer.decided is None
+    with pytest.raises(LookupError, match="has not come through"):
+        face.package.decision({})
+
+
+def test_whoever_wants_to_know_is_told_of_each_request_once_however_it_ended(face: Face) -> None:
+    told: list[Decision] = []
+    backend = face.backend(face.server("s1"), persist=PLAIN, log=told.append)
+    get = face.client(backend)
+    get()
+    face.apps["s1"].raises = Broken()
+    get.outcome()
+    face.apps["s1"].raises = ServerFailure(Failure.CLOSED)
+    get()
+    face.apps["s1"].raises, face.apps["s1"].breaks = None, Broken()
+    get.outcome()
+    backend["s1"].state = "maint"
+    get()
+    assert [decision.status for decision in told] == [200, 0, 502, 200, 503]
+
+
+def test_dispatchers_within_dispatchers_each_decide_and_mark_for_themselves(face: Face) -> None:
+    inner = face.backend(
+        face.server("i1"),
+        face.server("i2"),
+        name="inner",
+        persist=Cookie("INNER", signed=False, nocache=False),
+    )
+    nested = face.checked(face.dispatcher(inner))
+    outer = face.backend(
+        Server("o1", nested), name="outer", persist=Cookie("OUTER", signed=False, nocache=False)
+    )
+    get = face.client(outer)
+    answer = get()
+    assert answer.all("set-cookie") == ["INNER=i1; path=/", "OUTER=o1; path=/"]
+    assert answer.seen is not None
+    assert (answer.decision.backend, answer.decision.server, answer.decision.outer) == ("outer", "o1", None)
+    assert (answer.seen.decision.backend, answer.seen.decision.server) == ("inner", "i1")
+    assert answer.seen.decision.outer is answer.decision
+
+    again = get(cookie="OUTER=o1; INNER=i2; a=1")
+    assert (again.server, again.all("set-cookie")) == ("i2", [])
+    assert again.seen is not None
+    assert again.seen.cookies == ("a=1",)
+    assert (again.seen.decision.claim, again.decision.claim) == (Claim.VALID, Claim.VALID)
+
+
+def test_debug_says_in_a_header_what_was_decided(face: Face) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
+    get = face.client(backend, debug=True)
+    (new,) = get().all("x-sticky")
+    assert new.startswith("server=s1; claim=NONE; attempts=s1; mark=INSERTED; why=")
+    (bound,) = get(cookie="SERVERID=s2").all("x-sticky")
+    assert bound.startswith("server=s2; claim=VALID; attempts=s2; mark=NONE; why=")
+    face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
+    (moved,) = get(cookie="SERVERID=s1").all("x-sticky")
+    assert moved.startswith("server=s2; claim=DOWN; attempts=s1,s2; mark=INSERTED; why=")
+    backend["s2"].state = "maint"
+    (nobody,) = get().all("x-sticky")
+    assert nobody.startswith("server=-; claim=NONE; attempts=s1; mark=NONE; why=")
+    assert face.client(backend)(cookie="SERVERID=s2").all("x-sticky") == [], "and only then"
+
+
+def test_a_middleware_debugs_too(face: Face) -> None:
+    web = face.backend(face.server("s1"), persist=PLAIN)
+    get = face.client(face.middleware(face.checked(face.app("app")), {"/web": web}, debug=True))
+    assert len(get("/web").all("x-sticky")) == 1
+    assert get("/else").all("x-sticky") == []
+
+
+# -- several ways to know a client
+
+PAIR = (Cookie("FIRST", signed=False, nocache=False), Cookie("SECOND", signed=False, nocache=False))
+
+
+def test_of_several_persistences_each_marks_a_new_client(face: Face) -> None:
+    answer = face.client(face.backend(face.server("s1"), face.server("s2"), persist=PAIR))()
+    assert answer.all("set-cookie") == ["FIRST=s1; path=/", "SECOND=s1; path=/"]
+
+
+@pytest.mark.parametrize(
+    "cookie, server",
+    [
+        ("FIRST=s2; SECOND=s3", "s2"),
+        ("SECOND=s3; FIRST=s2", "s2"),
+        ("FIRST=s2", "s2"),
+        ("SECOND=s3", "s3"),
+        ("FIRST=unknown; SECOND=s3", "s3"),
+        ("FIRST=out; SECOND=s3", "s3"),
+    ],
+)
+def test_the_first_that_speaks_wins(face: Face, cookie: str, server: str) -> None:
+    servers = [face.server(name) for name in ("s1", "s2", "s3", "out")]
+    backend = face.backend(*servers, persist=PAIR)
+    backend["out"].state = "maint"
+    answer = face.client(backend)(cookie=f"a=1; {cookie}")
+    assert (answer.server, answer.decision.claim) == (server, Claim.VALID)
+    assert answer.seen is not None and answer.seen.cookies == ("a=1",), "each takes out its own"
+
+
+def test_if_none_speaks_the_decision_has_the_first_that_was_told_anything(face: Face) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PAIR)
+    backend["s2"].state = "maint"
+    answer = face.client(backend)(cookie="SECOND=s2")
+    assert (answer.server, answer.decision.claim, answer.decision.claimed) == ("s1", Claim.DOWN, "s2")
+    assert answer.all("set-cookie") == ["FIRST=s1; path=/", "SECOND=s1; path=/"]
+
+
+def test_a_claim_that_comes_too_late_is_unused_and_not_written_to(face: Face) -> None:
+    clock = ManualClock()
+    dated = Cookie("SECOND", signed=False, nocache=False, maxidle=60)
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=(PAIR[0], dated), clock=clock)
+    get = face.client(backend)
+    clock.advance(30)
+    late = "SECOND=s2|ZVPxA"  # thirty seconds ago: alone it would be renewed
+    alone = get(cookie=late)
+    assert (alone.server, alone.letters) == ("s2", "VU")
+    beside = get(cookie=f"FIRST=s1; {late}")
+    assert (beside.server, beside.letters, beside.all("set-cookie")) == ("s1", "VN", [])
+    assert [part.claim for part in beside.decision.presented.parts] == [Claim.VALID, Claim.UNUSED]
+
+
+# -- routes
+
+
+@pytest.mark.parametrize(
+    "path, served",
+    [
+        ("/api", "api"),
+        ("/api/", "api"),
+        ("/api/x", "api"),
+        ("/api/v2", "v2"),
+        ("/api/v2/x", "v2"),
+        ("/api/v20", "api"),
+        ("/shop/x", "api"),
+        ("/apix", "app"),
+        ("/ap", "app"),
+        ("/", "app"),
+        ("/x/api", "app"),
+        ("/API", "app"),
+    ],
+)
+@pytest.mark.parametrize("mount", ["", "/mounted"])
+def test_a_route_matches_whole_segments_and_the_longest_wins(
+    face: Face, path: str, served: str, mount: str
+) -> None:
+    api = face.backend(face.server("api"), name="api")
+    v2 = face.backend(face.server("v2"), name="v2")
+    app = face.middleware(face.checked(face.app("app")), {"/api": api, "/api/v2": v2, "/shop": api})
+    answer = face.client(app)(path, mount=mount)
+    assert answer.server == served
+    assert answer.seen is not None and answer.seen.path == mount + path, "the path goes on unchanged"
+    assert (answer.decided is None) is (served == "app")
+
+
+def test_one_backend_is_a_route_for_every_path(face: Face) -> None:
+    web = face.backend(face.server("s1"))
+    get = face.client(face.package.StickyMiddleware(face.checked(face.app("app")), backend=web))
+    assert {get(path).server for path in ("/", "/x", "/x/y")} == {"s1"}
+
+
+def test_the_root_is_what_no_other_route_takes(face: Face) -> None:
+    api, web = (face.backend(face.server(name), name=name) for name in ("api", "web"))
+    get = face.client(face.middleware(face.checked(face.app("app")), {"/": web, "/api": api}))
+    assert [get(path).server for path in ("/", "/api", "/apix")] == ["web", "api", "web"]
+
+
+# -- configurations that cannot work
+
+
+def problems_of(make: Callable[[], object]) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        make()
+    said = str(raised.value)
+    for problem in raised.value.problems:
+        assert problem in said
+    return list(raised.value.problems)
+
+
+def holds(problems: list[str], *patterns: str) -> bool:
+    """Whether each pattern is found in one problem of its own, and nothing else is said."""
+    found = sorted(
+        number for number, each in enumerate(problems) for pattern in patterns if re.search(pattern, each)
+    )
+    return found == [*range(len(problems))] == [*range(len(patterns))]
+
+
+def test_a_cookie_says_all_that_is_wrong_with_it(face: Face) -> None:
+    problems = problems_of(
+        lambda: face.package.Cookie(
+            "bad name",
+            secret="short",
+            samesite="None",
+            secure=False,
+            path="shop",
+            attr="a;b",
+            max_age="soon",
+            maxidle=0,
+            refresh="never",
+        )
+    )
+    assert all(problem.startswith("cookie bad name: ") for problem in problems)
+    assert holds(
+        problems,
+        "a cookie's name is made of",
+        "a secret shorter than 16 bytes",
+        "browsers refuse SameSite=None without Secure",
+        "path 'shop' is no path",
+        "attr 'a;b' can't be written",
+        "max_age: 'soon' is not a duration",
+        "maxidle 0 is not within",
+        "refresh='never' would let maxidle end",
+    )
+
+
+def test_a_backend_says_all_that_is_wrong_with_it(face: Face) -> None:
+    servers = [face.server("s1"), face.server("s1"), face.server("s2")]
+    problems = problems_of(
+        lambda: face.package.Backend("no spaces", servers, retries=-1, unavailable="panic")
+    )
+    assert all(problem.startswith("backend no spaces: ") for problem in problems)
+    assert holds(
+        problems, "a name is made of", "2 servers called s1", "retries -1 is below 0", "unavailable 'panic'"
+    )
+
+
+def test_a_server_says_all_that_is_wrong_with_it(face: Face) -> None:
+    problems = problems_of(lambda: face.package.Server("no spaces", weight=257, cookie="a;b"))
+    assert all(problem.startswith("server no spaces: ") for problem in problems)
+    assert holds(
+        problems, "a name is made of", "neither a target .* nor a factory", "weight 257", "cookie 'a;b'"
+    )
+
+
+def test_a_backend_says_what_all_its_cookies_find_wrong_with_its_servers(face: Face) -> None:
+    servers = [face.server("s1", cookie="a|b"), face.server("s2", cookie="c~d")]
+    persist = [Cookie("A", signed=False), Cookie("B", signed=False, mode="prefix")]
+    problems = problems_of(lambda: face.backend(*servers, persist=persist))
+    assert holds(problems, r"cookie A: server s1: '\|' in cookie", "cookie B: server s2: '~' in cookie")
+
+
+def test_routes_say_all_that_is_wrong_with_them(face: Face) -> None:
+    one, two = (face.backend(face.server("s1"), name="same") for _ in range(2))
+    problems = problems_of(lambda: face.middleware(face.app("app"), {"api": one, "/shop/": two}))
+    assert holds(
+        problems, "route 'api' is no path", "route '/shop/' is no path", "two backends are called same"
+    )
+    assert holds(problems_of(lambda: face.middleware(face.app("app"), {})), "routes is empty")
+    for backend, routes in ((None, None), (one, {"/": one})):
+        make = partial(face.package.StickyMiddleware, face.app("app"), backend, routes=routes)
+        assert holds(problems_of(make), "either a backend .* or routes")
+
+
+def named(name: str = "SERVERID", **options: Any) -> Cookie:
+    return Cookie(name, signed=False, **options)
+
+
+@pytest.mark.parametrize(
+    "one, other, met",
+    [
+        pytest.param(named(), named(), True, id="alike"),
+        pytest.param(named(path="/api"), named(), True, id="path-in-root"),
+        pytest.param(named(path="/api"), named(path="/api/v2"), True, id="path-in-path"),
+        pytest.param(named(path="/api/"), named(path="/api"), True, id="path-with-slash"),
+        pytest.param(named(domain="a.example"), named(), True, id="domain-and-none"),
+        pytest.param(
+            named(domain=["a.example", "b.example"]), named(domain="b.example"), True, id="one-domain"
+        ),
+        # RFC 6265, 5.2.3: neither a leading dot nor the case of a domain makes another one
+        pytest.param(named(domain=".a.example"), named(domain="a.example"), True, id="domain-with-dot"),
+        pytest.param(named(domain="A.example"), named(domain="a.example"), True, id="domain-in-capitals"),
+        pytest.param(named(), named("OTHER"), False, id="other-name"),
+        pytest.param(named(), named("serverid"), False, id="name-in-other-case"),
+        pytest.param(named(path="/api"), named(path="/shop"), False, id="other-path"),
+        pytest.param(named(path="/api"), named(path="/apix"), False, id="longer-path"),
+        pytest.param(named(domain="a.example"), named(domain="b.example"), False, id="other-domain"),
+        pytest.param(named(), named(mode="prefix"), False, id="prefix-inserts-none"),
+        pytest.param(named(), Cookie("SERVERID", mode="passive"), False, id="passive-inserts-none"),
+    ],
+)
+def test_cookies_of_one_name_may_not_overwrite_each_other(
+    face: Face, one: Cookie, other: Cookie, met: bool
+) -> None:
+    first = face.backend(face.server("s1"), name="first", persist=one)
+    second = face.backend(face.server("s2"), name="second", persist=other)
+    routes = {"/api": first, "/shop": second}
+    if met:
+        problems = problems_of(lambda: face.middleware(face.app("app"), routes))
+        assert holds(problems, "backends first and second both insert a cookie SERVERID")
+    else:
+        face.middleware(face.app("app"), routes)
+
+
+def test_two_cookies_of_one_name_in_one_backend_overwrite_each_other_too(face: Face) -> None:
+    problems = problems_of(lambda: face.backend(face.server("s1"), persist=[named(), named(maxidle=60)]))
+    assert holds(problems, "SERVERID")
+
+
+def test_a_server_belongs_to_one_backend(face: Face) -> None:
+    s1, s2, fresh = face.server("s1"), face.server("s2"), face.server("fresh")
+    face.backend(s1, s2, name="first")
+    problems = problems_of(lambda: face.backend(fresh, s1, s2, name="second"))
+    assert holds(
+        problems,
+        "server s1: belongs to another backend already",
+        "server s2: belongs to another backend already",
+    )
+    assert face.client(face.backend(fresh, name="third"))().server == "fresh", (
+        "who was refused took none along"
+    )
+
+
+def test_a_factory_handed_as_an_app_is_told_apart(face: Face) -> None:
+    def create_app() -> Callable[..., Any]:
+        return face.app("app")
+
+    problems = problems_of(lambda: face.package.Server("s1", create_app))
+    assert holds(problems, "server s1: .* it is a factory rather than an app: write factory=create_app")
+
+
+@pytest.mark.parametrize("made", [lambda: flask.Flask("app"), starlette.applications.Starlette])
+def test_an_app_handed_as_a_factory_is_told_apart(face: Face, made: Callable[[], Any]) -> None:
+    problems = problems_of(lambda: face.package.Server("s1", factory=made()))
+    assert holds(problems, "server s1: .* it is an app rather than a factory: hand it as the target")
+
+
+def test_a_server_is_one_thing(face: Face) -> None:
+    app = face.app("app")
+    both = problems_of(lambda: face.package.Server("s1", app, factory=lambda: app))
+    assert holds(both, "server s1: has both a target and a factory")
+    assert holds(problems_of(lambda: face.package.Server("s1", "10.0.0.1:80")), "'10.0.0.1:80' is no URL")
+    assert holds(problems_of(lambda: face.package.Server("s1", 42)), "42 is neither an app nor a URL")
+
+
+async def an_asgi_app(scope: object, receive: object, send: object) -> None: ...
+
+
+def a_wsgi_app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+@pytest.mark.parametrize("framework", [False, True], ids=["function", "framework"])
+def test_an_app_of_the_other_face_is_refused_and_shown_the_way(face: Face, framework: bool) -> None:
+    asgi: Any = starlette.applications.Starlette() if framework else an_asgi_app
+    wsgi: Any = flask.Flask("app") if framework else a_wsgi_app
+    wrong, right, way = (wsgi, asgi, "sticky_wsgi") if face.name == "asgi" else (asgi, wsgi, "sticky_asgi")
+    backend = face.backend(Server("s1", right), Server("s2", wrong), Server("s3", wrong))
+    problems = problems_of(lambda: face.dispatcher(backend))
+    told = rf"is no {face.name.upper()} app: import from {way}"
+    assert holds(problems, f"backend web: server s2: .* {told}", f"backend web: server s3: .* {told}")
+
+
+def test_a_url_is_refused_until_it_can_be_served(face: Face) -> None:
+    backend = face.backend(Server("s1", "http://10.0.0.1:8080"))
+    assert holds(
+        problems_of(lambda: face.dispatcher(backend)), "backend web: server s1: .*http://10.0.0.1:8080"
+    )
+
+
+# -- secrets
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"secret": ""}, {"secret": "fifteen letters"}, {"secret": []}], ids=str
+)
+@pytest.mark.parametrize("mode", ["insert", "prefix", "rewrite"])
+def test_a_missing_or_short_secret_prints_the_line_that_makes_one(
+    face: Face, mode: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STICKY_SECRET", raising=False)
+    (problem,) = problems_of(lambda: face.package.Cookie("SERVERID", mode=mode, **given))
+    assert problem.startswith("cookie SERVERID: ")
+    line = re.search(r'python -c "(.+?)"', problem)
+    assert line is not None and "STICKY_SECRET" in problem
+    printed = subprocess.run(
+        [sys.executable, "-c", line[1]], capture_output=True, text=True, check=True
+    ).stdout
+    face.package.Cookie("SERVERID", mode=mode, secret=printed.strip())
+
+
+def test_the_secret_comes_from_the_environment_where_none_is_given(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mark(cookie: Cookie) -> str:
+        backend = face.backend(face.server("s1", stateless=True), persist=cookie)
+        return face.client(backend)().mark
+
+    monkeypatch.setenv("STICKY_SECRET", "0123456789abcdef")
+    ours = mark(face.package.Cookie("SERVERID"))
+    assert ours == mark(Cookie("SERVERID", secret=b"0123456789abcdef"))
+    monkeypatch.setenv("STICKY_SECRET", "too short")
+    assert len(problems_of(lambda: face.package.Cookie("SERVERID"))) == 1
+
+
+def test_the_first_new_client_goes_to_any_server_unless_told_which(face: Face) -> None:
+    """So that the workers of a server do not all begin with the first."""
+
+    class Drawn:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def random(self) -> float:
+            return 0.0
+
+        def randrange(self, stop: int, /) -> int:
+            assert stop == 3
+            return self.number
+
+        def getrandbits(self, k: int, /) -> int:
+            return 0
+
+    for number, server in enumerate(("s1", "s2", "s3")):
+        servers = [face.server(name) for name in ("s1", "s2", "s3")]
+        backend = face.package.Backend("web", servers, balance=RoundRobin(), rng=Drawn(number))
+        assert face.client(backend)().server == server
