@@ -63,8 +63,8 @@ class Transaction(CoreTransaction[Scope, Send]):
     def cookies(self) -> tuple[str, ...]:
         kept = cast("Kept | None", self.kept)
         if kept is not None:
-            return tuple("" if header is None else header[1].decode("latin-1") for _, header in kept)
-        return tuple(value.decode("latin-1") for value in _values(cast("CookieKey", self.cookie_key)))
+            return tuple(["" if header is None else header[1].decode("latin-1") for _, header in kept])
+        return tuple([value.decode("latin-1") for value in _values(cast("CookieKey", self.cookie_key))])
 
     def keep(self, texts: Sequence[str]) -> None:
         kept: Kept = [
@@ -83,7 +83,11 @@ class Transaction(CoreTransaction[Scope, Send]):
         headers = [*came["headers"]]
         if self.kept is not None:
             for header, kept in self.kept:
-                at = headers.index(header)
+                try:
+                    at = headers.index(header)
+                except ValueError:  # pairs need not be tuples
+                    headers = [(name, value) for name, value in headers]
+                    at = headers.index(header)
                 if kept is None:
                     del headers[at]
                 else:
@@ -106,23 +110,20 @@ class Transaction(CoreTransaction[Scope, Send]):
             if sets_cookies or not self.presented.settled:
                 head = Head(message)
                 self.stamp(head)
-                message = head.message
+                message = {**message, "headers": head.headers}
         return self.out(message)
 
 
 class Head:
-    """The message that carries the head of an answer. Changed by copy: the app's own is left as it is."""
+    """The headers of an answer, to be stamped: a copy, so the app's own message is left as it is."""
 
-    __slots__ = ("message",)
+    __slots__ = ("headers",)
 
     def __init__(self, message: Message) -> None:
-        self.message = message
-
-    def _headers(self) -> Headers:
-        return list(self.message.get("headers") or ())
+        self.headers: Headers = list(message.get("headers") or ())
 
     def _values(self, wanted: bytes) -> list[str]:
-        return [value.decode("latin-1") for name, value in self._headers() if name == wanted]
+        return [value.decode("latin-1") for name, value in self.headers if name == wanted]
 
     @property
     def set_cookies(self) -> Sequence[str]:
@@ -134,15 +135,14 @@ class Head:
 
     def edit_cookies(self, new: Callable[[str], str | None]) -> None:
         headers: Headers = []
-        for name, value in self._headers():
+        for name, value in self.headers:
             if name == b"set-cookie":
                 text = new(value.decode("latin-1"))
                 if text is None:
                     continue
                 value = text.encode("latin-1")
             headers.append((name, value))
-        self.message = {**self.message, "headers": headers}
+        self.headers = headers
 
     def add(self, name: str, value: str) -> None:
-        header = (name.encode("latin-1"), value.encode("latin-1"))
-        self.message = {**self.message, "headers": [*self._headers(), header]}
+        self.headers.append((name.encode("latin-1"), value.encode("latin-1")))

@@ -10,10 +10,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, cast
 
-from sticky_core.balance import Balance, named
+from sticky_core.balance import Algorithm, Balance, RoundRobin, named
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import check, collected
 from sticky_core.persistence import Cookie, Persist, Persistence
 from sticky_core.persistence.several import Several
 from sticky_core.request import Request
@@ -94,14 +94,19 @@ class Backend:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
-        self.config = BackendConfig(
-            name=name,
-            servers=tuple(server.config for server in servers),
-            balance=named(balance) if isinstance(balance, str) else balance,
-            persist=tuple(persist) if isinstance(persist, Sequence) else (persist,),
-            retries=retries,
-            unavailable=unavailable,
-        )
+        problems: list[str] = []
+        asked_persist = tuple(persist) if isinstance(persist, Sequence) else (persist,)
+        with collected(problems, f"backend {name}: "):
+            balance = named(balance) if isinstance(balance, str) else balance
+        with collected(problems):
+            self.config = BackendConfig(
+                name=name,
+                servers=tuple(server.config for server in servers),
+                balance=RoundRobin() if isinstance(balance, str) else balance,
+                persist=asked_persist,
+                retries=retries,
+                unavailable=unavailable,
+            )
         self.name = name
         self.servers = tuple(servers)
         self.retries = retries
@@ -112,21 +117,19 @@ class Backend:
         self.rng: Rng = rng if rng is not None else random
         self._lock = threading.Lock()
         self._backups = tuple(server for server in servers if server.config.backup)
-        self._balance = self.config.balance.over([server for server in servers if not server.config.backup], self.rng)
-        self.counts = self._balance.counts
-        problems = [
+        problems += (
             f"backend {name}: server {server.name}: belongs to another backend already; "
             "a Server is one place in one backend"
             for server in servers
             if server.belongs
-        ]
+        )
         persistences: list[Persistence] = []
-        for asked in self.config.persist:
-            try:
+        for asked in asked_persist:
+            with collected(problems, f"backend {name}: "):
                 persistences.append(asked.over(name, self.servers, self.clock))
-            except ConfigError as error:
-                problems += (f"backend {name}: {problem}" for problem in error.problems)
         check(problems)
+        self._balance = self._algorithm()
+        self.counts = self._balance.counts
         self.persistence: Persistence | None = None
         if persistences:
             self.persistence = Several(persistences) if len(persistences) > 1 else persistences[0]
@@ -134,6 +137,9 @@ class Backend:
             server.belong(self._changed)
         self._kept: dict[object, Kept] = {}
         _everywhere.add(self)
+
+    def _algorithm(self) -> Algorithm:
+        return self.config.balance.over([server for server in self.servers if not server.config.backup], self.rng)
 
     def choose(self, request: Request, tried: Container[Server]) -> Server | None:
         """A server for a request that belongs nowhere: one that balance chooses, else the first backup that can, else
@@ -189,11 +195,12 @@ class Backend:
         ours.
         """
         self._lock = threading.Lock()
-        for kept in self._kept.values():
-            kept.forked()
         for server in self.servers:
             server.counters.renew_lock()
             server.in_flight.clear()
+        self._balance = self._algorithm()  # the parent's may have been caught in the middle of a choice
+        for kept in self._kept.values():
+            kept.forked()
 
     def __repr__(self) -> str:
         return f"<Backend {self.name}: {', '.join(server.summary for server in self.servers)}>"

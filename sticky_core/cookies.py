@@ -130,7 +130,7 @@ def unquote(value: str) -> str:
 
 # A Set-Cookie header holds one cookie; attributes begin at the first `;` outside quotes.
 _SET = re.compile(
-    r"""[ \t]* (?P<name> [^=;]* ) = [ \t]* (?P<value> (?: [^;"] | "(?:[^"\\]|\\.)*(?:"|\\?\Z) )* )""",
+    r"""(?P<name> [^=;]* ) = [ \t]* (?P<value> (?: [^;"] | "(?:[^"\\]|\\.)*(?:"|\\?\Z) )* )""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -138,7 +138,7 @@ _SET = re.compile(
 def set_name(text: str) -> str | None:
     """The name of the cookie that a Set-Cookie text sets; None where there is no `=`."""
     match = _SET.match(text)
-    return match["name"].rstrip(_SPACE) if match is not None else None
+    return match["name"].strip(_SPACE) if match is not None else None
 
 
 def set_value(text: str, new: Callable[[str], str]) -> str:

@@ -48,11 +48,13 @@ class _Cells:
         cell = [0] * _SIZE
         with self.lock:
             # a server that takes a new thread for each request would leave a cell for each behind
+            alive = [(threading.current_thread(), cell)]
             for thread, counted in self._of:
-                if not thread.is_alive():
+                if thread.is_alive():
+                    alive.append((thread, counted))
+                else:
                     self._settled = [a + b for a, b in zip(self._settled, counted, strict=True)]
-            self._of = [each for each in self._of if each[0].is_alive()]
-            self._of.append((threading.current_thread(), cell))
+            self._of = alive
         return cell
 
     def sum(self) -> Cell:

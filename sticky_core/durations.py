@@ -17,8 +17,6 @@ def seconds(duration: Duration) -> float:
     """`duration` in seconds: a number as it is, text by its unit (`us ms s m h d`; none is seconds). ValueError for
     anything else.
     """
-    if isinstance(duration, bool):
-        raise ValueError(f"{duration!r} is not a duration")
     if isinstance(duration, str):
         parsed = _TEXT.fullmatch(duration)
         if parsed is None:
@@ -26,4 +24,6 @@ def seconds(duration: Duration) -> float:
                 f"{duration!r} is not a duration: write seconds as a number, or text such as '30s' or '8h'"
             )
         return int(parsed[1]) * _UNITS[parsed[2] or ""]
+    if isinstance(duration, bool) or not isinstance(duration, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"{duration!r} is not a duration: write seconds as a number, or text such as '30s' or '8h'")
     return duration

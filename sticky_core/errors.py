@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from enum import Enum
 from typing import NoReturn
 
@@ -25,6 +26,15 @@ def check(problems: Iterable[str]) -> None:
     found = tuple(problems)
     if found:
         raise ConfigError(*found)
+
+
+@contextmanager
+def collected(problems: list[str], where: str = "") -> Generator[None]:
+    """Add the problems of a `ConfigError` to `problems`, each behind `where`, and go on: all are told at once."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += (where + problem for problem in error.problems)
 
 
 class Failure(Enum):

@@ -38,8 +38,5 @@ class Recent(Generic[K, V]):
             self._old, self.young = self.young, {}
         self.young[key] = value
 
-    def clear(self) -> None:
-        self.young, self._old = {}, {}
-
     def __len__(self) -> int:
         return len(self.young) + len(self._old)

@@ -51,6 +51,10 @@ def problem_of(target: object, factory: object) -> str | None:
         return f"{target!r} takes no arguments, so it is a factory rather than an app: write factory={_name(target)}"
     if target is not None and not kinds(target) & {"asgi", "wsgi"}:
         return f"{target!r} is neither an app nor a URL"
+    if inspect.iscoroutinefunction(factory):
+        return (
+            f"factory={factory!r} is async: a factory hands an app over, and what must wait belongs into its lifespan"
+        )
     if factory is not None and "factory" not in kinds(factory):
         if kinds(factory) & {"asgi", "wsgi"}:
             return f"factory={factory!r} needs arguments, so it is an app rather than a factory: hand it as the target"

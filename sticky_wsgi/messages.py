@@ -92,12 +92,12 @@ def _code(line: str) -> int:
 
 
 class Head:
-    """The headers of an answer. Changed by copy: the app's own list is left as it is."""
+    """The headers of an answer, to be stamped: a copy, so the app's own list is left as it is."""
 
     __slots__ = ("headers",)
 
     def __init__(self, headers: Headers) -> None:
-        self.headers = headers
+        self.headers = list(headers)
 
     def _values(self, wanted: str) -> list[str]:
         return [value for name, value in self.headers if name.lower() == wanted]
@@ -119,4 +119,4 @@ class Head:
         self.headers = headers
 
     def add(self, name: str, value: str) -> None:
-        self.headers = [*self.headers, (name.title(), value)]
+        self.headers.append((name.title(), value))

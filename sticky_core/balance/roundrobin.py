@@ -39,11 +39,10 @@ class RoundRobin:
 class _Place:
     """A server's place in the order of turns."""
 
-    __slots__ = ("carried", "due", "number", "server", "stamp", "weight")
+    __slots__ = ("carried", "due", "server", "stamp", "weight")
 
-    def __init__(self, server: Server, number: int) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
-        self.number = number  # by declaration
         self.weight = 0  # as it counts now: 0 while the server is not electable
         self.due = 0
         self.carried = 0
@@ -52,6 +51,11 @@ class _Place:
 
 _Entry = tuple[int, int, int, _Place]  # two keys, the stamp, the place
 
+# HAProxy counts weights in sixteenths, to let servers start slowly, and breaks ties in whole weights: both shape its
+# sequence.
+_SCALE = 16
+_HEAVIEST = 256 * _SCALE
+
 
 class Turns:
     """Roundrobin at work. A choice and a change cost the logarithm of the number of servers."""
@@ -59,7 +63,7 @@ class Turns:
     counts = False
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
-        self._places = {server: _Place(server, number) for number, server in enumerate(servers)}
+        self._places = {server: _Place(server) for server in servers}
         self._rng = rng
         self._start = start
         self._begun = False
@@ -76,7 +80,8 @@ class Turns:
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         if not self._begun and self._next_round:
             self._begun = True  # at the first choice, not before: a forked child draws for itself
-            skip = self._rng.randrange(self._next_round) if self._start is None else self._start % self._next_round
+            turns = self._next_round // _SCALE
+            skip = self._rng.randrange(turns) if self._start is None else self._start % turns
             for _ in range(skip):
                 self._choose(())
         return self._choose(avoid)
@@ -118,9 +123,9 @@ class Turns:
 
     def _seat(self, place: _Place) -> None:
         if place.due >= self._round + self._next_round:
-            self._done.append(self._entry(-place.weight, place.number, place))
+            self._done.append(self._entry(-place.weight, 0, place))
         else:
-            heappush(self._seated, self._entry(place.due, -place.weight, place))
+            heappush(self._seated, self._entry(place.due, (_HEAVIEST + place.carried - place.weight) // _SCALE, place))
 
     def _entry(self, first: int, second: int, place: _Place) -> _Entry:
         self._stamp = place.stamp = self._stamp + 1
@@ -133,7 +138,7 @@ class Turns:
 
     def changed(self, server: Server) -> None:
         place = self._places[server]
-        weight = server.weight if server.electable else 0
+        weight = server.weight * _SCALE if server.electable else 0
         before, place.weight = place.weight, weight
         self._next_round += weight - before
         if weight == before:
@@ -142,7 +147,7 @@ class Turns:
         if weight == 0:
             return
         if not self._begun or (before and not place.due):
-            heappush(self._fresh, self._entry(-weight, place.number, place))
+            heappush(self._fresh, self._entry(-weight, 0, place))
         elif before:
             place.carried = 0
             place.due = min(place.due, self._turn + self._next_round // weight)

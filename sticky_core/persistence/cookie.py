@@ -70,7 +70,7 @@ _EFFECT: dict[str, tuple[Mode, ...]] = {
 _SKEW_SIGNED = 300  # how far in the future a date may be: two of our clocks apart
 _SKEW_PLAIN = 86400  # as HAProxy has it
 _REMEMBERED = 4096  # headers that were read, and dated values that were verified: of each as many, at most twice
-_LONGEST_REMEMBERED = 512  # characters of a header: so all of them stay within some ten megabytes
+_LONGEST = 512  # characters of a header or value that is remembered: so all of them stay within some ten megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Cookie:
     maxidle: Duration | _Given = field(default=UNSET, kw_only=True)
     maxlife: Duration | _Given = field(default=UNSET, kw_only=True)
     refresh: Refresh | _Given = field(default=UNSET, kw_only=True)
-    dynamic: str | _Given = field(default=UNSET, kw_only=True)
+    dynamic: str | _Given = field(default=UNSET, kw_only=True, repr=False)
     opaque: bool | _Given = field(default=UNSET, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -295,7 +295,7 @@ class CookiePersistence:
         self._maxlife = _seconds(cookie.maxlife)
         self._skew = _SKEW_SIGNED if self._signed else _SKEW_PLAIN
         refresh = _or(cookie.refresh, "due")
-        self._always = refresh == "always"
+        self._always, self._never = refresh == "always", refresh == "never"
         max_age = _seconds(cookie.max_age)
         lives = [life for life in (self._maxidle, max_age) if life]
         # After how many seconds a mark is written anew; 0 is never. Plain dates: as soon as HAProxy's have moved on.
@@ -367,9 +367,6 @@ class CookiePersistence:
     def _enrol(self, server: Server) -> None:
         """Make the undated values of a server, and of those that share its id, for this life."""
         self._lives[server] = server.life
-        self._dated_known.clear()
-        self._read.clear()
-        self.settled.clear()
         for value in [value for value, known in self._known.items() if any(each is server for each, _ in known)]:
             del self._known[value]
         for key, server_id in enumerate(self._ids[server]):
@@ -380,6 +377,10 @@ class CookiePersistence:
                     self._known[value] = self._bound(server_id, None, None, renew)
                     if not renew:
                         self._values[each] = value
+        # New tables rather than emptied ones: who is reading meanwhile may still fill those that it has.
+        self._dated_known = Recent(_REMEMBERED)
+        self._read = Recent(_REMEMBERED)
+        self.settled = Recent(_REMEMBERED)
 
     def _payload(self, server: Server, server_id: str) -> str:
         return life.marked(server_id, server.life) if self._signed else server_id
@@ -400,52 +401,68 @@ class CookiePersistence:
         key = request.cookie_key
         if key is None:
             return NOTHING
-        read = self._read.get(key)
-        if read is None:
-            return self._read_anew(request)
-        known, request.kept = read
-        return self._claimed(known)
-
-    def _read_anew(self, request: Request) -> Presented:
-        """Read what was not read of late. What names a server is remembered, with what is left of it for the server to
-        see.
-        """
+        # Taken now: what is read of a life that ends meanwhile is remembered in tables that nobody looks into any more.
+        read, settled = self._read, self.settled
+        if (remembered := read.get(key)) is not None:
+            known, request.kept = remembered
+            return self._claimed(known)
+        if (known_well := settled.get(key)) is not None and known_well[0].usable:
+            _, presented, request.kept = known_well
+            return presented
         texts = request.cookies
-        values: Sequence[str] = ()
-        left: tuple[str, ...] = ()
-        for text in texts:
-            found, rest = cookies.take(text, self.name)
-            values = [*values, *found] if values else found
-            left += (rest,)
+        values, left = cookies.take(texts[0], self.name)
+        rest = [left]
+        for text in texts[1:]:
+            further, left = cookies.take(text, self.name)
+            values = [*values, *further]
+            rest.append(left)
         if not values:
             return NOTHING
         if self._strips:
-            request.keep(left)
+            request.keep(rest)
         elif self.mode == "prefix":
             request.keep([cookies.replace(text, self.name, _without_prefix) for text in texts])
             values = [cookies.unquote(value).partition("~")[0] for value in values]
+        if len(values) > 1:
+            return self._best(values)
+        known_or_not = self._look_up(values[0])
+        if isinstance(known_or_not, Presented):
+            return known_or_not
+        presented = self._claimed(known_or_not)
+        if len(texts) == 1 and len(texts[0]) <= _LONGEST:
+            if known_or_not[0][1].settled:
+                settled.put(key, (*known_or_not[0], request.kept))
+            else:
+                read.put(key, (known_or_not, request.kept))
+        return presented
+
+    def _best(self, values: Sequence[str]) -> Presented:
+        """Of several cookies by our name the first counts whose server is usable; if none does, what tells most."""
         best: Presented | None = None
         for value in values:
-            known = self._known.get(value) or self._dated_known.get(value) or self._verified(value)
+            known = self._look_up(value)
             presented = known if isinstance(known, Presented) else self._claimed(known)
             if presented.claim is Claim.VALID:
-                if (
-                    len(values) == 1
-                    and sum(map(len, texts)) <= _LONGEST_REMEMBERED
-                    and not isinstance(known, Presented)
-                ):
-                    self._read.put(request.cookie_key, (known, request.kept))
-                    if presented.settled:
-                        self.settled.put(request.cookie_key, (*known[0], request.kept))
                 return presented
             if best is None or presented.claim is not Claim.INVALID:
                 best = presented
         assert best is not None
         return best
 
+    def _look_up(self, value: str) -> _Known | Presented:
+        """What a value means, or why it means nothing: one of those made beforehand, or a dated one."""
+        dated = self._dated_known
+        known = self._known.get(value) or dated.get(value)
+        if known is None:
+            found = self._parsed(value)
+            if isinstance(found, Presented) or len(value) > _LONGEST:
+                return found
+            dated.put(value, known := found)
+        return known
+
     def _claimed(self, known: _Known) -> Presented:
         for server, presented in known:
-            if presented.last is not None and (expired := self._expired(presented)) is not None:
+            if not presented.settled and (expired := self._expired(presented)) is not None:
                 return expired
             if server.usable:
                 return presented
@@ -454,19 +471,15 @@ class CookiePersistence:
         return replace(presented, claim=Claim.DOWN, reason=reason, settled=False)
 
     def _expired(self, presented: Presented) -> Presented | None:
-        last, first, now = presented.last, presented.first, int(self._clock.wall())
+        last, first = presented.last, presented.first
+        if last is None and first is None:
+            return None
+        now = int(self._clock.wall())
         if first is not None and self._maxlife and not -self._skew <= now - first <= self._maxlife:
             return Presented(Claim.OLD, Reason.OLD, presented.server)
         if last is not None and self._maxidle and not -self._skew <= now - last <= self._maxidle:
             return Presented(Claim.EXPIRED, Reason.EXPIRED, presented.server)
         return None
-
-    def _verified(self, value: str) -> _Known | Presented:
-        """What a value means that is not one of those made beforehand: a dated one, or why it means nothing."""
-        known = self._parsed(value)
-        if not isinstance(known, Presented):
-            self._dated_known.put(value, known)
-        return known
 
     def _parsed(self, value: str) -> _Known | Presented:
         if not value:
@@ -564,7 +577,7 @@ class CookiePersistence:
             return True
         now = int(self._clock.wall())
         if not self._signed:
-            return (bool(self._maxidle) or last is not None) and (last is None or last < now)
+            return not self._never and (bool(self._maxidle) or last is not None) and (last is None or last < now)
         if not self._dated:
             return True
         return bool(self._renew_after) and (last is None or now - last >= self._renew_after)
