@@ -1,0 +1,131 @@
+"""A decision tells people and programs which server has a request, and why."""
+
+import pytest
+
+from sticky_core.backend import Backend
+from sticky_core.claim import NO_PERSISTENCE, NOTHING, Claim, Mark, Presented, Reason
+from sticky_core.decision import Decision
+from sticky_core.errors import Failure
+from sticky_core.server import Server
+
+
+def app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+R1, R2, R3 = Backend("web", [Server(name, app) for name in ("r1", "r2", "r3")]).servers
+REFUSED = Failure.REFUSED
+
+
+class Made(Decision):
+    """A decision as a transaction would have made it."""
+
+    backend = "web"
+
+    def __init__(
+        self,
+        presented: Presented = NO_PERSISTENCE,
+        tried: tuple[Server, ...] = (),
+        failures: tuple[Failure, ...] = (),
+        mark: Mark = Mark.NONE,
+        unanswered: bool = False,
+    ) -> None:
+        self.presented, self.tried, self.status = presented, tried, 0
+        self._failures, self._mark, self._unanswered = failures, mark, unanswered
+
+
+def test_before_anything_is_tried_no_server_has_it_and_nothing_was_told():
+    made = Made()
+    assert (made.server, made.attempts, made.failures, made.claimed) == (None, (), (), None)
+    assert (made.claim, made.reason, made.mark) == (Claim.NONE, Reason.NO_PERSISTENCE, Mark.NONE)
+    assert made.outer is None
+
+
+@pytest.mark.parametrize(
+    "made, server, attempts",
+    [
+        pytest.param(Made(unanswered=True), None, (), id="nobody was there"),
+        pytest.param(Made(tried=(R1,)), "r1", ("r1",), id="the first has it"),
+        pytest.param(Made(tried=(R1,), failures=(REFUSED,), unanswered=True), None, ("r1",), id="the only one refused"),
+        pytest.param(Made(tried=(R1, R2), failures=(REFUSED,)), "r2", ("r1", "r2"), id="the second has it"),
+        pytest.param(
+            Made(tried=(R1, R2, R3), failures=(REFUSED,) * 3, unanswered=True),
+            None,
+            ("r1", "r2", "r3"),
+            id="all refused",
+        ),
+    ],
+)
+def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
+    made: Made, server: str | None, attempts: tuple[str, ...]
+):
+    assert (made.server, made.attempts) == (server, attempts)
+
+
+@pytest.mark.parametrize(
+    "made, why, text",
+    [
+        pytest.param(
+            Made(Presented(Claim.VALID, Reason.BOUND, R1), (R1,)),
+            "r1: server is usable",
+            'server=r1; claim=VALID; attempts=r1; mark=NONE; why="r1: server is usable"',
+            id="bound",
+        ),
+        pytest.param(
+            Made(NOTHING, (R2,), mark=Mark.INSERTED),
+            "no cookie; balance chose r2",
+            'server=r2; claim=NONE; attempts=r2; mark=INSERTED; why="no cookie; balance chose r2"',
+            id="first visit",
+        ),
+        pytest.param(
+            Made(Presented(Claim.DOWN, Reason.MAINT, R1), (R2,), mark=Mark.INSERTED),
+            "r1: server is in maintenance; balance chose r2",
+            'server=r2; claim=DOWN; attempts=r2; mark=INSERTED; why="r1: server is in maintenance; balance chose r2"',
+            id="in maintenance",
+        ),
+        pytest.param(
+            Made(Presented(Claim.DOWN, Reason.FAILED, R1), (R1, R2), (REFUSED,)),
+            "r1: server did not answer; balance chose r2",
+            'server=r2; claim=DOWN; attempts=r1,r2; mark=NONE; why="r1: server did not answer; balance chose r2"',
+            id="redispatched",
+        ),
+        pytest.param(
+            Made(Presented(Claim.INVALID, Reason.FORGED), unanswered=True),
+            "not signed by us; no server could take the request",
+            'server=-; claim=INVALID; attempts=-; mark=NONE; why="not signed by us; no server could take the request"',
+            id="nobody was there",
+        ),
+    ],
+)
+def test_it_says_so_to_people_and_in_the_debug_header(made: Decision, why: str, text: str):
+    assert made.why == why
+    assert str(made) == text
+    assert repr(made) == f"<Decision web: {text}>"
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+def test_the_debug_header_is_one_line_of_ascii(reason: Reason):
+    text = str(Made(Presented(Claim.INVALID, reason, R1), (R2,)))
+    assert text.isascii()
+    assert text.isprintable()
+    assert text.count('"') == 2
+
+
+def test_the_letters_are_haproxy_s():
+    assert {claim.name: claim.value for claim in Claim} == {
+        "NONE": "N",
+        "INVALID": "I",
+        "DOWN": "D",
+        "VALID": "V",
+        "EXPIRED": "E",
+        "OLD": "O",
+        "UNUSED": "U",
+    }
+    assert {mark.name: mark.value for mark in Mark} == {
+        "NONE": "N",
+        "INSERTED": "I",
+        "UPDATED": "U",
+        "PASSED": "P",
+        "REWRITTEN": "R",
+        "DELETED": "D",
+    }

@@ -1,0 +1,76 @@
+"""Durations as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sticky_core.durations import LONGEST, seconds
+
+
+@pytest.mark.parametrize(
+    "duration, expected",
+    [
+        pytest.param(30, 30, id="a whole number"),
+        pytest.param(0.25, 0.25, id="a fraction"),
+        pytest.param(0, 0, id="none at all"),
+        pytest.param("30", 30, id="text without a unit is seconds"),
+        pytest.param("0", 0, id="zero as text"),
+        pytest.param("1500us", 0.0015, id="microseconds"),
+        pytest.param("250ms", 0.25, id="milliseconds"),
+        pytest.param("30s", 30, id="seconds"),
+        pytest.param("15m", 900, id="minutes"),
+        pytest.param("8h", 28_800, id="hours"),
+        pytest.param("2d", 172_800, id="days"),
+        pytest.param("007s", 7, id="leading zeros"),
+        pytest.param("2147483647s", LONGEST, id="the longest"),
+    ],
+)
+def test_numbers_are_seconds_and_text_has_a_unit(duration: float | str, expected: float):
+    assert seconds(duration) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "s",
+        "30 s",
+        " 30s",
+        "30s\n",
+        "30S",
+        "30sec",
+        "1.5h",
+        "-5",
+        "+5",
+        "1h30m",
+        "1e3",
+        "٣s",
+        "²",
+        "1_000",
+        "0x10",
+        "inf",
+        "nan",
+        "30w",
+    ],
+)
+def test_other_text_is_refused_and_told_how_to_write_it(text: str):
+    with pytest.raises(ValueError) as refused:
+        seconds(text)
+    assert repr(text) in str(refused.value)
+    assert "'30s'" in str(refused.value)
+
+
+@pytest.mark.parametrize("thing", [True, False, None, [], [30], b"30s", {}], ids=repr)
+def test_what_is_neither_number_nor_text_is_refused(thing: object):
+    with pytest.raises(ValueError):
+        seconds(thing)  # type: ignore[arg-type] # what a caller without types may hand over
+
+
+@given(
+    st.integers(0, LONGEST),
+    st.sampled_from([("us", 1e-6), ("ms", 1e-3), ("s", 1), ("m", 60), ("h", 3600), ("d", 86400)]),
+)
+def test_a_unit_multiplies(number: int, unit: tuple[str, float]):
+    name, times = unit
+    assert seconds(f"{number}{name}") == pytest.approx(number * times)

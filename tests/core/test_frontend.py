@@ -1,0 +1,169 @@
+"""Routes: which backend a path belongs to, and which cookies would meet."""
+
+import pytest
+
+from sticky_core.backend import Backend
+from sticky_core.errors import ConfigError
+from sticky_core.frontend import Frontend
+from sticky_core.persistence import Cookie
+from sticky_core.server import Server
+
+
+def app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+def backend(name: str, *persist: Cookie) -> Backend:
+    return Backend(name, [Server("s1", app)], persist=persist)
+
+
+def plain(name: str = "SERVERID", **options: object) -> Cookie:
+    return Cookie(name, signed=False, **options)  # type: ignore[arg-type]
+
+
+# -- which backend
+
+
+@pytest.fixture(scope="module")
+def frontend() -> Frontend:
+    routes = {"/api": backend("api"), "/api/v2": backend("v2"), "/": backend("rest"), "/shop/cart": backend("cart")}
+    return Frontend(routes)
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("/api", "api"),
+        ("/api/", "api"),
+        ("/api/x", "api"),
+        ("/api//x", "api"),
+        ("/apix", "rest"),
+        ("/API", "rest"),
+        ("/api/v2", "v2"),
+        ("/api/v2/", "v2"),
+        ("/api/v2/x", "v2"),
+        ("/api/v20", "api"),
+        ("/api/v", "api"),
+        ("/shop/cart/7", "cart"),
+        ("/shop", "rest"),
+        ("/", "rest"),
+        ("", "rest"),
+        ("//api", "rest"),
+        ("/x/api", "rest"),
+        ("api", "rest"),
+        ("*", "rest"),
+    ],
+)
+def test_a_route_matches_whole_segments_and_the_longest_wins(frontend: Frontend, path: str, name: str):
+    found = frontend.backend(path)
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["the longer first", "the longer last"])
+def test_the_order_in_which_routes_are_written_does_not_matter(order: int):
+    routes = [("/api/v2", backend("v2")), ("/api", backend("api"))][::order]
+    assert Frontend(dict(routes)).backend("/api/v2/x") is dict(routes)["/api/v2"]
+
+
+@pytest.mark.parametrize("path", ["/", "", "/other", "/apix"])
+def test_where_no_route_matches_there_is_no_backend(path: str):
+    assert Frontend({"/api": backend("api")}).backend(path) is None
+
+
+def test_one_backend_for_every_path():
+    web = backend("web")
+    frontend = Frontend.of(web, None)
+    assert frontend.backend("/") is frontend.backend("/any/where") is frontend.backend("") is web
+
+
+def test_a_backend_under_two_routes_is_one_backend():
+    web, api = backend("web"), backend("api")
+    frontend = Frontend.of(None, {"/a": web, "/b": api, "/c": web})
+    assert frontend.backends == (web, api)
+
+
+# -- what cannot work
+
+
+@pytest.mark.parametrize("route", ["", "api", "/api/", "//", "api/", "http://x/api", "*"])
+def test_a_route_that_is_no_path_is_refused(route: str):
+    with pytest.raises(ConfigError, match="is no path"):
+        Frontend({route: backend("api")})
+
+
+def test_no_routes_are_refused():
+    with pytest.raises(ConfigError, match="routes is empty"):
+        Frontend.of(None, {})
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["both", "neither"])
+def test_a_middleware_has_either_a_backend_or_routes(both: bool):
+    with pytest.raises(ConfigError, match="needs either a backend"):
+        Frontend.of(backend("web") if both else None, {"/": backend("api")} if both else None)
+
+
+def test_two_backends_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="two backends are called web"):
+        Frontend({"/a": backend("web"), "/b": backend("web")})
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(ConfigError) as refused:
+        Frontend({"a": backend("web", plain()), "/b/": backend("web", plain())})
+    assert len(refused.value.problems) == 4
+
+
+MEET = "both insert a cookie SERVERID"
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        pytest.param(plain(), plain(), id="the whole site"),
+        pytest.param(plain(), plain(path="/api"), id="the whole site and a part"),
+        pytest.param(plain(path="/api"), plain(path="/api"), id="one path"),
+        pytest.param(plain(path="/api"), plain(path="/api/"), id="one path with a slash"),
+        pytest.param(plain(path="/api"), plain(path="/api/v2"), id="a path inside another"),
+        pytest.param(plain(domain="a.example"), plain(domain="a.example"), id="one domain"),
+        pytest.param(plain(domain="a.example"), plain(), id="a domain and whichever"),
+        pytest.param(
+            plain(domain=["a.example", "b.example"]), plain(domain=["b.example"]), id="one of several domains"
+        ),
+        # RFC 6265, 5.2.3: a leading dot is ignored, and letters are compared in lower case
+        pytest.param(plain(domain=".a.example"), plain(domain="a.example"), id="one domain with a dot"),
+        pytest.param(plain(domain="A.example"), plain(domain="a.example"), id="one domain in other letters"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True], ids=["", "the other way round"])
+def test_two_cookies_of_one_name_that_a_browser_would_mix_up_are_refused(one: Cookie, other: Cookie, turned: bool):
+    first, second = (other, one) if turned else (one, other)
+    with pytest.raises(ConfigError, match=MEET) as refused:
+        Frontend({"/a": backend("web", first), "/b": backend("api", second)})
+    assert "give one another name, or each the path of its route" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        pytest.param(plain("A"), plain("B"), id="two names"),
+        pytest.param(plain("a"), plain("A"), id="names in other letters"),
+        pytest.param(plain(path="/api"), plain(path="/shop"), id="two paths"),
+        pytest.param(plain(path="/api"), plain(path="/apix"), id="a path that only begins alike"),
+        pytest.param(plain(domain="a.example"), plain(domain="b.example"), id="two domains"),
+        pytest.param(plain(), Cookie("SERVERID", mode="passive"), id="one that we never insert"),
+        pytest.param(plain(mode="prefix"), plain(mode="prefix"), id="cookies of applications"),
+    ],
+)
+def test_cookies_that_cannot_meet_are_left_alone(one: Cookie, other: Cookie):
+    Frontend({"/a": backend("web", one), "/b": backend("api", other)})
+
+
+def test_one_backend_under_two_routes_does_not_meet_itself():
+    web = backend("web", plain())
+    Frontend({"/a": web, "/b": web})
+
+
+def test_all_of_a_backend_s_cookies_are_compared():
+    with pytest.raises(ConfigError, match="both insert a cookie B"):
+        Frontend({"/a": backend("web", plain("A"), plain("B")), "/b": backend("api", plain("B"), plain("C"))})
