@@ -5,6 +5,9 @@ round/weight turns; what the division leaves is carried, so that a round comes o
 are `seated`, in the order in which they are due; those without a turn in this round are `fresh`, the heaviest first;
 those that are through with it are `done` until the next. A seat that is overdue goes before a fresh server.
 
+Weights count sixteenfold, as in HAProxy: what a division leaves is carried over that many times all weights before a
+new round begins, which decides the sequence where weights do not divide each other.
+
 nginx's smooth turns give the same shares, but look at every server for each choice.
 """
 
@@ -12,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from enum import Enum
+from heapq import heappop, heappush
 
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
@@ -36,25 +40,37 @@ class RoundRobin:
         return Turns(servers, rng, self.start)
 
 
+# HAProxy's scales of weights (BE_WEIGHT_SCALE, SRV_EWGHT_MAX): they shape its sequence, ties being broken in whole
+# weights.
+_SCALE = 16
+_HEAVIEST = 256 * _SCALE
+
+
+class _Row(Enum):
+    """Where a place stands."""
+
+    FRESH = "fresh"
+    SEATED = "seated"
+    DONE = "done"
+    OUT = "out"  #: nowhere: its server is not electable
+
+
 class _Place:
     """A server's place in the order of turns."""
 
-    __slots__ = ("carried", "due", "server", "stamp", "weight")
+    __slots__ = ("carried", "due", "last", "row", "server", "stamp", "weight")
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.weight = 0  # as it counts now: 0 while the server is not electable
+        self.row = _Row.OUT
         self.due = 0
+        self.last = 0  # when it was due before
         self.carried = 0
         self.stamp = 0  # of its one entry that holds; older entries are passed over when they come up
 
 
 _Entry = tuple[int, int, int, _Place]  # two keys, the stamp, the place
-
-# HAProxy counts weights in sixteenths, to let servers start slowly, and breaks ties in whole weights: both shape its
-# sequence.
-_SCALE = 16
-_HEAVIEST = 256 * _SCALE
 
 
 class Turns:
@@ -87,21 +103,26 @@ class Turns:
         return self._choose(avoid)
 
     def _choose(self, avoid: Container[Server]) -> Server | None:
+        if not self._next_round:
+            return None
         if not self._round:
             self._turn = self._round = self._next_round
         place = self._first(avoid)
         if place is None:
             if not self._done:
                 return None
-            self._fresh += self._done
-            heapify(self._fresh)
+            for entry in self._done:
+                if entry[2] == entry[3].stamp:
+                    entry[3].row = _Row.FRESH
+                    heappush(self._fresh, entry)
             self._done = []
             self._turn = self._round = self._next_round
             place = self._first(avoid)
             if place is None:
                 return None
         every, rest = divmod(self._next_round, place.weight)
-        place.due = (place.due or self._turn) + every
+        place.last = place.due or self._turn
+        place.due = place.last + every
         place.carried += rest
         if place.carried >= place.weight:
             place.carried -= place.weight
@@ -122,9 +143,12 @@ class Turns:
         return seated
 
     def _seat(self, place: _Place) -> None:
-        if place.due >= self._round + self._next_round:
+        if place.due >= self._round + min(self._round, self._next_round):
+            place.row = _Row.DONE
+            place.due -= self._round
             self._done.append(self._entry(-place.weight, 0, place))
         else:
+            place.row = _Row.SEATED
             heappush(self._seated, self._entry(place.due, (_HEAVIEST + place.carried - place.weight) // _SCALE, place))
 
     def _entry(self, first: int, second: int, place: _Place) -> _Entry:
@@ -145,16 +169,21 @@ class Turns:
             return
         place.stamp = 0
         if weight == 0:
-            return
-        if not self._begun or (before and not place.due):
+            place.row = _Row.OUT
+        elif not self._begun or place.row is _Row.FRESH:
+            place.row = _Row.FRESH
             heappush(self._fresh, self._entry(-weight, 0, place))
-        elif before:
-            place.carried = 0
-            place.due = min(place.due, self._turn + self._next_round // weight)
-            self._seat(place)
-        else:  # back again: its first turn comes as if it had just had one (fwrr_set_server_status_up)
-            place.carried = 0
+        elif place.row is _Row.OUT:  # back again: its turn comes as if it had just had one (fwrr_set_server_status_up)
             place.due = self._turn + (self._round + self._next_round - self._turn) // weight
+            self._seat(place)
+        else:  # fwrr_update_server_weight
+            if place.row is _Row.DONE:
+                place.due += self._round
+            every = self._next_round // weight
+            place.carried = 0
+            place.due = min(place.due, place.last + every)
+            if place.due < self._turn + 2:
+                place.due = self._turn + every
             self._seat(place)
 
 

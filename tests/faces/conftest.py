@@ -194,9 +194,7 @@ class Client(ABC):
         return answer
 
     @abstractmethod
-    def _request(
-        self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str
-    ) -> dict[str, Any]: ...
+    def _request(self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str) -> dict[str, Any]: ...
 
     @abstractmethod
     def _send(self, request: dict[str, Any], answer: Answer) -> None: ...
@@ -303,9 +301,7 @@ class Face(ABC):
 
 
 class AsgiApp(App):
-    async def __call__(
-        self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]
-    ) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         method = scope.get("method", "")
         cookies = tuple(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
         self.took(Seen(self.name, method, scope["path"], cookies, self.face.decision(scope)))
@@ -343,9 +339,7 @@ class AsgiClient(Client):
             raise answer.raised
         return answer
 
-    def _request(
-        self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str
-    ) -> dict[str, Any]:
+    def _request(self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str) -> dict[str, Any]:
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -435,9 +429,7 @@ class WsgiApp(App):
 
 
 class WsgiClient(Client):
-    def _request(
-        self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str
-    ) -> dict[str, Any]:
+    def _request(self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str) -> dict[str, Any]:
         environ = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": mount,
@@ -461,9 +453,7 @@ class WsgiClient(Client):
         return environ
 
     def _send(self, request: dict[str, Any], answer: Answer) -> None:
-        def start_response(
-            status: str, headers: list[Header], exc_info: Any = None
-        ) -> Callable[[bytes], object]:
+        def start_response(status: str, headers: list[Header], exc_info: Any = None) -> Callable[[bytes], object]:
             assert not answer.body, "a second head, after the first was sent"
             assert not answer.status or exc_info is not None, "a second head without exc_info"
             answer.status = int(status[:3])

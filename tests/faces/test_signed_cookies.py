@@ -137,9 +137,7 @@ def test_attributes_are_written_in_one_order(face: Face, cookie: Cookie, attribu
 # -- keys that change
 
 
-@pytest.mark.parametrize(
-    "cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"]
-)
+@pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
 def test_what_an_older_key_signed_is_honoured_and_issued_anew(face: Face, cookie: Cookie) -> None:
     before, during, after = (
         two(face, replace(cookie, secret=secret), stateless=True) for secret in (OLD, [OLD, SECRET], SECRET)
@@ -236,9 +234,7 @@ forgeries = pytest.mark.parametrize("forge", FORGERIES.values(), ids=[*FORGERIES
 
 
 @forgeries
-@pytest.mark.parametrize(
-    "cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"]
-)
+@pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
 def test_what_we_did_not_write_is_never_honoured_never_an_error_and_replaced(
     face: Face, cookie: Cookie, forge: Callable[[str], str]
 ) -> None:
@@ -256,9 +252,7 @@ def test_what_we_did_not_write_is_never_honoured_never_an_error_and_replaced(
 
 
 @forgeries
-def test_a_forged_prefix_is_not_honoured_and_the_app_has_its_own_value(
-    face: Face, forge: Callable[[str], str]
-) -> None:
+def test_a_forged_prefix_is_not_honoured_and_the_app_has_its_own_value(face: Face, forge: Callable[[str], str]) -> None:
     backend = two(face, PREFIX)
     get = face.client(backend)
     for app in face.apps.values():
@@ -270,9 +264,7 @@ def test_a_forged_prefix_is_not_honoured_and_the_app_has_its_own_value(
     assert forged.seen is not None and forged.seen.cookies == ("JSESSIONID=abc",)
 
 
-@pytest.mark.parametrize(
-    "cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"]
-)
+@pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
 def test_a_mark_is_good_for_its_backend_and_under_its_name_only(face: Face, cookie: Cookie) -> None:
     web = two(face, cookie, stateless=True)
     api = two(face, cookie, stateless=True, name="api")
@@ -351,9 +343,7 @@ def test_renewal_against_maxidle_does_not_lengthen_maxlife(face: Face) -> None:
 
 
 @pytest.mark.parametrize("dates, letter", [({"maxidle": 3600}, "E"), ({"maxlife": 3600}, "O")])
-def test_a_date_may_be_a_few_minutes_ahead_since_clocks_differ(
-    face: Face, dates: dict[str, int], letter: str
-) -> None:
+def test_a_date_may_be_a_few_minutes_ahead_since_clocks_differ(face: Face, dates: dict[str, int], letter: str) -> None:
     cookie = replace(SIGNED, **dates)  # type: ignore[arg-type]  # both are durations
     for ahead, letters in ((300, "VN"), (304, f"{letter}I")):
         elsewhere = two(face, cookie, stateless=True, clock=ManualClock(1_700_000_000.0 + ahead))
@@ -402,9 +392,7 @@ def test_with_maxidle_and_max_age_the_shorter_decides(face: Face) -> None:
     assert get(cookie=mark).letters == "VU"
 
 
-@pytest.mark.parametrize(
-    "cookie", [SIGNED, DATED, replace(SIGNED, max_age=3600)], ids=["id", "maxidle", "max-age"]
-)
+@pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, max_age=3600)], ids=["id", "maxidle", "max-age"])
 def test_refresh_always_writes_with_each_answer(face: Face, cookie: Cookie) -> None:
     backend = two(face, replace(cookie, refresh="always"))
     mark = mark_of_s1(face, backend)
@@ -451,9 +439,7 @@ def test_refresh_never_with_maxidle_is_refused(face: Face) -> None:
     ],
     ids=["signed", "dated", "plain"],
 )
-def test_an_opaque_mark_brings_the_client_back_and_tells_nothing(
-    face: Face, cookie: Cookie, value: str
-) -> None:
+def test_an_opaque_mark_brings_the_client_back_and_tells_nothing(face: Face, cookie: Cookie, value: str) -> None:
     backend = two(face, cookie)
     mark = mark_of_s1(face, backend)
     assert re.fullmatch(f"SERVERID={value}", mark)
@@ -645,9 +631,7 @@ def test_another_life_is_no_server_that_is_down(face: Face) -> None:
     clock = ManualClock()
     mark = face.client(process(face, clock, "apps"))().mark
     clock.advance(1)
-    backend = face.backend(
-        face.server("s1"), face.server("s2"), persist=SIGNED, unavailable="fail", clock=clock
-    )
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=SIGNED, unavailable="fail", clock=clock)
     answer = face.client(backend)(cookie=mark)
     assert (answer.status, answer.letters) == (200, "II")
 

@@ -130,9 +130,7 @@ def test_a_backup_serves_while_no_other_can_and_before_those_that_drain(face: Fa
 
 
 @pytest.mark.parametrize("state", ["maint", "down", "refuses"])
-def test_a_client_may_rather_be_sent_away_than_to_a_server_that_is_not_its_own(
-    face: Face, state: str
-) -> None:
+def test_a_client_may_rather_be_sent_away_than_to_a_server_that_is_not_its_own(face: Face, state: str) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, unavailable="fail")
     get = face.client(backend)
     if state == "refuses":
@@ -160,9 +158,7 @@ def test_a_client_that_belongs_nowhere_is_served_all_the_same(face: Face, cookie
 def test_a_client_whose_mark_has_expired_belongs_nowhere(face: Face) -> None:
     clock = ManualClock()
     cookie = Cookie("SERVERID", signed=False, maxidle=60)
-    backend = face.backend(
-        face.server("s1"), face.server("s2"), persist=cookie, unavailable="fail", clock=clock
-    )
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=cookie, unavailable="fail", clock=clock)
     get = face.client(backend)
     mark = get().mark
     backend["s1"].state = "maint"
@@ -298,9 +294,7 @@ def test_an_exception_after_the_head_is_raised_and_counted_too(face: Face, first
 
 @pytest.mark.parametrize("cookie", [None, "SERVERID=s1", "SERVERID=s9"])
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "plain"])
-def test_where_nobody_can_serve_the_client_is_asked_to_come_again(
-    face: Face, signed: bool, cookie: str | None
-) -> None:
+def test_where_nobody_can_serve_the_client_is_asked_to_come_again(face: Face, signed: bool, cookie: str | None) -> None:
     persist = Cookie("SERVERID", secret="0123456789abcdef") if signed else PLAIN
     backend = face.backend(face.server("s1"), face.server("s2"), persist=persist)
     put(backend["s1"], "maint")
@@ -436,9 +430,7 @@ def test_dispatchers_within_dispatchers_each_decide_and_mark_for_themselves(face
         persist=Cookie("INNER", signed=False, nocache=False),
     )
     nested = face.checked(face.dispatcher(inner))
-    outer = face.backend(
-        Server("o1", nested), name="outer", persist=Cookie("OUTER", signed=False, nocache=False)
-    )
+    outer = face.backend(Server("o1", nested), name="outer", persist=Cookie("OUTER", signed=False, nocache=False))
     get = face.client(outer)
     answer = get()
     assert answer.all("set-cookie") == ["INNER=i1; path=/", "OUTER=o1; path=/"]
@@ -550,9 +542,7 @@ def test_a_claim_that_comes_too_late_is_unused_and_not_written_to(face: Face) ->
     ],
 )
 @pytest.mark.parametrize("mount", ["", "/mounted"])
-def test_a_route_matches_whole_segments_and_the_longest_wins(
-    face: Face, path: str, served: str, mount: str
-) -> None:
+def test_a_route_matches_whole_segments_and_the_longest_wins(face: Face, path: str, served: str, mount: str) -> None:
     api = face.backend(face.server("api"), name="api")
     v2 = face.backend(face.server("v2"), name="v2")
     app = face.middleware(face.checked(face.app("app")), {"/api": api, "/api/v2": v2, "/shop": api})
@@ -588,9 +578,7 @@ def problems_of(make: Callable[[], object]) -> list[str]:
 
 def holds(problems: list[str], *patterns: str) -> bool:
     """Whether each pattern is found in one problem of its own, and nothing else is said."""
-    found = sorted(
-        number for number, each in enumerate(problems) for pattern in patterns if re.search(pattern, each)
-    )
+    found = sorted(number for number, each in enumerate(problems) for pattern in patterns if re.search(pattern, each))
     return found == [*range(len(problems))] == [*range(len(patterns))]
 
 
@@ -624,21 +612,15 @@ def test_a_cookie_says_all_that_is_wrong_with_it(face: Face) -> None:
 
 def test_a_backend_says_all_that_is_wrong_with_it(face: Face) -> None:
     servers = [face.server("s1"), face.server("s1"), face.server("s2")]
-    problems = problems_of(
-        lambda: face.package.Backend("no spaces", servers, retries=-1, unavailable="panic")
-    )
+    problems = problems_of(lambda: face.package.Backend("no spaces", servers, retries=-1, unavailable="panic"))
     assert all(problem.startswith("backend no spaces: ") for problem in problems)
-    assert holds(
-        problems, "a name is made of", "2 servers called s1", "retries -1 is below 0", "unavailable 'panic'"
-    )
+    assert holds(problems, "a name is made of", "2 servers called s1", "retries -1 is below 0", "unavailable 'panic'")
 
 
 def test_a_server_says_all_that_is_wrong_with_it(face: Face) -> None:
     problems = problems_of(lambda: face.package.Server("no spaces", weight=257, cookie="a;b"))
     assert all(problem.startswith("server no spaces: ") for problem in problems)
-    assert holds(
-        problems, "a name is made of", "neither a target .* nor a factory", "weight 257", "cookie 'a;b'"
-    )
+    assert holds(problems, "a name is made of", "neither a target .* nor a factory", "weight 257", "cookie 'a;b'")
 
 
 def test_a_backend_says_what_all_its_cookies_find_wrong_with_its_servers(face: Face) -> None:
@@ -651,9 +633,7 @@ def test_a_backend_says_what_all_its_cookies_find_wrong_with_its_servers(face: F
 def test_routes_say_all_that_is_wrong_with_them(face: Face) -> None:
     one, two = (face.backend(face.server("s1"), name="same") for _ in range(2))
     problems = problems_of(lambda: face.middleware(face.app("app"), {"api": one, "/shop/": two}))
-    assert holds(
-        problems, "route 'api' is no path", "route '/shop/' is no path", "two backends are called same"
-    )
+    assert holds(problems, "route 'api' is no path", "route '/shop/' is no path", "two backends are called same")
     assert holds(problems_of(lambda: face.middleware(face.app("app"), {})), "routes is empty")
     for backend, routes in ((None, None), (one, {"/": one})):
         make = partial(face.package.StickyMiddleware, face.app("app"), backend, routes=routes)
@@ -672,9 +652,7 @@ def named(name: str = "SERVERID", **options: Any) -> Cookie:
         pytest.param(named(path="/api"), named(path="/api/v2"), True, id="path-in-path"),
         pytest.param(named(path="/api/"), named(path="/api"), True, id="path-with-slash"),
         pytest.param(named(domain="a.example"), named(), True, id="domain-and-none"),
-        pytest.param(
-            named(domain=["a.example", "b.example"]), named(domain="b.example"), True, id="one-domain"
-        ),
+        pytest.param(named(domain=["a.example", "b.example"]), named(domain="b.example"), True, id="one-domain"),
         # RFC 6265, 5.2.3: neither a leading dot nor the case of a domain makes another one
         pytest.param(named(domain=".a.example"), named(domain="a.example"), True, id="domain-with-dot"),
         pytest.param(named(domain="A.example"), named(domain="a.example"), True, id="domain-in-capitals"),
@@ -687,9 +665,7 @@ def named(name: str = "SERVERID", **options: Any) -> Cookie:
         pytest.param(named(), Cookie("SERVERID", mode="passive"), False, id="passive-inserts-none"),
     ],
 )
-def test_cookies_of_one_name_may_not_overwrite_each_other(
-    face: Face, one: Cookie, other: Cookie, met: bool
-) -> None:
+def test_cookies_of_one_name_may_not_overwrite_each_other(face: Face, one: Cookie, other: Cookie, met: bool) -> None:
     first = face.backend(face.server("s1"), name="first", persist=one)
     second = face.backend(face.server("s2"), name="second", persist=other)
     routes = {"/api": first, "/shop": second}
@@ -714,9 +690,7 @@ def test_a_server_belongs_to_one_backend(face: Face) -> None:
         "server s1: belongs to another backend already",
         "server s2: belongs to another backend already",
     )
-    assert face.client(face.backend(fresh, name="third"))().server == "fresh", (
-        "who was refused took none along"
-    )
+    assert face.client(face.backend(fresh, name="third"))().server == "fresh", "who was refused took none along"
 
 
 def test_a_factory_handed_as_an_app_is_told_apart(face: Face) -> None:
@@ -761,17 +735,13 @@ def test_an_app_of_the_other_face_is_refused_and_shown_the_way(face: Face, frame
 
 def test_a_url_is_refused_until_it_can_be_served(face: Face) -> None:
     backend = face.backend(Server("s1", "http://10.0.0.1:8080"))
-    assert holds(
-        problems_of(lambda: face.dispatcher(backend)), "backend web: server s1: .*http://10.0.0.1:8080"
-    )
+    assert holds(problems_of(lambda: face.dispatcher(backend)), "backend web: server s1: .*http://10.0.0.1:8080")
 
 
 # -- secrets
 
 
-@pytest.mark.parametrize(
-    "given", [{}, {"secret": ""}, {"secret": "fifteen letters"}, {"secret": []}], ids=str
-)
+@pytest.mark.parametrize("given", [{}, {"secret": ""}, {"secret": "fifteen letters"}, {"secret": []}], ids=str)
 @pytest.mark.parametrize("mode", ["insert", "prefix", "rewrite"])
 def test_a_missing_or_short_secret_prints_the_line_that_makes_one(
     face: Face, mode: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -781,15 +751,11 @@ def test_a_missing_or_short_secret_prints_the_line_that_makes_one(
     assert problem.startswith("cookie SERVERID: ")
     line = re.search(r'python -c "(.+?)"', problem)
     assert line is not None and "STICKY_SECRET" in problem
-    printed = subprocess.run(
-        [sys.executable, "-c", line[1]], capture_output=True, text=True, check=True
-    ).stdout
+    printed = subprocess.run([sys.executable, "-c", line[1]], capture_output=True, text=True, check=True).stdout
     face.package.Cookie("SERVERID", mode=mode, secret=printed.strip())
 
 
-def test_the_secret_comes_from_the_environment_where_none_is_given(
-    face: Face, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_secret_comes_from_the_environment_where_none_is_given(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     def mark(cookie: Cookie) -> str:
         backend = face.backend(face.server("s1", stateless=True), persist=cookie)
         return face.client(backend)().mark

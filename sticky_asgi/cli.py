@@ -1,0 +1,128 @@
+"""The command `sticky`. Its parts, click and uvicorn, come with `pip install 'sticky-sessions[serve]'`; where
+they are missing it says so."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sticky_asgi import __version__
+from sticky_asgi.messages import ASGIApp
+
+if TYPE_CHECKING:
+    import click
+
+_PARTS = ("click", "uvicorn")
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        _commands()()
+    except ModuleNotFoundError as error:
+        if error.name not in _PARTS:
+            raise
+        sys.stderr.write(
+            f"sticky: {error.name} is not installed. It comes with: pip install 'sticky-sessions[serve]'\n"
+        )
+        sys.exit(1)
+
+
+def _commands() -> click.Group:
+    import click
+
+    @click.group(help="Session persistence for Python.")
+    @click.version_option(__version__, prog_name="sticky-sessions")
+    def sticky() -> None:
+        pass
+
+    @sticky.command(help="Serve a small shop in several replicas; a page shows who answers, and why.")
+    @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+    @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 finds a free one.")
+    @click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 12), help="How many.")
+    def demo(host: str, port: int, replicas: int) -> None:
+        from sticky_asgi.demo import create_demo
+
+        try:
+            listener = _listen(host, port)
+        except OSError as error:
+            raise click.ClickException(_why_not(error, host, port)) from None
+        if _is_loopback(host):
+            app = create_demo(replicas)
+        else:
+            app = create_demo(replicas, hosts=None)
+            click.echo(f"{host} is not loopback: whoever reaches it can take replicas down.", err=True)
+
+        def announce() -> None:
+            shop = f"{replicas} replicas of a small shop, each" if replicas > 1 else "A small shop"
+            click.echo(f"{shop} with carts in its own memory:")
+            click.echo(f"    {_url(listener)}")
+            click.echo("Add something to your cart, put its replica into maint, and see where you go.")
+            click.echo("Ctrl-C ends it.")
+
+        _serve(app, listener, announce)
+
+    return sticky
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family)
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} at {host} is in use: end what listens there, "
+            "or choose another with --port (0 finds a free one)"
+        )
+    return f"can't listen at {host}, port {port}: {error.strerror or error}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _url(listener: socket.socket) -> str:
+    """Where a browser on this machine finds it."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "127.0.0.1" if listener.family is socket.AF_INET else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _serve(app: ASGIApp, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `announce` when requests are answered."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Generator[None]:
+            # uvicorn's own raises each signal again when all is done, so that Ctrl-C ends in a traceback
+            # and SIGTERM in a failure
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            announce()
+
+    Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
