@@ -1,0 +1,227 @@
+"""Parts that no wheel carries: where they are, and one of them, a browser, to drive."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+#: How long a thing may take that should take an instant. Only what hangs gets there.
+DEADLINE = 60.0
+
+#: A part, and by which names it may be installed.
+PARTS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "haproxy": ("haproxy",),
+    "nginx": ("nginx",),
+    "valkey": ("valkey-server", "redis-server"),
+}
+
+
+@pytest.fixture(name="part", scope="session")
+def _part() -> Callable[[str], str]:
+    """Where a part is installed: `part("haproxy")`."""
+    return part
+
+
+def part(name: str) -> str:
+    """Where the part `name` is. Without it the test is skipped and says so; under CI it fails."""
+    # Debian keeps servers in /usr/sbin, which is not on every PATH
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+    for program in PARTS[name]:
+        found = shutil.which(program, path=path)
+        if found is not None:
+            return found
+    if os.environ.get("CI"):
+        pytest.fail(f"{name} is not installed, and under CI every part has to be there")
+    pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(name="until", scope="session")
+def _until() -> Callable[[Callable[[], object], str], None]:
+    """Waits for a condition that another process brings about."""
+    return until
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` holds; fail with `what` if it never does."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.01)
+
+
+class Browser:
+    """Chromium, spoken to in its own protocol (Chrome DevTools Protocol) over one connection."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._number = 0
+        self._events: list[dict[str, Any]] = []
+
+    def call(self, method: str, session: str | None = None, **params: object) -> dict[str, Any]:
+        """Ask for `method` and wait for its answer; events that come meanwhile are kept."""
+        self._number += 1
+        asked = {"id": self._number, "method": method, "params": params}
+        self._connection.send(json.dumps(asked | ({"sessionId": session} if session else {})))
+        while (message := self._receive()).get("id") != self._number:
+            pass
+        assert "error" not in message, f"{method}: {message['error']}"
+        result: dict[str, Any] = message["result"]
+        return result
+
+    def events(self, session: str, method: str) -> list[dict[str, Any]]:
+        """The parameters of every such event so far."""
+        return [each["params"] for each in self._events if (each.get("sessionId"), each["method"]) == (session, method)]
+
+    def wait(self, session: str, method: str, count: int) -> None:
+        """Wait until there are `count` such events."""
+        while len(self.events(session, method)) < count:
+            self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self._connection.recv(timeout=DEADLINE))
+        if "id" not in message:
+            self._events.append(message)
+        return message
+
+    def page(self, width: int = 1100, height: int = 800) -> "Page":
+        """An empty page in a profile of its own: no cookies, no cache."""
+        profile = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = Page(self, session)
+        for domain in ("Page", "Runtime", "Log"):
+            page.call(f"{domain}.enable")
+        page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        return page
+
+
+class Page:
+    """One page of a browser, as a visitor has it: what it shows, a mouse, a keyboard."""
+
+    def __init__(self, browser: Browser, session: str) -> None:
+        self._browser = browser
+        self._session = session
+
+    def call(self, method: str, **params: object) -> dict[str, Any]:
+        return self._browser.call(method, self._session, **params)
+
+    def open(self, url: str) -> None:
+        """Go to `url`, and be there."""
+        loads = len(self._browser.events(self._session, "Page.loadEventFired"))
+        assert "errorText" not in self.call("Page.navigate", url=url)
+        self._browser.wait(self._session, "Page.loadEventFired", loads + 1)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression; of a promise, what it comes to."""
+        got = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in got, got["exceptionDetails"]["exception"].get("description", got)
+        return got["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Wait until a JavaScript condition holds: it is looked at whenever the document changes."""
+        held = self.evaluate(
+            f"""new Promise(resolve => {{
+                const look = () => {{
+                    if (!({condition})) return;
+                    observer.disconnect();
+                    resolve(true);
+                }};
+                const observer = new MutationObserver(look);
+                const all = {{subtree: true, childList: true, characterData: true, attributes: true}};
+                observer.observe(document, all);
+                setTimeout(() => resolve(false), {DEADLINE * 500});
+                look();
+            }})"""
+        )
+        assert held, f"waited in vain for {condition}; the page says:\n{self.text('body')}"
+
+    def text(self, selector: str) -> str:
+        """What the first element that matches shows."""
+        text: str = self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
+        return text
+
+    def click(self, label: str, within: str = "body") -> None:
+        """Click the button that says `label` with the mouse, where it stands."""
+        place = self.evaluate(
+            f"""(() => {{
+                const buttons = [...document.querySelectorAll({json.dumps(within + " button")})];
+                const button = buttons.find(button => button.innerText === {json.dumps(label)});
+                button.scrollIntoView({{block: "center", behavior: "instant"}});
+                const {{x, y, width, height}} = button.getBoundingClientRect();
+                return {{x: x + width / 2, y: y + height / 2}};
+            }})()"""
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """Press a key, by its name and the code that Windows gave it."""
+        for kind in ("keyDown", "keyUp"):
+            said = {"text": text} if text and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **said)
+
+    def complaints(self) -> list[str]:
+        """Exceptions, and what the browser has against the page; a status of 4xx or 5xx is not its fault."""
+        self.evaluate("0")  # what was said before this is here
+        thrown = self._browser.events(self._session, "Runtime.exceptionThrown")
+        entries = [each["entry"] for each in self._browser.events(self._session, "Log.entryAdded")]
+        return [
+            *(json.dumps(each["exceptionDetails"]) for each in thrown),
+            *(entry["text"] for entry in entries if entry["source"] != "network"),
+        ]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium. Each page in it has a profile of its own."""
+    program = part("chromium")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [
+            program,
+            "--headless",
+            "--no-sandbox",  # tests run as root in containers
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-quic",
+            "--no-first-run",
+            "--no-proxy-server",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-port=0",
+            "about:blank",
+        ]
+        with Path(profile, "said").open("wb") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        try:
+            where = Path(profile, "DevToolsActivePort")
+            until(
+                lambda: process.poll() is not None or (where.exists() and len(where.read_text().split()) == 2),
+                "chromium says where it can be driven",
+            )
+            assert process.poll() is None, Path(profile, "said").read_text(errors="replace")
+            port, path = where.read_text().split()
+            with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as connection:
+                driven = Browser(connection)
+                yield driven
+                driven.call("Browser.close")
+            process.wait(DEADLINE)
+        finally:
+            process.kill()
+            process.wait()
