@@ -134,11 +134,11 @@ class Lifespans:
     def __init__(self, app: ASGIApp | None, replicas: Iterable[Replicas], scope: Scope) -> None:
         self._app = app
         self._scope = scope
-        # Only who finds a backend's replicas without an owner has them; the other middlewares of that backend follow.
-        self._replicas = [each for each in replicas if each.lifespans is None]
-        # An app object may stand behind several servers, or be wrapped and served; it has one lifespan.
-        self._seen: dict[int, ASGIApp] = scope.get(_SEEN, {})
-        self._running: dict[object, Lifespan] = {}  # by server, and the wrapped app's
+        self._replicas = list(replicas)
+        self._owned: list[Replicas] = []
+        # An app object may stand behind several servers, or be wrapped and served. It has one lifespan, and one state.
+        self._seen: dict[int, tuple[ASGIApp, State]] = scope.get(_SEEN, {})
+        self._running: dict[object, tuple[str, Lifespan]] = {}  # by server, and the wrapped app's
 
     async def start(self, group: TaskGroup) -> str | None:
         """Start them all, or none: why it could not be done, else None."""
@@ -150,11 +150,16 @@ class Lifespans:
 
     async def _start_all(self) -> str | None:
         if self._app is not None:
-            failure = await self._start("the app", "", self._app, self._scope.get("state", {}))
+            state: State = self._scope.get("state", {})
+            failure = await self._start("the app", "", self._app, state)
             if failure is not None:
                 return failure
         for replicas in self._replicas:
+            # looked at only now: a middleware further in may have begun them with the app
+            if replicas.lifespans is not None:
+                continue
             replicas.lifespans = self
+            self._owned.append(replicas)
             for server in replicas.backend.servers:
                 failure = await self._start_replica(replicas, server)
                 if failure is not None:
@@ -163,31 +168,35 @@ class Lifespans:
         return None
 
     async def _start_replica(self, replicas: Replicas, server: Server) -> str | None:
-        name = f"backend {replicas.backend.name}: replica {server.name} failed to start: "
-        state: State = {}
+        name = f"backend {replicas.backend.name}: replica {server.name}"
         try:
             app = replicas.apps[server]
             if app is None:
                 app = replicas.make(server)
         except Exception as error:
-            return f"{name}{type(error).__name__}: {error}"
-        failure = await self._start(server, name, app, state)
+            return f"{name} failed to start: {type(error).__name__}: {error}"
+        if id(app) in self._seen:
+            _, state = self._seen[id(app)]
+        else:
+            state = {}
+            failure = await self._start(server, name, app, state)
+            if failure is not None:
+                return f"{name} failed to start: {failure}"
         if state:
             replicas.apps[server] = WithState(app, state)
-        return failure
+        return None
 
     async def _start(self, key: object, name: str, app: ASGIApp, state: State) -> str | None:
-        if id(app) in self._seen:
-            return None
-        self._seen[id(app)] = app
+        self._seen[id(app)] = app, state
         lifespan = Lifespan(app, {**self._scope, "state": state, _SEEN: self._seen})
         failure: str | None = await self._group.start(lifespan.run)
-        self._running[key] = lifespan
-        return f"{name}{failure}" if failure is not None else None
+        if failure is None:
+            self._running[key] = name, lifespan
+        return failure
 
     async def restart(self, replicas: Replicas, server: Server) -> None:
         """End one replica and begin another in its place. RuntimeError if that fails to start."""
-        lifespan = self._running.pop(server, None)
+        _, lifespan = self._running.pop(server, ("", None))
         if lifespan is not None:
             await lifespan.stop()
             self._seen.pop(id(lifespan.app), None)
@@ -198,16 +207,22 @@ class Lifespans:
 
     async def stop(self) -> list[str]:
         """End them all, the last first; how some failed to."""
-        problems = [
-            problem for lifespan in reversed(self._running.values()) if (problem := await lifespan.stop()) is not None
-        ]
-        for replicas in self._replicas:
+        problems: list[str] = []
+        for name, lifespan in reversed(self._running.values()):
+            failure = await lifespan.stop()
+            if failure is not None:
+                problems.append(f"{name}: {failure}" if name else failure)
+        for problem in problems:
+            _log.error("at shutdown: %s", problem)
+        self.let_go()
+        return problems
+
+    def let_go(self) -> None:
+        """The replicas are anybody's again, ended or not: the next lifespan begins them anew."""
+        for replicas in self._owned:
             if replicas.lifespans is self:
                 replicas.lifespans = None
                 replicas.end()
-        for problem in problems:
-            _log.error("at shutdown: %s", problem)
-        return problems
 
 
 async def serve_lifespan(
@@ -225,12 +240,15 @@ async def serve_lifespan(
     lifespans = Lifespans(app, replicas, scope)
     problems: list[str] = []
     failure: str | None = None
-    async with anyio.create_task_group() as group:
-        failure = await lifespans.start(group)
-        if failure is None:
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            problems = await lifespans.stop()
+    try:
+        async with anyio.create_task_group() as group:
+            failure = await lifespans.start(group)
+            if failure is None:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                problems = await lifespans.stop()
+    finally:
+        lifespans.let_go()
     if failure is not None:
         await send({"type": "lifespan.startup.failed", "message": failure})
     elif problems:

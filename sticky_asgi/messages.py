@@ -98,9 +98,14 @@ class Transaction(CoreTransaction[Scope, Send]):
         return scope
 
     def send(self, message: Message) -> Awaitable[None]:
-        """What the server's app answers into. The server's own awaitable goes back, so there is no coroutine of ours
-        per message.
+        """What the server's app answers into. OSError once the request is over.
+
+        The server's own awaitable goes back to the app, so there is no coroutine of ours per message.
         """
+        try:
+            out = self.out
+        except AttributeError:
+            raise OSError("the request is over, and nobody is there to send to") from None
         if not self.status and (message["type"] == "http.response.start" or message["type"] in HEADS):
             sets_cookies = False
             for name, _ in message.get("headers") or ():
@@ -111,7 +116,7 @@ class Transaction(CoreTransaction[Scope, Send]):
                 head = Head(message)
                 self.stamp(head)
                 message = {**message, "headers": head.headers}
-        return self.out(message)
+        return out(message)
 
 
 class Head:

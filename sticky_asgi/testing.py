@@ -16,12 +16,14 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server import Server
 from sticky_core.target import App, Factory
 from sticky_core.testing import Cluster as CoreCluster
-from sticky_core.testing import Options, Visit
+from sticky_core.testing import ClusterFactory, Options, Visit
 
 try:
     from starlette.testclient import TestClient
 except (ImportError, RuntimeError) as error:
     raise ImportError("Starlette's test client needs httpx2: pip install 'sticky-sessions[testing]'") from error
+
+__all__ = ["Cluster", "ClusterFactory"]
 
 
 class Cluster(CoreCluster[TestClient]):

@@ -46,10 +46,9 @@ class Transaction(Decision, Request, Generic[Message, Out]):
 
     def __init__(self, through: Backend, message: Message, out: Out, cookie_key: Hashable) -> None:
         self.through = through
-        #: holds this decision, so until it is over the two hold each other
+        # both hold this decision, so until it is over they hold each other
         self.message = message
-        #: where answers go
-        self.out = out
+        self.out = out  #: where answers go
         self.cookie_key = cookie_key
         self.status = 0
 
@@ -157,7 +156,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if backend.counts:
             backend.left(server)
         if over:
-            del self.message
+            del self.message, self.out
             log = backend.log
             if log is not None:
                 log(self)
@@ -173,8 +172,8 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         return answer
 
     def _depart(self) -> None:
-        """Let go of the scope that holds us, so that no cycle is left behind, and tell whoever wants to know."""
-        del self.message
+        """Let go of what holds us, so that no cycle is left behind, and tell whoever wants to know."""
+        del self.message, self.out
         log = self.through.log
         if log is not None:
             log(self)

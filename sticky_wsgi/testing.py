@@ -13,9 +13,11 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server import Server
 from sticky_core.target import App
 from sticky_core.testing import Cluster as CoreCluster
-from sticky_core.testing import Visit
+from sticky_core.testing import ClusterFactory, Visit
 from sticky_wsgi.messages import KEY, Environ, StartResponse, WSGIApp
 from sticky_wsgi.middleware import Dispatcher
+
+__all__ = ["Cluster", "ClusterFactory"]
 
 
 class Client(WerkzeugClient):
