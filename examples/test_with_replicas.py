@@ -1,0 +1,63 @@
+"""Does the app survive more than one replica? Three of them in a test, to be drained and killed, without a port:
+with sticky sessions every client finds its cart again, and without them it does not.
+
+    pytest examples/test_with_replicas.py
+"""
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from sticky_asgi.testing import Cluster
+
+
+def create_app() -> FastAPI:
+    app = FastAPI()
+    carts: dict[str, list[str]] = {}  # in the memory of one replica
+
+    @app.get("/{name}")
+    async def look(name: str) -> list[str]:
+        return carts.get(name, [])
+
+    @app.post("/{name}/{item}")
+    async def put(name: str, item: str) -> list[str]:
+        carts.setdefault(name, []).append(item)
+        return carts[name]
+
+    return app
+
+
+def test_every_client_finds_its_cart_again(sticky_cluster: Callable[..., Cluster]) -> None:
+    cluster = sticky_cluster(create_app, replicas=3)
+    ann, bob = cluster.client(), cluster.client()
+    ann.post("/ann/tea")
+    bob.post("/bob/coffee")
+    assert ann.get("/ann").json() == ["tea"]
+    assert bob.get("/bob").json() == ["coffee"]
+    cluster.assert_sticky(ann)
+    cluster.assert_sticky(bob)
+    assert cluster.server_of(ann) != cluster.server_of(bob)
+
+
+def test_without_sticky_sessions_it_does_not(sticky_cluster: Callable[..., Cluster]) -> None:
+    ann = sticky_cluster(create_app, replicas=3, persist=None).client()
+    ann.post("/ann/tea")
+    assert ann.get("/ann").json() == []
+
+
+def test_a_replica_that_drains_serves_its_clients_to_the_end(sticky_cluster: Callable[..., Cluster]) -> None:
+    cluster = sticky_cluster(create_app, replicas=3)
+    ann = cluster.client()
+    ann.post("/ann/tea")
+    cluster.drain(cluster.server_of(ann))
+    assert ann.get("/ann").json() == ["tea"]
+
+
+def test_a_replica_that_dies_takes_its_carts_with_it_and_the_client_shops_on() -> None:
+    with Cluster(create_app, replicas=3) as cluster:
+        ann = cluster.client()
+        ann.post("/ann/tea")
+        cluster.kill(cluster.server_of(ann))
+        assert ann.post("/ann/cake").json() == ["cake"]
+        assert ann.get("/ann").json() == ["cake"]
+        assert [decision.attempts for decision in cluster.decisions] == [("r1",), ("r1", "r2"), ("r2",)]
