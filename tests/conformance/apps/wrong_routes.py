@@ -1,0 +1,10 @@
+"""Routes that are no paths: the server must not come up, and must say so."""
+
+from starlette.applications import Starlette
+
+from sticky_asgi import Backend, Cookie, Server, StickyMiddleware
+
+backend = Backend("cart", Server.replicas(Starlette, 3), persist=Cookie("SERVERID"))
+
+app = Starlette()
+app.add_middleware(StickyMiddleware, routes={"cart": backend, "/shop/": backend})

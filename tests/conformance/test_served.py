@@ -1,0 +1,159 @@
+"""The examples served for real: many clients at once over fresh connections, and each stays where it is."""
+
+import ast
+import json
+import re
+import shlex
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+REPLICAS = ("r1", "r2", "r3")
+CLIENTS, REQUESTS = 20, 50
+
+SERVERS = {
+    "FastAPI under uvicorn": "uvicorn fastapi_gateway:app",
+    "FastAPI under hypercorn": "hypercorn fastapi_gateway:app",
+    "FastAPI under granian": "granian fastapi_gateway:app",
+    "Flask under gunicorn": "gunicorn -k gthread -w 1 --threads 8 flask_gateway:app",
+    "Flask under waitress": "waitress-serve --threads 8 flask_gateway:app",
+}
+
+
+@pytest.fixture(params=list(SERVERS.values()), ids=list(SERVERS))
+def gateway(request, serve):
+    return serve(*request.param.split())
+
+
+def put(client, item: str) -> tuple[str, list[str], list[str]]:
+    """Put `item` into the client's cart: the replica that did, what is in the cart, and the marks."""
+    answer = client.ask(f"/cart/{item}", "POST")
+    assert answer.status == 200
+    said = json.loads(answer.body)
+    marks = [text for text in answer.values("set-cookie") if text.startswith("SERVERID=")]
+    return said["replica"], said["items"], marks
+
+
+def set_state(served, server: str, state: str, token: str | None = None) -> int:
+    body = json.dumps({"state": state}).encode()
+    token = served.admin_token if token is None else token
+    headers = {"Content-Type": "application/json", "X-Admin-Token": token}
+    status: int = served.client().ask(f"/admin/servers/{server}/state", "POST", headers, body).status
+    return status
+
+
+def in_turn(replicas: list[str]) -> bool:
+    """Whether these are roundrobin's turns: 1 2 3 1 2 3 ..., from wherever it began."""
+    turns = [REPLICAS.index(replica) for replica in replicas]
+    return all((turn + 1) % len(REPLICAS) == following for turn, following in pairwise(turns))
+
+
+def test_every_client_stays_on_the_replica_that_has_its_cart(gateway):
+    clients = [gateway.client() for _ in range(CLIENTS)]
+    first = [put(client, "1") for client in clients]
+
+    def shop(client) -> list[tuple[str, list[str], list[str]]]:
+        return [put(client, f"{number}") for number in range(2, REQUESTS + 1)]
+
+    with ThreadPoolExecutor(CLIENTS) as together:
+        later = list(together.map(shop, clients))
+
+    homes = [replica for replica, _, _ in first]
+    assert in_turn(homes)
+    for (home, items, marks), visits in zip(first, later, strict=True):
+        assert (items, len(marks)) == (["1"], 1)
+        assert {replica for replica, _, _ in visits} == {home}
+        assert [marks for _, _, marks in visits if marks] == []  # told once
+        assert visits[-1][1] == [f"{number}" for number in range(1, REQUESTS + 1)]  # not an item was lost
+
+
+def test_a_client_without_cookies_sees_every_replica(gateway):
+    strangers = [put(gateway.client(), "tea") for _ in range(6)]
+    assert in_turn([replica for replica, _, _ in strangers])
+    assert Counter(replica for replica, _, _ in strangers) == dict.fromkeys(REPLICAS, 2)
+    assert [items for _, items, _ in strangers] == [["tea"]] * 6
+
+
+def test_only_the_clients_of_a_replica_in_maint_move_and_only_once(gateway):
+    clients = [gateway.client() for _ in range(CLIENTS)]
+    homes = [put(client, "1")[0] for client in clients]
+    half_way = threading.Barrier(CLIENTS + 1, timeout=30)
+    in_maint = threading.Barrier(CLIENTS + 1, timeout=30)
+
+    def shop(client) -> Iterator[tuple[str, list[str]]]:
+        for number in range(2, REQUESTS + 1):
+            if number == REQUESTS // 2:
+                half_way.wait()
+            if number == REQUESTS - 5:
+                in_maint.wait()  # r2 went amid the traffic; from here on nobody may be there any more
+            replica, _, marks = put(client, f"{number}")
+            yield replica, marks
+
+    with ThreadPoolExecutor(CLIENTS) as together:
+        shopping = together.map(lambda client: list(shop(client)), clients)
+        half_way.wait()
+        assert set_state(gateway, "r2", "maint") == 200
+        in_maint.wait()
+        later = list(shopping)
+
+    for home, visits in zip(homes, later, strict=True):
+        path = [home] + [replica for replica, _ in visits]
+        moves = [(one, other) for one, other in pairwise(path) if one != other]
+        told = [replica for replica, marks in visits if marks]
+        if home == "r2":
+            assert len(moves) == 1 and path[-1] != "r2"
+            assert told == [path[-1]]
+        else:
+            assert (moves, told) == ([], [])
+    assert set(homes) == set(REPLICAS)
+
+
+def test_a_replica_that_drains_keeps_its_clients_and_gets_no_new_ones(gateway):
+    clients = [gateway.client() for _ in range(3)]
+    homes = [put(client, "1")[0] for client in clients]
+    assert set_state(gateway, "r1", "drain") == 200
+    assert [put(client, "2")[0] for client in clients] == homes
+    assert {put(gateway.client(), "1")[0] for _ in range(4)} == {"r2", "r3"}
+    assert set_state(gateway, "r1", "ready") == 200
+    assert {put(gateway.client(), "1")[0] for _ in range(3)} == set(REPLICAS)
+
+
+def test_the_admin_route_is_for_those_who_know_the_token(gateway):
+    assert set_state(gateway, "r1", "maint", token="let-me-in") == 403
+    assert set_state(gateway, "r1", "maint", token="") == 403
+    assert json.loads(gateway.client().ask("/").body) == dict.fromkeys(REPLICAS, "ready")
+
+
+#: each example that is served, a path of it that is sticky, and the cookie it is sticky by
+STICKY = {
+    "fastapi_gateway": ("/cart", "SERVERID"),
+    "flask_gateway": ("/cart", "SERVERID"),
+    "key_rotation": ("/", "SERVERID"),
+    "prefix_jsessionid": ("/", "JSESSIONID"),
+    "two_prefixes": ("/de/visit", "SERVERID"),
+}
+COMMAND = re.compile(r"^ +(?:[A-Z_]+=\S+ )*((?:uvicorn|hypercorn|granian|gunicorn|waitress-serve) .+)$", re.MULTILINE)
+
+
+def test_every_example_is_served_here_or_is_a_test():
+    examples = {file.stem for file in EXAMPLES.glob("*.py") if not file.stem.startswith("test_")}
+    assert examples == set(STICKY)
+
+
+@pytest.mark.parametrize("name", STICKY)
+def test_an_example_runs_by_the_command_in_its_docstring(name, serve):
+    source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    (command,) = COMMAND.findall(ast.get_docstring(ast.parse(source), clean=False) or "")
+    target, cookie = STICKY[name]
+    client = serve(*shlex.split(command)).client()
+    said = [json.loads(client.ask(target).body) for _ in range(4)]
+    homes = {answer.get("replica") or answer.get("server") for answer in said}
+    marks = [value for (name, _), value in client.jar.items() if name == cookie]
+    assert len(homes) == len(marks) == 1
+    assert marks[0].startswith(homes.pop())
