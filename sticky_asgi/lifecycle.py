@@ -175,13 +175,10 @@ class Lifespans:
                 app = replicas.make(server)
         except Exception as error:
             return f"{name} failed to start: {type(error).__name__}: {error}"
-        if id(app) in self._seen:
-            _, state = self._seen[id(app)]
-        else:
-            state = {}
-            failure = await self._start(server, name, app, state)
-            if failure is not None:
-                return f"{name} failed to start: {failure}"
+        seen = self._seen.get(id(app))
+        state: State = {} if seen is None else seen[1]
+        if seen is None and (failure := await self._start(server, name, app, state)) is not None:
+            return f"{name} failed to start: {failure}"
         if state:
             replicas.apps[server] = WithState(app, state)
         return None

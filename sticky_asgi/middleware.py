@@ -31,11 +31,15 @@ class _Corridor:
                 return await self._pass_by(scope, receive, send)
         if not replicas.begun:
             replicas.begin()
-        transaction = Transaction(replicas.backend, scope, send, cookie_key(scope))
+        transaction = Transaction()
+        transaction.through = replicas.backend
+        transaction.message = scope
+        transaction.out = send
+        transaction.status = 0
         if KEY in scope:
             transaction.enclosed(scope[KEY])
         scope[KEY] = transaction
-        server = transaction.first()
+        server = transaction.first(cookie_key(scope))
         if self._debug:
             transaction.tell()
         while server is not None:

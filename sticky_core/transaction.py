@@ -44,13 +44,10 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     cookie_key: Hashable
     kept: Any
 
-    def __init__(self, through: Backend, message: Message, out: Out, cookie_key: Hashable) -> None:
-        self.through = through
-        # both hold this decision, so until it is over they hold each other
-        self.message = message
-        self.out = out  #: where answers go
-        self.cookie_key = cookie_key
-        self.status = 0
+    # A face sets these three, and `status` to 0, by itself: every request does, and an __init__ takes twice the time.
+    through: Backend
+    message: Message  #: it holds this decision, so until it is over they hold each other
+    out: Out  #: where answers go
 
     def enclosed(self, outer: Decision) -> None:
         """There is a middleware around us that has decided something as well."""
@@ -70,19 +67,16 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         """Whether answers say what was decided."""
         return getattr(self, "_debug", False)
 
-    def first(self) -> Server | None:
+    def first(self, cookie_key: Hashable) -> Server | None:
         """The first candidate: the server that the client belongs to, else one that balance chooses. None: nobody can
         take it.
         """
         backend = self.through
         persistence = backend.persistence
-        if (
-            persistence is not None
-            and (settled := persistence.settled.young.get(self.cookie_key))
-            and settled[0].usable
-        ):
+        if persistence is not None and (settled := persistence.settled.young.get(cookie_key)) and settled[0].usable:
             server, self.presented, self.kept = settled
         else:
+            self.cookie_key = cookie_key
             self.kept = None
             self.tried = ()
             self.presented = presented = NO_PERSISTENCE if persistence is None else persistence.recognise(self)

@@ -31,11 +31,15 @@ class _Corridor:
                 return self._pass_by(environ, start_response)
         if not replicas.begun:
             replicas.begin()
-        transaction = Transaction(replicas.backend, environ, start_response, environ.get("HTTP_COOKIE"))
+        transaction = Transaction()
+        transaction.through = replicas.backend
+        transaction.message = environ
+        transaction.out = start_response
+        transaction.status = 0
         if KEY in environ:
             transaction.enclosed(environ[KEY])
         environ[KEY] = transaction
-        server = transaction.first()
+        server = transaction.first(environ.get("HTTP_COOKIE"))
         if self._debug:
             transaction.tell()
         while server is not None:
