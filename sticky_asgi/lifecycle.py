@@ -230,10 +230,14 @@ async def serve_lifespan(
     send: Send,
     error: ConfigError | None = None,
 ) -> None:
-    """Answer a server's lifespan for `app` and the replicas behind it, or tell why there can be none."""
+    """Answer a server's lifespan for `app` and the replicas behind it, or tell why there can be none.
+
+    What fails is told and then raised, as Starlette does it: servers read the message, its TestClient the exception.
+    """
     await receive()
     if error is not None:
-        return await send({"type": "lifespan.startup.failed", "message": f"ConfigError: {error}"})
+        await send({"type": "lifespan.startup.failed", "message": f"ConfigError: {error}"})
+        raise error
     lifespans = Lifespans(app, replicas, scope)
     problems: list[str] = []
     failure: str | None = None
@@ -248,10 +252,11 @@ async def serve_lifespan(
         lifespans.let_go()
     if failure is not None:
         await send({"type": "lifespan.startup.failed", "message": failure})
-    elif problems:
+        raise RuntimeError(failure)
+    if problems:
         await send({"type": "lifespan.shutdown.failed", "message": "; ".join(problems)})
-    else:
-        await send({"type": "lifespan.shutdown.complete"})
+        raise RuntimeError("; ".join(problems))
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 @asynccontextmanager

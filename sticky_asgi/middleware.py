@@ -50,9 +50,9 @@ class _Corridor:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 return await app(transaction.forwarded(), receive, transaction.send)
             except ServerFailure as error:
-                transaction.failed(error.failure)
+                failure = transaction.failed(error.failure)
                 if transaction.status:  # the client has seen a head: all that is left is to let it see the end
-                    raise
+                    raise ServerFailure(failure, server.name) from error
                 over = False
             except Exception:
                 transaction.broke()

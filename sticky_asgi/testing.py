@@ -50,13 +50,12 @@ class Cluster(CoreCluster[TestClient]):
         self._stack = ExitStack()
 
     def _mortal(self, name: str, app: App) -> App:
-        self._lives[name] = mortal = Mortal(name, app, lambda: name in self._killed)
+        self._lives[name] = mortal = Mortal(name, app, self._alive)
         return mortal
 
     def _client(self, visits: list[Visit], **options: Any) -> TestClient:
         client = TestClient(_Visited(self.app, visits), backend=self._anyio_backend, **options)
-        if self._running is not None:
-            client.portal = self._running.portal
+        client.portal = self._running.portal if self._running is not None else None
         return client
 
     def _end_streams(self, name: str) -> None:
@@ -72,27 +71,30 @@ class Cluster(CoreCluster[TestClient]):
 
     def __enter__(self) -> Self:
         self._running = self._stack.enter_context(TestClient(self.app, backend=self._anyio_backend))
+        for client, _ in self._visits:
+            client.portal = self._running.portal
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._running = None
+        for client, _ in self._visits:
+            client.portal = None
         self._stack.close()
 
 
 class Mortal:
     """An app that dies with its replica: it refuses what comes, and what it has open ends."""
 
-    def __init__(self, name: str, app: ASGIApp, killed: Callable[[], bool]) -> None:
+    def __init__(self, name: str, app: ASGIApp, alive: Callable[[str], object]) -> None:
         self._name = name
         self._app = app
-        self._killed = killed
+        self._alive = alive
         self._open: dict[anyio.CancelScope, anyio.lowlevel.EventLoopToken] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        if self._killed():
-            raise ServerFailure(Failure.REFUSED, self._name)
+        self._alive(self._name)
         with anyio.CancelScope() as open_here:
             self._open[open_here] = anyio.lowlevel.current_token()
             try:

@@ -5,6 +5,7 @@ seeded.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, Final, Generic, TypedDict, TypeVar
 
@@ -12,10 +13,11 @@ from sticky_core.backend import Backend, Unavailable
 from sticky_core.balance import Balance, RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
+from sticky_core.errors import Failure, ServerFailure, check
 from sticky_core.persistence import Cookie, Persist
 from sticky_core.replicas import Replicas
 from sticky_core.server import AdminState, Server
-from sticky_core.target import App, Factory
+from sticky_core.target import App, Factory, problem_of
 
 #: good for tests and for nothing else
 SECRET = "a secret for tests and nothing else"
@@ -81,8 +83,11 @@ class Cluster(Generic[Client]):
         seed: int = 0,
         name: str = "cluster",
     ) -> None:
+        problem = problem_of(None, create_app)
+        check([f"cluster: {problem}"] if problem is not None else ())
         self._create_app = create_app
         self._killed: set[str] = set()
+        self._deaths: Counter[str] = Counter()  # by name: what was open at one does not come back with `revive`
         self.clock: Final = ManualClock()
         self.decisions: Final[list[Decision]] = []
         self._visits: list[tuple[Client, list[Visit]]] = []
@@ -107,6 +112,13 @@ class Cluster(Generic[Client]):
     def _mortal(self, name: str, app: App) -> App:
         """`app`, such that it dies when `name` is killed."""
         raise NotImplementedError
+
+    def _alive(self, name: str) -> Callable[[], bool]:
+        """Whether what begins at `name` now is still alive when it is asked; ServerFailure if it can't even begin."""
+        if name in self._killed:
+            raise ServerFailure(Failure.REFUSED, name)
+        deaths = self._deaths[name]
+        return lambda: self._deaths[name] == deaths
 
     def _client(self, visits: list[Visit], **options: Any) -> Client:
         """A client with a cookie jar of its own, each of whose requests is a visit."""
@@ -136,6 +148,7 @@ class Cluster(Generic[Client]):
         """
         self._server(name)
         self._killed.add(name)
+        self._deaths[name] += 1
         self._end_streams(name)
 
     def revive(self, name: str) -> None:

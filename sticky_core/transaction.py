@@ -129,12 +129,15 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if self.debug:
             reply.add(DEBUG_HEADER, str(self))
 
-    def failed(self, failure: Failure) -> None:
-        """The server, not the app in it, failed. Behind the head of an answer it cut that short, however it says so."""
+    def failed(self, failure: Failure) -> Failure:
+        """The server, not the app in it, failed: how, as it is to be told on. Behind the head of an answer it has cut
+        that short, however it says so.
+        """
         if self.status:
             failure = Failure.TRUNCATED
         self._failures = (*self.failures, failure)
         self.tried[-1].counters.cell[Total.ERESP if failure.executed else Total.ECON] += 1
+        return failure
 
     def broke(self) -> None:
         """An exception came out of the app. It is the app's: counted here, raised as it is."""

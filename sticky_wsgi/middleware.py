@@ -56,9 +56,9 @@ class _Corridor:
                 over = None  # that is told when the body is closed
                 return body
             except ServerFailure as error:
-                transaction.failed(error.failure)
+                failure = transaction.failed(error.failure)
                 if transaction.status:  # the client has seen a head: all that is left is to let it see the end
-                    raise
+                    raise ServerFailure(failure, server.name) from error
                 over = False
             except Exception:
                 transaction.broke()
@@ -170,8 +170,7 @@ class Carried:
             for item in self._items:  # noqa: UP028
                 yield item
         except ServerFailure as error:
-            self._transaction.failed(error.failure)
-            raise
+            raise ServerFailure(self._transaction.failed(error.failure), self._server.name) from error
         except Exception:
             self._transaction.broke()
             raise

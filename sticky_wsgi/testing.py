@@ -40,7 +40,7 @@ class Cluster(CoreCluster[Client]):
         return Dispatcher(self.backend)
 
     def _mortal(self, name: str, app: App) -> App:
-        return Mortal(name, app, lambda: name in self._killed)
+        return Mortal(name, app, self._alive)
 
     def _client(self, visits: list[Visit], **options: Any) -> Client:
         return Client(_Visited(self.app, visits), **options)
@@ -52,7 +52,15 @@ class Cluster(CoreCluster[Client]):
         self.app.replicas.make(server)
 
     def __enter__(self) -> Self:
-        self.app.replicas.begin()
+        """Make all replicas now. RuntimeError if one can't be made."""
+        replicas = self.app.replicas
+        for server in self.backend.servers:
+            try:
+                replicas.make(server)
+            except Exception as error:
+                replicas.end()
+                raise RuntimeError(f"replica {server.name} failed to start: {type(error).__name__}: {error}") from error
+        replicas.begun = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -62,28 +70,27 @@ class Cluster(CoreCluster[Client]):
 class Mortal:
     """An app that dies with its replica: it refuses what comes, and what it has open ends with its next item."""
 
-    def __init__(self, name: str, app: WSGIApp, killed: Callable[[], bool]) -> None:
+    def __init__(self, name: str, app: WSGIApp, alive: Callable[[str], Callable[[], bool]]) -> None:
         self._name = name
         self._app = app
-        self._killed = killed
+        self._alive = alive
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if self._killed():
-            raise ServerFailure(Failure.REFUSED, self._name)
+        alive = self._alive(self._name)
         body = self._app(environ, start_response)
         # what is whole has been answered; what is not can be cut
-        return body if isinstance(body, (list, tuple)) else _Cut(self._name, body, self._killed)
+        return body if isinstance(body, (list, tuple)) else _Cut(self._name, body, alive)
 
 
 class _Cut:
-    def __init__(self, name: str, body: Iterable[bytes], killed: Callable[[], bool]) -> None:
+    def __init__(self, name: str, body: Iterable[bytes], alive: Callable[[], bool]) -> None:
         self._name = name
         self._body = body
-        self._killed = killed
+        self._alive = alive
 
     def __iter__(self) -> Iterator[bytes]:
         for item in self._body:
-            if self._killed():
+            if not self._alive():
                 raise ServerFailure(Failure.CLOSED, self._name)
             yield item
 

@@ -307,19 +307,22 @@ class CookiePersistence:
         self._attributes = {secure: _attributes(cookie, max_age, secure) for secure in (False, True)}
         self._deleting = {secure: _attributes(cookie, None, secure) for secure in (False, True)}
 
-        self._groups: dict[str, list[Server]] = {}  # by id; several servers may share one, in the order of declaration
-        self._ids: dict[
-            Server, tuple[str, ...]
-        ] = {}  # what each is called, by key, the newest first; none if it has no mark
+        # By id; several servers may share one, in the order of declaration.
+        self._groups: dict[str, list[Server]] = {}
+        # What each server is called, by key, the newest first; none if it has no mark.
+        self._ids: dict[Server, tuple[str, ...]] = {}
         check(self._name_servers(servers))
+
+        # What undated marks say: all that are honoured; of each server, in its present life, all, and today's.
         self._lives: dict[Server, str] = {}
-        self._values: dict[Server, str] = {}  # what undated marks say today
         self._known: dict[str, _Known] = {}
-        self._dated_known: Recent[str, _Known] = Recent(_REMEMBERED)  # a dated value is verified once
-        self._read: Recent[Hashable, tuple[_Known, Sequence[object] | None]] = Recent(
-            _REMEMBERED
-        )  # and a header read once
-        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(_REMEMBERED)
+        self._made: dict[Server, list[str]] = {}
+        self._values: dict[Server, str] = {}
+
+        # What was seen of late: dated values, verified once, and headers, read once.
+        self._dated_known: Recent[str, _Known]
+        self._read: Recent[Hashable, tuple[_Known, Sequence[object] | None]]
+        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]]
         self._warned = False
         for server in servers:
             self._enrol(server)
@@ -365,18 +368,19 @@ class CookiePersistence:
             self._enrol(server)
 
     def _enrol(self, server: Server) -> None:
-        """Make the undated values of a server, and of those that share its id, for this life."""
+        """Make the undated values of a server for this life."""
         self._lives[server] = server.life
-        for value in [value for value, known in self._known.items() if any(each is server for each, _ in known)]:
-            del self._known[value]
+        for value in self._made.get(server, ()):
+            self._known.pop(value, None)
+        made: list[str] = []
         for key, server_id in enumerate(self._ids[server]):
-            for each in self._groups[server_id]:
-                for signer in self._signing.keys if self._signed and self._signing is not None else (0,):
-                    renew = key > 0 or signer > 0
-                    value = self._signed_text(self._payload(each, server_id), signer)
-                    self._known[value] = self._bound(server_id, None, None, renew)
-                    if not renew:
-                        self._values[each] = value
+            for signer in self._signing.keys if self._signed and self._signing is not None else (0,):
+                value = self._signed_text(self._payload(server, server_id), signer)
+                self._known[value] = self._bound(server_id, None, None, renew=key > 0 or signer > 0)
+                made.append(value)
+        self._made[server] = made
+        if made:
+            self._values[server] = made[0]
         # New tables rather than emptied ones: who is reading meanwhile may still fill those that it has.
         self._dated_known = Recent(_REMEMBERED)
         self._read = Recent(_REMEMBERED)
@@ -569,10 +573,10 @@ class CookiePersistence:
     def _due(self, presented: Presented) -> bool:
         """Whether a client that is where it belongs needs a new mark."""
         last, first = presented.last, presented.first
-        if presented.settled:
-            return False
         if presented.renew or self._always:
             return True
+        if last is None and first is None and not self._dated:
+            return False
         if (first is None) is bool(self._maxlife):  # its date is missing, or is one that nobody reads
             return True
         now = int(self._clock.wall())
