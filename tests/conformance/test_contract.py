@@ -638,8 +638,15 @@ async def live(app, during=None, **more: object) -> list[str]:
         told.append(f"{kind}: {message['message']}" if "message" in message else kind)
 
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, **more}
+    raised = ""
     with anyio.fail_after(DEADLINE):
-        await app(scope, receive, send)
+        try:
+            await app(scope, receive, send)
+        except Exception as error:
+            raised = str(error)
+    # what fails is told and then raised: servers read the message, Starlette's TestClient sees only the exception
+    assert ("failed: " in told[-1]) is bool(raised)
+    assert told[-1].endswith(raised)
     return told
 
 

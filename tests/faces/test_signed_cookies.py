@@ -77,6 +77,14 @@ def test_a_client_that_comes_back_is_bound_and_told_nothing_and_the_app_sees_no_
         assert (answer.decision.claim, answer.decision.reason) == (Claim.VALID, Reason.BOUND)
 
 
+def test_to_debug_changes_nothing_but_the_header(face: Face) -> None:
+    backend = two(face)
+    get, mark = face.client(backend, debug=True), mark_of_s1(face, backend)
+    answer = get(cookie=mark)
+    assert (answer.server, answer.letters, answer.all("set-cookie")) == ("s1", "VN", [])
+    assert len(answer.all("x-sticky")) == 1
+
+
 @pytest.mark.parametrize(
     "scheme, secure, attributes",
     [

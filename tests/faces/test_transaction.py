@@ -208,7 +208,9 @@ def test_a_failure_after_the_head_is_raised(face: Face, failure: Failure, first:
     backend = face.backend(face.server("s1", breaks=breaks), face.server("s2"), persist=PLAIN)
     face.apps["s1"].first = first
     answer = face.client(backend).outcome()
-    assert answer.raised is breaks
+    assert isinstance(answer.raised, ServerFailure)
+    assert (answer.raised.failure, answer.raised.server) == (Failure.TRUNCATED, "s1")
+    assert answer.raised.__cause__ is breaks
     assert (answer.status, answer.server, answer.body) == (200, "s1", first)
     assert answer.all("set-cookie") == [MARKED_S1]
     assert [seen.server for seen in answer.tried] == ["s1"]

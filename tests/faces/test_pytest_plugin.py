@@ -1,0 +1,303 @@
+"""The fixture `sticky_cluster`, as the test suite of somebody else's app finds it: pytest runs inside pytest."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import fastapi
+import flask
+import pytest
+import trio
+
+import sticky_asgi.testing
+import sticky_wsgi.testing
+
+#: Here already, because pytester forgets what a run inside it imports first, and of two FastAPIs neither works.
+IMPORTED = (fastapi, flask, trio, sticky_asgi.testing, sticky_wsgi.testing)
+
+PLUGIN = "sticky_core.pytest_plugin"
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+#: runs a test file of ours and has its outcome; with `alone=True` in a process of its own
+Run = Callable[..., pytest.RunResult]
+
+FASTAPI = """
+import contextlib
+
+from fastapi import FastAPI, Request
+
+began, ended = [], []
+
+def create_app():
+    visits = []
+
+    async def lifespan(app):
+        began.append(visits)
+        yield {"number": len(began)}
+        ended.append(visits)
+
+    app = FastAPI(lifespan=contextlib.asynccontextmanager(lifespan))
+
+    @app.post("/visit")
+    async def visit(request: Request) -> int:
+        assert request.state.number
+        visits.append("visit")
+        return len(visits)
+
+    return app
+"""
+
+STARLETTE = """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+began = []
+
+def create_app():
+    visits = []
+    began.append(visits)
+
+    async def visit(request):
+        visits.append("visit")
+        return PlainTextResponse(str(len(visits)))
+
+    return Starlette(routes=[Route("/visit", visit, methods=["POST"])])
+"""
+
+FLASK = """
+import flask
+
+began = []
+
+def create_app():
+    visits = []
+    began.append(visits)
+    app = flask.Flask("shop")
+
+    @app.post("/visit")
+    def visit():
+        visits.append("visit")
+        return str(len(visits))
+
+    return app
+"""
+
+APPS = {"FastAPI": FASTAPI, "Starlette": STARLETTE, "Flask": FLASK}
+FACES = {"FastAPI": "sticky_asgi", "Starlette": "sticky_asgi", "Flask": "sticky_wsgi"}
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    # Where we are installed, the entry point is found as well, and pytest takes a plugin under one name only.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+
+    def ran(*parts: str, alone: bool = False) -> pytest.RunResult:
+        pytester.path.joinpath("test_shop.py").write_text("\n".join(parts))
+        with_pytest = pytester.runpytest_subprocess if alone else pytester.runpytest_inprocess
+        # The plugin may have been imported before; its own assertions, which pytest would like to rewrite, are none.
+        warnings = ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+        return with_pytest("-p", PLUGIN, "-p", "no:cacheprovider", *warnings)
+
+    return ran
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_a_cluster_of_any_app_is_one_call_away(run: Run, name: str) -> None:
+    outcome = run(
+        APPS[name],
+        f"""
+def test_it(sticky_cluster):
+    cluster = sticky_cluster(create_app, replicas=3)
+    assert type(cluster).__module__ == "{FACES[name]}.testing"
+    clients = [cluster.client() for _ in range(6)]
+    assert [client.post("/visit").text for client in clients] == list("111222")
+    assert [client.post("/visit").text for client in clients] == list("333444")
+    for client in clients:
+        cluster.assert_sticky(client)
+    cluster.kill("r1")
+    assert clients[0].post("/visit").status_code == 200
+    assert cluster.server_of(clients[0]) != "r1"
+""",
+    )
+    outcome.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_the_factory_is_called_once_per_replica_and_again_by_a_restart(run: Run, name: str) -> None:
+    outcome = run(
+        APPS[name],
+        """
+def test_it(sticky_cluster):
+    cluster = sticky_cluster(create_app, 4)
+    assert len(began) == 4
+    clients = [cluster.client() for _ in range(8)]
+    for client in clients:
+        client.post("/visit")
+    assert [len(visits) for visits in began] == [2, 2, 2, 2], "the first to be made serves like the others"
+    assert len(began) == 4
+    cluster.restart("r1")
+    assert len(began) == 5
+""",
+    )
+    outcome.assert_outcomes(passed=1)
+
+
+def test_a_cluster_takes_its_options(run: Run) -> None:
+    outcome = run(
+        FLASK,
+        """
+def test_it(sticky_cluster):
+    cluster = sticky_cluster(create_app, replicas=2, persist=None, name="shop")
+    client = cluster.client()
+    assert [client.post("/visit").text for _ in range(4)] == list("1122")
+    assert "<Backend shop: r1 UP 0/2, r2 UP 0/2>" in repr(cluster)
+""",
+    )
+    outcome.assert_outcomes(passed=1)
+
+
+def test_a_cluster_of_an_asgi_app_may_run_on_trio(run: Run) -> None:
+    outcome = run(
+        FASTAPI,
+        """
+import sniffio
+
+def create_curious_app():
+    app = create_app()
+
+    @app.get("/library")
+    async def library() -> str:
+        return sniffio.current_async_library()
+
+    return app
+
+def test_it(sticky_cluster):
+    cluster = sticky_cluster(create_curious_app, anyio_backend="trio")
+    assert cluster.client().get("/library").json() == "trio"
+""",
+    )
+    outcome.assert_outcomes(passed=1)
+
+
+def test_clusters_end_with_their_test_even_if_it_fails(run: Run) -> None:
+    outcome = run(
+        FASTAPI,
+        """
+def test_one(sticky_cluster):
+    sticky_cluster(create_app, 2)
+    sticky_cluster(create_app, 1)
+    assert (len(began), len(ended)) == (3, 0)
+
+def test_two():
+    assert (len(began), len(ended)) == (3, 3)
+
+def test_three(sticky_cluster):
+    sticky_cluster(create_app, 2)
+    assert not "whatever happens"
+
+def test_four():
+    assert (len(began), len(ended)) == (5, 5)
+""",
+    )
+    outcome.assert_outcomes(passed=3, failed=1)
+
+
+def test_an_app_that_does_not_tell_its_face_is_sent_to_who_asks(run: Run) -> None:
+    outcome = run(
+        """
+import pytest
+from sticky_core.errors import ConfigError
+
+def app(*anything):
+    "Takes two arguments, or three."
+
+def test_it(sticky_cluster):
+    with pytest.raises(ConfigError) as refused:
+        sticky_cluster(lambda: app)
+    assert "does not tell whether it is an ASGI app" in str(refused.value)
+    for face in ("sticky_asgi", "sticky_wsgi"):
+        assert f"{face}.testing" in str(refused.value)
+"""
+    )
+    outcome.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("name", ["Starlette", "Flask"])
+def test_an_app_handed_over_for_a_factory_is_told_apart(run: Run, name: str) -> None:
+    outcome = run(
+        APPS[name],
+        """
+import pytest
+from sticky_core.errors import ConfigError
+
+def test_it(sticky_cluster):
+    with pytest.raises(ConfigError, match="rather than a factory"):
+        sticky_cluster(create_app())
+""",
+    )
+    outcome.assert_outcomes(passed=1)
+
+
+def test_an_app_that_cannot_be_made_fails_the_test_as_itself(run: Run) -> None:
+    outcome = run(
+        """
+def create_app():
+    raise ValueError("no database")
+
+def test_it(sticky_cluster):
+    sticky_cluster(create_app)
+"""
+    )
+    outcome.assert_outcomes(failed=1)
+    outcome.stdout.fnmatch_lines(["E *ValueError: no database"])
+
+
+def test_no_test_client_is_imported_that_is_not_needed(run: Run) -> None:
+    outcome = run(
+        """
+import sys
+
+STARLETTE, WERKZEUG = "starlette.testclient", "werkzeug.test"
+
+def test_none_before_the_fixture_is_used(sticky_cluster):
+    assert not {"starlette", "werkzeug"} & sys.modules.keys()
+
+def test_a_wsgi_app_needs_no_starlette(sticky_cluster):
+    sticky_cluster(lambda: lambda environ, start_response: [])
+    assert WERKZEUG in sys.modules
+    assert "starlette" not in sys.modules
+
+def test_an_asgi_app_needs_no_werkzeug(sticky_cluster):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("werkzeug", "sticky_wsgi")]:
+        del sys.modules[name]
+
+    async def app(scope, receive, send):
+        pass
+
+    sticky_cluster(lambda: app)
+    assert STARLETTE in sys.modules
+    assert "werkzeug" not in sys.modules
+""",
+        alone=True,
+    )
+    outcome.assert_outcomes(passed=3)
+
+
+def test_pytest_finds_the_fixture_where_we_are_installed() -> None:
+    declared = tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"]["pytest11"]
+    ((name, value),) = declared.items()
+    assert value == PLUGIN
+    assert hasattr(EntryPoint(name, value, "pytest11").load(), "sticky_cluster")
+
+
+def test_pytest_shows_what_the_fixture_is_for(pytester: pytest.Pytester, run: Run) -> None:
+    run("")
+    outcome = pytester.runpytest_inprocess("-p", PLUGIN, "--fixtures")
+    outcome.stdout.fnmatch_lines(["sticky_cluster*", "*sticky_cluster(create_app, replicas=3)*"])
