@@ -94,6 +94,7 @@ class Backend:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
+        check(f"backend {name}: {problem}" for problem in _strangers(servers, persist))
         problems: list[str] = []
         asked_persist = tuple(persist) if isinstance(persist, Sequence) else (persist,)
         with collected(problems, f"backend {name}: "):
@@ -204,6 +205,24 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend {self.name}: {', '.join(server.summary for server in self.servers)}>"
+
+
+def _strangers(servers: object, persist: object) -> Iterator[str]:
+    """What is not of the kind that it stands for. Told before anything is built of it, in words rather than in a
+    traceback.
+    """
+    if isinstance(servers, Server) or not isinstance(servers, Sequence):
+        yield f"servers={servers!r} is no list of servers: write servers=[Server(name, app), ...]"
+    else:
+        for server in cast("Sequence[object]", servers):
+            if not isinstance(server, Server):
+                yield f"{server!r} is no Server: write Server(name, {server!r})"
+    if isinstance(persist, str):
+        yield f"persist={persist!r} does not say how to persist: write persist=Cookie({persist!r})"
+    else:
+        for asked in cast("Sequence[object]", persist) if isinstance(persist, Sequence) else (persist,):
+            if not hasattr(asked, "over"):
+                yield f"persist={asked!r} is no way to persist: hand a Cookie, or several"
 
 
 _everywhere: weakref.WeakSet[Backend] = weakref.WeakSet()

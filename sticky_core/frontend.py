@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 from sticky_core.backend import Backend
 from sticky_core.errors import ConfigError, check
@@ -47,6 +48,10 @@ def _problems(routes: Mapping[str, Backend]) -> Iterator[str]:
     for prefix in routes:
         if not prefix.startswith("/") or (prefix != "/" and prefix.endswith("/")):
             yield f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself"
+    strangers = [each for each in cast("Mapping[str, object]", routes).values() if not isinstance(each, Backend)]
+    if strangers:
+        yield from (f"{stranger!r} is no Backend: write Backend(name, servers=[...])" for stranger in strangers)
+        return
     names: dict[str, Backend] = {}
     for backend in dict.fromkeys(routes.values()):
         other = names.setdefault(backend.name, backend)

@@ -20,6 +20,11 @@ NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 HEAVIEST = 256
 
 
+def is_weight(weight: object) -> bool:
+    """Whether `weight` is one: a whole number from 0 to 256."""
+    return isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
+
+
 class AdminState(StrEnum):
     """What the operator wants of a server; its health is another matter."""
 
@@ -53,8 +58,8 @@ class ServerConfig:
             yield "a name is made of letters, digits and - _ . :"
         if (problem := targets.problem_of(self.target, self.factory)) is not None:
             yield problem
-        if not 0 <= self.weight <= HEAVIEST:
-            yield f"weight {self.weight} is not within 0..{HEAVIEST}"
+        if not is_weight(self.weight):
+            yield f"weight {self.weight!r} is not within 0..{HEAVIEST}, in whole numbers"
         if self.cookie and not is_value(self.cookie):
             yield (
                 f"cookie {self.cookie!r} can't be written in a cookie: "
@@ -185,8 +190,8 @@ class Server:
 
     @weight.setter
     def weight(self, weight: int) -> None:
-        if not 0 <= weight <= HEAVIEST:
-            raise ConfigError(f"server {self.name}: weight {weight} is not within 0..{HEAVIEST}")
+        if not is_weight(weight):
+            raise ConfigError(f"server {self.name}: weight {weight!r} is not within 0..{HEAVIEST}, in whole numbers")
         self._weight = weight
         self._tell()
 

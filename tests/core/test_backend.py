@@ -45,6 +45,14 @@ def servers(*names: str) -> list[Server]:
         pytest.param({"name": "a/b"}, "backend a/b: a name is made of letters", id="a name with a slash"),
         pytest.param({"servers": []}, "backend web: has no servers", id="no servers"),
         pytest.param(
+            {"servers": Server("s1", app)}, "write servers=[Server(name, app), ...]", id="a server for servers"
+        ),
+        pytest.param(
+            {"servers": ["http://s1"]}, "'http://s1' is no Server: write Server(name,", id="a URL for a server"
+        ),
+        pytest.param({"persist": "SRV"}, "write persist=Cookie('SRV')", id="a name for a cookie"),
+        pytest.param({"persist": [7]}, "persist=7 is no way to persist", id="a number for a cookie"),
+        pytest.param(
             {"servers": servers("s1", "s2", "s1")},
             "backend web: has 2 servers called s1: give each a name of its own",
             id="one name twice",

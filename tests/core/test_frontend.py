@@ -167,3 +167,8 @@ def test_one_backend_under_two_routes_does_not_meet_itself():
 def test_all_of_a_backend_s_cookies_are_compared():
     with pytest.raises(ConfigError, match="both insert a cookie B"):
         Frontend({"/a": backend("web", plain("A"), plain("B")), "/b": backend("api", plain("B"), plain("C"))})
+
+
+def test_what_is_no_backend_is_told_so():
+    with pytest.raises(ConfigError, match=r"is no Backend: write Backend\(name, servers="):
+        Frontend({"/": [Server("s1", app)]})  # type: ignore[dict-item]

@@ -1,6 +1,7 @@
 """Servers: what they are called, whether they may be used, what they show of themselves."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -174,8 +175,8 @@ def test_a_weight_is_within_0_and_256(weight: int):
     assert server.config.weight == weight, "what was asked stays what was asked"
 
 
-@pytest.mark.parametrize("weight", [-1, 257, 100_000])
-def test_a_weight_outside_is_refused_early_and_late(weight: int):
+@pytest.mark.parametrize("weight", [-1, 257, 100_000, 1.5, True, "5", None])
+def test_a_weight_outside_is_refused_early_and_late(weight: Any):
     with pytest.raises(ConfigError, match=r"is not within 0\.\.256"):
         Server("s1", app, weight=weight)
     server = Server("s1", app, weight=7)
