@@ -67,10 +67,10 @@ class Transaction(CoreTransaction[Scope, Send]):
         return tuple([value.decode("latin-1") for value in _values(cast("CookieKey", self.cookie_key))])
 
     def keep(self, texts: Sequence[str]) -> None:
-        kept: Kept = [
-            ((b"cookie", came), (b"cookie", text.encode("latin-1")) if text else None)
-            for came, text in zip(_values(cast("CookieKey", self.cookie_key)), texts, strict=True)
-        ]
+        kept: Kept = []
+        for number, came in enumerate(_values(cast("CookieKey", self.cookie_key))):
+            text = texts[number]
+            kept.append(((b"cookie", came), (b"cookie", text.encode("latin-1")) if text else None))
         self.kept = kept
 
     def forwarded(self) -> Scope:
@@ -107,25 +107,31 @@ class Transaction(CoreTransaction[Scope, Send]):
         except AttributeError:
             raise OSError("the request is over, and nobody is there to send to") from None
         if not self.status and (message["type"] == "http.response.start" or message["type"] in HEADS):
+            self.status = message.get("status", 101) % 1000  # websocket.accept is a 101
+            headers: Headers = message.get("headers") or []
+            if headers.__class__ is not list:  # any iterable will do, even one that can be read only once
+                headers = list(headers)
+                message = {**message, "headers": headers}
             sets_cookies = False
-            for name, _ in message.get("headers") or ():
+            for name, _ in headers:
                 if name == b"set-cookie":
                     sets_cookies = True
-            self.status = message.get("status", 101) % 1000  # websocket.accept is a 101
             if sets_cookies or not self.presented.settled:
-                head = Head(message)
+                head = Head(headers, sets_cookies)
                 self.stamp(head)
-                message = {**message, "headers": head.headers}
+                if head.headers is not headers:
+                    message = {**message, "headers": head.headers}
         return out(message)
 
 
 class Head:
-    """The headers of an answer, to be stamped: a copy, so the app's own message is left as it is."""
+    """The headers of an answer, to be stamped. Changed by copy: the app's own are left as they are."""
 
-    __slots__ = ("headers",)
+    __slots__ = ("headers", "sets_cookies")
 
-    def __init__(self, message: Message) -> None:
-        self.headers: Headers = list(message.get("headers") or ())
+    def __init__(self, headers: Headers, sets_cookies: bool) -> None:
+        self.headers = headers
+        self.sets_cookies = sets_cookies
 
     def _values(self, wanted: bytes) -> list[str]:
         return [value.decode("latin-1") for name, value in self.headers if name == wanted]
@@ -150,4 +156,4 @@ class Head:
         self.headers = headers
 
     def add(self, name: str, value: str) -> None:
-        self.headers.append((name.encode("latin-1"), value.encode("latin-1")))
+        self.headers = [*self.headers, (name.encode("latin-1"), value.encode("latin-1"))]

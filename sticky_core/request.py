@@ -40,6 +40,9 @@ class Request(Protocol):
 class Reply(Protocol):
     """The head of an answer, on its way to the client."""
 
+    #: whether there are Set-Cookie headers
+    sets_cookies: bool
+
     @property
     def set_cookies(self) -> Sequence[str]:
         """The texts of the Set-Cookie headers, in order."""

@@ -69,7 +69,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
                 sets_cookies = True
         self.status = _CODES.get(status) or _code(status)
         if sets_cookies or not self.presented.settled:
-            head = Head(headers)
+            head = Head(headers, sets_cookies)
             self.stamp(head)
             headers = head.headers
         if exc_info is None:
@@ -92,12 +92,13 @@ def _code(line: str) -> int:
 
 
 class Head:
-    """The headers of an answer, to be stamped: a copy, so the app's own list is left as it is."""
+    """The headers of an answer, to be stamped. Changed by copy: the app's own are left as they are."""
 
-    __slots__ = ("headers",)
+    __slots__ = ("headers", "sets_cookies")
 
-    def __init__(self, headers: Headers) -> None:
-        self.headers = list(headers)
+    def __init__(self, headers: Headers, sets_cookies: bool) -> None:
+        self.headers = headers
+        self.sets_cookies = sets_cookies
 
     def _values(self, wanted: str) -> list[str]:
         return [value for name, value in self.headers if name.lower() == wanted]
@@ -119,4 +120,4 @@ class Head:
         self.headers = headers
 
     def add(self, name: str, value: str) -> None:
-        self.headers.append((name.title(), value))
+        self.headers = [*self.headers, (name.title(), value)]

@@ -25,6 +25,8 @@ from sticky_core.signing import ADDED as SIGNATURE
 from sticky_core.signing import Secret, Signing, secrets
 from sticky_core.target import address
 
+_NO_MARK = Mark.NONE  # asking an Enum for its member costs as much as a few dict look-ups
+
 _log = logging.getLogger("sticky_sessions")
 
 T = TypeVar("T")
@@ -527,7 +529,7 @@ class CookiePersistence:
     # -- here is your mark
 
     def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
-        mark = self._settle_own(server, direct, reply)
+        mark = self._settle_own(server, direct, reply) if reply.sets_cookies else _NO_MARK
         if direct and not self._due(presented):
             return mark
         if not self._inserts or mark is Mark.PASSED or presented.claim is Claim.UNUSED:
@@ -630,5 +632,5 @@ def _without_prefix(value: str) -> str:
 
 
 def _forbids_caching(reply: Reply) -> bool:
-    directives = {part.strip().lower() for part in reply.cache_control.split(",")}
-    return not directives.isdisjoint({"private", "no-store"})
+    said = reply.cache_control
+    return bool(said) and not {part.strip().lower() for part in said.split(",")}.isdisjoint(("private", "no-store"))

@@ -189,6 +189,7 @@ class Listener(socketserver.ThreadingTCPServer):
     """A server for HAProxy: as small as can be, since what a library would tidy up should be seen."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, name: str) -> None:
         super().__init__((HOST, 0), Turn)
@@ -225,7 +226,7 @@ def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
         "  mode http",
         "  balance roundrobin",
         *(f"  timeout {what} 10s" for what in ("client", "server", "queue")),
-        "  timeout connect 1s",
+        "  timeout connect 10s",  # a busy machine may take its time; who refuses does so at once
         "frontend f",
         "  bind fd@${LISTENER}",
         "  use_backend b%[req.hdr(x-row)]",
