@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, Self, Unpack
 
 import anyio
@@ -76,6 +76,8 @@ class Cluster(CoreCluster[TestClient]):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        for mortal in self._lives.values():
+            mortal.end()
         self._running = None
         for client, _ in self._visits:
             client.portal = None
@@ -110,7 +112,8 @@ class Mortal:
             if _here() == token:
                 open_here.cancel()
             else:
-                anyio.from_thread.run_sync(open_here.cancel, token=token)
+                with suppress(RuntimeError):  # its event loop has just ended, and it with that
+                    anyio.from_thread.run_sync(open_here.cancel, token=token)
 
 
 def _here() -> anyio.lowlevel.EventLoopToken | None:
