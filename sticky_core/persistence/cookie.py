@@ -72,7 +72,7 @@ _EFFECT: dict[str, tuple[Mode, ...]] = {
 _SKEW_SIGNED = 300  # how far in the future a date may be: two of our clocks apart
 _SKEW_PLAIN = 86400  # as HAProxy has it
 _REMEMBERED = 4096  # headers that were read, and dated values that were verified: of each as many, at most twice
-_LONGEST = 512  # characters of a header or value that is remembered: so all of them stay within some ten megabytes
+_LONGEST = 1024  # characters of a header or value that is remembered: so all of them stay within some twenty megabytes
 
 
 @dataclass(frozen=True, slots=True)

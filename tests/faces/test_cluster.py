@@ -8,11 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -40,6 +40,22 @@ DEADLINE = 10
 #: how Starlette's test client, and what it is made of, may tell that a WebSocket is no more
 GONE = (anyio.ClosedResourceError, anyio.EndOfStream, WebSocketDisconnect)
 
+T = TypeVar("T")
+
+
+def aside(call: Callable[[], T]) -> Future[T]:
+    """Calls on a thread of its own. One that hangs, because what is tested is broken, holds up nothing else."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome
+
 
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE
@@ -62,9 +78,9 @@ class Shop:
     closed: int = 0
     #: where each request of the ASGI app was served
     loops: list[anyio.lowlevel.EventLoopToken] = field(default_factory=list)
-    #: a request to /late or /silent has come
+    #: a request to /late, /stuck or /silent has come
     arrived: threading.Event = field(default_factory=threading.Event)
-    #: /late may answer
+    #: /late may answer, and so may /stuck, which holds up its event loop until then
     go_on: threading.Event = field(default_factory=threading.Event)
     #: lets requests to /together go when there are two
     two: threading.Barrier = field(default_factory=partial(threading.Barrier, 2, timeout=DEADLINE))
@@ -118,6 +134,9 @@ class Shop:
             await anyio.sleep_forever()
             raise AssertionError("unreachable")
 
+        async def stuck(request: Request) -> PlainTextResponse:
+            return PlainTextResponse(self._late())
+
         async def late(request: Request) -> PlainTextResponse:
             return PlainTextResponse(await run_in_threadpool(self._late))
 
@@ -130,6 +149,7 @@ class Shop:
                 Route("/cart/{item}", add, methods=["POST"]),
                 Route("/stream", stream),
                 Route("/silent", silent),
+                Route("/stuck", stuck),
                 Route("/late", late),
                 Route("/together", together),
                 WebSocketRoute("/chat", chat),
@@ -329,8 +349,8 @@ def test_two_clients_at_once_do_not_meet(cluster):
         answers = [client.get("/together"), client.post(f"/cart/{item}"), client.get("/cart")]
         return " ".join(answer.text for answer in answers)
 
-    with ThreadPoolExecutor() as threads:
-        said = list(threads.map(visit, clients, ("tea", "milk")))
+    visits = [aside(partial(visit, *each)) for each in zip(clients, ("tea", "milk"), strict=True)]
+    said = [visit.result(DEADLINE) for visit in visits]
     assert said == ["together tea tea", "together milk milk"]
     for client in clients:
         cluster.assert_sticky(client)
@@ -600,16 +620,15 @@ def test_a_wrong_name_is_told_the_right_ones(start, act):
 
 def test_decisions_are_in_the_order_in_which_requests_end(cluster, shop):
     first, second = cluster.client(), cluster.client()
-    with ThreadPoolExecutor() as threads:
-        late = threads.submit(first.get, "/late")
-        try:
-            assert shop.arrived.wait(DEADLINE)
-            assert in_flight(cluster) == [1, 0, 0]
-            second.get("/cart")
-            assert [decision.server for decision in cluster.decisions] == ["r2"]
-        finally:
-            shop.go_on.set()
-        assert late.result(DEADLINE).text == "late"
+    late = aside(lambda: first.get("/late"))
+    try:
+        assert shop.arrived.wait(DEADLINE)
+        assert in_flight(cluster) == [1, 0, 0]
+        second.get("/cart")
+        assert [decision.server for decision in cluster.decisions] == ["r2"]
+    finally:
+        shop.go_on.set()
+    assert late.result(DEADLINE).text == "late"
     assert [decision.server for decision in cluster.decisions] == ["r2", "r1"]
     assert in_flight(cluster) == [0, 0, 0]
 
@@ -645,6 +664,16 @@ def test_a_client_that_was_turned_away_was_not_at_home_either(start):
     cluster.kill("r1")
     client.get("/cart")
     with pytest.raises(AssertionError, match=r"2\. GET /cart: no server \(.*; status 503\)"):
+        cluster.assert_sticky(client)
+
+
+def test_a_client_that_was_always_turned_away_is_nobody_s(start):
+    cluster = start(1)
+    cluster.kill("r1")
+    client = cluster.client()
+    for _ in range(2):
+        client.get("/cart")
+    with pytest.raises(AssertionError, match="no server"):
         cluster.assert_sticky(client)
 
 
@@ -687,21 +716,13 @@ def test_otherwise_they_are_made_when_the_first_request_comes(cluster, shop):
 
 
 def outcome_of(cluster: Any) -> BaseException | None:
-    """What comes out of a with statement; in a thread of its own, so that one without an end ends here."""
-    raised: list[BaseException] = []
+    """What comes out of its with statement."""
 
     def begin_and_end() -> None:
-        try:
-            with cluster:
-                pass
-        except BaseException as error:
-            raised.append(error)
+        with cluster:
+            pass
 
-    thread = threading.Thread(target=begin_and_end, daemon=True)
-    thread.start()
-    thread.join(DEADLINE)
-    assert not thread.is_alive(), "the with statement does not end"
-    return raised[0] if raised else None
+    return aside(begin_and_end).exception(DEADLINE)
 
 
 @pytest.mark.parametrize("way", BEGUN, indirect=True)
@@ -881,7 +902,7 @@ def test_a_stream_ends_with_its_replica(cluster, way, shop, end):
             next(items)
 
     with pytest.raises(ServerFailure, match="r1"):
-        read()
+        aside(read).result(DEADLINE)
     assert in_flight(cluster) == [0, 0, 0]
     assert shop.closed == 1
     assert cluster.decisions[-1].server == "r1"
@@ -896,13 +917,11 @@ def test_a_stream_that_another_thread_reads_ends_with_its_replica(cluster, way, 
             for _ in items:
                 reading.set()
 
-    with ThreadPoolExecutor() as threads:
-        reader = threads.submit(read)
-        try:
-            assert reading.wait(DEADLINE)
-        finally:
-            cluster.kill("r1")
-        assert isinstance(reader.exception(DEADLINE), ServerFailure)
+    reader = aside(read)
+    assert reading.wait(DEADLINE)
+    cluster.kill("r1")
+    with pytest.raises(ServerFailure, match="r1"):
+        reader.result(DEADLINE)
     assert in_flight(cluster) == [0, 0, 0]
     assert shop.closed == 1
 
@@ -928,19 +947,64 @@ def test_what_is_cut_short_says_so(cluster, way):
             next(items)
 
     with pytest.raises(ServerFailure, match=Failure.TRUNCATED.text):
-        read()
+        aside(read).result(DEADLINE)
+
+
+@pytest.mark.parametrize("way", ASGI_BEGUN, indirect=True)
+def test_what_is_still_open_when_a_cluster_ends_ends_with_it(way, shop):
+    cluster: Any = way.kind(way.create(shop), **way.options)
+    reading = threading.Event()
+
+    def read() -> None:
+        with suppress(ServerFailure), way.stream(client, "/stream") as items:
+            for _ in items:
+                reading.set()
+
+    cluster.__enter__()
+    client = cluster.client()
+    reader = aside(read)
+    assert reading.wait(DEADLINE)
+    aside(lambda: cluster.__exit__(None, None, None)).result(DEADLINE)
+    reader.result(DEADLINE)
+    assert in_flight(cluster) == [0, 0, 0]
+    assert shop.closed == 1
+
+
+@pytest.mark.parametrize("way", ASGI_LAZY, indirect=True)
+def test_what_ends_by_itself_while_its_replica_is_being_killed_is_nobody_s_trouble(start, way, shop):
+    cluster = start(1)
+    first, second = cluster.client(), cluster.client()
+    reading, leave = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with way.stream(second, "/stream") as items:
+            next(items)
+            reading.set()
+            assert leave.wait(DEADLINE)
+
+    stuck = aside(lambda: first.get("/stuck"))
+    assert shop.arrived.wait(DEADLINE)
+    reader = aside(read)
+    try:
+        assert reading.wait(DEADLINE)
+        killer = aside(lambda: cluster.kill("r1"))  # waits for the event loop of the first
+        wait_until(lambda: "killed: r1" in repr(cluster))
+        leave.set()
+        reader.result(DEADLINE)  # the event loop of the second is no more
+    finally:
+        shop.go_on.set()
+    killer.result(DEADLINE)
+    stuck.exception(DEADLINE)
+    assert in_flight(cluster) == [0]
 
 
 @pytest.mark.parametrize("way", ASGI, indirect=True)
 def test_a_request_that_is_being_served_when_its_replica_is_killed_may_have_been_executed(cluster, shop):
     client = cluster.client()
-    with ThreadPoolExecutor() as threads:
-        visit = threads.submit(client.get, "/silent")
-        try:
-            assert shop.arrived.wait(DEADLINE)
-        finally:
-            cluster.kill("r1")
-        assert visit.result(DEADLINE).status_code == 502
+    visit = aside(lambda: client.get("/silent"))
+    assert shop.arrived.wait(DEADLINE)
+    cluster.kill("r1")
+    assert visit.result(DEADLINE).status_code == 502
     assert cluster.decisions[-1].attempts == ("r1",)
     assert cluster.decisions[-1].failures == (Failure.CLOSED,)
     assert in_flight(cluster) == [0, 0, 0]
@@ -971,13 +1035,10 @@ def test_a_websocket_that_another_thread_waits_on_ends_with_its_replica(cluster,
             with pytest.raises(GONE):
                 chat.receive_text()
 
-    with ThreadPoolExecutor() as threads:
-        waiter = threads.submit(wait)
-        try:
-            assert waiting.wait(DEADLINE)
-        finally:
-            cluster.kill("r1")
-        waiter.result(DEADLINE)
+    waiter = aside(wait)
+    assert waiting.wait(DEADLINE)
+    cluster.kill("r1")
+    waiter.result(DEADLINE)
     assert in_flight(cluster) == [0, 0, 0]
     assert shop.closed == 1
 
