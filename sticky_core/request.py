@@ -40,8 +40,10 @@ class Request(Protocol):
 class Reply(Protocol):
     """The head of an answer, on its way to the client."""
 
-    #: whether there are Set-Cookie headers
-    sets_cookies: bool
+    @property
+    def sets_cookies(self) -> bool:
+        """Whether there are Set-Cookie headers at all."""
+        ...
 
     @property
     def set_cookies(self) -> Sequence[str]:

@@ -40,6 +40,10 @@ class Told:
         return [value for key, value in self.headers if key == name]
 
     @property
+    def sets_cookies(self) -> bool:
+        return self.set_cookies != []
+
+    @property
     def set_cookies(self) -> list[str]:
         return self.values("set-cookie")
 

@@ -78,6 +78,8 @@ class Shop:
     closed: int = 0
     #: where each request of the ASGI app was served
     loops: list[anyio.lowlevel.EventLoopToken] = field(default_factory=list)
+    #: and by what: asyncio or trio
+    libraries: set[str] = field(default_factory=set)
     #: a request to /late, /stuck or /silent has come
     arrived: threading.Event = field(default_factory=threading.Event)
     #: /late may answer, and so may /stuck, which holds up its event loop until then
@@ -105,6 +107,7 @@ class Shop:
 
         async def show(request: Request) -> PlainTextResponse:
             self.loops.append(anyio.lowlevel.current_token())
+            self.libraries.add(anyio.get_cancelled_exc_class().__module__.partition(".")[0])
             return PlainTextResponse(" ".join(cart))
 
         async def add(request: Request) -> PlainTextResponse:
@@ -763,8 +766,9 @@ def test_a_cluster_that_has_ended_may_begin_anew_with_empty_memories(way, shop):
     with cluster:
         cluster.client().post("/cart/tea")
     with cluster:
-        assert cluster.client().get("/cart").text == ""
-    assert shop.made == 2
+        assert cluster.client().post("/cart/tea").text == "tea"
+    assert cluster.client().get("/cart").text == "", "lazily, who comes now"
+    assert shop.made == 3
 
 
 @dataclass
@@ -866,6 +870,12 @@ def test_begun_all_clients_are_on_one_event_loop(way, shop):
             client.get("/cart")
     assert len(shop.loops) == 3
     assert all(loop == shop.loops[0] for loop in shop.loops), "those made before it was begun as well"
+
+
+@pytest.mark.parametrize("way", ASGI, indirect=True)
+def test_replicas_run_on_the_library_that_is_asked_for(cluster, way, shop):
+    cluster.client().get("/cart")
+    assert shop.libraries == {way.options["anyio_backend"]}
 
 
 @pytest.mark.parametrize("way", ASGI_LAZY, indirect=True)

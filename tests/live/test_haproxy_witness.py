@@ -270,6 +270,8 @@ class Witness:
         self._port = port
         self._admin = admin
         self._said: dict[int, list[Seen]] = {}
+        # The entrance takes connections before HAProxy does; once one is answered, its admin socket is there as well.
+        assert self._asked(b"GET / HTTP/1.1\r\nHost: shop.example\r\nX-Row: none\r\nConnection: close\r\n\r\n")
 
     def testify(self, number: int, row: Row) -> list[Seen]:
         if number not in self._said:
@@ -280,13 +282,16 @@ class Witness:
         said: list[Seen] = []
         for step in row.steps:
             if isinstance(step, Ask):
-                with socket.create_connection((HOST, self._port), DEADLINE) as connection:
-                    connection.sendall(request_bytes(number, step))
-                    said.append(parsed(b"".join(iter(lambda: connection.recv(65536), b""))))
+                said.append(parsed(self._asked(request_bytes(number, step))))
             else:
                 what = f"state {step.state}" if step.state is not None else f"weight {step.weight}"
                 self._command(f"set server b{number}/{step.server} {what}")
         return said
+
+    def _asked(self, request: bytes) -> bytes:
+        with socket.create_connection((HOST, self._port), DEADLINE) as connection:
+            connection.sendall(request)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
 
     def _command(self, command: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
