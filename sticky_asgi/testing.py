@@ -10,7 +10,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
-from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send
+from sticky_asgi.messages import KEY, ASGIApp, Message, Receive, Scope, Send
 from sticky_asgi.middleware import Dispatcher
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server import Server
@@ -34,6 +34,8 @@ class Cluster(CoreCluster[TestClient]):
     their lifespans, and all clients share one event loop; else each request has its own.
     """
 
+    kind = "asgi"
+
     def __init__(
         self,
         create_app: Factory,
@@ -44,6 +46,7 @@ class Cluster(CoreCluster[TestClient]):
     ) -> None:
         super().__init__(create_app, replicas, **options)
         self.app = Dispatcher(self.backend)
+        self.app.replicas.warned = True  # whoever enters no `with` has read what that means
         self._anyio_backend: Literal["asyncio", "trio"] = anyio_backend
         self._lives: dict[str, Mortal] = {}
         self._running: TestClient | None = None
@@ -87,7 +90,7 @@ class Cluster(CoreCluster[TestClient]):
 class Mortal:
     """An app that dies with its replica: it refuses what comes, and what it has open ends."""
 
-    def __init__(self, name: str, app: ASGIApp, alive: Callable[[str], object]) -> None:
+    def __init__(self, name: str, app: ASGIApp, alive: Callable[[str], Callable[[], bool]]) -> None:
         self._name = name
         self._app = app
         self._alive = alive
@@ -96,11 +99,18 @@ class Mortal:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        self._alive(self._name)
         with anyio.CancelScope() as open_here:
-            self._open[open_here] = anyio.lowlevel.current_token()
+            self._open[open_here] = anyio.lowlevel.current_token()  # first of all, so that no kill comes in between
             try:
-                await self._app(scope, receive, send)
+                alive = self._alive(self._name)
+
+                async def send_alive(message: Message) -> None:
+                    # a thread that the app waits for can't be cancelled: what it has to say comes too late
+                    if not alive():
+                        raise ServerFailure(Failure.CLOSED, self._name)
+                    await send(message)
+
+                await self._app(scope, receive, send_alive)
             finally:
                 del self._open[open_here]
         if open_here.cancelled_caught:
@@ -133,4 +143,10 @@ class _Visited:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             self._visits.append(Visit(f"{scope.get('method', 'WebSocket')} {scope['path']}", scope, KEY))
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except ServerFailure as error:
+            if scope["type"] != "websocket" or error.failure is not Failure.TRUNCATED:
+                raise
+            # what a client sees whose server has died: a connection that ends without a word
+            await send({"type": "websocket.close", "code": 1006})

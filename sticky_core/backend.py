@@ -71,12 +71,13 @@ class Backend:
     """A set of servers that serve the same thing, and the rules by which requests reach them.
 
     `balance`: who gets a client that belongs nowhere yet: `"roundrobin"` (default), `"leastconn"`, `"random"`,
-    `"random(3)"`, or one of `RoundRobin`, `LeastConn`, `Random` with arguments. `persist`: how clients are known again:
-    a `Cookie`, or several; the first that speaks wins. `retries`: how many further servers may be tried when one fails
-    without having executed the request. `unavailable`: what becomes of a client whose own server is down, in
-    maintenance or silent: `"redispatch"` (default) gives it another one and tells it so; `"fail"` answers 503, for
-    applications that must not lose a session silently. `log`: called with the `Decision` of each request when it is
-    over, in the thread that served it. `clock`, `rng`: time and chance, for tests.
+    `"random(3)"`, or one of `RoundRobin`, `LeastConn`, `Random` with arguments.
+    `persist`: how clients are known again: a `Cookie`, or several; the first that speaks wins.
+    `retries`: how many further servers may be tried when one fails without having executed the request.
+    `unavailable`: what becomes of a client whose own server is down, in maintenance or silent: `"redispatch"` (default)
+    gives it another one and tells it so; `"fail"` answers 503, for applications that must not lose a session silently.
+    `log`: called with the `Decision` of each request when it is over, in the thread that served it.
+    `clock`, `rng`: time and chance, for tests.
 
     Raises `ConfigError` with every problem found. Safe to use from any thread, and after a fork.
     """

@@ -79,11 +79,12 @@ class ServerConfig:
 class Server:
     """One place a request can go: a URL, an app, or a factory whose app lives in this process.
 
-    `weight`: its share of new clients, 0..256; 0 keeps its clients and takes no new ones. `cookie`: what marks call it,
-    by default its name; several servers may share one, the first usable is meant. `""` is none. `backup`: takes
-    requests only while no other server can (HAProxy `backup`); by default it has no mark, so that clients leave it when
-    the others are back. `stateless`: the app keeps nothing in this process that a client would miss, so its marks
-    outlive the process.
+    `weight`: its share of new clients, 0..256; 0 keeps its clients and takes no new ones.
+    `cookie`: what marks call it, by default its name; several servers may share one, the first usable is meant; `""` is
+    none.
+    `backup`: takes requests only while no other server can (HAProxy `backup`); by default it has no mark, so that
+    clients leave it when the others are back.
+    `stateless`: the app keeps nothing in this process that a client would miss, so its marks outlive the process.
 
     Raises `ConfigError` with every problem found. A Server belongs to one Backend. What changes while it lives is
     `weight`, `state`, `health` and `life`; each change takes the backend's lock.

@@ -7,17 +7,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import Any, Final, Generic, TypedDict, TypeVar
+from typing import Any, Final, Generic, Self, TypedDict, TypeVar
 
 from sticky_core.backend import Backend, Unavailable
 from sticky_core.balance import Balance, RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
-from sticky_core.errors import Failure, ServerFailure, check
+from sticky_core.errors import ConfigError, Failure, ServerFailure, check
 from sticky_core.persistence import Cookie, Persist
-from sticky_core.replicas import Replicas
 from sticky_core.server import AdminState, Server
-from sticky_core.target import App, Factory, problem_of
+from sticky_core.target import App, Factory, Kind, kinds, problem_of
 
 #: good for tests and for nothing else
 SECRET = "a secret for tests and nothing else"
@@ -61,15 +60,17 @@ class Cluster(Generic[Client]):
 
     `create_app`: makes one replica with a memory of its own; called once per replica, and again by `restart`.
     `persist`: how clients are known again; by default a signed cookie SERVERID. None: not at all, to see whether the
-    app survives that. `balance`, `retries`, `unavailable`: as `Backend` has them; roundrobin begins with the first
-    replica. `seed`: of everything that is left to chance.
+    app survives that.
+    `balance`, `retries`, `unavailable`: as `Backend` has them; roundrobin begins with the first replica.
+    `seed`: of everything that is left to chance. Two clusters of one seed and name are the same to the last character
+    of a cookie; another seed stands for another process.
 
     The replicas are called r1, r2, …. `decisions` holds what was decided about each request that is over, in that
-    order. Time stands still, but for `clock.advance(seconds)`. Used as a context manager it runs what its replicas want
-    to run at their start and end.
+    order. Time stands still, but for `clock.advance(seconds)`; the jars of clients have a clock of their own. Used as a
+    context manager it runs what its replicas want to run at their start and end.
     """
 
-    _replicas_kind: type[Replicas]
+    kind: Kind  #: of app that the face serves
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class Cluster(Generic[Client]):
     ) -> None:
         problem = problem_of(None, create_app)
         check([f"cluster: {problem}"] if problem is not None else ())
+        check([f"cluster: {replicas} replicas can't serve anybody"] if replicas < 1 else ())
         self._create_app = create_app
         self._killed: set[str] = set()
         self._deaths: Counter[str] = Counter()  # by name: what was open at one does not come back with `revive`
@@ -105,7 +107,14 @@ class Cluster(Generic[Client]):
         )
 
     def _factory(self, name: str) -> Factory:
-        return lambda: self._mortal(name, self._create_app())
+        def create() -> App:
+            app = self._create_app()
+            if self.kind not in kinds(app):
+                other = "sticky_wsgi" if self.kind == "asgi" else "sticky_asgi"
+                raise ConfigError(f"{app!r} is no {self.kind.upper()} app: use Cluster of {other}.testing")
+            return self._mortal(name, app)
+
+        return create
 
     # What each face adds
 
@@ -130,6 +139,12 @@ class Cluster(Generic[Client]):
 
     def _begin_anew(self, server: Server) -> None:
         """Give the server an app with an empty memory."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        raise NotImplementedError
+
+    def __exit__(self, *exc_info: object) -> None:
         raise NotImplementedError
 
     # What a test does
@@ -192,7 +207,8 @@ class Cluster(Generic[Client]):
         if len(servers) == 1 and None not in servers and len(visits) > 1:
             return
         if len(visits) < 2:
-            raise AssertionError(f"a client that made {len(visits)} requests shows nothing: let it make two at least")
+            made = "no request" if not visits else "one request"
+            raise AssertionError(f"a client that made {made} shows nothing: let it make two at least")
         story = "\n".join(f"  {number}. {visit}" for number, visit in enumerate(visits, 1))
         raise AssertionError(f"the client did not stay on one replica:\n{story}")
 
@@ -205,9 +221,9 @@ class Cluster(Generic[Client]):
     def _server(self, name: str) -> Server:
         try:
             return self.backend[name]
-        except KeyError as error:
+        except KeyError:
             names = ", ".join(server.name for server in self.backend.servers)
-            raise LookupError(f"there is no replica {name!r}: they are called {names}") from error
+            raise LookupError(f"there is no replica {name!r}: they are called {names}") from None
 
     def __repr__(self) -> str:
         dead = f", killed: {', '.join(sorted(self._killed))}" if self._killed else ""

@@ -34,6 +34,8 @@ class Cluster(CoreCluster[Client]):
     `sticky_core.testing.Cluster`.
     """
 
+    kind = "wsgi"
+
     @cached_property
     def app(self) -> Dispatcher:
         """The cluster as an app."""

@@ -258,7 +258,7 @@ def start(way: Way, shop: Shop) -> Iterator[Callable[..., Cluster[Any]]]:
 
         def made(replicas: int = 3, **options: Any) -> Cluster[Any]:
             cluster = way.kind(way.create(shop), replicas, **way.options, **options)
-            return stack.enter_context(cluster) if way.begun else cluster  # type: ignore[arg-type]
+            return stack.enter_context(cluster) if way.begun else cluster
 
         yield made
 
