@@ -73,9 +73,11 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         """
         backend = self.through
         persistence = backend.persistence
-        if persistence is not None and (settled := persistence.settled.young.get(cookie_key)) and settled[0].usable:
+        settled = persistence.settled.young.get(cookie_key) if persistence is not None else None
+        server: Server | None = None
+        if settled is not None:
             server, self.presented, self.kept = settled
-        else:
+        if server is None or not server.usable:
             self.cookie_key = cookie_key
             self.kept = None
             self.tried = ()

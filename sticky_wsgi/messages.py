@@ -67,7 +67,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
         for name, _ in headers:
             if len(name) == 10 and name.lower() == "set-cookie":
                 sets_cookies = True
-        self.status = _CODES.get(status) or _code(status)
+        self.status = _CODES[status]
         if sets_cookies or not self.presented.settled:
             head = Head(headers, sets_cookies)
             self.stamp(head)
@@ -77,18 +77,19 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
         return self.out(status, headers, exc_info)
 
 
-#: The usual status lines: to parse one costs more than to find it.
-_CODES = {
-    f"{status.value} {phrase}": status.value
+class _Codes(dict[str, int]):
+    """The status code in a status line, 0 where there is none. The usual lines are kept: to parse one costs more."""
+
+    def __missing__(self, line: str) -> int:
+        code = line[:3]
+        return int(code) if code.isascii() and code.isdigit() else 0
+
+
+_CODES = _Codes(
+    (f"{status.value} {phrase}", status.value)
     for status in HTTPStatus
     for phrase in (status.phrase, status.phrase.upper())
-}
-
-
-def _code(line: str) -> int:
-    """The status code in a status line; 0 where there is none."""
-    code = line[:3]
-    return int(code) if code.isascii() and code.isdigit() else 0
+)
 
 
 class Head:
