@@ -49,6 +49,7 @@ class Contender:
     app: Any
     cookies: list[str | None]
     changing: bool = False
+    path: str = PATH
 
 
 async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
@@ -103,7 +104,7 @@ class ASGI:
     async def keep(self, message: Any) -> None:
         self.sent.append(message)
 
-    def message(self, cookie: str | None) -> dict[str, Any]:
+    def message(self, cookie: str | None, path: str = PATH) -> dict[str, Any]:
         headers = list(ASGI_HEADERS)
         if cookie is not None:
             headers.append((b"cookie", cookie.encode()))
@@ -116,8 +117,8 @@ class ASGI:
             "scheme": "http",
             "method": "GET",
             "root_path": "",
-            "path": PATH,
-            "raw_path": PATH.encode(),
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
             "headers": headers,
             "state": {},
@@ -130,13 +131,13 @@ class ASGI:
         text: str = next(value.decode() for name, value in self.sent[0]["headers"] if name == b"set-cookie")
         return text.split(";")[0]
 
-    def time(self, app: Any, cookies: list[str | None]) -> float:
+    def time(self, app: Any, cookies: list[str | None], path: str) -> float:
         message, receive, send = self.message, self.receive, self.send
 
         async def call_all() -> float:
             begin = time.perf_counter()
             for cookie in cookies:
-                await app(message(cookie), receive, send)
+                await app(message(cookie, path), receive, send)
             return time.perf_counter() - begin
 
         seconds: float = drive(call_all())
@@ -175,11 +176,11 @@ class WSGI:
     def keep(self, status: str, headers: Any, exc_info: Any = None, /) -> Any:
         self.sent[:] = headers
 
-    def message(self, cookie: str | None) -> dict[str, Any]:
+    def message(self, cookie: str | None, path: str = PATH) -> dict[str, Any]:
         environ: dict[str, Any] = {
             "REQUEST_METHOD": "GET",
             "SCRIPT_NAME": "",
-            "PATH_INFO": PATH,
+            "PATH_INFO": path,
             "QUERY_STRING": "",
             "SERVER_NAME": "shop.example",
             "SERVER_PORT": "80",
@@ -206,17 +207,21 @@ class WSGI:
         app(self.message(None), self.keep)
         return next(value for name, value in self.sent if name == "Set-Cookie").split(";")[0]
 
-    def time(self, app: Any, cookies: list[str | None]) -> float:
+    def time(self, app: Any, cookies: list[str | None], path: str) -> float:
         message, start_response = self.message, self.start_response
         begin = time.perf_counter()
         for cookie in cookies:
-            app(message(cookie), start_response)
+            app(message(cookie, path), start_response)
         return time.perf_counter() - begin
 
     def contenders(self, clients: int) -> Iterator[Contender]:
         nobody: list[str | None] = ["theme=dark; lang=en"] * clients
         yield Contender("bare app", wsgi_app, nobody)
-        yield Contender("DispatcherMiddleware", DispatcherMiddleware(wsgi_app, {PREFIX: wsgi_app}), nobody)
+        mounts = DispatcherMiddleware(wsgi_app, {PREFIX: wsgi_app})
+        yield Contender("DispatcherMiddleware", mounts, nobody)
+        # it walks up the path, so what it costs depends on the depth; ours does not
+        for path in (f"{PREFIX}/cart", f"{PREFIX}/api/v1/carts/42/items"):
+            yield Contender(f"DispatcherMiddleware, {path}", mounts, nobody, path=path)
         yield from ours(self, wsgi_app, sticky_wsgi.Dispatcher, sticky_wsgi.StickyMiddleware, clients)
 
 
@@ -259,7 +264,7 @@ def measure(face: Any, rounds: int, clients: int) -> dict[str, float]:
             cookies = contender.cookies
             if contender.changing:
                 cookies = [f"{cookie}; seen={next(fresh)}" for cookie in cookies]
-            took = face.time(contender.app, cookies)
+            took = face.time(contender.app, cookies, contender.path)
             if number >= 3:
                 seconds[contender.name].append(took / len(cookies))
         gc.collect()
