@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import EventLoopToken, current_token
 
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send
 from sticky_core.backend import Backend
@@ -22,6 +23,14 @@ State = dict[str, Any]
 
 #: the key of a lifespan's scope under which nested middlewares tell each other which apps have had theirs
 _SEEN = "sticky.lifespans"
+
+
+def event_loop() -> EventLoopToken | None:
+    """What stands for the event loop that we are called in, whichever library's; None outside of any."""
+    try:
+        return current_token()
+    except RuntimeError:
+        return None
 
 
 class Replicas(CoreReplicas):
@@ -211,7 +220,6 @@ class Lifespans:
                 problems.append(f"{name}: {failure}" if name else failure)
         for problem in problems:
             _log.error("at shutdown: %s", problem)
-        self.let_go()
         return problems
 
     def let_go(self) -> None:
@@ -267,15 +275,18 @@ async def lifespan_of(replicas: Replicas) -> AsyncGenerator[None]:
     lifespans = Lifespans(None, [replicas], {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}})
     raised: BaseException | None = None
     failure: str | None = None
-    async with anyio.create_task_group() as group:
-        failure = await lifespans.start(group)
-        if failure is None:
-            try:
-                yield
-            except BaseException as error:  # kept out of the task group, which would wrap it
-                raised = error
-            with anyio.CancelScope(shield=True):
-                await lifespans.stop()
+    try:
+        async with anyio.create_task_group() as group:
+            failure = await lifespans.start(group)
+            if failure is None:
+                try:
+                    yield
+                except BaseException as error:  # kept out of the task group, which would wrap it
+                    raised = error
+                with anyio.CancelScope(shield=True):
+                    await lifespans.stop()
+    finally:
+        lifespans.let_go()
     if raised is not None:
         raise raised
     if failure is not None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
-import anyio.lowlevel
 from starlette.requests import HTTPConnection
 
-from sticky_asgi.lifecycle import Replicas, lifespan_of, serve_lifespan
+from sticky_asgi.lifecycle import Replicas, event_loop, lifespan_of, serve_lifespan
 from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, Transaction, cookie_key
 from sticky_core.backend import Backend
 from sticky_core.decision import Decision
@@ -131,7 +130,7 @@ class StickyMiddleware(_Corridor):
             self._replicas = {each: each.keep(Replicas) for each in self._frontend.backends}
             check(problem for replicas in self._replicas.values() for problem in replicas.problems())
         except ConfigError as error:
-            if not _in_event_loop():
+            if event_loop() is None:
                 raise
             self._error = error
         else:
@@ -182,11 +181,3 @@ def _path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
-
-
-def _in_event_loop() -> bool:
-    try:
-        anyio.lowlevel.current_token()
-    except RuntimeError:
-        return False
-    return True

@@ -10,6 +10,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
+from sticky_asgi.lifecycle import event_loop
 from sticky_asgi.messages import KEY, ASGIApp, Message, Receive, Scope, Send
 from sticky_asgi.middleware import Dispatcher
 from sticky_core.errors import Failure, ServerFailure
@@ -119,18 +120,11 @@ class Mortal:
     def end(self) -> None:
         """End what is open, from whatever thread."""
         for open_here, token in list(self._open.items()):
-            if _here() == token:
+            if event_loop() == token:
                 open_here.cancel()
             else:
                 with suppress(RuntimeError):  # its event loop has just ended, and it with that
                     anyio.from_thread.run_sync(open_here.cancel, token=token)
-
-
-def _here() -> anyio.lowlevel.EventLoopToken | None:
-    try:
-        return anyio.lowlevel.current_token()
-    except RuntimeError:
-        return None
 
 
 class _Visited:

@@ -822,6 +822,36 @@ async def test_a_lifespan_that_is_cancelled_leaves_its_backend_to_the_next(tasks
 
 
 @pytest.mark.anyio
+async def test_a_mounted_dispatcher_cancelled_at_its_start_leaves_its_backend_to_the_next():
+    asked = anyio.Event()
+    came: list[str] = []
+
+    async def hesitates(scope, receive, send) -> None:
+        came.append((await receive())["type"])
+        if len(came) == 1:
+            asked.set()
+            await anyio.sleep_forever()
+        await send({"type": "lifespan.startup.complete"})
+        came.append((await receive())["type"])
+        await send({"type": "lifespan.shutdown.complete"})
+
+    dispatcher = sticky_asgi.Dispatcher(backend(sticky_asgi.Server("r1", hesitates)))
+
+    async def begin() -> None:
+        async with dispatcher.lifespan():
+            raise AssertionError("it never gets here")
+
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(begin)
+            await asked.wait()
+            tasks.cancel_scope.cancel()
+        async with dispatcher.lifespan():
+            pass
+    assert came == ["lifespan.startup", "lifespan.startup", "lifespan.shutdown"]
+
+
+@pytest.mark.anyio
 async def test_a_lifespan_after_another_makes_new_replicas():
     theatre = Theatre()
     dispatcher = sticky_asgi.Dispatcher(backend(*theatre.replicas("r1")))
