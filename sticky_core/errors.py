@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from enum import Enum
-from typing import NoReturn
 
 
 class ConfigError(ValueError):
@@ -66,8 +65,3 @@ class ServerFailure(Exception):
         super().__init__(f"server {server}: {failure.text}" if server else failure.text)
         self.failure = failure
         self.server = server
-
-
-def unreachable(message: str) -> NoReturn:
-    """An arrow that the house does not have: a defect of ours, not of the operator's."""
-    raise AssertionError(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations, product
 from typing import cast
 
 from sticky_core.backend import Backend
@@ -53,21 +54,18 @@ def _problems(routes: Mapping[str, Backend]) -> Iterator[str]:
         yield from (f"{stranger!r} is no Backend: write Backend(name, servers=[...])" for stranger in strangers)
         return
     names: dict[str, Backend] = {}
-    for backend in dict.fromkeys(routes.values()):
-        other = names.setdefault(backend.name, backend)
-        if other is not backend:
+    backends = dict.fromkeys(routes.values())
+    for backend in backends:
+        if names.setdefault(backend.name, backend) is not backend:
             yield f"two backends are called {backend.name}: give each a name of its own"
-    backends = list(dict.fromkeys(routes.values()))
-    for index, one in enumerate(backends):
-        for other in backends[index + 1 :]:
-            for cookie in _inserted(one):
-                for twin in _inserted(other):
-                    if cookie.name == twin.name and _overlap(cookie.at_path, twin.at_path) and _meet(cookie, twin):
-                        yield (
-                            f"backends {one.name} and {other.name} both insert a cookie {cookie.name} where the paths "
-                            f"{cookie.at_path} and {twin.at_path} meet, and would overwrite each other's for ever: "
-                            "give one another name, or each the path of its route"
-                        )
+    for one, other in combinations(backends, 2):
+        for cookie, twin in product(_inserted(one), _inserted(other)):
+            if cookie.name == twin.name and _overlap(cookie.at_path, twin.at_path) and _meet(cookie, twin):
+                yield (
+                    f"backends {one.name} and {other.name} both insert a cookie {cookie.name} where the paths "
+                    f"{cookie.at_path} and {twin.at_path} meet, and would overwrite each other's for ever: "
+                    "give one another name, or each the path of its route"
+                )
 
 
 def _inserted(backend: Backend) -> list[Cookie]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sticky_core.errors import ConfigError, check
-from sticky_core.target import App, Factory, kinds, problem_of
+from sticky_core.errors import ConfigError
+from sticky_core.target import App, Factory, expect_factory, kinds
 
 if TYPE_CHECKING:
     from sticky_core.testing import Cluster, ClusterFactory
@@ -23,8 +23,7 @@ def sticky_cluster() -> Iterator[ClusterFactory]:
     with ExitStack() as stack:
 
         def begin(create_app: Factory, *args: Any, **options: Any) -> Cluster[Any]:
-            problem = problem_of(None, create_app)
-            check([f"sticky_cluster: {problem}"] if problem is not None else ())
+            expect_factory(create_app, "sticky_cluster")
             app = create_app()
             made = [app]  # the app that was looked at is the first replica's
             cluster = _kind(app)(lambda: made.pop() if made else create_app(), *args, **options)

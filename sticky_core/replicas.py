@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sticky_core import life
 from sticky_core.server import Health, Server
-from sticky_core.target import App, Kind, kinds
+from sticky_core.target import OTHER_FACE, App, Kind, kinds
 
 if TYPE_CHECKING:
     from sticky_core.backend import Backend
@@ -38,7 +38,7 @@ class Replicas:
             if isinstance(target, str):
                 yield f"{where}: forwarding to {target} is not part of this version: hand an app, or a factory"
             elif target is not None and self.kind not in kinds(target):
-                other = "sticky_wsgi" if self.kind == "asgi" else "sticky_asgi"
+                other = OTHER_FACE[self.kind]
                 yield f"{where}: {target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
 
     def begin(self) -> None:

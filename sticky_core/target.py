@@ -7,10 +7,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from sticky_core.errors import check
+
 #: An ASGI or a WSGI application. The core never calls one, so it does not say more of it than the faces can check.
 App = Callable[..., Any]
 Factory = Callable[[], App]
 Kind = Literal["asgi", "wsgi", "factory"]
+
+#: where an app of this kind is not served, and one of the other kind is
+OTHER_FACE: dict[Kind, str] = {"asgi": "sticky_wsgi", "wsgi": "sticky_asgi"}
 
 _CALLS: dict[Kind, int] = {"factory": 0, "wsgi": 2, "asgi": 3}  # by how many arguments each is called with
 _SCHEMES = ("http://", "https://", "unix:")
@@ -60,6 +65,12 @@ def problem_of(target: object, factory: object) -> str | None:
             return f"factory={factory!r} needs arguments, so it is an app rather than a factory: hand it as the target"
         return f"factory={factory!r} cannot be called without arguments"
     return None
+
+
+def expect_factory(factory: object, where: str) -> None:
+    """ConfigError, beginning with `where`, unless `factory` is one."""
+    problem = problem_of(None, factory)
+    check([f"{where}: {problem}"] if problem is not None else ())
 
 
 def address(url: str) -> tuple[str, int] | None:

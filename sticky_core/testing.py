@@ -16,7 +16,7 @@ from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, check
 from sticky_core.persistence import Cookie, Persist
 from sticky_core.server import AdminState, Server
-from sticky_core.target import App, Factory, Kind, kinds, problem_of
+from sticky_core.target import OTHER_FACE, App, Factory, Kind, expect_factory, kinds
 
 #: good for tests and for nothing else
 SECRET = "a secret for tests and nothing else"
@@ -84,8 +84,7 @@ class Cluster(Generic[Client]):
         seed: int = 0,
         name: str = "cluster",
     ) -> None:
-        problem = problem_of(None, create_app)
-        check([f"cluster: {problem}"] if problem is not None else ())
+        expect_factory(create_app, "cluster")
         check([f"cluster: {replicas} replicas can't serve anybody"] if replicas < 1 else ())
         self._create_app = create_app
         self._killed: set[str] = set()
@@ -110,7 +109,7 @@ class Cluster(Generic[Client]):
         def create() -> App:
             app = self._create_app()
             if self.kind not in kinds(app):
-                other = "sticky_wsgi" if self.kind == "asgi" else "sticky_asgi"
+                other = OTHER_FACE[self.kind]
                 raise ConfigError(f"{app!r} is no {self.kind.upper()} app: use Cluster of {other}.testing")
             return self._mortal(name, app)
 

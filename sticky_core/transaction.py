@@ -155,6 +155,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if backend.counts:
             backend.left(server)
         if over:
+            # `_depart` once more, in line: every request passes here, and a call is a fiftieth of what it costs
             del self.message, self.out
             log = backend.log
             if log is not None:

@@ -314,6 +314,8 @@ class CookiePersistence:
         # What each server is called, by key, the newest first; none if it has no mark.
         self._ids: dict[Server, tuple[str, ...]] = {}
         check(self._name_servers(servers))
+        # Nothing that is longer was signed by us, and so it costs no signature to know.
+        self._longest = max(map(len, self._groups), default=0) + life.ADDED + dates.ADDED + SIGNATURE
 
         # What undated marks say: all that are honoured; of each server, in its present life, all, and today's.
         self._lives: dict[Server, str] = {}
@@ -510,10 +512,6 @@ class CookiePersistence:
             return Presented(Claim.INVALID, Reason.OTHER_LIFE, group[0], last, first)
         # an opaque id of an old key names its server by what it would not be called today
         return self._bound(server_id, last, first, renew or all(self._ids[server][0] != server_id for server in group))
-
-    @property
-    def _longest(self) -> int:
-        return max(map(len, self._groups), default=0) + life.ADDED + dates.ADDED + SIGNATURE
 
     def _look_for_siblings(self, group: Sequence[Server], marked_life: str) -> None:
         """A life younger than ours can't be one we came after: it is another process's, and clients come to both."""
