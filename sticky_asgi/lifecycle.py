@@ -9,9 +9,9 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from anyio.lowlevel import EventLoopToken, current_token
 
-from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send
+from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, Sparing, Transaction
+from sticky_asgi.upstream import Upstream
 from sticky_core.backend import Backend
 from sticky_core.errors import ConfigError
 from sticky_core.replicas import Replicas as CoreReplicas
@@ -25,14 +25,6 @@ State = dict[str, Any]
 _SEEN = "sticky.lifespans"
 
 
-def event_loop() -> EventLoopToken | None:
-    """What stands for the event loop that we are called in, whichever library's; None outside of any."""
-    try:
-        return current_token()
-    except RuntimeError:
-        return None
-
-
 class Replicas(CoreReplicas):
     """The apps behind a backend's servers."""
 
@@ -41,12 +33,14 @@ class Replicas(CoreReplicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
+        self.transaction = Sparing if backend.retries.statuses else Transaction
+        self._upstreams: dict[Server, Upstream] = {}
         self.lifespans: Lifespans | None = None  # who runs them, so that nobody else does
         self.warned = False
 
     def begin(self) -> None:
         super().begin()
-        if not self.warned:
+        if not self.warned and len(self._upstreams) < len(self.apps):
             self.warned = True
             _log.warning(
                 "backend %s: requests came before any lifespan, so the lifespans of its replicas do not run. If the "
@@ -54,6 +48,23 @@ class Replicas(CoreReplicas):
                 "Starlette's TestClient, use `with TestClient(app)`.",
                 self.backend.name,
             )
+
+    def upstream(self, server: Server) -> ASGIApp:
+        upstream = self._upstreams.get(server)
+        if upstream is None:
+            config = self.backend.config
+            upstream = self._upstreams[server] = Upstream.of(server.config, config.timeouts, config.forward)
+        return upstream.forward
+
+    def end(self) -> None:
+        for upstream in self._upstreams.values():
+            upstream.close()
+        super().end()
+
+    def forked(self) -> None:
+        for upstream in self._upstreams.values():
+            upstream.forked()
+        super().forked()
 
     async def restart(self, server: Server) -> None:
         """End one replica and begin another in its place. RuntimeError if that fails to start."""
@@ -184,6 +195,8 @@ class Lifespans:
                 app = replicas.make(server)
         except Exception as error:
             return f"{name} failed to start: {type(error).__name__}: {error}"
+        if isinstance(server.config.target, str):
+            return None  # a URL has its life elsewhere
         seen = self._seen.get(id(app))
         state: State = {} if seen is None else seen[1]
         if seen is None and (failure := await self._start(server, name, app, state)) is not None:

@@ -6,12 +6,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
+from urllib.parse import quote
 
+from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sticky_core.forwarding import SAFE
+from sticky_core.page import Page
+from sticky_core.server import Server
 from sticky_core.transaction import Transaction as CoreTransaction
 
-__all__ = ["KEY", "ASGIApp", "Headers", "Message", "Receive", "Scope", "Send", "Transaction", "cookie_key"]
+__all__ = [
+    "KEY",
+    "ASGIApp",
+    "Headers",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "Sparing",
+    "Transaction",
+    "cookie_key",
+    "event_loop",
+    "send_page",
+]
 
 #: where a scope carries its decision
 KEY = "sticky"
@@ -29,6 +47,14 @@ CookieKey = bytes | tuple[bytes, ...] | None
 
 #: for each Cookie header that came, what goes on in its place
 Kept = list[tuple[Header, Header | None]]
+
+
+def event_loop() -> EventLoopToken | None:
+    """What stands for the event loop that we are called in, whichever library's; None outside of any."""
+    try:
+        return current_token()
+    except RuntimeError:
+        return None
 
 
 def cookie_key(scope: Scope) -> CookieKey:
@@ -58,6 +84,27 @@ class Transaction(CoreTransaction[Scope, Send]):
     @property
     def secure(self) -> bool:
         return self.message.get("scheme") in ("https", "wss")
+
+    def header(self, name: str) -> Sequence[str]:
+        wanted = name.encode("latin-1")
+        return [value.decode("latin-1") for name, value in self.message["headers"] if name == wanted]
+
+    @property
+    def peer(self) -> str:
+        client = self.message.get("client")
+        return client[0] if client else ""
+
+    @property
+    def path(self) -> str:
+        raw: bytes | None = self.message.get("raw_path")
+        if not raw:
+            return quote(self.message["path"], safe=SAFE)
+        return raw.decode("latin-1").partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        query: bytes = self.message["query_string"]
+        return query.decode("latin-1")
 
     @property
     def cookies(self) -> tuple[str, ...]:
@@ -124,6 +171,51 @@ class Transaction(CoreTransaction[Scope, Send]):
         return out(message)
 
 
+class Sparing(Transaction):
+    """A transaction whose answers may be held back, because another server will be asked instead."""
+
+    __slots__ = ()
+
+    @property
+    def send(self) -> Send:
+        """Each attempt answers into something of its own: who was given up must not be heard again."""
+        return Held(self).send
+
+    def leave(self, server: Server, over: bool) -> None:
+        if over:
+            self.ended()
+        super().leave(server, over)
+
+
+#: How many bytes of an answer that is held back are taken in before its app is told that nobody listens.
+MOST_HELD = 65536
+
+
+class Held:
+    """What one attempt answers into. Once its answer is held back, nothing of it goes on."""
+
+    __slots__ = ("_left", "_lost", "_transaction")
+
+    def __init__(self, transaction: Sparing) -> None:
+        self._transaction = transaction
+        self._lost = False
+        self._left = MOST_HELD
+
+    async def send(self, message: Message) -> None:
+        transaction = self._transaction
+        if not self._lost:
+            if (
+                transaction.status
+                or message["type"] not in ("http.response.start", "websocket.http.response.start")
+                or not transaction.spare(message["status"])
+            ):
+                return await Transaction.send(transaction, message)
+            self._lost = True
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise OSError("nobody listens to this answer any more")
+
+
 class Head:
     """The headers of an answer, to be stamped. Changed by copy: the app's own are left as they are."""
 
@@ -157,3 +249,17 @@ class Head:
 
     def add(self, name: str, value: str) -> None:
         self.headers = [*self.headers, (name.encode("latin-1"), value.encode("latin-1"))]
+
+
+async def send_page(page: Page, scope: Scope, send: Send) -> None:
+    """An answer of our own."""
+    kind = "http"
+    if scope["type"] == "websocket":
+        kind = "websocket.http"
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            # "try again later"; servers answer 403 to a close before the accept
+            return await send({"type": "websocket.close", "code": 1013})
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in page.headers]
+    body = b"" if scope.get("method") == "HEAD" else page.body
+    await send({"type": f"{kind}.response.start", "status": page.status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})

@@ -7,13 +7,14 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.requests import HTTPConnection
 
-from sticky_asgi.lifecycle import Replicas, event_loop, lifespan_of, serve_lifespan
-from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, Transaction, cookie_key
+from sticky_asgi.bodies import Body
+from sticky_asgi.lifecycle import Replicas, lifespan_of, serve_lifespan
+from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, send_page
+from sticky_asgi.queue import waited
 from sticky_core.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, check
 from sticky_core.frontend import Frontend
-from sticky_core.page import Page
 
 
 class _Corridor:
@@ -30,7 +31,7 @@ class _Corridor:
                 return await self._pass_by(scope, receive, send)
         if not replicas.begun:
             replicas.begin()
-        transaction = Transaction()
+        transaction = replicas.transaction()
         transaction.through = replicas.backend
         transaction.message = scope
         transaction.out = send
@@ -41,25 +42,42 @@ class _Corridor:
         server = transaction.first(cookie_key(scope))
         if self._debug:
             transaction.tell()
-        while server is not None:
+        body: Body | None = None
+        if replicas.rereads:
+            receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
+        while server is not None or (server := await waited(transaction, body)) is not None:
             over = True
             try:
                 app = replicas.apps[server]
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
-                return await app(transaction.forwarded(), receive, transaction.send)
+                await app(transaction.forwarded(), receive, transaction.send)
+                if transaction.status or not transaction.spared:
+                    return
+                over = False
             except ServerFailure as error:
                 failure = transaction.failed(error.failure)
                 if transaction.status:  # the client has seen a head: all that is left is to let it see the end
                     raise ServerFailure(failure, server.name) from error
                 over = False
             except Exception:
-                transaction.broke()
-                raise
+                if transaction.broke():
+                    raise
+                over = False
             finally:
                 transaction.leave(server, over)
+                if body is not None:
+                    if over:
+                        body.close()
+                    else:
+                        body.rewind()
             server = transaction.next()
-        await _send_page(transaction.unanswered(), scope, send)
+        if not transaction.over:
+            try:
+                await send_page(transaction.unanswered(), scope, send)
+            finally:
+                if body is not None:
+                    body.close()
 
     def _routed(self, scope: Scope) -> Replicas | None:
         """Whose request this is; None if it is none of ours."""
@@ -161,19 +179,6 @@ def decision(request: HTTPConnection | Scope) -> Decision:
     if found is None:
         raise LookupError("no decision here: the request has not come through StickyMiddleware or a Dispatcher")
     return found
-
-
-async def _send_page(page: Page, scope: Scope, send: Send) -> None:
-    kind = "http"
-    if scope["type"] == "websocket":
-        kind = "websocket.http"
-        if "websocket.http.response" not in (scope.get("extensions") or {}):
-            # "try again later"; servers answer 403 to a close before the accept
-            return await send({"type": "websocket.close", "code": 1013})
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in page.headers]
-    body = b"" if scope.get("method") == "HEAD" else page.body
-    await send({"type": f"{kind}.response.start", "status": page.status, "headers": headers})
-    await send({"type": f"{kind}.response.body", "body": body})
 
 
 def _path(scope: Scope) -> str:

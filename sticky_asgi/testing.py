@@ -10,8 +10,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
-from sticky_asgi.lifecycle import event_loop
-from sticky_asgi.messages import KEY, ASGIApp, Message, Receive, Scope, Send
+from sticky_asgi.messages import KEY, ASGIApp, Message, Receive, Scope, Send, event_loop
 from sticky_asgi.middleware import Dispatcher
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server import Server

@@ -38,6 +38,7 @@ class Reason(Enum):
     DOWN = "server is down"
     MAINT = "server is in maintenance"
     FAILED = "server did not answer"
+    FULL = "server has as many requests as it may"
     BOUND = "server is usable"
     NOT_ASKED = "another persistence spoke first"
     NO_PERSISTENCE = "nothing to persist on"

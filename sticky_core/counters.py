@@ -27,10 +27,12 @@ class Total(IntEnum):
     ECON = 11  #: attempts that nobody took
     ERESP = 12  #: attempts that ended without an answer, or with an exception out of the app
     WREDIS = 13  #: requests sent on to another server
+    WRETR = 14  #: requests told again to the same one
+    CLI_ABRT = 15  #: requests whose client left before the end
 
 
 _ANSWERS = slice(0, 10)
-_SIZE = 14
+_SIZE = 16
 
 Cell = list[int]
 

@@ -39,29 +39,48 @@ def collected(problems: list[str], where: str = "") -> Generator[None]:
 class Failure(Enum):
     """How a server failed a request, and whether the request may have been executed there.
 
-    Only what is known not to have been executed may be told again to another server whatever its method.
+    Only what is known not to have been executed may be told again to another server whatever its method. `word` is
+    HAProxy's in `retry-on`; what has none is never retried.
     """
 
-    #: nobody took the request: HAProxy's `conn-failure`
-    REFUSED = "connection refused", False, 503
+    #: nobody took the request
+    REFUSED = "connection refused", False, 503, "conn-failure"
+    #: the connection did not come about in time
+    CONNECT_TIMEOUT = "no connection in time", False, 503, "conn-failure"
+    #: it came about, and TLS on it did not
+    TLS = "TLS failed", False, 503, "conn-failure"
     #: a replica that never came to life
-    NOT_STARTED = "not started", False, 503
-    #: the server went away with the request in its hands, before it answered: HAProxy's `empty-response`
-    CLOSED = "closed before the answer", True, 502
-    #: the server went away in the middle of its answer
-    TRUNCATED = "answer cut short", True, 502
+    NOT_STARTED = "not started", False, 503, "conn-failure"
+    #: the server went away with the request in its hands, before it answered
+    CLOSED = "closed before the answer", True, 502, "empty-response"
+    #: what it said was no answer, or not the whole head of one
+    BAD_ANSWER = "no valid answer", True, 502, "junk-response"
+    #: it took too long to begin its answer
+    TIMEOUT = "no answer in time", True, 504, "response-timeout"
+    #: the request can't be passed on without ambiguity, which is the client's fault and no server's
+    UNFIT = "request can't be passed on", True, 400, ""
+    #: it answered, with a status after which another server is asked
+    SPARED = "answer not passed on", True, 502, ""
+    #: the server went away, or fell silent, in the middle of its answer
+    TRUNCATED = "answer cut short", True, 502, ""
 
-    def __init__(self, text: str, executed: bool, status: int) -> None:
+    def __init__(self, text: str, executed: bool, status: int, word: str) -> None:
         self.text = text
         self.executed = executed
         #: what the client is told when nobody else answers, if it has not been told anything yet
         self.status = status
+        self.word = word
 
 
 class ServerFailure(Exception):
-    """A server, not the application in it, failed a request. Raised by the app that stands for the server."""
+    """A server, not the application in it, failed a request. Raised by the app that stands for the server.
 
-    def __init__(self, failure: Failure, server: str = "") -> None:
-        super().__init__(f"server {server}: {failure.text}" if server else failure.text)
+    `detail`: the evidence, for people.
+    """
+
+    def __init__(self, failure: Failure, server: str = "", detail: str = "") -> None:
+        what = f"{failure.text}: {detail}" if detail else failure.text
+        super().__init__(f"server {server}: {what}" if server else what)
         self.failure = failure
         self.server = server
+        self.detail = detail

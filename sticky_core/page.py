@@ -9,7 +9,9 @@ from typing import NamedTuple
 RETRY_AFTER = 5
 
 _TOLD = {
+    400: "Your request can't be passed on as it is.",
     502: "The server that had your request went away before it answered.",
+    504: "The server took too long to answer.",
     503: "No server can take your request at the moment. Please try again soon.",
 }
 
@@ -24,7 +26,9 @@ class Page(NamedTuple):
 
 
 def page(status: int) -> Page:
-    """What a client sees when no server answers: 503 where none could take the request, 502 where one has lost it."""
+    """What a client sees when no server answers: 503 where none could take the request, 502 where one has lost it, 504
+    where it took too long; 400 where the request is at fault.
+    """
     reason = HTTPStatus(status).phrase
     body = f"<!doctype html><title>{reason}</title><h1>{status} {reason}</h1><p>{_TOLD[status]}</p>\n".encode()
     headers = [

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sticky_core import life
+from sticky_core import http1, life
+from sticky_core.errors import ConfigError
 from sticky_core.server import Health, Server
 from sticky_core.target import OTHER_FACE, App, Kind, kinds
 
@@ -28,6 +29,10 @@ class Replicas:
         self.backend = backend
         self.begun = False
         self.apps: dict[Server, App | None] = dict.fromkeys(backend.servers)
+        #: Whether a request may have to be read more than once, or looked after while it waits; and how much of it is
+        #: kept for that.
+        self.rereads = backend.rereads
+        self.retry_body_limit = backend.config.retry_body_limit
         self._lock = threading.Lock()
 
     def problems(self) -> Iterator[str]:
@@ -36,7 +41,10 @@ class Replicas:
             target = server.config.target
             where = f"backend {self.backend.name}: server {server.name}"
             if isinstance(target, str):
-                yield f"{where}: forwarding to {target} is not part of this version: hand an app, or a factory"
+                try:
+                    http1.require()
+                except ConfigError as error:
+                    yield f"{where}: {error}"
             elif target is not None and self.kind not in kinds(target):
                 other = OTHER_FACE[self.kind]
                 yield f"{where}: {target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
@@ -59,15 +67,21 @@ class Replicas:
         it has.
         """
         config = server.config
-        if config.factory is not None:
+        if isinstance(config.target, str):
+            app = self.upstream(server)
+        elif config.factory is not None:
             app = config.factory()
             server.life = self._new_life(server)
         else:
-            assert config.target is not None and not isinstance(config.target, str)
+            assert config.target is not None
             app = config.target
             server.life = server.life or self._new_life(server)
         self.apps[server] = app
         return app
+
+    def upstream(self, server: Server) -> App:
+        """The app that forwards to a server's URL."""
+        raise NotImplementedError
 
     def _new_life(self, server: Server) -> str:
         return life.begin(self.backend.clock, self.backend.rng) if server.mortal else ""

@@ -31,6 +31,35 @@ class Request(Protocol):
     @property
     def method(self) -> str: ...
 
+    def header(self, name: str) -> Sequence[str]:
+        """The values of the headers called `name` (in lower case), in order."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The address that the connection came from, as text; empty behind a UNIX socket."""
+        ...
+
+    @property
+    def src(self) -> str:
+        """The client's address as text, as far as trusted proxies tell; empty if it is not known."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The path as it was sent: percent-encoded, without the query (latin-1, a character per byte)."""
+        ...
+
+    @property
+    def query(self) -> str:
+        """What follows the `?`, as it was sent; empty if nothing does."""
+        ...
+
+    @property
+    def retellable(self) -> bool:
+        """Whether nothing of its body has been read that could not be read again."""
+        ...
+
     @property
     def secure(self) -> bool:
         """Whether the client came over TLS, as far as the face knows (`https`, `wss`)."""

@@ -12,8 +12,10 @@ from typing import Literal
 from sticky_core import target as targets
 from sticky_core.cookies import is_value
 from sticky_core.counters import Counters
+from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, check
 from sticky_core.target import App, Factory
+from sticky_core.tls import TLS
 
 #: HAProxy's letters for the names of servers and backends
 NAME = re.compile(r"[A-Za-z0-9_.:-]+")
@@ -49,6 +51,11 @@ class ServerConfig:
     cookie: str | None = None
     backup: bool = False
     stateless: bool = False
+    maxconn: int = 0
+    maxqueue: int = 0
+    tls: TLS | None = None
+    pool_max_conn: int | None = None
+    pool_purge_delay: Duration | None = None
 
     def __post_init__(self) -> None:
         check(f"server {self.name}: {problem}" for problem in self._problems())
@@ -67,6 +74,29 @@ class ServerConfig:
             )
         if self.stateless and isinstance(self.target, str):
             yield "stateless is for apps: a URL has no life in this process"
+        for name in ("maxconn", "maxqueue"):
+            if getattr(self, name) < 0:
+                yield f"{name} {getattr(self, name)!r} is below 0, which is no limit"
+        if self.maxqueue and not self.maxconn:
+            yield "maxqueue has no effect without maxconn: nobody waits for a server that takes everybody"
+        yield from self._problems_of_url()
+
+    def _problems_of_url(self) -> Iterator[str]:
+        if not isinstance(self.target, str):
+            for name in ("tls", "pool_max_conn", "pool_purge_delay"):
+                if getattr(self, name) is not None:
+                    yield f"{name} is for URLs: an app has no connections"
+            return
+        if self.tls is not None and not self.target.startswith("https:"):
+            yield f"tls has no effect on {self.target}: write https://"
+        if self.pool_max_conn is not None and self.pool_max_conn < 0:
+            yield f"pool_max_conn {self.pool_max_conn!r} is below 0, which keeps no connection"
+        if self.pool_purge_delay is not None:
+            try:
+                if seconds(self.pool_purge_delay) <= 0:
+                    yield f"pool_purge_delay {self.pool_purge_delay!r} is not above 0: pool_max_conn=0 keeps none"
+            except ValueError as error:
+                yield f"pool_purge_delay: {error}"
 
     @property
     def cookie_id(self) -> str:
@@ -85,6 +115,11 @@ class Server:
     `backup`: takes requests only while no other server can (HAProxy `backup`); by default it has no mark, so that
     clients leave it when the others are back.
     `stateless`: the app keeps nothing in this process that a client would miss, so its marks outlive the process.
+    `maxconn`: how many requests may be there at once, 0 for any number; who comes then waits in a queue. `maxqueue`:
+    how many may wait for this very server, 0 for any number; who comes then goes elsewhere, or is sent away.
+
+    For URLs: `tls`: how to speak to an `https://` one. `pool_max_conn`: how many idle connections are kept for the
+    requests to come (100); `pool_purge_delay`: and for how long (5 s; HAProxy's words).
 
     Raises `ConfigError` with every problem found. A Server belongs to one Backend. What changes while it lives is
     `weight`, `state`, `health` and `life`; each change takes the backend's lock.
@@ -100,6 +135,7 @@ class Server:
         "config",
         "counters",
         "in_flight",
+        "limit",
         "name",
         "only",
         "usable",
@@ -115,9 +151,25 @@ class Server:
         cookie: str | None = None,
         backup: bool = False,
         stateless: bool = False,
+        maxconn: int = 0,
+        maxqueue: int = 0,
+        tls: TLS | None = None,
+        pool_max_conn: int | None = None,
+        pool_purge_delay: Duration | None = None,
     ) -> None:
         config = ServerConfig(
-            name=name, target=target, factory=factory, weight=weight, cookie=cookie, backup=backup, stateless=stateless
+            name=name,
+            target=target,
+            factory=factory,
+            weight=weight,
+            cookie=cookie,
+            backup=backup,
+            stateless=stateless,
+            maxconn=maxconn,
+            maxqueue=maxqueue,
+            tls=tls,
+            pool_max_conn=pool_max_conn,
+            pool_purge_delay=pool_purge_delay,
         )
         self._begin(config)
 
@@ -152,6 +204,8 @@ class Server:
         self.usable = True
         #: An item per request that is here. Appending and popping are atomic, so its length needs no lock.
         self.in_flight: deque[None] = deque()
+        #: how many that may be; 0 is any number
+        self.limit = config.maxconn
         self.counters = Counters.new()
 
     def belong(self, changed: Callable[[Server], None]) -> None:
@@ -215,6 +269,11 @@ class Server:
     def electable(self) -> bool:
         """Whether balance may choose it for a new client."""
         return self.usable and self._state is AdminState.READY and self._weight > 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as many requests as it may."""
+        return 0 < self.limit <= len(self.in_flight)
 
     @property
     def total(self) -> int:

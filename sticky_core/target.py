@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -47,11 +49,11 @@ def problem_of(target: object, factory: object) -> str | None:
     if target is None and factory is None:
         return "has neither a target (an app or a URL) nor a factory"
     if isinstance(target, str):
-        return (
-            None
-            if target.startswith(_SCHEMES)
-            else f"{target!r} is no URL: it begins with one of {', '.join(_SCHEMES)}"
-        )
+        try:
+            Location.of(target)
+        except ValueError as error:
+            return str(error)
+        return None
     if target is not None and kinds(target) == frozenset(("factory",)):
         return f"{target!r} takes no arguments, so it is a factory rather than an app: write factory={_name(target)}"
     if target is not None and not kinds(target) & {"asgi", "wsgi"}:
@@ -73,14 +75,70 @@ def expect_factory(factory: object, where: str) -> None:
     check([f"{where}: {problem}"] if problem is not None else ())
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an upstream listens, read from its URL."""
+
+    scheme: Literal["http", "https"]
+    host: str  #: a name or an IP address without brackets; "localhost" for a UNIX socket
+    port: int
+    socket: str | None  #: the path of a UNIX socket, which then stands for host and port
+    base: str  #: what every request target begins with; no slash at its end, empty for none
+
+    @classmethod
+    def of(cls, url: str) -> Location:
+        """`http://host:port/base`, `https://host`, `unix:/run/app.sock`, and as nginx writes it,
+        `unix:/run/app.sock:/base` with or without `http://` before it. ValueError says what is wrong.
+        """
+        if not url.startswith(_SCHEMES):
+            raise ValueError(f"{url!r} is no URL: it begins with one of {', '.join(_SCHEMES)}")
+        scheme: Literal["http", "https"] = "https" if url.startswith("https:") else "http"
+        rest = url.removeprefix(f"{scheme}://")
+        if rest.startswith("unix:"):
+            path, _, base = rest.removeprefix("unix:").partition(":")
+            if not path:
+                raise ValueError(f"{url!r} names no socket: write unix:/path/of.sock")
+            return cls(scheme, "localhost", _PORTS[scheme], path, _base(url, base))
+        try:
+            split = urlsplit(url)
+            host, port = split.hostname, split.port
+        except ValueError as error:
+            raise ValueError(f"{url!r} is no URL: {error}") from None
+        if not host:
+            raise ValueError(f"{url!r} names no host")
+        if split.username is not None:
+            raise ValueError(f"{url!r} carries a user name: credentials are the client's to send, or yours in a header")
+        if port == 0:
+            raise ValueError(f"{url!r}: nobody listens at port 0")
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{url!r}: host {host!r} can't be written in a Host header")
+        if split.query or split.fragment:
+            raise ValueError(
+                f"{url!r} has a query or a fragment: a server is a place, with a path to begin with at most"
+            )
+        return cls(scheme, host, port if port is not None else _PORTS[scheme], None, _base(url, split.path))
+
+    @property
+    def authority(self) -> str:
+        """What a Host header calls it (RFC 9110, 7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+_HOST = re.compile(r"[!-.0-;=?-Z_a-z~]+")  # printable, and nothing that would end the authority of a URL
+_PATH = re.compile(r"/[!\"$->@-~]*")  # printable, and nothing that would end the path of one
+
+
+def _base(url: str, path: str) -> str:
+    if path and not _PATH.fullmatch(path):
+        raise ValueError(f"{url!r}: base path {path!r} is not one: it begins with a slash, and is percent-encoded")
+    return path.rstrip("/")
+
+
 def address(url: str) -> tuple[str, int] | None:
-    """Host and port of an upstream's URL; None for a UNIX socket. ValueError if the port is none."""
-    if url.startswith("unix:"):
-        return None
-    split = urlsplit(url)
-    if not split.hostname:
-        raise ValueError(f"{url!r} names no host")
-    return split.hostname, split.port or _PORTS[split.scheme]
+    """Host and port of an upstream's URL; None for a UNIX socket. ValueError if it is none."""
+    location = Location.of(url)
+    return None if location.socket is not None else (location.host, location.port)
 
 
 def _name(callee: object) -> str:

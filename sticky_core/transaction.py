@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sticky_core.claim import NO_PERSISTENCE, Claim, Reason
 from sticky_core.counters import Total
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure
+from sticky_core.forwarding import IDEMPOTENT
 from sticky_core.page import Page, page
+from sticky_core.queue import Ticket
 from sticky_core.request import Reply, Request
 from sticky_core.server import Server
 
@@ -29,8 +31,33 @@ DEBUG_HEADER = "x-sticky"
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
 _VALID = Claim.VALID
 
+#: the longest pause before the same server is tried again, in seconds
+LONGEST_PAUSE = 1.0
+
 Message = TypeVar("Message")  # a scope, an environ
 Out = TypeVar("Out")  # `send`, `start_response`
+
+
+class Body(Protocol):
+    """The one reader of a request's body."""
+
+    @property
+    def retellable(self) -> bool:
+        """Whether all that was read of it is kept to be read again, and is not more than may be told twice."""
+        ...
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether some of what was read can't be read again."""
+        ...
+
+
+class Wait(NamedTuple):
+    """Why there is no candidate yet: it is in a queue, or a server that failed is given a pause."""
+
+    until: float  #: by the backend's monotonic clock
+    ticket: Ticket | None  #: None: it is a pause
+    server: Server | None  #: where it belongs, or is to be told again
 
 
 class Transaction(Decision, Request, Generic[Message, Out]):
@@ -39,13 +66,17 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     Each face adds what it takes to be the `Request`, and what the server's app answers into.
     """
 
-    __slots__ = ("_debug", "cookie_key", "kept", "message", "out", "through")
+    __slots__ = ("_debug", "_following", "_wait", "body", "cookie_key", "kept", "message", "out", "through")
 
     cookie_key: Hashable
     kept: Any
 
+    _following: Server | None
+    _wait: Wait | None
+
     # A face sets these three, and `status` to 0, by itself: every request does, and an __init__ takes twice the time.
     through: Backend
+    body: Body  #: set only where it may have to be read again
     message: Message  #: it holds this decision, so until it is over they hold each other
     out: Out  #: where answers go
 
@@ -85,38 +116,202 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             if presented.claim is not _VALID or presented.server is None:
                 return self._chosen()
             server = presented.server
+        if backend.counts:
+            self.tried = ()
+            return self._placed(server)
         self.tried = server.only
         server.in_flight.append(None)
-        if backend.counts:
-            backend.taken(server)
         return server
 
     def next(self) -> Server | None:
-        """After a failure: the next candidate. None: the request may not be told again, or nobody is left."""
-        if self.failures[-1].executed:
-            return None
-        if self.presented.claim is Claim.VALID:
-            self.presented = replace(self.presented, claim=Claim.DOWN, reason=Reason.FAILED, settled=False)
-        if len(self.failures) > self.through.retries:
+        """After a failure: the next candidate. None: the request may not be told again, or nobody is left; or, if there
+        is a `wait`, not yet.
+        """
+        following: Server | None = getattr(self, "_following", None)
+        if following is not None:
+            self._following = None
+            return following
+        failure = self.failures[-1]
+        may = self._may_be_told_again if failure.executed else not self._forgotten
+        return self._again(failure) if may and self.through.retries.after(failure) else None
+
+    @property
+    def src(self) -> str:
+        trusted = self.through.trusted_proxies
+        peer = self.peer
+        return (trusted.client(peer, self.header("x-forwarded-for")) or "") if trusted else peer
+
+    @property
+    def reread(self) -> Body | None:
+        """The reader of its body, where it may have to be read again."""
+        return getattr(self, "body", None)
+
+    @property
+    def retellable(self) -> bool:
+        body = self.reread
+        return body is None or body.retellable
+
+    @property
+    def _forgotten(self) -> bool:
+        body = self.reread
+        return body is not None and body.forgotten
+
+    @property
+    def _may_be_told_again(self) -> bool:
+        """Whether it does no harm if two servers execute it."""
+        if not self.retellable:
+            return False
+        return self.method in IDEMPOTENT or (
+            self.through.config.idempotency_key and any(self.header("idempotency-key"))
+        )
+
+    def _again(self, failure: Failure) -> Server | None:
+        backend = self.through
+        retry = len(self.failures)
+        if retry > backend.retries.retries:
             return None
         last = self.tried[-1]
-        server = self._chosen()
-        if server is not None:
-            last.counters.cell[Total.WREDIS] += 1
-        return server
+        if not self._moves(retry):
+            # whatever was answered shows that nobody needs a pause, and an app in this process never does
+            if not failure.executed and isinstance(last.config.target, str):
+                pause = min(LONGEST_PAUSE, backend.config.timeouts.in_seconds.connect)
+                self._wait = Wait(backend.clock.monotonic() + pause, None, last)
+                return None
+            return self._placed(last)
+        self._uprooted(Reason.FAILED)
+        return self._chosen()
 
-    def _chosen(self) -> Server | None:
+    def _uprooted(self, reason: Reason) -> None:
+        """The client, if it had a server, has to be content with another one."""
+        if self.presented.claim is _VALID:
+            self.presented = replace(self.presented, claim=Claim.DOWN, reason=reason, settled=False)
+
+    def _moves(self, retry: int) -> bool:
+        """Whether the `retry`th is to go to another server."""
+        retries = self.through.retries
+        if retries.elsewhere(retry):
+            return True
+        # HAProxy does not wait for the turn that its option names if the client belongs nowhere, or the server is gone
+        return bool(retries.redispatch) and (
+            not self.tried[-1].usable or (retry == 1 and self.presented.claim is not Claim.VALID)
+        )
+
+    @property
+    def wait(self) -> Wait | None:
+        """Why there is no candidate yet, if there may be one. To be ended by `resume` or `abandon`."""
+        return getattr(self, "_wait", None)
+
+    def resume(self, woken: bool) -> Server | None:
+        """The wait is over, because somebody has woken us, or nobody has in time: the next candidate. None as with
+        `next`.
+        """
+        wait = self._wait
+        assert wait is not None
+        self._wait = None
+        if wait.ticket is None:
+            assert wait.server is not None
+            if wait.server.usable or not self.through.retries.redispatch:
+                return self._placed(wait.server)
+            self._uprooted(Reason.FAILED)
+            return self._chosen()
+        server = self.through.settle(wait.ticket)
+        if server is not None:
+            return self._seated(server, wait.server)
+        if not woken:
+            return None
+        self._uprooted(Reason.DOWN)
+        return self._chosen(wait.until)
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody has anything to do with it any more."""
+        return not hasattr(self, "message")
+
+    def abandon(self) -> None:
+        """The client has left in the middle of a wait, and the transaction is over."""
+        self._stop_waiting()
+        self._unanswered = True
+        self._depart()
+
+    def _stop_waiting(self) -> None:
+        """It is in no queue any more, and has no place that was granted in this moment."""
+        wait = self.wait
+        self._wait = None
+        if wait is not None and wait.ticket is not None:
+            server = self.through.settle(wait.ticket)
+            if server is not None:
+                self.through.left(server)
+
+    def _chosen(self, until: float | None = None) -> Server | None:
         backend = self.through
         if backend.unavailable == "fail" and self.presented.claim is Claim.DOWN:
             return None  # the client is rather sent away than to another server than its own
+        if backend.counts:
+            return self._placed(None, until)
         server = backend.choose(self, self.tried)
         if server is not None:
-            self.tried += server.only
             server.in_flight.append(None)
-            server.counters.cell[Total.LBTOT] += 1
-            if backend.counts:
-                backend.taken(server)
+            self._seated(server, None)
         return server
+
+    def _placed(self, bound: Server | None, until: float | None = None) -> Server | None:
+        """A place at `bound`, or at a server that is chosen; perhaps not yet."""
+        backend = self.through
+        if not backend.counts and bound is not None:
+            bound.in_flight.append(None)
+            return self._seated(bound, bound)
+        placed = backend.place(self, bound, self.tried)
+        if isinstance(placed, Ticket):
+            if until is None:
+                until = backend.clock.monotonic() + backend.config.timeouts.in_seconds.queue
+            self._wait = Wait(until, placed, bound)
+            return None
+        return self._seated(placed, bound) if placed is not None else None
+
+    def _seated(self, server: Server, bound: Server | None) -> Server:
+        """It has a place at `server`, be it the one that it is `bound` to or another."""
+        if server is not bound:
+            server.counters.cell[Total.LBTOT] += 1
+            if bound is not None:
+                self._uprooted(Reason.FULL)
+        if self.tried:
+            last = self.tried[-1]
+            last.counters.cell[Total.WRETR if server is last else Total.WREDIS] += 1
+        self.tried += server.only
+        return server
+
+    def spare(self, status: int) -> bool:
+        """An answer of this status has come: whether it is held back, because another server will be asked instead.
+        That server is reserved now, so that an answer passes if nobody else is free.
+        """
+        backend = self.through
+        if status not in backend.retries.statuses or not self._may_be_told_again:
+            return False
+        before = self.failures, self.presented
+        self._failures = (*self.failures, Failure.SPARED)
+        server = self._again(Failure.SPARED)
+        if server is None:
+            self._stop_waiting()  # nobody is free now: what we have is better than to wait
+            self._failures, self.presented = before
+            return False
+        self._following = server
+        return True
+
+    @property
+    def spared(self) -> bool:
+        """Whether an answer is held back, and another server is asked next."""
+        return getattr(self, "_following", None) is not None
+
+    def ended(self) -> None:
+        """It is over; if that came between an answer that was held back and the next attempt, nobody makes that."""
+        following = getattr(self, "_following", None)
+        if following is not None:
+            self._following = None
+            self.tried = self.tried[:-1]
+            if self.through.counts:
+                self.through.left(following)
+            else:
+                following.in_flight.pop()
 
     def stamp(self, reply: Reply) -> None:
         """Make the head of an answer what the client should see, marked with the server that answers.
@@ -135,25 +330,39 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         """The server, not the app in it, failed: how, as it is to be told on. Behind the head of an answer it has cut
         that short, however it says so.
         """
+        if self.spared:
+            return failure  # it was given up already
         if self.status:
             failure = Failure.TRUNCATED
         self._failures = (*self.failures, failure)
-        self.tried[-1].counters.cell[Total.ERESP if failure.executed else Total.ECON] += 1
+        if failure is not Failure.UNFIT:
+            self.tried[-1].counters.cell[Total.ERESP if failure.executed else Total.ECON] += 1
         return failure
 
-    def broke(self) -> None:
-        """An exception came out of the app. It is the app's: counted here, raised as it is."""
+    def gone(self) -> None:
+        """The client has left before the end: no fault of the server's."""
+        if not self.spared:  # else it was we who left
+            self.tried[-1].counters.cell[Total.CLI_ABRT] += 1
+
+    def broke(self) -> bool:
+        """An exception came out of the app. It is the app's: counted here, and to be raised as it is, unless its answer
+        had been held back and another server is asked.
+        """
+        if self.spared:
+            return False
         self.tried[-1].counters.cell[Total.ERESP] += 1
+        return True
 
     def leave(self, server: Server, over: bool) -> None:
         """The server has let the request go: once per server that `first` and `next` have named. `over`: so has the
         transaction.
         """
-        server.in_flight.pop()
         server.counters.cell[self.status // 100] += 1
         backend = self.through
         if backend.counts:
             backend.left(server)
+        else:
+            server.in_flight.pop()
         if over:
             # `_depart` once more, in line: every request passes here, and a call is a fiftieth of what it costs
             del self.message, self.out

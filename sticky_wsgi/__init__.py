@@ -5,11 +5,16 @@ from sticky_core.balance import LeastConn, Random, RoundRobin
 from sticky_core.claim import Claim, Mark, Reason
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure
+from sticky_core.forwarding import Forward
 from sticky_core.persistence import Cookie
 from sticky_core.server import AdminState, Health, Server, ServerConfig
+from sticky_core.timeouts import Timeouts
+from sticky_core.tls import TLS
 from sticky_wsgi.middleware import Dispatcher, StickyMiddleware, decision
+from sticky_wsgi.upstream import Upstream
 
 __all__ = [
+    "TLS",
     "AdminState",
     "Backend",
     "BackendConfig",
@@ -19,6 +24,7 @@ __all__ = [
     "Decision",
     "Dispatcher",
     "Failure",
+    "Forward",
     "Health",
     "LeastConn",
     "Mark",
@@ -29,5 +35,7 @@ __all__ = [
     "ServerConfig",
     "ServerFailure",
     "StickyMiddleware",
+    "Timeouts",
+    "Upstream",
     "decision",
 ]

@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Protocol, cast
+from urllib.parse import quote
 
+from sticky_core.forwarding import SAFE
+from sticky_core.page import Page
+from sticky_core.server import Server
 from sticky_core.transaction import Transaction as CoreTransaction
 
 #: where an environ carries its decision
@@ -43,6 +47,29 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
     def secure(self) -> bool:
         return self.message.get("wsgi.url_scheme") == "https"
 
+    def header(self, name: str) -> Sequence[str]:
+        value = self.message.get(f"HTTP_{name.upper().replace('-', '_')}")
+        return () if value is None else (value,)
+
+    @property
+    def peer(self) -> str:
+        peer: str = self.message.get("REMOTE_ADDR") or ""
+        return peer
+
+    @property
+    def path(self) -> str:
+        environ = self.message
+        raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+        if raw is None:
+            path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+            return quote(path.encode("latin-1"), safe=SAFE)
+        return raw.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        query: str = self.message.get("QUERY_STRING", "")
+        return query
+
     @property
     def cookies(self) -> tuple[str, ...]:
         # servers have joined those that came, so there is one
@@ -54,6 +81,9 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
     def forwarded(self) -> Environ:
         """An environ of its own for one attempt: an app writes into what it is given, and the next must not find it."""
         environ = self.message.copy()
+        body = self.reread
+        if body is not None:
+            environ["wsgi.input"] = body
         if self.kept is not None:
             if text := self.kept[0]:
                 environ["HTTP_COOKIE"] = text
@@ -75,6 +105,44 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
         if exc_info is None:
             return self.out(status, headers)
         return self.out(status, headers, exc_info)
+
+
+class Sparing(Transaction):
+    """A transaction whose answers may be held back, because another server will be asked instead."""
+
+    __slots__ = ()
+
+    @property
+    def start_response(self) -> StartResponse:
+        """Each attempt answers into something of its own: who was given up must not be heard again."""
+        return Held(self).start_response
+
+    def leave(self, server: Server, over: bool) -> None:
+        if over:
+            self.ended()
+        super().leave(server, over)
+
+
+class Held:
+    """What one attempt answers into. Once its answer is held back, nothing of it goes on."""
+
+    __slots__ = ("_lost", "_transaction")
+
+    def __init__(self, transaction: Sparing) -> None:
+        self._transaction = transaction
+        self._lost = False
+
+    def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
+        transaction = self._transaction
+        if not self._lost:
+            if transaction.status or not transaction.spare(_CODES[status]):
+                return Transaction.start_response(transaction, status, headers, exc_info)
+            self._lost = True
+        return _swallow
+
+
+def _swallow(_: bytes) -> None:
+    """`write` for an answer that nobody will see."""
 
 
 class _Codes(dict[str, int]):
@@ -122,3 +190,9 @@ class Head:
 
     def add(self, name: str, value: str) -> None:
         self.headers = [*self.headers, (name.title(), value)]
+
+
+def start_page(page: Page, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """An answer of our own."""
+    start_response(f"{page.status} {page.reason}", page.headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]

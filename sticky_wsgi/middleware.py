@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
@@ -11,10 +12,13 @@ from sticky_core.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure, check
 from sticky_core.frontend import Frontend
-from sticky_core.page import Page
 from sticky_core.server import Server
+from sticky_wsgi.bodies import Body
 from sticky_wsgi.lifecycle import Replicas
-from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp
+from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, start_page
+from sticky_wsgi.queue import waited
+
+_log = logging.getLogger("sticky_sessions")
 
 
 class _Corridor:
@@ -31,7 +35,7 @@ class _Corridor:
                 return self._pass_by(environ, start_response)
         if not replicas.begun:
             replicas.begin()
-        transaction = Transaction()
+        transaction = replicas.transaction()
         transaction.through = replicas.backend
         transaction.message = environ
         transaction.out = start_response
@@ -42,7 +46,10 @@ class _Corridor:
         server = transaction.first(environ.get("HTTP_COOKIE"))
         if self._debug:
             transaction.tell()
-        while server is not None:
+        reread: Body | None = None
+        if replicas.rereads:
+            transaction.body = reread = Body(environ, replicas.retry_body_limit)
+        while server is not None or (server := waited(transaction)) is not None:
             over: bool | None = True
             try:
                 app = replicas.apps[server]
@@ -51,23 +58,32 @@ class _Corridor:
                 body = app(transaction.forwarded(), transaction.start_response)
                 if body.__class__ is list or _is_whole(body, environ):
                     # servers treat these in ways of their own, so they go on untouched; the app is done with them
-                    return body
-                body = Carried(transaction, server, body)
-                over = None  # that is told when the body is closed
-                return body
+                    if transaction.status or not transaction.spared:
+                        return body
+                    over = False
+                else:
+                    body = Carried(transaction, server, body)
+                    if transaction.status or not transaction.spared:
+                        over = None  # that is told when the body is closed
+                        return body
+                    over = False
+                    body.give_up()
             except ServerFailure as error:
                 failure = transaction.failed(error.failure)
                 if transaction.status:  # the client has seen a head: all that is left is to let it see the end
                     raise ServerFailure(failure, server.name) from error
                 over = False
             except Exception:
-                transaction.broke()
-                raise
+                if transaction.broke():
+                    raise
+                over = False
             finally:
                 if over is not None:
                     transaction.leave(server, over)
+            if reread is not None:
+                reread.rewind()
             server = transaction.next()
-        return _start_page(transaction.unanswered(), environ, start_response)
+        return start_page(transaction.unanswered(), environ, start_response)
 
     def _routed(self, environ: Environ) -> Replicas | None:
         """Whose request this is; None if it is none of ours."""
@@ -175,6 +191,13 @@ class Carried:
             self._transaction.broke()
             raise
 
+    def give_up(self) -> None:
+        """Nobody will see it."""
+        try:
+            self._close_body()
+        except Exception:
+            _log.exception("an answer that was held back failed when it was closed")
+
     def _close_body(self) -> None:
         close = getattr(self._body, "close", None)
         if close is not None:
@@ -188,8 +211,3 @@ class Carried:
                 self._close_body()
             finally:
                 self._transaction.leave(self._server, True)
-
-
-def _start_page(page: Page, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    start_response(f"{page.status} {page.reason}", page.headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]

@@ -6,19 +6,55 @@ its backend's lock, so it needs none.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from sticky_core.balance.ewma import Ewma
+from sticky_core.balance.first import First
+from sticky_core.balance.hash import Hash
+from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.hdr import Hdr
 from sticky_core.balance.leastconn import LeastConn
+from sticky_core.balance.nginx.hash import NginxHash
+from sticky_core.balance.nginx.ip_hash import IpHash
+from sticky_core.balance.nginx.least_conn import NginxLeastConn
+from sticky_core.balance.nginx.random import NginxRandom
+from sticky_core.balance.nginx.smooth import Smooth
 from sticky_core.balance.random import Random
 from sticky_core.balance.roundrobin import RoundRobin
+from sticky_core.balance.source import Source
+from sticky_core.balance.static_rr import StaticRR
+from sticky_core.balance.uri import Uri
+from sticky_core.balance.url_param import UrlParam
+from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
 from sticky_core.request import Request
 from sticky_core.server import Server
 
-__all__ = ["Algorithm", "Balance", "LeastConn", "Random", "RoundRobin", "named"]
+__all__ = [
+    "Affinity",
+    "Algorithm",
+    "Balance",
+    "Ewma",
+    "First",
+    "Hash",
+    "Hdr",
+    "IpHash",
+    "LeastConn",
+    "NginxHash",
+    "NginxLeastConn",
+    "NginxRandom",
+    "Random",
+    "RoundRobin",
+    "Smooth",
+    "Source",
+    "StaticRR",
+    "Timed",
+    "Uri",
+    "UrlParam",
+    "named",
+]
 
 
 class Algorithm(Protocol):
@@ -26,6 +62,10 @@ class Algorithm(Protocol):
 
     #: whether it wants `taken` and `left`; an algorithm that does not costs a bound request nothing
     counts: bool
+
+    #: how far it insists on a server that is full. Whoever asks puts those into `avoid` that are not worth waiting for:
+    #: all who are full (`maxconn`), those whose queue is full as well (`maxqueue`), nobody (`always`).
+    preserve_affinity: Affinity
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         """A server that is electable and not in `avoid`; None if there is none."""
@@ -44,24 +84,46 @@ class Algorithm(Protocol):
         ...
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """An algorithm that also wants to know how long servers take."""
+
+    def observed(self, server: Server, seconds: float) -> None:
+        """`server` has begun an answer so long after it was asked."""
+        ...
+
+
 class Balance(Protocol):
     """What was asked for: a word with its arguments."""
 
     def over(self, servers: Sequence[Server], rng: Rng) -> Algorithm:
-        """The algorithm at work over `servers`."""
+        """The algorithm at work over `servers`, which are in the order in which they were declared."""
         ...
 
 
-_WORD = re.compile(r"([a-z-]+)(?:\((\d+)\))?")
-_WORDS: dict[str, Callable[[], Balance]] = {"roundrobin": RoundRobin, "leastconn": LeastConn, "random": Random}
+_WORDS: dict[str, Callable[[Line], Balance]] = {
+    "roundrobin": RoundRobin.read,
+    "static-rr": StaticRR.read,
+    "leastconn": LeastConn.read,
+    "first": First.read,
+    "random": Random.read,
+    "source": Source.read,
+    "uri": Uri.read,
+    "url_param": UrlParam.read,
+    "hdr": Hdr.read,
+    "hash": Hash.read,
+    "ewma": Ewma.read,
+    "smooth": Smooth.read,
+    "ip_hash": IpHash.read,
+    "least_conn": NginxLeastConn.read,
+}
 
 
 def named(text: str) -> Balance:
-    """The balance that HAProxy's word names: `roundrobin`, `leastconn`, `random`, `random(3)`."""
-    match = _WORD.fullmatch(text)
-    if match is not None and match[1] in _WORDS:
-        if match[2] is None:
-            return _WORDS[match[1]]()
-        if match[1] == "random":
-            return Random(draws=int(match[2]))
-    raise ConfigError(f"balance {text!r} is not known: write one of {', '.join(_WORDS)}, or random(<draws>)")
+    """The balance that HAProxy's words name: `roundrobin`, `random(3)`, `uri depth 2`, `url_param userid`,
+    `hdr(X-User)`, `hash src`, …; of nginx's, `ip_hash`, `least_conn`, and `smooth` for its round robin.
+    """
+    line = Line(text)
+    if line.word not in _WORDS:
+        raise ConfigError(f"balance {text!r} is not known: write one of {', '.join(_WORDS)}")
+    return _WORDS[line.word](line)

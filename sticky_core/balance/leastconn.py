@@ -6,91 +6,121 @@ share. A choice looks at the first row only, unless it must avoid somebody.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from sticky_core.balance.eweight import eweight
+from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
 from sticky_core.request import Request
 from sticky_core.server import Server
-
-_SCALE = 4096 * 16  # so that whole numbers tell the loads of weights 1..256 apart
 
 
 @dataclass(frozen=True, slots=True)
 class LeastConn:
     """No arguments."""
 
+    @classmethod
+    def read(cls, line: Line) -> LeastConn:
+        line.end()
+        return cls()
+
     def over(self, servers: Sequence[Server], rng: Rng) -> Rows:
         return Rows(servers, rng)
+
+
+class _Place:
+    """Where a server stands."""
+
+    __slots__ = ("load", "server", "weight")
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.weight = 0  # 0 while it may not be chosen
+        self.load = -1.0  # of its row; below 0: it stands in none
+
+
+# An ordered dictionary rather than a plain one: whose first is often taken out, that one looks through the gaps.
+_Row = OrderedDict[_Place, None]
 
 
 class Rows:
     """Leastconn at work."""
 
     counts = True
+    preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng) -> None:
-        self._servers = servers
         self._rng = rng
         self._begun = False
-        self._rows: dict[
-            int, dict[Server, None]
-        ] = {}  # a dict as an ordered set: the first is the one whose turn it is
-        self._loads: list[int] = []
-        self._load: dict[Server, int] = {}
+        self._places = {server: _Place(server) for server in servers}
+        self._rows: dict[float, _Row] = {}
+        self._loads: list[float] = []
         for server in servers:
             self.changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        if not self._begun and self._servers:
-            self._begun = True  # who is first among equals differs from process to process
-            start = self._rng.randrange(len(self._servers))
-            for server in (*self._servers[start:], *self._servers[:start]):
-                self._leave(server)
-                self.changed(server)
-        while self._loads and not self._rows[self._loads[0]]:
-            del self._rows[heappop(self._loads)]
-        if not self._loads:
+        if not self._begun and self._places:
+            self._begin()
+        rows, loads = self._rows, self._loads
+        while loads:
+            row = rows[loads[0]]
+            if row:
+                break
+            del rows[heappop(loads)]
+        else:
             return None
-        for server in self._rows[self._loads[0]]:
-            if server not in avoid:
-                return self._moved_back(server)
-        for load in sorted(self._loads)[1:]:
-            for server in self._rows[load]:
-                if server not in avoid:
-                    return self._moved_back(server)
+        for place in row:
+            if place.server not in avoid:
+                row.move_to_end(place)
+                return place.server
+        for load in sorted(loads)[1:]:
+            row = rows[load]
+            for place in row:
+                if place.server not in avoid:
+                    row.move_to_end(place)
+                    return place.server
         return None
 
-    def _moved_back(self, server: Server) -> Server:
-        row = self._rows[self._load[server]]
-        del row[server]
-        row[server] = None
-        return server
+    def _begin(self) -> None:
+        """Who is first among equals differs from process to process."""
+        self._begun = True  # not before: a forked child draws for itself
+        places = list(self._places.values())
+        start = self._rng.randrange(len(places))
+        for place in (*places[start:], *places[:start]):
+            if place.load >= 0:
+                self._rows[place.load].move_to_end(place)
 
     def taken(self, server: Server) -> None:
-        self.changed(server)
+        place = self._places[server]
+        if place.weight:
+            in_flight = len(server.in_flight)
+            # two quotients of whole numbers of this size are the same float only if they are the same
+            load = (in_flight + 1) / place.weight if in_flight else 0.0
+            if load != place.load:
+                self._move(place, load)
 
     left = taken
 
     def changed(self, server: Server) -> None:
-        """Put it into the row of its load, at the end."""
-        if not server.electable:
-            self._leave(server)
-            return
-        in_flight = len(server.in_flight)
-        load = 0 if in_flight == 0 else (in_flight + 1) * _SCALE // server.weight
-        if self._load.get(server) == load:
-            return
-        self._leave(server)
-        self._load[server] = load
+        place = self._places[server]
+        place.weight = eweight(server)
+        if place.weight:
+            self.taken(server)
+        elif place.load >= 0:
+            del self._rows[place.load][place]
+            place.load = -1.0
+
+    def _move(self, place: _Place, load: float) -> None:
+        """Into the row of its load, at the end."""
+        if place.load >= 0:
+            del self._rows[place.load][place]
+        place.load = load
         row = self._rows.get(load)
         if row is None:
-            row = self._rows[load] = {}
+            row = self._rows[load] = OrderedDict()
             heappush(self._loads, load)
-        row[server] = None
-
-    def _leave(self, server: Server) -> None:
-        load = self._load.pop(server, None)
-        if load is not None:
-            del self._rows[load][server]
+        row[place] = None

@@ -7,11 +7,14 @@ the same server ("the power of two random choices").
 
 from __future__ import annotations
 
-from bisect import bisect
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+from sticky_core.balance.hash_balance_factor import HashBalanceFactor
+from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.urn import Urn
+from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
 from sticky_core.request import Request
@@ -20,62 +23,80 @@ from sticky_core.server import Server
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """`draws`: how many servers are compared; 1 is chance alone."""
+    """`draws`: how many servers are compared; 1 is chance alone.
+    `hash_balance_factor`: who has so many percent of the mean load is not drawn; 0 is no bound.
+    """
 
     draws: int = 2
+    hash_balance_factor: int = 0
 
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise ConfigError(f"random: {self.draws} draws choose nobody; 2 are usual")
+        if self.hash_balance_factor and self.hash_balance_factor <= 100:
+            raise ConfigError(
+                f"random: hash_balance_factor {self.hash_balance_factor} is not above 100 percent, nor 0 for none"
+            )
+
+    @classmethod
+    def read(cls, line: Line) -> Random:
+        line.end(argument=True)
+        if line.argument is None:
+            return cls()
+        if not re.fullmatch("[0-9]+", line.argument):
+            raise line.refused("random takes a number of draws: random(2)")
+        return cls(int(line.argument))
 
     def over(self, servers: Sequence[Server], rng: Rng) -> Draws:
-        return Draws(servers, rng, self.draws)
+        bound = HashBalanceFactor(servers, self.hash_balance_factor) if self.hash_balance_factor else None
+        return Draws(Urn(servers, rng), self.draws, bound)
 
 
 class Draws:
-    """Random at work."""
+    """Random at work. It looks at the load of those it has drawn, and keeps none in an index."""
 
-    counts = False  # it looks at the load of those it has drawn, and keeps none in an index
+    preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, servers: Sequence[Server], rng: Rng, draws: int) -> None:
-        self._servers = servers
-        self._rng = rng
+    def __init__(self, urn: Urn, draws: int, bound: HashBalanceFactor | None, *, distinct: bool = False) -> None:
+        self.counts = bound is not None
+        self._urn = urn
         self._draws = draws
-        self._stale = True
-        self._electable: list[Server] = []
-        self._reach: list[int] = []  # weights added up: a number below the last falls to the server that it reaches
+        self._bound = bound
+        self._distinct = distinct
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        if self._stale:
-            self._stale = False
-            self._electable = [server for server in self._servers if server.electable]
-            self._reach = list(accumulate(server.weight for server in self._electable))
-        servers, reach = self._electable, self._reach
-        best = self._drawn(servers, reach, avoid)
-        if best is None:
-            # few are left that need not be avoided: draw among these
-            servers = [server for server in servers if server not in avoid]
-            reach = list(accumulate(server.weight for server in servers))
-            best = self._drawn(servers, reach, ())
-        return best
-
-    def _drawn(self, servers: Sequence[Server], reach: Sequence[int], avoid: Container[Server]) -> Server | None:
-        best: Server | None = None
-        if servers:
-            for _ in range(self._draws):
-                server = servers[bisect(reach, self._rng.randrange(reach[-1]))]
-                if server not in avoid and (best is None or _less_loaded(server, best)):
-                    best = server
-        return best
+        bound = self._bound
+        lots = self._urn.drawn(self._draws, avoid if bound is None else _Laden(avoid, bound), distinct=self._distinct)
+        if not lots and bound is not None:
+            lots = self._urn.drawn(self._draws, avoid)
+        if not lots:
+            return None
+        best = lots[0]
+        for lot in lots:
+            if lot is not best and len(lot.server.in_flight) * best.weight < len(best.server.in_flight) * lot.weight:
+                best = lot
+        return best.server
 
     def taken(self, server: Server) -> None:
-        """The load is read off the server."""
+        if self._bound is not None:
+            self._bound.taken()
 
-    left = taken
+    def left(self, server: Server) -> None:
+        if self._bound is not None:
+            self._bound.left()
 
     def changed(self, server: Server) -> None:
-        self._stale = True
+        self._urn.changed(server)
+        if self._bound is not None:
+            self._bound.changed()
 
 
-def _less_loaded(one: Server, other: Server) -> bool:
-    return len(one.in_flight) * other.weight < len(other.in_flight) * one.weight
+class _Laden:
+    """Those to be avoided, and those who have as much as they may."""
+
+    def __init__(self, avoid: Container[Server], bound: HashBalanceFactor) -> None:
+        self._avoid = avoid
+        self._bound = bound
+
+    def __contains__(self, server: object) -> bool:
+        return isinstance(server, Server) and (server in self._avoid or not self._bound.allows(server))

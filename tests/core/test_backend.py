@@ -238,7 +238,7 @@ def test_clients_leave_the_backups_when_a_server_is_back(sorry: Backend, ask: As
 def test_a_backend_of_backups_alone_serves(ask: Ask):
     backend = Backend("web", [Server("b1", app, backup=True), Server("b2", app, backup=True)], balance="leastconn")
     assert chosen(backend, ask) == "b1"
-    backend.taken(backend["b1"])
+    backend.take(backend["b1"])
     backend.left(backend["b1"])
 
 
@@ -352,8 +352,7 @@ def test_a_child_chooses_counts_and_changes(forking: Backend, ask: Ask, in_child
         for _ in range(60):
             server = forking.choose(ask(), ())
             assert server is not None
-            server.in_flight.append(None)
-            forking.taken(server)
+            forking.take(server)
             server.counters.cell[Total.LBTOT] += 1
         forking["s1"].state = AdminState.MAINT
         assert all(forking.choose(ask(), ()) is not forking["s1"] for _ in range(20))
@@ -440,8 +439,7 @@ def test_a_child_has_nothing_in_flight_and_its_leastconn_knows_it(ask: Ask, in_c
     if begun:
         chosen(backend, ask)
     for _ in range(5):
-        backend["s1"].in_flight.append(None)
-        backend.taken(backend["s1"])
+        backend.take(backend["s1"])
 
     def work() -> str:
         assert [len(server.in_flight) for server in backend.servers] == [0, 0]

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
-from sticky_core.target import Kind, address, kinds, problem_of
+from sticky_core.target import Kind, Location, address, kinds, problem_of
 
 ANYTHING: set[Kind] = {"asgi", "wsgi", "factory"}
 
@@ -202,7 +202,7 @@ def test_what_cannot_is_told_the_way_out(target: object, factory: object, proble
         pytest.param("http://10.0.0.1", ("10.0.0.1", 80), id="http without a port"),
         pytest.param("https://shop.example/base", ("shop.example", 443), id="https without a port"),
         pytest.param("http://[::1]:8080", ("::1", 8080), id="IPv6"),
-        pytest.param("http://user:word@host:81/x?y", ("host", 81), id="everything"),
+        pytest.param("http://host:81/x", ("host", 81), id="everything"),
         pytest.param("unix:/run/app.sock", None, id="UNIX socket"),
     ],
 )
@@ -214,3 +214,112 @@ def test_an_address_is_a_host_and_a_port(url: str, expected: tuple[str, int] | N
 def test_a_url_without_a_host_or_with_a_wrong_port_has_no_address(url: str):
     with pytest.raises(ValueError):
         address(url)
+
+
+@pytest.mark.parametrize(
+    "url, expected",
+    [
+        pytest.param("http://10.0.0.1:8080", Location("http", "10.0.0.1", 8080, None, ""), id="host and port"),
+        pytest.param("http://shop.example", Location("http", "shop.example", 80, None, ""), id="http without a port"),
+        pytest.param(
+            "https://shop.example", Location("https", "shop.example", 443, None, ""), id="https without a port"
+        ),
+        pytest.param("http://shop.example/", Location("http", "shop.example", 80, None, ""), id="a slash is no base"),
+        pytest.param("http://shop.example/a/b", Location("http", "shop.example", 80, None, "/a/b"), id="a base"),
+        pytest.param(
+            "http://shop.example/a//", Location("http", "shop.example", 80, None, "/a"), id="slashes behind a base"
+        ),
+        pytest.param(
+            "http://shop.example/%C3%A4;x=1",
+            Location("http", "shop.example", 80, None, "/%C3%A4;x=1"),
+            id="a base with what paths may hold",
+        ),
+        pytest.param("http://Shop.Example", Location("http", "shop.example", 80, None, ""), id="a host in capitals"),
+        pytest.param(
+            "http://a_b.example", Location("http", "a_b.example", 80, None, ""), id="a host with an underscore"
+        ),
+        pytest.param("https://[2001:db8::1]:8443/a", Location("https", "2001:db8::1", 8443, None, "/a"), id="IPv6"),
+        pytest.param("unix:/run/app.sock", Location("http", "localhost", 80, "/run/app.sock", ""), id="a UNIX socket"),
+        pytest.param(
+            "unix:/run/app.sock:/a/",
+            Location("http", "localhost", 80, "/run/app.sock", "/a"),
+            id="a UNIX socket and a base",
+        ),
+        pytest.param(
+            "unix:/run/app.sock:/",
+            Location("http", "localhost", 80, "/run/app.sock", ""),
+            id="a UNIX socket and a slash",
+        ),
+        pytest.param("unix:app.sock", Location("http", "localhost", 80, "app.sock", ""), id="a UNIX socket from here"),
+        pytest.param(
+            "http://unix:/run/app.sock:/a",
+            Location("http", "localhost", 80, "/run/app.sock", "/a"),
+            id="as nginx writes it",
+        ),
+        pytest.param(
+            "https://unix:/run/app.sock",
+            Location("https", "localhost", 443, "/run/app.sock", ""),
+            id="TLS over a UNIX socket",
+        ),
+    ],
+)
+def test_a_url_tells_where_an_upstream_listens(url: str, expected: Location):
+    assert Location.of(url) == expected
+
+
+@pytest.mark.parametrize(
+    "url, problem",
+    [
+        pytest.param("shop.example", "is no URL: it begins with one of http://, https://, unix:", id="no scheme"),
+        pytest.param("ws://shop.example", "is no URL", id="another scheme"),
+        pytest.param("HTTP://shop.example", "is no URL", id="a scheme in capitals"),
+        pytest.param("http://", "names no host", id="no host"),
+        pytest.param("http:///a", "names no host", id="a base and no host"),
+        pytest.param("http://:80", "names no host", id="a port and no host"),
+        pytest.param("http://shop.example:port", "is no URL", id="a port in letters"),
+        pytest.param("http://shop.example:65536", "is no URL", id="a port beyond all"),
+        pytest.param("http://shop.example:0", "nobody listens at port 0", id="port 0"),
+        pytest.param("http://[2001:db8::1", "is no URL", id="half a bracket"),
+        pytest.param("http://user:word@shop.example", "carries a user name", id="a user and a password"),
+        pytest.param("http://user@shop.example", "carries a user name", id="a user"),
+        pytest.param("http://shop example", "can't be written in a Host header", id="a host with a space"),
+        pytest.param("http://sh\u00f6p.example", "can't be written in a Host header", id="a host beyond ASCII"),
+        pytest.param("http://{shop}.example", "can't be written in a Host header", id="a host with braces"),
+        pytest.param("http://shop.example/?a=b", "has a query or a fragment", id="a query"),
+        pytest.param("http://shop.example/#a", "has a query or a fragment", id="a fragment"),
+        pytest.param("http://shop.example/a b", "base path '/a b' is not one", id="a base with a space"),
+        pytest.param("http://shop.example/\u00e4", "base path '/\u00e4' is not one", id="a base beyond ASCII"),
+        pytest.param("unix:", "names no socket: write unix:/path/of.sock", id="no socket"),
+        pytest.param("unix::/a", "names no socket", id="a base and no socket"),
+        pytest.param(
+            "unix:/run/app.sock:a", "base path 'a' is not one: it begins with a slash", id="a base without a slash"
+        ),
+        pytest.param("unix:/run/app.sock:/a?b", "base path '/a?b' is not one", id="a base with a query"),
+        pytest.param("unix:/run/app.sock:/a#b", "base path '/a#b' is not one", id="a base with a fragment"),
+        pytest.param("unix:/run/app.sock:/a\r\nb", "is not one", id="a base with a line break"),
+    ],
+)
+def test_a_url_that_is_no_place_is_told_why(url: str, problem: str):
+    with pytest.raises(ValueError) as error:
+        Location.of(url)
+    assert problem in str(error.value)
+    assert repr(url) in str(error.value)
+    assert problem_of(url, None) == str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url, authority",
+    [
+        pytest.param("http://shop.example", "shop.example", id="a name"),
+        pytest.param("http://shop.example:80", "shop.example", id="http at its own port"),
+        pytest.param("http://shop.example:443", "shop.example:443", id="http at that of https"),
+        pytest.param("https://shop.example:443", "shop.example", id="https at its own port"),
+        pytest.param("https://shop.example:80", "shop.example:80", id="https at that of http"),
+        pytest.param("http://[2001:db8::1]", "[2001:db8::1]", id="IPv6"),
+        pytest.param("http://[2001:db8::1]:8080/a", "[2001:db8::1]:8080", id="IPv6 and a port"),
+        pytest.param("unix:/run/app.sock:/a", "localhost", id="a UNIX socket"),
+        pytest.param("https://unix:/run/app.sock", "localhost", id="TLS over a UNIX socket"),
+    ],
+)
+def test_an_authority_is_what_host_says(url: str, authority: str):
+    assert Location.of(url).authority == authority

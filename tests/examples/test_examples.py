@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -196,3 +198,54 @@ def test_the_test_with_replicas_passes_by_the_command_in_its_docstring():
     )
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "4 passed" in passed.stdout
+
+
+class _Named(BaseHTTPRequestHandler):
+    """Answers with the name of its server."""
+
+    def do_GET(self) -> None:
+        said = f"{self.server.server_address[1]} {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def upstreams():
+    """Two servers, listening; what is called ends one."""
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _Named) for _ in range(2)]
+    threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
+    for thread in threads:
+        thread.start()
+    alive = {server.server_address[1]: server for server in servers}
+
+    def end(port: int) -> None:
+        server = alive.pop(port)
+        server.shutdown()
+        server.server_close()
+
+    yield list(alive), end
+    for port in list(alive):
+        end(port)
+    for thread in threads:
+        thread.join()
+
+
+def test_upstreams_keep_their_clients_and_take_over_and_say_sorry(load, upstreams, monkeypatch):
+    ports, end = upstreams
+    monkeypatch.setenv("UPSTREAMS", " ".join(f"http://127.0.0.1:{port}" for port in ports))
+    with TestClient(load("upstreams").app) as client:
+        first = client.get("/cart?a=%2F")
+        own, path = first.text.split()
+        assert path == "/cart?a=%2F"
+        assert [client.get("/cart").text.split()[0] for _ in range(4)] == [own] * 4
+        end(int(own))
+        (other,) = {f"{port}" for port in ports} - {own}
+        assert client.get("/cart").text.split()[0] == other
+        end(int(other))
+        sorry = client.get("/cart")
+        assert (sorry.status_code, "mending" in sorry.text) == (503, True)

@@ -1,0 +1,164 @@
+"""The one reader of what a client sends: every attempt reads from it, and what it has read can be told again, up to a
+limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import anyio
+
+from sticky_asgi.messages import Message, Receive
+
+#: what `receive` says for ever after
+GONE: Message = {"type": "http.disconnect"}
+
+
+class Body:
+    """A `receive` that remembers: http.request messages up to `limit` bytes in all, and websocket.connect.
+
+    What goes beyond the limit is kept until more is asked for, so that who gives up before may be followed by another.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_at",
+        "_farewell",
+        "_kept",
+        "_limit",
+        "_on_gone",
+        "_others",
+        "_reading",
+        "_receive",
+        "_told",
+        "forgotten",
+        "gone",
+        "retellable",
+    )
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._told: list[Message] = []
+        self._at = 0  # how many of these this attempt has been told
+        self._kept = 0
+        self._reading = False
+        self._others: anyio.Event | None = None  # what they wait for who would read at the same time
+        self._ahead: asyncio.Task[None] | None = None
+        self._on_gone: Callable[[], None] | None = None
+        self._farewell = GONE
+        self.gone = False  #: whether the client has left
+        self.retellable = True
+        self.forgotten = False
+
+    async def __call__(self) -> Message:
+        if not self.retellable and self._at:
+            del self._told[: self._at]
+            self._at = 0
+            self.forgotten = True
+        while self._at == len(self._told):
+            if self.gone:
+                return self._farewell
+            if self._ahead is not None:
+                await asyncio.shield(self._ahead)
+            else:
+                await self._read()
+        message = self._told[self._at]
+        self._at += 1
+        if self._kept > self._limit or message["type"] == "websocket.receive":
+            self.retellable = False
+        if self._on_gone is not None:
+            self._look_on()
+        return message
+
+    async def _read(self) -> None:
+        if self._reading:  # by an attempt that is not quite over: servers are not made for two at once
+            if self._others is None:
+                self._others = anyio.Event()
+            return await self._others.wait()
+        self._reading = True
+        try:
+            self._came(await self._receive())
+        finally:
+            self._reading = False
+            if self._others is not None:
+                self._others.set()
+                self._others = None
+            self._look_on()
+
+    def _came(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.disconnect":
+            self.gone = True
+        else:
+            if kind == "http.request":
+                self._kept += len(message.get("body", b""))
+            elif kind == "websocket.disconnect":
+                self.gone = True
+                self._farewell = message
+            self._told.append(message)
+
+    def rewind(self) -> None:
+        """Another attempt begins: it is told everything again."""
+        self._at = 0
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Have `on_gone` called when the client leaves, while nobody reads (asyncio only). What it sends before is
+        kept for who does, one message of it.
+        """
+        self._on_gone = on_gone
+        self._look_on()
+
+    def unwatch(self) -> None:
+        """Nobody wants to be called any more."""
+        self._on_gone = None
+
+    @property
+    def watched(self) -> bool:
+        return self._on_gone is not None
+
+    def _look_on(self) -> None:
+        on_gone = self._on_gone
+        if on_gone is None:
+            return
+        if self.gone:
+            on_gone()
+        elif self._ahead is None and not self._reading and self._asks_for_more:
+            self._ahead = asyncio.ensure_future(self._read_ahead())
+
+    @property
+    def _asks_for_more(self) -> bool:
+        """Whether there is nothing unread but, at most, that behind which only the client's leave can come: the end of
+        a body, or the beginning of a WebSocket.
+        """
+        if self._at == len(self._told):
+            return True
+        last = self._told[-1]
+        return last["type"] == "websocket.connect" or (
+            last["type"] == "http.request" and not last.get("more_body", False)
+        )
+
+    async def _read_ahead(self) -> None:
+        """One message, so that whoever waits for it hears of it at once."""
+        try:
+            self._came(await self._receive())
+        except Exception:
+            return  # whoever reads will meet it
+        finally:
+            self._ahead = None
+        self._look_on()
+
+    async def until_gone(self, on_gone: Callable[[], None]) -> None:
+        """The same as `watch` for who has a task to spare."""
+        while not self.gone and self._asks_for_more:
+            await self._read()
+        if self.gone:
+            on_gone()
+
+    def close(self) -> None:
+        """Nobody will read any more."""
+        self._on_gone = None
+        if self._ahead is not None:
+            self._ahead.cancel()
+            self._ahead = None

@@ -1,0 +1,437 @@
+"""Connections to an upstream on one event loop: opened, kept for the next request, watched for time and for clients
+that leave.
+
+One protocol object per connection and no task per request. One sweep per event loop, every tenth of a second while
+anything is under way, stands in for a timer per request: it ends what takes too long, and begins to look out for the
+client of a request that was not answered at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from typing import Protocol, cast
+
+from sticky_asgi.bodies import Body
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.http1 import Answers, BadAnswer
+from sticky_core.pool import Pool
+from sticky_core.target import Location
+
+#: seconds between two sweeps, which is how late a timeout may be
+TICK = 0.1
+#: How much of a body may wait for a slow client, in bytes, before the upstream is made to wait as well.
+WINDOW = 262144
+
+
+class Connection(asyncio.Protocol):
+    """A connection, and the exchange that is under way on it."""
+
+    __slots__ = (
+        "_buffered",
+        "_continued",
+        "_keeper",
+        "_news",
+        "_paused",
+        "_poll",
+        "_writable",
+        "answer",
+        "body",
+        "closed",
+        "gone",
+        "limit",
+        "since",
+        "transport",
+        "why",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, keeper: Connections) -> None:
+        self._keeper = keeper
+        self.answer = Answers()
+        self.closed = False
+        self._paused = False
+        self._buffered = 0
+        self._news: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._poll: select.poll | None = None
+        self._continued: asyncio.Event | None = None
+        self.why: ServerFailure | None = None  #: how the server has failed
+        self.gone = False  #: whether the client has
+        #: whose client is to be watched
+        self.body: Body | None = None
+        #: the sweep in which we began to wait for the server, and how many it may take
+        self.since = 0
+        self.limit = 0
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        answer = self.answer
+        try:
+            answer.feed(data)
+        except BadAnswer as error:
+            if not answer.over:  # else it is one too many, and nobody's
+                self._fail(Failure.TRUNCATED if answer.status else Failure.BAD_ANSWER, str(error))
+            self.transport.abort()
+            if answer.over:
+                self._keeper.closed(self)
+            return
+        self.since = self._keeper.sweep.number
+        if answer.status:
+            self._buffered += len(data)
+            if self._buffered > WINDOW and not answer.over:
+                self._paused = True
+                self.transport.pause_reading()
+            self._wake()
+        elif self._continued is not None and not answer.waiting_for_continue:
+            self._continued.set()
+
+    def eof_received(self) -> None:
+        self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._end()
+        writable = self._writable
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+        self._keeper.closed(self)
+
+    def pause_writing(self) -> None:
+        self._writable = self._keeper.loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable = self._writable
+        self._writable = None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    # What an exchange does
+
+    def begin(self, method: str, body: Body, timeout: float, upgrade: bool = False) -> None:
+        """A request is about to be sent, and its client's `body` is to be watched. `timeout`: seconds without a word
+        from the server.
+        """
+        self.answer.begin(method, upgrade)
+        self._buffered = 0
+        self.why = None
+        self.gone = False
+        self.body = body
+        self.wait_for(timeout)
+        self._keeper.sweep.add(self)
+
+    def wait_for(self, timeout: float) -> None:
+        """From now on, so many seconds may pass without a word from the server."""
+        self.limit = max(1, round(timeout / TICK))
+        self.since = self._keeper.sweep.number
+
+    def write(self, data: bytes) -> None:
+        if not self.closed:
+            self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the server has taken in what it was sent, as far as it must."""
+        writable = self._writable
+        if writable is not None and not self.closed:
+            await writable
+            self.since = self._keeper.sweep.number
+
+    async def news(self) -> None:
+        """Wait for more of the answer. ServerFailure if there will be none; returns at once if the client has left."""
+        if self.why is not None:
+            raise self.why
+        if self.gone:
+            return
+        if self.closed:
+            raise self._closed()
+        if self._paused:
+            self._paused = False
+            self._buffered = 0
+            self.transport.resume_reading()
+        self.since = self._keeper.sweep.number
+        news = self._news = self._keeper.loop.create_future()
+        try:
+            await news
+        finally:
+            self._news = None
+        if self.why is not None:
+            raise self.why
+
+    def take(self) -> bytes:
+        """What has come of the body."""
+        self._buffered = 0
+        return self.answer.take()
+
+    async def continues(self, patience: float) -> None:
+        """Wait for a 100, an answer, or so many seconds."""
+        self.answer.waiting_for_continue = True
+        self._continued = asyncio.Event()
+        try:
+            async with asyncio.timeout(patience):
+                await self._continued.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._continued = None
+
+    def spoil(self, detail: str) -> None:
+        """What the client sends is not what it has announced: nobody may take it for a request."""
+        self._fail(Failure.UNFIT, detail)
+        self.transport.abort()
+
+    def _wake(self) -> None:
+        if self._continued is not None:
+            self._continued.set()
+        news = self._news
+        if news is not None and not news.done():
+            news.set_result(None)
+
+    def _fail(self, failure: Failure, detail: str = "") -> None:
+        if self.why is None:
+            self.why = ServerFailure(failure, detail=detail)
+        self._wake()
+
+    def _closed(self) -> ServerFailure:
+        return ServerFailure(Failure.TRUNCATED if self.answer.status else Failure.CLOSED)
+
+    def _end(self) -> None:
+        answer = self.answer
+        if answer.over:
+            return self._wake()
+        try:
+            if answer.finish():
+                return self._wake()
+        except BadAnswer as error:
+            return self._fail(Failure.BAD_ANSWER, str(error))
+        failure = self._closed()
+        self._fail(failure.failure)
+
+    def swept(self, number: int) -> None:
+        body = self.body
+        if body is not None and not body.watched and number > self.since:
+            body.watch(self.client_left)
+        if number - self.since > self.limit and (self._news is not None or self._writable is not None):
+            self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")
+            self.transport.abort()
+
+    def client_left(self) -> None:
+        """Nobody waits for the answer any more: the server hears of it."""
+        self.gone = True
+        self.transport.abort()
+        self._wake()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._keeper.loop
+
+    @property
+    def sweep(self) -> Sweep:
+        return self._keeper.sweep
+
+    def hand_over(self) -> None:
+        """The exchange is no affair of ours any more."""
+        self._keeper.sweep.drop(self)
+        if self.body is not None:
+            self.body.unwatch()
+            self.body = None
+
+    def quiet(self) -> bool:
+        """Whether nothing has come from the server since its last answer, no farewell either; asked of the kernel."""
+        if self.closed:
+            return False
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
+
+    def end(self) -> None:
+        """The exchange is over: the connection is kept if it may be, and closed if not."""
+        self.hand_over()
+        answer = self.answer
+        if answer.over and answer.reusable and not self.closed and self.why is None and not self.gone:
+            if self._paused:
+                self._paused = False
+                self.transport.resume_reading()
+            self._keeper.keep(self)
+        else:
+            self.transport.abort()
+
+
+class Connections:
+    """The connections to one upstream on one event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        location: Location,
+        context: ssl.SSLContext | None,
+        sni: str | None,
+        pool: Pool[Connection],
+    ) -> None:
+        self.loop = loop
+        self.sweep = Sweep.of(loop)
+        self._location = location
+        self._context = context
+        self._sni = sni
+        self._pool = pool
+        self.sweep.pools.add(self)
+
+    def take(self, repeatable: bool) -> Connection | None:
+        """An idle one. If the request can't be repeated: one that is known to have been open just now."""
+        while True:
+            connection = self._pool.take(self.loop.time(), repeatable)
+            if connection is None or repeatable or connection.quiet():
+                return connection
+            connection.transport.abort()
+
+    async def open(self, patience: float, body: Body) -> Connection | None:
+        """One, within `patience` seconds; None if the client leaves first. ServerFailure if there can be none."""
+        opening = asyncio.ensure_future(self._open())
+        body.watch(lambda: _let_be(opening))
+        try:
+            async with asyncio.timeout(patience):
+                return await opening
+        except TimeoutError:
+            raise ServerFailure(Failure.CONNECT_TIMEOUT) from None
+        except ssl.SSLError as error:
+            raise ServerFailure(Failure.TLS, detail=str(error)) from error
+        except OSError as error:
+            raise ServerFailure(Failure.REFUSED, detail=error.strerror or str(error)) from error
+        except asyncio.CancelledError:
+            if body.gone and not _is_cancelled():
+                return None
+            raise
+        finally:
+            body.unwatch()
+            opening.cancel()
+
+    async def _open(self) -> Connection:
+        where = self._location
+        context = self._context
+        sni = self._sni if context is not None else None
+        if where.socket is not None:
+            _, connection = await self.loop.create_unix_connection(
+                lambda: Connection(self), where.socket, ssl=context, server_hostname=sni
+            )
+        else:
+            _, connection = await self.loop.create_connection(
+                lambda: Connection(self), where.host, where.port, ssl=context, server_hostname=sni
+            )
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        """Its exchange is over, and it may carry another."""
+        if self._pool.put(connection, self.loop.time()):
+            self.sweep.begin()
+        else:
+            connection.transport.abort()
+
+    def closed(self, connection: Connection) -> None:
+        self._pool.remove(connection)
+
+    def purge(self) -> None:
+        """Close what has idled for too long."""
+        for connection in self._pool.purge(self.loop.time()):
+            connection.transport.abort()
+
+    @property
+    def idle(self) -> int:
+        return len(self._pool)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        for connection in self._pool.clear():
+            connection.transport.abort()
+
+
+def _let_be(opening: asyncio.Future[Connection]) -> None:
+    opening.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Whether it is us who are cancelled, rather than something we wait for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class Swept(Protocol):
+    """What the sweep looks at."""
+
+    def swept(self, number: int) -> None:
+        """It is the `number`th sweep."""
+        ...
+
+
+class Sweep:
+    """What goes around on one event loop, ten times a second while there is anything to look at."""
+
+    _of: dict[asyncio.AbstractEventLoop, Sweep] = {}  # noqa: RUF012
+    _lock = threading.Lock()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = 0
+        self.pools: weakref.WeakSet[Connections] = weakref.WeakSet()
+        self._loop = loop
+        self._busy: set[Swept] = set()
+        self._next: asyncio.TimerHandle | None = None
+        self._ends = self._until_the_loop_ends()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Sweep:
+        with cls._lock:
+            for old in [each for each in cls._of if each.is_closed()]:
+                del cls._of[old]
+            sweep = cls._of.get(loop)
+            if sweep is None:
+                sweep = cls._of[loop] = cls(loop)
+                # a loop that ends closes the asynchronous generators that have begun on it: the only way to hear of it
+                begun = sweep._ends.__anext__()
+                try:
+                    begun.send(None)
+                except StopIteration:
+                    pass
+            return sweep
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            for pool in list(self.pools):
+                pool.close()
+            if self._next is not None:
+                self._next.cancel()
+            await asyncio.sleep(0)  # what was aborted is told so in the loop's next round
+
+    def add(self, connection: Swept) -> None:
+        self._busy.add(connection)
+        if self._next is None:
+            self.begin()
+
+    def drop(self, connection: Swept) -> None:
+        self._busy.discard(connection)
+
+    def begin(self) -> None:
+        if self._next is None:
+            self._next = self._loop.call_later(TICK, self._sweep)
+
+    def _sweep(self) -> None:
+        self.number += 1
+        for each in list(self._busy):
+            each.swept(self.number)
+        idle = 0
+        for pool in list(self.pools):
+            pool.purge()
+            idle += pool.idle
+        self._next = None
+        if self._busy or idle:
+            self.begin()

@@ -1,0 +1,75 @@
+"""Waiting for a place at a server, or out a pause, while the client may leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from anyio.lowlevel import current_token
+
+from sticky_asgi.bodies import Body
+from sticky_asgi.messages import Transaction
+from sticky_core.server import Server
+from sticky_core.transaction import Wait
+
+
+async def waited(transaction: Transaction, body: Body | None) -> Server | None:
+    """The server that a wait has led to; None if there is nothing to wait for, or it was in vain."""
+    while (wait := transaction.wait) is not None:
+        assert body is not None
+        try:
+            woken = await _woken(transaction, wait, body)
+        except BaseException:
+            transaction.abandon()
+            body.close()
+            raise
+        if body.gone:
+            transaction.abandon()
+            return None
+        server = transaction.resume(woken)
+        if server is not None:
+            return server
+    return None
+
+
+async def _woken(transaction: Transaction, wait: Wait, body: Body) -> bool:
+    """Whether somebody has woken us; else the time is up."""
+    woken = anyio.Event()
+    backend = transaction.through
+    if wait.ticket is not None and not backend.waits(wait.ticket, _waker(woken)):
+        return True
+    with anyio.move_on_after(wait.until - backend.clock.monotonic()):
+        async with anyio.create_task_group() as group:
+            if _on_asyncio():
+                body.watch(woken.set)  # what it has begun to read survives us
+            else:
+                group.start_soon(body.until_gone, woken.set)
+            await woken.wait()
+            group.cancel_scope.cancel()
+    body.unwatch()
+    return woken.is_set()
+
+
+def _waker(woken: anyio.Event) -> Callable[[], bool]:
+    """Sets `woken` from whatever thread; False if its event loop has ended."""
+    native: Any = current_token().native_token
+    soon = native.call_soon_threadsafe if isinstance(native, asyncio.AbstractEventLoop) else native.run_sync_soon
+
+    def wake() -> bool:
+        try:
+            soon(woken.set)
+        except RuntimeError:
+            return False
+        return True
+
+    return wake
+
+
+def _on_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,320 @@
+"""Upstream: a URL as an ASGI app. It forwards what it is called with, byte for byte, and keeps nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import Any
+
+from sticky_asgi.bodies import Body
+from sticky_asgi.connections import Connection, Connections
+from sticky_asgi.messages import KEY, Message, Receive, Scope, Send, send_page
+from sticky_core import http1
+from sticky_core.durations import Duration, seconds
+from sticky_core.errors import ConfigError, Failure, ServerFailure
+from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Heads, Outgoing, target_of
+from sticky_core.page import page
+from sticky_core.pool import MAX_CONN, PURGE_DELAY, Pool
+from sticky_core.server import ServerConfig
+from sticky_core.target import Location
+from sticky_core.timeouts import Timeouts
+from sticky_core.tls import TLS
+
+#: How long a client that waits for a 100 is left waiting for the upstream's, in seconds (RFC 9110, 10.1.1).
+CONTINUE = 1.0
+#: of a body that may have to be told again, when an upstream stands alone
+_LIMIT = 65536
+
+
+class Upstream:
+    """An ASGI app that forwards to a URL: `http://host:port/base`, `https://…`, `unix:/path/of.sock:/base`.
+
+    Request targets, header values and bodies go on as they come; what belongs to the connection does not (RFC 9110,
+    7.6.1). Bodies stream both ways, and wait for the slower side. WebSockets are forwarded as well.
+
+    `timeouts`, `forward`, `tls`: as with `Backend` and `Server`; `pool_max_conn` idle connections are kept for
+    `pool_purge_delay` seconds, for each event loop its own. Alone it answers 502, 503 or 504 if the upstream does not;
+    as a server of a Backend it leaves that to the others.
+
+    Raises `ConfigError` for what can't work, and when httptools is not installed. It needs asyncio.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeouts: Timeouts | None = None,
+        forward: Forward | None = None,
+        tls: TLS | None = None,
+        pool_max_conn: int | None = None,
+        pool_purge_delay: Duration | None = None,
+    ) -> None:
+        config = ServerConfig(
+            name="upstream", target=url, tls=tls, pool_max_conn=pool_max_conn, pool_purge_delay=pool_purge_delay
+        )
+        self._begin(config, timeouts or Timeouts(), forward or Forward())
+
+    @classmethod
+    def of(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Upstream:
+        """The upstream that a server's configuration asks for."""
+        upstream = cls.__new__(cls)
+        upstream._begin(config, timeouts, forward)
+        return upstream
+
+    def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
+        http1.require()
+        try:
+            from sticky_asgi.websockets import tunnel
+        except ModuleNotFoundError as error:
+            raise ConfigError(http1.MISSING.format("wsproto")) from error
+        self._tunnel = tunnel
+        assert isinstance(config.target, str)
+        self.url = config.target
+        location = self._location = Location.of(config.target)
+        self.timeouts = timeouts.in_seconds
+        self._heads = Heads(location, forward)
+        tls = config.tls or TLS()
+        self._context = tls.context() if location.scheme == "https" else None
+        self._sni = tls.sni or location.host
+        self._max = MAX_CONN if config.pool_max_conn is None else config.pool_max_conn
+        self._purge_delay = PURGE_DELAY if config.pool_purge_delay is None else seconds(config.pool_purge_delay)
+        self._lock = threading.Lock()
+        self._everywhere: dict[asyncio.AbstractEventLoop, Connections] = {}
+        self._latest: tuple[asyncio.AbstractEventLoop | None, Connections | None] = (None, None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward, and answer for the upstream if it does not."""
+        if scope["type"] == "lifespan":
+            return await self._lifespan(receive, send)
+        body = Body(receive, _LIMIT)
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.forward(scope, body, watched)
+        except ServerFailure as error:
+            if begun:
+                raise
+            await send_page(page(error.failure.status), scope, send)
+        finally:
+            body.close()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
+        body = receive if isinstance(receive, Body) else Body(receive, 0)
+        try:
+            if scope["type"] == "http":
+                await self._forward(scope, body, send)
+            else:
+                await self._tunnel(self, scope, body, send)
+        finally:
+            if body is not receive:
+                body.close()
+
+    async def _forward(self, scope: Scope, body: Body, send: Send) -> None:
+        method: str = scope["method"]
+        carries_trailers = "http.response.trailers" in (scope.get("extensions") or ())
+        outgoing = self.head(scope, method.encode("latin-1"), trailers=carries_trailers)
+        first: Message | None = None
+        if outgoing.has_body and not outgoing.continues:
+            first = await body()
+            if first["type"] == "http.disconnect":
+                return _gone(scope)
+            outgoing = _told(outgoing, first)
+        repeatable = method in IDEMPOTENT
+        connections = self.connections()
+        connection = connections.take(repeatable)
+        if connection is not None:
+            try:
+                return await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
+            except ServerFailure as error:
+                # it was closed while it was idle: that is between the upstream and us, and no failure
+                if error.failure is not Failure.CLOSED or not repeatable or not body.retellable:
+                    raise
+            if first is not None:
+                body.rewind()
+                first = await body()
+        connection = await connections.open(self.timeouts.connect, body)
+        if connection is None:
+            return _gone(scope)
+        await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
+
+    def head(self, scope: Scope, method: bytes, *, upgrade: bytes = b"", trailers: bool = False) -> Outgoing:
+        """The head of the request that `scope` is."""
+        raw: bytes | None = scope.get("raw_path")
+        root: str = scope.get("root_path") or ""
+        client = scope.get("client")
+        return self._heads.head(
+            method,
+            target_of(raw or None, root.encode(), scope["path"].encode(), scope["query_string"]),
+            scope["headers"],
+            peer=client[0] if client else None,
+            secure=scope["scheme"] in ("https", "wss"),
+            untold=scope.get("http_version", "1.1")[0] > "1",
+            upgrade=upgrade,
+            trailers=trailers,
+        )
+
+    async def _exchange(
+        self,
+        connection: Connection,
+        scope: Scope,
+        outgoing: Outgoing,
+        first: Message | None,
+        body: Body,
+        send: Send,
+        carries_trailers: bool,
+    ) -> None:
+        answer = connection.answer
+        connection.begin(scope["method"], body, self.timeouts.server)
+        upload: asyncio.Task[None] | None = None
+        try:
+            if first is None:
+                connection.write(outgoing.head)
+                if outgoing.continues:
+                    upload = asyncio.ensure_future(_upload(connection, outgoing, None, body))
+            elif first.get("more_body", False):
+                upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
+            else:
+                connection.write(outgoing.head + _framed(outgoing, _fits(outgoing, first), True))
+            while not answer.status:
+                await connection.news()
+                if connection.gone:
+                    return _gone(scope)
+            start: Message = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+            trails = carries_trailers and answer.announced is not None
+            if trails:
+                start["trailers"] = True
+                start["headers"] = [*answer.headers, (b"trailer", answer.announced)]
+            await send(start)
+            while True:
+                over = answer.over
+                part = connection.take()
+                if over:
+                    break
+                if part:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    if connection.gone:
+                        return _gone(scope)
+                else:
+                    await connection.news()
+                    if connection.gone:
+                        return _gone(scope)
+            await send({"type": "http.response.body", "body": part})
+            if trails:
+                await send({"type": "http.response.trailers", "headers": answer.trailers})
+        except OSError:  # nobody takes the answer any more
+            connection.gone = True
+            _gone(scope)
+        finally:
+            if upload is not None and not upload.done():  # answered before it had heard all
+                answer.reusable = False
+                upload.cancel()
+            connection.end()
+
+    def connections(self) -> Connections:
+        """Those of this event loop."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigError(f"forwarding to {self.url} needs asyncio, and this event loop is another's") from None
+        latest, connections = self._latest
+        if latest is not loop or connections is None:
+            with self._lock:
+                for old in [each for each in self._everywhere if each.is_closed()]:
+                    del self._everywhere[old]
+                connections = self._everywhere.get(loop)
+                if connections is None:
+                    pool: Pool[Connection] = Pool(self._max, self._purge_delay)
+                    connections = Connections(loop, self._location, self._context, self._sni, pool)
+                    self._everywhere[loop] = connections
+            self._latest = loop, connections
+        return connections
+
+    def close(self) -> None:
+        """Close the idle connections of this event loop."""
+        with suppress(RuntimeError):
+            connections = self._everywhere.get(asyncio.get_running_loop())
+            if connections is not None:
+                connections.close()
+
+    def forked(self) -> None:
+        """We are a forked child: the parent's connections are not ours, not even to close."""
+        self._lock = threading.Lock()
+        self._everywhere = {}
+        self._latest = (None, None)
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.url}>"
+
+
+def _gone(scope: Scope) -> None:
+    transaction: Any = scope.get(KEY)
+    if transaction is not None:
+        transaction.gone()
+
+
+def _told(outgoing: Outgoing, first: Message) -> Outgoing:
+    """How the body is framed, where only its first message tells."""
+    if outgoing.framing is not Framing.UNTOLD:
+        return outgoing
+    if first.get("more_body", False):
+        return outgoing.with_framing(Framing.CHUNKED)
+    length = len(first.get("body", b""))
+    return outgoing.with_framing(Framing.LENGTH, length) if length else outgoing.with_framing(Framing.NONE)
+
+
+def _fits(outgoing: Outgoing, message: Message) -> bytes:
+    """The whole body. ServerFailure if it is not as long as it says."""
+    data: bytes = message.get("body", b"")
+    if outgoing.framing is Framing.LENGTH and len(data) != outgoing.length:
+        raise ServerFailure(Failure.UNFIT, detail="the body is not as long as Content-Length says")
+    return data
+
+
+def _framed(outgoing: Outgoing, data: bytes, last: bool) -> bytes:
+    """A piece of the body as it goes over the line."""
+    if outgoing.framing is not Framing.CHUNKED:
+        return data
+    chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+    return chunk + b"0\r\n\r\n" if last else chunk
+
+
+async def _upload(connection: Connection, outgoing: Outgoing, first: Message | None, body: Body) -> None:
+    """Send a body as it comes, no faster than the upstream takes it in."""
+    answer = connection.answer
+    if first is None:
+        await connection.continues(CONTINUE)
+        if answer.status or connection.closed:
+            return  # an answer without having seen the body
+        message = await body()
+        outgoing = _told(outgoing, message)
+    else:
+        message = first
+        connection.write(outgoing.head)
+    left = outgoing.length
+    while not connection.closed and not connection.gone:
+        if message["type"] == "http.disconnect":
+            return connection.client_left()
+        data: bytes = message.get("body", b"")
+        last = not message.get("more_body", False)
+        left -= len(data)
+        if outgoing.framing is Framing.LENGTH and (left < 0 or (last and left)):
+            return connection.spoil("the body is not as long as Content-Length says")
+        connection.write(_framed(outgoing, data, last))
+        if last:
+            return
+        await connection.drain()
+        message = await body()

@@ -1,0 +1,16 @@
+"""The effective weight of a server, in sixteenths, as HAProxy counts it: what algorithms that follow every change ask.
+
+A sixteenth is the least step in which a weight can grow (`BE_WEIGHT_SCALE`).
+"""
+
+from __future__ import annotations
+
+from sticky_core.server import HEAVIEST, Server
+
+SCALE = 16
+MOST = HEAVIEST * SCALE
+
+
+def eweight(server: Server) -> int:
+    """0 while balance may not choose it."""
+    return server.weight * SCALE if server.electable else 0

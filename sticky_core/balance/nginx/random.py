@@ -1,0 +1,21 @@
+"""A server drawn by weight, or of two the one with fewer requests in flight for its weight (nginx `random [two]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sticky_core.balance.random import Draws
+from sticky_core.balance.urn import Urn
+from sticky_core.clock import Rng
+from sticky_core.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class NginxRandom:
+    """`two`: draw two different servers and compare."""
+
+    two: bool = False
+
+    def over(self, servers: Sequence[Server], rng: Rng) -> Draws:
+        return Draws(Urn(servers, rng), 2 if self.two else 1, None, distinct=True)

@@ -1,0 +1,59 @@
+"""Each server in turn, by weight, from a map made once (HAProxy `balance static-rr`).
+
+The quickest of all. HAProxy refuses to change weights under it; here the map is made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.static_map import StaticMap
+from sticky_core.balance.words import Line
+from sticky_core.clock import Rng
+from sticky_core.errors import ConfigError
+from sticky_core.request import Request
+from sticky_core.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class StaticRR:
+    """`start`: how many turns are taken before the first request. None (the default) draws it, so that many processes
+    do not all begin with the same server.
+    """
+
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.start < 0:
+            raise ConfigError(f"static-rr: start {self.start} is below 0")
+
+    @classmethod
+    def read(cls, line: Line) -> StaticRR:
+        line.end()
+        return cls()
+
+    def over(self, servers: Sequence[Server], rng: Rng) -> MapTurns:
+        return MapTurns(StaticMap(servers, rng, self.start))
+
+
+class MapTurns:
+    """Static-rr at work."""
+
+    counts = False
+    preserve_affinity: Affinity = "maxconn"
+
+    def __init__(self, table: StaticMap) -> None:
+        self._map = table
+
+    def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
+        return self._map.turn(avoid)
+
+    def taken(self, server: Server) -> None:
+        """Bound requests do not move the turns, as in HAProxy."""
+
+    left = taken
+
+    def changed(self, server: Server) -> None:
+        self._map.changed(server)

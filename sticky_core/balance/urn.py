@@ -1,0 +1,93 @@
+"""Lots with servers on them, to draw from: each server is drawn as often as it weighs.
+
+Those of one weight lie together, so a number names the weight first, then one of them: that takes as long with ten
+thousand servers as with two, and so does a change.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Container, Sequence
+
+from sticky_core.balance.eweight import eweight
+from sticky_core.clock import Rng
+from sticky_core.server import Server
+
+_TRIES = 16  # before those are listed who need not be avoided
+
+
+class Lot:
+    """A server, its effective weight, and where it lies among those of that weight."""
+
+    __slots__ = ("at", "server", "weight")
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.weight = 0
+        self.at = 0
+
+
+class Urn:
+    """The servers that may be chosen."""
+
+    def __init__(self, servers: Sequence[Server], rng: Rng) -> None:
+        self._rng = rng
+        self._lots = {server: Lot(server) for server in servers}
+        self._together: dict[int, list[Lot]] = {}  # by weight
+        self._reach: list[int] = []  # weights added up: a number below falls to one of this weight
+        self._groups: list[tuple[int, int, list[Lot]]] = []  # the number they begin with, and their weight
+        self._weight = 0
+        for lot in self._lots.values():
+            self._put(lot)
+        self._add_up()
+
+    def changed(self, server: Server) -> None:
+        lot = self._lots[server]
+        if lot.weight == eweight(server):
+            return
+        if lot.weight:
+            group = self._together[lot.weight]
+            last = group.pop()
+            if last is not lot:
+                group[lot.at] = last
+                last.at = lot.at
+            if not group:
+                del self._together[lot.weight]
+        self._put(lot)
+        self._add_up()
+
+    def _put(self, lot: Lot) -> None:
+        lot.weight = eweight(lot.server)
+        if lot.weight:
+            group = self._together.setdefault(lot.weight, [])
+            lot.at = len(group)
+            group.append(lot)
+
+    def _add_up(self) -> None:
+        self._weight = 0
+        self._reach, self._groups = [], []
+        for weight, group in self._together.items():
+            self._groups.append((self._weight, weight, group))
+            self._weight += weight * len(group)
+            self._reach.append(self._weight)
+
+    def drawn(self, count: int, avoid: Container[Server], *, distinct: bool = False) -> list[Lot]:
+        """`count` lots of servers that need not be avoided, at least one if there is one at all."""
+        drawn: list[Lot] = []
+        weight, reach, groups, random = self._weight, self._reach, self._groups, self._rng.random
+        if not weight:
+            return drawn
+        for _ in range(count + _TRIES):
+            number = int(random() * weight)
+            begin, each, group = groups[bisect(reach, number)]
+            lot = group[(number - begin) // each]
+            if lot.server not in avoid and not (distinct and lot in drawn):
+                drawn.append(lot)
+                if len(drawn) == count:
+                    return drawn
+        return drawn or self._rest(count, avoid)
+
+    def _rest(self, count: int, avoid: Container[Server]) -> list[Lot]:
+        """The same among those few who need not be avoided."""
+        rest = Urn([lot.server for lot in self._lots.values() if lot.weight and lot.server not in avoid], self._rng)
+        return rest.drawn(count, ())

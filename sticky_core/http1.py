@@ -1,0 +1,337 @@
+"""HTTP/1.1 as a client reads it, without I/O: bytes in, answers out (RFC 9112; parsed by httptools, which is llhttp).
+
+llhttp is strict about characters and lines, and knows nothing of the request: which answers have no body, when a
+connection has ended, how much is too much, and whether anything may follow are decided here. A body with a length is
+counted and passed by; only a chunked one is parsed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+from sticky_core.errors import ConfigError
+
+Header = tuple[bytes, bytes]
+
+#: of a head, in bytes; a trailer section counts as one
+LONGEST_HEAD: Final = 65536
+#: how many answers of status 1xx may come before the one that counts
+MOST_INTERIM: Final = 16
+# Lines of chunks, extensions included: this much in all, and so much more for each chunk.
+_CHUNK_LINES: Final = 16384
+_CHUNK_LINE: Final = 64
+
+#: A Connection header can't take these along: they are not about the connection, and servers would be fooled.
+END_TO_END: Final = frozenset(
+    (b"host", b"content-length", b"content-type", b"cookie", b"set-cookie", b"authorization", b"cache-control", b"date")
+)
+
+#: What goes from one end of a connection to the other and no further (RFC 9110, 7.6.1, and what is older than it).
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+# What of an answer is not simply passed on: hop by hop, what frames it, and what the server in front says itself.
+_SPECIAL: Final = frozenset((*HOP_BY_HOP, b"content-length", b"date", b"server"))
+
+
+#: what is told to whom a part is missing
+MISSING: Final = "forwarding to a URL needs {}: pip install 'sticky-sessions[proxy]'"
+
+
+class BadAnswer(Exception):
+    """What the server sent is no answer, or not one that can be passed on."""
+
+
+def names_of(value: bytes) -> list[bytes]:
+    """The names in a Connection header, in lower case."""
+    return [name for part in value.split(b",") if (name := part.strip(b" \t").lower())]
+
+
+def takes_along(name: bytes) -> bool:
+    """Whether a header that Connection names goes with the connection: not if others depend on it."""
+    return name not in END_TO_END and not name.startswith(b"x-forwarded-")
+
+
+def require() -> None:
+    """ConfigError unless the parser is installed."""
+    _httptools()
+
+
+def _httptools() -> Any:
+    try:
+        return import_module("httptools")
+    except ImportError:
+        raise ConfigError(MISSING.format("httptools")) from None
+
+
+class Answers:
+    """The answers that come on one connection, one after another: `begin` when a request goes out, then `feed` what
+    comes.
+
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_accepts_upgrade",
+        "_chunked",
+        "_chunks",
+        "_errors",
+        "_fed",
+        "_got",
+        "_head_only",
+        "_hops",
+        "_interim",
+        "_left",
+        "_length",
+        "_make",
+        "_parser",
+        "_problem",
+        "_tail",
+        "announced",
+        "headers",
+        "over",
+        "parts",
+        "rest",
+        "reusable",
+        "status",
+        "trailers",
+        "waiting_for_continue",
+    )
+
+    def __init__(self) -> None:
+        httptools = _httptools()
+        self._make = httptools.HttpResponseParser
+        self._errors = httptools.HttpParserUpgrade, httptools.HttpParserError
+        self._parser: Any = None
+        #: Whether no answer is under way: whatever comes now is one too many.
+        self.over = True
+        self.reusable = True
+        self.status = 0
+        self._left = 0
+
+    def begin(self, method: str, upgrade: bool = False) -> None:
+        """A request goes out. `upgrade`: it asks for another protocol, and may be given it by a 101."""
+        if self._parser is None or not self.reusable:
+            self._parser = self._make(self)
+        self.status = 0  #: 0 until the head is whole
+        self.headers: list[Header] = []  #: those to pass on
+        self.parts: list[bytes] = []  #: of the body, which nobody has taken yet
+        self.trailers: list[Header] = []
+        self.announced: bytes | None = None  #: the Trailer header
+        self.over = False  #: whether the answer is whole
+        self.reusable = False  #: then: whether the connection may carry another
+        self.waiting_for_continue = False  #: whether a 100 would be news
+        self.rest = b""  #: what came behind a 101
+        self._head_only = method == "HEAD"
+        self._accepts_upgrade = upgrade
+        self._fed = 0
+        self._tail = b""  # of what was fed before, as much as can matter
+        self._got = 0
+        self._left = 0  # of a body that is passed by: how much is to come; below 0: whatever comes until the end
+        self._interim = 0
+        self._begin_head()
+
+    def _begin_head(self) -> None:
+        self._length = -1
+        self._chunked = False
+        self._chunks = 0
+        self._hops: list[bytes] | None = None
+        self._problem: str | None = None
+
+    def feed(self, data: bytes) -> None:
+        """More of what the server sends. BadAnswer if it is not the answer that it should be."""
+        if self._left:
+            if not self.over:
+                return self._pass_by(data)
+            self._left = 0
+        if self.over:
+            self.reusable = False
+            raise BadAnswer("more than was asked for")
+        fed = self._fed = self._fed + len(data)
+        if fed > LONGEST_HEAD and not self.status and self._too_long(data):
+            raise self._bad(f"a head of more than {LONGEST_HEAD} bytes")
+        if data[0] != 0x48 and fed == len(data):  # an H; the parser would take RTSP as well, and empty lines
+            raise self._bad("not HTTP")
+        upgrade, error = self._errors
+        try:
+            self._parser.feed_data(data)
+        except upgrade as switched:
+            self.rest = data[switched.args[0] :]
+        except error as wrong:
+            if not self.over or self.status == 101:
+                raise self._bad(self._problem or str(wrong)) from None
+            self.reusable = False
+        if self._problem is not None:
+            raise self._bad(self._problem)
+        if self.over:
+            if (data[-1] < 0x0E or self._head_only) and not self._ends_with(data):
+                self.reusable = False
+        elif self.status and not self._chunked:
+            self._left = self._length - self._got if self._length >= 0 else -1
+            self._parser = None  # it waits for a body that it will not see
+        elif self.status and fed - self._got > LONGEST_HEAD + _CHUNK_LINES + _CHUNK_LINE * self._chunks:
+            raise self._bad("chunks with more around them than in them")
+        else:
+            self._tail = (self._tail + data[-4:])[-4:]
+
+    def _bad(self, problem: str) -> BadAnswer:
+        self._problem = problem  # whatever comes after this is no better
+        self.reusable = False
+        return BadAnswer(problem)
+
+    def _too_long(self, data: bytes) -> bool:
+        """Whether the head goes on beyond what a head may have."""
+        allowed = LONGEST_HEAD - self._fed + len(data)
+        return allowed <= 0 or b"\r\n\r\n" not in self._tail[-3:] + data[:allowed]
+
+    def _pass_by(self, data: bytes) -> None:
+        left = self._left
+        if left > 0:
+            size = len(data)
+            if size >= left:
+                self.over = True
+                if size > left:
+                    data = data[:left]
+                    self.reusable = False
+            self._left = left - size
+        self.parts.append(data)
+
+    def _ends_with(self, data: bytes) -> bool:
+        """Whether the answer ends where `data` does: the parser skips line breaks behind it without a word, and looks
+        for a body behind a head that has none.
+        """
+        length = self._length
+        if length > 0:
+            if self._fed == len(data) == data.find(b"\r\n\r\n") + 4 + length:
+                return True
+            if not data.endswith(self.parts[-1]):
+                return False
+            data = data[:-length]
+        last = data[-5:] if len(data) > 4 else (self._tail + data)[-5:]
+        return last[1:] == b"\r\n\r\n" and last[0] > 0x0D
+
+    def finish(self) -> bool:
+        """The server has closed its side. Whether the answer is whole; BadAnswer if not even its head is, and something
+        of it had come.
+        """
+        if self._left < 0 and not self.over:
+            self.over = True
+            self.reusable = False
+        if not self.over and not self.status and (self._fed or self._interim):
+            raise BadAnswer("a head that is cut short")
+        return self.over
+
+    def take(self) -> bytes:
+        """What has come of the body, and nobody has taken yet."""
+        parts = self.parts
+        if not parts:
+            return b""
+        self.parts = []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self.over:
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.over:
+            return
+        lower = name.lower()
+        if self.status:
+            if lower in _SPECIAL:
+                self.reusable = False  # the parser may have heeded it
+            else:
+                self.trailers.append((lower, value.rstrip(b" \t")))
+            return
+        if lower in _SPECIAL:
+            self._on_special(lower, value)
+        else:
+            self.headers.append((lower, value.rstrip(b" \t")))
+
+    def _on_special(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length":
+            self._length = int(value)  # llhttp lets nothing but digits pass
+            self.headers.append((name, value.rstrip(b" \t")))
+        elif name == b"transfer-encoding":
+            if self._chunked or value.rstrip(b" ").lower() != b"chunked":  # with a tab behind it the parser heeds none
+                self._problem = "a transfer coding that is not chunked alone"
+            self._chunked = True
+        elif name == b"connection":
+            self._hops = [*(self._hops or ()), *names_of(value)]
+        elif name == b"trailer":
+            self.announced = value.rstrip(b" \t")
+
+    def on_headers_complete(self) -> None:
+        if self.over:
+            return
+        parser = self._parser
+        status: int = parser.get_status_code()
+        if status < 200:
+            self._on_interim(status)
+            return
+        version: str = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._problem = f"an answer in HTTP/{version}"
+        elif status > 999:
+            self._problem = f"status {status}"
+        self.status = status
+        self.reusable = parser.should_keep_alive() and not (self._chunked and version == "1.0")  # later it forgets
+        if self._hops:
+            if b"close" in self._hops:
+                self.reusable = False
+            gone = {name for name in self._hops if takes_along(name)}
+            self.headers = [header for header in self.headers if header[0].lower() not in gone]
+        if status == 204:
+            self.headers = [header for header in self.headers if header[0] != b"content-length"]
+        if self._head_only or status == 204 or status == 304:
+            self.over = True
+            self._length = 0
+            self._parser = None  # it does not know, and would wait for a body
+
+    def _on_interim(self, status: int) -> None:
+        self._interim += 1
+        if status == 100:
+            self.waiting_for_continue = False
+        if status == 101:
+            self.status = status
+            self.over = True
+            if not self._accepts_upgrade:
+                self._problem = "a change of protocol that nobody asked for"
+        elif status < 100:
+            self._problem = f"status {status:03}"
+        elif self._interim > MOST_INTERIM:
+            self._problem = f"more than {MOST_INTERIM} answers before the answer"
+
+    def on_body(self, body: bytes) -> None:
+        if self.over:
+            self.reusable = False
+        else:
+            self._got += len(body)
+            self.parts.append(body)
+
+    def on_chunk_header(self) -> None:
+        if self.over:
+            self.reusable = False
+        self._chunks += 1
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.over = True
+        elif not self._problem:
+            self.headers = []
+            self._begin_head()

@@ -1,0 +1,35 @@
+"""Whether a client is still there. WSGI has no word for it; some servers have one of their own."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any
+
+from sticky_wsgi.messages import Environ
+
+
+def has_left(environ: Environ) -> Callable[[], bool]:
+    """Tells, as far as the server lets it be known, whether the client of `environ` has left: waitress by a function,
+    gunicorn by the client's socket. Others: never.
+    """
+    disconnected: Callable[[], bool] | None = environ.get("waitress.client_disconnected")
+    if disconnected is not None:
+        return disconnected
+    socket: Any = environ.get("gunicorn.socket")
+    if socket is None or not hasattr(select, "POLLRDHUP"):
+        return _never
+    return lambda: _hung_up(socket)
+
+
+def _hung_up(socket: Any) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # closed already
+        return True
+
+
+def _never() -> bool:
+    return False

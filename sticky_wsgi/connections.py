@@ -1,0 +1,214 @@
+"""Connections to an upstream: opened, kept for the next request, watched for time and for clients that leave.
+
+A blocking socket that wakes up ten times a second, to see whether the server takes too long or the client has left.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from math import ceil
+
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.http1 import Answers, BadAnswer
+from sticky_core.pool import Pool
+from sticky_core.target import Location
+
+#: seconds between two looks around, which is how late a timeout may be
+TICK = 0.1
+_READ = 65536
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Connection:
+    """A connection, and the exchange that is under way on it. One thread's at a time."""
+
+    __slots__ = ("_keeper", "_limit", "_poll", "_socket", "answer", "closed", "has_left", "spoiled")
+
+    def __init__(self, keeper: Connections, connected: socket.socket) -> None:
+        self._keeper = keeper
+        self._socket = connected
+        self._poll = select.poll()
+        self._poll.register(connected.fileno(), select.POLLIN)
+        self.answer = Answers()
+        self.closed = False
+        self.spoiled = False
+
+    def begin(self, method: str, has_left: Callable[[], bool], timeout: float) -> None:
+        """A request is about to be sent. `timeout`: seconds without a word from the server."""
+        self.answer.begin(method)
+        self.has_left = has_left
+        self._limit = max(1, ceil(timeout / TICK))
+
+    def write(self, data: bytes) -> bool:
+        """Send `data`. False: the server has answered or gone before it had all, and need not be told more."""
+        view = memoryview(data)
+        waited = 0
+        while True:
+            try:
+                sent = self._socket.send(view)
+            except (TimeoutError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                if self.heard():
+                    return False
+                waited = self._wait_longer(waited)
+                continue
+            except OSError:
+                self.drain()
+                return False
+            if sent == len(view):
+                return True
+            view = view[sent:]
+            waited = 0
+
+    def heard(self) -> bool:
+        """Whether there is an answer already, while the request is still being sent."""
+        while not self.answer.status and not self.closed and self._readable():
+            self.read()
+        return bool(self.answer.status) or self.closed
+
+    def drain(self) -> None:
+        """The server takes nothing more in: read what it may have said before."""
+        while not self.answer.status and not self.closed:
+            self.read()
+
+    def _readable(self) -> bool:
+        pending = getattr(self._socket, "pending", None)
+        return bool((pending is not None and pending()) or self._poll.poll(0))
+
+    def read(self) -> None:
+        """Wait for more of the answer. ServerFailure if there will be none, ClientLeft if nobody waits for it."""
+        waited = 0
+        while True:
+            try:
+                data = self._socket.recv(_READ)
+                break
+            except (TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                waited = self._wait_longer(waited)
+            except OSError:
+                data = b""
+                break
+        answer = self.answer
+        had = answer.status
+        try:
+            if data:
+                return answer.feed(data)
+            self.closed = True
+            if answer.finish():
+                return
+        except BadAnswer as error:
+            if answer.over and had:
+                return
+            raise ServerFailure(Failure.TRUNCATED if had else Failure.BAD_ANSWER, detail=str(error)) from None
+        raise ServerFailure(Failure.TRUNCATED if had else Failure.CLOSED)
+
+    def _wait_longer(self, waited: int) -> int:
+        if self.has_left():
+            raise ClientLeft
+        if waited >= self._limit:
+            failure = Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT
+            raise ServerFailure(failure, detail="silent for too long")
+        return waited + 1
+
+    def quiet(self) -> bool:
+        """Whether nothing has come from the server since its last answer, no farewell either; asked of the kernel."""
+        return not self._poll.poll(0)
+
+    def end(self) -> None:
+        """The exchange is over: the connection is kept if it may be, and closed if not."""
+        self.has_left = _nobody
+        if self.answer.over and self.answer.reusable and not self.closed and not self.spoiled:
+            self._keeper.keep(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        self.closed = True
+        self._socket.close()
+
+    def forget(self) -> None:
+        """It is the parent process's: let go of it without a word on the line."""
+        self.closed = True
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket = socket.socket(fileno=self._socket.detach())
+        self._socket.close()
+
+
+def _nobody() -> bool:
+    return False
+
+
+class Connections:
+    """The connections to one upstream in one process, for all its threads."""
+
+    def __init__(self, location: Location, context: ssl.SSLContext | None, sni: str, pool: Pool[Connection]) -> None:
+        self._location = location
+        self._context = context
+        self._sni = sni
+        self._pool = pool
+        self._lock = threading.Lock()
+
+    def take(self, repeatable: bool) -> Connection | None:
+        """An idle one that was open just now."""
+        while True:
+            with self._lock:
+                connection = self._pool.take(time.monotonic(), repeatable)
+            if connection is None or connection.quiet():
+                return connection
+            connection.close()
+
+    def open(self, timeout: float) -> Connection:
+        """A new one. ServerFailure if there can be none."""
+        where = self._location
+        connected: socket.socket | None = None
+        try:
+            if where.socket is not None:
+                connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                connected.settimeout(timeout)
+                connected.connect(where.socket)
+            else:
+                connected = socket.create_connection((where.host, where.port), timeout)
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is not None:
+                connected = self._context.wrap_socket(connected, server_hostname=self._sni)
+            connected.settimeout(TICK)
+            return Connection(self, connected)
+        except TimeoutError:
+            failure = ServerFailure(Failure.CONNECT_TIMEOUT)
+        except ssl.SSLError as error:
+            failure = ServerFailure(Failure.TLS, detail=str(error))
+        except OSError as error:
+            failure = ServerFailure(Failure.REFUSED, detail=error.strerror or str(error))
+        if connected is not None:
+            connected.close()
+        raise failure
+
+    def keep(self, connection: Connection) -> None:
+        """Its exchange is over, and it may carry another."""
+        now = time.monotonic()
+        with self._lock:
+            old = self._pool.purge(now)
+            kept = self._pool.put(connection, now)
+        if not kept:
+            connection.close()
+        for each in old:
+            each.close()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            idle = self._pool.clear()
+        for connection in idle:
+            connection.close()
+
+    def forked(self) -> None:
+        """We are a forked child: the parent's connections are not ours, not even to say farewell on."""
+        self._lock = threading.Lock()
+        for connection in self._pool.clear():
+            connection.forget()

@@ -1,0 +1,275 @@
+"""Upstream: a URL as a WSGI app. It forwards what it is called with, byte for byte, and keeps nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+from sticky_core import http1
+from sticky_core.durations import Duration, seconds
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Heads, Outgoing, target_of
+from sticky_core.http1 import Header
+from sticky_core.page import page
+from sticky_core.pool import MAX_CONN, PURGE_DELAY, Pool
+from sticky_core.server import ServerConfig
+from sticky_core.target import Location
+from sticky_core.timeouts import Timeouts
+from sticky_core.tls import TLS
+from sticky_wsgi.bodies import Body
+from sticky_wsgi.clients import has_left
+from sticky_wsgi.connections import ClientLeft, Connection, Connections
+from sticky_wsgi.messages import KEY, Environ, StartResponse, start_page
+
+#: how much of a body is read and sent on at once, in bytes
+_PIECE = 16384
+#: of a body that may have to be told again, when an upstream stands alone
+_LIMIT = 65536
+
+
+class Upstream:
+    """A WSGI app that forwards to a URL: `http://host:port/base`, `https://…`, `unix:/path/of.sock:/base`.
+
+    Request targets, header values and bodies go on as they come, as far as WSGI lets them through; what belongs to the
+    connection does not (RFC 9110, 7.6.1). Bodies stream both ways, and wait for the slower side.
+
+    `timeouts`, `forward`, `tls`: as with `Backend` and `Server`; `pool_max_conn` idle connections are kept for
+    `pool_purge_delay` seconds, for all threads of the process. Alone it answers 502, 503 or 504 if the upstream does
+    not; as a server of a Backend it leaves that to the others.
+
+    Raises `ConfigError` for what can't work, and when httptools is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeouts: Timeouts | None = None,
+        forward: Forward | None = None,
+        tls: TLS | None = None,
+        pool_max_conn: int | None = None,
+        pool_purge_delay: Duration | None = None,
+    ) -> None:
+        config = ServerConfig(
+            name="upstream", target=url, tls=tls, pool_max_conn=pool_max_conn, pool_purge_delay=pool_purge_delay
+        )
+        self._begin(config, timeouts or Timeouts(), forward or Forward())
+
+    @classmethod
+    def of(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Upstream:
+        """The upstream that a server's configuration asks for."""
+        upstream = cls.__new__(cls)
+        upstream._begin(config, timeouts, forward)
+        return upstream
+
+    def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
+        http1.require()
+        assert isinstance(config.target, str)
+        self.url = config.target
+        location = Location.of(config.target)
+        self._timeouts = timeouts.in_seconds
+        self._heads = Heads(location, forward)
+        tls = config.tls or TLS()
+        context = tls.context() if location.scheme == "https" else None
+        pool: Pool[Connection] = Pool(
+            MAX_CONN if config.pool_max_conn is None else config.pool_max_conn,
+            PURGE_DELAY if config.pool_purge_delay is None else seconds(config.pool_purge_delay),
+        )
+        self._connections = Connections(location, context, tls.sni or location.host, pool)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Forward, and answer for the upstream if it does not."""
+        environ = {**environ, "wsgi.input": Body(environ, _LIMIT)}
+        try:
+            return self.forward(environ, start_response)
+        except ServerFailure as error:
+            return start_page(page(error.failure.status), environ, start_response)
+
+    def forward(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
+        body: Body = environ["wsgi.input"]
+        if not isinstance(body, Body):
+            body = Body(environ, 0)
+        method: str = environ["REQUEST_METHOD"]
+        outgoing = self._head(environ, method)
+        repeatable = method in IDEMPOTENT
+        try:
+            first = body.read(_PIECE) if outgoing.has_body else b""
+            connection = self._connections.take(repeatable)
+            if connection is not None:
+                try:
+                    return self._exchange(connection, environ, outgoing, first, body, start_response)
+                except ServerFailure as error:
+                    # it was closed while it was idle: that is between the upstream and us, and no failure
+                    if error.failure is not Failure.CLOSED or not repeatable or not body.retellable:
+                        raise
+                body.rewind()
+                first = body.read(_PIECE) if outgoing.has_body else b""
+            connection = self._connections.open(self._timeouts.connect)
+            return self._exchange(connection, environ, outgoing, first, body, start_response)
+        except ClientLeft:
+            _gone(environ)
+            start_response("499 Client Closed Request", [])
+            return []
+
+    def _head(self, environ: Environ, method: str) -> Outgoing:
+        raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+        query = b"" if raw is not None else environ.get("QUERY_STRING", "").encode("latin-1")
+        script: str = environ.get("SCRIPT_NAME", "")
+        path: str = script + environ.get("PATH_INFO", "")
+        return self._heads.head(
+            method.encode("latin-1"),
+            target_of(
+                raw.encode("latin-1") if raw is not None else None,
+                script.encode("latin-1"),
+                path.encode("latin-1"),
+                query,
+            ),
+            _headers(environ),
+            peer=environ.get("REMOTE_ADDR") or None,
+            secure=environ.get("wsgi.url_scheme") == "https",
+        )
+
+    def _exchange(
+        self,
+        connection: Connection,
+        environ: Environ,
+        outgoing: Outgoing,
+        first: bytes,
+        body: Body,
+        start_response: StartResponse,
+    ) -> Iterable[bytes]:
+        answer = connection.answer
+        passed_on = False
+        try:
+            connection.begin(environ["REQUEST_METHOD"], has_left(environ), self._timeouts.server)
+            if outgoing.has_body:
+                _upload(connection, outgoing, first, body)
+            else:
+                connection.write(outgoing.head)
+            while not answer.status:
+                connection.read()
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+            start_response(_LINES[answer.status], headers)
+            if answer.over:
+                return [answer.take()]
+            passed_on = True
+            return _Answered(connection, environ)
+        finally:
+            if not passed_on:
+                connection.end()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._connections.close()
+
+    def forked(self) -> None:
+        """We are a forked child: the parent's connections are not ours."""
+        self._connections.forked()
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.url}>"
+
+
+class _Answered:
+    """An answer's body as it comes. Closing it early closes the connection."""
+
+    def __init__(self, connection: Connection, environ: Environ) -> None:
+        self._connection = connection
+        self._environ = environ
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        connection = self._connection
+        answer = connection.answer
+        while True:
+            part = answer.take()
+            if part:
+                return part
+            if answer.over:
+                raise StopIteration
+            try:
+                connection.read()
+            except ClientLeft:
+                connection.spoiled = True
+                _gone(self._environ)
+                raise StopIteration from None
+
+    def close(self) -> None:
+        connection = self._connection
+        if not connection.answer.over:
+            connection.spoiled = True
+        connection.end()
+
+
+def _gone(environ: Environ) -> None:
+    transaction: Any = environ.get(KEY)
+    if transaction is not None:
+        transaction.gone()
+
+
+class _Names(dict[str, bytes | None]):
+    """The names of headers as PEP 3333 writes them, and as they are; None for keys that are no headers."""
+
+    def __missing__(self, key: str) -> bytes | None:
+        name: bytes | None = None
+        if key.startswith("HTTP_"):
+            name = key[5:].replace("_", "-").lower().encode("latin-1")
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            name = key.replace("_", "-").lower().encode()
+        if len(self) < 4096:
+            self[key] = name
+        return name
+
+
+class _Lines(dict[int, str]):
+    """Status lines. Of a status that HTTP does not know, no more can be said than its number."""
+
+    def __missing__(self, status: int) -> str:
+        return f"{status} Unknown"
+
+
+_NAMES = _Names()
+_LINES = _Lines((status.value, f"{status.value} {status.phrase}") for status in HTTPStatus)
+
+
+def _headers(environ: Environ) -> list[Header]:
+    headers: list[Header] = []
+    for key, value in environ.items():
+        name = _NAMES[key]
+        # Servers have answered an Expect themselves.
+        if name is not None and (value or name not in (b"content-type", b"content-length")) and name != b"expect":
+            headers.append((name, value.encode("latin-1")))
+    return headers
+
+
+def _upload(connection: Connection, outgoing: Outgoing, first: bytes, body: Body) -> None:
+    """Send a body as it comes, as long as the upstream listens."""
+    answer = connection.answer
+    chunked = outgoing.framing is Framing.CHUNKED
+    left = outgoing.length
+    data = outgoing.head
+    piece = first
+    while True:
+        left -= len(piece)
+        if chunked:
+            data += b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n"
+        else:
+            data += piece
+        if not piece and not chunked and left > 0:
+            connection.spoiled = True
+            raise ServerFailure(Failure.UNFIT, detail="the body is not as long as Content-Length says")
+        heard = not connection.write(data) or connection.heard()
+        over = not piece if chunked else left <= 0
+        if heard and not over:
+            connection.spoiled = True
+            if not answer.status:
+                connection.drain()
+            return
+        if over:
+            return
+        data = b""
+        piece = body.read(_PIECE)

@@ -1,0 +1,153 @@
+"""Roundrobin against HAProxy's own sequences (persistence 4)."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sticky_core.balance import RoundRobin
+from sticky_core.errors import ConfigError
+from sticky_core.server import AdminState, Health
+
+# What HAProxy answered (2.6, one thread): the rows of the facts, and weights that divide no round evenly.
+HAPROXY = [
+    ((1, 1, 1, 1), "12341234"),
+    ((3, 1, 1, 1), "121314121314"),
+    ((5, 3, 1, 1), "12131212141213121214"),
+    ((2, 1), "112112"),
+    ((2, 3, 3), "2323123213231232"),
+    ((7, 4, 2), "11213211213121121321121312"),
+    ((5, 1, 4, 8), "414341431424134143414341431424134143"),
+    ((1, 2, 3, 4, 5), "543542534515342543542534515342"),
+    ((6, 4, 4), "1213213121321312132131213213"),
+]
+
+
+@pytest.mark.parametrize("weights, sequence", [*HAPROXY, ((1,), "1111"), ((1, 0, 1), "131313")], ids=str)
+def test_roundrobin_takes_haproxy_s_turns(bench, weights, sequence):
+    assert bench(RoundRobin(start=0), weights).sequence(len(sequence)) == sequence
+
+
+def haproxy_s_turns(weights: Sequence[int], count: int) -> str:
+    """HAProxy's own way (`lb_fwrr.c`), with lists that are sorted again and again.
+
+    Weights count sixteenfold, so a round has sixteen times as many turns as the weights have together; and of
+    those that are due at once the heavier goes first, less what it carries, in sixteenths too.
+    """
+    scaled = [16 * weight for weight in weights]
+    every = sum(scaled)
+    fresh = sorted((-weight, number, number) for number, weight in enumerate(scaled) if weight)
+    seated: list[tuple[int, int, int, int]] = []
+    done: list[tuple[int, int, int]] = []
+    due, carried = [0] * len(scaled), [0] * len(scaled)
+    turn, turns = every, ""
+    for arrived in range(count):
+        seated.sort()
+        if not (seated or fresh):
+            fresh, done, turn = sorted(done), [], every
+        if seated and (seated[0][0] <= turn or not fresh):
+            number = seated.pop(0)[-1]
+        else:
+            number = fresh.pop(0)[-1]
+            due[number], carried[number] = turn, 0
+        turns += str(number + 1)
+        due[number] += every // scaled[number]
+        carried[number] += every % scaled[number]
+        if carried[number] >= scaled[number]:
+            carried[number] -= scaled[number]
+            due[number] += 1
+        turn += 1
+        if due[number] >= 2 * every:
+            done.append((-scaled[number], arrived, number))
+        else:
+            seated.append((due[number], (4096 + carried[number] - scaled[number]) // 16, arrived, number))
+    return turns
+
+
+@pytest.mark.parametrize("weights, sequence", HAPROXY, ids=str)
+def test_the_algorithm_as_told_here_gives_the_recorded_sequences(weights, sequence):
+    assert haproxy_s_turns(weights, len(sequence)) == sequence
+
+
+@given(weights=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any))
+def test_roundrobin_takes_the_turns_of_the_algorithm_as_told_here(bench, weights):
+    count = min(20 * sum(weights) + 5, 600)
+    assert bench(RoundRobin(start=0), weights).sequence(count) == haproxy_s_turns(weights, count)
+
+
+@given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(any), start=st.integers(0, 500))
+def test_any_number_of_rounds_gives_each_its_weight_but_for_a_turn_wherever_it_begins(bench, weights, start):
+    on = bench(RoundRobin(start=start), weights)
+    shares: Counter[int] = Counter()
+    for rounds in range(1, 6):
+        shares.update(on.serve() for _ in range(sum(weights)))
+        for number, weight in enumerate(weights, 1):
+            assert abs(shares[number] - rounds * weight) <= (2 if weight else 0)
+
+
+changes = st.one_of(
+    st.tuples(st.just("choose"), st.integers(0, 15)),  # the bits are the servers to avoid
+    st.tuples(st.sampled_from(["down", "up", "drain", "ready"]), st.integers(0, 3)),
+    st.tuples(st.just("weigh"), st.integers(0, 19)),
+)
+
+
+@given(ops=st.lists(changes, max_size=40))
+def test_after_any_changes_roundrobin_comes_to_shares_by_weight_again(bench, ops):
+    on = bench(RoundRobin(start=0), [1, 2, 1, 3])
+    for what, which in ops:
+        server = on.servers[which % 4]
+        if what == "choose":
+            on.choose([each for bit, each in enumerate(on.servers) if which >> bit & 1])
+        elif what == "weigh":
+            server.weight = which // 4
+        elif what in ("up", "down"):
+            server.health = Health[what.upper()]
+        else:
+            server.state = AdminState(what)
+    for server in on.servers:
+        server.state, server.health, server.weight = AdminState.READY, Health.UP, server.weight or 1
+    weights = [server.weight for server in on.servers]
+    on.sequence(3 * sum(weights))  # what was owed before is settled within a few rounds
+    shares = Counter(on.serve() for _ in range(50 * sum(weights)))
+    for number, weight in enumerate(weights, 1):
+        assert abs(shares[number] - 50 * weight) <= 8
+
+
+def test_bound_requests_do_not_move_the_turns(bench):
+    on = bench(RoundRobin(start=0), [1, 1, 1, 1])
+    served = []
+    for _ in range(8):
+        served.append(on.serve())
+        for bound in on.servers[:3]:
+            on.take(bound)
+            on.leave(bound)
+    assert served == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_a_server_avoided_keeps_its_turn(bench):
+    on = bench(RoundRobin(start=0), [1, 1, 1])
+    assert on.serve(avoid=[on.servers[0]]) == 2
+    assert on.serve() == 1
+
+
+@pytest.mark.parametrize("drawn, sequence", [(0, "121314"), (1, "213141"), (5, "412131")])
+def test_without_a_start_roundrobin_draws_one_of_all_turns_at_its_first_choice(bench, scripted, drawn, sequence):
+    rng = scripted([drawn])
+    on = bench(RoundRobin(), [3, 1, 1, 1], rng)
+    assert rng.asked == [], "not before: a forked child draws for itself"
+    assert on.sequence(12) == sequence * 2
+    assert [asked % 6 for asked in rng.asked] == [0]
+
+
+@pytest.mark.parametrize("start, sequence", [(0, "1234"), (1, "2341"), (3, "4123"), (4, "1234"), (4_000_001, "2341")])
+def test_a_start_is_how_many_turns_are_taken_before_the_first_request(bench, scripted, start, sequence):
+    on = bench(RoundRobin(start=start), [1, 1, 1, 1], scripted())
+    assert on.sequence(8) == sequence * 2
+
+
+def test_a_start_below_0_is_refused():
+    with pytest.raises(ConfigError, match="start -1 is below 0"):
+        RoundRobin(start=-1)

@@ -1,0 +1,84 @@
+"""Static-rr, and the map that it shares with hashes: HAProxy's sequence of slots (persistence 4)."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sticky_core.balance import StaticRR
+from sticky_core.balance.static_map import slots
+from sticky_core.errors import ConfigError
+from sticky_core.server import AdminState
+
+# What HAProxy answered: the rows of the facts, and weights that divide no round evenly (2.6).
+HAPROXY = [
+    ((1, 1, 1, 1), "1234"),
+    ((3, 1, 1, 1), "112134"),
+    ((5, 3, 1, 1), "1121212134"),
+    ((2, 1), "112"),
+    ((2, 2), "12"),
+]
+
+
+@pytest.mark.parametrize("weights, round_", HAPROXY, ids=str)
+def test_static_rr_takes_haproxy_s_turns(bench, weights, round_):
+    assert bench(StaticRR(start=0), weights).sequence(3 * len(round_)) == 3 * round_
+
+
+def haproxy_s_slots(weights: Sequence[int]) -> list[int]:
+    """HAProxy's own way (`recalc_server_map`): everybody is compared for each slot."""
+    common = math.gcd(*weights)
+    weights = [weight // common for weight in weights]
+    round_ = sum(weights)
+    score = [0] * len(weights)
+    order: list[int] = []
+    for _ in range(round_):
+        score = [has + weight for has, weight in zip(score, weights, strict=True)]
+        owed = [(has + round_) // round_ for has in score]
+        best = owed.index(max(owed))
+        score[best] -= round_
+        order.append(best)
+    return order
+
+
+@given(weights=st.lists(st.integers(1, 30), min_size=1, max_size=8))
+def test_slots_are_those_of_the_algorithm_as_told_here(weights):
+    assert slots(weights) == haproxy_s_slots(weights)
+
+
+@given(weights=st.lists(st.integers(1, 256), min_size=1, max_size=50))
+def test_in_a_round_each_has_as_many_slots_as_its_weight(weights):
+    common = math.gcd(*weights)
+    assert Counter(slots(weights)) == Counter({n: weight // common for n, weight in enumerate(weights)})
+
+
+def test_who_is_avoided_is_skipped_and_the_turn_goes_on_behind_who_had_it(bench):
+    on = bench(StaticRR(start=0), [1, 1, 1, 1])
+    assert on.serve(avoid=on.servers[:2]) == 3
+    assert on.sequence(5) == "41234"
+
+
+def test_after_a_change_the_turn_goes_on_where_it_was(bench):
+    on = bench(StaticRR(start=0), [1, 1, 1, 1])
+    assert on.sequence(2) == "12"
+    on.servers[3].state = AdminState.MAINT
+    assert on.sequence(4) == "3123"
+    on.servers[3].state = AdminState.READY
+    assert on.sequence(4) == "4123"
+
+
+@pytest.mark.parametrize("drawn, sequence", [(0, "1121"), (2, "2134"), (5, "4112")])
+def test_without_a_start_static_rr_draws_one_at_its_first_choice(bench, scripted, drawn, sequence):
+    rng = scripted([drawn])
+    on = bench(StaticRR(), [3, 1, 1, 1], rng)
+    assert rng.asked == [], "not before: a forked child draws for itself"
+    assert on.sequence(4) == sequence
+    assert rng.asked == [6]
+
+
+def test_a_start_below_0_is_refused():
+    with pytest.raises(ConfigError, match="start -1 is below 0"):
+        StaticRR(start=-1)

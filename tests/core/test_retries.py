@@ -1,0 +1,507 @@
+"""Retries: what is tried again, after which failure, where, and after which pause; all of it without a server."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from sticky_core.backend import Backend
+from sticky_core.balance import RoundRobin
+from sticky_core.claim import Claim, Reason
+from sticky_core.clock import ManualClock
+from sticky_core.counters import Total
+from sticky_core.errors import Failure
+from sticky_core.persistence import Cookie
+from sticky_core.retries import Retries
+from sticky_core.server import AdminState, Health, Server
+from sticky_core.timeouts import Timeouts
+from sticky_core.transaction import Transaction
+
+EXECUTED = [failure for failure in Failure if failure.executed and failure.word]
+STATUSES = (401, 403, 404, 408, 421, 425, 429, 500, 501, 502, 503, 504)
+
+
+def app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+# -- what was asked
+
+
+@pytest.mark.parametrize(
+    "asked, problem",
+    [
+        pytest.param(Retries(retries=-1), "retries -1 is below 0", id="retries below 0"),
+        pytest.param(Retries(retries=1.5), "retries 1.5 is no whole number", id="half a retry"),  # type: ignore[arg-type]
+        pytest.param(Retries(retry_on=("5xx",)), "retry_on '5xx' is not known", id="another word"),
+        pytest.param(Retries(retry_on=("Conn-Failure",)), "retry_on 'Conn-Failure' is not known", id="in capitals"),
+        pytest.param(Retries(retry_on=("200",)), "retry_on '200' is not known", id="a status that is no failure"),
+        pytest.param(Retries(retry_on=("none", "503")), "retry_on: 'none' stands alone", id="none and something"),
+        pytest.param(
+            Retries(redispatch="yes"),  # type: ignore[arg-type]
+            "redispatch 'yes' is neither True nor False nor a whole number",
+            id="a word for redispatch",
+        ),
+        pytest.param(
+            Retries(redispatch=None),  # type: ignore[arg-type]
+            "redispatch None is neither True nor False nor a whole number",
+            id="no redispatch",
+        ),
+    ],
+)
+def test_what_cannot_work_has_a_name(asked: Retries, problem: str):
+    (only,) = asked.problems()
+    assert problem in only
+
+
+def test_an_unknown_word_is_answered_with_those_that_are_known():
+    (problem,) = Retries(retry_on=("sometimes",)).problems()
+    for word in ("none", "conn-failure", "empty-response", "junk-response", "response-timeout", "0rtt-rejected"):
+        assert word in problem
+    assert "all-retryable-errors" in problem
+    assert all(str(status) in problem for status in STATUSES)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "none",
+        "conn-failure",
+        "empty-response",
+        "junk-response",
+        "response-timeout",
+        "0rtt-rejected",
+        "all-retryable-errors",
+        *map(str, STATUSES),
+    ],
+)
+def test_each_of_haproxy_s_words_is_known(word: str):
+    assert list(Retries(retry_on=(word,)).problems()) == []
+
+
+# -- after which failure
+
+WORDS = {
+    "conn-failure": {Failure.REFUSED, Failure.CONNECT_TIMEOUT, Failure.TLS, Failure.NOT_STARTED},
+    "empty-response": {Failure.CLOSED},
+    "junk-response": {Failure.BAD_ANSWER},
+    "response-timeout": {Failure.TIMEOUT},
+    "0rtt-rejected": set(),
+    "none": set(),
+    "503": set(),
+}
+ALL = set().union(*WORDS.values())
+
+
+@pytest.mark.parametrize(
+    "words, failures",
+    [
+        *(pytest.param((word,), failures, id=word) for word, failures in WORDS.items()),
+        pytest.param((), set(), id="no word at all"),
+        pytest.param(("all-retryable-errors",), ALL, id="all-retryable-errors"),
+        pytest.param(
+            ("conn-failure", "response-timeout"), WORDS["conn-failure"] | {Failure.TIMEOUT}, id="two words"
+        ),
+    ],
+)
+def test_a_word_stands_for_failures(words: tuple[str, ...], failures: set[Failure]):
+    assert {failure for failure in Failure if Retries(retry_on=words).after(failure)} == failures
+
+
+@pytest.mark.parametrize("failure", [Failure.UNFIT, Failure.TRUNCATED, Failure.SPARED], ids=lambda each: each.name)
+def test_some_failures_are_never_tried_again(failure: Failure):
+    assert not Retries(retry_on=("all-retryable-errors", *map(str, STATUSES))).after(failure)
+
+
+@pytest.mark.parametrize(
+    "words, statuses, rereads",
+    [
+        pytest.param((), set(), False, id="no word"),
+        pytest.param(("none",), set(), False, id="none"),
+        pytest.param(("conn-failure",), set(), False, id="what nobody has read"),
+        pytest.param(("0rtt-rejected",), set(), False, id="what never happens"),
+        pytest.param(("empty-response",), set(), True, id="what somebody has read"),
+        pytest.param(("junk-response",), set(), True, id="junk"),
+        pytest.param(("response-timeout",), set(), True, id="silence"),
+        pytest.param(("404", "503"), {404, 503}, True, id="statuses"),
+        pytest.param(("all-retryable-errors",), {500, 502, 503, 504}, True, id="all of HAProxy's"),
+    ],
+)
+def test_who_has_been_read_must_be_read_again(words: tuple[str, ...], statuses: set[int], rereads: bool):
+    asked = Retries(retry_on=words)
+    assert (asked.statuses, asked.rereads) == (statuses, rereads)
+
+
+# -- where
+
+
+@pytest.mark.parametrize(
+    "redispatch, retries, elsewhere",
+    [
+        (True, 3, [1, 2, 3]),
+        (False, 3, []),
+        (0, 3, []),
+        (1, 3, [1, 2, 3]),
+        (2, 5, [2, 4]),
+        (3, 3, [3]),
+        (4, 3, []),
+        (-1, 3, [3]),  # HAProxy's bare `option redispatch`: the last
+        (-1, 1, [1]),
+        (-1, 5, [5]),
+        (-2, 3, [2]),
+        (-3, 3, [1, 2, 3]),
+        (-2, 5, [4]),
+        (-4, 5, [2, 4]),
+        (-9, 3, [1, 2, 3]),
+    ],
+)
+def test_redispatch_says_which_retries_go_elsewhere(redispatch: bool | int, retries: int, elsewhere: list[int]):
+    asked = Retries(retries=retries, redispatch=redispatch)
+    assert list(asked.problems()) == []
+    assert [retry for retry in range(1, retries + 1) if asked.elsewhere(retry)] == elsewhere
+
+
+class Asked(Transaction[str, None]):
+    """A request that is nothing but values."""
+
+    __slots__ = ("_cookie", "_headers", "_method")
+
+    def __init__(self, backend: Backend, method: str = "GET", cookie: str = "", **headers: str) -> None:
+        self.through, self.message, self.out, self.status = backend, "a request", None, 0
+        self._method, self._cookie, self._headers = method, cookie, headers
+
+    @property
+    def method(self) -> str:
+        return self._method
+
+    @property
+    def secure(self) -> bool:
+        return False
+
+    @property
+    def peer(self) -> str:
+        return "192.0.2.1"
+
+    @property
+    def cookies(self) -> tuple[str, ...]:
+        return (self._cookie,) if self._cookie else ()
+
+    def keep(self, texts: Sequence[str]) -> None:
+        self.kept = list(texts)
+
+    def header(self, name: str) -> Sequence[str]:
+        value = self._headers.get(name.replace("-", "_"))
+        return () if value is None else (value,)
+
+
+PLAIN = Cookie("SRV", signed=False)
+UPSTREAMS = ("http://10.0.0.1", "http://10.0.0.2", "http://10.0.0.3", "http://10.0.0.4")
+
+
+def upstreams(*options: str) -> list[Server]:
+    return [Server(f"s{number}", url) for number, url in enumerate(UPSTREAMS, 1)]
+
+
+def backend(servers: Sequence[Server] | None = None, **options: Any) -> Backend:
+    return Backend(
+        "web",
+        upstreams() if servers is None else servers,
+        **{"balance": RoundRobin(start=0), "persist": PLAIN, "clock": ManualClock()} | options,
+    )
+
+
+def way(request: Asked, failure: Failure = Failure.REFUSED) -> list[str | float]:
+    """Who is asked if everybody fails, and the pauses between, in seconds."""
+    clock = request.through.clock
+    assert isinstance(clock, ManualClock)
+    stations: list[str | float] = []
+    server = request.first(request.cookies or None)
+    while server is not None or request.wait is not None:
+        if server is None:
+            assert request.wait is not None and request.wait.ticket is None
+            pause = request.wait.until - clock.monotonic()
+            stations.append(round(pause, 6))
+            clock.advance(pause)
+            server = request.resume(False)
+            continue
+        stations.append(server.name)
+        request.failed(failure)
+        request.leave(server, False)
+        server = request.next()
+    assert all(not server.in_flight for server in request.through.servers)
+    return stations
+
+
+def totals(server: Server, *wanted: Total) -> list[int]:
+    return [server.counters[total] for total in wanted]
+
+
+BOUND = "SRV=s1"
+
+
+@pytest.mark.parametrize(
+    "redispatch, cookie, expected",
+    [
+        pytest.param(True, BOUND, ["s1", "s2", "s3", "s4"], id="True: elsewhere and at once"),
+        pytest.param(True, "", ["s1", "s2", "s3", "s4"], id="True: a new client too"),
+        pytest.param(False, BOUND, ["s1", 1, "s1", 1, "s1", 1, "s1"], id="False: the same"),
+        pytest.param(False, "", ["s1", 1, "s1", 1, "s1", 1, "s1"], id="False: the same for a new client too"),
+        pytest.param(-1, BOUND, ["s1", 1, "s1", 1, "s1", "s2"], id="-1: the last elsewhere"),
+        pytest.param(-1, "", ["s1", "s2", 1, "s2", "s3"], id="-1: a new client at once, and at last"),
+        pytest.param(-2, BOUND, ["s1", 1, "s1", "s2", 1, "s2"], id="-2: the one before the last"),
+        pytest.param(2, BOUND, ["s1", 1, "s1", "s2", 1, "s2"], id="2: every second"),
+        pytest.param(2, "", ["s1", "s2", "s3", 1, "s3"], id="2: a new client at once, and every second"),
+        pytest.param(1, BOUND, ["s1", "s2", "s3", "s4"], id="1: every one"),
+    ],
+)
+def test_who_is_asked_after_a_server_that_could_not_be_reached(
+    redispatch: bool | int, cookie: str, expected: list[str | float]
+):
+    assert way(Asked(backend(redispatch=redispatch), cookie=cookie)) == expected
+
+
+@pytest.mark.parametrize("connect, pause", [("300ms", 0.3), (1, 1.0), (5, 1.0)])
+def test_the_pause_is_a_second_or_the_time_to_connect_if_that_is_less(connect: str | int, pause: float):
+    one = backend(redispatch=False, retries=1, timeouts=Timeouts(connect=connect))
+    assert way(Asked(one)) == ["s1", pause, "s1"]
+
+
+@pytest.mark.parametrize("failure", EXECUTED, ids=lambda failure: failure.name)
+def test_a_server_that_could_be_reached_is_asked_again_without_a_pause(failure: Failure):
+    one = backend(redispatch=False, retry_on="all-retryable-errors")
+    assert way(Asked(one), failure) == ["s1", "s1", "s1", "s1"]
+
+
+@pytest.mark.parametrize("stateless", [False, True], ids=["with a memory", "without"])
+def test_an_app_in_this_process_is_asked_again_without_a_pause(stateless: bool):
+    apps = [Server(name, app, stateless=stateless) for name in ("s1", "s2")]
+    assert way(Asked(backend(apps, redispatch=False))) == ["s1", "s1", "s1", "s1"]
+
+
+@pytest.mark.parametrize("redispatch, expected", [(-1, ["s1", "s2"]), (False, ["s1", 1, "s1"])])
+def test_the_retry_of_a_server_that_is_gone_by_then_goes_elsewhere_unless_that_is_off(
+    redispatch: bool | int, expected: list[str | float]
+):
+    one = backend(redispatch=redispatch, retries=1)
+    request = Asked(one, cookie=BOUND)
+    server = request.first(request.cookies)
+    assert server is one["s1"]
+    request.failed(Failure.REFUSED)
+    one["s1"].health = Health.DOWN
+    request.leave(server, False)
+    following = request.next()
+    if request.wait is not None:
+        following = request.resume(False)
+    assert following is one[str(expected[-1])]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2, 9])
+@pytest.mark.parametrize("redispatch", [True, False, -1])
+def test_there_are_so_many_retries_in_all(retries: int, redispatch: bool | int):
+    stations = way(Asked(backend(retries=retries, redispatch=redispatch), cookie=BOUND))
+    attempts = [station for station in stations if isinstance(station, str)]
+    assert len(attempts) == (min(retries + 1, 4) if redispatch is True else retries + 1)
+
+
+# -- what is left of it
+
+
+def test_each_retry_is_counted_at_the_server_that_it_leaves():
+    one = backend(redispatch=-2, retries=4)
+    assert way(Asked(one, cookie=BOUND)) == ["s1", 1, "s1", 1, "s1", "s2", 1, "s2"]
+    assert totals(one["s1"], Total.WRETR, Total.WREDIS, Total.ECON) == [2, 1, 3]
+    assert totals(one["s2"], Total.WRETR, Total.WREDIS, Total.ECON) == [1, 0, 2]
+
+
+def test_a_retry_that_is_not_made_is_not_counted():
+    one = backend([Server("s1", app)], redispatch=True)
+    assert way(Asked(one)) == ["s1"]
+    assert totals(one["s1"], Total.WRETR, Total.WREDIS) == [0, 0]
+
+
+def test_a_client_that_is_moved_is_told_so_and_one_that_stays_is_not():
+    stays = Asked(backend(redispatch=False, retries=1), cookie=BOUND)
+    way(stays)
+    assert (stays.claim, stays.presented.settled) == (Claim.VALID, True)
+    moves = Asked(backend(retries=1), cookie=BOUND)
+    way(moves)
+    assert (moves.claim, moves.reason, moves.presented.settled) == (Claim.DOWN, Reason.FAILED, False)
+
+
+@pytest.mark.parametrize("out", ["down", "maint"])
+@pytest.mark.parametrize("unavailable", ["redispatch", "fail"])
+def test_a_client_whose_server_goes_out_in_the_pause_is_moved_and_told_so(out: str, unavailable: str):
+    one = backend(redispatch=-1, unavailable=unavailable)
+    request = Asked(one, cookie=BOUND)
+    server = request.first(request.cookies)
+    assert server is one["s1"]
+    request.failed(Failure.REFUSED)
+    request.leave(server, False)
+    assert request.next() is None
+    if out == "down":
+        server.health = Health.DOWN
+    else:
+        server.state = AdminState.MAINT
+    following = request.resume(False)
+    assert following is (one["s2"] if unavailable == "redispatch" else None)
+    assert (request.claim, request.reason, request.presented.settled) == (Claim.DOWN, Reason.FAILED, False)
+    assert totals(server, Total.WRETR, Total.WREDIS) == [0, 1 if following else 0]
+
+
+@pytest.mark.parametrize("redispatch", [True, -1])
+def test_a_client_that_would_rather_be_sent_away_asks_nobody_else(redispatch: bool | int):
+    one = backend(redispatch=redispatch, unavailable="fail")
+    stations = way(Asked(one, cookie=BOUND))
+    assert {each for each in stations if isinstance(each, str)} == {"s1"}
+
+
+# -- the queue on the way to a retry
+
+
+def full(**options: Any) -> Backend:
+    """s1 and s2 with a place each, of which both are taken."""
+    one = backend([Server(name, app, maxconn=1) for name in ("s1", "s2")], **options)
+    for server in one.servers:
+        one.take(server)
+    return one
+
+
+def test_who_retries_waits_behind_those_that_wait_already():
+    one = full(redispatch=True)
+    earlier = Asked(one)
+    assert earlier.first(None) is None
+    one.left(one["s1"])  # … goes to the one that waits
+    first = earlier.resume(True)
+    assert first is one["s1"]
+    later = Asked(one)
+    assert later.first(None) is None
+    earlier.failed(Failure.REFUSED)
+    earlier.leave(first, False)
+    assert earlier.next() is None and earlier.wait is not None, "s2 is full"
+    one.left(one["s2"])
+    assert later.resume(True) is one["s1"], "the place that was left"
+    assert earlier.resume(True) is one["s2"]
+    assert totals(one["s1"], Total.WREDIS, Total.WRETR) == [1, 0]
+
+
+@pytest.mark.parametrize("woken", [True, False])
+def test_a_place_that_was_granted_wins_over_a_wait_that_is_over(woken: bool):
+    one = full()
+    request = Asked(one)
+    assert request.first(None) is None
+    one.left(one["s2"])
+    assert request.resume(woken) is one["s2"]
+    assert request.wait is None
+
+
+def test_a_wait_in_vain_ends_with_nobody_and_no_place_in_the_queue():
+    one = full(timeouts=Timeouts(queue=7))
+    request = Asked(one)
+    assert request.first(None) is None
+    assert request.wait is not None and request.wait.until == 7.0
+    assert request.resume(False) is None
+    assert request.wait is None
+    one.left(one["s1"])
+    assert not one["s1"].in_flight, "nobody has it"
+    assert request.unanswered().status == 503
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_who_leaves_the_queue_gives_back_what_it_was_granted_to_whoever_waits(granted: bool):
+    logged: list[object] = []
+    one = full(log=logged.append)
+    leaving, staying = Asked(one), Asked(one)
+    assert leaving.first(None) is None and staying.first(None) is None
+    if granted:
+        one.left(one["s1"])
+    leaving.abandon()
+    assert leaving.over and leaving.server is None and leaving.wait is None
+    assert logged == [leaving]
+    if not granted:
+        one.left(one["s1"])
+    assert staying.resume(True) is one["s1"]
+    assert [len(server.in_flight) for server in one.servers] == [1, 1]
+
+
+def test_what_balance_has_chosen_is_counted_whether_it_had_to_wait_or_not():
+    one = full(persist=PLAIN)
+    bound, chosen = Asked(one, cookie="SRV=s2"), Asked(one)
+    assert bound.first(bound.cookies) is None and chosen.first(None) is None
+    one.left(one["s1"]), one.left(one["s2"])
+    assert (chosen.resume(True), bound.resume(True)) == (one["s1"], one["s2"])
+    assert [server.counters[Total.LBTOT] for server in one.servers] == [1, 0]
+
+
+# -- answers that are held back
+
+SPARING = {"retry_on": ("503",), "persist": PLAIN}
+
+
+def begun(one: Backend, **asked: Any) -> tuple[Asked, Server]:
+    request = Asked(one, **asked)
+    server = request.first(request.cookies or None)
+    assert server is not None
+    return request, server
+
+
+def test_an_answer_is_held_back_only_once_another_server_has_been_reserved():
+    one = backend([Server(name, app, maxconn=1) for name in ("s1", "s2")], **SPARING)
+    request, server = begun(one)
+    assert request.spare(503)
+    assert request.spared
+    assert [len(each.in_flight) for each in one.servers] == [1, 1]
+    request.leave(server, False)
+    assert request.next() is one["s2"]
+    assert not request.spared
+    assert not request.spare(503), "nobody is left, so this one passes"
+    assert request.failures == (Failure.SPARED,)
+    assert request.attempts == ("s1", "s2")
+
+
+def test_where_the_next_would_have_to_wait_the_answer_passes_and_nothing_is_counted():
+    one = backend([Server(name, app, maxconn=1) for name in ("s1", "s2")], **SPARING)
+    one.take(one["s2"])
+    request, _ = begun(one, cookie=BOUND)
+    assert not request.spare(503)
+    assert not request.spared
+    assert (request.failures, request.claim, request.wait) == ((), Claim.VALID, None)
+    assert totals(one["s1"], Total.WRETR, Total.WREDIS) == [0, 0]
+    one.left(one["s2"])
+    assert not one["s2"].in_flight, "it waits no longer"
+
+
+def test_on_the_same_server_without_a_second_place_the_answer_passes_and_nothing_is_counted():
+    one = backend([Server("s1", app, maxconn=1)], redispatch=False, **SPARING)
+    request, server = begun(one)
+    assert not request.spare(503)
+    assert totals(server, Total.WRETR, Total.WREDIS) == [0, 0]
+
+
+@pytest.mark.parametrize("status, held", [(503, True), (500, False), (200, False), (404, False)])
+def test_only_statuses_that_were_named_are_held_back(status: int, held: bool):
+    request, _ = begun(backend(**SPARING))
+    assert request.spare(status) is held
+
+
+def test_when_it_ends_between_two_attempts_the_one_that_is_not_made_is_none():
+    one = backend([Server(name, app, maxconn=1) for name in ("s1", "s2")], **SPARING)
+    request, server = begun(one)
+    assert request.spare(503)
+    request.ended()
+    request.leave(server, True)
+    assert [len(each.in_flight) for each in one.servers] == [0, 0]
+    assert request.attempts == ("s1",)
+    assert one["s2"].total == 0, "nobody has asked it"
+    assert not request.spared
+
+
+def test_a_server_that_was_given_up_is_no_longer_blamed():
+    one = backend(**SPARING)
+    request, _ = begun(one)
+    assert request.spare(503)
+    request.failed(Failure.TRUNCATED)
+    request.gone()
+    assert request.broke() is False
+    assert request.failures == (Failure.SPARED,)
+    for server in one.servers:
+        assert totals(server, Total.ERESP, Total.ECON, Total.CLI_ABRT) == [0, 0, 0]
