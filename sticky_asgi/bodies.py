@@ -35,6 +35,7 @@ class Body:
         "forgotten",
         "gone",
         "retellable",
+        "silent",
     )
 
     def __init__(self, receive: Receive, limit: int) -> None:
@@ -49,6 +50,8 @@ class Body:
         self._on_gone: Callable[[], None] | None = None
         self._farewell = GONE
         self.gone = False  #: whether the client has left
+        #: Whether the client waits to be asked for its body, so that nobody is to ask by the way.
+        self.silent = False
         self.retellable = True
         self.forgotten = False
 
@@ -57,6 +60,7 @@ class Body:
             del self._told[: self._at]
             self._at = 0
             self.forgotten = True
+        self.silent = False
         while self._at == len(self._told):
             if self.gone:
                 return self._farewell
@@ -71,6 +75,13 @@ class Body:
         if self._on_gone is not None:
             self._look_on()
         return message
+
+    async def at_once(self) -> Message | None:
+        """The next message if it is there already, as it usually is (asyncio only)."""
+        if self._at == len(self._told) and not self.gone:
+            self._look_ahead()
+            await asyncio.sleep(0)
+        return await self() if self._at < len(self._told) or self.gone else None
 
     async def _read(self) -> None:
         if self._reading:  # by an attempt that is not quite over: servers are not made for two at once
@@ -124,7 +135,11 @@ class Body:
             return
         if self.gone:
             on_gone()
-        elif self._ahead is None and not self._reading and self._asks_for_more:
+        elif not self.silent:
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        if self._ahead is None and not self._reading and self._asks_for_more:
             self._ahead = asyncio.ensure_future(self._read_ahead())
 
     @property

@@ -100,7 +100,12 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self._end()
+        if exc is None:
+            self._end()
+        elif not self.answer.over and not self.gone:
+            self._fail(self._closed().failure)  # a reset is not the end of anything
+        else:
+            self._wake()
         writable = self._writable
         if writable is not None and not writable.done():
             writable.set_result(None)
@@ -205,7 +210,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         answer = self.answer
-        if answer.over:
+        if answer.over or self.gone:
             return self._wake()
         try:
             if answer.finish():
@@ -217,7 +222,7 @@ class Connection(asyncio.Protocol):
 
     def swept(self, number: int) -> None:
         body = self.body
-        if body is not None and not body.watched and number > self.since:
+        if body is not None and not body.watched and number > self.since + 1:
             body.watch(self.client_left)
         if number - self.since > self.limit and (self._news is not None or self._writable is not None):
             self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")

@@ -10,12 +10,15 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from sticky_asgi.checks import Checks, Cut
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, Sparing, Transaction
 from sticky_asgi.upstream import Upstream
 from sticky_core.backend import Backend
 from sticky_core.errors import ConfigError
+from sticky_core.events import StateChange
 from sticky_core.replicas import Replicas as CoreReplicas
 from sticky_core.server import Server
+from sticky_core.transaction import Reporting
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -23,6 +26,18 @@ State = dict[str, Any]
 
 #: the key of a lifespan's scope under which nested middlewares tell each other which apps have had theirs
 _SEEN = "sticky.lifespans"
+
+
+class Reported(Reporting[Scope, Send], Transaction):
+    """A transaction that reports how it turned out at each server."""
+
+    __slots__ = ()
+
+
+class ReportedSparing(Reporting[Scope, Send], Sparing):
+    """The same of one whose answers may be held back."""
+
+    __slots__ = ()
 
 
 class Replicas(CoreReplicas):
@@ -33,13 +48,51 @@ class Replicas(CoreReplicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self.transaction = Sparing if backend.retries.statuses else Transaction
+        spares = bool(backend.retries.statuses)
+        self.transaction: type[Transaction] = Sparing if spares else Transaction
+        if backend.observes:
+            self.transaction = ReportedSparing if spares else Reported
+        self.checks = Checks(self)
+        if backend.shuts_down:
+            backend.events(self._marked)
         self._upstreams: dict[Server, Upstream] = {}
         self.lifespans: Lifespans | None = None  # who runs them, so that nobody else does
         self.warned = False
 
+    @property
+    def _watched(self) -> bool:
+        return self.checks.cared_for
+
     def begin(self) -> None:
+        if not self.checks.cared_for and self.lifespans is None:
+            self.checks.begin()
         super().begin()
+
+    def make_all(self) -> bool:
+        made = super().make_all()
+        if made:
+            self.seal()
+            self._warn()
+        return made
+
+    def start(self) -> None:
+        self.seal()
+        super().start()
+
+    def seal(self) -> None:
+        """Let those apps be cut off whose servers take what is in flight with them."""
+        for server, app in self.apps.items():
+            check = server.checking.check if server.checking is not None else None
+            if check is not None and check.on_marked_down and app is not None and not isinstance(app, Cut):
+                self.apps[server] = Cut(app, server)
+
+    def _marked(self, change: StateChange) -> None:
+        if change.after == "DOWN":
+            app = self.apps[self.backend[change.server]]
+            if isinstance(app, Cut):
+                app.end()
+
+    def _warn(self) -> None:
         if not self.warned and len(self._upstreams) < len(self.apps):
             self.warned = True
             _log.warning(
@@ -62,8 +115,7 @@ class Replicas(CoreReplicas):
         super().end()
 
     def forked(self) -> None:
-        for upstream in self._upstreams.values():
-            upstream.forked()
+        self.checks.forked()
         super().forked()
 
     async def restart(self, server: Server) -> None:
@@ -72,6 +124,7 @@ class Replicas(CoreReplicas):
             await self.lifespans.restart(self, server)
         else:
             self.make(server)
+        self.seal()
 
 
 class WithState:
@@ -184,7 +237,8 @@ class Lifespans:
                 failure = await self._start_replica(replicas, server)
                 if failure is not None:
                     return failure
-            replicas.begun = True
+            replicas.start()
+            replicas.checks.start(self._group)
         return None
 
     async def _start_replica(self, replicas: Replicas, server: Server) -> str | None:
@@ -227,6 +281,8 @@ class Lifespans:
     async def stop(self) -> list[str]:
         """End them all, the last first; how some failed to."""
         problems: list[str] = []
+        for replicas in self._owned:
+            await replicas.checks.end()
         for name, lifespan in reversed(self._running.values()):
             failure = await lifespan.stop()
             if failure is not None:

@@ -191,13 +191,18 @@ class Sparing(Transaction):
 MOST_HELD = 65536
 
 
+class GivenUp(OSError):
+    """Nobody listens to this answer, because another server is asked instead."""
+
+
 class Held:
     """What one attempt answers into. Once its answer is held back, nothing of it goes on."""
 
-    __slots__ = ("_left", "_lost", "_transaction")
+    __slots__ = ("_is_upstream", "_left", "_lost", "_transaction")
 
     def __init__(self, transaction: Sparing) -> None:
         self._transaction = transaction
+        self._is_upstream = isinstance(transaction.tried[-1].config.target, str)  # which need not go on to its end
         self._lost = False
         self._left = MOST_HELD
 
@@ -212,6 +217,8 @@ class Held:
                 return await Transaction.send(transaction, message)
             self._lost = True
         self._left -= len(message.get("body", b""))
+        if self._is_upstream:
+            raise GivenUp
         if self._left < 0:
             raise OSError("nobody listens to this answer any more")
 

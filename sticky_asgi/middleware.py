@@ -71,10 +71,12 @@ class _Corridor:
                         body.close()
                     else:
                         body.rewind()
-            server = transaction.next()
+            server = transaction.next() if body is None or not body.gone else None
         if not transaction.over:
+            page = transaction.unanswered()
             try:
-                await send_page(transaction.unanswered(), scope, send)
+                if body is None or not body.gone:
+                    await send_page(page, scope, send)
             finally:
                 if body is not None:
                     body.close()

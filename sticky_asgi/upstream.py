@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from contextlib import suppress
 from typing import Any
 
 from sticky_asgi.bodies import Body
 from sticky_asgi.connections import Connection, Connections
-from sticky_asgi.messages import KEY, Message, Receive, Scope, Send, send_page
+from sticky_asgi.messages import KEY, GivenUp, Message, Receive, Scope, Send, send_page
 from sticky_core import http1
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Heads, Outgoing, target_of
 from sticky_core.page import page
-from sticky_core.pool import MAX_CONN, PURGE_DELAY, Pool
+from sticky_core.pool import PURGE_DELAY, Pool
 from sticky_core.server import ServerConfig
 from sticky_core.target import Location
 from sticky_core.timeouts import Timeouts
@@ -77,10 +79,11 @@ class Upstream:
         tls = config.tls or TLS()
         self._context = tls.context() if location.scheme == "https" else None
         self._sni = tls.sni or location.host
-        self._max = MAX_CONN if config.pool_max_conn is None else config.pool_max_conn
+        self._max = config.pool_max_conn
         self._purge_delay = PURGE_DELAY if config.pool_purge_delay is None else seconds(config.pool_purge_delay)
         self._lock = threading.Lock()
         self._everywhere: dict[asyncio.AbstractEventLoop, Connections] = {}
+        _upstreams.add(self)
         self._latest: tuple[asyncio.AbstractEventLoop | None, Connections | None] = (None, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,14 +131,20 @@ class Upstream:
         carries_trailers = "http.response.trailers" in (scope.get("extensions") or ())
         outgoing = self.head(scope, method.encode("latin-1"), trailers=carries_trailers)
         first: Message | None = None
-        if outgoing.has_body and not outgoing.continues:
+        if outgoing.continues:
+            body.silent = True  # to ask for the body is to promise that it is wanted
+        elif outgoing.framing is Framing.UNTOLD:
             first = await body()
             if first["type"] == "http.disconnect":
                 return _gone(scope)
             outgoing = _told(outgoing, first)
+        elif outgoing.has_body:
+            first = await body.at_once()
+            if first is not None and first["type"] == "http.disconnect":
+                return _gone(scope)
         repeatable = method in IDEMPOTENT
         connections = self.connections()
-        connection = connections.take(repeatable)
+        connection = connections.take(repeatable and not outgoing.has_body)
         if connection is not None:
             try:
                 return await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
@@ -183,7 +192,7 @@ class Upstream:
         try:
             if first is None:
                 connection.write(outgoing.head)
-                if outgoing.continues:
+                if outgoing.has_body:
                     upload = asyncio.ensure_future(_upload(connection, outgoing, None, body))
             elif first.get("more_body", False):
                 upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
@@ -200,9 +209,8 @@ class Upstream:
                 start["headers"] = [*answer.headers, (b"trailer", answer.announced)]
             await send(start)
             while True:
-                over = answer.over
                 part = connection.take()
-                if over:
+                if answer.over and not answer.parts:
                     break
                 if part:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -215,6 +223,8 @@ class Upstream:
             await send({"type": "http.response.body", "body": part})
             if trails:
                 await send({"type": "http.response.trailers", "headers": answer.trailers})
+        except GivenUp:
+            connection.gone = not answer.over
         except OSError:  # nobody takes the answer any more
             connection.gone = True
             _gone(scope)
@@ -260,6 +270,18 @@ class Upstream:
         return f"<Upstream {self.url}>"
 
 
+_upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for upstream in list(_upstreams):
+        upstream.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _gone(scope: Scope) -> None:
     transaction: Any = scope.get(KEY)
     if transaction is not None:
@@ -296,9 +318,11 @@ async def _upload(connection: Connection, outgoing: Outgoing, first: Message | N
     """Send a body as it comes, no faster than the upstream takes it in."""
     answer = connection.answer
     if first is None:
-        await connection.continues(CONTINUE)
-        if answer.status or connection.closed:
-            return  # an answer without having seen the body
+        if outgoing.continues:
+            await connection.continues(CONTINUE)
+            if answer.status or connection.closed:
+                answer.reusable = False  # it has not seen the body that it was promised
+                return
         message = await body()
         outgoing = _told(outgoing, message)
     else:

@@ -19,6 +19,7 @@ from wsproto.connection import Connection as Frames
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.events import Message as Piece
+from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sticky_asgi.bodies import Body
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 #: of a message, in bytes: as much as uvicorn takes
 LONGEST: Final = 16 * 1024 * 1024
 
-#: codes that stand for what was not said, and are never said (RFC 6455, 7.4.1)
-_UNSAID: Final = frozenset((1004, 1005, 1006, 1015))
+#: how many sweeps the upstream may take to answer the client's farewell
+FAREWELL: Final = 20
 _NO_CODE: Final = 1005
 _DROPPED: Final = 1006
 _TOO_BIG: Final = 1009
@@ -45,6 +46,11 @@ _OWN: Final = frozenset(
     (b"sec-websocket-accept", b"sec-websocket-extensions", b"sec-websocket-key", b"sec-websocket-version")
 )
 _UUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def _is_said(code: int) -> bool:
+    """Whether a close frame may carry `code`: some stand for what was not said, some for nothing (RFC 6455, 7.4)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
 async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> None:
@@ -69,6 +75,8 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
                 return _gone(scope)
         if answer.status != 101:
             return await _deny(connection, scope, send)
+        if answer.upgrade.lower() != b"websocket":
+            raise ServerFailure(Failure.BAD_ANSWER, detail="a change to another protocol than asked for")
         subprotocol = _checked(answer.headers, key, scope)
         tunnelled = True
     finally:
@@ -111,16 +119,20 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
         raise ServerFailure(Failure.BAD_ANSWER, detail=f"status {answer.status} where 101 was asked for")
     if "websocket.http.response" not in (scope.get("extensions") or ()):
         return await send({"type": "websocket.close", "code": 1000})
+    body = b""
+    while not answer.over and len(body) < WINDOW:  # in one piece, if it is of a usual size: not all servers take more
+        await connection.news()
+        if connection.gone:
+            return _gone(scope)
+        body += connection.take()
     await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
     while not answer.over:
-        part = connection.take()
-        if part:
-            await send({"type": "websocket.http.response.body", "body": part, "more_body": True})
-        else:
-            await connection.news()
-            if connection.gone:
-                return _gone(scope)
-    await send({"type": "websocket.http.response.body", "body": connection.take()})
+        await send({"type": "websocket.http.response.body", "body": body, "more_body": True})
+        await connection.news()
+        if connection.gone:
+            return _gone(scope)
+        body = connection.take()
+    await send({"type": "websocket.http.response.body", "body": body + connection.take()})
 
 
 class Tunnel(asyncio.Protocol):
@@ -143,6 +155,7 @@ class Tunnel(asyncio.Protocol):
         #: the code that the client has left with; None while it is there
         self.left_with: int | None = None
         self._patience = max(1, round(timeout / TICK))
+        self._hurries = False
         self._since = self._sweep.number
         self._transport.set_protocol(self)
         self._sweep.add(self)
@@ -152,7 +165,8 @@ class Tunnel(asyncio.Protocol):
             self.connection_lost(None)
 
     def data_received(self, data: bytes) -> None:
-        self._since = self._sweep.number
+        if not self._hurries:
+            self._since = self._sweep.number
         try:
             self._frames.receive_data(data)
             for event in self._frames.events():
@@ -171,6 +185,8 @@ class Tunnel(asyncio.Protocol):
             case Ping():
                 self._transport.write(self._frames.send(event.response()))
             case CloseConnection(code=code, reason=reason):
+                if self._frames.state is ConnectionState.OPEN:  # nobody has closed it: wsproto does not understand it
+                    return self._drop(_FAILED, "")
                 self.closed = int(code), reason or ""
                 if self._frames.state is ConnectionState.REMOTE_CLOSING:
                     self._transport.write(self._frames.send(event.response()))
@@ -252,12 +268,21 @@ class Tunnel(asyncio.Protocol):
         with suppress(LocalProtocolError):  # it has been closed in this moment
             self._transport.write(self._frames.send(event))
 
+    def hurry(self) -> None:
+        """It will be over soon, whatever the upstream goes on to say."""
+        self._hurries = True
+        self._patience = FAREWELL
+        self._since = self._sweep.number
+
     def client_left(self, code: int, reason: str) -> None:
         """The client has said farewell, which is passed on, or has just gone."""
         self.left_with = code
         if code != _DROPPED and self.closed is None:
-            self._write(CloseConnection(code=_NO_CODE if code in _UNSAID else code, reason=reason or None))
-        if self.closed is None:
+            # wsproto knows "no code" by its identity alone
+            told = code if _is_said(code) else CloseReason.NO_STATUS_RCVD
+            self._write(CloseConnection(code=told, reason=(reason or None) if _is_said(code) else None))
+            self.hurry()
+        elif self.closed is None:
             self.closed = code, reason
         self._wake()
 
@@ -275,6 +300,7 @@ class Tunnel(asyncio.Protocol):
 async def _stand_between(ends: Tunnel, body: Body, scope: Scope, send: Send, accepted: dict[str, Any]) -> None:
     listening: asyncio.Task[None] | None = None
     cut = True
+    deaf = False
     try:
         await send({"type": "websocket.accept", **accepted})
         listening = asyncio.ensure_future(_pass_on(ends, body))
@@ -282,21 +308,31 @@ async def _stand_between(ends: Tunnel, body: Body, scope: Scope, send: Send, acc
             await ends.news()
             while ends.messages:
                 message = ends.take()
-                await send(
-                    {"type": "websocket.send", "text": message}
-                    if isinstance(message, str)
-                    else {"type": "websocket.send", "bytes": message}
-                )
+                if body.gone or deaf:
+                    continue
+                try:
+                    await send(
+                        {"type": "websocket.send", "text": message}
+                        if isinstance(message, str)
+                        else {"type": "websocket.send", "bytes": message}
+                    )
+                except OSError:  # the client takes nothing any more; how it has left is still to be heard
+                    deaf = True
+                    ends.hurry()
             if ends.closed is not None and not ends.messages:
                 break
         code, reason = ends.closed
-        cut = code in (_DROPPED, _FAILED, _TOO_BIG)
+        cut = code == _DROPPED
+        # Nobody listens any more when the farewell is said: some servers (granian) do not say it while somebody does.
+        listening.cancel()
+        body.close()
+        await asyncio.sleep(0)
         if not body.gone:
             if code == _DROPPED:
                 transaction: Any = scope.get(KEY)
                 if transaction is not None:
                     transaction.failed(Failure.TRUNCATED)
-            told = _FAILED if code == _DROPPED else 1000 if code in _UNSAID else code
+            told = code if _is_said(code) else 1000 if code == _NO_CODE else _FAILED
             await send({"type": "websocket.close", "code": told, "reason": reason})
         elif ends.left_with is None or ends.left_with == _DROPPED:
             _gone(scope)
@@ -318,7 +354,7 @@ async def _pass_on(ends: Tunnel, body: Body) -> None:
         while True:
             message: Message = await body()
             if message["type"] == "websocket.disconnect":
-                code, reason = message.get("code", _NO_CODE), message.get("reason") or ""
+                code, reason = message.get("code") or _NO_CODE, message.get("reason") or ""
                 return
             text: str | None = message.get("text")
             data = message.get("bytes") or b""

@@ -22,7 +22,7 @@ class Claim(Enum):
     VALID = "V"  #: its server was there for it
     EXPIRED = "E"  #: idle for longer than maxidle
     OLD = "O"  #: older than maxlife
-    UNUSED = "U"  #: not asked: another persistence had spoken before
+    UNUSED = "U"  #: not asked: another persistence, or a rule, had spoken before
 
 
 class Reason(Enum):
@@ -37,10 +37,12 @@ class Reason(Enum):
     OLD = "too old"
     DOWN = "server is down"
     MAINT = "server is in maintenance"
+    DRAINED = "server has drained"
     FAILED = "server did not answer"
     FULL = "server has as many requests as it may"
     BOUND = "server is usable"
     NOT_ASKED = "another persistence spoke first"
+    RULE = "a rule spoke first"
     NO_PERSISTENCE = "nothing to persist on"
 
 
@@ -67,6 +69,14 @@ class Presented:
     renew: bool = False  #: honoured, but written in a way that we would not write today (an old key)
     settled: bool = False  #: whatever the time, a client that is where it belongs needs no new mark
     parts: tuple[Presented, ...] = ()  #: where several persistences were asked: what each of them made of it
+    sent: bool = False  #: it goes to `server` although the claim is not valid: by a rule, or though it is down
+    forced: bool = False  #: and nowhere else (`force_persist`)
+    ignored: bool = False  #: whatever it claims, and it is told nothing (`ignore_persist`)
+
+    @property
+    def direct(self) -> bool:
+        """Whether it goes to `server`, rather than where balance sends it."""
+        return self.sent or self.claim is Claim.VALID
 
 
 NOTHING = Presented(Claim.NONE, Reason.NO_COOKIE)

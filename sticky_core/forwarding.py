@@ -17,6 +17,7 @@ from sticky_core import proxies
 from sticky_core.errors import Failure, ServerFailure, check
 from sticky_core.http1 import HOP_BY_HOP, Header, names_of, takes_along
 from sticky_core.proxies import Networks
+from sticky_core.recent import Recent
 from sticky_core.target import Location
 
 By = Literal["x-forwarded", "forwarded", "forwardfor", "none"]
@@ -83,7 +84,8 @@ class Outgoing(NamedTuple):
 
     @property
     def has_body(self) -> bool:
-        return self.length > 0 or self.framing is Framing.CHUNKED or self.framing is Framing.UNTOLD
+        framing = self.framing
+        return framing is not _NONE and (framing is not _LENGTH or self.length > 0)
 
     def with_framing(self, framing: Framing, length: int = 0) -> Outgoing:
         """The same where the framing was UNTOLD and is known now."""
@@ -153,6 +155,9 @@ _KINDS.update(
 _MOST_KNOWN = 4096
 _LONGEST_KNOWN = 64
 _UNUSUAL = object()
+# Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
+_IS_HOST = _Kind.HOST
+_NONE, _LENGTH = Framing.NONE, Framing.LENGTH
 
 
 def _introduced(name: bytes) -> tuple[bytes, object]:
@@ -231,6 +236,8 @@ class Heads:
         self._trusted = Networks(forward.trusted_proxies)
         self._except = Networks(forward.except_nets) if forward.except_nets else None
         self._if_none = forward.if_none
+        # what is said of a client that has said nothing itself, and in how many lines
+        self._about: Recent[tuple[str | None, bool, bytes | None], tuple[bytes, int]] = Recent(1024)
 
     def head(
         self,
@@ -252,8 +259,8 @@ class Heads:
         """
         if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
             raise ServerFailure(Failure.UNFIT, detail="the request target is no path")
-        if method not in _METHODS and not _TOKEN.fullmatch(method):
-            raise ServerFailure(Failure.UNFIT, detail="the method is none")
+        if method not in _METHODS and (method == b"CONNECT" or not _TOKEN.fullmatch(method)):
+            raise ServerFailure(Failure.UNFIT, detail="the method is none that can be passed on")
         if target.translate(None, _TARGET):
             raise ServerFailure(Failure.UNFIT, detail="the request target holds what no target may")
         if self._base and target != b"*":
@@ -261,6 +268,7 @@ class Heads:
                 raise ServerFailure(Failure.UNFIT, detail="the path leads out of the place that is served here")
             target = self._base + target
         lines = [b"%b %b HTTP/1.1" % (method, target)]
+        breaks = 1
         host: bytes | None = None
         length = -1
         chunked = continues = False
@@ -276,7 +284,7 @@ class Heads:
                 name, kind = _introduced(name)
             if kind is None:
                 lines.append(b"%b: %b" % (name, value))
-            elif kind is _Kind.HOST:
+            elif kind is _IS_HOST:
                 if value.translate(None, _HOST) or (host is not None and host != value):
                     raise ServerFailure(Failure.UNFIT, detail="Host is no host, or two of them")
                 host = value
@@ -305,7 +313,19 @@ class Heads:
             lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0] not in gone)]
         sent_host = self._host if self._host is not None else host if host is not None else self._authority
         lines.append(b"host: %b" % sent_host)
-        self._say(lines, said, peer, secure, host)
+        if said is None and self._by != "none":  # as nearly always, and then the same for all that a client asks
+            about = peer, secure, host
+            block = self._about.get(about)
+            if block is None:
+                told: list[bytes] = []
+                self._say(told, None, peer, secure, host)
+                block = b"\r\n".join(told), len(told)
+                self._about.put(about, block)
+            if block[1]:
+                lines.append(block[0])
+                breaks = block[1]  # those between them, and one
+        else:
+            self._say(lines, said, peer, secure, host)
         if chunked:
             framing = Framing.CHUNKED
             lines.append(b"transfer-encoding: chunked")
@@ -313,17 +333,18 @@ class Heads:
             framing = Framing.LENGTH
             lines.append(b"content-length: %d" % length)
         else:
-            framing = Framing.UNTOLD if untold else Framing.NONE
-        if continues and framing is not Framing.NONE:
+            framing = Framing.UNTOLD if untold else _NONE
+            continues = False  # nobody has promised a body that could be waited with
+        if continues:
             lines.append(b"expect: 100-continue")
-        breaks = len(lines) + 1
+        breaks += len(lines)
         if upgrade:
             breaks += upgrade.count(b"\r\n")
         lines.append(upgrade + b"\r\n")
         head = b"\r\n".join(lines)
         if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
             raise ServerFailure(Failure.UNFIT, detail="a line break or NUL within a header")
-        return Outgoing(head, framing, max(length, 0), continues and framing is not Framing.NONE)
+        return Outgoing(head, framing, max(length, 0), continues)
 
     def _say(
         self, lines: list[bytes], said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None

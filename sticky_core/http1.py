@@ -21,6 +21,8 @@ MOST_INTERIM: Final = 16
 # Lines of chunks, extensions included: this much in all, and so much more for each chunk.
 _CHUNK_LINES: Final = 16384
 _CHUNK_LINE: Final = 64
+# Pieces of a body below this are passed on together, in bytes: above, to join them costs more than to pass them on.
+_LARGE: Final = 8192
 
 #: A Connection header can't take these along: they are not about the connection, and servers would be fooled.
 END_TO_END: Final = frozenset(
@@ -100,6 +102,7 @@ class Answers:
         "_parser",
         "_problem",
         "_tail",
+        "_told",
         "announced",
         "headers",
         "over",
@@ -108,6 +111,7 @@ class Answers:
         "reusable",
         "status",
         "trailers",
+        "upgrade",
         "waiting_for_continue",
     )
 
@@ -135,10 +139,12 @@ class Answers:
         self.reusable = False  #: then: whether the connection may carry another
         self.waiting_for_continue = False  #: whether a 100 would be news
         self.rest = b""  #: what came behind a 101
+        self.upgrade = b""  #: the Upgrade header, if Connection names it
         self._head_only = method == "HEAD"
         self._accepts_upgrade = upgrade
         self._fed = 0
         self._tail = b""  # of what was fed before, as much as can matter
+        self._told = False  # whether there was a head after an earlier read, and somebody has seen it
         self._got = 0
         self._left = 0  # of a body that is passed by: how much is to come; below 0: whatever comes until the end
         self._interim = 0
@@ -152,7 +158,9 @@ class Answers:
         self._problem: str | None = None
 
     def feed(self, data: bytes) -> None:
-        """More of what the server sends. BadAnswer if it is not the answer that it should be."""
+        """More of what the server sends. BadAnswer if it is not the answer that it should be; or if this is `over`, and
+        there is more.
+        """
         if self._left:
             if not self.over:
                 return self._pass_by(data)
@@ -186,10 +194,15 @@ class Answers:
             raise self._bad("chunks with more around them than in them")
         else:
             self._tail = (self._tail + data[-4:])[-4:]
+            self._told = self.status > 0
 
     def _bad(self, problem: str) -> BadAnswer:
-        self._problem = problem  # whatever comes after this is no better
-        self.reusable = False
+        """What comes after this is no better, and what came in the same read was no answer either."""
+        self._problem = problem
+        self.over = self.reusable = False
+        if not self._told:
+            self.status = 0
+            self.parts = []
         return BadAnswer(problem)
 
     def _too_long(self, data: bytes) -> bool:
@@ -235,12 +248,18 @@ class Answers:
         return self.over
 
     def take(self) -> bytes:
-        """What has come of the body, and nobody has taken yet."""
+        """The next piece of the body that has come: small ones together, large ones one by one."""
         parts = self.parts
         if not parts:
             return b""
+        if len(parts) > 1:
+            if len(parts[0]) > _LARGE:
+                return parts.pop(0)
+            part = b"".join(parts)
+        else:
+            part = parts[0]
         self.parts = []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return part
 
     # What the parser calls
 
@@ -275,6 +294,8 @@ class Answers:
             self._hops = [*(self._hops or ()), *names_of(value)]
         elif name == b"trailer":
             self.announced = value.rstrip(b" \t")
+        elif name == b"upgrade":
+            self.upgrade = value.rstrip(b" \t")
 
     def on_headers_complete(self) -> None:
         if self.over:
@@ -296,7 +317,7 @@ class Answers:
                 self.reusable = False
             gone = {name for name in self._hops if takes_along(name)}
             self.headers = [header for header in self.headers if header[0].lower() not in gone]
-        if status == 204:
+        if status == 204 or status == 304:  # a 304 may carry a length, which some servers would hold it to
             self.headers = [header for header in self.headers if header[0] != b"content-length"]
         if self._head_only or status == 204 or status == 304:
             self.over = True
@@ -312,6 +333,8 @@ class Answers:
             self.over = True
             if not self._accepts_upgrade:
                 self._problem = "a change of protocol that nobody asked for"
+            elif not self.upgrade or b"upgrade" not in (self._hops or ()):
+                self._problem = "a change of protocol without Upgrade and Connection"
         elif status < 100:
             self._problem = f"status {status:03}"
         elif self._interim > MOST_INTERIM:

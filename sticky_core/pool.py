@@ -6,12 +6,10 @@ The last to come is the first to go, so that those nobody needs grow old and are
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Generic, TypeVar
 
 C = TypeVar("C")
 
-MAX_CONN = 100
 PURGE_DELAY = 5.0
 #: A request that must not be sent twice uses no connection that has idled longer, in seconds: servers close theirs
 #: after some seconds, and whoever writes in that moment can't know whether it was read.
@@ -19,12 +17,15 @@ FRESH = 1.0
 
 
 class Pool(Generic[C]):
-    """Idle connections to one upstream. Not for several threads at once."""
+    """Idle connections to one upstream. Not for several threads at once.
+
+    `max_conn`: how many at most; None is any number, which the `purge_delay` keeps small.
+    """
 
     __slots__ = ("_idle", "_max", "_purge_delay")
 
-    def __init__(self, max_conn: int = MAX_CONN, purge_delay: float = PURGE_DELAY) -> None:
-        self._idle: deque[tuple[C, float]] = deque()
+    def __init__(self, max_conn: int | None = None, purge_delay: float = PURGE_DELAY) -> None:
+        self._idle: dict[C, float] = {}
         self._max = max_conn
         self._purge_delay = purge_delay
 
@@ -32,36 +33,41 @@ class Pool(Generic[C]):
         """The one that came last. `repeatable`: whether the request may be sent again should the connection turn out to
         be closed; if not, it has not idled for long.
         """
-        if self._idle and (repeatable or now - self._idle[-1][1] <= FRESH):
-            return self._idle.pop()[0]
+        if not self._idle:
+            return None
+        connection, since = self._idle.popitem()
+        if repeatable or now - since <= FRESH:
+            return connection
+        self._idle[connection] = since
         return None
 
     def put(self, connection: C, now: float) -> bool:
         """Keep it. False: there are enough."""
-        if len(self._idle) >= self._max:
+        if self._max is not None and len(self._idle) >= self._max:
             return False
-        self._idle.append((connection, now))
+        self._idle[connection] = now
         return True
 
     def remove(self, connection: C) -> None:
         """It is closed."""
-        for at, (idle, _) in enumerate(self._idle):
-            if idle is connection:
-                del self._idle[at]
-                return
+        self._idle.pop(connection, None)
 
     def purge(self, now: float) -> list[C]:
         """Those that have idled too long, to be closed."""
         old: list[C] = []
-        while self._idle and now - self._idle[0][1] > self._purge_delay:
-            old.append(self._idle.popleft()[0])
+        for connection, since in self._idle.items():
+            if now - since <= self._purge_delay:
+                break
+            old.append(connection)
+        for connection in old:
+            del self._idle[connection]
         return old
 
     def clear(self) -> list[C]:
         """All, to be closed."""
-        all_of_them = [connection for connection, _ in self._idle]
+        every = list(self._idle)
         self._idle.clear()
-        return all_of_them
+        return every
 
     def __len__(self) -> int:
         return len(self._idle)

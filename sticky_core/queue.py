@@ -7,7 +7,7 @@ A request that belongs to a server waits there; one that belongs nowhere waits f
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from itertools import count
 
 from sticky_core.server import Server
@@ -69,7 +69,7 @@ class Queue:
         """Who has waited longest of those who would take a place at `server`; out of the line with that."""
         bound = next(iter(self._of.get(server, ())), None)
         anyone: Ticket | None = None
-        if server.electable:
+        if server.electable and not server.config.backup:  # who waits for the others is none of a backup's
             anyone = next((ticket for ticket in self._anyone if server not in ticket.tried), None)
         ticket = bound
         if anyone is not None and (bound is None or anyone.number < bound.number):
@@ -85,9 +85,9 @@ class Queue:
             self.leave(ticket)
         return tickets
 
-    def dismiss_all(self) -> list[Ticket]:
-        """Nobody can be waited for any more."""
-        tickets = list(self._anyone)
+    def dismiss_hopeless(self, could: Sequence[Server]) -> list[Ticket]:
+        """Only these can be waited for by who belongs nowhere: whoever waits for none of them is to choose anew."""
+        tickets = [ticket for ticket in self._anyone if all(server in ticket.tried for server in could)]
         for ticket in tickets:
             self.leave(ticket)
         return tickets

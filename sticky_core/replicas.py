@@ -27,7 +27,10 @@ class Replicas:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        #: whether a request may go straight to its server; else `begin`
         self.begun = False
+        self.made = False
+        self._timed = False
         self.apps: dict[Server, App | None] = dict.fromkeys(backend.servers)
         #: Whether a request may have to be read more than once, or looked after while it waits; and how much of it is
         #: kept for that.
@@ -50,17 +53,46 @@ class Replicas:
                 yield f"{where}: {target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
 
     def begin(self) -> None:
-        """Make all apps, unless somebody has. One that can't be made leaves its server DOWN, and the others serve."""
+        """What has to be done before a request while `begun` is not true. Make all apps, unless somebody has: one that
+        can't be made leaves its server DOWN, and the others serve. Let time have its way with the servers.
+        """
+        if not self.made:
+            self.make_all()
+        self.backend.tick()
+        if not self._timed:
+            self._settle()
+
+    def make_all(self) -> bool:
+        """Make all apps. False: somebody has."""
         with self._lock:
-            if self.begun:
-                return
+            if self.made:
+                return False
             for server in self.backend.servers:
                 try:
                     self.make(server)
                 except Exception:
                     _log.exception("backend %s: replica %s failed to start and is DOWN", self.backend.name, server.name)
                     server.health = Health.DOWN
-            self.begun = True
+            self.made = True
+            return True
+
+    def start(self) -> None:
+        """All apps are made: requests may come."""
+        self.made = True
+        self._settle()
+
+    def timed(self, timed: bool) -> None:
+        """Whether time changes something about the servers. Under the backend's lock."""
+        self._timed = timed
+        self.begun = self.made and not timed and self._watched
+
+    @property
+    def _watched(self) -> bool:
+        """Whether the checks are on their way, if there are any."""
+        return True
+
+    def _settle(self) -> None:
+        self.backend.appoint()
 
     def make(self, server: Server) -> App:
         """Begin a server's life: a factory makes a new app with an empty memory; an app that was handed over keeps what
@@ -89,7 +121,7 @@ class Replicas:
     def end(self) -> None:
         """Let all apps go. The next to begin has new ones."""
         with self._lock:
-            self.begun = False
+            self.begun = self.made = False
             self.apps.update(dict.fromkeys(self.apps))
 
     def forked(self) -> None:

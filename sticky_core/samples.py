@@ -102,12 +102,12 @@ def _divided(value: str) -> list[str]:
     return [*parts, value[begin:]]
 
 
+LONGEST_ADDRESS = 64  # 45 characters, and a zone
+
+
 def address(text: str) -> Address | None:
     """The address that `text` names; None if it names none, such as the path of a UNIX socket."""
-    return _parsed(text) if len(text) <= _LONGEST_ADDRESS else None
-
-
-_LONGEST_ADDRESS = 64  # 45 characters, and a zone
+    return _parsed(text) if len(text) <= LONGEST_ADDRESS else None
 
 
 @lru_cache(maxsize=8192)  # to parse one takes longer than to choose a server by it
@@ -120,13 +120,13 @@ def _parsed(text: str) -> Address | None:
 
 def in_bytes(key: Key) -> bytes:
     """`key` as HAProxy hashes it: addresses and numbers in network order."""
-    if isinstance(key, bytes):
-        return key
     if isinstance(key, str):
         try:
             return key.encode("latin-1")
         except UnicodeEncodeError:  # no request carries this text, so it is a function's own
             return key.encode()
+    if isinstance(key, bytes):
+        return key
     if isinstance(key, int):
         return (key & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big")
     return key.packed

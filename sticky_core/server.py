@@ -7,9 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Literal
 
 from sticky_core import target as targets
+from sticky_core.agent_check import AgentCheck
+from sticky_core.check import Check, Checking, problems_of_duration
 from sticky_core.cookies import is_value
 from sticky_core.counters import Counters
 from sticky_core.durations import Duration, seconds
@@ -38,6 +41,14 @@ class AdminState(StrEnum):
 class Health(StrEnum):
     UP = "UP"
     DOWN = "DOWN"
+    NOLB = "NOLB"  #: it wants no new clients (`disable_on_404`)
+
+
+#: in how many steps weights grow (HAProxy `BE_WEIGHT_SCALE`)
+SCALE = 16
+#: seconds between two looks at whether anybody is left at a server that drains
+LOOK = 0.1
+FAIL_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +67,12 @@ class ServerConfig:
     tls: TLS | None = None
     pool_max_conn: int | None = None
     pool_purge_delay: Duration | None = None
+    check: Check | Literal[False] | None = None
+    agent_check: AgentCheck | None = None
+    track: str | Server | None = None
+    slowstart: Duration | None = None
+    max_fails: int = 0
+    fail_timeout: Duration | None = None
 
     def __post_init__(self) -> None:
         check(f"server {self.name}: {problem}" for problem in self._problems())
@@ -75,11 +92,15 @@ class ServerConfig:
         if self.stateless and isinstance(self.target, str):
             yield "stateless is for apps: a URL has no life in this process"
         for name in ("maxconn", "maxqueue"):
-            if getattr(self, name) < 0:
-                yield f"{name} {getattr(self, name)!r} is below 0, which is no limit"
+            number = getattr(self, name)
+            if not isinstance(number, int) or isinstance(number, bool):
+                yield f"{name} {number!r} is no number of requests: write a whole one, or 0 for no limit"
+            elif number < 0:
+                yield f"{name} {number!r} is below 0, which is no limit"
         if self.maxqueue and not self.maxconn:
             yield "maxqueue has no effect without maxconn: nobody waits for a server that takes everybody"
         yield from self._problems_of_url()
+        yield from self._problems_of_health()
 
     def _problems_of_url(self) -> Iterator[str]:
         if not isinstance(self.target, str):
@@ -97,6 +118,29 @@ class ServerConfig:
                     yield f"pool_purge_delay {self.pool_purge_delay!r} is not above 0: pool_max_conn=0 keeps none"
             except ValueError as error:
                 yield f"pool_purge_delay: {error}"
+
+    def _problems_of_health(self) -> Iterator[str]:
+        yield from problems_of_duration("slowstart", self.slowstart)
+        if self.max_fails < 0:
+            yield f"max_fails {self.max_fails!r} is below 0, which counts none"
+        if self.fail_timeout is not None and not self.max_fails:
+            yield "fail_timeout has no effect without max_fails"
+        yield from problems_of_duration("fail_timeout", self.fail_timeout)
+        if self.track is not None and (self.check or self.agent_check is not None or self.max_fails):
+            yield "track takes another server's health over: leave check, agent_check and max_fails to that one"
+        if not isinstance(self.target, str):
+            if self.agent_check is not None:
+                yield "agent_check is for URLs: an app has no host on which an agent could be"
+            if self.check and self.check.port is not None:
+                yield "check: port is for URLs: an app has none"
+        elif (self.agent_check is not None or (self.check and self.check.port is not None)) and self._is_socket:
+            yield f"a port is of no use behind a UNIX socket: leave it out, with {self.target}"
+
+    @property
+    def _is_socket(self) -> bool:
+        return isinstance(self.target, str) and self.target.removeprefix("https://").removeprefix("http://").startswith(
+            "unix:"
+        )
 
     @property
     def cookie_id(self) -> str:
@@ -119,7 +163,12 @@ class Server:
     how many may wait for this very server, 0 for any number; who comes then goes elsewhere, or is sent away.
 
     For URLs: `tls`: how to speak to an `https://` one. `pool_max_conn`: how many idle connections are kept for the
-    requests to come (100); `pool_purge_delay`: and for how long (5 s; HAProxy's words).
+    requests to come (any number); `pool_purge_delay`: and for how long (5 s; HAProxy's words).
+
+    `check`: its own, in place of the backend's; False: none. `agent_check`: an agent beside it is asked. `track`: its
+    health is that of another server, by `"name"`, `"backend/name"`, or itself. `slowstart`: after a recovery or
+    maintenance its weight and `maxconn` grow over so long a time. `max_fails`: after how many requests that failed it
+    is left alone for `fail_timeout` (10 s; nginx's words).
 
     Raises `ConfigError` with every problem found. A Server belongs to one Backend. What changes while it lives is
     `weight`, `state`, `health` and `life`; each change takes the backend's lock.
@@ -128,17 +177,43 @@ class Server:
     __slots__ = (
         "__weakref__",
         "_changed",
+        "_drain_for",
+        "_fail_timeout",
+        "_failed",
+        "_failed_until",
+        "_fails",
         "_health",
         "_life",
+        "_looked",
+        "_quiet",
+        "_seen",
+        "_since",
+        "_slowstart",
         "_state",
+        "_stopped",
         "_weight",
+        "agent",
+        "agent_up",
+        "checking",
         "config",
         "counters",
+        "deadline",
+        "drained",
+        "electable",
+        "eweight",
+        "id",
+        "idle",
         "in_flight",
         "limit",
+        "max_fails",
+        "maxconn",
         "name",
         "only",
+        "reachable",
+        "trackers",
+        "tracks",
         "usable",
+        "why",
     )
 
     def __init__(
@@ -156,6 +231,12 @@ class Server:
         tls: TLS | None = None,
         pool_max_conn: int | None = None,
         pool_purge_delay: Duration | None = None,
+        check: Check | Literal[False] | None = None,
+        agent_check: AgentCheck | None = None,
+        track: str | Server | None = None,
+        slowstart: Duration | None = None,
+        max_fails: int = 0,
+        fail_timeout: Duration | None = None,
     ) -> None:
         config = ServerConfig(
             name=name,
@@ -170,6 +251,12 @@ class Server:
             tls=tls,
             pool_max_conn=pool_max_conn,
             pool_purge_delay=pool_purge_delay,
+            check=check,
+            agent_check=agent_check,
+            track=track,
+            slowstart=slowstart,
+            max_fails=max_fails,
+            fail_timeout=fail_timeout,
         )
         self._begin(config)
 
@@ -199,14 +286,48 @@ class Server:
         self._health = Health.UP
         self._life = ""
         self._changed: Callable[[Server], None] | None = None
-        #: Whether who belongs here may be sent here (HAProxy: not STOPPED). Derived from state and health, kept because
-        #: every request asks.
+        #: Whether who belongs here may be sent here (HAProxy: not STOPPED), and whether balance may choose it. Derived
+        #: from all below, kept because every request asks.
         self.usable = True
+        self.electable = config.weight > 0
+        #: whether it could take a request at all: also while it drains, past its deadline
+        self.reachable = True
+        #: its weight as it counts now, in sixteenths (`slowstart`)
+        self.eweight = config.weight * SCALE
+        #: its number within its backend, from 1 (HAProxy `id`); set when it joins one
+        self.id: int
         #: An item per request that is here. Appending and popping are atomic, so its length needs no lock.
         self.in_flight: deque[None] = deque()
-        #: how many that may be; 0 is any number
+        #: how many that may be, and how many may be at once for now; 0 is any number
+        self.maxconn = config.maxconn
         self.limit = config.maxconn
         self.counters = Counters.new()
+        #: the check at work over it, and when its agent is asked; None: nobody checks
+        self.checking: Checking | None = None
+        self.agent: Checking | None = None
+        self.agent_up = True
+        #: whose health is its health, and who has its health of it
+        self.tracks: Server | None = None
+        self.trackers: tuple[Server, ...] = ()
+        #: what the latest change comes from, for logs
+        self.why = ""
+        self._slowstart = seconds(config.slowstart) if config.slowstart is not None else 0.0
+        self._stopped = False
+        self._since: float | None = None  # when it began to come back slowly
+        self.max_fails = config.max_fails
+        self._fail_timeout = seconds(config.fail_timeout) if config.fail_timeout is not None else FAIL_TIMEOUT
+        self._fails = 0
+        self._failed = 0.0  # when a request failed last
+        self._failed_until: float | None = None
+        #: For how long a client may stay away from it and is still known; set by its backend.
+        self.idle = 0.0
+        #: When its clients go elsewhere, while it drains; and whether nobody is here any more.
+        self.deadline: float | None = None
+        self.drained = False
+        self._drain_for: float | None = None
+        self._seen = 0  # requests so far when we last looked
+        self._quiet = 0.0  # since when it has not had any
+        self._looked = 0.0
 
     def belong(self, changed: Callable[[Server], None]) -> None:
         """Join a backend, which will hear of every change."""
@@ -226,17 +347,67 @@ class Server:
     def state(self, state: AdminState | Literal["ready", "drain", "maint"]) -> None:
         if state not in list(AdminState):
             raise ConfigError(f"server {self.name}: state {state!r} is none of {', '.join(AdminState)}")
-        self._state = AdminState(state)
-        self._tell()
+        before, self._state = self._state, AdminState(state)
+        self._drain_for = self.deadline = None
+        self.drained = False
+        self.why = ""
+        if before is AdminState.MAINT and self._state is not AdminState.MAINT:
+            self.agent_up = True
+            if self.checking is not None:
+                self.checking.reset()
+        self.tell()
+
+    def drain(self, deadline: Duration | None = 300) -> None:
+        """Let it keep its clients and take no new ones; after `deadline` (None: never) its clients go elsewhere.
+        ConfigError for what is no duration.
+        """
+        try:
+            wait = None if deadline is None else seconds(deadline)
+        except ValueError as error:
+            raise ConfigError(f"server {self.name}: deadline: {error}") from None
+        if wait is not None and wait < 0:
+            raise ConfigError(f"server {self.name}: deadline {deadline!r} is below 0")
+        self.state = AdminState.DRAIN
+        self._drain_for = wait
+        self.tell()
 
     @property
     def health(self) -> Health:
-        return self._health
+        """As its checks say, or whoever has assigned it last."""
+        if self.tracks is not None:
+            return self.tracks.health
+        if not self.agent_up or self._failed_until is not None:
+            return Health.DOWN
+        checking = self.checking
+        if checking is None:
+            return self._health
+        return Health.DOWN if not checking.up else Health.NOLB if checking.stopping else Health.UP
 
     @health.setter
     def health(self, health: Health) -> None:
         self._health = health
-        self._tell()
+        self._failed_until = None
+        if self.checking is not None:
+            self.checking.force(health is not Health.DOWN, stopping=health is Health.NOLB)
+        self.why = ""
+        self.tell()
+
+    @property
+    def in_maint(self) -> bool:
+        """Whether it is in maintenance, or the server is that it tracks."""
+        return self._state is AdminState.MAINT or (self.tracks is not None and self.tracks.in_maint)
+
+    @property
+    def status(self) -> str:
+        """One word for state and health: `UP`, `DOWN`, `NOLB`, `DRAIN`, `MAINT`."""
+        if self.in_maint:
+            return "MAINT"
+        health = self.health
+        if health is Health.DOWN:
+            return "DOWN"
+        if self._state is AdminState.DRAIN:
+            return "DRAIN"
+        return health.value
 
     @property
     def weight(self) -> int:
@@ -248,7 +419,7 @@ class Server:
         if not is_weight(weight):
             raise ConfigError(f"server {self.name}: weight {weight!r} is not within 0..{HEAVIEST}, in whole numbers")
         self._weight = weight
-        self._tell()
+        self.tell()
 
     @property
     def life(self) -> str:
@@ -258,17 +429,12 @@ class Server:
     @life.setter
     def life(self, life: str) -> None:
         self._life = life
-        self._tell()
+        self.tell()
 
     @property
     def mortal(self) -> bool:
         """Whether what its clients know of it ends with this process."""
         return not isinstance(self.config.target, str) and not self.config.stateless
-
-    @property
-    def electable(self) -> bool:
-        """Whether balance may choose it for a new client."""
-        return self.usable and self._state is AdminState.READY and self._weight > 0
 
     @property
     def full(self) -> bool:
@@ -280,17 +446,103 @@ class Server:
         """Requests that it has been tried with so far (HAProxy `stot`), those in flight included."""
         return self.counters.stot + len(self.in_flight)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Something about it has changed."""
         if self._changed is not None:
             self._changed(self)
         else:
             self.settle()
 
-    def settle(self) -> None:
-        """Draw `usable` from what has changed. The backend calls it under its lock, so that the last change has the
-        last word.
+    def settle(self, now: float = 0.0, panic: bool = False) -> None:
+        """Draw from what has changed, by itself or as time passes, whether it may be used and how much of it. The
+        backend calls it under its lock, so that the last change has the last word. `panic`: health does not count.
         """
-        self.usable = self._health is Health.UP and self._state is not AdminState.MAINT
+        if self._failed_until is not None and now >= self._failed_until:
+            self._failed_until = None
+            self.why = "fail_timeout is over"
+        health, maint = self.health, self.in_maint
+        if maint or health is Health.DOWN:
+            self._stopped = True
+            self._since = None
+        elif self._stopped:
+            self._stopped = False
+            if self._slowstart and self._changed is not None:
+                self._since = now
+        self._throttle(now)
+        self.reachable = not maint and (panic or health is not Health.DOWN)
+        self.usable = self.reachable and not self._drains_no_more(now)
+        self.electable = (
+            self.usable and self._weight > 0 and self._state is AdminState.READY and health is not Health.NOLB
+        )
+
+    def _throttle(self, now: float) -> None:
+        """Weight and `maxconn` as far as they have grown (HAProxy `server_recalc_eweight`, `srv_dynamic_maxconn`)."""
+        self._looked = now
+        self.eweight = self._weight * SCALE
+        self.limit = self.maxconn
+        if self._since is None:
+            return
+        grown = (now - self._since) / self._slowstart
+        if grown >= 1:
+            self._since = None
+            return
+        self.eweight = self._weight * (int(SCALE * grown) + 1)
+        self.limit = max(1, int(self.maxconn * grown)) if self.maxconn else 0
+
+    def _drains_no_more(self, now: float) -> bool:
+        """Whether the deadline has come by which its clients go elsewhere; also sees whether anybody is left."""
+        if self._state is not AdminState.DRAIN:
+            self._quiet = -1.0
+            return False
+        if self._drain_for is not None and self.deadline is None:
+            self.deadline = now + self._drain_for
+        total = self.total
+        if self._quiet < 0 or self.in_flight or total != self._seen:
+            self._seen, self._quiet = total, now
+        past = self.deadline is not None and now >= self.deadline
+        if past or (not self.in_flight and now - self._quiet >= self.idle):
+            self.drained = True
+        return past
+
+    @property
+    def due(self) -> float:
+        """When time changes something about it."""
+        due = inf
+        if self._since is not None:
+            due = self._looked + max(1.0, self._slowstart / 20)
+        if self._failed_until is not None:
+            due = min(due, self._failed_until)
+        if self._state is AdminState.DRAIN:
+            if self.deadline is not None and self._looked < self.deadline:
+                due = min(due, self.deadline)
+            if not self.drained:
+                due = min(due, max(self._quiet + self.idle, self._looked + LOOK))
+        return due
+
+    @property
+    def throttle(self) -> int:
+        """How much of its weight counts, in percent (`slowstart`)."""
+        return 100 * self.eweight // (self._weight * SCALE) if self._weight else 100
+
+    def failed_at(self, now: float) -> bool:
+        """A request has failed: whether that is one too many (nginx `max_fails`)."""
+        self._fails += 1
+        self._failed = now
+        if self._fails < self.max_fails:
+            return False
+        self._failed_until = now + self._fail_timeout
+        self.why = f"{self._fails} requests failed"
+        return True
+
+    def served_at(self, now: float) -> None:
+        """A request has not failed: those that did before a `fail_timeout` are forgotten."""
+        if now - self._failed > self._fail_timeout:
+            self._fails = 0
+
+    @property
+    def faultless(self) -> bool:
+        """Whether one more request that does not fail means nothing new."""
+        return not self._fails and (self.checking is None or self.checking.trusting)
 
     def __repr__(self) -> str:
         return f"<Server {self.summary}>"
@@ -298,5 +550,4 @@ class Server:
     @property
     def summary(self) -> str:
         """`s1 UP 3/100`: name, state, requests in flight and in all."""
-        word = self._health if self._state is AdminState.READY else self._state.upper()
-        return f"{self.name} {word} {len(self.in_flight)}/{self.total}"
+        return f"{self.name} {self.status} {len(self.in_flight)}/{self.total}"

@@ -76,7 +76,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
 
     # A face sets these three, and `status` to 0, by itself: every request does, and an __init__ takes twice the time.
     through: Backend
-    body: Body  #: set only where it may have to be read again
+    body: Body | None  #: set only where it may have to be read again
     message: Message  #: it holds this decision, so until it is over they hold each other
     out: Out  #: where answers go
 
@@ -113,7 +113,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             self.kept = None
             self.tried = ()
             self.presented = presented = NO_PERSISTENCE if persistence is None else persistence.recognise(self)
-            if presented.claim is not _VALID or presented.server is None:
+            if presented.server is None or not (presented.sent or presented.claim is _VALID):
                 return self._chosen()
             server = presented.server
         if backend.counts:
@@ -185,16 +185,18 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         """The client, if it had a server, has to be content with another one."""
         if self.presented.claim is _VALID:
             self.presented = replace(self.presented, claim=Claim.DOWN, reason=reason, settled=False)
+        elif self.presented.sent:
+            self.presented = replace(self.presented, sent=False)
 
     def _moves(self, retry: int) -> bool:
         """Whether the `retry`th is to go to another server."""
         retries = self.through.retries
+        if self.presented.forced:
+            return False
         if retries.elsewhere(retry):
             return True
         # HAProxy does not wait for the turn that its option names if the client belongs nowhere, or the server is gone
-        return bool(retries.redispatch) and (
-            not self.tried[-1].usable or (retry == 1 and self.presented.claim is not Claim.VALID)
-        )
+        return bool(retries.redispatch) and (not self.tried[-1].usable or (retry == 1 and not self.presented.direct))
 
     @property
     def wait(self) -> Wait | None:
@@ -245,7 +247,8 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     def _chosen(self, until: float | None = None) -> Server | None:
         backend = self.through
         if backend.unavailable == "fail" and self.presented.claim is Claim.DOWN:
-            return None  # the client is rather sent away than to another server than its own
+            if self.presented.reason is not Reason.DRAINED:  # that one was asked to let its clients go
+                return None  # the client is rather sent away than to another server than its own
         if backend.counts:
             return self._placed(None, until)
         server = backend.choose(self, self.tried)
@@ -321,8 +324,8 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         """
         persistence = self.through.persistence
         if persistence is not None:
-            direct = self.presented.claim is _VALID
-            self._mark = persistence.mark(self.presented, self.tried[-1], direct, self, reply)
+            presented = self.presented
+            self._mark = persistence.mark(presented, self.tried[-1], presented.direct, self, reply)
         if self.debug:
             reply.add(DEBUG_HEADER, str(self))
 
@@ -366,6 +369,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if over:
             # `_depart` once more, in line: every request passes here, and a call is a fiftieth of what it costs
             del self.message, self.out
+            self.body = None
             log = backend.log
             if log is not None:
                 log(self)
@@ -383,6 +387,63 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     def _depart(self) -> None:
         """Let go of what holds us, so that no cycle is left behind, and tell whoever wants to know."""
         del self.message, self.out
+        self.body = None
         log = self.through.log
         if log is not None:
             log(self)
+
+
+class Reporting(Transaction[Message, Out]):
+    """A transaction that reports how it turned out at each server. Faces put it before their own where that is of
+    interest, so that nobody else pays for it.
+    """
+
+    __slots__ = ("_asked", "_reported")
+
+    def first(self, cookie_key: Hashable) -> Server | None:
+        return self._asks(super().first(cookie_key))
+
+    def next(self) -> Server | None:
+        return self._asks(super().next())
+
+    def resume(self, woken: bool) -> Server | None:
+        return self._asks(super().resume(woken))
+
+    def _asks(self, server: Server | None) -> Server | None:
+        self._asked = self.through.clock.monotonic()
+        return server
+
+    def _report(self, failure: Failure | None, status: int) -> None:
+        self._reported = len(self.tried)
+        self._served(self.tried[-1], failure, status)
+
+    def _served(self, server: Server, failure: Failure | None, status: int) -> None:
+        backend = self.through
+        backend.served(server, failure, status, backend.clock.monotonic() - self._asked)
+
+    def failed(self, failure: Failure) -> Failure:
+        failure = super().failed(failure)
+        if failure is not Failure.UNFIT and not self.spared:
+            self._report(failure, 0)
+        return failure
+
+    def broke(self) -> bool:
+        broke = super().broke()
+        if broke:
+            self._report(None, 500)
+        return broke
+
+    def spare(self, status: int) -> bool:
+        server, told = self.tried[-1], len(self.tried)
+        spared = super().spare(status)
+        if spared:
+            self._reported = told
+            self._served(server, None, status)
+        return spared
+
+    def leave(self, server: Server, over: bool) -> None:
+        status = self.status
+        if status and getattr(self, "_reported", 0) < len(self.tried) and server is self.tried[-1]:
+            self._reported = len(self.tried)
+            self._served(server, None, status)
+        super().leave(server, over)

@@ -9,7 +9,6 @@ from typing import Any
 
 from sticky_wsgi.messages import Environ
 
-
 #: of what goes beyond the limit, so much is kept until more is asked for
 _PIECE = 65536
 

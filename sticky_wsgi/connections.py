@@ -5,11 +5,15 @@ A blocking socket that wakes up ten times a second, to see whether the server ta
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
+import struct
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from math import ceil
 
@@ -21,6 +25,11 @@ from sticky_core.target import Location
 #: seconds between two looks around, which is how late a timeout may be
 TICK = 0.1
 _READ = 65536
+_TIMEVAL = struct.pack("@ll", 0, int(TICK * 1_000_000))
+
+
+# What a socket says that has woken up in vain.
+_TICKED = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ClientLeft(Exception):
@@ -54,7 +63,7 @@ class Connection:
         while True:
             try:
                 sent = self._socket.send(view)
-            except (TimeoutError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            except _TICKED:
                 if self.heard():
                     return False
                 waited = self._wait_longer(waited)
@@ -89,11 +98,11 @@ class Connection:
             try:
                 data = self._socket.recv(_READ)
                 break
-            except (TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except _TICKED:
                 waited = self._wait_longer(waited)
-            except OSError:
-                data = b""
-                break
+            except OSError:  # not the end of anything, and least of all of a body that ends with the connection
+                self.closed = True
+                raise ServerFailure(Failure.TRUNCATED if self.answer.status else Failure.CLOSED) from None
         answer = self.answer
         had = answer.status
         try:
@@ -140,6 +149,16 @@ class Connection:
         self._socket.close()
 
 
+def _tick(connected: socket.socket) -> None:
+    """Have it wake up now and then, at the price of no system call: a timeout in Python's sockets polls before each."""
+    if type(connected) is socket.socket and socket.socket.__module__ == "socket" and sys.platform != "win32":
+        connected.settimeout(None)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connected.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL)
+    else:  # TLS reads on by itself; gevent's and the like have their own way to wait
+        connected.settimeout(TICK)
+
+
 def _nobody() -> bool:
     return False
 
@@ -153,12 +172,15 @@ class Connections:
         self._sni = sni
         self._pool = pool
         self._lock = threading.Lock()
+        _everywhere.add(self)
+        weakref.finalize(self, _close, pool)
 
     def take(self, repeatable: bool) -> Connection | None:
-        """An idle one that was open just now."""
+        """An idle one that was open, and silent, just now."""
         while True:
             with self._lock:
                 connection = self._pool.take(time.monotonic(), repeatable)
+            # Nobody listens to idle connections: what came on one since would pass for the next answer.
             if connection is None or connection.quiet():
                 return connection
             connection.close()
@@ -177,7 +199,7 @@ class Connections:
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
                 connected = self._context.wrap_socket(connected, server_hostname=self._sni)
-            connected.settimeout(TICK)
+            _tick(connected)
             return Connection(self, connected)
         except TimeoutError:
             failure = ServerFailure(Failure.CONNECT_TIMEOUT)
@@ -212,3 +234,20 @@ class Connections:
         self._lock = threading.Lock()
         for connection in self._pool.clear():
             connection.forget()
+
+
+def _close(pool: Pool[Connection]) -> None:
+    for connection in pool.clear():
+        connection.close()
+
+
+_everywhere: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for connections in list(_everywhere):
+        connections.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

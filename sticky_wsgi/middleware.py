@@ -56,18 +56,17 @@ class _Corridor:
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 body = app(transaction.forwarded(), transaction.start_response)
-                if body.__class__ is list or _is_whole(body, environ):
-                    # servers treat these in ways of their own, so they go on untouched; the app is done with them
-                    if transaction.status or not transaction.spared:
+                spared = not transaction.status and transaction.spared
+                if not spared:
+                    if body.__class__ is list or _is_whole(body, environ):
+                        # servers treat these in ways of their own, so they go on untouched; the app is done with them
                         return body
-                    over = False
-                else:
                     body = Carried(transaction, server, body)
-                    if transaction.status or not transaction.spared:
+                    if transaction.status or not transaction.spared:  # it may have answered at its first item only
                         over = None  # that is told when the body is closed
                         return body
-                    over = False
-                    body.give_up()
+                over = False
+                _give_up(body)
             except ServerFailure as error:
                 failure = transaction.failed(error.failure)
                 if transaction.status:  # the client has seen a head: all that is left is to let it see the end
@@ -159,15 +158,29 @@ def _is_whole(body: Iterable[bytes], environ: Environ) -> bool:
     )
 
 
+def _close(body: Iterable[bytes]) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+
+
+def _give_up(body: Iterable[bytes]) -> None:
+    """An answer that was held back is closed without having been seen."""
+    try:
+        _close(body.body if isinstance(body, Carried) else body)
+    except Exception:
+        _log.exception("an answer that was held back failed when it was closed")
+
+
 class Carried:
     """An app's iterable on its way past us; the server's place is given back when it is closed, once."""
 
-    __slots__ = ("_body", "_closed", "_items", "_server", "_transaction")
+    __slots__ = ("_closed", "_items", "_server", "_transaction", "body")
 
     def __init__(self, transaction: Transaction, server: Server, body: Iterable[bytes]) -> None:
         self._transaction = transaction
         self._server = server
-        self._body = body
+        self.body = body
         self._closed = False
         try:
             self._items: Iterator[bytes] = iter(body)
@@ -191,17 +204,8 @@ class Carried:
             self._transaction.broke()
             raise
 
-    def give_up(self) -> None:
-        """Nobody will see it."""
-        try:
-            self._close_body()
-        except Exception:
-            _log.exception("an answer that was held back failed when it was closed")
-
     def _close_body(self) -> None:
-        close = getattr(self._body, "close", None)
-        if close is not None:
-            close()
+        _close(self.body)
 
     def close(self) -> None:
         """Close the app's iterable and let the server go."""

@@ -62,7 +62,7 @@ class Cluster(CoreCluster[Client]):
             except Exception as error:
                 replicas.end()
                 raise RuntimeError(f"replica {server.name} failed to start: {type(error).__name__}: {error}") from error
-        replicas.begun = True
+        replicas.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

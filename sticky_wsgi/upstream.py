@@ -12,7 +12,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Heads, Outgoing, target_of
 from sticky_core.http1 import Header
 from sticky_core.page import page
-from sticky_core.pool import MAX_CONN, PURGE_DELAY, Pool
+from sticky_core.pool import PURGE_DELAY, Pool
 from sticky_core.server import ServerConfig
 from sticky_core.target import Location
 from sticky_core.timeouts import Timeouts
@@ -73,7 +73,7 @@ class Upstream:
         tls = config.tls or TLS()
         context = tls.context() if location.scheme == "https" else None
         pool: Pool[Connection] = Pool(
-            MAX_CONN if config.pool_max_conn is None else config.pool_max_conn,
+            config.pool_max_conn,
             PURGE_DELAY if config.pool_purge_delay is None else seconds(config.pool_purge_delay),
         )
         self._connections = Connections(location, context, tls.sni or location.host, pool)
@@ -95,8 +95,8 @@ class Upstream:
         outgoing = self._head(environ, method)
         repeatable = method in IDEMPOTENT
         try:
-            first = body.read(_PIECE) if outgoing.has_body else b""
-            connection = self._connections.take(repeatable)
+            first = _read(body) if outgoing.has_body else b""
+            connection = self._connections.take(repeatable and not outgoing.has_body)
             if connection is not None:
                 try:
                     return self._exchange(connection, environ, outgoing, first, body, start_response)
@@ -105,7 +105,7 @@ class Upstream:
                     if error.failure is not Failure.CLOSED or not repeatable or not body.retellable:
                         raise
                 body.rewind()
-                first = body.read(_PIECE) if outgoing.has_body else b""
+                first = _read(body) if outgoing.has_body else b""
             connection = self._connections.open(self._timeouts.connect)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
         except ClientLeft:
@@ -150,6 +150,14 @@ class Upstream:
                 connection.write(outgoing.head)
             while not answer.status:
                 connection.read()
+            # Servers hold a head until there is something behind it (PEP 3333), so until then nobody has seen it.
+            while not answer.over and not answer.parts:
+                try:
+                    connection.read()
+                except ServerFailure as error:
+                    if error.failure is Failure.TRUNCATED:
+                        raise ServerFailure(Failure.CLOSED, detail="behind the head of its answer") from None
+                    raise
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
             start_response(_LINES[answer.status], headers)
             if answer.over:
@@ -163,10 +171,6 @@ class Upstream:
     def close(self) -> None:
         """Close the idle connections."""
         self._connections.close()
-
-    def forked(self) -> None:
-        """We are a forked child: the parent's connections are not ours."""
-        self._connections.forked()
 
     def __repr__(self) -> str:
         return f"<Upstream {self.url}>"
@@ -246,6 +250,14 @@ def _headers(environ: Environ) -> list[Header]:
     return headers
 
 
+def _read(body: Body) -> bytes:
+    """The next piece of a body. ClientLeft if the server can't get it."""
+    try:
+        return body.read(_PIECE)
+    except OSError:
+        raise ClientLeft from None
+
+
 def _upload(connection: Connection, outgoing: Outgoing, first: bytes, body: Body) -> None:
     """Send a body as it comes, as long as the upstream listens."""
     answer = connection.answer
@@ -272,4 +284,4 @@ def _upload(connection: Connection, outgoing: Outgoing, first: bytes, body: Body
         if over:
             return
         data = b""
-        piece = body.read(_PIECE)
+        piece = _read(body)

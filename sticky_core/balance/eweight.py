@@ -13,4 +13,4 @@ MOST = HEAVIEST * SCALE
 
 def eweight(server: Server) -> int:
     """0 while balance may not choose it."""
-    return server.weight * SCALE if server.electable else 0
+    return server.eweight if server.electable else 0

@@ -68,30 +68,29 @@ class LeastTime:
         self._draws = draws
         self._decay = decay
         self._now = clock.monotonic
-        self._times: dict[Server, tuple[float, float]] = {}  # the mean, and when it was that
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         lots = self._urn.drawn(self._draws, avoid, distinct=True)
-        if len(lots) < 2:
-            return lots[0].server if lots else None
-        times = [self._times.get(lot.server) for lot in lots]
+        known = None not in [lot.seen for lot in lots]
         now, decay = self._now(), self._decay
-        best, least = lots[0], inf
-        for lot, seen in zip(lots, times, strict=True):
-            cost = 1 + len(lot.server.in_flight) * SCALE / lot.weight
-            if seen is not None and None not in times:
-                mean, then = seen
+        best: Server | None = None
+        least = inf
+        for lot in lots:
+            cost = 1 + len(lot.in_flight) * SCALE / lot.weight
+            if known and lot.seen is not None:
+                mean, then = lot.seen
                 cost *= mean * exp((then - now) / decay)
             if cost < least:
-                best, least = lot, cost
-        return best.server
+                best, least = lot.server, cost
+        return best
 
     def observed(self, server: Server, seconds: float) -> None:
         """`server` has answered after so long."""
+        lot = self._urn.lots[server]
         now = self._now()
-        mean, then = self._times.get(server, (0.0, now))
+        mean, then = lot.seen or (0.0, now)
         weight = exp((then - now) / self._decay)
-        self._times[server] = max(seconds, mean * weight + seconds * (1 - weight)), now
+        lot.seen = max(seconds, mean * weight + seconds * (1 - weight)), now
 
     def taken(self, server: Server) -> None:
         """The load is read off the server."""

@@ -22,6 +22,7 @@ from sticky_core.balance.eweight import MOST, eweight
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.ring import Ring
+from sticky_core.balance.start import begun
 from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
@@ -297,9 +298,8 @@ class Consistent:
         ring = self._ring
         if not ring.counting:
             return None
-        if self._at is None:  # not before: a forked child draws for itself
-            turns = self._rng.randrange(len(ring)) if self._start is None else self._start % len(ring)
-            self._at = turns - 1
+        if self._at is None:
+            self._at = begun(self._start, len(ring), self._rng) - 1
         for _ in range(ring.counting):
             self._at = ring.next(self._at)
             server = ring.owner(self._at)

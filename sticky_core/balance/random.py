@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.urn import Urn
+from sticky_core.balance.urn import Lot, Urn
 from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
@@ -63,19 +64,22 @@ class Draws:
         self._draws = draws
         self._bound = bound
         self._distinct = distinct
+        self._simple = draws == 2 and bound is None and not distinct
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        bound = self._bound
-        lots = self._urn.drawn(self._draws, avoid if bound is None else _Laden(avoid, bound), distinct=self._distinct)
-        if not lots and bound is not None:
-            lots = self._urn.drawn(self._draws, avoid)
-        if not lots:
+        urn = self._urn
+        if not urn.weight:
             return None
-        best = lots[0]
-        for lot in lots:
-            if lot is not best and len(lot.server.in_flight) * best.weight < len(best.server.in_flight) * lot.weight:
-                best = lot
-        return best.server
+        if self._simple:
+            # the common case in line: two are drawn, and nobody is in the way
+            best, lot = urn.draw(), urn.draw()
+            if best.server not in avoid and lot.server not in avoid:
+                return _less_laden(best, lot).server
+        bound = self._bound
+        lots = urn.drawn(self._draws, avoid if bound is None else _Laden(avoid, bound), distinct=self._distinct)
+        if not lots and bound is not None:
+            lots = urn.drawn(self._draws, avoid)
+        return reduce(_less_laden, lots).server if lots else None
 
     def taken(self, server: Server) -> None:
         if self._bound is not None:
@@ -89,6 +93,14 @@ class Draws:
         self._urn.changed(server)
         if self._bound is not None:
             self._bound.changed()
+
+
+def _less_laden(one: Lot, other: Lot) -> Lot:
+    """Who has less for its weight; of equals the first."""
+    if one is other:
+        return one
+    less = len(other.in_flight) * one.weight < len(one.in_flight) * other.weight
+    return other if less else one
 
 
 class _Laden:

@@ -8,7 +8,7 @@ those that are through with it are `done` until the next. A seat that is overdue
 Weights count sixteenfold, as in HAProxy: what a division leaves is carried over that many times all weights before a
 new round begins, which decides the sequence where weights do not divide each other.
 
-nginx's smooth turns give the same shares, but look at every server for each choice.
+nginx's smooth turns give the same shares in another order (`sticky_core.balance.nginx.smooth`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 from sticky_core.balance.eweight import MOST, SCALE, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.start import begun, check_start
 from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.errors import ConfigError
 from sticky_core.request import Request
 from sticky_core.server import Server
 
@@ -36,8 +36,7 @@ class RoundRobin:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.start < 0:
-            raise ConfigError(f"roundrobin: start {self.start} is below 0")
+        check_start("roundrobin", self.start)
 
     @classmethod
     def read(cls, line: Line) -> RoundRobin:
@@ -63,23 +62,25 @@ _SEATED, _DONE = _Row.SEATED, _Row.DONE
 class _Place:
     """A server's place in the order of turns."""
 
-    __slots__ = ("carried", "due", "last", "round", "row", "server", "stamp", "weight")
+    __slots__ = ("carried", "due", "entry", "last", "number", "round", "row", "server", "weight")
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, number: int) -> None:
         self.server = server
+        self.number = number
         self.weight = 0  # as it counts now: 0 while the server is not electable
         self.row = _Row.OUT
         self.round = 0  # in which it is fresh
         self.due = 0
         self.last = 0  # when it was due before
         self.carried = 0
-        self.stamp = 0  # of its one entry that holds; older entries are passed over when they come up
+        self.entry = -1  # the one that holds; older entries are passed over when they come up
 
 
-_Entry = tuple[int, int, _Place]  # the key, the stamp, the place
-
-
-_TIES = 10  # bits for what breaks a tie, which is below twice the heaviest weight
+# An entry in a heap is one number, since tuples take longer among ten thousand: the key, a count of entries made (so
+# that equals stay in order), the number of the place.
+_KEY, _NUMBER = 64, 20
+_ONE, _WHOSE = 1 << _NUMBER, (1 << _NUMBER) - 1
+_TIES = 10  # bits for what breaks a tie in the key, which is below twice the heaviest weight
 
 
 class Turns:
@@ -89,19 +90,20 @@ class Turns:
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
-        self._places = {server: _Place(server) for server in servers}
+        self._places = [_Place(server, number) for number, server in enumerate(servers)]
+        self._place = dict(zip(servers, self._places, strict=True))
         self._rng = rng
         self._start = start
         self._begun = False
-        self._stamp = 0
+        self._made = 0  # entries so far, in the middle of the number
         self._rounds = 0  # begun so far
         self._round = 0  # turns in this round
         self._next_round = 0  # and in the next, where changed weights already count
         self._turn = 0
         self._end = 0  # when a place is through with this round
-        self._fresh: list[_Entry] = []
-        self._seated: list[_Entry] = []
-        self._done: list[_Entry] = []
+        self._fresh: list[int] = []
+        self._seated: list[int] = []
+        self._done: list[int] = []
         for server in servers:
             self.changed(server)
 
@@ -109,25 +111,21 @@ class Turns:
         if not self._next_round:
             return None
         if not self._begun:
-            self._begun = True  # at the first choice, not before: a forked child draws for itself
+            self._begun = True
             self._begin_round()
-            turns = self._next_round // SCALE
-            for _ in range(self._rng.randrange(turns) if self._start is None else self._start % turns):
+            for _ in range(begun(self._start, self._next_round // SCALE or 1, self._rng)):
                 self.choose(request, ())
         turn = self._turn
         # who is overdue, else who is fresh, else who is due next
-        entries = self._seated
-        place = _top(entries, avoid) if entries else None
+        place = self._top(self._seated, avoid) if self._seated else None
         if place is None or place.due > turn:
-            first = _top(self._fresh, avoid) if self._fresh else None
-            if first is not None:
-                entries, place = self._fresh, first
+            fresh = self._top(self._fresh, avoid) if self._fresh else None
+            if fresh is not None:
+                place = fresh
                 place.due = turn
                 place.carried = 0
         if place is None:
             return self.choose(request, avoid) if self._begin_round() else None
-        if entries[0][2] is place:
-            heappop(entries)
         every, rest = divmod(self._next_round, place.weight)
         place.last = place.due
         place.due += every
@@ -152,16 +150,28 @@ class Turns:
         return True
 
     def _seat(self, place: _Place) -> None:
-        self._stamp = stamp = place.stamp = self._stamp + 1
         if place.due >= self._end:
             place.row = _DONE
             place.round = self._rounds + 1
             place.due -= self._round
-            heappush(self._done, (-place.weight, stamp, place))
+            heappush(self._done, self._waiting(place))
         else:
             place.row = _SEATED
+            seated = self._seated
+            outdated = place.entry
             before = (MOST + place.carried - place.weight) // SCALE  # HAProxy breaks ties in whole weights
-            heappush(self._seated, (place.due << _TIES | before, stamp, place))
+            self._made = made = self._made + _ONE
+            place.entry = entry = (place.due << _TIES | before) << _KEY | made | place.number
+            if seated and seated[0] == outdated:
+                heapreplace(seated, entry)
+            else:
+                heappush(seated, entry)
+
+    def _waiting(self, place: _Place) -> int:
+        """Its entry among those who are fresh, or will be: the heaviest first."""
+        self._made = made = self._made + _ONE
+        place.entry = entry = (MOST - place.weight) << _KEY | made | place.number
+        return entry
 
     def taken(self, server: Server) -> None:
         """Bound requests do not move the turns, as in HAProxy."""
@@ -169,21 +179,20 @@ class Turns:
     left = taken
 
     def changed(self, server: Server) -> None:
-        place = self._places[server]
+        place = self._place[server]
         weight = eweight(server)
         before, place.weight = place.weight, weight
         if weight == before:
             return
         self._next_round += weight - before
         self._end = self._round + min(self._round, self._next_round)
-        place.stamp = 0
+        place.entry = -1
         if weight == 0:
             place.row = _Row.OUT
         elif not self._begun or (place.row is _Row.DONE and place.round <= self._rounds):
             place.row = _Row.DONE
             place.round = self._rounds
-            self._stamp = place.stamp = self._stamp + 1
-            heappush(self._fresh, (-weight, self._stamp, place))
+            heappush(self._fresh, self._waiting(place))
         elif place.row is _Row.OUT:  # back again: its turn comes as if it had just had one (fwrr_set_server_status_up)
             place.due = self._turn + (self._round + self._next_round - self._turn) // weight
             self._seat(place)
@@ -197,35 +206,34 @@ class Turns:
                 place.due = self._turn + every
             self._seat(place)
 
+    def _top(self, entries: list[int], avoid: Container[Server]) -> _Place | None:
+        """The first place in a heap whose server is not to be avoided; it stays where it is until its next entry
+        outdates this one.
+        """
+        while entries:
+            entry = entries[0]
+            place = self._places[entry & _WHOSE]
+            if entry != place.entry:
+                heappop(entries)
+            elif place.server not in avoid:
+                return place
+            else:
+                return self._behind(entries, avoid)
+        return None
 
-def _top(entries: list[_Entry], avoid: Container[Server]) -> _Place | None:
-    """The first place in a heap whose server is not to be avoided; it stays where it is until its next entry outdates
-    this one.
-    """
-    while entries:
-        _, stamp, place = entries[0]
-        if stamp != place.stamp:
-            heappop(entries)
-        elif place.server not in avoid:
-            return place
-        else:
-            return _behind(entries, avoid)
-    return None
-
-
-def _behind(entries: list[_Entry], avoid: Container[Server]) -> _Place | None:
-    """The same where the first is to be avoided."""
-    aside: list[_Entry] = []
-    found: _Place | None = None
-    while entries:
-        _, stamp, place = entries[0]
-        if stamp != place.stamp:
-            heappop(entries)
-        elif place.server in avoid:
-            aside.append(heappop(entries))
-        else:
-            found = place
-            break
-    for entry in aside:
-        heappush(entries, entry)
-    return found
+    def _behind(self, entries: list[int], avoid: Container[Server]) -> _Place | None:
+        """The same where the first is to be avoided."""
+        aside: list[int] = []
+        found: _Place | None = None
+        while entries:
+            place = self._places[entries[0] & _WHOSE]
+            if entries[0] != place.entry:
+                heappop(entries)
+            elif place.server in avoid:
+                aside.append(heappop(entries))
+            else:
+                found = place
+                break
+        for entry in aside:
+            heappush(entries, entry)
+        return found

@@ -16,7 +16,7 @@ from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.words import Line
 from sticky_core.request import Request
-from sticky_core.samples import Sample
+from sticky_core.samples import Key, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,7 @@ class Source(Hashing):
         return cls()
 
     def digest(self, kind: HashType) -> Callable[[Request], int | None]:
-        sample = self.key
-        scattered = lru_cache(maxsize=8192)(avalanche)
-
-        def digest(request: Request) -> int | None:
-            key = sample(request)
-            address = samples.address(key) if isinstance(key, str) else key
+        def compute(address: Key | None) -> int | None:
             if isinstance(address, IPv4Address):
                 number = int(address)
             elif isinstance(address, IPv6Address):
@@ -48,6 +43,23 @@ class Source(Hashing):
                 number = (number ^ number >> 32) & 0xFFFFFFFF
             else:
                 return None
-            return scattered(number) if kind.avalanche else number
+            return avalanche(number) if kind.avalanche else number
+
+        @lru_cache(maxsize=8192)
+        def remembered(text: str) -> int | None:
+            return compute(samples.address(text))
+
+        # the text says as much as the address, and what was made of it is known
+        sample: Sample = _text if self.key is samples.src else self.key
+
+        def digest(request: Request) -> int | None:
+            key = sample(request)
+            if isinstance(key, str):
+                return remembered(key) if len(key) <= samples.LONGEST_ADDRESS else None
+            return compute(key)
 
         return digest
+
+
+def _text(request: Request) -> str:
+    return request.src

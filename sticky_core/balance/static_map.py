@@ -14,6 +14,7 @@ from collections.abc import Container, Sequence
 from heapq import heappop, heappush
 
 from sticky_core.balance.avalanche import avalanche
+from sticky_core.balance.start import begun
 from sticky_core.clock import Rng
 from sticky_core.server import Server
 
@@ -72,8 +73,8 @@ class StaticMap:
         if not slots:
             return None
         if not self._begun:
-            self._begun = True  # not before: a forked child draws for itself
-            self._turn = self._rng.randrange(len(slots)) if self._start is None else self._start % len(slots)
+            self._begun = True
+            self._turn = begun(self._start, len(slots), self._rng)
         at = self._turn if self._turn < len(slots) else 0
         server = slots[at]
         if server in avoid:

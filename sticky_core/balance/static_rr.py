@@ -9,10 +9,10 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.start import check_start
 from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.errors import ConfigError
 from sticky_core.request import Request
 from sticky_core.server import Server
 
@@ -26,8 +26,7 @@ class StaticRR:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.start < 0:
-            raise ConfigError(f"static-rr: start {self.start} is below 0")
+        check_start("static-rr", self.start)
 
     @classmethod
     def read(cls, line: Line) -> StaticRR:

@@ -43,15 +43,17 @@ class UrlParam(Hashing):
 
     def digest(self, kind: HashType) -> Callable[[Request], int | None]:
         number = kind.hasher()
-        wanted = f"{self.name}="
-        skip = len(wanted)
+        # HAProxy parts parameters at & alone here, unlike its sample of this name
+        wanted, among = f"{self.name}=", f"&{self.name}="
 
         def digest(request: Request) -> int | None:
             query = request.query
-            # HAProxy parts parameters at & alone here, unlike its sample of this name
-            at = 0 if query.startswith(wanted) else query.find(f"&{wanted}") + 1 or -1
-            if at < 0:
-                return None
-            return number(query[at + skip :].partition("&")[0])
+            if query.startswith(wanted):
+                begin = len(wanted)
+            else:
+                begin = query.find(among) + len(among)
+                if begin < len(among):
+                    return None
+            return number(query[begin:].partition("&")[0])
 
         return digest

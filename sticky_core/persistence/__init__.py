@@ -25,8 +25,13 @@ class Persistence(Protocol):
     #: server, what was presented, and what is kept of the Cookie headers. Found here, a request needs no `recognise`.
     settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]]
 
-    def recognise(self, request: Request) -> Presented:
-        """What the client claims. Takes out of `request` what the server is not to see."""
+    #: for how many seconds a client may stay away and is still known
+    idle: float
+
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+        """What the client claims. Takes out of `request` what the server is not to see. `stopped`: a server that is
+        down will do (HAProxy `option persist`).
+        """
         ...
 
     def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from math import inf
 from typing import Final, Literal, TypeVar, get_args
 
 from sticky_core import cookies, life, xxh64
@@ -20,7 +21,7 @@ from sticky_core.errors import check
 from sticky_core.persistence import dates
 from sticky_core.recent import Recent
 from sticky_core.request import Reply, Request
-from sticky_core.server import AdminState, Server
+from sticky_core.server import Server
 from sticky_core.signing import ADDED as SIGNATURE
 from sticky_core.signing import Secret, Signing, secrets
 from sticky_core.target import address
@@ -299,6 +300,7 @@ class CookiePersistence:
         refresh = _or(cookie.refresh, "due")
         self._always, self._never = refresh == "always", refresh == "never"
         max_age = _seconds(cookie.max_age)
+        self.idle = self._maxidle or inf
         lives = [life for life in (self._maxidle, max_age) if life]
         # After how many seconds a mark is written anew; 0 is never. Plain dates: as soon as HAProxy's have moved on.
         self._renew_after = 0.0
@@ -405,7 +407,7 @@ class CookiePersistence:
 
     # -- whom do you belong to
 
-    def recognise(self, request: Request) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
         key = request.cookie_key
         if key is None:
             return NOTHING
@@ -413,7 +415,7 @@ class CookiePersistence:
         read, settled = self._read, self.settled
         if (remembered := read.get(key)) is not None:
             known, request.kept = remembered
-            return self._claimed(known)
+            return self._claimed(known, stopped)
         if (known_well := settled.get(key)) is not None and known_well[0].usable:
             _, presented, request.kept = known_well
             return presented
@@ -432,11 +434,11 @@ class CookiePersistence:
             request.keep([cookies.replace(text, self.name, _without_prefix) for text in texts])
             values = [cookies.unquote(value).partition("~")[0] for value in values]
         if len(values) > 1:
-            return self._best(values)
+            return self._best(values, stopped)
         known_or_not = self._look_up(values[0])
         if isinstance(known_or_not, Presented):
             return known_or_not
-        presented = self._claimed(known_or_not)
+        presented = self._claimed(known_or_not, stopped)
         if len(texts) == 1 and len(texts[0]) <= _LONGEST:
             if known_or_not[0][1].settled:
                 settled.put(key, (*known_or_not[0], request.kept))
@@ -444,13 +446,13 @@ class CookiePersistence:
                 read.put(key, (known_or_not, request.kept))
         return presented
 
-    def _best(self, values: Sequence[str]) -> Presented:
+    def _best(self, values: Sequence[str], stopped: bool) -> Presented:
         """Of several cookies by our name the first counts whose server is usable; if none does, what tells most."""
         best: Presented | None = None
         for value in values:
             known = self._look_up(value)
-            presented = known if isinstance(known, Presented) else self._claimed(known)
-            if presented.claim is Claim.VALID:
+            presented = known if isinstance(known, Presented) else self._claimed(known, stopped)
+            if presented.direct:
                 return presented
             if best is None or presented.claim is not Claim.INVALID:
                 best = presented
@@ -468,15 +470,17 @@ class CookiePersistence:
             dated.put(value, known := found)
         return known
 
-    def _claimed(self, known: _Known) -> Presented:
+    def _claimed(self, known: _Known, stopped: bool) -> Presented:
         for server, presented in known:
             if not presented.settled and (expired := self._expired(presented)) is not None:
                 return expired
             if server.usable:
                 return presented
-        server, presented = known[0]
-        reason = Reason.MAINT if server.state is AdminState.MAINT else Reason.DOWN
-        return replace(presented, claim=Claim.DOWN, reason=reason, settled=False)
+            if stopped:
+                break
+        else:
+            server, presented = known[0]
+        return replace(presented, claim=Claim.DOWN, reason=_why_not(server), settled=False, sent=stopped)
 
     def _expired(self, presented: Presented) -> Presented | None:
         last, first = presented.last, presented.first
@@ -592,6 +596,13 @@ class CookiePersistence:
         now = int(self._clock.wall())
         first = (presented.first or now) if self._maxlife else None
         return self._signed_text(dates.stamped(self._payload(server, self._ids[server][0]), now, first))
+
+
+def _why_not(server: Server) -> Reason:
+    """Why its clients can't go to a server."""
+    if server.in_maint:
+        return Reason.MAINT
+    return Reason.DRAINED if server.reachable else Reason.DOWN
 
 
 def _seconds(given: Duration | _Given) -> float:

@@ -20,16 +20,19 @@ class Several:
         self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(
             0
         )  # each part has its own
+        self.idle = max(each.idle for each in persistences)
 
-    def recognise(self, request: Request) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
         """What the first says that speaks; if none does, what the first says to whom the client has said anything."""
         parts: list[Presented] = []
         spoken = telling = None
         for persistence in self._persistences:
-            part = persistence.recognise(request)  # those that come too late still take their own out of the request
+            part = persistence.recognise(
+                request, stopped=stopped
+            )  # those that come too late still take their own out of the request
             if spoken is not None and part.claim is not Claim.NONE:
                 part = replace(part, claim=Claim.UNUSED, reason=Reason.NOT_ASKED)
-            elif part.claim is Claim.VALID:
+            elif part.direct:
                 spoken = part
             elif telling is None and part.claim is not Claim.NONE:
                 telling = part

@@ -6,20 +6,23 @@ import select
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container
-from typing import Protocol
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pytest
 
 from sticky_core.backend import Backend, BackendConfig
-from sticky_core.balance import LeastConn, Random, RoundRobin
+from sticky_core.balance import Hash, LeastConn, Random, RoundRobin
 from sticky_core.counters import Total
 from sticky_core.errors import ConfigError
 from sticky_core.persistence import Cookie
+from sticky_core.queue import Ticket
 from sticky_core.request import Request
 from sticky_core.server import AdminState, Health, Server
 
 Ask = Callable[..., Request]
+Wait = Callable[..., "Waiter"]
 
 PATIENCE = 30.0  # seconds that a forked child has for what takes it milliseconds
 
@@ -30,6 +33,16 @@ def app(environ: object, start_response: object) -> list[bytes]:
 
 def servers(*names: str) -> list[Server]:
     return [Server(name, app) for name in names]
+
+
+@dataclass(frozen=True)
+class Always:
+    """A sample that is the same in every request."""
+
+    key: str
+
+    def __call__(self, request: Request) -> str:
+        return self.key
 
 
 # -- what was asked
@@ -63,6 +76,15 @@ def servers(*names: str) -> list[Server]:
             "backend web: unavailable 'panic' is neither 'redispatch' nor 'fail'",
             id="another word",
         ),
+        pytest.param({"retries": "3"}, "backend web: retries '3' is no whole number", id="retries as a text"),
+        pytest.param(
+            {"retry_on": "conn-failure 5xx"}, "backend web: retry_on '5xx' is not known", id="another failure"
+        ),
+        pytest.param({"retry_on": [503, "none"]}, "backend web: retry_on: 'none' stands alone", id="none and a status"),
+        pytest.param({"redispatch": "yes"}, "backend web: redispatch 'yes' is neither True", id="another redispatch"),
+        pytest.param(
+            {"retry_body_limit": -1}, "backend web: retry_body_limit -1 is below 0", id="a body smaller than none"
+        ),
         pytest.param({"balance": "fastest"}, "balance 'fastest' is not known", id="another balance"),
         pytest.param(
             {"persist": Cookie("SRV", signed=False), "servers": [Server("s1", app, cookie="a|b")]},
@@ -86,15 +108,53 @@ def test_all_problems_are_told_at_once():
             balance="fastest",
             persist=[Cookie("SRV", signed=False), Cookie("OTHER", signed=False)],
             retries=-1,
-            unavailable="panic",  # type: ignore[arg-type] # what a caller without types may write
+            retry_on=("5xx", "none"),
+            redispatch="yes",  # type: ignore[arg-type] # what a caller without types may write
+            retry_body_limit=-1,
+            unavailable="panic",  # type: ignore[arg-type] # likewise
         )
     told = str(refused.value)
     for part in ("a name is made of", "servers called s1", "retries -1", "unavailable 'panic'"):
         assert part in told
+    for part in ("retry_on '5xx'", "retry_on: 'none' stands alone", "redispatch 'yes'", "retry_body_limit -1"):
+        assert part in told
     assert "balance 'fastest'" in told
     assert "cookie SRV: server s1" in told
     assert "cookie OTHER: server s1" in told
-    assert len(refused.value.problems) == 7
+    assert len(refused.value.problems) == 11
+
+
+@pytest.mark.parametrize(
+    "written, words",
+    [
+        ("conn-failure", ("conn-failure",)),
+        ("conn-failure empty-response 503", ("conn-failure", "empty-response", "503")),
+        (("conn-failure", "503"), ("conn-failure", "503")),
+        (["503", 504], ("503", "504")),
+        ("", ()),
+        ("none", ("none",)),
+    ],
+)
+def test_what_to_retry_on_is_a_line_of_words_or_a_list_of_them(written: str | list[str], words: tuple[str, ...]):
+    assert Backend("web", servers("s1"), retry_on=written).config.retry_on == words
+
+
+@pytest.mark.parametrize(
+    "made, options, rereads",
+    [
+        pytest.param(servers("s1"), {}, False, id="apps alone"),
+        pytest.param(servers("s1"), {"retry_on": "none"}, False, id="apps, never again"),
+        pytest.param(servers("s1"), {"retry_on": "503"}, True, id="apps whose answers are held back"),
+        pytest.param(servers("s1"), {"retry_on": "empty-response"}, True, id="apps that may have read it"),
+        pytest.param([Server("s1", app, maxconn=1)], {}, True, id="an app that may be full"),
+        pytest.param([Server("s1", "http://10.0.0.1")], {}, True, id="a URL"),
+        pytest.param([Server("s1", app), Server("s2", "http://10.0.0.1")], {}, True, id="a URL beside an app"),
+    ],
+)
+def test_whether_a_request_may_have_to_be_read_twice_or_looked_after(
+    made: list[Server], options: dict[str, str], rereads: bool
+):
+    assert Backend("web", made, **options).rereads is rereads  # type: ignore[arg-type]
 
 
 def test_a_configuration_is_a_value():
@@ -252,6 +312,8 @@ class Kept:
         self.backend = backend
         type(self).made += 1
 
+    def timed(self, timed: bool) -> None: ...
+
     def forked(self) -> None: ...
 
 
@@ -299,6 +361,389 @@ def test_a_backend_that_nobody_holds_is_let_go():
     del backend
     gc.collect()
     assert gone() is None
+
+
+# -- places where only so many requests may be at once
+
+
+def full(
+    *names: str, maxqueue: int = 0, others: Sequence[Server] = (), taken: Sequence[str] | None = None, **options: Any
+) -> Backend:
+    """Servers with one place each, all of which, or those of `taken`, are taken."""
+    made = [Server(name, app, maxconn=1, maxqueue=maxqueue) for name in names]
+    backend = Backend("web", [*made, *others], **{"balance": RoundRobin(start=0)} | options)
+    for name in names if taken is None else taken:
+        backend.take(backend[name])
+    return backend
+
+
+class Waiter:
+    """Who has a ticket, and is told when there is news about it."""
+
+    def __init__(self, backend: Backend, ticket: Server | Ticket | None, alive: bool = True) -> None:
+        assert isinstance(ticket, Ticket), f"{ticket} is no ticket"
+        self.backend, self.ticket, self.alive, self.woken = backend, ticket, alive, 0
+        self.lies_down = backend.waits(ticket, self._wake)
+
+    def _wake(self) -> bool:
+        assert not self.backend._lock.locked(), "woken while nobody can do anything"
+        self.woken += 1
+        return self.alive
+
+    @property
+    def server(self) -> str | None:
+        """Who it has a place at, once it has looked up."""
+        server = self.backend.settle(self.ticket)
+        return server.name if server is not None else None
+
+
+@pytest.fixture
+def wait(ask: Ask) -> Callable[..., Waiter]:
+    def wait(backend: Backend, bound: str | None = None, tried: Sequence[str] = (), alive: bool = True) -> Waiter:
+        placed = backend.place(ask(), backend[bound] if bound else None, tuple(backend[name] for name in tried))
+        return Waiter(backend, placed, alive)
+
+    return wait
+
+
+def in_flight(backend: Backend) -> list[int]:
+    return [len(server.in_flight) for server in backend.servers]
+
+
+@pytest.mark.parametrize("bound", [None, "s2"])
+def test_a_free_place_is_taken_at_once(ask: Ask, bound: str | None):
+    backend = full("s1", "s2", taken=["s1"])
+    assert backend.place(ask(), backend[bound] if bound else None, ()) is backend["s2"]
+    assert in_flight(backend) == [1, 1]
+
+
+def test_who_belongs_to_a_full_server_waits_there_and_nowhere_else(wait: Wait):
+    backend = full("s1", "s2", taken=["s1"])
+    waiter = wait(backend, "s1")
+    assert waiter.lies_down and waiter.woken == 0 and waiter.ticket.server is backend["s1"]
+    backend.left(backend["s1"])
+    assert waiter.woken == 1
+    assert waiter.server == "s1"
+    assert in_flight(backend) == [1, 0]
+
+
+def test_who_belongs_nowhere_waits_for_whichever_has_room_first(wait: Wait):
+    backend = full("s1", "s2")
+    first, second = wait(backend), wait(backend)
+    backend.left(backend["s2"])
+    backend.left(backend["s1"])
+    assert (first.server, second.server) == ("s2", "s1")
+    assert in_flight(backend) == [1, 1]
+
+
+def test_a_place_goes_to_who_has_waited_longest(wait: Wait):
+    backend = full("s1", "s2")
+    waiters = [wait(backend, bound) for bound in (None, "s1", None, "s1")]
+    for _ in waiters:
+        backend.left(backend["s1"])
+        assert in_flight(backend) == [1, 1]
+    assert [waiter.woken for waiter in waiters] == [1, 1, 1, 1]
+    backend.left(backend["s1"])
+    assert [waiter.server for waiter in waiters] == ["s1"] * 4
+    assert in_flight(backend) == [0, 1]
+
+
+def test_who_has_tried_a_server_is_not_granted_it(wait: Wait):
+    backend = full("s1", "s2")
+    waiter = wait(backend, tried=["s1"])
+    backend.left(backend["s1"])
+    assert (waiter.woken, in_flight(backend)) == (0, [0, 1])
+    backend.left(backend["s2"])
+    assert waiter.server == "s2"
+
+
+def test_who_has_tried_all_servers_does_not_wait_for_any(ask: Ask):
+    backend = full("s1", "s2")
+    assert backend.place(ask(), None, backend.servers) is None
+
+
+def test_news_that_come_before_a_waiter_lies_down_are_seen_before(ask: Ask):
+    backend = full("s1", "s2")
+    granted, dismissed = backend.place(ask(), None, ()), backend.place(ask(), backend["s2"], ())
+    backend.left(backend["s1"])
+    backend["s2"].state = AdminState.MAINT
+    assert Waiter(backend, granted).lies_down is False
+    assert Waiter(backend, dismissed).lies_down is False
+    assert (Waiter(backend, granted).server, Waiter(backend, dismissed).server) == ("s1", None)
+
+
+def test_a_place_that_was_granted_in_time_is_kept_however_late_the_waiter_looks_up(wait: Wait):
+    backend = full("s1")
+    late, in_vain = wait(backend), wait(backend)
+    backend.left(backend["s1"])
+    assert late.server == "s1"
+    assert in_vain.server is None, "whose time is up"
+    backend.left(backend["s1"])
+    assert (in_vain.woken, in_flight(backend)) == (0, [0]), "it waits no longer"
+
+
+def test_a_waiter_that_nobody_can_wake_gives_way_to_the_next(wait: Wait):
+    backend = full("s1")
+    gone, gone_too, there = wait(backend, alive=False), wait(backend, alive=False), wait(backend)
+    backend.left(backend["s1"])
+    assert (gone.woken, gone_too.woken, there.woken) == (1, 1, 1)
+    assert there.server == "s1"
+    assert in_flight(backend) == [1]
+    backend.left(backend["s1"])
+    assert in_flight(backend) == [0]
+
+
+def test_the_place_of_one_that_nobody_can_wake_is_free_if_nobody_else_waits(wait: Wait):
+    backend = full("s1")
+    wait(backend, alive=False)
+    backend.left(backend["s1"])
+    assert in_flight(backend) == [0]
+
+
+def test_a_thousand_that_nobody_can_wake_are_no_matter_either(wait: Wait):
+    backend = full("s1")
+    gone = [wait(backend, alive=False) for _ in range(3000)]
+    there = wait(backend)
+    backend.left(backend["s1"])
+    assert all(waiter.woken == 1 for waiter in gone)
+    assert there.server == "s1"
+
+
+# -- queues that are full
+
+
+@pytest.mark.parametrize(
+    "redispatch, unavailable, goes",
+    [
+        (True, "redispatch", "s2"),
+        (-1, "redispatch", "s2"),
+        (False, "redispatch", None),
+        (True, "fail", None),
+        (False, "fail", None),
+    ],
+)
+@pytest.mark.parametrize(
+    "balance",
+    [
+        "roundrobin",
+        "leastconn",
+        "first",
+        pytest.param(Hash(Always("a")), id="a hash that means the other"),
+        pytest.param(Hash(Always("b")), id="a hash that means the same"),
+    ],
+)
+def test_where_enough_wait_already_who_comes_goes_elsewhere_or_is_sent_away(
+    ask: Ask, wait: Wait, balance: str | Hash, redispatch: bool | int, unavailable: str, goes: str | None
+):
+    backend = full(
+        "s1", "s2", taken=["s1"], maxqueue=2, redispatch=redispatch, unavailable=unavailable, balance=balance
+    )
+    for _ in range(2):
+        assert wait(backend, "s1").ticket.server is backend["s1"]
+    placed = backend.place(ask(), backend["s1"], ())
+    assert placed is (backend[goes] if goes else None)
+
+
+def test_where_the_others_are_full_too_it_waits_for_whichever_has_room_first(wait: Wait):
+    backend = full("s1", "s2", maxqueue=1)
+    bound, overflowing = wait(backend, "s1"), wait(backend, "s1")
+    assert overflowing.ticket.server is None
+    backend.left(backend["s2"])
+    assert overflowing.server == "s2"
+    backend.left(backend["s1"])
+    assert bound.server == "s1"
+
+
+def test_no_more_wait_for_anyone_than_may_wait_for_all(ask: Ask, wait: Wait):
+    backend = full("s1", "s2", maxqueue=2)
+    for _ in range(4):
+        wait(backend)
+    assert backend.place(ask(), None, ()) is None
+    backend.left(backend["s1"])
+    wait(backend)
+
+
+def test_any_number_waits_where_one_of_them_has_no_limit(wait: Wait):
+    backend = full("s1", maxqueue=1, others=[Server("s2", app, maxconn=1)])
+    backend.take(backend["s2"])
+    assert all(wait(backend).lies_down for _ in range(50))
+
+
+def test_nobody_waits_for_a_server_without_a_limit(ask: Ask):
+    backend = full("s1", others=servers("s2"))
+    assert [backend.place(ask(), None, ()) for _ in range(3)] == [backend["s2"]] * 3
+    assert [backend.place(ask(), backend["s2"], ()) for _ in range(3)] == [backend["s2"]] * 3
+
+
+@pytest.mark.parametrize(
+    "affinity, placed",
+    [("always", ["s1", "s1", "s1"]), ("maxqueue", ["s1", "s1", "s2"]), ("maxconn", ["s2", None, None])],
+)
+def test_how_far_a_hash_insists_on_a_server_that_is_full(ask: Ask, affinity: Any, placed: list[str | None]):
+    """Who is waited for, or has taken the request: `s1` has room for two in its queue, `s2` for one request."""
+    balance = Hash(Always("a"), hash_preserve_affinity=affinity)
+    made = [Server("s1", app, maxconn=1, maxqueue=2 if affinity == "maxqueue" else 0), Server("s2", app, maxconn=1)]
+    backend = Backend("web", made, balance=balance)
+    first = backend.place(ask(), None, ())
+    if first is backend["s2"]:  # whom the key means is the hash's business
+        made = [Server("s2", app, maxconn=1), Server("s1", app, maxconn=1, maxqueue=made[0].config.maxqueue)]
+        backend = Backend("web", made, balance=balance)
+        first = backend.place(ask(), None, ())
+    assert first is backend["s1"]
+    went = []
+    for _ in placed:
+        there = backend.place(ask(), None, ())
+        server = there.server if isinstance(there, Ticket) else there
+        went.append(server.name if server is not None else None)
+    assert went == placed
+
+
+# -- servers that change while somebody waits
+
+
+def put(server: Server, state: str) -> None:
+    if state in ("down", "up"):
+        server.health = Health.DOWN if state == "down" else Health.UP
+    elif state == "weight 0":
+        server.weight = 0
+    else:
+        server.state = AdminState(state)
+
+
+@pytest.mark.parametrize(
+    "state, redispatch, sent_on",
+    [
+        ("down", True, True),
+        ("down", -1, True),
+        ("down", False, False),
+        ("maint", True, True),
+        ("maint", False, True),
+        ("drain", True, False),
+        ("drain", False, False),
+        ("weight 0", True, False),
+    ],
+)
+def test_who_waits_for_a_server_that_goes_out_is_sent_on_as_in_haproxy(
+    wait: Wait, state: str, redispatch: bool | int, sent_on: bool
+):
+    backend = full("s1", "s2", redispatch=redispatch)
+    waiter = wait(backend, "s1")
+    put(backend["s1"], state)
+    assert waiter.woken == (1 if sent_on else 0)
+    assert waiter.ticket.over is sent_on
+    backend.left(backend["s1"])
+    assert waiter.ticket.granted is (None if state in ("down", "maint") else backend["s1"])
+
+
+def test_who_waits_for_a_server_that_comes_back_has_waited_long_enough(wait: Wait):
+    backend = full("s1", redispatch=False)
+    put(backend["s1"], "down")
+    waiter = wait(backend, "s1")
+    backend.left(backend["s1"])
+    assert waiter.woken == 0
+    put(backend["s1"], "up")
+    assert (waiter.woken, waiter.server) == (1, "s1")
+
+
+@pytest.mark.parametrize("state", ["down", "maint", "drain", "weight 0"])
+def test_who_waits_for_anyone_waits_on_while_there_is_somebody(wait: Wait, state: str):
+    backend = full("s1", "s2")
+    waiter = wait(backend)
+    put(backend["s1"], state)
+    assert waiter.woken == 0
+    backend.left(backend["s1"])
+    assert waiter.woken == 0, "it takes no new clients"
+    backend.left(backend["s2"])
+    assert waiter.server == "s2"
+
+
+@pytest.mark.parametrize("state", ["down", "maint"])
+def test_who_waits_for_anyone_is_sent_on_when_nobody_is_left(wait: Wait, state: str):
+    backend = full("s1", "s2")
+    waiter = wait(backend)
+    put(backend["s1"], state)
+    put(backend["s2"], state)
+    assert (waiter.woken, waiter.server) == (1, None)
+
+
+def test_who_waits_for_anyone_is_sent_on_when_nobody_is_left_that_it_has_not_tried(wait: Wait):
+    backend = full("s1", "s2")
+    tired, fresh = wait(backend, tried=["s2"]), wait(backend)
+    put(backend["s1"], "down")
+    assert (tired.woken, fresh.woken) == (1, 0)
+
+
+def test_who_waits_for_anyone_is_sent_on_when_only_those_are_left_that_it_does_not_wait_for(ask: Ask, wait: Wait):
+    """A draining server is better than none for who comes now, and so it is for who came before."""
+    backend = full("s1", others=servers("s2"))
+    put(backend["s2"], "drain")
+    waiter = wait(backend)
+    put(backend["s1"], "maint")
+    assert (waiter.woken, waiter.server) == (1, None)
+    assert backend.place(ask(), None, ()) is backend["s2"]
+
+
+@pytest.mark.parametrize("state", ["up", "ready"])
+def test_a_server_that_is_there_again_takes_as_many_of_those_who_wait_as_it_may(wait: Wait, state: str):
+    backend = full("s1", others=[Server("s2", app, maxconn=2)])
+    put(backend["s2"], "down" if state == "up" else "maint")
+    waiters = [wait(backend) for _ in range(3)]
+    put(backend["s2"], state)
+    assert [waiter.woken for waiter in waiters] == [1, 1, 0]
+    assert in_flight(backend) == [1, 2]
+
+
+def test_a_server_that_drains_still_takes_those_who_wait_for_it(wait: Wait):
+    backend = full("s1", "s2")
+    own, anyone = wait(backend, "s1"), wait(backend)
+    put(backend["s1"], "drain")
+    backend.left(backend["s1"])
+    assert (own.server, anyone.woken) == ("s1", 0)
+
+
+# -- backups, and those that drain: they are for when nobody else is there, not for when the others are busy
+
+
+def test_a_backup_does_not_help_out_while_the_others_are_only_full(wait: Wait):
+    backend = full("s1", others=[Server("sorry", app, backup=True)])
+    waiter = wait(backend)
+    assert in_flight(backend) == [1, 0]
+    backend.left(backend["s1"])
+    assert waiter.server == "s1"
+
+
+def test_a_backup_with_room_takes_nobody_who_waits_for_the_others(ask: Ask, wait: Wait):
+    backend = full("s1", others=[Server("sorry", app, backup=True, maxconn=1)])
+    assert backend.place(ask(), backend["sorry"], ()) is backend["sorry"]
+    waiter = wait(backend)
+    backend.left(backend["sorry"])
+    assert (waiter.woken, in_flight(backend)) == (0, [1, 0])
+
+
+def test_a_backup_takes_those_who_wait_when_the_others_go_out(ask: Ask, wait: Wait):
+    backend = full("s1", others=[Server("sorry", app, backup=True)])
+    waiter = wait(backend)
+    put(backend["s1"], "down")
+    assert (waiter.woken, waiter.server) == (1, None), "it is to choose anew"
+    assert backend.place(ask(), None, ()) is backend["sorry"]
+
+
+def test_a_backup_may_be_full_as_well_and_then_is_waited_for(wait: Wait):
+    backend = full("s1", others=[Server("sorry", app, backup=True, maxconn=1)])
+    put(backend["s1"], "down")
+    backend.take(backend["sorry"])
+    waiter = wait(backend)
+    backend.left(backend["sorry"])
+    assert waiter.server == "sorry"
+
+
+def test_a_server_that_drains_does_not_help_out_while_the_others_are_only_full(wait: Wait):
+    backend = full("s1", others=servers("s2"))
+    put(backend["s2"], "drain")
+    waiter = wait(backend)
+    assert in_flight(backend) == [1, 0]
+    backend.left(backend["s1"])
+    assert waiter.server == "s1"
 
 
 # -- a forked child
@@ -449,6 +894,22 @@ def test_a_child_has_nothing_in_flight_and_its_leastconn_knows_it(ask: Ask, in_c
     assert in_child(work) == "10 10"
     assert len(backend["s1"].in_flight) == 5, "the parent's are still there"
     assert {chosen(backend, ask) for _ in range(20)} == {"s2"}
+
+
+def test_a_child_has_nobody_waiting(wait: Wait, ask: Ask, in_child: InChild):
+    backend = full("s1", "s2")
+    parents = [wait(backend, "s1"), wait(backend)]
+
+    def work() -> str:
+        assert backend.place(ask(), backend["s1"], ()) is backend["s1"]
+        assert backend.place(ask(), None, ()) is backend["s2"]
+        waiter = wait(backend, "s1")
+        backend.left(backend["s1"])
+        return f"{waiter.server} {in_flight(backend)} {[waiter.woken for waiter in parents]}"
+
+    assert in_child(work) == "s1 [1, 1] [0, 0]"
+    backend.left(backend["s1"])
+    assert parents[0].server == "s1", "the parent's wait on"
 
 
 def test_children_of_one_parent_do_not_all_begin_with_the_same_server(ask: Ask, in_child: InChild):

@@ -115,6 +115,7 @@ def test_any_method_is_passed_on(method: bytes):
 @pytest.mark.parametrize(
     "method",
     [
+        pytest.param(b"CONNECT", id="which would make a tunnel"),
         pytest.param(b"", id="none"),
         pytest.param(b"GET /x", id="with a target"),
         pytest.param(b"GET ", id="with a space"),
@@ -127,7 +128,7 @@ def test_any_method_is_passed_on(method: bytes):
     ],
 )
 def test_what_is_no_method_is_refused(method: bytes):
-    assert refused(method=method) == "the method is none"
+    assert refused(method=method) == "the method is none that can be passed on"
 
 
 @pytest.mark.parametrize(
@@ -198,29 +199,33 @@ def test_every_other_byte_of_a_target_is_passed_on(byte: int):
         pytest.param(b"/%zz%", b"", b"/%zz%", b"", b"/%zz%", id="what is quoted wrongly stays so"),
         pytest.param(b"/%ff\xff", b"", b"/\xff\xff", b"", b"/%ff\xff", id="bytes that are no text"),
         pytest.param(b"/a/../b/./c", b"", b"/b/c", b"", b"/a/../b/./c", id="dots stay"),
-        pytest.param(b"/root/a", b"/root", b"/root/a", b"", b"/a", id="less the root"),
-        pytest.param(b"/root", b"/root", b"/root", b"", b"/", id="nothing but the root"),
-        pytest.param(b"/root", b"/root", b"/root", b"a=b", b"/?a=b", id="nothing but the root and a query"),
-        pytest.param(b"/root?a=b", b"/root", b"/root", b"", b"/?a=b", id="the root and a query that came with it"),
-        pytest.param(b"/root/", b"/root", b"/root/", b"", b"/", id="the root and a slash"),
-        pytest.param(b"/root//a", b"/root", b"/root//a", b"", b"//a", id="the root and two slashes"),
-        pytest.param(b"/a", b"/root", b"/root/a", b"", b"/a", id="a server that keeps the root to itself"),
-        pytest.param(b"/rooted/a", b"/root", b"/rooted/a", b"", b"/rooted/a", id="a longer name is not the root"),
-        pytest.param(b"/r%6fot/a", b"/root", b"/root/a", b"", b"/a", id="the root quoted"),
-        pytest.param(b"/r%6Fot%2Fx/a", b"/root/x", b"/root/x/a", b"", b"/a", id="a slash of the root quoted"),
+        pytest.param(b"/under/a", b"/under", b"/under/a", b"", b"/a", id="less the root"),
+        pytest.param(b"/under", b"/under", b"/under", b"", b"/", id="nothing but the root"),
+        pytest.param(b"/under", b"/under", b"/under", b"a=b", b"/?a=b", id="nothing but the root and a query"),
+        pytest.param(b"/under?a=b", b"/under", b"/under", b"", b"/?a=b", id="the root and a query that came with it"),
+        pytest.param(b"/under/", b"/under", b"/under/", b"", b"/", id="the root and a slash"),
+        pytest.param(b"/under//a", b"/under", b"/under//a", b"", b"//a", id="the root and two slashes"),
+        pytest.param(b"/a", b"/under", b"/under/a", b"", b"/a", id="a server that keeps the root to itself"),
+        pytest.param(
+            b"/undertow/a", b"/under", b"/undertow/a", b"", b"/undertow/a", id="a longer name is not the root"
+        ),
+        pytest.param(b"/u%6eder/a", b"/under", b"/under/a", b"", b"/a", id="the root quoted"),
+        pytest.param(b"/u%6Eder%2Fx/a", b"/under/x", b"/under/x/a", b"", b"/a", id="a slash of the root quoted"),
         pytest.param(
             b"/a%20b/%c3%a4/c", b"/a b/\xc3\xa4", b"/a b/\xc3\xa4/c", b"", b"/c", id="a root that must be quoted"
         ),
         pytest.param(b"/a%25b/c", b"/a%b", b"/a%b/c", b"", b"/c", id="a root with a percent sign"),
         pytest.param(b"/a%b/c", b"/a%b", b"/a%b/c", b"", b"/c", id="a root with a percent sign that is not quoted"),
-        pytest.param(b"/root%2fa", b"/root", b"/root/a", b"", b"/root%2fa", id="a quoted slash does not end the root"),
-        pytest.param(b"/ro", b"/root", b"/ro", b"", b"/ro", id="less than the root"),
-        pytest.param(b"/r%6", b"/root", b"/r%6", b"", b"/r%6", id="less than the root, and half a quote"),
+        pytest.param(
+            b"/under%2fa", b"/under", b"/under/a", b"", b"/under%2fa", id="a quoted slash does not end the root"
+        ),
+        pytest.param(b"/un", b"/under", b"/un", b"", b"/un", id="less than the root"),
+        pytest.param(b"/u%6", b"/under", b"/u%6", b"", b"/u%6", id="less than the root, and half a quote"),
         pytest.param(None, b"", b"/a b/\xc3\xa4?#%", b"", b"/a%20b/%C3%A4%3F%23%25", id="quoted where it is not told"),
         pytest.param(None, b"", b"/:@!$&'()*+,;=~-._", b"", b"/:@!$&'()*+,;=~-._", id="no more quoted than it must be"),
-        pytest.param(None, b"/root", b"/root/a b", b"c", b"/a%20b?c", id="not told, less the root"),
-        pytest.param(None, b"/root", b"/root", b"", b"/", id="not told, nothing but the root"),
-        pytest.param(None, b"/root", b"/rooted", b"", b"/rooted", id="not told, a longer name"),
+        pytest.param(None, b"/under", b"/under/a b", b"c", b"/a%20b?c", id="not told, less the root"),
+        pytest.param(None, b"/under", b"/under", b"", b"/", id="not told, nothing but the root"),
+        pytest.param(None, b"/under", b"/undertow", b"", b"/undertow", id="not told, a longer name"),
         pytest.param(None, b"/a b", b"/a b/c", b"", b"/c", id="not told, a root that must be quoted"),
         pytest.param(None, b"", b"", b"", b"/", id="not told, and nothing"),
         pytest.param(b"http://shop.example/a", b"", b"/a", b"c", b"/a?c", id="the absolute form"),
@@ -229,13 +234,13 @@ def test_every_other_byte_of_a_target_is_passed_on(byte: int):
         pytest.param(b"http://shop.example?a=/b", b"", b"/", b"", b"/?a=/b", id="the absolute form with a query alone"),
         pytest.param(b"http://shop.example", b"", b"/", b"a=/b", b"/?a=/b", id="the same, and the query apart"),
         pytest.param(
-            b"http://shop.example/root/a", b"/root", b"/root/a", b"", b"/a", id="the absolute form less the root"
+            b"http://shop.example/under/a", b"/under", b"/under/a", b"", b"/a", id="the absolute form less the root"
         ),
         pytest.param(b"/a?b=http://c/d", b"", b"/a", b"", b"/a?b=http://c/d", id="a URL in the query"),
         pytest.param(b"/http://c/d", b"", b"/http://c/d", b"", b"/http://c/d", id="a URL in the path"),
         pytest.param(b"a?b=http://c/d", b"", b"a", b"", b"a?b=http://c/d", id="a URL in the query of what is no path"),
         pytest.param(b"*", b"", b"*", b"", b"*", id="the asterisk"),
-        pytest.param(b"*", b"/root", b"*", b"", b"*", id="the asterisk under a root"),
+        pytest.param(b"*", b"/under", b"*", b"", b"*", id="the asterisk under a root"),
     ],
 )
 def test_a_target_is_what_the_client_wrote_less_the_root(
@@ -475,8 +480,11 @@ def test_what_was_untold_can_be_told_later(framing: Framing, length: int, line: 
         pytest.param(b"200-ok", [(LENGTH, b"5")], False, id="another expectation"),
     ],
 )
-def test_a_client_that_waits_to_send_its_body_lets_the_upstream_know(value: bytes, said: list[Header], continues: bool):
-    outgoing = made([HOST, (b"expect", value), *said], b"POST")
+@pytest.mark.parametrize("untold", [False, True])
+def test_a_client_that_waits_to_send_its_body_lets_the_upstream_know(
+    value: bytes, said: list[Header], continues: bool, untold: bool
+):
+    outgoing = made([HOST, (b"expect", value), *said], b"POST", untold=untold)
     assert outgoing.continues is continues
     assert parsed(outgoing.head)[1] == [
         HOST,

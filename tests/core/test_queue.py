@@ -113,9 +113,26 @@ def test_those_who_wait_for_anyone_are_dismissed_and_the_others_stay():
     queue, s1 = Queue(), server("s1")
     joined(queue, s1)
     anyone = [joined(queue), joined(queue)]
-    assert queue.dismiss_all() == anyone
+    assert queue.dismiss_hopeless(()) == anyone
     assert all(ticket.over for ticket in anyone)
     assert (queue.waiting_for(s1), queue.waiting) == (1, 0)
+
+
+def test_those_who_have_tried_all_who_could_come_are_dismissed_and_the_others_stay():
+    queue, s1, s2 = Queue(), server("s1"), server("s2")
+    tired, hopeful = joined(queue, tried=(s1, s2)), joined(queue, tried=(s1,))
+    joined(queue, s1, (s1, s2))
+    assert queue.dismiss_hopeless([s1, s2]) == [tired]
+    assert (tired.over, hopeful.over) == (True, False)
+    assert (queue.waiting_for(s1), queue.waiting) == (1, 1)
+    assert queue.dismiss_hopeless([s1]) == [hopeful]
+
+
+def test_who_waits_for_anyone_does_not_wait_for_a_backup():
+    queue, sorry = Queue(), Server("sorry", app, backup=True, maxconn=1)
+    joined(queue)
+    own = joined(queue, sorry)
+    assert all_next(queue, sorry) == [own]
 
 
 SERVERS = [server("s1"), server("s2"), server("s3")]
@@ -126,7 +143,7 @@ STEPS = st.one_of(
     st.tuples(st.just("leave"), st.integers(0, 30)),
     st.tuples(st.just("next"), st.sampled_from(SERVERS)),
     st.tuples(st.just("dismiss"), st.sampled_from(SERVERS)),
-    st.tuples(st.just("dismiss_all")),
+    st.tuples(st.just("dismiss_hopeless"), st.lists(st.sampled_from(SERVERS), unique=True)),
 )
 
 
@@ -154,9 +171,10 @@ def test_it_behaves_as_one_line_from_which_each_server_calls_the_first_that_woul
             case "dismiss", at:
                 assert queue.dismiss(at) == [t for t in line if t.server is at]
                 line = [t for t in line if t.server is not at]
-            case _:
-                assert queue.dismiss_all() == [t for t in line if t.server is None]
-                line = [t for t in line if t.server is not None]
+            case _, could:
+                hopeless = [t for t in line if t.server is None and all(each in t.tried for each in could)]
+                assert queue.dismiss_hopeless(could) == hopeless
+                line = [t for t in line if all(t is not each for each in hopeless)]
         assert queue.waiting == sum(t.server is None for t in line)
         assert [queue.waiting_for(s) for s in SERVERS] == [sum(t.server is s for t in line) for s in SERVERS]
         assert [t.over for t in ever] == [all(t is not each for each in line) for t in ever]

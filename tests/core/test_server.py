@@ -11,6 +11,7 @@ from sticky_core.backend import Backend
 from sticky_core.counters import Total
 from sticky_core.errors import ConfigError
 from sticky_core.server import AdminState, Health, Server, ServerConfig
+from sticky_core.tls import TLS
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -183,6 +184,91 @@ def test_a_weight_outside_is_refused_early_and_late(weight: Any):
     with pytest.raises(ConfigError, match=r"is not within 0\.\.256"):
         server.weight = weight
     assert server.weight == 7
+
+
+# -- how many it takes at once
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        pytest.param({"maxconn": -1}, "maxconn -1 is below 0", id="maxconn below 0"),
+        pytest.param({"maxconn": 1.5}, "maxconn 1.5", id="a part of a request"),
+        pytest.param({"maxconn": "5"}, "maxconn '5'", id="maxconn as a text"),
+        pytest.param({"maxconn": None}, "maxconn None", id="no maxconn"),
+        pytest.param({"maxconn": 1, "maxqueue": -1}, "maxqueue -1 is below 0", id="maxqueue below 0"),
+        pytest.param({"maxconn": 1, "maxqueue": "5"}, "maxqueue '5'", id="maxqueue as a text"),
+        pytest.param({"maxqueue": 5}, "maxqueue has no effect without maxconn", id="a queue for nothing"),
+    ],
+)
+def test_a_number_of_requests_that_cannot_be_one_is_refused(options: dict[str, Any], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        Server("s1", app, **options)
+    (only,) = refused.value.problems
+    assert only.startswith(f"server s1: {problem}")
+
+
+@pytest.mark.parametrize(
+    "maxconn, in_flight, full",
+    [(0, 0, False), (0, 100_000, False), (1, 0, False), (1, 1, True), (3, 2, False), (3, 3, True), (3, 4, True)],
+)
+def test_it_is_full_with_as_many_requests_as_it_may_have(maxconn: int, in_flight: int, full: bool):
+    server = Server("s1", app, maxconn=maxconn)
+    server.in_flight.extend([None] * in_flight)
+    assert server.full is full
+
+
+# -- what only a URL has
+
+
+@pytest.mark.parametrize(
+    "target, options, problem",
+    [
+        pytest.param(app, {"tls": TLS()}, "tls is for URLs: an app has no connections", id="tls to an app"),
+        pytest.param(app, {"pool_max_conn": 5}, "pool_max_conn is for URLs", id="a pool for an app"),
+        pytest.param(app, {"pool_max_conn": 0}, "pool_max_conn is for URLs", id="no pool for an app"),
+        pytest.param(app, {"pool_purge_delay": "5s"}, "pool_purge_delay is for URLs", id="a delay for an app"),
+        pytest.param("http://s1", {"tls": TLS()}, "tls has no effect on http://s1: write https://", id="tls to http"),
+        pytest.param("unix:/s1", {"tls": TLS()}, "tls has no effect on unix:/s1", id="tls to a socket"),
+        pytest.param("http://s1", {"pool_max_conn": -1}, "pool_max_conn -1 is below 0", id="a pool below 0"),
+        pytest.param("http://s1", {"pool_purge_delay": 0}, "pool_purge_delay 0 is not above 0", id="no time at all"),
+        pytest.param("http://s1", {"pool_purge_delay": -1}, "pool_purge_delay", id="a time before"),
+        pytest.param("http://s1", {"pool_purge_delay": "soon"}, "pool_purge_delay: 'soon'", id="a word for a time"),
+    ],
+)
+def test_what_has_no_connections_or_no_effect_is_refused(target: Any, options: dict[str, Any], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        Server("s1", target, **options)
+    (only,) = refused.value.problems
+    assert only.startswith(f"server s1: {problem}")
+
+
+@pytest.mark.parametrize(
+    "target, options",
+    [
+        ("https://s1", {"tls": TLS(verify=False)}),
+        ("https://s1", {}),
+        ("http://s1", {"pool_max_conn": 0}),
+        ("unix:/s1", {"pool_max_conn": 1, "pool_purge_delay": "100ms"}),
+        ("http://s1", {"maxconn": 1, "maxqueue": 1, "pool_purge_delay": 0.5}),
+        (app, {"maxconn": 1, "maxqueue": 0}),
+    ],
+)
+def test_what_was_asked_of_connections_is_kept_as_it_was_asked(target: Any, options: dict[str, Any]):
+    config = Server("s1", target, **options).config
+    assert {name: getattr(config, name) for name in options} == options
+
+
+def test_everything_wrong_with_limits_and_connections_is_told_at_once():
+    with pytest.raises(ConfigError) as refused:
+        Server("s1", "http://s1", maxconn=-1, maxqueue=-2, tls=TLS(), pool_max_conn=-3, pool_purge_delay="soon")
+    told = refused.value.problems
+    assert len(told) == 5 and all(problem.startswith("server s1: ") for problem in told)
+    for part in ("maxconn -1", "maxqueue -2", "tls has no effect", "pool_max_conn -3", "pool_purge_delay: 'soon'"):
+        assert part in str(refused.value)
+    with pytest.raises(ConfigError) as refused:
+        Server("s1", app, tls=TLS(), pool_max_conn=-3, pool_purge_delay="soon")
+    assert len(refused.value.problems) == 3, "an app has none of it, be it right or wrong"
 
 
 # -- what it shows

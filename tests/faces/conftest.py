@@ -234,12 +234,13 @@ class Face(ABC):
         cookie: str | None = None,
         backup: bool = False,
         stateless: bool = False,
+        **options: Any,
     ) -> Server:
         """A server with an app of its own, `face.apps[name]`."""
         app = self.app(name)
         app.status, app.headers, app.raises, app.breaks = status, headers, raises, breaks
         made: Server = self.package.Server(
-            name, self.checked(app), weight=weight, cookie=cookie, backup=backup, stateless=stateless
+            name, self.checked(app), weight=weight, cookie=cookie, backup=backup, stateless=stateless, **options
         )
         return made
 
@@ -253,6 +254,7 @@ class Face(ABC):
         unavailable: Literal["redispatch", "fail"] = "redispatch",
         log: Callable[[Decision], None] | None = None,
         clock: Clock | None = None,
+        **options: Any,
     ) -> sticky_asgi.Backend:
         """A backend in which, unless told otherwise, the first new client goes to the first server."""
         made: sticky_asgi.Backend = self.package.Backend(
@@ -264,6 +266,7 @@ class Face(ABC):
             unavailable=unavailable,
             log=log,
             clock=clock,
+            **options,
         )
         return made
 

@@ -26,9 +26,23 @@ LAYERS = (
     {"admin", "config", "frontend", "log", "stats"},
     {"replicas", "transaction"},
     {"backend"},
-    {"balance", "claim", "decision", "forwarding", "http1", "persistence"}
+    {"balance", "claim", "decision", "forwarding", "http1", "persistence", "probe"}
     | {"queue", "server", "stick_table", "stores"},
-    {"check", "cookies", "counters", "life", "page", "pool", "proxies", "retries", "samples", "signing"}
+    {
+        "agent_check",
+        "check",
+        "cookies",
+        "counters",
+        "events",
+        "expect",
+        "life",
+        "page",
+        "pool",
+        "proxies",
+        "retries",
+        "samples",
+        "signing",
+    }
     | {"timeouts", "tls"},
     {"clock", "durations", "errors", "recent", "request", "target", "xxh64"},
 )

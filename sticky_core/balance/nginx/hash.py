@@ -18,6 +18,7 @@ from sticky_core.balance.nginx.ip_hash import TRIES
 from sticky_core.balance.nginx.shares import Shares
 from sticky_core.balance.nginx.smooth import SmoothTurns
 from sticky_core.balance.ring import Ring
+from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
 from sticky_core.request import Request
@@ -40,6 +41,7 @@ class NginxHash:
     start: int | None = None
 
     def __post_init__(self) -> None:
+        check_start("hash", self.start)
         if not callable(self.key):
             raise ConfigError(
                 f"hash: {self.key!r} is no sample: hand src, path, hdr(...), url_param(...), or a function"

@@ -12,6 +12,7 @@ from sticky_core import samples
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.shares import Shares
 from sticky_core.balance.nginx.smooth import SmoothTurns
+from sticky_core.balance.start import check_start
 from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
 from sticky_core.request import Request
@@ -30,6 +31,9 @@ class IpHash:
 
     key: Sample = samples.src
     start: int | None = None
+
+    def __post_init__(self) -> None:
+        check_start("ip_hash", self.start)
 
     @classmethod
     def read(cls, line: Line) -> IpHash:

@@ -12,9 +12,9 @@ from heapq import heappop, heappush
 from sticky_core.balance.eweight import SCALE, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.smooth import Place, Turns
+from sticky_core.balance.start import begun, check_start
 from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.errors import ConfigError
 from sticky_core.request import Request
 from sticky_core.server import Server
 
@@ -26,8 +26,7 @@ class NginxLeastConn:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.start < 0:
-            raise ConfigError(f"least_conn: start {self.start} is below 0")
+        check_start("least_conn", self.start)
 
     @classmethod
     def read(cls, line: Line) -> NginxLeastConn:
@@ -62,9 +61,8 @@ class TurnsByLoad:
             return None
         least = self._turns[self._loads[0]]
         if not self._begun:
-            self._begun = True  # not before: a forked child draws for itself
-            turns = least.total // SCALE or 1
-            for _ in range(self._rng.randrange(turns) if self._start is None else self._start % turns):
+            self._begun = True
+            for _ in range(begun(self._start, least.total // SCALE or 1, self._rng)):
                 least.next(())
         place = least.next(avoid)
         if place is None:

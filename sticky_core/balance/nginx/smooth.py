@@ -17,9 +17,9 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from sticky_core.balance.eweight import SCALE, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.start import begun, check_start
 from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.errors import ConfigError
 from sticky_core.request import Request
 from sticky_core.server import Server
 
@@ -33,8 +33,7 @@ class Smooth:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.start < 0:
-            raise ConfigError(f"smooth: start {self.start} is below 0")
+        check_start("smooth", self.start)
 
     @classmethod
     def read(cls, line: Line) -> Smooth:
@@ -171,20 +170,15 @@ class SmoothTurns:
             self.changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        place = self.turn(avoid)
+        if not self._begun and self._turns.total:
+            self._begun = True
+            for _ in range(begun(self._start, self._turns.total // SCALE or 1, self._rng)):
+                self._turns.next(())
+        place = self._turns.next(avoid)
         if place is None:
             return None
         place.unseen += 1
         return place.server
-
-    def turn(self, avoid: Container[Server]) -> Place | None:
-        """Whose turn it is."""
-        if not self._begun and self._turns.total:
-            self._begun = True  # not before: a forked child draws for itself
-            turns = self._turns.total // SCALE
-            for _ in range(self._rng.randrange(turns) if self._start is None else self._start % turns):
-                self._turns.next(())
-        return self._turns.next(avoid)
 
     def taken(self, server: Server) -> None:
         place = self._places[server]

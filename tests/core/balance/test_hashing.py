@@ -307,6 +307,22 @@ def test_the_nearest_point_takes_a_hash(digest, owner):
     assert ring.owner(ring.nearest(digest)).name == owner
 
 
+def test_a_ring_of_which_most_does_not_count_is_made_anew():
+    servers = [Server(f"s{number}", "http://localhost") for number in range(10)]
+    ring = Ring(servers, lambda number, count: [avalanche(number * 4096 + nth) for nth in range(count)])
+    for number in range(10):
+        ring.resize(number, 100)
+    ring.settle()
+    for number in range(9):
+        ring.resize(number, 0)
+        assert ring.owner(ring.nearest(0)) in servers[number + 1 :]
+        assert len(ring) <= 2 * ring.counting
+    for number in range(9):
+        ring.resize(number, 100)
+    assert ring.owner(ring.nearest(avalanche(5 * 4096))) is servers[5]
+    assert len(ring) == ring.counting == 1000
+
+
 def test_a_ring_takes_no_more_servers_than_it_can_tell_apart():
     with pytest.raises(ConfigError, match="room for 65536 servers, and these are 65537"):
         Ring([Server("s", "http://localhost")] * 65537, lambda number, count: [0] * count)

@@ -277,10 +277,18 @@ def test_who_is_first_among_equals_is_drawn(bench, scripted, drawn, sequence):
     assert on.sequence(3) == sequence
 
 
-@pytest.mark.parametrize("balance", [Smooth, NginxLeastConn], ids=lambda balance: balance.__name__)
-def test_a_start_below_0_is_refused(balance):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(lambda: Smooth(start=-1), id="smooth"),
+        pytest.param(lambda: NginxLeastConn(start=-1), id="least_conn"),
+        pytest.param(lambda: IpHash(start=-1), id="ip_hash"),
+        pytest.param(lambda: NginxHash(path, start=-1), id="hash"),
+    ],
+)
+def test_a_start_below_0_is_refused(wrong):
     with pytest.raises(ConfigError, match="start -1 is below 0"):
-        balance(start=-1)
+        wrong()
 
 
 def test_a_key_that_is_no_function_is_refused():

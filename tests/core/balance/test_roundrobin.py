@@ -30,6 +30,32 @@ def test_roundrobin_takes_haproxy_s_turns(bench, weights, sequence):
     assert bench(RoundRobin(start=0), weights).sequence(len(sequence)) == sequence
 
 
+GO_AND_COME = ((6, "maint"), (2, "drain"), (6, "ready"), (2, "ready"))
+WEIGH = ((6, 4), (6, 0), (4, 9), (6, 10))
+# What HAProxy answered (2.6) to five requests each before, between and behind these changes; a is the tenth.
+CHANGED = [
+    ((1,) * 10, GO_AND_COME, "12345789a1345789a13457869"),
+    ((1,) * 10, WEIGH, "123456786912345a444718243"),
+    ((7, 4, 2, 9, 1, 1), GO_AND_COME, "4142143142414145143414142"),
+    ((7, 4, 2, 9, 1, 1), WEIGH, "4142146142341451241441236"),
+    ((1, 2, 3, 5, 1, 10, 4, 1, 7, 3), GO_AND_COME, "6946739a249157934a9674698"),
+    ((1, 2, 3, 5, 1, 10, 4, 1, 7, 3), WEIGH, "69467396a49217935849a7496"),
+]
+
+
+@pytest.mark.parametrize("weights, changes, sequence", CHANGED, ids=str)
+def test_roundrobin_takes_haproxy_s_turns_while_servers_change(bench, weights, changes, sequence):
+    on = bench(RoundRobin(start=0), weights)
+    served = on.sequence(5)
+    for number, what in changes:
+        if isinstance(what, str):
+            on.servers[number - 1].state = what
+        else:
+            on.servers[number - 1].weight = what
+        served += on.sequence(5)
+    assert served == sequence.replace("a", "10")
+
+
 def haproxy_s_turns(weights: Sequence[int], count: int) -> str:
     """HAProxy's own way (`lb_fwrr.c`), with lists that are sorted again and again.
 

@@ -1,0 +1,252 @@
+"""What a choice costs, by algorithm and number of servers, and what it costs to have a weight changed.
+
+    python benchmarks/choosing.py
+
+Each algorithm chooses among 2 to 10 000 servers, every fifth of weight 5, the others of weight 1, for clients of whom
+each asks again and again. Rounds of all algorithms take turns, and of each the quickest stands, in time on the
+processor: whatever else the machine does can only add to it. Beside the choice stand what is told of each request where
+an algorithm wants to know (`taken`, `left`), what a choice costs for a key never seen, and how long an algorithm takes
+to be made, and to take note of another weight, or of a server that goes or is back, up to the next choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sticky_core.balance import (
+    Algorithm,
+    Balance,
+    Ewma,
+    First,
+    Hash,
+    Hdr,
+    IpHash,
+    LeastConn,
+    NginxHash,
+    NginxLeastConn,
+    NginxRandom,
+    Random,
+    RoundRobin,
+    Smooth,
+    Source,
+    StaticRR,
+    Timed,
+    Uri,
+    UrlParam,
+)
+from sticky_core.samples import hdr
+from sticky_core.server import AdminState, Server
+
+SIZES = (2, 10, 100, 1_000, 10_000)
+#: To reach, from ten servers on: microseconds per choice, and how many times more among the most than among the fewest.
+MICROSECONDS = {"flat": 1.0, "ring": 2.0}
+FLAT = 3.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An algorithm, and which goal it has, if any."""
+
+    name: str
+    balance: Balance
+    goal: Literal["flat", "ring"] | None = None
+
+
+USER = hdr("x-user")
+CONTENDERS = [
+    Contender("roundrobin", RoundRobin(), "flat"),
+    Contender("static-rr", StaticRR(), "flat"),
+    Contender("leastconn", LeastConn(), "flat"),
+    Contender("first", First()),
+    Contender("random", Random(), "flat"),
+    Contender("source", Source(), "flat"),
+    Contender("uri", Uri(), "flat"),
+    Contender("url_param", UrlParam("user"), "flat"),
+    Contender("hdr", Hdr("x-user"), "flat"),
+    Contender("hash hdr", Hash(USER), "flat"),
+    Contender("source, consistent", Source(hash_type="consistent"), "ring"),
+    Contender("uri, consistent", Uri(hash_type="consistent"), "ring"),
+    Contender("uri, consistent, bounded", Uri(hash_type="consistent", hash_balance_factor=150)),
+    Contender("hdr, consistent crc32", Hdr("x-user", hash_type="consistent crc32 avalanche"), "ring"),
+    Contender("ewma", Ewma()),
+    Contender("nginx: smooth turns", Smooth()),
+    Contender("nginx: ip_hash", IpHash()),
+    Contender("nginx: hash", NginxHash(USER)),
+    Contender("nginx: hash consistent", NginxHash(USER, consistent=True), "ring"),
+    Contender("nginx: least_conn", NginxLeastConn()),
+    Contender("nginx: random two", NginxRandom(two=True)),
+]
+
+
+class Client:
+    """A request."""
+
+    def __init__(self, number: int) -> None:
+        self.src = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        self.path = f"/users/{number:08x}/cart"
+        self.query = f"lang=en&user={number:016x}"
+        self._headers = {"x-user": [f"{number:032x}"]}
+
+    def header(self, name: str) -> Sequence[str]:
+        return self._headers.get(name, ())
+
+
+def app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+class Work:
+    """One algorithm over so many servers."""
+
+    def __init__(self, contender: Contender, servers: list[Server]) -> None:
+        self.servers = servers
+        begin = time.thread_time()
+        self.algorithm: Algorithm = contender.balance.over(servers, random)
+        self.made = time.thread_time() - begin
+        if isinstance(self.algorithm, Timed):
+            for server in servers:
+                self.algorithm.observed(server, 0.1)
+
+    def choices(self, clients: Sequence[Any]) -> float:
+        """Seconds per choice."""
+        choose = self.algorithm.choose
+        begin = time.thread_time()
+        for client in clients:
+            choose(client, ())
+        return (time.thread_time() - begin) / len(clients)
+
+    def told(self, clients: Sequence[Any]) -> float:
+        """Seconds per request for `taken` and `left`."""
+        algorithm, servers = self.algorithm, self.servers
+        some = [servers[number * 7919 % len(servers)] for number in range(len(clients))]
+        begin = time.thread_time()
+        for server in some:
+            server.in_flight.append(None)
+            algorithm.taken(server)
+            server.in_flight.pop()
+            algorithm.left(server)
+        with_it = time.thread_time() - begin
+        begin = time.thread_time()
+        for server in some:
+            server.in_flight.append(None)
+            server.in_flight.pop()
+        return (with_it - (time.thread_time() - begin)) / len(clients)
+
+    def changed(self, client: Any, change: Callable[[Server], None], back: Callable[[Server], None]) -> float:
+        """Seconds until the next choice after a server's change."""
+        server = self.servers[len(self.servers) // 2]
+        took: list[float] = []
+        for step in (change, back) * 3:
+            step(server)
+            begin = time.thread_time()
+            self.algorithm.changed(server)
+            self.algorithm.choose(client, ())
+            took.append(time.thread_time() - begin)
+        return max(min(took[::2]), min(took[1::2]))
+
+
+def heavier(server: Server) -> None:
+    server.weight += 2
+
+
+def lighter(server: Server) -> None:
+    server.weight -= 2
+
+
+def gone(server: Server) -> None:
+    server.state = AdminState.MAINT
+
+
+def back(server: Server) -> None:
+    server.state = AdminState.READY
+
+
+def measured(rounds: int, count: int) -> Iterator[tuple[Contender, dict[str, list[float]]]]:
+    """For each contender, by what was measured, the figures by number of servers, in microseconds."""
+    servers = [Server(f"s{number}", app, weight=5 if number % 5 == 4 else 1) for number in range(SIZES[-1])]
+    clients = [Client(number) for number in range(count)]
+    figures: dict[str, dict[str, list[float]]] = {contender.name: {} for contender in CONTENDERS}
+    strangers = iter(range(count, 10**9))
+    for size in SIZES:
+        works = [(contender, Work(contender, servers[:size])) for contender in CONTENDERS]
+        choices: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
+        told: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
+        for _, work in works:  # keys become known, the interpreter warm, and all rounds begun
+            for _ in range(3):
+                work.choices(clients)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        for _ in range(rounds):
+            for contender, work in works:
+                choices[contender.name].append(work.choices(clients))
+                if work.algorithm.counts:
+                    told[contender.name].append(work.told(clients))
+        for contender, work in works:
+            figure = figures[contender.name]
+            figure.setdefault("choice", []).append(min(choices[contender.name]) * 1e6)
+            if work.algorithm.counts:
+                figure.setdefault("told", []).append(min(told[contender.name]) * 1e6)
+            unseen = min(work.choices([Client(next(strangers)) for _ in range(count)]) for _ in range(5))
+            figure.setdefault("stranger", []).append(unseen * 1e6)
+            figure.setdefault("made", []).append(work.made * 1e6)
+            figure.setdefault("weight", []).append(work.changed(clients[0], heavier, lighter) * 1e6)
+            figure.setdefault("gone", []).append(work.changed(clients[0], gone, back) * 1e6)
+        gc.enable()
+        gc.unfreeze()
+    for contender in CONTENDERS:
+        yield contender, figures[contender.name]
+
+
+def verdict(contender: Contender, choice: Sequence[float]) -> str:
+    """Whether the goal is reached, from ten servers on."""
+    if contender.goal is None:
+        return ""
+    from_ten = choice[1:]
+    most, times = max(from_ten), max(from_ten) / min(from_ten)
+    bar = MICROSECONDS[contender.goal]
+    missed = [f"{most:.2f} µs > {bar:g}"] * (most > bar)
+    if contender.goal == "flat":
+        missed += [f"{times:.1f} × > {FLAT:g}"] * (times > FLAT)
+    return "not reached: " + ", ".join(missed) if missed else "reached"
+
+
+TABLES = {
+    "choice": "a choice for a client known",
+    "stranger": "a choice for a client never seen",
+    "told": "taken and left",
+    "weight": "a weight changed, and the next choice",
+    "gone": "a server gone or back, and the next choice",
+    "made": "made",
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=30, help="rounds of each algorithm and size (30)")
+    arguments.add_argument("--clients", type=int, default=2000, help="clients, each asking once a round (2000)")
+    chosen = arguments.parse_args()
+    results = list(measured(chosen.rounds, chosen.clients))
+    for what, title in TABLES.items():
+        print(f"\n{title}, µs at … servers")
+        print(f"{'':<28}" + "".join(f"{size:>10}" for size in SIZES))
+        for contender, figures in results:
+            if what in figures:
+                digits = 2 if what in ("choice", "stranger", "told") else 0
+                line = "".join(f"{figure:>10.{digits}f}" for figure in figures[what])
+                goal = verdict(contender, figures["choice"]) if what == "choice" else ""
+                print(f"  {contender.name:<26}{line}   {goal}".rstrip())
+    print(
+        f"\nto reach from ten servers on: {MICROSECONDS['flat']:g} µs and at most {FLAT:g} times as much among the most"
+        f" as among the fewest; rings {MICROSECONDS['ring']:g} µs"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""What an answer to a check must be like (HAProxy `http-check expect`): read from its text, and asked of an answer."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+#: of an answer's body, in bytes: what is looked at, and so what has to be read
+LOOKED_AT = 16384
+
+Headers = Sequence[tuple[str, str]]
+
+_WORDS = "status, rstatus, string, rstring, hdr, fhdr, perhaps with ! before it"
+#: how a text is compared (`-m`), each without regard to what is not there
+_METHODS: dict[str, Callable[[str, str], bool]] = {
+    "str": lambda text, pattern: text == pattern,
+    "beg": str.startswith,
+    "end": str.endswith,
+    "sub": lambda text, pattern: pattern in text,
+    "reg": lambda text, pattern: re.search(pattern, text) is not None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A text and how it is compared."""
+
+    method: str
+    pattern: str
+
+    def fits(self, text: str) -> bool:
+        return _METHODS[self.method](text, self.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A list of statuses and ranges."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+        return any(low <= status <= high for low, high in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRegex:
+    pattern: str
+
+    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+        return re.search(self.pattern, str(status)) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text in the body, whatever the status."""
+
+    text: str
+
+    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+        return self.text.encode() in body
+
+
+@dataclass(frozen=True, slots=True)
+class TextRegex:
+    pattern: str
+
+    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+        return re.search(self.pattern.encode(), body) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderField:
+    """A header; its value if one is asked for. `whole`: the line as it is, rather than what stands between commas."""
+
+    whole: bool
+    name: Match
+    value: Match | None
+
+    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+        for name, line in headers:
+            if self.name.fits(name.lower()):
+                if self.value is None:
+                    return True
+                parts = (line,) if self.whole else line.split(",")
+                if any(self.value.fits(part.strip()) for part in parts):
+                    return True
+        return False
+
+
+Asked = Status | StatusRegex | Text | TextRegex | HeaderField
+Verdict = Literal["L7OK", "L7STS", "L7RSP"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What is expected, or, `negated`, what is not."""
+
+    text: str
+    asked: Asked
+    negated: bool
+
+    @classmethod
+    def read(cls, text: str) -> Expect:
+        """`status 200,204,300-302`, `! string oops`, `hdr name -m beg X- value -m sub up`, … ValueError says what is
+        wrong.
+        """
+        rest = text.strip()
+        negated = rest.startswith("!")
+        word, _, pattern = rest.removeprefix("!").lstrip().partition(" ")
+        pattern = pattern.strip()
+        reader = _READERS.get(word)
+        if reader is None:
+            raise ValueError(f"expect {text!r} is not known: write one of {_WORDS}")
+        if not pattern:
+            raise ValueError(f"expect {text!r} does not say what {word} is to be")
+        try:
+            return cls(text, reader(word, pattern), negated)
+        except re.error as error:
+            raise ValueError(f"expect {text!r}: {pattern!r} is no regular expression: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"expect {text!r}: {error}") from None
+
+    @property
+    def needs_body(self) -> bool:
+        return isinstance(self.asked, Text | TextRegex)
+
+    def judge(self, status: int, headers: Headers, body: bytes) -> Verdict:
+        """`body`: what has been read of it. Without one, no word about it is true, not even what it does not say."""
+        if self.needs_body:
+            body = body[:LOOKED_AT]
+            return "L7OK" if body and self.asked.holds(status, headers, body) is not self.negated else "L7RSP"
+        return "L7OK" if self.asked.holds(status, headers, body) is not self.negated else "L7STS"
+
+
+def _status(word: str, pattern: str) -> Status:
+    ranges: list[tuple[int, int]] = []
+    for part in pattern.split(","):
+        found = re.fullmatch(r"([0-9]{3})(?:-([0-9]{3}))?", part.strip())
+        if found is None:
+            raise ValueError(f"{part!r} is neither a status nor a range of them, such as 200-299")
+        low, high = int(found[1]), int(found[2] or found[1])
+        if low > high:
+            raise ValueError(f"{part!r} is a range that ends before it begins")
+        ranges.append((low, high))
+    return Status(tuple(ranges))
+
+
+def _status_regex(word: str, pattern: str) -> StatusRegex:
+    re.compile(pattern)
+    return StatusRegex(pattern)
+
+
+def _text(word: str, pattern: str) -> Text:
+    return Text(pattern)
+
+
+def _text_regex(word: str, pattern: str) -> TextRegex:
+    re.compile(pattern.encode())
+    return TextRegex(pattern)
+
+
+def _header(word: str, pattern: str) -> HeaderField:
+    lexer = shlex.shlex(pattern, posix=True)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    tokens = list(lexer)
+
+    def match(what: str) -> Match:
+        if not tokens or tokens.pop(0) != what:
+            raise ValueError(f"{word} goes on as: name [-m str|beg|end|sub|reg] <name> [value [-m …] <value>]")
+        method = "str"
+        if tokens[:1] == ["-m"]:
+            del tokens[0]
+            method = tokens.pop(0) if tokens else ""
+            if method not in _METHODS:
+                raise ValueError(f"-m {method} is none of {', '.join(_METHODS)}")
+        if not tokens:
+            raise ValueError(f"{what} has nothing behind it")
+        text = tokens.pop(0)
+        if method == "reg":
+            re.compile(text)
+        return Match(method, text.lower() if what == "name" and method != "reg" else text)
+
+    name = match("name")
+    value = match("value") if tokens else None
+    if tokens:
+        raise ValueError(f"nothing is known of {' '.join(tokens)!r}")
+    return HeaderField(word == "fhdr", name, value)
+
+
+_READERS: dict[str, Callable[[str, str], Asked]] = {
+    "status": _status,
+    "rstatus": _status_regex,
+    "string": _text,
+    "rstring": _text_regex,
+    "hdr": _header,
+    "fhdr": _header,
+}

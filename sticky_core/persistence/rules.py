@@ -1,0 +1,94 @@
+"""Rules of persistence: to whom the usual does not apply (HAProxy `option persist`, `force-persist`, `ignore-persist`,
+`use-server`). They stand around what was asked for, so that a backend without rules pays nothing for them.
+
+In HAProxy's order: force-persist or ignore-persist, use-server, and then what the client claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from sticky_core.claim import NO_PERSISTENCE, Claim, Mark, Presented, Reason
+from sticky_core.persistence import Persistence
+from sticky_core.recent import Recent
+from sticky_core.request import Reply, Request
+from sticky_core.server import Server
+
+#: told the request: whether a rule is for it
+Condition = Callable[[Request], object]
+
+
+class Asked(Protocol):
+    """The rules as a backend is told them."""
+
+    @property
+    def persist_on_down(self) -> bool: ...
+    @property
+    def force_persist(self) -> Condition | None: ...
+    @property
+    def ignore_persist(self) -> Condition | None: ...
+    @property
+    def use_server(self) -> Sequence[tuple[str, Condition]]: ...
+
+
+class Ruled:
+    """A persistence, or none, under rules."""
+
+    settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]]
+
+    def __init__(self, asked: Asked, servers: Sequence[Server], persistence: Persistence | None) -> None:
+        by_name = {server.name: server for server in servers}
+        self._always = asked.persist_on_down
+        self._force = asked.force_persist
+        self._ignore = asked.ignore_persist
+        self._use = [(by_name[name], condition) for name, condition in asked.use_server]
+        self._persistence = persistence
+        self.idle = 0.0 if persistence is None else persistence.idle
+        # where conditions have to be asked, nothing is settled by what a client says
+        self._asks = bool(self._force or self._ignore or self._use)
+        self._none: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self._renew()
+
+    @classmethod
+    def of(cls, asked: Asked, servers: Sequence[Server]) -> Callable[[Persistence | None], Ruled] | None:
+        """The rules, to be put around a persistence; None if there are none."""
+        if not (asked.persist_on_down or asked.force_persist or asked.ignore_persist or asked.use_server):
+            return None
+        return lambda persistence: cls(asked, servers, persistence)
+
+    def _renew(self) -> None:
+        self.settled = self._none if self._asks or self._persistence is None else self._persistence.settled
+
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+        forced = self._force is not None and bool(self._force(request))
+        ignored = not forced and self._ignore is not None and bool(self._ignore(request))
+        stopped = self._always or forced
+        presented = NO_PERSISTENCE
+        if self._persistence is not None:
+            presented = self._persistence.recognise(request, stopped=stopped)
+        for server, condition in self._use:
+            if (server.usable or stopped) and condition(request):
+                return replace(_unused(presented), server=server, sent=True, forced=forced)
+        if ignored:
+            return replace(_unused(presented), server=None, ignored=True)
+        return replace(presented, forced=True, settled=False) if forced else presented
+
+    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+        if presented.ignored or self._persistence is None:
+            return Mark.NONE
+        return self._persistence.mark(presented, server, direct, request, reply)
+
+    def changed(self, server: Server) -> None:
+        if self._persistence is not None:
+            self._persistence.changed(server)
+            self._renew()
+
+
+def _unused(presented: Presented) -> Presented:
+    """A claim that a rule has overtaken."""
+    if presented.claim is Claim.NONE:
+        return replace(presented, settled=False)
+    parts = tuple(_unused(part) for part in presented.parts)
+    return replace(presented, claim=Claim.UNUSED, reason=Reason.RULE, settled=False, parts=parts)

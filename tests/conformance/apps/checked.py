@@ -1,0 +1,34 @@
+"""A backend that is checked, behind /site, for each face; what is known of its servers is at /look."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import ModuleType
+from typing import Any
+
+
+def backend(package: ModuleType) -> Any:
+    urls: dict[str, str] = json.loads(os.environ["CHECKED"])
+    return package.Backend(
+        "site",
+        [package.Server(name, url, slowstart="2s") for name, url in urls.items()],
+        persist=package.Cookie("SERVERID", signed=False),
+        check=package.Check("/health", inter=0.2, fall=2, rise=2),
+        balance=package.RoundRobin(start=0),
+        timeouts=package.Timeouts(connect=1, server=5),
+    )
+
+
+def look(site: Any) -> bytes:
+    return json.dumps(
+        {
+            server.name: {
+                "status": server.status,
+                "check": server.checking.result.status.name,
+                "code": server.checking.result.code,
+                "throttle": server.throttle,
+            }
+            for server in site.servers
+        }
+    ).encode()

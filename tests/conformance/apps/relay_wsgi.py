@@ -1,0 +1,48 @@
+"""A WSGI app that is nothing but routes to upstreams. RELAY says which: for each path its servers by name, `server`
+options that they share, a `cookie` to persist by, and whatever else a Backend takes. `/look` tells what it
+holds, and how often a server was blamed.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterable
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from sticky_core.counters import Total
+from sticky_wsgi import Backend, Cookie, Server, StickyMiddleware, Timeouts
+
+
+def backend(path: str, said: dict[str, dict[str, str]]) -> Backend:
+    servers, shared, cookie = said.pop("servers"), said.pop("server", {}), said.pop("cookie", None)
+    options: dict[str, object] = {**said}
+    if "timeouts" in said:
+        options["timeouts"] = Timeouts(**said["timeouts"])
+    if cookie:
+        options["persist"] = Cookie(str(cookie), path=path, signed=False)
+    return Backend(
+        path.strip("/"),
+        servers=[Server(name, url, **shared) for name, url in servers.items()],  # type: ignore[arg-type]
+        **options,  # type: ignore[arg-type]
+    )
+
+
+backends = {path: backend(path, said) for path, said in json.loads(os.environ["RELAY"]).items()}
+
+
+def look(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    servers = [server for each in backends.values() for server in each.servers]
+    body = json.dumps(
+        {
+            "in_flight": sum(len(server.in_flight) for server in servers),
+            "blamed": sum(server.counters[Total.ECON] + server.counters[Total.ERESP] for server in servers),
+            "tasks": sum(not thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "pid": os.getpid(),
+        }
+    ).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", f"{len(body)}")])
+    return [body]
+
+
+app = StickyMiddleware(look, routes=backends)

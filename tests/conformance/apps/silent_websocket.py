@@ -1,0 +1,21 @@
+"""A WebSocket origin that accepts one connection at the socket it finds as its standard input, says one message, and
+never another word: to be killed while it holds the connection.
+"""
+
+import base64
+import hashlib
+import socket
+
+with socket.socket(fileno=0) as listener:
+    connection, _ = listener.accept()
+request = b""
+while b"\r\n\r\n" not in request:
+    request += connection.recv(65536)
+key = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")).split(b": ")[1]
+accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+connection.sendall(
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n\x81\x05hello"
+)
+while connection.recv(65536):
+    pass

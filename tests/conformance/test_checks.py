@@ -1,0 +1,181 @@
+"""Real servers that hang, refuse, flap, answer 500 or garbage, behind real servers of ours: they are marked as they
+are, their clients move once, and they come back slowly.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+HOST = "127.0.0.1"
+WELL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+
+#: what a server says to a check; None: nothing, and it keeps the connection
+WAYS: dict[str, bytes | None] = {
+    "well": WELL,
+    "answers 500": b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    "answers garbage": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "closes": b"",
+    "hangs": None,
+}
+
+
+class Moody:
+    """A server in a thread that serves its clients well while it is well, and its checks as it is told."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.way = "well"
+        self.checks = 0
+        self._kept: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        with socket.create_server((HOST, 0)) as found:
+            self.port: int = found.getsockname()[1]
+        self.listen()
+
+    def listen(self) -> None:
+        self._listener = socket.create_server((HOST, self.port))
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def refuse(self) -> None:
+        """Listen no more."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(20)
+        head = b""
+        try:
+            while b"\r\n\r\n" not in head:
+                data = connection.recv(65536)
+                if not data:
+                    return connection.close()
+                head += data
+            if b"/health " in head.partition(b"\r\n")[0]:
+                self.checks += 1
+                way = self.way if self.way != "flaps" else ("well" if self.checks % 2 else "answers 500")
+                said = WAYS[way]
+            else:
+                body = self.name.encode()
+                said = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+            if said is None:
+                self._kept.append(connection)
+                return
+            connection.sendall(said)
+        except OSError:
+            pass
+        connection.close()
+
+    def end(self) -> None:
+        self.refuse()
+        for connection in self._kept:
+            connection.close()
+
+
+@pytest.fixture
+def moody() -> Iterator[dict[str, Moody]]:
+    servers = {name: Moody(name) for name in ("a", "b")}
+    yield servers
+    for server in servers.values():
+        server.end()
+
+
+@pytest.fixture(params=["uvicorn checked_asgi:app", "gunicorn -k gthread --threads 4 checked_wsgi:app"])
+def site(request: pytest.FixtureRequest, serve: Callable[..., Any], moody: dict[str, Moody]) -> Any:
+    """A server of ours in front of the moody ones."""
+    kind, *arguments = request.param.split()
+    urls = {name: f"http://{HOST}:{server.port}" for name, server in moody.items()}
+    return serve(kind, *arguments, variables={"CHECKED": json.dumps(urls)})
+
+
+def test_servers_are_marked_as_they_are_and_their_clients_move_once(
+    site: Any, moody: dict[str, Moody], until: Callable[..., None]
+) -> None:
+    client, looker = site.client(), site.client()
+
+    def look(name: str) -> dict[str, Any]:
+        known: dict[str, dict[str, Any]] = json.loads(looker.ask("/look").body)
+        return known[name]
+
+    visits: list[str] = []
+
+    def visit() -> str:
+        answer = client.ask("/site")
+        assert answer.status == 200, "no client is told of any of this"
+        visits.append(answer.body.decode())
+        return visits[-1]
+
+    assert visit() == "a"
+    until(lambda: look("a")["check"] == "L7OK" and look("b")["check"] == "L7OK", "first checks")
+
+    for way, status, code in (
+        ("answers 500", "L7STS", 500),
+        ("answers garbage", "L7RSP", 0),
+        ("closes", "SOCKERR", 0),
+        ("hangs", "L7TOUT", 0),
+        ("refuses", "L4CON", 0),
+    ):
+        mine = visit()
+        other = "b" if mine == "a" else "a"
+        if way == "refuses":
+            moody[mine].refuse()
+        else:
+            moody[mine].way = way
+        until(lambda mine=mine: look(mine)["status"] == "DOWN", f"{way} is DOWN")
+        seen = look(mine)
+        assert (seen["check"], seen["code"]) == (status, code)
+        assert [visit() for _ in range(3)] == [other] * 3, "its client is somewhere else, and stays there"
+        if way == "refuses":
+            moody[mine].listen()
+        moody[mine].way = "well"
+        until(lambda mine=mine: look(mine)["status"] == "UP", f"{way} is UP again")
+        assert visit() == other, "nobody goes back"
+
+    moves = sum(before != after for before, after in pairwise(visits))
+    assert moves == 5, "each of the five has moved it once"
+
+    mine = visit()
+    before = moody[mine].checks
+    moody[mine].way = "flaps"
+    until(lambda: moody[mine].checks > before + 6, "some checks")
+    assert look(mine)["status"] == "UP", "one failure among successes is none"
+    assert visit() == mine
+
+
+def test_who_comes_back_does_so_slowly(site: Any, moody: dict[str, Moody], until: Callable[..., None]) -> None:
+    looker = site.client()
+    assert site.client().ask("/site").status == 200
+
+    def look() -> dict[str, Any]:
+        known: dict[str, dict[str, Any]] = json.loads(looker.ask("/look").body)
+        return known["a"]
+
+    moody["a"].way = "answers 500"
+    until(lambda: look()["status"] == "DOWN", "a is DOWN")
+    moody["a"].way = "well"
+    until(lambda: look()["status"] == "UP", "a is UP")
+    throttles: list[int] = []
+
+    def grown() -> bool:
+        throttles.append(look()["throttle"])
+        return throttles[-1] == 100
+
+    until(grown, "all of its weight")
+    assert throttles == sorted(throttles)
+    assert throttles[0] < 100

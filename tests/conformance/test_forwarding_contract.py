@@ -1,0 +1,527 @@
+"""Upstreams as apps, in process: what ASGI and PEP 3333 ask of them, from several event loops and threads. The origin
+behind them is at the other end of real sockets.
+"""
+
+import asyncio
+import gc
+import io
+import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import anyio
+import pytest
+import trio
+from starlette.testclient import TestClient
+
+import sticky_asgi
+import sticky_wsgi
+from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure
+
+HOST = "127.0.0.1"
+#: only what hangs takes so long
+DEADLINE = 30
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_open():
+    """Sockets and tasks left behind speak up when they are collected, and that is an error."""
+    yield
+    gc.collect()
+
+
+def echo(asked) -> None:
+    """Answer with the target and the body."""
+    asked.answer(body=asked.target.encode() + b" " + asked.read_body())
+
+
+def scope_of(path: str = "/", **more: object) -> dict[str, object]:
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"shop.test")],
+        "client": (HOST, 4711),
+        "server": (HOST, 80),
+        **more,
+    }
+
+
+class Exchange:
+    """A server and its client as ASGI has them: what the app was told, and what it has sent."""
+
+    def __init__(self, scope: dict[str, object], body: bytes = b"", takes: int | None = None) -> None:
+        self.scope = scope
+        self.messages: list[dict[str, object]] = []
+        self.left = asyncio.Event()
+        self._body: bytes | None = body
+        self._takes = takes  # after so many messages nobody listens any more
+
+    async def receive(self) -> dict[str, object]:
+        body, self._body = self._body, None
+        if body is not None:
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message) -> None:
+        if self._takes is not None and len(self.messages) >= self._takes:
+            raise OSError("nobody listens")
+        self.messages.append(message)
+
+    async def of(self, app) -> "Exchange":
+        async with asyncio.timeout(DEADLINE):
+            await app(self.scope, self.receive, self.send)
+        return self
+
+    @property
+    def status(self) -> object:
+        return self.messages[0]["status"]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.messages)  # type: ignore[misc]
+
+
+@pytest.fixture
+def loop():
+    """An event loop in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def dispatcher(origin, face=sticky_asgi, **options: object):
+    return face.Dispatcher(face.Backend("web", servers=[face.Server("a", origin.url)], **options))
+
+
+# -- ASGI
+
+
+APPS = {"dispatcher": dispatcher, "alone": lambda origin: sticky_asgi.Upstream(origin.url)}
+
+
+@pytest.fixture(params=APPS.values(), ids=list(APPS))
+def app(request, a):
+    return request.param(a)
+
+
+def test_one_app_serves_several_event_loops_one_after_another(app, a, until):
+    with a.answering(echo):
+        for number in range(3):
+            for _ in range(2):
+                exchange = asyncio.run(Exchange(scope_of(f"/{number}")).of(app))
+                assert (exchange.status, exchange.body) == (200, b"/%d " % number)
+    until(lambda: a.open() == 0, "no connection outlives its loop")
+
+
+def test_one_app_serves_several_event_loops_at_once(app, a, until):
+    async def visits(name: str) -> list[bytes]:
+        exchanges = [Exchange(scope_of(f"/{name}/{number}")) for number in range(20)]
+        for exchange in exchanges[:10]:
+            await exchange.of(app)
+        await asyncio.gather(*(exchange.of(app) for exchange in exchanges[10:]))
+        return [exchange.body for exchange in exchanges]
+
+    with a.answering(echo), ThreadPoolExecutor(3) as threads:
+        for name, bodies in zip("xyz", threads.map(lambda name: asyncio.run(visits(name)), "xyz"), strict=True):
+            assert bodies == [f"/{name}/{number} ".encode() for number in range(20)]
+    until(lambda: a.open() == 0, "no connection outlives its loop")
+
+
+def test_a_test_client_has_a_loop_for_each_request(app, a):
+    client = TestClient(app)
+    with a.answering(echo):
+        assert [client.post(f"/{number}", content=b"hello").content for number in range(3)] == [
+            b"/0 hello",
+            b"/1 hello",
+            b"/2 hello",
+        ]
+
+
+def test_a_loop_that_is_none_of_asyncio_is_told_so(app):
+    scope = scope_of()
+
+    async def nothing(*_: object) -> dict[str, object]:
+        return {"type": "http.request", "body": b""}
+
+    with pytest.raises(ConfigError, match="asyncio"):
+        trio.run(app, scope, nothing, nothing)
+
+
+PHASES = {
+    "before the head": lambda asked: None,
+    "in the middle of the body": lambda asked: [asked.head("200 OK", "Content-Length: 10"), asked.send(b"01234")],
+}
+
+
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
+def test_a_task_that_is_cancelled_lets_go_of_its_upstream(phase, app, a, loop):
+    exchange = Exchange(scope_of())
+    future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
+    asked = a.asked()
+    phase(asked)
+    future.cancel()
+    asked.gone()
+
+
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
+def test_a_cancel_scope_lets_go_of_its_upstream(phase, app, a, loop):
+    exchange = Exchange(scope_of())
+    scopes: list[anyio.CancelScope] = []
+
+    async def within() -> None:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            await exchange.of(app)
+
+    future = asyncio.run_coroutine_threadsafe(within(), loop)
+    asked = a.asked()
+    phase(asked)
+    loop.call_soon_threadsafe(scopes[0].cancel)
+    asked.gone()
+    future.result(DEADLINE)
+
+
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
+def test_a_client_that_leaves_lets_go_of_the_upstream(phase, app, a, loop):
+    exchange = Exchange(scope_of())
+    future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
+    asked = a.asked()
+    phase(asked)
+    loop.call_soon_threadsafe(exchange.left.set)
+    asked.gone()
+    future.result(DEADLINE)
+
+
+@pytest.mark.parametrize("takes", [0, 1, 2])
+def test_a_send_that_fails_lets_go_of_the_upstream(takes, a, loop):
+    web = Backend("web", servers=[Server("a", a.url)])
+    exchange = Exchange(scope_of(), takes=takes)
+    future = asyncio.run_coroutine_threadsafe(exchange.of(sticky_asgi.Dispatcher(web)), loop)
+    asked = a.asked()
+    asked.head("200 OK", "Transfer-Encoding: chunked")
+    try:
+        while not asked.wire.look():
+            asked.chunk(b"01234")
+    except ConnectionError:
+        pass
+    asked.gone()
+    future.exception(DEADLINE)
+    assert len(web["a"].in_flight) == 0
+
+
+def told(app, origin, loop, scope):
+    """What the origin is told."""
+    future = asyncio.run_coroutine_threadsafe(Exchange(scope).of(app), loop)
+    asked = origin.asked()
+    asked.answer()
+    future.result(DEADLINE)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "path, arrives",
+    [
+        ("/caf\xe9/a b", "/caf%C3%A9/a%20b"),
+        ("/a?b#c%", "/a%3Fb%23c%25"),
+        ("/a;b=1/~u/it's", "/a;b=1/~u/it's"),
+        ("", "/"),
+    ],
+)
+@pytest.mark.parametrize("raw", [{"raw_path": None}, {}], ids=["None", "absent"])
+def test_a_path_is_quoted_where_no_raw_one_is_given(raw, path, arrives, app, a, loop):
+    scope = scope_of(query_string=b"q=%2F")
+    del scope["raw_path"]
+    scope |= {"path": path, **raw}
+    assert told(app, a, loop, scope).target == f"{arrives}?q=%2F"
+
+
+def test_a_path_that_is_quoted_is_less_its_root_path(app, a, loop):
+    scope = scope_of(path="/under/caf\xe9", raw_path=None, root_path="/under")
+    assert told(app, a, loop, scope).target == "/caf%C3%A9"
+
+
+def test_a_root_path_that_the_raw_path_does_not_begin_with_is_not_taken_off(app, a, loop):
+    for path, raw in (("/under/a", "/a%2Fb"), ("/underneath/a", "/underneath/a")):
+        scope = scope_of(path=path, raw_path=raw.encode(), root_path="/under")
+        assert told(app, a, loop, scope).target == raw
+
+
+def test_a_client_without_an_address_has_none_to_tell(app, a, loop):
+    asked = told(
+        app, a, loop, scope_of(client=None, headers=[(b"host", b"shop.test"), (b"x-forwarded-for", b"1.2.3.4")])
+    )
+    assert asked.values("x-forwarded-for") == asked.values("x-real-ip") == []
+    assert (asked.values("x-forwarded-proto"), asked.values("x-forwarded-host")) == (["http"], ["shop.test"])
+
+
+def test_a_client_behind_a_unix_socket_may_be_a_trusted_proxy(a, loop):
+    app = dispatcher(a, forward=Forward(trusted_proxies=("unix",)))
+    headers = [(b"host", b"shop.test"), (b"x-forwarded-for", b"203.0.113.9"), (b"x-forwarded-proto", b"https")]
+    asked = told(app, a, loop, scope_of(client=None, headers=headers))
+    assert (asked.values("x-forwarded-for"), asked.values("x-forwarded-proto")) == (["203.0.113.9"], ["https"])
+
+
+def test_https_is_said_of_a_client_that_came_by_it(app, a, loop):
+    assert told(app, a, loop, scope_of(scheme="https")).values("x-forwarded-proto") == ["https"]
+
+
+def test_trailers_go_on_where_a_server_can_carry_them(app, a, loop):
+    exchange = Exchange(scope_of(extensions={"http.response.trailers": {}}))
+    future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
+    asked = a.asked()
+    asked.head("200 OK", "Transfer-Encoding: chunked", "Trailer: X-Late")
+    asked.send(b"5\r\nhello\r\n0\r\nX-Late: 1\r\n\r\n")
+    future.result(DEADLINE)
+    assert exchange.messages[0].get("trailers") is True
+    assert exchange.body == b"hello"
+    assert exchange.messages[-1] == {"type": "http.response.trailers", "headers": [(b"x-late", b"1")]}
+
+
+def test_a_scope_is_as_it_was_when_the_next_server_sees_it(a, loop):
+    seen: list[object] = []
+
+    async def app(scope, receive, send) -> None:
+        seen.append(({name: scope[name] for name in scope_of()}, await receive()))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"from the app"})
+
+    web = Backend(
+        "web", servers=[Server("a", a.url), Server("app", app, backup=True)], retry_on=("empty-response",), retries=1
+    )
+    exchange = Exchange(scope_of("/a", method="PUT", headers=[(b"content-length", b"5")]), b"hello")
+    future = asyncio.run_coroutine_threadsafe(exchange.of(sticky_asgi.Dispatcher(web)), loop)
+    asked = a.asked()
+    assert asked.read_body() == b"hello"
+    asked.close()
+    future.result(DEADLINE)
+    assert exchange.body == b"from the app"
+    told_scope = scope_of("/a", method="PUT", headers=[(b"content-length", b"5")])
+    assert seen == [(told_scope, {"type": "http.request", "body": b"hello", "more_body": False})]
+
+
+# -- WSGI
+
+
+class Input(io.BytesIO):
+    """An input that hangs if it is read beyond its end, as a socket would."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._left = len(body)
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None and 0 <= size <= self._left, f"{size} of {self._left} bytes: this would hang"
+        self._left -= size
+        return super().read(size)
+
+
+def environ_of(target: str = "/", method: str = "GET", body: bytes | None = None, **more: object):
+    environ: dict[str, object] = {}
+    setup_testing_defaults(environ)
+    environ |= {"REQUEST_METHOD": method, "PATH_INFO": target, "REMOTE_ADDR": HOST, "QUERY_STRING": ""}
+    if body is not None:
+        environ |= {"CONTENT_LENGTH": str(len(body)), "wsgi.input": Input(body)}
+    return environ | more
+
+
+class Called:
+    """What an app has answered, as far as a server has asked for it."""
+
+    def __init__(self, app, environ) -> None:
+        self.heads: list[tuple[str, list[tuple[str, str]]]] = []
+        self.items = app(environ, self._start_response)
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: object = None):
+        self.heads.append((status, headers))
+        return lambda data: None
+
+    def close(self) -> None:
+        close = getattr(self.items, "close", None)
+        if close is not None:
+            close()
+
+
+WSGI_APPS = {
+    "dispatcher": lambda origin: dispatcher(origin, sticky_wsgi),
+    "alone": lambda origin: sticky_wsgi.Upstream(origin.url),
+}
+
+
+@pytest.fixture(params=WSGI_APPS.values(), ids=list(WSGI_APPS))
+def wsgi_app(request, a):
+    return request.param(a)
+
+
+@contextmanager
+def called(app, environ):
+    """Call `app` in a thread, for the origin is in ours; what it has answered so far is there at the end."""
+    results: list[Called] = []
+    thread = threading.Thread(target=lambda: results.append(Called(app, environ)))
+    thread.start()
+    yield results
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+def test_wsgi_is_kept_to_the_letter(method, wsgi_app, a):
+    with called(validator(wsgi_app), environ_of("/a", method)) as results:
+        asked = a.asked()
+        fields = [
+            "Content-Type: text/plain",
+            "Connection: keep-alive, X-Gone",
+            "Keep-Alive: 5",
+            "X-Gone: 1",
+            "Upgrade: x",
+        ]
+        if method == "HEAD":
+            asked.head("200 OK", "Content-Length: 5", *fields)
+        else:
+            asked.answer("200 OK", *fields, body=b"hello")
+    with closing(results[0]) as answer:
+        assert b"".join(answer.items) == (b"" if method == "HEAD" else b"hello")
+    ((status, headers),) = answer.heads
+    assert (status, dict(headers)["content-length"]) == ("200 OK", "5")
+
+
+def test_an_input_is_read_to_its_length_and_no_further(wsgi_app, a):
+    with called(validator(wsgi_app), environ_of("/", "POST", b"hello")) as results:
+        asked = a.asked()
+        assert (asked.values("content-length"), asked.read_body()) == (["5"], b"hello")
+        asked.answer("200 OK", "Content-Type: text/plain", body=b"thanks")
+    with closing(results[0]) as answer:
+        assert b"".join(answer.items) == b"thanks"
+
+
+def test_an_input_that_ends_by_itself_is_read_to_its_end(wsgi_app, a):
+    more: dict[str, Any] = {
+        "wsgi.input": io.BytesIO(b"hello"),
+        "wsgi.input_terminated": True,
+        "HTTP_TRANSFER_ENCODING": "chunked",
+    }
+    with called(wsgi_app, environ_of("/", "POST", **more)) as results:
+        asked = a.asked()
+        assert (asked.values("transfer-encoding"), asked.read_body()) == (["chunked"], b"hello")
+        asked.answer(body=b"thanks")
+    with closing(results[0]) as answer:
+        assert b"".join(answer.items) == b"thanks"
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+@pytest.mark.parametrize("field", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+def test_closing_an_answer_that_was_not_read_lets_go_of_the_upstream(field, taken, a):
+    web = sticky_wsgi.Backend("web", servers=[sticky_wsgi.Server("a", a.url)])
+    with called(sticky_wsgi.Dispatcher(web), environ_of()) as results:
+        asked = a.asked()
+        asked.head("200 OK", field)
+        asked.send(b"5\r\nhello\r\n")
+    (answer,) = results
+    if taken:
+        assert next(iter(answer.items)) != b""
+    assert len(web["a"].in_flight) == 1
+    answer.close()
+    asked.gone()
+    assert len(web["a"].in_flight) == 0
+    answer.close()
+    assert len(web["a"].in_flight) == 0
+
+
+def test_an_answer_that_is_cut_short_raises_where_a_server_hears_it(wsgi_app, a):
+    with called(wsgi_app, environ_of()) as results:
+        asked = a.asked()
+        asked.head("200 OK", "Content-Length: 10")
+        asked.send(b"hello")
+        asked.close()
+    with closing(results[0]) as answer, pytest.raises(ServerFailure):
+        b"".join(answer.items)
+
+
+@pytest.mark.parametrize(
+    "path, arrives",
+    [("/caf\xc3\xa9/a b", "/caf%C3%A9/a%20b"), ("/\xff", "/%FF"), ("/a?b#c%", "/a%3Fb%23c%25"), ("", "/")],
+)
+def test_a_path_is_quoted_where_no_raw_uri_is_given(path, arrives, wsgi_app, a):
+    with called(wsgi_app, environ_of(path, QUERY_STRING="q=%2F")) as results:
+        asked = a.asked()
+        assert asked.target == f"{arrives}?q=%2F"
+        asked.answer()
+    results[0].close()
+
+
+@pytest.mark.parametrize("key", ["RAW_URI", "REQUEST_URI"])
+@pytest.mark.parametrize(
+    "raw, arrives",
+    [("/under/a%2Fb?q=%2F", "/a%2Fb?q=%2F"), ("/under", "/"), ("/u%6Eder/%ff", "/%ff"), ("/underneath", "/underneath")],
+)
+def test_a_raw_uri_is_less_the_script_name(key, raw, arrives, wsgi_app, a):
+    path = raw.removeprefix("/under")
+    with called(wsgi_app, environ_of(path, SCRIPT_NAME="/under", QUERY_STRING="q=%2F", **{key: raw})) as results:
+        asked = a.asked()
+        assert asked.target == arrives
+        asked.answer()
+    results[0].close()
+
+
+def test_a_peer_without_an_address_has_none_to_tell(wsgi_app, a):
+    with called(wsgi_app, environ_of(REMOTE_ADDR="", HTTP_X_FORWARDED_FOR="1.2.3.4", HTTP_HOST="shop.test")) as results:
+        asked = a.asked()
+        assert asked.values("x-forwarded-for") == asked.values("x-real-ip") == []
+        assert asked.values("x-forwarded-host") == ["shop.test"]
+        asked.answer()
+    results[0].close()
+
+
+def test_threads_share_a_pool_and_no_connection(wsgi_app, a):
+    def visit(number: int) -> bytes:
+        with closing(Called(wsgi_app, environ_of(f"/{number}"))) as answer:
+            return b"".join(answer.items)
+
+    with a.answering(echo), ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(visit, range(200))) == [b"/%d " % number for number in range(200)]
+    assert 1 <= a.open() <= 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_forked_child_leaves_the_parent_s_connections_alone(wsgi_app, a):
+    def visit(target: str) -> bytes:
+        with closing(Called(wsgi_app, environ_of(target))) as answer:
+            return b"".join(answer.items)
+
+    wires = []
+
+    def reply(asked) -> None:
+        wires.append(asked.wire)
+        echo(asked)
+
+    reader, writer = os.pipe()
+    with a.answering(reply):
+        assert visit("/parent") == b"/parent "
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there are other threads, and the child needs none
+            child = os.fork()
+        if not child:
+            os.write(writer, visit("/child"))
+            os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            assert pipe.read() == b"/child "
+        assert os.waitpid(child, 0)[1] == 0
+        assert visit("/parent again") == b"/parent%20again "
+    assert len(wires) == 3 and wires[0] is wires[2] and wires[0] is not wires[1]

@@ -1,0 +1,568 @@
+"""Heads on their way to an upstream and back, byte by byte, through real servers: targets, headers, who the client is.
+
+What a server in front makes impossible is skipped by name; conftest.py has the list.
+"""
+
+import re
+
+import pytest
+
+HOST = "127.0.0.1"
+
+
+def told(front, origin, line: str, *fields: str, site: str = "plain", body: bytes = b""):
+    """What the origin is told of a request, which it then answers."""
+    caller = front.ask(line, *fields, site=site, body=body)
+    asked = origin.asked()
+    asked.body = asked.read_body()
+    asked.answer()
+    assert caller.answer().status == 200
+    return asked
+
+
+def answered(front, origin, *fields: str, status: str = "200 OK", body: bytes = b""):
+    """What the client is told of an answer."""
+    caller = front.ask("GET /")
+    origin.asked().answer(status, *fields, body=body)
+    return caller.answer()
+
+
+def refused(front, origin, line: str, *fields: str, site: str = "plain") -> int:
+    """The status of an answer to a request that the origin does not hear of."""
+    caller = front.ask(line, *fields, site=site)
+    status: int = caller.answer().status
+    assert origin.untouched()
+    return status
+
+
+# -- the request target
+
+TARGETS = {
+    "root": "/",
+    "encoded slash": "/a%2Fb",
+    "encoded slash in lower case": "/a%2fb",
+    "encoded tilde": "/%7Eu",
+    "plain tilde": "/~u",
+    "parameters": "/a;b=1;c/d;e",
+    "dot segments": "/a/./b/../c",
+    "dot segments, encoded": "/a/%2e/b/%2E%2e/c",
+    "UTF-8": "/caf%C3%A9",
+    "UTF-8 in lower case": "/caf%c3%a9",
+    "not UTF-8": "/%ff%fe",
+    "NUL": "/a%00b",
+    "line break": "/a%0d%0ab",
+    "no escape": "/%zz",
+    "half an escape": "/a%2",
+    "lone percent": "/100%",
+    "quote": "/it's",
+    "double escape": "/%2525%252F",
+    "double slash": "//double//slash//",
+    "trailing slash": "/a/b/",
+    "reserved": "/!$&'()*+,;=:@",
+    "encoded question mark": "/a%3Fb=c",
+    "encoded space": "/a%20b",
+    "plus": "/a+b",
+    "query": "/q?a=%20+b&c=?d&&=",
+    "query with slashes": "/q?to=http://other/a/../b",
+    "query, escapes": "/q?%zz=%2F%2f%7E~%25",
+    "query without path": "/?a",
+    "empty value": "/q?a=",
+    "a lone question mark": "/a?",
+    "characters that a URL should not have": '/a|b"<>^`{}\\',
+    "a fragment": "/a?b#c",
+}
+
+
+@pytest.mark.parametrize("which", TARGETS)
+def test_a_target_arrives_as_it_was_sent(which, front, a):
+    front.needs(which)
+    assert told(front, a, f"GET {TARGETS[which]}").target == TARGETS[which]
+
+
+@pytest.mark.parametrize(
+    "target, arrives",
+    [("http://plain/a%2Fb?c", "/a%2Fb?c"), ("http://plain?c", "/?c"), ("http://plain", "/")],
+    ids=["with a path", "with a query only", "with neither"],
+)
+def test_an_absolute_target_arrives_as_the_path_that_it_names(target, arrives, front, a):
+    if arrives[:2] in ("/", "/?"):
+        front.needs("an absolute target without a path")
+    assert told(front, a, f"GET {target}").target == arrives
+
+
+def test_options_of_the_server_as_a_whole_arrive_as_an_asterisk(front, a):
+    assert told(front, a, "OPTIONS *").line == "OPTIONS * HTTP/1.1"
+
+
+@pytest.mark.parametrize("site, origin", [("based", "a"), ("unix-based", "unix"), ("mounted-based", "a")])
+@pytest.mark.parametrize(
+    "target",
+    ["/", "/a%2Fb", "//double", "/a/../b", "/a/%2e%2e/b", "/%ff", "/%zz", "/...", "/..a/b", "/?..%2f", "/a;..;/b"],
+)
+def test_the_path_of_an_upstream_s_url_comes_before_the_target(site, origin, target, front, origins):
+    sent = f"/mounted{target}" if site.startswith("mounted") else target
+    assert told(front, origins[origin], f"GET {sent}", site=site).target == f"/base{target}"
+
+
+@pytest.mark.parametrize("site", ["based", "mounted-based"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/..%2fadmin",
+        "/..%2Fadmin",
+        "/../admin",
+        "/%2e%2e/admin",
+        "/.%2E%2fadmin",
+        "/a/../../admin",
+        "/a/..%2f..%2fadmin",
+        "/..",
+        "/%2e%2e",
+        "/..;/admin",
+        "/..%5cadmin",
+        "//../../admin",
+        "/./../admin",
+        "/..?a",
+    ],
+)
+def test_no_target_leads_out_of_the_path_of_an_upstream_s_url(site, target, front, a):
+    sent = f"/mounted{target}" if site == "mounted-based" else target
+    assert refused(front, a, f"GET {sent}", site=site) in (400, 404)
+
+
+@pytest.mark.parametrize("target", ["/..%2fadmin", "/../admin", "/a/../../admin"])
+def test_without_such_a_path_dot_segments_are_the_origin_s_own_affair(target, front, a):
+    assert told(front, a, f"GET {target}").target == target
+
+
+@pytest.mark.parametrize(
+    "site, sent, arrives",
+    [
+        ("mounted", "/mounted/a%2Fb?c", "/a%2Fb?c"),
+        ("mounted", "/mounted/", "/"),
+        ("mounted", "/mounted//a", "//a"),
+        ("mounted", "/mounted/mounted/a", "/mounted/a"),
+        ("mounted", "/%6Dounted/a%2fb", "/a%2fb"),
+        ("mounted", "/mounted/caf%c3%a9/%ff/%zz", "/caf%c3%a9/%ff/%zz"),
+        ("nested", "/outer/inner/a%2Fb?c", "/a%2Fb?c"),
+        ("nested", "/outer/inner/outer/inner/", "/outer/inner/"),
+    ],
+)
+def test_a_mounted_dispatcher_sends_what_is_behind_its_mount(site, sent, arrives, front, a):
+    assert told(front, a, f"GET {sent}", site=site).target == arrives
+
+
+#: the command, the environment, and what the client sends before the path: uvicorn puts its root path there by itself
+ROOTED: dict[str, tuple[str, dict[str, str], str]] = {
+    "uvicorn": ("uvicorn --root-path /under --no-proxy-headers sites_asgi:app", {}, ""),
+    "hypercorn": ("hypercorn --root-path /under sites_asgi:app", {}, "/under"),
+    "granian": ("granian --url-path-prefix /under sites_asgi:app", {}, "/under"),
+    "gunicorn": ("gunicorn -k gthread --threads 4 sites_wsgi:app", {"SCRIPT_NAME": "/under"}, "/under"),
+    "waitress": ("waitress-serve --url-prefix /under sites_wsgi:app", {}, "/under"),
+}
+
+
+@pytest.mark.parametrize("command, more, before", ROOTED.values(), ids=ROOTED)
+def test_a_server_s_own_root_path_is_taken_off(command, more, before, serve, variables, caller, a):
+    served = serve(*command.split(), variables={**variables, **more})
+    for target in ("/a%2Fb?c=%2f", "/", "//double", "/under/a"):
+        client = caller(served)
+        client.ask(f"GET {before}{target}")
+        asked = a.asked()
+        assert asked.target == target
+        asked.answer()
+        assert client.answer().status == 200
+
+
+# -- headers of requests
+
+
+def test_repeated_request_headers_stay_apart_and_in_order(front, a):
+    front.needs("repeated request headers")
+    asked = told(front, a, "GET /", "X-Many: 1", "Cookie: a=1", "x-many: 2", "Cookie: b=2", "X-Many: 1")
+    assert asked.values("x-many") == ["1", "2", "1"]
+    assert asked.values("cookie") == ["a=1", "b=2"]
+
+
+def test_repeated_request_headers_lose_nothing_even_where_an_environ_joins_them(front, a):
+    asked = told(front, a, "GET /", "X-Many: 1", "x-many: 2", "X-Many: 1")
+    assert [value.strip() for text in asked.values("x-many") for value in text.split(",")] == ["1", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "caf\xe9 \x80\xff",
+        "",
+        "sp  ace",
+        '"quoted, \\"text"; a=b',
+        "a" * 4000,
+        "Sat, 01 Jan 2028 00:00:00 GMT",
+        "tab\tin it",
+    ],
+    ids=["latin-1", "empty", "spaces", "quotes", "long", "date", "tab"],
+)
+def test_header_values_arrive_as_they_were_sent(value, front, a):
+    assert told(front, a, "GET /", f"X-Value: {value}").values("x-value") == [value]
+    assert answered(front, a, f"X-Value: {value}").values("x-value") == [value]
+
+
+def test_headers_that_clients_like_to_add_are_not_added(front, a):
+    asked = told(front, a, "GET /")
+    assert {name.lower() for name, _ in asked.fields} == {
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-real-ip",
+    }
+    assert asked.values("host") == ["plain"]
+
+
+@pytest.mark.parametrize(
+    "sent, arrives",
+    [
+        ("a=1; SERVERID=a; b=2", ["a=1; b=2"]),
+        ("SERVERID=a", []),
+        ('a="1; 2"; b', ['a="1; 2"; b']),
+        ("a=caf\xe9", ["a=caf\xe9"]),
+    ],
+    ids=["ours among others", "only ours", "odd ones", "latin-1"],
+)
+def test_our_cookie_is_taken_out_and_no_other_touched(sent, arrives, front, a):
+    assert told(front, a, "GET /", f"Cookie: {sent}").values("cookie") == arrives
+
+
+def test_a_cookie_set_for_one_client_is_never_sent_for_another(front, a):
+    first = front.ask("GET /")
+    wire = a.asked()
+    wire.answer("200 OK", "Set-Cookie: session=alice; Path=/", "Set-Cookie: theme=dark")
+    first.answer()
+    second = front.ask("GET /")
+    asked = a.asked()
+    assert asked.wire is wire.wire  # the same connection, and nothing of the first client on it
+    assert asked.values("cookie") == []
+    asked.answer()
+    assert second.answer().values("set-cookie") == ["SERVERID=a; path=/"]
+
+
+HOP_BY_HOP = {
+    "Keep-Alive": "timeout=5",
+    "Proxy-Authenticate": "Basic",
+    "Proxy-Authorization": "Basic YTpi",
+    "Proxy-Connection": "keep-alive",
+    "Trailer": "X-Late",
+    "Upgrade": "gopher/1",
+}
+
+
+def test_hop_by_hop_headers_of_a_request_go_no_further(front, a):
+    fields = [f"{name}: {value}" for name, value in HOP_BY_HOP.items()]
+    asked = told(
+        front, a, "GET /", *fields, "Connection: X-Gone, x-too, keep-alive", "X-Gone: 1", "X-Too: 2", "X-Stays: 3"
+    )
+    names = {name.lower() for name, _ in asked.fields}
+    assert names & {name.lower() for name in (*HOP_BY_HOP, "Connection", "X-Gone", "X-Too", "HTTP2-Settings")} == set()
+    assert asked.values("x-stays") == ["3"]
+
+
+def test_te_says_no_more_than_that_trailers_are_welcome(front, a):
+    assert told(front, a, "GET /", "Connection: TE", "TE: gzip, trailers;q=0.5").values("te") in ([], ["trailers"])
+
+
+@pytest.mark.parametrize("connection", ["X-Gone\r\nConnection: X-Too", "X-Gone,,\t x-too ,", "close, X-Gone,X-Too"])
+def test_connection_is_read_however_it_is_written(connection, front, a):
+    asked = told(front, a, "GET /", f"Connection: {connection}", "X-Gone: 1", "X-Too: 2")
+    assert (asked.values("x-gone"), asked.values("x-too"), asked.values("connection")) == ([], [], [])
+
+
+def test_connection_takes_nothing_along_that_others_depend_on(front, a):
+    asked = told(
+        front,
+        a,
+        "POST /",
+        "Connection: Host, Content-Length, Cookie, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Gone",
+        "Cookie: a=1",
+        "X-Gone: 1",
+        body=b"hello",
+    )
+    assert (asked.values("host"), asked.values("cookie"), asked.body) == (["plain"], ["a=1"], b"hello")
+    assert asked.values("x-forwarded-for") == [HOST]
+    assert (asked.values("x-forwarded-proto"), asked.values("x-forwarded-host")) == (["http"], ["plain"])
+    assert asked.values("x-gone") == []
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["X-A: a\0b", "X-A: a\rb", "X A: b", "X-A : b", ": b"],
+    ids=["NUL", "CR", "space", "space before", "no name"],
+)
+def test_a_header_that_two_readers_may_read_in_two_ways_is_never_passed_on(field, front, a):
+    caller = front.ask("GET /first", field)
+    assert caller.answer().status == 400
+    caller.close()
+    assert a.untouched()
+    assert told(front, a, "GET /second").target == "/second"
+
+
+# -- headers of answers
+
+
+def test_every_set_cookie_arrives_by_itself_and_ours_beside_them(front, a):
+    answer = answered(
+        front,
+        a,
+        "Set-Cookie: a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
+        "Vary: Accept",
+        "Set-Cookie: b=caf\xe9; Path=/shop; Domain=.shop.test",
+        "Vary: Cookie",
+        "Set-Cookie: a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
+    )
+    assert answer.values("set-cookie") == [
+        "a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
+        "b=caf\xe9; Path=/shop; Domain=.shop.test",
+        "a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
+        "SERVERID=a; path=/",
+    ]
+    assert answer.values("vary") == ["Accept", "Cookie"]
+
+
+def test_a_redirect_is_the_client_s_to_follow_and_goes_where_it_went(front, a):
+    caller = front.ask("GET /mounted/a", site="mounted")
+    a.asked().answer("302 Found", "Location: /base/next?a=%2F", "Set-Cookie: a=1; Path=/base")
+    answer = caller.answer()
+    assert answer.status == 302
+    assert answer.values("location") == ["/base/next?a=%2F"]
+    assert answer.values("set-cookie")[0] == "a=1; Path=/base"
+    assert a.untouched()
+
+
+def test_hop_by_hop_headers_of_an_answer_go_no_further(front, a):
+    answer = answered(
+        front,
+        a,
+        "Connection: X-Gone, keep-alive",
+        "Connection: x-too",
+        "Keep-Alive: timeout=77",
+        "Proxy-Authenticate: Basic",
+        "Proxy-Connection: keep-alive",
+        "Trailer: X-Late",
+        "Upgrade: gopher/1",
+        "X-Gone: 1",
+        "X-Too: 2",
+        "X-Stays: 3",
+        body=b"hello",
+    )
+    assert answer.body == b"hello"
+    for name in ("x-gone", "x-too", "proxy-authenticate", "proxy-connection", "trailer", "upgrade"):
+        assert answer.values(name) == []
+    assert "timeout=77" not in answer.values("keep-alive")
+    assert not any("gone" in value.lower() for value in answer.values("connection"))
+    assert answer.values("x-stays") == ["3"]
+
+
+def test_connection_of_an_answer_takes_nothing_along_that_the_client_depends_on(front, a):
+    answer = answered(
+        front,
+        a,
+        "Connection: Content-Length, Set-Cookie, Content-Type",
+        "Set-Cookie: a=1",
+        "Content-Type: a/b",
+        body=b"x",
+    )
+    assert (answer.body, answer.values("content-length")) == (b"x", ["1"])
+    assert answer.values("set-cookie")[0] == "a=1"
+    assert answer.values("content-type") == ["a/b"]
+
+
+def test_date_and_server_are_said_by_the_server_in_front_alone(front, a):
+    answer = answered(front, a, "Date: Sat, 01 Jan 2000 00:00:00 GMT", "Server: the origin's own")
+    assert len(answer.values("date")) == 1 and "2000" not in answer.values("date")[0]
+    assert "the origin's own" not in answer.values("server") and len(answer.values("server")) <= 1
+
+
+@pytest.mark.parametrize(
+    "status", ["200 OK", "203 Non-Authoritative", "299 Own", "404 Not Found", "418 Teapot", "503 Busy"]
+)
+def test_a_status_arrives_as_it_was_said(status, front, a):
+    assert answered(front, a, status=status, body=b"why").status == int(status[:3])
+
+
+def test_a_nul_in_an_answer_s_header_is_never_passed_on(front, a):
+    assert answered(front, a, "X-A: a\0b").status == 502
+
+
+# -- what an upstream is told of the client: by default its address, how it came, and what host it wanted
+
+SPOOF = (
+    "X-Forwarded-For: 203.0.113.9",
+    "X-Forwarded-Proto: https",
+    "X-Forwarded-Host: shop.test",
+    "X-Forwarded-Port: 444",
+    "X-Real-IP: 203.0.113.9",
+)
+TOLD_OF_THE_CLIENT = {
+    "nothing said": (
+        "plain",
+        (),
+        {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "plain", "x-real-ip": HOST},
+    ),
+    "a stranger's word is replaced": (
+        "plain",
+        SPOOF,
+        {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "plain", "x-real-ip": HOST},
+    ),
+    "a stranger's word is replaced, however often it is said": (
+        "plain",
+        (*SPOOF, "X-Forwarded-For: 198.51.100.1", "x-forwarded-proto: wss"),
+        {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "plain", "x-real-ip": HOST},
+    ),
+    "a trusted proxy says nothing": (
+        "trusting",
+        (),
+        {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "trusting", "x-real-ip": HOST},
+    ),
+    "a trusted proxy's word is extended": (
+        "trusting",
+        SPOOF,
+        {
+            "x-forwarded-for": f"203.0.113.9, {HOST}",
+            "x-forwarded-proto": "https",
+            "x-forwarded-host": "shop.test",
+            "x-forwarded-port": "444",
+            "x-real-ip": "203.0.113.9",
+        },
+    ),
+    "a trusted proxy that names several": (
+        "trusting",
+        ("X-Forwarded-For: 203.0.113.9, 198.51.100.1",),
+        {
+            "x-forwarded-for": f"203.0.113.9, 198.51.100.1, {HOST}",
+            "x-forwarded-proto": "http",
+            "x-forwarded-host": "trusting",
+        },
+    ),
+    "forwardfor adds an address": ("forwardfor", (), {"x-forwarded-for": HOST}),
+    "forwardfor edits nothing": (
+        "forwardfor",
+        SPOOF,
+        {
+            "x-forwarded-for": f"203.0.113.9, {HOST}",
+            "x-forwarded-proto": "https",
+            "x-forwarded-host": "shop.test",
+            "x-forwarded-port": "444",
+            "x-real-ip": "203.0.113.9",
+        },
+    ),
+    "forwardfor, the client excepted": ("forwardfor-except", (), {}),
+    "forwardfor, the client excepted, what it says stands": (
+        "forwardfor-except",
+        ("X-Forwarded-For: 203.0.113.9",),
+        {"x-forwarded-for": "203.0.113.9"},
+    ),
+    "forwardfor, others excepted": ("forwardfor-elsewhere", (), {"x-forwarded-for": HOST}),
+    "forwardfor if none": ("forwardfor-if-none", (), {"x-forwarded-for": HOST}),
+    "forwardfor if none, and there is one": (
+        "forwardfor-if-none",
+        ("X-Forwarded-For: 203.0.113.9",),
+        {"x-forwarded-for": "203.0.113.9"},
+    ),
+    "none says nothing": ("silent", (), {}),
+    "none touches nothing": (
+        "silent",
+        SPOOF,
+        {
+            "x-forwarded-for": "203.0.113.9",
+            "x-forwarded-proto": "https",
+            "x-forwarded-host": "shop.test",
+            "x-forwarded-port": "444",
+            "x-real-ip": "203.0.113.9",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("site, said, expected", TOLD_OF_THE_CLIENT.values(), ids=TOLD_OF_THE_CLIENT)
+def test_what_an_upstream_is_told_of_the_client(site, said, expected, front, a):
+    asked = told(front, a, "GET /", *said, site=site)
+    names = {name.lower() for name, _ in asked.fields if name.lower().startswith(("x-forwarded-", "x-real-ip"))}
+    found = {name: ", ".join(asked.values(name)) for name in names}
+    assert {name: found.get(name) for name in {*found, *expected} - {"x-real-ip"}} == {
+        name: value for name, value in expected.items() if name != "x-real-ip"
+    }
+    if "x-real-ip" in expected:
+        assert found["x-real-ip"] == expected["x-real-ip"]
+    assert asked.values("forwarded") == []
+
+
+def test_forwardfor_adds_a_line_of_its_own(front, a):
+    asked = told(front, a, "GET /", "X-Forwarded-For: 203.0.113.9", site="forwardfor")
+    assert asked.values("x-forwarded-for") == ["203.0.113.9", HOST]
+
+
+def elements(asked) -> list[dict[str, str]]:
+    """The elements of Forwarded (RFC 7239), names in lower case."""
+    text = ",".join(asked.values("forwarded"))
+    return [
+        {name.lower().strip(): value.strip('"') for name, _, value in (pair.partition("=") for pair in part.split(";"))}
+        for part in re.split(r",\s*", text)
+    ]
+
+
+def test_forwarded_says_it_in_one_header(front, a):
+    asked = told(front, a, "GET /", site="forwarded")
+    assert elements(asked) == [{"for": HOST, "proto": "http", "host": "forwarded"}]
+    assert [name for name, _ in asked.fields if name.lower().startswith("x-forwarded-")] == []
+
+
+def test_forwarded_of_a_stranger_is_replaced(front, a):
+    asked = told(front, a, "GET /", "Forwarded: for=203.0.113.9;proto=https", *SPOOF, site="forwarded")
+    assert elements(asked) == [{"for": HOST, "proto": "http", "host": "forwarded"}]
+    assert asked.values("x-forwarded-for") == []
+
+
+def test_forwarded_of_a_trusted_proxy_is_extended(front, a):
+    asked = told(
+        front, a, "GET /", 'Forwarded: for=203.0.113.9;proto=https, for="[2001:db8::1]"', site="forwarded-trusting"
+    )
+    assert elements(asked)[:2] == [{"for": "203.0.113.9", "proto": "https"}, {"for": "[2001:db8::1]"}]
+    assert elements(asked)[2]["for"] == HOST
+
+
+def test_the_host_is_kept(front, a):
+    asked = told(front, a, "GET /", "Host: plain:8443")
+    assert (asked.values("host"), asked.values("x-forwarded-host")) == (["plain:8443"], ["plain:8443"])
+
+
+def test_the_host_can_be_the_upstream_s(front, a):
+    asked = told(front, a, "GET /", site="their-host")
+    assert (asked.values("host"), asked.values("x-forwarded-host")) == ([f"{HOST}:{a.port}"], ["their-host"])
+
+
+def test_the_host_can_be_told(front, a):
+    asked = told(front, a, "GET /", site="told-host")
+    assert (asked.values("host"), asked.values("x-forwarded-host")) == (["told.test"], ["told-host"])
+
+
+def test_a_client_without_a_host_gets_the_upstream_s(front, a):
+    front.needs("a client without a Host")
+    caller = front.caller()
+    caller.send(b"GET / HTTP/1.0\r\n\r\n")
+    asked = a.asked()
+    assert (asked.line, asked.values("host")) == ("GET / HTTP/1.1", [f"{HOST}:{a.port}"])
+    asked.answer(body=b"hello")
+    assert caller.answer().body == b"hello"
+
+
+def test_a_unix_socket_is_told_the_same_host(front, origins):
+    asked = told(front, origins["unix"], "GET /a%2Fb", site="unix")
+    assert (asked.target, asked.values("host")) == ("/a%2Fb", ["unix"])
+
+
+def test_an_upstream_alone_is_an_app_and_marks_nothing(front, a):
+    caller = front.ask("GET /a%2Fb?c", "X-A: caf\xe9", site="alone")
+    asked = a.asked()
+    assert (asked.target, asked.values("x-a"), asked.values("x-forwarded-for")) == ("/a%2Fb?c", ["caf\xe9"], [HOST])
+    asked.answer("200 OK", "X-B: caf\xe9", body=b"hello")
+    answer = caller.answer()
+    assert (answer.status, answer.values("x-b"), answer.body) == (200, ["caf\xe9"], b"hello")
+    assert answer.values("set-cookie") == []

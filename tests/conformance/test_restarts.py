@@ -1,0 +1,215 @@
+"""Upstreams that are killed and started again under load: what was executed is executed once, and a GET that another
+server can answer is answered.
+"""
+
+import http.client
+import json
+import random
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+APPS = Path(__file__).parent / "apps"
+HOST = "127.0.0.1"
+DEADLINE = 60.0
+
+FACES = {
+    "uvicorn": "uvicorn --no-access-log --timeout-keep-alive 75 relay_asgi:app",
+    "gunicorn": "gunicorn -k gthread -w 1 --threads 16 --keep-alive 75 relay_wsgi:app",
+}
+CLIENTS = 8
+
+
+class Upstream:
+    """An origin in a process of its own, with a journal that outlives it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._journal = folder / f"{name}.journal"
+        self._journal.touch()
+        with socket.create_server((HOST, 0)) as listener:
+            self.port: int = listener.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, str(APPS / "journal_origin.py"), f"{self.port}", str(self._journal), self.name]
+        self._process = subprocess.Popen(command)
+
+    def listens(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, f"{self.name} did not start"
+        with socket.socket() as end:
+            return end.connect_ex((HOST, self.port)) == 0
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def executed(self) -> list[str]:
+        return self._journal.read_text().splitlines()
+
+
+@pytest.fixture
+def upstreams(tmp_path, until):
+    both = [Upstream("s1", tmp_path), Upstream("s2", tmp_path)]
+    for upstream in both:
+        upstream.start()
+    for upstream in both:
+        until(upstream.listens, f"{upstream.name} listens")
+    yield both
+    for upstream in both:
+        upstream.kill()
+
+
+def executed(upstreams) -> Counter[str]:
+    return Counter(line for upstream in upstreams for line in upstream.executed)
+
+
+@pytest.fixture(params=list(FACES.values()), ids=list(FACES))
+def relay(request, serve, upstreams) -> Callable[..., object]:
+    """Starts a gateway to the upstreams; `options` are the backend's."""
+    servers = {upstream.name: upstream.url for upstream in upstreams}
+
+    def started(**options: object):
+        routes = {"/far": {"servers": servers, **options}}
+        served = serve(*request.param.split(), variables={"RELAY": json.dumps(routes)})
+        # an answer that is cut short ends in an exception, and servers show it
+        served.kind = replace(served.kind, habits=(*served.kind.habits, "Traceback"))
+        return served
+
+    return started
+
+
+class Visitor(threading.Thread):
+    """A client with a connection that it keeps, asking until it is told to stop: a GET, a POST, and so on.
+
+    `heads`: of each request by its name, the status that came, None where there was none; `whole`: those whose answer
+    came to its end.
+    """
+
+    def __init__(self, port: int, number: int, over: threading.Event) -> None:
+        super().__init__()
+        self._port = port
+        self._rng = random.Random(number)
+        self._number = number
+        self._over = over
+        self.heads: dict[str, int | None] = {}
+        self.whole: set[str] = set()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=DEADLINE)
+        with closing(connection):
+            while not self._over.is_set():
+                method = self._rng.choice(("GET", "POST"))
+                target = f"/far/{self._number}/{len(self.heads)}"
+                name = f"{method} {target}"
+                self.heads[name] = None
+                try:
+                    connection.request(method, target, body=b"x" * 100 if method == "POST" else None)
+                    answer = connection.getresponse()
+                    self.heads[name] = answer.status
+                    if answer.read().endswith(target.encode()):
+                        self.whole.add(name)
+                except (OSError, http.client.HTTPException):
+                    connection.close()  # the next request makes a new one
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(6, id="6 kills"), pytest.param(100, id="100 kills", marks=pytest.mark.long)]
+)
+def test_kills_under_load_execute_no_post_twice_and_fail_no_get(relay, upstreams, until, kills):
+    served = relay(retry_on="conn-failure empty-response")
+    over = threading.Event()
+    visitors = [Visitor(served.port, number, over) for number in range(CLIENTS)]
+
+    def asked() -> int:
+        return sum(len(visitor.heads) for visitor in visitors)
+
+    def more(count: int) -> Callable[[], bool]:
+        enough = asked() + count
+        return lambda: asked() >= enough or not any(visitor.is_alive() for visitor in visitors)
+
+    for visitor in visitors:
+        visitor.start()
+    try:
+        for kill in range(kills):
+            victim = upstreams[kill % 2]
+            until(more(50), "requests while both live")
+            victim.kill()
+            until(more(50), "requests while one lives")
+            victim.start()
+            until(victim.listens, f"{victim.name} listens again")
+        until(more(50), "requests while both live")
+    finally:
+        over.set()
+        for visitor in visitors:
+            visitor.join()
+
+    heads: dict[str, int | None] = {}
+    for visitor in visitors:
+        heads |= visitor.heads
+    times = executed(upstreams)
+    gets = {name: status for name, status in heads.items() if name.startswith("GET")}
+    posts = {name: status for name, status in heads.items() if name.startswith("POST")}
+    assert {name: status for name, status in gets.items() if status != 200} == {}
+    assert {name: times[name] for name in posts if times[name] > 1} == {}
+    assert {name for name, status in posts.items() if status == 200 and times[name] != 1} == set()
+    assert set(posts.values()) <= {200, 502}
+    whole = set().union(*(visitor.whole for visitor in visitors))
+    assert len(whole) > 0.9 * len(heads)
+
+
+def ask(served, method: str, target: str) -> int:
+    """A request on a connection of its own: the status of its answer."""
+    with closing(http.client.HTTPConnection(HOST, served.port, timeout=DEADLINE)) as connection:
+        connection.request(method, target, body=b"x" if method == "POST" else None)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+
+@pytest.mark.parametrize("method, times", [("POST", 1), ("GET", 2)])
+def test_what_was_being_executed_is_told_again_only_if_that_does_no_harm(relay, upstreams, until, method, times):
+    served = relay(retry_on="conn-failure empty-response", balance="first")
+    statuses: list[int] = []
+    client = threading.Thread(target=lambda: statuses.append(ask(served, method, "/far/hold")))
+    client.start()
+    until(lambda: upstreams[0].executed, "s1 at work")
+    upstreams[0].kill()
+    if times == 2:
+        until(lambda: upstreams[1].executed, "s2 at work")
+        upstreams[1].kill()
+    client.join()
+    assert statuses in ([502], [503])  # 503: the last that was asked has refused
+    assert executed(upstreams) == {f"{method} /far/hold": times}
+
+
+def test_connections_that_a_restart_has_left_behind_fail_nobody(relay, upstreams, until):
+    served = relay(retry_on="none", retries=0, balance="first")
+    together = [threading.Thread(target=ask, args=(served, "GET", f"/far/{number}")) for number in range(CLIENTS)]
+    for each in together:
+        each.start()
+    for each in together:
+        each.join()
+    first = upstreams[0]
+    first.kill()
+    first.start()
+    until(first.listens, "s1 listens again")
+    for number in range(CLIENTS):
+        assert ask(served, "POST", f"/far/after/{number}") == 200
+        assert ask(served, "GET", f"/far/after/{number}") == 200
+    times = executed(upstreams)
+    assert {times[f"{method} /far/after/{number}"] for method in ("GET", "POST") for number in range(CLIENTS)} == {1}

@@ -1,0 +1,957 @@
+"""What is told again, to whom, and what the client sees of it, on both faces: failures and methods, bodies that fit and
+bodies that don't, redispatch, and answers whose head is held back while another server is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper
+
+import pytest
+
+from sticky_core.backend import Backend
+from sticky_core.balance import RoundRobin
+from sticky_core.claim import Claim, Reason
+from sticky_core.counters import Total
+from sticky_core.decision import Decision
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.persistence import Cookie
+from sticky_core.server import AdminState, Server
+from sticky_core.timeouts import Timeouts
+from sticky_core.transaction import Transaction
+
+if TYPE_CHECKING:
+    from tests.faces.conftest import Answer, Face
+
+PLAIN = Cookie("SERVERID", signed=False, nocache=False)
+LIMIT = 10  # of a body that is told again
+
+
+class Killed(BaseException):
+    """What ends a request from outside."""
+
+
+@dataclass
+class Turn:
+    """What a site does with a request."""
+
+    fails: Failure | None = None
+    #: how many pieces of the body it reads first; None: all of them
+    reads: int | None = 0
+    status: int = 200
+    headers: Sequence[tuple[str, str]] = ()
+    #: what it answers, if not its name, piece by piece
+    says: Sequence[bytes] = ()
+    #: called with what it was called with, before all else
+    before: Callable[[dict[str, Any]], object] = lambda request: None
+    #: called behind the head
+    then: Callable[[], object] = lambda: None
+    #: raised behind the head and what it says
+    raises: Exception | None = None
+    #: raised when its iterable is closed (WSGI)
+    unclosable: Exception | None = None
+
+
+def raising(error: BaseException) -> Callable[..., object]:
+    def throw(*_: object) -> object:
+        raise error
+
+    return throw
+
+
+@dataclass
+class Heard:
+    """What a site was told."""
+
+    site: str
+    request: dict[str, Any]
+    body: list[bytes] = field(default_factory=list)
+
+
+class Site:
+    """An app that takes its turns as it is told; the last of them for ever."""
+
+    def __init__(self, ring: Ring, name: str, *turns: Turn) -> None:
+        self.ring = ring
+        self.name = name
+        self.turns = [*turns] or [Turn()]
+        #: what came of sending: bytes that were taken, and what was raised instead
+        self.taken = 0
+        self.refused: list[Exception] = []
+        self.closed = 0
+
+    def begins(self, request: dict[str, Any]) -> tuple[Turn, Heard]:
+        turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
+        turn.before(request)
+        heard = Heard(self.name, request)
+        self.ring.heard.append(heard)
+        return turn, heard
+
+    def says(self, turn: Turn) -> Sequence[bytes]:
+        return turn.says or [self.name.encode()]
+
+
+class AsgiSite(Site):
+    async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        turn, heard = self.begins(scope)
+        more = True
+        while more and (turn.reads is None or len(heard.body) < turn.reads):
+            message = await receive()
+            assert message["type"] == "http.request"
+            heard.body.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        if turn.fails is not None:
+            raise ServerFailure(turn.fails, self.name)
+        headers = [(name.lower().encode(), value.encode()) for name, value in turn.headers]
+        await send({"type": "http.response.start", "status": turn.status, "headers": headers})
+        turn.then()
+        await asyncio.sleep(0)
+        for piece in self.says(turn):
+            try:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except OSError as error:
+                self.refused.append(error)
+                raise
+            self.taken += len(piece)
+        if turn.raises is not None:
+            raise turn.raises
+        await send({"type": "http.response.body", "body": b""})
+
+
+class WsgiSite(Site):
+    """`late`: the head comes with the first item of a generator; `writes`: the body goes through `write`."""
+
+    late = False
+    writes = False
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        turn, heard = self.begins(environ)
+        while turn.reads is None or len(heard.body) < turn.reads:
+            piece = environ["wsgi.input"].read(6)
+            if not piece:
+                break
+            heard.body.append(piece)
+        if turn.fails is not None:
+            raise ServerFailure(turn.fails, self.name)
+        if self.late:
+            return Items(self, turn, self._items(turn, start_response))
+        write = self._head(turn, start_response)
+        turn.then()
+        if self.writes:
+            for piece in self.says(turn):
+                write(piece)
+                self.taken += len(piece)
+            if turn.raises is not None:
+                raise turn.raises
+            return []
+        if turn.raises is not None or turn.unclosable is not None or len(turn.says) > 1:
+            return Items(self, turn, self._rest(turn))
+        return [*self.says(turn)]
+
+    @staticmethod
+    def _head(turn: Turn, start_response: Callable[..., Any]) -> Callable[[bytes], object]:
+        headers = [("Content-Type", "text/plain"), *turn.headers]
+        write: Callable[[bytes], object] = start_response(f"{turn.status} {HTTPStatus(turn.status).phrase}", headers)
+        return write
+
+    def _items(self, turn: Turn, start_response: Callable[..., Any]) -> Iterator[bytes]:
+        self._head(turn, start_response)
+        turn.then()
+        yield from self._rest(turn)
+
+    def _rest(self, turn: Turn) -> Iterator[bytes]:
+        for piece in self.says(turn):
+            self.taken += len(piece)
+            yield piece
+        if turn.raises is not None:
+            raise turn.raises
+
+
+class Items:
+    """An app's iterable, and whether it was closed."""
+
+    def __init__(self, site: Site, turn: Turn, items: Iterator[bytes]) -> None:
+        self._site = site
+        self._turn = turn
+        self._items = items
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._items
+
+    def close(self) -> None:
+        self._site.closed += 1
+        if self._turn.unclosable is not None:
+            raise self._turn.unclosable
+
+
+class Ring:
+    """Sites behind a backend, and a client of theirs."""
+
+    def __init__(self, face: Face) -> None:
+        self.face = face
+        self.sites: dict[str, Site] = {}
+        self.heard: list[Heard] = []
+        self.logged: list[Decision] = []
+        self.waits = 0  # how often somebody has waited, or paused
+
+    def site(self, name: str, *turns: Turn) -> Callable[..., Any]:
+        made: Any = (AsgiSite if self.face.name == "asgi" else WsgiSite)(self, name, *turns)
+        self.sites[name] = made
+        return self.face.checked(made)
+
+    def server(self, name: str, *turns: Turn, **options: Any) -> Server:
+        made: Server = self.face.package.Server(name, self.site(name, *turns), **options)
+        return made
+
+    def backend(self, *servers: Server, **options: Any) -> Backend:
+        asked: dict[str, Any] = {
+            "balance": RoundRobin(start=0),
+            "persist": PLAIN,
+            "retry_body_limit": LIMIT,
+            "log": self.logged.append,
+            "timeouts": Timeouts(connect="1ms"),  # a pause is never longer than that
+        }
+        made: Backend = self.face.package.Backend("web", servers, **asked | options)
+        self.made = made
+        self.dispatcher = self.face.dispatcher(self.made)
+        return made
+
+    def remote(self, *sites: Sequence[Turn], **options: Any) -> Backend:
+        """Servers that are URLs, with sites in place of what forwards to them."""
+        servers = [Server(f"s{number}", f"http://192.0.2.{number}") for number in range(1, len(sites) + 1)]
+        backend = self.backend(*servers, **options)
+        replicas = self.dispatcher.replicas  # type: ignore[attr-defined]  # a dispatcher has some
+        replicas.begin()
+        for server, turns in zip(servers, sites, strict=True):
+            replicas.apps[server] = self.site(server.name, *turns)
+        return backend
+
+    def ask(
+        self,
+        method: str = "GET",
+        *,
+        cookie: str | None = None,
+        body: Sequence[bytes] = (),
+        key: str | None = None,
+        others: bool = False,
+    ) -> Answer:
+        """An answer, and whatever came out instead of it; nothing is left of it then, unless there are `others`."""
+        self.heard.clear()
+        headers = {} if key is None else {"idempotency-key": key}
+        sends = self._asgi(body, headers) if self.face.name == "asgi" else self._wsgi(body, headers)
+        answer = self.face.client(sends).outcome(method=method, cookie=cookie)
+        assert self.at_rest or others
+        return answer
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nobody is anywhere."""
+        made = self.made
+        return not made.qcur() and not any(server.in_flight or made.qcur(server) for server in made.servers)
+
+    def _asgi(self, body: Sequence[bytes], headers: dict[str, str]) -> Callable[..., Any]:
+        async def app(scope: dict[str, Any], _: Any, send: Callable[..., Any]) -> None:
+            if scope["type"] == "websocket":
+                messages: list[dict[str, Any]] = [{"type": "websocket.connect"}]
+            else:
+                last = len(body) - 1
+                messages = [
+                    {"type": "http.request", "body": piece, "more_body": number < last}
+                    for number, piece in enumerate(body)
+                ] or [{"type": "http.request"}]
+
+            async def receive() -> dict[str, Any]:
+                if messages:
+                    return messages.pop(0)
+                await asyncio.Event().wait()  # the client stays
+                raise AssertionError
+
+            scope["headers"] += [(name.encode(), value.encode()) for name, value in headers.items()]
+            try:
+                await self.dispatcher(scope, receive, send)
+            finally:
+                await asyncio.sleep(0)
+                assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left behind"
+
+        return app
+
+    def _wsgi(self, body: Sequence[bytes], headers: dict[str, str]) -> Callable[..., Any]:
+        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            whole = b"".join(body)
+            environ["wsgi.input"] = io.BytesIO(whole)
+            environ["CONTENT_LENGTH"] = str(len(whole))
+            for name, value in headers.items():
+                environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
+            answered: Iterable[bytes] = self.dispatcher(environ, start_response)
+            return answered
+
+        return app
+
+    def totals(self, *wanted: Total) -> dict[str, list[int]]:
+        return {server.name: [server.counters[total] for total in wanted] for server in self.made.servers}
+
+
+@pytest.fixture
+def ring(face: Face, monkeypatch: pytest.MonkeyPatch) -> Ring:
+    made = Ring(face)
+    resume = Transaction.resume
+
+    def counted(transaction: Transaction[Any, Any], woken: bool) -> Server | None:
+        made.waits += 1
+        return resume(transaction, woken)
+
+    monkeypatch.setattr(Transaction, "resume", counted)
+    return made
+
+
+ASGI = pytest.mark.parametrize("face", ["asgi"], indirect=True)
+WSGI = pytest.mark.parametrize("face", ["wsgi"], indirect=True)
+
+
+def tried(answer: Answer) -> tuple[str, ...]:
+    return answer.decision.attempts
+
+
+# -- which failures of which requests
+
+NOT_EXECUTED = [Failure.REFUSED, Failure.CONNECT_TIMEOUT, Failure.TLS, Failure.NOT_STARTED]
+NAMED = {Failure.CLOSED: "empty-response", Failure.BAD_ANSWER: "junk-response", Failure.TIMEOUT: "response-timeout"}
+NEVER = [Failure.UNFIT, Failure.TRUNCATED]
+LINES = ["conn-failure", "none", *NAMED.values(), "conn-failure empty-response 503", "all-retryable-errors"]
+
+#: what is sent, and how much of that is read; whether that can be told again, and what of it was already more than may
+BODIES: dict[str, tuple[Sequence[bytes], int | None, bool, bool]] = {
+    "no body": ((), None, True, True),
+    "one that fits": ((b"01234", b"56789"), None, True, True),
+    "one of which nothing was read": ((b"012345", b"678901", b"234567"), 0, True, True),
+    "one of which a part was read": ((b"012345", b"678901", b"234567"), 1, True, True),
+    "one that is too long, to its last piece": ((b"012345", b"67890"), 2, True, False),
+    "one that is too long": ((b"012345", b"678901", b"234567"), None, False, False),
+}
+
+
+def told_again(failure: Failure, line: str, harmless: bool, body: str) -> bool:
+    """The rule, once more."""
+    words = line.split()
+    _, _, there, fits = BODIES[body]
+    if failure in NOT_EXECUTED:
+        return there and ("conn-failure" in words or line == "all-retryable-errors")
+    if failure in NEVER:
+        return False
+    return harmless and fits and (NAMED[failure] in words or line == "all-retryable-errors")
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("failure", [*NOT_EXECUTED, *NAMED, *NEVER], ids=lambda failure: failure.name.lower())
+def test_a_request_is_told_again_if_that_was_asked_for_and_does_no_harm(
+    ring: Ring, failure: Failure, line: str
+) -> None:
+    for opted_in in (False, True):
+        for body, (pieces, reads, _, _) in BODIES.items():
+            first, second = Turn(fails=failure, reads=reads), Turn(reads=None)
+            ring.remote([first], [second], retry_on=line, idempotency_key=opted_in)
+            for method, key in (("GET", None), ("POST", None), ("POST", "a key")):
+                harmless = method == "GET" or (opted_in and key is not None)
+                expected = told_again(failure, line, harmless, body)
+                answer = ring.ask(method, cookie="SERVERID=s1", body=pieces, key=key)
+                told = (opted_in, body, method, key)
+                assert answer.raised is None, told
+                assert tried(answer) == (("s1", "s2") if expected else ("s1",)), told
+                assert answer.status == (200 if expected else failure.status), told
+                assert answer.all("set-cookie") == (["SERVERID=s2; path=/"] if expected else []), told
+                if expected:
+                    assert b"".join(ring.heard[-1].body) == b"".join(pieces), told
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "POST", "PATCH"])
+def test_only_what_may_be_done_twice_is_done_twice(ring: Ring, method: str) -> None:
+    ring.backend(ring.server("s1", Turn(fails=Failure.CLOSED)), ring.server("s2"), retry_on="empty-response")
+    assert tried(ring.ask(method)) == (("s1",) if method in ("POST", "PATCH") else ("s1", "s2"))
+
+
+@ASGI
+def test_a_body_is_told_again_in_the_pieces_in_which_it_came(ring: Ring) -> None:
+    pieces = [b"abc", b"", b"de", b""]
+    for reads in (None, 0, 2):
+        ring.backend(
+            ring.server("s1", Turn(fails=Failure.CLOSED, reads=reads)),
+            ring.server("s2", Turn(reads=None)),
+            retry_on="empty-response",
+        )
+        ring.ask("PUT", body=pieces)
+        assert ring.heard[-1].body == pieces
+
+
+def test_a_body_without_an_end_to_it_is_told_again_while_it_still_comes(ring: Ring) -> None:
+    """Nothing is read ahead of those who ask for it."""
+    pieces = [b"x" * 6] * 50
+    ring.remote([Turn(fails=Failure.REFUSED, reads=1)], [Turn(reads=None)])
+    answer = ring.ask("POST", body=pieces)
+    assert (answer.status, b"".join(ring.heard[-1].body)) == (200, b"".join(pieces))
+
+
+# -- who is asked
+
+
+@pytest.mark.parametrize(
+    "redispatch, cookie, expected, pauses",
+    [
+        pytest.param(True, "SERVERID=s1", "s1 s2 s3 s4", 0, id="True: elsewhere and at once"),
+        pytest.param(False, "SERVERID=s1", "s1 s1 s1 s1", 3, id="False: the same"),
+        pytest.param(False, None, "s1 s1 s1 s1", 3, id="False: the same for a new client too"),
+        pytest.param(-1, "SERVERID=s1", "s1 s1 s1 s2", 2, id="-1: the last elsewhere"),
+        pytest.param(-1, None, "s1 s2 s2 s3", 1, id="-1: a new client at once, and at last"),
+        pytest.param(2, "SERVERID=s1", "s1 s1 s2 s2", 2, id="2: every second"),
+        pytest.param(1, "SERVERID=s1", "s1 s2 s3 s4", 0, id="1: every one"),
+    ],
+)
+def test_redispatch_says_who_is_asked_and_urls_are_given_a_pause(
+    ring: Ring, redispatch: bool | int, cookie: str | None, expected: str, pauses: int
+) -> None:
+    sites = [[Turn(fails=Failure.REFUSED)]] * 4
+    ring.remote(*sites, redispatch=redispatch)
+    answer = ring.ask("POST", cookie=cookie, body=[b"abc"])
+    names = expected.split()
+    assert (answer.status, [*tried(answer)], [heard.site for heard in ring.heard]) == (503, names, names)
+    assert ring.waits == pauses
+    same = dict.fromkeys(("s1", "s2", "s3", "s4"), 0)
+    other = dict(same)
+    for before, after in pairwise(names):
+        (same if before == after else other)[before] += 1
+    assert ring.totals(Total.WRETR, Total.WREDIS, Total.ECON) == {
+        name: [same[name], other[name], names.count(name)] for name in same
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"stateless": True}], ids=["with a memory", "without"])
+def test_an_app_is_asked_again_without_a_pause(ring: Ring, options: dict[str, bool]) -> None:
+    ring.backend(ring.server("s1", Turn(fails=Failure.REFUSED), Turn(), **options), redispatch=False)
+    answer = ring.ask("POST")
+    assert (answer.status, tried(answer), ring.waits) == (200, ("s1", "s1"), 0)
+    assert answer.all("set-cookie") == ["SERVERID=s1; path=/"]
+
+
+def test_a_url_that_has_answered_needs_no_pause(ring: Ring) -> None:
+    ring.remote([Turn(fails=Failure.CLOSED), Turn(status=503), Turn()], redispatch=False, retry_on="empty-response 503")
+    answer = ring.ask()
+    assert (answer.status, tried(answer), ring.waits) == (200, ("s1", "s1", "s1"), 0)
+
+
+def test_a_client_that_is_served_by_its_own_server_at_the_second_try_is_told_nothing(ring: Ring) -> None:
+    ring.remote([Turn(fails=Failure.REFUSED), Turn()], [Turn()], redispatch=-1)
+    answer = ring.ask(cookie="SERVERID=s1")
+    assert (answer.status, tried(answer), answer.all("set-cookie")) == (200, ("s1", "s1"), [])
+    assert answer.decision.claim is Claim.VALID
+
+
+def test_a_client_whose_server_goes_out_before_the_second_try_is_told_the_other(ring: Ring) -> None:
+    backend = ring.remote([Turn(fails=Failure.REFUSED, before=lambda _: out())], [Turn()], redispatch=-1)
+
+    def out() -> None:
+        backend["s1"].state = AdminState.MAINT
+
+    answer = ring.ask(cookie="SERVERID=s1")
+    assert (answer.status, tried(answer), answer.all("set-cookie")) == (200, ("s1", "s2"), ["SERVERID=s2; path=/"])
+    assert (answer.decision.claim, answer.decision.reason) == (Claim.DOWN, Reason.FAILED)
+
+
+# -- answers that are held back
+
+OFF = Turn(status=503, headers=[("Set-Cookie", "secret=of-the-loser"), ("X-Loser", "1")], says=[b"off", b"line"])
+
+
+def spare(ring: Ring, *sites: Sequence[Turn], **options: Any) -> Backend:
+    servers = [ring.server(f"s{number}", *turns) for number, turns in enumerate(sites, 1)]
+    return ring.backend(*servers, **{"retry_on": "503"} | options)
+
+
+def passed(answer: Answer, *, server: str, status: int = 200, attempts: str) -> None:
+    """That the client has seen the answer of `server`, and of nobody else."""
+    assert answer.raised is None
+    assert (answer.status, answer.decision.server, answer.decision.status) == (status, server, status)
+    assert tried(answer) == tuple(attempts.split())
+    assert answer.all("set-cookie")[-1:] == [f"SERVERID={server}; path=/"], "the mark names who has answered"
+    if status == 200:
+        assert answer.body == server.encode()
+        assert answer.all("x-loser") == [] and len(answer.all("set-cookie")) == 1
+
+
+@pytest.mark.parametrize("cookie", [None, "SERVERID=s1"])
+def test_an_answer_that_is_held_back_leaves_nothing_behind(ring: Ring, cookie: str | None) -> None:
+    spare(ring, [OFF], [Turn(headers=[("X-Winner", "1")])])
+    answer = ring.ask(cookie=cookie)
+    passed(answer, server="s2", attempts="s1 s2")
+    assert answer.all("x-winner") == ["1"]
+    assert answer.decision.failures == (Failure.SPARED,)
+    assert answer.decision.claim is (Claim.DOWN if cookie else Claim.NONE)
+    assert ring.totals(Total.WREDIS, Total.WRETR, Total.ERESP, Total.ECON) == {"s1": [1, 0, 0, 0], "s2": [0, 0, 0, 0]}
+    assert ring.logged == [answer.decision]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 421, 425, 429, 500, 501, 502, 503, 504])
+def test_each_status_may_be_named(ring: Ring, status: int) -> None:
+    spare(ring, [Turn(status=status)], [Turn()], retry_on=str(status))
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    spare(ring, [Turn(status=status)], [Turn()], retry_on="504" if status == 503 else "503")
+    passed(ring.ask(), server="s1", status=status, attempts="s1")
+
+
+def test_the_last_answer_passes_when_nobody_is_left(ring: Ring) -> None:
+    spare(ring, [Turn(status=503)], [OFF])
+    answer = ring.ask()
+    passed(answer, server="s2", status=503, attempts="s1 s2")
+    assert answer.body == b"offline"
+    assert answer.all("x-loser") == ["1"] and answer.all("set-cookie")[0] == "secret=of-the-loser"
+
+
+def test_the_answer_passes_that_comes_with_the_last_retry(ring: Ring) -> None:
+    spare(ring, [OFF], [OFF], [Turn()], retries=1)
+    passed(ring.ask(), server="s2", status=503, attempts="s1 s2")
+    spare(ring, [OFF], [Turn()], retries=0)
+    passed(ring.ask(), server="s1", status=503, attempts="s1")
+
+
+@pytest.mark.parametrize(
+    "method, key, opted_in, held",
+    [
+        ("GET", None, False, True),
+        ("HEAD", None, False, True),
+        ("PUT", None, False, True),
+        ("POST", None, False, False),
+        ("POST", "a key", False, False),
+        ("POST", None, True, False),
+        ("POST", "a key", True, True),
+    ],
+)
+def test_an_answer_is_held_back_only_if_its_request_may_be_executed_twice(
+    ring: Ring, method: str, key: str | None, opted_in: bool, held: bool
+) -> None:
+    spare(ring, [OFF], [Turn()], idempotency_key=opted_in)
+    answer = ring.ask(method, key=key)
+    assert (answer.status, tried(answer)) == ((200, ("s1", "s2")) if held else (503, ("s1",)))
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_an_answer_is_held_back_only_if_the_body_can_be_told_again(ring: Ring, body: str) -> None:
+    pieces, reads, _, fits = BODIES[body]
+    spare(ring, [Turn(status=503, reads=reads)], [Turn(reads=None)])
+    answer = ring.ask("PUT", body=pieces)
+    assert (answer.status, tried(answer)) == ((200, ("s1", "s2")) if fits else (503, ("s1",)))
+    if fits:
+        assert b"".join(ring.heard[-1].body) == b"".join(pieces)
+
+
+def test_while_an_answer_is_held_back_both_servers_have_the_request(ring: Ring) -> None:
+    seen: list[list[int]] = []
+    backend = spare(
+        ring,
+        [Turn(status=503, then=lambda: seen.append([len(server.in_flight) for server in backend.servers]))],
+        [Turn(then=lambda: seen.append([len(server.in_flight) for server in backend.servers]))],
+    )
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    assert seen == [[1, 1], [0, 1]]
+
+
+def test_where_the_next_would_have_to_wait_the_answer_passes(ring: Ring) -> None:
+    backend = ring.backend(ring.server("s1", OFF, maxconn=1), ring.server("s2", maxconn=1), retry_on="503")
+    backend.take(backend["s2"])
+    answer = ring.ask(cookie="SERVERID=s1", others=True)
+    assert (answer.status, tried(answer), answer.decision.failures) == (503, ("s1",), ())
+    assert answer.all("set-cookie") == ["secret=of-the-loser"], "it stays where it belongs"
+    backend.left(backend["s2"])
+    assert ring.at_rest
+    passed(ring.ask(cookie="SERVERID=s1"), server="s2", attempts="s1 s2")
+
+
+def test_a_client_that_would_rather_be_sent_away_gets_the_answer_of_its_own_server(ring: Ring) -> None:
+    spare(ring, [OFF], [Turn()], unavailable="fail")
+    answer = ring.ask(cookie="SERVERID=s1")
+    assert (answer.status, tried(answer), answer.decision.failures) == (503, ("s1",), ())
+    assert (answer.all("set-cookie"), answer.decision.claim) == (["secret=of-the-loser"], Claim.VALID)
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+
+
+def test_the_same_server_may_be_asked_again(ring: Ring) -> None:
+    spare(ring, [OFF, OFF, Turn()], redispatch=False)
+    passed(ring.ask(), server="s1", attempts="s1 s1 s1")
+    assert ring.totals(Total.WRETR, Total.WREDIS) == {"s1": [2, 0]}
+
+
+def test_who_fails_after_another_was_held_back_gives_way_as_ever(ring: Ring) -> None:
+    refused = Turn(fails=Failure.REFUSED)
+    spare(ring, [OFF], [refused], [Turn()], retry_on="503 conn-failure")
+    passed(ring.ask(), server="s3", attempts="s1 s2 s3")
+    spare(ring, [OFF], [refused], retry_on="503 conn-failure")
+    answer = ring.ask()
+    assert (answer.status, answer.decision.server, tried(answer)) == (503, None, ("s1", "s2"))
+    assert answer.all("retry-after") == ["5"] and answer.all("set-cookie") == [] and answer.all("x-loser") == []
+
+
+def test_what_comes_out_of_the_app_that_is_asked_next_is_raised_as_ever(ring: Ring) -> None:
+    error = LookupError("the winner's own")
+    spare(ring, [OFF], [Turn(before=raising(error))])
+    answer = ring.ask()
+    assert answer.raised is error
+    assert (answer.status, tried(answer)) == (0, ("s1", "s2"))
+
+
+KEYS = {"asgi": "sticky", "wsgi": "sticky.decision"}
+
+
+def test_an_answer_that_was_not_named_is_not_delayed(ring: Ring) -> None:
+    """The client has seen its head while the app is still there."""
+    statuses: list[int] = []
+
+    def look() -> None:
+        decision: Decision = ring.heard[0].request[KEYS[ring.face.name]]
+        statuses.append(decision.status)
+
+    spare(ring, [Turn(says=[b"a", b"b"], then=look)])
+    answer = ring.ask()
+    assert (answer.body, statuses) == (b"ab", [200])
+
+
+# -- what becomes of the loser
+
+
+@ASGI
+@pytest.mark.parametrize(
+    "pieces, taken",
+    [([b"x" * 65536], 65536), ([b"x" * 1024] * 64, 65536), ([b"x" * 1024] * 65, 65536), ([b"x" * 65537], 0)],
+)
+def test_on_asgi_it_is_heard_up_to_a_limit_and_then_sees_a_client_that_left(
+    ring: Ring, pieces: list[bytes], taken: int
+) -> None:
+    spare(ring, [Turn(status=503, says=pieces)], [Turn()])
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    loser = ring.sites["s1"]
+    assert loser.taken == taken
+    assert len(loser.refused) == (1 if sum(map(len, pieces)) > taken else 0)
+
+
+@ASGI
+def test_on_asgi_an_endless_loser_comes_to_an_end(ring: Ring) -> None:
+    class Endless(Sequence[bytes]):
+        def __len__(self) -> int:
+            return 1 << 30
+
+        def __getitem__(self, index: Any) -> Any:
+            return b"data: tick\n\n"
+
+    spare(ring, [Turn(status=503, says=Endless())], [Turn()])
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    assert 65500 < ring.sites["s1"].taken <= 65536
+
+
+@WSGI
+@pytest.mark.parametrize("late", [False, True], ids=["head at once", "head with the first item"])
+def test_on_wsgi_its_iterable_is_closed_without_being_read(ring: Ring, late: bool) -> None:
+    spare(ring, [Turn(status=503, says=[b"a", b"b", b"c"])], [Turn()])
+    site = ring.sites["s1"]
+    assert isinstance(site, WsgiSite)
+    site.late = late
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    assert (site.taken, site.closed) == (1 if late else 0, 1)
+
+
+@WSGI
+def test_on_wsgi_what_it_writes_is_not_heard_and_what_the_next_writes_is(ring: Ring) -> None:
+    spare(ring, [OFF], [Turn()])
+    for site in ring.sites.values():
+        assert isinstance(site, WsgiSite)
+        site.writes = True
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    assert ring.sites["s1"].taken == len(b"offline")
+
+
+@WSGI
+@pytest.mark.parametrize("late", [False, True], ids=["head at once", "head with the first item"])
+def test_on_wsgi_the_next_may_stream_as_it_likes(ring: Ring, late: bool) -> None:
+    spare(ring, [OFF], [Turn(says=[b"s", b"2"])])
+    for site in ring.sites.values():
+        assert isinstance(site, WsgiSite)
+        site.late = late
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    assert [site.closed for site in ring.sites.values()] == [1, 1]
+
+
+@WSGI
+def test_on_wsgi_a_loser_that_takes_its_head_back_is_not_heard_either(ring: Ring) -> None:
+    def restless(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain"), ("X-Loser", "1")])
+        try:
+            raise LookupError
+        except LookupError:
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")], sys.exc_info())
+        return [b"sorry"]
+
+    first: Server = ring.face.package.Server("s1", ring.face.checked(restless))
+    ring.backend(first, ring.server("s2"), retry_on="503")
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+
+
+@WSGI
+def test_on_wsgi_a_head_that_is_taken_back_for_another_passes_with_its_own_mark(ring: Ring) -> None:
+    def restless(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        try:
+            raise LookupError
+        except LookupError:
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain")], sys.exc_info())
+        return [b"sorry"]
+
+    first: Server = ring.face.package.Server("s1", ring.face.checked(restless))
+    ring.backend(first, ring.server("s2"), retry_on="503")
+    answer = ring.ask()
+    assert (answer.status, tried(answer), answer.body) == (503, ("s1",), b"sorry"), "the client may have seen the other"
+    assert answer.all("set-cookie") == ["SERVERID=s1; path=/"]
+
+
+ERRORS = {
+    "its own": LookupError("the loser's own"),
+    "that it was cut short": ServerFailure(Failure.TRUNCATED),
+    "that nobody took it": ServerFailure(Failure.REFUSED),
+    "that nobody listens": OSError("nobody listens"),
+}
+
+
+def unblamed(ring: Ring) -> bool:
+    totals = ring.totals(Total.ERESP, Total.ECON, Total.CLI_ABRT)
+    return totals == {"s1": [0, 0, 0], "s2": [0, 0, 0]} and len(ring.logged) == 1
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("way", ["behind its head", "behind a piece"])
+def test_what_comes_out_of_a_loser_is_nobody_s_business(ring: Ring, error: str, way: str) -> None:
+    raised = ERRORS[error]
+    loser = Turn(status=503, then=raising(raised)) if way == "behind its head" else Turn(status=503, raises=raised)
+    spare(ring, [loser], [Turn()])
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    assert unblamed(ring)
+
+
+@WSGI
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("way", ["through write", "head with the first item"])
+def test_on_wsgi_nor_what_comes_out_of_one_that_answers_in_other_ways(ring: Ring, error: str, way: str) -> None:
+    spare(ring, [Turn(status=503, raises=ERRORS[error], says=[b""])], [Turn()])
+    site = ring.sites["s1"]
+    assert isinstance(site, WsgiSite)
+    site.writes, site.late = way == "through write", way != "through write"
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    assert unblamed(ring)
+
+
+@WSGI
+def test_on_wsgi_what_comes_out_of_a_loser_when_it_is_closed_is_logged(
+    ring: Ring, caplog: pytest.LogCaptureFixture
+) -> None:
+    spare(ring, [Turn(status=503, unclosable=LookupError("can't be closed"))], [Turn()])
+    passed(ring.ask(), server="s2", attempts="s1 s2")
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.name == "sticky_sessions"
+    assert record.exc_info is not None and "can't be closed" in str(record.exc_info[1])
+    assert unblamed(ring)
+
+
+@WSGI
+def test_on_wsgi_a_file_that_a_loser_has_opened_is_closed(ring: Ring) -> None:
+    opened: list[FileWrapper] = []
+
+    def files(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+        opened.append(environ["wsgi.file_wrapper"](io.BytesIO(b"offline")))
+        return opened[-1]
+
+    def with_files(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["wsgi.file_wrapper"] = FileWrapper
+        answered: Iterable[bytes] = ring.dispatcher(environ, start_response)
+        return answered
+
+    ring.backend(ring.face.package.Server("s1", files), ring.server("s2"), retry_on="503")
+    passed(ring.face.client(with_files)(), server="s2", attempts="s1 s2")
+    assert [file.filelike.closed for file in opened] == [True]
+
+
+# -- an end in the middle
+
+
+def ended_by(ring: Ring, first: Turn, second: Turn, error: type[BaseException]) -> Decision:
+    """What is said of a request that was ended in the middle."""
+    backend = spare(ring, [first], [second])
+    with pytest.raises(error):
+        ring.ask()
+    assert ring.at_rest
+    (decision,) = ring.logged
+    assert [server.name for server in backend.servers if server.total] == [*decision.attempts]
+    return decision
+
+
+@pytest.mark.parametrize(
+    "first, second, attempts",
+    [
+        pytest.param(Turn(before=raising(Killed())), Turn(), ("s1",), id="in the first attempt"),
+        pytest.param(Turn(status=503, then=raising(Killed())), Turn(), ("s1",), id="while it is held back"),
+        pytest.param(OFF, Turn(before=raising(Killed())), ("s1", "s2"), id="in the second attempt"),
+        pytest.param(OFF, Turn(then=raising(Killed())), ("s1", "s2"), id="behind the second head"),
+    ],
+)
+def test_a_request_that_is_ended_from_outside_leaves_no_place_taken(
+    ring: Ring, first: Turn, second: Turn, attempts: tuple[str, ...]
+) -> None:
+    assert ended_by(ring, first, second, Killed).attempts == attempts
+
+
+def cancel() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+@ASGI
+@pytest.mark.parametrize(
+    "first, second, attempts",
+    [
+        pytest.param(Turn(status=503, then=cancel), Turn(), ("s1",), id="while it is held back"),
+        pytest.param(OFF, Turn(then=cancel), ("s1", "s2"), id="behind the second head"),
+    ],
+)
+def test_a_task_that_is_cancelled_leaves_no_place_taken(
+    ring: Ring, first: Turn, second: Turn, attempts: tuple[str, ...]
+) -> None:
+    assert ended_by(ring, first, second, asyncio.CancelledError).attempts == attempts
+
+
+# -- what each attempt is given
+
+
+def test_the_next_attempt_finds_nothing_that_the_last_has_written(ring: Ring) -> None:
+    def scribble(request: dict[str, Any]) -> None:
+        if ring.face.name == "asgi":
+            request["headers"].append((b"x-scribble", b"1"))
+            request["path"] = "/scribble"
+            request["extensions"]["scribble"] = {}
+        else:
+            request["HTTP_X_SCRIBBLE"] = "1"
+            request["PATH_INFO"] = "/scribble"
+            del request["SERVER_NAME"]
+        request["scribble"] = 1
+
+    pristine: list[dict[str, Any]] = []
+    spare(
+        ring,
+        [Turn(status=503, before=scribble)],
+        [Turn(fails=Failure.REFUSED, before=scribble)],
+        [Turn(before=lambda request: pristine.append(dict(request)))],
+        retry_on="503 conn-failure",
+    )
+    passed(ring.ask(cookie="SERVERID=s1; a=1"), server="s3", attempts="s1 s2 s3")
+    (request,) = pristine
+    assert "scribble" not in request
+    if ring.face.name == "asgi":
+        assert (request["path"], request["extensions"]) == ("/", {})
+        assert request["headers"] == [(b"host", b"shop.example"), (b"cookie", b"a=1")]
+    else:
+        assert (request["PATH_INFO"], request["SERVER_NAME"]) == ("/", "shop.example")
+        assert "HTTP_X_SCRIBBLE" not in request
+        assert request["HTTP_COOKIE"] == "a=1"
+
+
+def test_each_attempt_is_told_of_those_before(ring: Ring) -> None:
+    seen: list[tuple[tuple[str, ...], tuple[Failure, ...]]] = []
+
+    def look(request: dict[str, Any]) -> None:
+        decision: Decision = request[KEYS[ring.face.name]]
+        seen.append((decision.attempts, decision.failures))
+
+    spare(
+        ring,
+        [Turn(status=503, before=look)],
+        [Turn(fails=Failure.CLOSED, before=look)],
+        [Turn(before=look)],
+        retry_on="503 empty-response",
+    )
+    passed(ring.ask(), server="s3", attempts="s1 s2 s3")
+    assert seen == [
+        (("s1",), ()),
+        (("s1", "s2"), (Failure.SPARED,)),
+        (("s1", "s2", "s3"), (Failure.SPARED, Failure.CLOSED)),
+    ]
+
+
+# -- what is left of it
+
+
+class Sent(io.BytesIO):
+    """A body, or who is asked for one; somebody may look whether it is still there."""
+
+    async def __call__(self) -> dict[str, Any]:
+        return {"type": "http.request", "body": self.read(), "more_body": False}
+
+
+def asked_for(ring: Ring) -> weakref.ref[Sent]:
+    """The body of a request that is over."""
+    sent = Sent(b"0123456789")
+
+    def asks(*args: Any) -> Any:
+        if ring.face.name == "asgi":
+            scope, _, send = args
+            return ring.dispatcher(scope, sent, send)
+        environ, start_response = args
+        environ |= {"wsgi.input": sent, "CONTENT_LENGTH": "10"}
+        return ring.dispatcher(environ, start_response)
+
+    ring.face.client(asks)()
+    ring.heard.clear()
+    return weakref.ref(sent)
+
+
+@pytest.mark.parametrize("status", [200, 503], ids=["answered", "nobody left"])
+def test_a_decision_that_is_kept_keeps_nothing_of_the_request(ring: Ring, status: int) -> None:
+    turn = Turn(reads=None) if status == 200 else Turn(fails=Failure.REFUSED)
+    ring.remote([Turn(fails=Failure.REFUSED, reads=None)], [turn])
+    gc.disable()
+    try:
+        body = asked_for(ring)
+        assert ring.logged[0].status == status
+        assert body() is None, "and it leaves no cycle behind either"
+    finally:
+        gc.enable()
+
+
+# -- WebSockets
+
+
+@ASGI
+def test_a_websocket_that_is_denied_with_such_a_status_is_taken_elsewhere(ring: Ring) -> None:
+    connected: list[str] = []
+
+    def end(name: str, accepts: bool) -> Server:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            assert (await receive())["type"] == "websocket.connect"
+            connected.append(name)
+            if accepts:
+                await send({"type": "websocket.accept", "headers": []})
+            else:
+                denied = [(b"set-cookie", b"secret=of-the-loser")]
+                await send({"type": "websocket.http.response.start", "status": 503, "headers": denied})
+                await send({"type": "websocket.http.response.body", "body": b"offline"})
+
+        made: Server = ring.face.package.Server(name, app)
+        return made
+
+    ring.backend(end("s1", False), end("s2", True), retry_on="503")
+    client: Any = ring.face.client(ring._asgi((), {}))
+    answer = client.websocket()
+    assert (answer.status, tried(answer), connected) == (101, ("s1", "s2"), ["s1", "s2"])
+    assert answer.all("set-cookie") == ["SERVERID=s2; path=/"]
+    assert ring.at_rest
