@@ -83,6 +83,15 @@ class Body:
             await asyncio.sleep(0)
         return await self() if self._at < len(self._told) or self.gone else None
 
+    async def unhurt(self) -> Message:
+        """The next message; who is cancelled while it waits leaves the server's `receive` alone (asyncio only): not all
+        servers take that well.
+        """
+        if self._at == len(self._told) and not self.gone:
+            self.silent = False
+            self._look_ahead()
+        return await self()
+
     async def _read(self) -> None:
         if self._reading:  # by an attempt that is not quite over: servers are not made for two at once
             if self._others is None:

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import anyio
@@ -231,8 +231,9 @@ class Checks:
         if path is None:
             return CheckResult(CheckStatus.L4OK)
         heard = _Heard()
+        patience = anyio.move_on_after(checking.patience)
         try:
-            with anyio.move_on_after(checking.patience) as patience:
+            with patience:
                 await app(_scope(checking, path, server), heard.asks(checking.check.payload), heard.send)
         except ServerFailure as error:
             return failed(error.failure)
@@ -317,9 +318,9 @@ def _scope(checking: Checking, target: str, server: Server) -> Scope:
 
 def _why(error: OSError) -> str:
     """anyio tries several addresses, and says only that all have failed."""
-    cause = error.__cause__
+    cause: BaseException | None = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
+        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
     known = cause if isinstance(cause, OSError) else error
     return os.strerror(known.errno) if known.errno else str(known)
 

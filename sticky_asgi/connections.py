@@ -32,16 +32,19 @@ class Connection(asyncio.Protocol):
     """A connection, and the exchange that is under way on it."""
 
     __slots__ = (
+        "_begun",
         "_buffered",
         "_continued",
         "_keeper",
         "_news",
         "_paused",
         "_poll",
+        "_task",
         "_writable",
         "answer",
         "body",
         "closed",
+        "cut",
         "gone",
         "limit",
         "since",
@@ -63,11 +66,14 @@ class Connection(asyncio.Protocol):
         self._continued: asyncio.Event | None = None
         self.why: ServerFailure | None = None  #: how the server has failed
         self.gone = False  #: whether the client has
+        self.cut = False  #: whether we have cancelled the task that waits for a client who has left
+        self._task: asyncio.Task[object] | None = None
         #: whose client is to be watched
         self.body: Body | None = None
         #: the sweep in which we began to wait for the server, and how many it may take
         self.since = 0
         self.limit = 0
+        self._begun = 0
 
     # What asyncio calls
 
@@ -132,6 +138,9 @@ class Connection(asyncio.Protocol):
         self.gone = False
         self.body = body
         self.wait_for(timeout)
+        self._begun = self.since
+        self._task = asyncio.current_task()
+        self.cut = False
         self._keeper.sweep.add(self)
 
     def wait_for(self, timeout: float) -> None:
@@ -221,8 +230,14 @@ class Connection(asyncio.Protocol):
         self._fail(failure.failure)
 
     def swept(self, number: int) -> None:
+        if self.gone:
+            if self._news is None and number > self.since + 1 and self._task is not None:
+                # a server that never takes what its client, who has left, does not (hypercorn's HTTP/2): enough of that
+                self.cut = True
+                self._task.cancel()
+            return
         body = self.body
-        if body is not None and not body.watched and number > self.since + 1:
+        if body is not None and number > self._begun + 1 and not body.watched:
             body.watch(self.client_left)
         if number - self.since > self.limit and (self._news is not None or self._writable is not None):
             self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")
@@ -231,6 +246,7 @@ class Connection(asyncio.Protocol):
     def client_left(self) -> None:
         """Nobody waits for the answer any more: the server hears of it."""
         self.gone = True
+        self.since = self._keeper.sweep.number
         self.transport.abort()
         self._wake()
 
@@ -245,6 +261,7 @@ class Connection(asyncio.Protocol):
     def hand_over(self) -> None:
         """The exchange is no affair of ours any more."""
         self._keeper.sweep.drop(self)
+        self._task = None
         if self.body is not None:
             self.body.unwatch()
             self.body = None

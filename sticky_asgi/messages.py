@@ -177,7 +177,7 @@ class Sparing(Transaction):
     __slots__ = ()
 
     @property
-    def send(self) -> Send:
+    def send(self) -> Send:  # pyright: ignore[reportIncompatibleMethodOverride] - who asks for it calls it
         """Each attempt answers into something of its own: who was given up must not be heard again."""
         return Held(self).send
 

@@ -150,10 +150,10 @@ class Upstream:
                 return await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
             except ServerFailure as error:
                 # it was closed while it was idle: that is between the upstream and us, and no failure
-                if error.failure is not Failure.CLOSED or not repeatable or not body.retellable:
+                if error.failure is not Failure.CLOSED or not repeatable or body.forgotten:
                     raise
+            body.rewind()
             if first is not None:
-                body.rewind()
                 first = await body()
         connection = await connections.open(self.timeouts.connect, body)
         if connection is None:
@@ -194,7 +194,7 @@ class Upstream:
                 connection.write(outgoing.head)
                 if outgoing.has_body:
                     upload = asyncio.ensure_future(_upload(connection, outgoing, None, body))
-            elif first.get("more_body", False):
+            elif not _is_all(outgoing, first):
                 upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
             else:
                 connection.write(outgoing.head + _framed(outgoing, _fits(outgoing, first), True))
@@ -223,6 +223,11 @@ class Upstream:
             await send({"type": "http.response.body", "body": part})
             if trails:
                 await send({"type": "http.response.trailers", "headers": answer.trailers})
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not connection.cut or task is None or task.uncancel():
+                raise
+            _gone(scope)
         except GivenUp:
             connection.gone = not answer.over
         except OSError:  # nobody takes the answer any more
@@ -298,6 +303,13 @@ def _told(outgoing: Outgoing, first: Message) -> Outgoing:
     return outgoing.with_framing(Framing.LENGTH, length) if length else outgoing.with_framing(Framing.NONE)
 
 
+def _is_all(outgoing: Outgoing, message: Message) -> bool:
+    """Whether this is the whole body; some servers say so in a further message only."""
+    if not message.get("more_body", False):
+        return True
+    return outgoing.framing is Framing.LENGTH and len(message.get("body", b"")) == outgoing.length
+
+
 def _fits(outgoing: Outgoing, message: Message) -> bytes:
     """The whole body. ServerFailure if it is not as long as it says."""
     data: bytes = message.get("body", b"")
@@ -323,7 +335,7 @@ async def _upload(connection: Connection, outgoing: Outgoing, first: Message | N
             if answer.status or connection.closed:
                 answer.reusable = False  # it has not seen the body that it was promised
                 return
-        message = await body()
+        message = await body.unhurt()
         outgoing = _told(outgoing, message)
     else:
         message = first
@@ -338,7 +350,7 @@ async def _upload(connection: Connection, outgoing: Outgoing, first: Message | N
         if outgoing.framing is Framing.LENGTH and (left < 0 or (last and left)):
             return connection.spoil("the body is not as long as Content-Length says")
         connection.write(_framed(outgoing, data, last))
-        if last:
+        if last or (left == 0 and outgoing.framing is Framing.LENGTH):
             return
         await connection.drain()
-        message = await body()
+        message = await body.unhurt()

@@ -143,7 +143,7 @@ class Tunnel(asyncio.Protocol):
         self._loop = connection.loop
         self._sweep = connection.sweep
         self._frames = Frames(ConnectionType.CLIENT)
-        self._pieces: list[str | bytes | bytearray] = []
+        self._pieces: list[Any] = []
         self._size = 0  # of the pieces
         self._waiting = 0  # of the messages that nobody has taken yet, in bytes
         self._paused = False
@@ -199,7 +199,7 @@ class Tunnel(asyncio.Protocol):
         if self._size > LONGEST:
             return self._drop(_TOO_BIG, "message too big")
         if piece.message_finished:
-            message = "".join(self._pieces) if isinstance(piece, TextMessage) else b"".join(self._pieces)  # type: ignore[arg-type]
+            message: str | bytes = "".join(self._pieces) if isinstance(piece, TextMessage) else b"".join(self._pieces)
             self._waiting += self._size
             self.messages.append(message)
             self._pieces = []

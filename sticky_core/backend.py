@@ -704,7 +704,7 @@ class Backend:
         why = failure.text if failure is not None else f"status {status}"
         with self._lock:
             now = self.clock.monotonic()
-            news = False
+            news, reason = False, ""
             if checking is not None and observe is not None and server.status not in ("DOWN", "MAINT"):
                 news = checking.served(well, why, now)
                 reason = str(checking.result)
@@ -788,9 +788,11 @@ class _Crowded:
         self._affinity = affinity
 
     def __contains__(self, server: object) -> bool:
+        if not isinstance(server, Server):
+            return False
         if server in self._tried:
             return True
-        if not isinstance(server, Server) or not server.limit:
+        if not server.limit:
             return False
         waiting = self._queue.waiting_for(server)
         if self._affinity == "maxqueue":

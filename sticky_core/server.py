@@ -325,7 +325,7 @@ class Server:
         self.deadline: float | None = None
         self.drained = False
         self._drain_for: float | None = None
-        self._seen = 0  # requests so far when we last looked
+        self._seen: int = 0  # requests so far when we last looked
         self._quiet = 0.0  # since when it has not had any
         self._looked = 0.0
 

@@ -113,7 +113,7 @@ class Sparing(Transaction):
     __slots__ = ()
 
     @property
-    def start_response(self) -> StartResponse:
+    def start_response(self) -> StartResponse:  # pyright: ignore[reportIncompatibleMethodOverride] - who asks calls
         """Each attempt answers into something of its own: who was given up must not be heard again."""
         return Held(self).start_response
 

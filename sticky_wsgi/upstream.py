@@ -88,9 +88,8 @@ class Upstream:
 
     def forward(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
-        body: Body = environ["wsgi.input"]
-        if not isinstance(body, Body):
-            body = Body(environ, 0)
+        given: object = environ["wsgi.input"]
+        body = given if isinstance(given, Body) else Body(environ, 0)
         method: str = environ["REQUEST_METHOD"]
         outgoing = self._head(environ, method)
         repeatable = method in IDEMPOTENT
@@ -102,7 +101,7 @@ class Upstream:
                     return self._exchange(connection, environ, outgoing, first, body, start_response)
                 except ServerFailure as error:
                     # it was closed while it was idle: that is between the upstream and us, and no failure
-                    if error.failure is not Failure.CLOSED or not repeatable or not body.retellable:
+                    if error.failure is not Failure.CLOSED or not repeatable or body.forgotten:
                         raise
                 body.rewind()
                 first = _read(body) if outgoing.has_body else b""

@@ -758,6 +758,7 @@ IMPOSSIBLE: dict[str, dict[str, str]] = {
     },
     "an answer without chunks for HTTP/1.0": {"uvicorn httptools": "chunks whatever has no length"},
     "a 100 that is the origin's to send": {
+        "hypercorn": "sends it before it calls",
         "gunicorn": "sends it before it calls",
         "waitress": "sends it before it calls",
     },

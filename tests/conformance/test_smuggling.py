@@ -6,7 +6,7 @@ a client hears an answer of which there is one reading, and the next client hear
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -604,9 +604,10 @@ def test_a_body_that_was_promised_and_not_sent_is_no_request(front, a):
     asked.answer("401 Unauthorized", body=b"no")  # which leaves the connection open, and its server waiting for a body
     assert caller.answer().status == 401
     hears_its_own(front, a, asked)
-    caller.send(SMUGGLED.encode())
-    caller.finish()
-    caller.read_all()
+    with suppress(OSError):  # the server may have closed it
+        caller.send(SMUGGLED.encode())
+        caller.finish()
+        caller.read_all()
     assert a.untouched()
 
 

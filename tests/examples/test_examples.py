@@ -204,7 +204,7 @@ class _Named(BaseHTTPRequestHandler):
     """Answers with the name of its server."""
 
     def do_GET(self) -> None:
-        said = f"{self.server.server_address[1]} {self.path}".encode()
+        said = f"{self.connection.getsockname()[1]} {self.path}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()

@@ -435,6 +435,29 @@ async def test_a_client_that_has_left_has_left_for_ever_and_in_the_words_of_its_
     assert [await body() for _ in range(3)] == [request(b"a"), GONE, GONE], "and yet what it sent is told again"
 
 
+@on_loop
+async def test_what_is_there_already_is_told_at_once_and_what_is_not_is_not_waited_for() -> None:
+    messages = [request(b"a", True), GONE]
+
+    async def ready() -> Message:
+        return messages.pop(0)
+
+    body = AsgiBody(ready, 100)
+    assert await body.at_once() == request(b"a", True)
+    body.rewind()
+    assert await body.at_once() == request(b"a", True), "it was kept"
+    assert [await body.at_once(), await body.at_once()] == [GONE, GONE]
+
+    client = Client()
+    body = AsgiBody(client, 100)
+    assert await body.at_once() is None
+    assert await body.at_once() is None
+    assert client.asked == 1
+    client.says(request(b"a"))
+    assert await body() == request(b"a"), "what has come in the meantime is not lost"
+    body.close()
+
+
 # -- whose client leaves while nobody reads
 
 BEGINNINGS = {
@@ -489,6 +512,22 @@ async def test_a_watch_goes_on_between_the_pieces_that_are_read() -> None:
     client.says(GONE)
     await settled()
     assert told == ["gone"], "nobody has asked for more since, and yet it is heard"
+
+
+@on_loop
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_not_asked_by_the_way() -> None:
+    """Who calls `receive` promises a 100 (RFC 9110, 10.1.1)."""
+    client, told = Client(), Told()
+    body = AsgiBody(client, 100)
+    body.silent = True
+    body.watch(told.gone)
+    await settled()
+    assert client.asked == 0
+    client.says(request(b"a", True))
+    assert await body() == request(b"a", True), "somebody wants it"
+    client.says(GONE)
+    await settled()
+    assert told == ["gone"]
 
 
 @on_loop
