@@ -96,7 +96,7 @@ def passed_on(headers: Sequence[Header], status: int) -> list[Header]:
     """The headers of an answer that go further (RFC 9110, 7.6.1), less Date and Server."""
     named = [name for key, value in headers if key == b"connection" for name in names_of(value)]
     gone = {*HOP_BY_HOP, b"date", b"server", *filter(takes_along, named)}
-    if status == 204:
+    if status in (204, 304):
         gone.add(b"content-length")
     return [(name, value) for name, value in headers if name not in gone]
 

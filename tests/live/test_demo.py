@@ -240,7 +240,11 @@ def test_a_client_stays_until_its_replica_is_taken_down_and_is_told_why_it_moved
     assert page.text("#answered") == "r2 answered"
     assert page.evaluate("document.querySelectorAll('#log li').length") == 5
 
-    assert demo.end(signal.SIGINT) == (0, "")
+    code, told = demo.end(signal.SIGINT)
+    assert code == 0
+    assert all(line.startswith("Server shop/r") for line in told.splitlines()), (
+        told
+    )  # what the visitor did
     page.until(f"{ANSWERED} === 'The demo is silent'")
 
 
