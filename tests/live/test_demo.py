@@ -242,9 +242,7 @@ def test_a_client_stays_until_its_replica_is_taken_down_and_is_told_why_it_moved
 
     code, told = demo.end(signal.SIGINT)
     assert code == 0
-    assert all(line.startswith("Server shop/r") for line in told.splitlines()), (
-        told
-    )  # what the visitor did
+    assert all(line.startswith("Server shop/r") for line in told.splitlines()), told  # what the visitor did
     page.until(f"{ANSWERED} === 'The demo is silent'")
 
 
