@@ -47,7 +47,7 @@ class Body:
         self._reading = False
         self._others: anyio.Event | None = None  # what they wait for who would read at the same time
         self._ahead: asyncio.Task[None] | None = None
-        self._on_gone: Callable[[], None] | None = None
+        self._on_gone: Callable[[], object] | None = None
         self._farewell = GONE
         self.gone = False  #: whether the client has left
         #: Whether the client waits to be asked for its body, so that nobody is to ask by the way.
@@ -123,7 +123,7 @@ class Body:
         """Another attempt begins: it is told everything again."""
         self._at = 0
 
-    def watch(self, on_gone: Callable[[], None]) -> None:
+    def watch(self, on_gone: Callable[[], object]) -> None:
         """Have `on_gone` called when the client leaves, while nobody reads (asyncio only). What it sends before is
         kept for who does, one message of it.
         """
@@ -173,7 +173,7 @@ class Body:
             self._ahead = None
         self._look_on()
 
-    async def until_gone(self, on_gone: Callable[[], None]) -> None:
+    async def until_gone(self, on_gone: Callable[[], object]) -> None:
         """The same as `watch` for who has a task to spare."""
         while not self.gone and self._asks_for_more:
             await self._read()

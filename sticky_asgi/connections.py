@@ -28,7 +28,25 @@ TICK = 0.1
 WINDOW = 262144
 
 
-class Connection(asyncio.Protocol):
+class Flow(asyncio.Protocol):
+    """A protocol whose peer takes in only so much at once."""
+
+    __slots__ = ("_writable",)
+
+    def __init__(self) -> None:
+        self._writable: asyncio.Future[None] | None = None
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        writable = self._writable
+        self._writable = None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+
+class Connection(Flow):
     """A connection, and the exchange that is under way on it."""
 
     __slots__ = (
@@ -36,18 +54,17 @@ class Connection(asyncio.Protocol):
         "_buffered",
         "_continued",
         "_keeper",
+        "_limit",
         "_news",
         "_paused",
         "_poll",
+        "_since",
         "_task",
-        "_writable",
         "answer",
         "body",
         "closed",
         "cut",
         "gone",
-        "limit",
-        "since",
         "transport",
         "why",
     )
@@ -55,13 +72,13 @@ class Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, keeper: Connections) -> None:
+        super().__init__()
         self._keeper = keeper
         self.answer = Answers()
         self.closed = False
         self._paused = False
         self._buffered = 0
         self._news: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
         self._poll: select.poll | None = None
         self._continued: asyncio.Event | None = None
         self.why: ServerFailure | None = None  #: how the server has failed
@@ -71,8 +88,8 @@ class Connection(asyncio.Protocol):
         #: whose client is to be watched
         self.body: Body | None = None
         #: the sweep in which we began to wait for the server, and how many it may take
-        self.since = 0
-        self.limit = 0
+        self._since = 0
+        self._limit = 0
         self._begun = 0
 
     # What asyncio calls
@@ -91,7 +108,7 @@ class Connection(asyncio.Protocol):
             if answer.over:
                 self._keeper.closed(self)
             return
-        self.since = self._keeper.sweep.number
+        self._since = self._keeper.sweep.number
         if answer.status:
             self._buffered += len(data)
             if self._buffered > WINDOW and not answer.over:
@@ -109,22 +126,11 @@ class Connection(asyncio.Protocol):
         if exc is None:
             self._end()
         elif not self.answer.over and not self.gone:
-            self._fail(self._closed().failure)  # a reset is not the end of anything
+            self._fail(self._cut_short)  # a reset is not the end of anything
         else:
             self._wake()
-        writable = self._writable
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        self.resume_writing()  # there is nothing to wait for any more
         self._keeper.closed(self)
-
-    def pause_writing(self) -> None:
-        self._writable = self._keeper.loop.create_future()
-
-    def resume_writing(self) -> None:
-        writable = self._writable
-        self._writable = None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
 
     # What an exchange does
 
@@ -137,16 +143,11 @@ class Connection(asyncio.Protocol):
         self.why = None
         self.gone = False
         self.body = body
-        self.wait_for(timeout)
-        self._begun = self.since
+        self._limit = max(1, round(timeout / TICK))
+        self._begun = self._since = self._keeper.sweep.number
         self._task = asyncio.current_task()
         self.cut = False
         self._keeper.sweep.add(self)
-
-    def wait_for(self, timeout: float) -> None:
-        """From now on, so many seconds may pass without a word from the server."""
-        self.limit = max(1, round(timeout / TICK))
-        self.since = self._keeper.sweep.number
 
     def write(self, data: bytes) -> None:
         if not self.closed:
@@ -157,7 +158,7 @@ class Connection(asyncio.Protocol):
         writable = self._writable
         if writable is not None and not self.closed:
             await writable
-            self.since = self._keeper.sweep.number
+            self._since = self._keeper.sweep.number
 
     async def news(self) -> None:
         """Wait for more of the answer. ServerFailure if there will be none; returns at once if the client has left."""
@@ -166,12 +167,12 @@ class Connection(asyncio.Protocol):
         if self.gone:
             return
         if self.closed:
-            raise self._closed()
+            raise ServerFailure(self._cut_short)
         if self._paused:
             self._paused = False
             self._buffered = 0
             self.transport.resume_reading()
-        self.since = self._keeper.sweep.number
+        self._since = self._keeper.sweep.number
         news = self._news = self._keeper.loop.create_future()
         try:
             await news
@@ -214,8 +215,9 @@ class Connection(asyncio.Protocol):
             self.why = ServerFailure(failure, detail=detail)
         self._wake()
 
-    def _closed(self) -> ServerFailure:
-        return ServerFailure(Failure.TRUNCATED if self.answer.status else Failure.CLOSED)
+    @property
+    def _cut_short(self) -> Failure:
+        return Failure.TRUNCATED if self.answer.status else Failure.CLOSED
 
     def _end(self) -> None:
         answer = self.answer
@@ -226,12 +228,11 @@ class Connection(asyncio.Protocol):
                 return self._wake()
         except BadAnswer as error:
             return self._fail(Failure.BAD_ANSWER, str(error))
-        failure = self._closed()
-        self._fail(failure.failure)
+        self._fail(self._cut_short)
 
     def swept(self, number: int) -> None:
         if self.gone:
-            if self._news is None and number > self.since + 1 and self._task is not None:
+            if self._news is None and number > self._since + 1 and self._task is not None:
                 # a server that never takes what its client, who has left, does not (hypercorn's HTTP/2): enough of that
                 self.cut = True
                 self._task.cancel()
@@ -239,14 +240,14 @@ class Connection(asyncio.Protocol):
         body = self.body
         if body is not None and number > self._begun + 1 and not body.watched:
             body.watch(self.client_left)
-        if number - self.since > self.limit and (self._news is not None or self._writable is not None):
+        if number - self._since > self._limit and (self._news is not None or self._writable is not None):
             self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")
             self.transport.abort()
 
     def client_left(self) -> None:
         """Nobody waits for the answer any more: the server hears of it."""
         self.gone = True
-        self.since = self._keeper.sweep.number
+        self._since = self._keeper.sweep.number
         self.transport.abort()
         self._wake()
 
@@ -319,7 +320,7 @@ class Connections:
     async def open(self, patience: float, body: Body) -> Connection | None:
         """One, within `patience` seconds; None if the client leaves first. ServerFailure if there can be none."""
         opening = asyncio.ensure_future(self._open())
-        body.watch(lambda: _let_be(opening))
+        body.watch(opening.cancel)
         try:
             async with asyncio.timeout(patience):
                 return await opening
@@ -374,10 +375,6 @@ class Connections:
         """Close what is idle."""
         for connection in self._pool.clear():
             connection.transport.abort()
-
-
-def _let_be(opening: asyncio.Future[Connection]) -> None:
-    opening.cancel()
 
 
 def _is_cancelled() -> bool:

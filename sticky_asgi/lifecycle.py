@@ -44,6 +44,7 @@ class Replicas(CoreReplicas):
     """The apps behind a backend's servers."""
 
     kind = "asgi"
+    forwards = Upstream
     apps: dict[Server, ASGIApp | None]
 
     def __init__(self, backend: Backend) -> None:
@@ -55,7 +56,6 @@ class Replicas(CoreReplicas):
         self.checks = Checks(self)
         if backend.shuts_down:
             backend.events(self._marked)
-        self._upstreams: dict[Server, Upstream] = {}
         self.lifespans: Lifespans | None = None  # who runs them, so that nobody else does
         self.warned = False
 
@@ -101,18 +101,6 @@ class Replicas(CoreReplicas):
                 "Starlette's TestClient, use `with TestClient(app)`.",
                 self.backend.name,
             )
-
-    def upstream(self, server: Server) -> ASGIApp:
-        upstream = self._upstreams.get(server)
-        if upstream is None:
-            config = self.backend.config
-            upstream = self._upstreams[server] = Upstream.of(server.config, config.timeouts, config.forward)
-        return upstream.forward
-
-    def end(self) -> None:
-        for upstream in self._upstreams.values():
-            upstream.close()
-        super().end()
 
     def forked(self) -> None:
         self.checks.forked()

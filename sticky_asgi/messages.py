@@ -28,6 +28,7 @@ __all__ = [
     "Transaction",
     "cookie_key",
     "event_loop",
+    "gone",
     "send_page",
 ]
 
@@ -256,6 +257,13 @@ class Head:
 
     def add(self, name: str, value: str) -> None:
         self.headers = [*self.headers, (name.encode("latin-1"), value.encode("latin-1"))]
+
+
+def gone(scope: Scope) -> None:
+    """The client has left before the end of its request."""
+    transaction: CoreTransaction[Scope, Send] | None = scope.get(KEY)
+    if transaction is not None:
+        transaction.gone()
 
 
 async def send_page(page: Page, scope: Scope, send: Send) -> None:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import weakref
 from contextlib import suppress
-from typing import Any
 
 from sticky_asgi.bodies import Body
 from sticky_asgi.connections import Connection, Connections
-from sticky_asgi.messages import KEY, GivenUp, Message, Receive, Scope, Send, send_page
+from sticky_asgi.messages import ASGIApp, GivenUp, Message, Receive, Scope, Send, gone, send_page
 from sticky_core import http1
-from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, Failure, ServerFailure
-from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Heads, Outgoing, target_of
+from sticky_core.fork import renewed
+from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Outgoing, target_of
 from sticky_core.page import page
-from sticky_core.pool import PURGE_DELAY, Pool
 from sticky_core.server import ServerConfig
-from sticky_core.target import Location
 from sticky_core.timeouts import Timeouts
-from sticky_core.tls import TLS
+from sticky_core.upstream import RETRY_BODY_LIMIT
+from sticky_core.upstream import Upstream as CoreUpstream
 
 #: How long a client that waits for a 100 is left waiting for the upstream's, in seconds (RFC 9110, 10.1.1).
 CONTINUE = 1.0
-#: of a body that may have to be told again, when an upstream stands alone
-_LIMIT = 65536
 
 
-class Upstream:
+class Upstream(CoreUpstream):
     """An ASGI app that forwards to a URL: `http://host:port/base`, `https://…`, `unix:/path/of.sock:/base`.
 
     Request targets, header values and bodies go on as they come; what belongs to the connection does not (RFC 9110,
@@ -42,55 +36,27 @@ class Upstream:
     Raises `ConfigError` for what can't work, and when httptools is not installed. It needs asyncio.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeouts: Timeouts | None = None,
-        forward: Forward | None = None,
-        tls: TLS | None = None,
-        pool_max_conn: int | None = None,
-        pool_purge_delay: Duration | None = None,
-    ) -> None:
-        config = ServerConfig(
-            name="upstream", target=url, tls=tls, pool_max_conn=pool_max_conn, pool_purge_delay=pool_purge_delay
-        )
-        self._begin(config, timeouts or Timeouts(), forward or Forward())
-
-    @classmethod
-    def of(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Upstream:
-        """The upstream that a server's configuration asks for."""
-        upstream = cls.__new__(cls)
-        upstream._begin(config, timeouts, forward)
-        return upstream
-
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
-        http1.require()
+        super()._begin(config, timeouts, forward)
         try:
             from sticky_asgi.websockets import tunnel
         except ModuleNotFoundError as error:
             raise ConfigError(http1.MISSING.format("wsproto")) from error
         self._tunnel = tunnel
-        assert isinstance(config.target, str)
-        self.url = config.target
-        location = self._location = Location.of(config.target)
-        self.timeouts = timeouts.in_seconds
-        self._heads = Heads(location, forward)
-        tls = config.tls or TLS()
-        self._context = tls.context() if location.scheme == "https" else None
-        self._sni = tls.sni or location.host
-        self._max = config.pool_max_conn
-        self._purge_delay = PURGE_DELAY if config.pool_purge_delay is None else seconds(config.pool_purge_delay)
         self._lock = threading.Lock()
         self._everywhere: dict[asyncio.AbstractEventLoop, Connections] = {}
-        _upstreams.add(self)
         self._latest: tuple[asyncio.AbstractEventLoop | None, Connections | None] = (None, None)
+        renewed(self)
+
+    @property
+    def app(self) -> ASGIApp:
+        return self.forward
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward, and answer for the upstream if it does not."""
         if scope["type"] == "lifespan":
             return await self._lifespan(receive, send)
-        body = Body(receive, _LIMIT)
+        body = Body(receive, RETRY_BODY_LIMIT)
         begun = False
 
         async def watched(message: Message) -> None:
@@ -136,12 +102,12 @@ class Upstream:
         elif outgoing.framing is Framing.UNTOLD:
             first = await body()
             if first["type"] == "http.disconnect":
-                return _gone(scope)
+                return gone(scope)
             outgoing = _told(outgoing, first)
         elif outgoing.has_body:
             first = await body.at_once()
             if first is not None and first["type"] == "http.disconnect":
-                return _gone(scope)
+                return gone(scope)
         repeatable = method in IDEMPOTENT
         connections = self.connections()
         connection = connections.take(repeatable and not outgoing.has_body)
@@ -157,7 +123,7 @@ class Upstream:
                 first = await body()
         connection = await connections.open(self.timeouts.connect, body)
         if connection is None:
-            return _gone(scope)
+            return gone(scope)
         await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
 
     def head(self, scope: Scope, method: bytes, *, upgrade: bytes = b"", trailers: bool = False) -> Outgoing:
@@ -201,7 +167,7 @@ class Upstream:
             while not answer.status:
                 await connection.news()
                 if connection.gone:
-                    return _gone(scope)
+                    return gone(scope)
             start: Message = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
             trails = carries_trailers and answer.announced is not None
             if trails:
@@ -215,11 +181,11 @@ class Upstream:
                 if part:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                     if connection.gone:
-                        return _gone(scope)
+                        return gone(scope)
                 else:
                     await connection.news()
                     if connection.gone:
-                        return _gone(scope)
+                        return gone(scope)
             await send({"type": "http.response.body", "body": part})
             if trails:
                 await send({"type": "http.response.trailers", "headers": answer.trailers})
@@ -227,12 +193,12 @@ class Upstream:
             task = asyncio.current_task()
             if not connection.cut or task is None or task.uncancel():
                 raise
-            _gone(scope)
+            gone(scope)
         except GivenUp:
             connection.gone = not answer.over
         except OSError:  # nobody takes the answer any more
             connection.gone = True
-            _gone(scope)
+            gone(scope)
         finally:
             if upload is not None and not upload.done():  # answered before it had heard all
                 answer.reusable = False
@@ -252,8 +218,7 @@ class Upstream:
                     del self._everywhere[old]
                 connections = self._everywhere.get(loop)
                 if connections is None:
-                    pool: Pool[Connection] = Pool(self._max, self._purge_delay)
-                    connections = Connections(loop, self._location, self._context, self._sni, pool)
+                    connections = Connections(loop, self._location, self._context, self._sni, self._pool())
                     self._everywhere[loop] = connections
             self._latest = loop, connections
         return connections
@@ -270,27 +235,6 @@ class Upstream:
         self._lock = threading.Lock()
         self._everywhere = {}
         self._latest = (None, None)
-
-    def __repr__(self) -> str:
-        return f"<Upstream {self.url}>"
-
-
-_upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for upstream in list(_upstreams):
-        upstream.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _gone(scope: Scope) -> None:
-    transaction: Any = scope.get(KEY)
-    if transaction is not None:
-        transaction.gone()
 
 
 def _told(outgoing: Outgoing, first: Message) -> Outgoing:

@@ -23,8 +23,8 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sticky_asgi.bodies import Body
-from sticky_asgi.connections import TICK, WINDOW, Connection
-from sticky_asgi.messages import KEY, Headers, Message, Scope, Send
+from sticky_asgi.connections import TICK, WINDOW, Connection, Flow
+from sticky_asgi.messages import KEY, Headers, Message, Scope, Send, gone
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http1 import Header
 
@@ -63,7 +63,7 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
     outgoing = upstream.head({**scope, "headers": headers}, b"GET", upgrade=_lines(key, scope, headers))
     connection = await upstream.connections().open(upstream.timeouts.connect, body)
     if connection is None:
-        return _gone(scope)
+        return gone(scope)
     answer = connection.answer
     connection.begin("GET", body, upstream.timeouts.server, upgrade=True)
     tunnelled = False
@@ -72,7 +72,7 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
         while not answer.status:
             await connection.news()
             if connection.gone:
-                return _gone(scope)
+                return gone(scope)
         if answer.status != 101:
             return await _deny(connection, scope, send)
         if answer.upgrade.lower() != b"websocket":
@@ -123,22 +123,23 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
     while not answer.over and len(body) < WINDOW:  # in one piece, if it is of a usual size: not all servers take more
         await connection.news()
         if connection.gone:
-            return _gone(scope)
+            return gone(scope)
         body += connection.take()
     await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
     while not answer.over:
         await send({"type": "websocket.http.response.body", "body": body, "more_body": True})
         await connection.news()
         if connection.gone:
-            return _gone(scope)
+            return gone(scope)
         body = connection.take()
     await send({"type": "websocket.http.response.body", "body": body + connection.take()})
 
 
-class Tunnel(asyncio.Protocol):
+class Tunnel(Flow):
     """A connection that has become a WebSocket."""
 
     def __init__(self, connection: Connection, rest: bytes, timeout: float) -> None:
+        super().__init__()
         self._transport = connection.transport
         self._loop = connection.loop
         self._sweep = connection.sweep
@@ -148,7 +149,6 @@ class Tunnel(asyncio.Protocol):
         self._waiting = 0  # of the messages that nobody has taken yet, in bytes
         self._paused = False
         self._news: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
         self.messages: deque[str | bytes] = deque()
         #: how the upstream has closed: code and reason; None while it has not
         self.closed: tuple[int, str] | None = None
@@ -216,19 +216,8 @@ class Tunnel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.closed is None:
             self.closed = _DROPPED, ""
-        writable = self._writable
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        self.resume_writing()  # there is nothing to wait for any more
         self._wake()
-
-    def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        writable = self._writable
-        self._writable = None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
 
     def swept(self, number: int) -> None:
         if number - self._since > self._patience:
@@ -335,9 +324,9 @@ async def _stand_between(ends: Tunnel, body: Body, scope: Scope, send: Send, acc
             told = code if _is_said(code) else 1000 if code == _NO_CODE else _FAILED
             await send({"type": "websocket.close", "code": told, "reason": reason})
         elif ends.left_with is None or ends.left_with == _DROPPED:
-            _gone(scope)
+            gone(scope)
     except OSError:  # the client takes nothing any more
-        _gone(scope)
+        gone(scope)
     finally:
         if listening is not None:
             listening.cancel()
@@ -361,9 +350,3 @@ async def _pass_on(ends: Tunnel, body: Body) -> None:
             await ends.tell(TextMessage(data=text) if text is not None else BytesMessage(data=data))
     finally:
         ends.client_left(code, reason)
-
-
-def _gone(scope: Scope) -> None:
-    transaction: Any = scope.get(KEY)
-    if transaction is not None:
-        transaction.gone()

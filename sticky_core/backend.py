@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 import weakref
@@ -20,6 +19,7 @@ from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, collected
 from sticky_core.errors import check as raise_for
 from sticky_core.events import Bus, Drained, Events, StateChange
+from sticky_core.fork import Forked, renewed
 from sticky_core.forwarding import Forward
 from sticky_core.persistence import Cookie, Persist, Persistence
 from sticky_core.persistence.rules import Condition, Ruled
@@ -37,15 +37,11 @@ OnEmpty = Literal["fail", "panic"]
 _log = logging.getLogger("sticky_sessions")
 
 
-class Kept(Protocol):
+class Kept(Forked, Protocol):
     """What a face keeps beside a backend."""
 
     def timed(self, timed: bool) -> None:
         """Whether time changes something about the servers, so that requests must `tick` first. Under the lock."""
-        ...
-
-    def forked(self) -> None:
-        """We are a forked child: what was made in the parent is not ours."""
         ...
 
 
@@ -147,8 +143,8 @@ class BackendConfig:
 class Backend:
     """A set of servers that serve the same thing, and the rules by which requests reach them.
 
-    `balance`: who gets a client that belongs nowhere yet: `"roundrobin"` (default), `"leastconn"`, `"random"`,
-    `"random(3)"`, or one of `RoundRobin`, `LeastConn`, `Random` with arguments.
+    `balance`: who gets a client that belongs nowhere yet: `"roundrobin"` (default) or another of HAProxy's lines, such
+    as `"leastconn"`, `"random(3)"` or `"uri depth 2"`; or a value with arguments, such as `RoundRobin`, `Uri`, `Hash`.
     `persist`: how clients are known again: a `Cookie`, or several; the first that speaks wins.
     `retries`: how many further attempts may be made when a server fails. `retry_on`: after which failures, in HAProxy's
     words: `"conn-failure"` (default) alone is known not to have executed the request; `empty-response`,
@@ -316,7 +312,7 @@ class Backend:
             if not server.electable:  # it is down from the start
                 self._algorithm_of(server).changed(server)
         self._appoint()
-        _everywhere.add(self)
+        renewed(self)
         _latest[name] = self
 
     def _algorithm(self, *, backups: bool = False) -> Algorithm:
@@ -843,15 +839,5 @@ def _strangers(servers: object, persist: object, check: object) -> Iterator[str]
                 yield f"persist={asked!r} is no way to persist: hand a Cookie, or several"
 
 
-_everywhere: weakref.WeakSet[Backend] = weakref.WeakSet()
 #: by name, the one that was made last
 _latest: weakref.WeakValueDictionary[str, Backend] = weakref.WeakValueDictionary()
-
-
-def _after_fork() -> None:
-    for backend in list(_everywhere):
-        backend.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -13,6 +13,7 @@ from sticky_core import http1, life
 from sticky_core.errors import ConfigError
 from sticky_core.server import Health, Server
 from sticky_core.target import OTHER_FACE, App, Kind, kinds
+from sticky_core.upstream import Upstream
 
 if TYPE_CHECKING:
     from sticky_core.backend import Backend
@@ -24,6 +25,7 @@ class Replicas:
     """One per backend and face (`Backend.keep`). A server whose app is None does not live, and refuses what comes."""
 
     kind: Kind
+    forwards: type[Upstream]  #: what stands for a server that is a URL
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -36,6 +38,7 @@ class Replicas:
         #: kept for that.
         self.rereads = backend.rereads
         self.retry_body_limit = backend.config.retry_body_limit
+        self._upstreams: dict[Server, Upstream] = {}
         self._lock = threading.Lock()
 
     def problems(self) -> Iterator[str]:
@@ -100,7 +103,7 @@ class Replicas:
         """
         config = server.config
         if isinstance(config.target, str):
-            app = self.upstream(server)
+            app = self._upstream(server).app
         elif config.factory is not None:
             app = config.factory()
             server.life = self._new_life(server)
@@ -111,15 +114,20 @@ class Replicas:
         self.apps[server] = app
         return app
 
-    def upstream(self, server: Server) -> App:
-        """The app that forwards to a server's URL."""
-        raise NotImplementedError
+    def _upstream(self, server: Server) -> Upstream:
+        upstream = self._upstreams.get(server)
+        if upstream is None:
+            asked = self.backend.config
+            upstream = self._upstreams[server] = self.forwards.of(server.config, asked.timeouts, asked.forward)
+        return upstream
 
     def _new_life(self, server: Server) -> str:
         return life.begin(self.backend.clock, self.backend.rng) if server.mortal else ""
 
     def end(self) -> None:
         """Let all apps go. The next to begin has new ones."""
+        for upstream in self._upstreams.values():
+            upstream.close()
         with self._lock:
             self.begun = self.made = False
             self.apps.update(dict.fromkeys(self.apps))

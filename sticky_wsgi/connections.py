@@ -5,7 +5,6 @@ A blocking socket that wakes up ten times a second, to see whether the server ta
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import ssl
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from math import ceil
 
 from sticky_core.errors import Failure, ServerFailure
+from sticky_core.fork import renewed
 from sticky_core.http1 import Answers, BadAnswer
 from sticky_core.pool import Pool
 from sticky_core.target import Location
@@ -172,11 +172,11 @@ class Connections:
         self._sni = sni
         self._pool = pool
         self._lock = threading.Lock()
-        _everywhere.add(self)
+        renewed(self)
         weakref.finalize(self, _close, pool)
 
     def take(self, repeatable: bool) -> Connection | None:
-        """An idle one that was open, and silent, just now."""
+        """An idle one that was open, and silent, just now. `repeatable`: whether the request may be sent again."""
         while True:
             with self._lock:
                 connection = self._pool.take(time.monotonic(), repeatable)
@@ -239,15 +239,3 @@ class Connections:
 def _close(pool: Pool[Connection]) -> None:
     for connection in pool.clear():
         connection.close()
-
-
-_everywhere: weakref.WeakSet[Connections] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for connections in list(_everywhere):
-        connections.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -29,6 +29,7 @@ class Replicas(CoreReplicas):
     """The apps behind a backend's servers."""
 
     kind = "wsgi"
+    forwards = Upstream
     apps: dict[Server, WSGIApp | None]
 
     def __init__(self, backend: Backend) -> None:
@@ -40,7 +41,6 @@ class Replicas(CoreReplicas):
         self.checks = Checks(self)
         if backend.shuts_down:
             backend.events(self._marked)
-        self._upstreams: dict[Server, Upstream] = {}
 
     @property
     def _watched(self) -> bool:
@@ -66,17 +66,8 @@ class Replicas(CoreReplicas):
             if isinstance(app, Cut):
                 app.end()
 
-    def upstream(self, server: Server) -> WSGIApp:
-        upstream = self._upstreams.get(server)
-        if upstream is None:
-            config = self.backend.config
-            upstream = self._upstreams[server] = Upstream.of(server.config, config.timeouts, config.forward)
-        return upstream.forward
-
     def end(self) -> None:
         self.checks.end()
-        for upstream in self._upstreams.values():
-            upstream.close()
         super().end()
 
     def forked(self) -> None:

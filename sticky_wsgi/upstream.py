@@ -6,29 +6,24 @@ from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from sticky_core import http1
-from sticky_core.durations import Duration, seconds
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Heads, Outgoing, target_of
+from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Outgoing, target_of
 from sticky_core.http1 import Header
 from sticky_core.page import page
-from sticky_core.pool import PURGE_DELAY, Pool
 from sticky_core.server import ServerConfig
-from sticky_core.target import Location
 from sticky_core.timeouts import Timeouts
-from sticky_core.tls import TLS
+from sticky_core.upstream import RETRY_BODY_LIMIT
+from sticky_core.upstream import Upstream as CoreUpstream
 from sticky_wsgi.bodies import Body
 from sticky_wsgi.clients import has_left
 from sticky_wsgi.connections import ClientLeft, Connection, Connections
-from sticky_wsgi.messages import KEY, Environ, StartResponse, start_page
+from sticky_wsgi.messages import KEY, Environ, StartResponse, WSGIApp, start_page
 
 #: how much of a body is read and sent on at once, in bytes
 _PIECE = 16384
-#: of a body that may have to be told again, when an upstream stands alone
-_LIMIT = 65536
 
 
-class Upstream:
+class Upstream(CoreUpstream):
     """A WSGI app that forwards to a URL: `http://host:port/base`, `https://…`, `unix:/path/of.sock:/base`.
 
     Request targets, header values and bodies go on as they come, as far as WSGI lets them through; what belongs to the
@@ -41,46 +36,17 @@ class Upstream:
     Raises `ConfigError` for what can't work, and when httptools is not installed.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeouts: Timeouts | None = None,
-        forward: Forward | None = None,
-        tls: TLS | None = None,
-        pool_max_conn: int | None = None,
-        pool_purge_delay: Duration | None = None,
-    ) -> None:
-        config = ServerConfig(
-            name="upstream", target=url, tls=tls, pool_max_conn=pool_max_conn, pool_purge_delay=pool_purge_delay
-        )
-        self._begin(config, timeouts or Timeouts(), forward or Forward())
-
-    @classmethod
-    def of(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Upstream:
-        """The upstream that a server's configuration asks for."""
-        upstream = cls.__new__(cls)
-        upstream._begin(config, timeouts, forward)
-        return upstream
-
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
-        http1.require()
-        assert isinstance(config.target, str)
-        self.url = config.target
-        location = Location.of(config.target)
-        self._timeouts = timeouts.in_seconds
-        self._heads = Heads(location, forward)
-        tls = config.tls or TLS()
-        context = tls.context() if location.scheme == "https" else None
-        pool: Pool[Connection] = Pool(
-            config.pool_max_conn,
-            PURGE_DELAY if config.pool_purge_delay is None else seconds(config.pool_purge_delay),
-        )
-        self._connections = Connections(location, context, tls.sni or location.host, pool)
+        super()._begin(config, timeouts, forward)
+        self._connections = Connections(self._location, self._context, self._sni, self._pool())
+
+    @property
+    def app(self) -> WSGIApp:
+        return self.forward
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Forward, and answer for the upstream if it does not."""
-        environ = {**environ, "wsgi.input": Body(environ, _LIMIT)}
+        environ = {**environ, "wsgi.input": Body(environ, RETRY_BODY_LIMIT)}
         try:
             return self.forward(environ, start_response)
         except ServerFailure as error:
@@ -105,7 +71,7 @@ class Upstream:
                         raise
                 body.rewind()
                 first = _read(body) if outgoing.has_body else b""
-            connection = self._connections.open(self._timeouts.connect)
+            connection = self._connections.open(self.timeouts.connect)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
         except ClientLeft:
             _gone(environ)
@@ -142,7 +108,7 @@ class Upstream:
         answer = connection.answer
         passed_on = False
         try:
-            connection.begin(environ["REQUEST_METHOD"], has_left(environ), self._timeouts.server)
+            connection.begin(environ["REQUEST_METHOD"], has_left(environ), self.timeouts.server)
             if outgoing.has_body:
                 _upload(connection, outgoing, first, body)
             else:
@@ -170,9 +136,6 @@ class Upstream:
     def close(self) -> None:
         """Close the idle connections."""
         self._connections.close()
-
-    def __repr__(self) -> str:
-        return f"<Upstream {self.url}>"
 
 
 class _Answered:

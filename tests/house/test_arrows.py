@@ -27,7 +27,7 @@ LAYERS = (
     {"replicas", "transaction"},
     {"backend"},
     {"balance", "claim", "decision", "forwarding", "http1", "persistence", "probe"}
-    | {"queue", "server", "stick_table", "stores"},
+    | {"queue", "server", "stick_table", "stores", "upstream"},
     {
         "agent_check",
         "check",
@@ -44,7 +44,7 @@ LAYERS = (
         "signing",
     }
     | {"timeouts", "tls"},
-    {"clock", "durations", "errors", "recent", "request", "target", "xxh64"},
+    {"clock", "durations", "errors", "fork", "recent", "request", "target", "xxh64"},
 )
 HEIGHT = {room: height for height, layer in enumerate(reversed(LAYERS)) for room in layer}
 

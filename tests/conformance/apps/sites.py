@@ -100,8 +100,7 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
 
 def counts(backend: Any) -> dict[str, dict[str, int]]:
     """What is counted at a backend: for each server, and of its queue."""
-    queue = backend._queue
-    waiting = queue.waiting + sum(queue.waiting_for(server) for server in backend.servers)
+    waiting = backend.qcur() + sum(backend.qcur(server) for server in backend.servers)
     return {"queue": {"waiting": waiting, "in_flight": 0}} | {
         server.name: {
             "in_flight": len(server.in_flight),
