@@ -145,7 +145,7 @@ class Connection(Flow):
         self.body = body
         self._limit = max(1, round(timeout / TICK))
         self._begun = self._since = self._keeper.sweep.number
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._keeper.loop)
         self.cut = False
         self._keeper.sweep.add(self)
 
@@ -375,6 +375,11 @@ class Connections:
         """Close what is idle."""
         for connection in self._pool.clear():
             connection.transport.abort()
+
+    def end(self) -> None:
+        """The same, and keep none from here on."""
+        self._pool.end()
+        self.close()
 
 
 def _is_cancelled() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from sticky_asgi.bodies import Body
@@ -80,17 +81,19 @@ class Upstream(CoreUpstream):
         self.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def forward(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
-        body = receive if isinstance(receive, Body) else Body(receive, 0)
+        if not isinstance(receive, Body):
+            return self._read(scope, Body(receive, 0), send)
+        if scope["type"] == "http":
+            return self._forward(scope, receive, send)
+        return self._tunnel(self, scope, receive, send)
+
+    async def _read(self, scope: Scope, body: Body, send: Send) -> None:
         try:
-            if scope["type"] == "http":
-                await self._forward(scope, body, send)
-            else:
-                await self._tunnel(self, scope, body, send)
+            await self.forward(scope, body, send)
         finally:
-            if body is not receive:
-                body.close()
+            body.close()
 
     async def _forward(self, scope: Scope, body: Body, send: Send) -> None:
         method: str = scope["method"]
@@ -99,15 +102,12 @@ class Upstream(CoreUpstream):
         first: Message | None = None
         if outgoing.continues:
             body.silent = True  # to ask for the body is to promise that it is wanted
-        elif outgoing.framing is Framing.UNTOLD:
-            first = await body()
-            if first["type"] == "http.disconnect":
-                return gone(scope)
-            outgoing = _told(outgoing, first)
         elif outgoing.has_body:
-            first = await body.at_once()
-            if first is not None and first["type"] == "http.disconnect":
-                return gone(scope)
+            first = await (body() if outgoing.framing is Framing.UNTOLD else body.at_once())
+            if first is not None:
+                if first["type"] == "http.disconnect":
+                    return gone(scope)
+                outgoing = _told(outgoing, first)
         repeatable = method in IDEMPOTENT
         connections = self.connections()
         connection = connections.take(repeatable and not outgoing.has_body)
@@ -126,7 +126,7 @@ class Upstream(CoreUpstream):
             return gone(scope)
         await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
 
-    def head(self, scope: Scope, method: bytes, *, upgrade: bytes = b"", trailers: bool = False) -> Outgoing:
+    def head(self, scope: Scope, method: bytes, *, upgrade: tuple[bytes, ...] = (), trailers: bool = False) -> Outgoing:
         """The head of the request that `scope` is."""
         raw: bytes | None = scope.get("raw_path")
         root: str = scope.get("root_path") or ""
@@ -229,6 +229,14 @@ class Upstream(CoreUpstream):
             connections = self._everywhere.get(asyncio.get_running_loop())
             if connections is not None:
                 connections.close()
+
+    def end(self) -> None:
+        super().end()
+        with self._lock:
+            everywhere = list(self._everywhere.items())
+        for loop, connections in everywhere:
+            with suppress(RuntimeError):  # the loop has ended, and they with it
+                loop.call_soon_threadsafe(connections.end)
 
     def forked(self) -> None:
         """We are a forked child: the parent's connections are not ours, not even to close."""

@@ -89,10 +89,15 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
     await _stand_between(ends, body, scope, send, {"subprotocol": subprotocol, "headers": passed_on})
 
 
-def _lines(key: bytes, scope: Scope, headers: list[Header]) -> bytes:
-    lines = b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: %b\r\n" % key
+def _lines(key: bytes, scope: Scope, headers: list[Header]) -> tuple[bytes, ...]:
+    lines: tuple[bytes, ...] = (
+        b"connection: Upgrade",
+        b"upgrade: websocket",
+        b"sec-websocket-version: 13",
+        b"sec-websocket-key: %b" % key,
+    )
     if scope.get("subprotocols") and not any(name == b"sec-websocket-protocol" for name, _ in headers):
-        lines += b"sec-websocket-protocol: %b\r\n" % ", ".join(scope["subprotocols"]).encode("latin-1")
+        lines += (b"sec-websocket-protocol: %b" % ", ".join(scope["subprotocols"]).encode("latin-1"),)
     return lines
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from sticky_core import proxies
 from sticky_core.errors import Failure, ServerFailure, check
-from sticky_core.http1 import HOP_BY_HOP, Header, names_of, takes_along
+from sticky_core.http1 import HOP_BY_HOP, Header, names_of, taken_along
 from sticky_core.proxies import Networks
 from sticky_core.recent import Recent
 from sticky_core.target import Location
@@ -80,12 +80,8 @@ class Outgoing(NamedTuple):
     head: bytes
     framing: Framing
     length: int  #: with LENGTH: of the body in bytes
+    has_body: bool  #: whether there is, or may be, any of it
     continues: bool  #: whether the client waits for a 100 before it sends its body
-
-    @property
-    def has_body(self) -> bool:
-        framing = self.framing
-        return framing is not _NONE and (framing is not _LENGTH or self.length > 0)
 
     def with_framing(self, framing: Framing, length: int = 0) -> Outgoing:
         """The same where the framing was UNTOLD and is known now."""
@@ -96,7 +92,7 @@ class Outgoing(NamedTuple):
             if framing is Framing.CHUNKED
             else b"\r\n"
         )
-        return Outgoing(self.head[:-2] + line, framing, length, self.continues)
+        return Outgoing(self.head[:-2] + line, framing, length, framing is not _NONE, self.continues)
 
 
 class _Kind(Enum):
@@ -154,22 +150,21 @@ _KINDS.update(
 )
 _MOST_KNOWN = 4096
 _LONGEST_KNOWN = 64
-_UNUSUAL = object()
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
-_IS_HOST = _Kind.HOST
-_NONE, _LENGTH = Framing.NONE, Framing.LENGTH
+_IS_HOST, _IS_CONNECTION = _Kind.HOST, _Kind.CONNECTION
+_NONE = Framing.NONE
 
 
-def _introduced(name: bytes) -> tuple[bytes, object]:
+def _introduced(name: bytes) -> tuple[bytes, _Kind | None]:
     """A name that was not met before, in lower case, and its kind."""
     if not _TOKEN.fullmatch(name):
         raise ServerFailure(Failure.UNFIT, detail="the name of a header is none")
     lower = name.lower()
-    kind = _KINDS.get(lower, _UNUSUAL)
-    if kind is _UNUSUAL:
-        kind = _Kind.FORWARDED if lower.startswith(b"x-forwarded-") else None
-        if len(_KINDS) < _MOST_KNOWN and len(lower) <= _LONGEST_KNOWN:
-            _KINDS[lower] = kind
+    if lower in _KINDS:
+        return lower, _KINDS[lower]
+    kind = _Kind.FORWARDED if lower.startswith(b"x-forwarded-") else None
+    if len(_KINDS) < _MOST_KNOWN and len(lower) <= _LONGEST_KNOWN:
+        _KINDS[lower] = kind
     return lower, kind
 
 
@@ -236,8 +231,8 @@ class Heads:
         self._trusted = Networks(forward.trusted_proxies)
         self._except = Networks(forward.except_nets) if forward.except_nets else None
         self._if_none = forward.if_none
-        # what is said of a client that has said nothing itself, and in how many lines
-        self._about: Recent[tuple[str | None, bool, bytes | None], tuple[bytes, int]] = Recent(1024)
+        # what is said of clients that have said nothing themselves
+        self._said: Recent[tuple[str | None, bool, bytes | None], bytes] = Recent(1024)
 
     def head(
         self,
@@ -248,7 +243,7 @@ class Heads:
         peer: str | None,
         secure: bool,
         untold: bool = False,
-        upgrade: bytes = b"",
+        upgrade: tuple[bytes, ...] = (),
         trailers: bool = False,
     ) -> Outgoing:
         """The head of a request. `headers`: names in lower case. `peer`: the address that the connection comes from.
@@ -268,36 +263,32 @@ class Heads:
                 raise ServerFailure(Failure.UNFIT, detail="the path leads out of the place that is served here")
             target = self._base + target
         lines = [b"%b %b HTTP/1.1" % (method, target)]
-        breaks = 1
         host: bytes | None = None
-        length = -1
+        length: int | None = None
         chunked = continues = False
         hops: list[bytes] | None = None
         said: list[Header] | None = None
-        for header in headers:
-            name, value = header
-            kind = _KINDS.get(name, _UNUSUAL)
-            if kind is None:
-                lines.append(b"%b: %b" % header)
-                continue
-            if kind is _UNUSUAL:
+        for name, value in headers:
+            try:
+                kind = _KINDS[name]
+            except KeyError:
                 name, kind = _introduced(name)
             if kind is None:
-                lines.append(b"%b: %b" % (name, value))
+                lines.append(b": ".join((name, value)))
             elif kind is _IS_HOST:
-                if value.translate(None, _HOST) or (host is not None and host != value):
-                    raise ServerFailure(Failure.UNFIT, detail="Host is no host, or two of them")
+                if host is not None and host != value:
+                    raise ServerFailure(Failure.UNFIT, detail="two Hosts")
                 host = value
+            elif kind is _IS_CONNECTION:
+                hops = [*(hops or ()), *names_of(value)]
             elif kind is _Kind.LENGTH:
-                if not value.isdigit() or len(value) > 18 or (length >= 0 and length != int(value)):
+                if not value.isdigit() or len(value) > 18 or (length is not None and length != int(value)):
                     raise ServerFailure(Failure.UNFIT, detail="Content-Length is no length")
                 length = int(value)
             elif kind is _Kind.CODING:
                 if chunked or value.strip(b" \t").lower() != b"chunked":
                     raise ServerFailure(Failure.UNFIT, detail="a transfer coding that is not chunked alone")
                 chunked = True
-            elif kind is _Kind.CONNECTION:
-                hops = [*(hops or ()), *names_of(value)]
             elif kind is _Kind.EXPECT:
                 continues = value.lower() == b"100-continue"
             elif kind is _Kind.FORWARDED:
@@ -305,56 +296,49 @@ class Heads:
             elif kind is _Kind.TE:
                 if trailers and b"trailers" in names_of(value):
                     trailers = False  # said
-                    upgrade += b"connection: te\r\nte: trailers\r\n"
-        if chunked and length >= 0:
+                    upgrade += (b"connection: te", b"te: trailers")
+        if chunked and length is not None:
             raise ServerFailure(Failure.UNFIT, detail="both Content-Length and Transfer-Encoding")
-        if hops:
-            gone = {name for name in hops if takes_along(name)}
+        if hops and (gone := taken_along(hops)):
             lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0] not in gone)]
-        sent_host = self._host if self._host is not None else host if host is not None else self._authority
-        lines.append(b"host: %b" % sent_host)
-        if said is None and self._by != "none":  # as nearly always, and then the same for all that a client asks
+        lines += upgrade
+        if said is None:  # as nearly always, and then the same for all that a client asks
             about = peer, secure, host
-            block = self._about.get(about)
-            if block is None:
-                told: list[bytes] = []
-                self._say(told, None, peer, secure, host)
-                block = b"\r\n".join(told), len(told)
-                self._about.put(about, block)
-            if block[1]:
-                lines.append(block[0])
-                breaks = block[1]  # those between them, and one
+            client = self._said.get(about)
+            if client is None:
+                client = _joined(self._of_client(None, peer, secure, host))
+                self._said.put(about, client)
         else:
-            self._say(lines, said, peer, secure, host)
+            client = _joined(self._of_client(said, peer, secure, host))
+        framed = b""
+        has_body = True
         if chunked:
             framing = Framing.CHUNKED
-            lines.append(b"transfer-encoding: chunked")
-        elif length >= 0:
+            framed = b"transfer-encoding: chunked\r\n"
+        elif length is not None:
             framing = Framing.LENGTH
-            lines.append(b"content-length: %d" % length)
+            has_body = length > 0
+            framed = b"content-length: %d\r\n" % length
         else:
             framing = Framing.UNTOLD if untold else _NONE
+            has_body = untold
             continues = False  # nobody has promised a body that could be waited with
         if continues:
-            lines.append(b"expect: 100-continue")
-        breaks += len(lines)
-        if upgrade:
-            breaks += upgrade.count(b"\r\n")
-        lines.append(upgrade + b"\r\n")
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
-            raise ServerFailure(Failure.UNFIT, detail="a line break or NUL within a header")
-        return Outgoing(head, framing, max(length, 0), continues)
+            framed += b"expect: 100-continue\r\n"
+        head = b"%b\r\n%b\r\n%b\r\n" % (_joined(lines), client, framed)
+        return Outgoing(head, framing, length or 0, has_body, continues)
 
-    def _say(
-        self, lines: list[bytes], said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None
-    ) -> None:
-        """What is said of the client. `said`: by whoever came before us."""
+    def _of_client(self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None) -> list[bytes]:
+        """Host, and what is said of the client. `said`: by whoever came before us."""
+        if host is not None and host.translate(None, _HOST):
+            raise ServerFailure(Failure.UNFIT, detail="Host is no host")
+        sent_host = self._host if self._host is not None else host if host is not None else self._authority
+        lines = [b"host: %b" % sent_host]
         by = self._by
         excepted = self._except is not None and peer in self._except
         if excepted or by == "none":
             lines.extend(b"%b: %b" % header for header in said or ())
-            return
+            return lines
         field = b"forwarded" if by == "forwarded" else b"x-forwarded-for"
         ours: bytes | None = peer.encode("latin-1", "replace") if peer else None
         client = ours
@@ -367,7 +351,7 @@ class Heads:
             if by == "forwardfor":  # a line of its own, and those that came as they are
                 lines.extend(b"%b: %b" % header for header in said)
                 if before and self._if_none:
-                    return
+                    return lines
             else:
                 lines.extend(b"%b: %b" % header for header in said if header[0] != field)
                 if before:
@@ -383,6 +367,16 @@ class Heads:
                 lines.append(b"x-forwarded-proto: https" if secure else b"x-forwarded-proto: http")
             if host is not None and b"x-forwarded-host" not in names:
                 lines.append(b"x-forwarded-host: %b" % host)
+        return lines
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    """Lines put together. ServerFailure if there is more than one in one of them."""
+    text = b"".join(lines)
+    # asked for a number: to look for bytes of length 1 takes ten times as long
+    if 0x0A in text or 0x0D in text or 0 in text:
+        raise ServerFailure(Failure.UNFIT, detail="a line break or NUL within a header")
+    return b"\r\n".join(lines)
 
 
 def _element(peer: str | None, secure: bool, host: bytes | None) -> bytes:

@@ -47,6 +47,7 @@ HOP_BY_HOP: Final = frozenset(
 
 # What of an answer is not simply passed on: hop by hop, what frames it, and what the server in front says itself.
 _SPECIAL: Final = frozenset((*HOP_BY_HOP, b"content-length", b"date", b"server"))
+_HEEDED: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"trailer", b"upgrade"))
 
 
 #: what is told to whom a part is missing
@@ -65,6 +66,11 @@ def names_of(value: bytes) -> list[bytes]:
 def takes_along(name: bytes) -> bool:
     """Whether a header that Connection names goes with the connection: not if others depend on it."""
     return name not in END_TO_END and not name.startswith(b"x-forwarded-")
+
+
+def taken_along(names: list[bytes]) -> set[bytes]:
+    """What goes no further because Connection names it, and would go on else: usually nothing."""
+    return {name for name in names if name not in HOP_BY_HOP and takes_along(name)}
 
 
 def require() -> None:
@@ -271,18 +277,15 @@ class Answers:
         if self.over:
             return
         lower = name.lower()
-        if self.status:
-            if lower in _SPECIAL:
-                self.reusable = False  # the parser may have heeded it
-            else:
-                self.trailers.append((lower, value.rstrip(b" \t")))
-            return
-        if lower in _SPECIAL:
-            self._on_special(lower, value)
-        else:
-            self.headers.append((lower, value.rstrip(b" \t")))
+        if lower not in _SPECIAL:
+            section = self.trailers if self.status else self.headers
+            section.append((lower, value.rstrip(b" \t")))
+        elif self.status:
+            self.reusable = False  # the parser may have heeded it
+        elif lower in _HEEDED:
+            self._heed(lower, value)
 
-    def _on_special(self, name: bytes, value: bytes) -> None:
+    def _heed(self, name: bytes, value: bytes) -> None:
         if name == b"content-length":
             self._length = int(value)  # llhttp lets nothing but digits pass
             self.headers.append((name, value.rstrip(b" \t")))
@@ -315,8 +318,8 @@ class Answers:
         if self._hops:
             if b"close" in self._hops:
                 self.reusable = False
-            gone = {name for name in self._hops if takes_along(name)}
-            self.headers = [header for header in self.headers if header[0].lower() not in gone]
+            if gone := taken_along(self._hops):
+                self.headers = [header for header in self.headers if header[0].lower() not in gone]
         if status == 204 or status == 304:  # a 304 may carry a length, which some servers would hold it to
             self.headers = [header for header in self.headers if header[0] != b"content-length"]
         if self._head_only or status == 204 or status == 304:

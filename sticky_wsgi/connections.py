@@ -28,8 +28,8 @@ _READ = 65536
 _TIMEVAL = struct.pack("@ll", 0, int(TICK * 1_000_000))
 
 
-# What a socket says that has woken up in vain.
-_TICKED = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+#: what a socket says that has woken up in vain
+TICKED = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ClientLeft(Exception):
@@ -63,7 +63,7 @@ class Connection:
         while True:
             try:
                 sent = self._socket.send(view)
-            except _TICKED:
+            except TICKED:
                 if self.heard():
                     return False
                 waited = self._wait_longer(waited)
@@ -98,7 +98,7 @@ class Connection:
             try:
                 data = self._socket.recv(_READ)
                 break
-            except _TICKED:
+            except TICKED:
                 waited = self._wait_longer(waited)
             except OSError:  # not the end of anything, and least of all of a body that ends with the connection
                 self.closed = True
@@ -149,7 +149,7 @@ class Connection:
         self._socket.close()
 
 
-def _tick(connected: socket.socket) -> None:
+def tick(connected: socket.socket) -> None:
     """Have it wake up now and then, at the price of no system call: a timeout in Python's sockets polls before each."""
     if type(connected) is socket.socket and socket.socket.__module__ == "socket" and sys.platform != "win32":
         connected.settimeout(None)
@@ -199,7 +199,7 @@ class Connections:
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
                 connected = self._context.wrap_socket(connected, server_hostname=self._sni)
-            _tick(connected)
+            tick(connected)
             return Connection(self, connected)
         except TimeoutError:
             failure = ServerFailure(Failure.CONNECT_TIMEOUT)
@@ -228,6 +228,11 @@ class Connections:
             idle = self._pool.clear()
         for connection in idle:
             connection.close()
+
+    def end(self) -> None:
+        """The same, and keep none from here on."""
+        self._pool.end()
+        self.close()
 
     def forked(self) -> None:
         """We are a forked child: the parent's connections are not ours, not even to say farewell on."""

@@ -137,6 +137,10 @@ class Upstream(CoreUpstream):
         """Close the idle connections."""
         self._connections.close()
 
+    def end(self) -> None:
+        super().end()
+        self._connections.end()
+
 
 class _Answered:
     """An answer's body as it comes. Closing it early closes the connection."""
@@ -178,11 +182,13 @@ def _gone(environ: Environ) -> None:
 
 
 class _Names(dict[str, bytes | None]):
-    """The names of headers as PEP 3333 writes them, and as they are; None for keys that are no headers."""
+    """The names of headers as PEP 3333 writes them, and as they are; None for keys that are no headers, and for Expect,
+    which servers have answered themselves.
+    """
 
     def __missing__(self, key: str) -> bytes | None:
         name: bytes | None = None
-        if key.startswith("HTTP_"):
+        if key.startswith("HTTP_") and key != "HTTP_EXPECT":
             name = key[5:].replace("_", "-").lower().encode("latin-1")
         elif key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             name = key.replace("_", "-").lower().encode()
@@ -206,8 +212,7 @@ def _headers(environ: Environ) -> list[Header]:
     headers: list[Header] = []
     for key, value in environ.items():
         name = _NAMES[key]
-        # Servers have answered an Expect themselves.
-        if name is not None and (value or name not in (b"content-type", b"content-length")) and name != b"expect":
+        if name is not None and (value or name not in (b"content-type", b"content-length")):
             headers.append((name, value.encode("latin-1")))
     return headers
 

@@ -360,11 +360,17 @@ def test_connection_close_is_about_the_clients_connection():
     assert b"close" not in outgoing.head
 
 
-def test_upgrade_lines_go_at_the_end():
+def test_upgrade_lines_go_along_and_the_clients_do_not():
     outgoing = made(
-        [HOST, (b"connection", b"upgrade"), (b"upgrade", b"x")], upgrade=b"connection: upgrade\r\nupgrade: y\r\n"
+        [HOST, (b"connection", b"upgrade"), (b"upgrade", b"x")], upgrade=(b"connection: upgrade", b"upgrade: y")
     )
-    assert parsed(outgoing.head)[1] == [HOST, (b"connection", b"upgrade"), (b"upgrade", b"y")]
+    assert parsed(outgoing.head)[1] == [(b"connection", b"upgrade"), (b"upgrade", b"y"), HOST]
+
+
+def test_upgrade_lines_hold_no_line_break():
+    for line in (b"sec-websocket-protocol: a\nb", b"sec-websocket-protocol: a\r\nb"):
+        with pytest.raises(ServerFailure):
+            made([HOST], upgrade=(line,))
 
 
 @pytest.mark.parametrize(
@@ -380,7 +386,7 @@ def test_upgrade_lines_go_at_the_end():
 )
 def test_trailers_are_asked_for_where_they_can_be_passed_on(te: list[bytes], trailers: bool, said: bool):
     headers = sent([HOST, *((b"te", value) for value in te)], trailers=trailers)
-    assert headers == [HOST, *([(b"connection", b"te"), (b"te", b"trailers")] if said else [])]  # RFC 9110, 10.1.4
+    assert headers == [*([(b"connection", b"te"), (b"te", b"trailers")] if said else []), HOST]  # RFC 9110, 10.1.4
 
 
 # -- how the body ends
