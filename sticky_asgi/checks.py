@@ -26,7 +26,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.events import LieDown, Loop
 from sticky_core.expect import LOOKED_AT
 from sticky_core.probe import AgentProbe, HttpProbe, Probe, failed, raised
-from sticky_core.server import AdminState, Server
+from sticky_core.server import Server
 from sticky_core.tls import TLS
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Checks:
         self._ended: anyio.Event | None = None
         self._task: object = None
         self._contexts: dict[Server, ssl.SSLContext] = {}
+        self._soon: Soon | None = None  # how to reach the event loop
+        self._watched: dict[Checking, anyio.CancelScope] = {}
 
     @property
     def cared_for(self) -> bool:
@@ -78,7 +80,9 @@ class Checks:
         if not self._backend.own_checks(self):
             return False
         self._ended = anyio.Event()
+        self._bell = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._soon = soon_here()
         return True
 
     async def run(self) -> None:
@@ -90,17 +94,43 @@ class Checks:
                 # A loop that lives for one request ends before there is anything to be cancelled.
                 await anyio.sleep(_SOON)
                 async with anyio.create_task_group() as group:
-                    for server in self._backend.servers:
-                        if server.checking is not None:
-                            group.start_soon(self._watch, server, server.checking, self._check)
-                        if server.agent is not None:
-                            group.start_soon(self._watch, server, server.agent, self._ask_agent)
+                    while True:
+                        self._bell = anyio.Event()
+                        self._look(group)
+                        await self._bell.wait()
         finally:
             self._let_go()
             ended.set()
 
+    def changed(self) -> None:
+        """Other servers are to be checked, or otherwise. From whatever thread."""
+        soon = self._soon
+        if soon is not None:
+            with suppress(RuntimeError):  # the event loop has just ended, and they with it
+                soon(lambda: self._bell.set())
+
+    def forget(self, server: Server) -> None:
+        """It was removed."""
+        self._contexts.pop(server, None)
+
+    def _look(self, group: anyio.abc.TaskGroup) -> None:
+        """Watch those who are to be watched, and nobody else."""
+        wanted = {
+            checking: (server, ask)
+            for server in self._backend.servers
+            for checking, ask in ((server.checking, self._check), (server.agent, self._ask_agent))
+            if checking is not None
+        }
+        for checking in [each for each in self._watched if each not in wanted]:
+            self._watched.pop(checking).cancel()
+        for checking, (server, ask) in wanted.items():
+            if checking not in self._watched:
+                self._watched[checking] = scope = anyio.CancelScope()
+                group.start_soon(self._watch, server, checking, ask, scope)
+
     def _let_go(self) -> None:
-        self._scope = self._ended = self._task = None
+        self._scope = self._ended = self._task = self._soon = None
+        self._watched = {}
         self._backend.disown_checks(self)
         self._backend.appoint()
 
@@ -114,34 +144,38 @@ class Checks:
 
     def forked(self) -> None:
         """We are a forked child: they run in the parent."""
-        self._scope = self._ended = self._task = None
+        self._scope = self._ended = self._task = self._soon = None
+        self._watched = {}
 
-    async def _watch(self, server: Server, checking: Checking, check: Callable[..., Any]) -> None:
-        now = self._backend.clock.monotonic
-        while True:
-            woken = anyio.Event()
-            checking.wake = waker(woken)
-            if server.state is AdminState.MAINT and checking is server.checking:
-                await woken.wait()
-            elif (delay := checking.delay(now())) > 0.001:
-                with anyio.move_on_after(delay):
+    async def _watch(
+        self, server: Server, checking: Checking, check: Callable[..., Any], scope: anyio.CancelScope
+    ) -> None:
+        with scope:
+            now = self._backend.clock.monotonic
+            while True:
+                woken = anyio.Event()
+                checking.wake = waker(woken)
+                if server.unresolved or (server.in_maint and checking is server.checking):
                     await woken.wait()
-            else:
-                checking.wake = None
-                await anyio.lowlevel.checkpoint()
-                await check(server, checking)
-                self._backend.tick()
+                elif (delay := checking.delay(now())) > 0.001:
+                    with anyio.move_on_after(delay):
+                        await woken.wait()
+                else:
+                    checking.wake = None
+                    await anyio.lowlevel.checkpoint()
+                    await check(server, checking)
+                    self._backend.tick()
 
     async def _check(self, server: Server, checking: Checking) -> None:
         begun = anyio.current_time()
         check = checking.check
         if check.probe is not None:
             result = await self._called(check.probe, server, checking)
-        elif isinstance(server.config.target, str):
+        elif server.config.is_url:
             result = await self._exchanged(HttpProbe(server, checking), server, checking)
         else:
             result = await self._answered(self._replicas.apps[server], server, checking)
-        self._backend.observed(server, replace(result, duration=anyio.current_time() - begun))
+        self._backend.observed(server, replace(result, duration=anyio.current_time() - begun), checking)
 
     async def _ask_agent(self, server: Server, agent: Checking) -> None:
         begun = anyio.current_time()
@@ -149,7 +183,7 @@ class Checks:
         result = await self._exchanged(probe, server, agent)
         result = replace(result, duration=anyio.current_time() - begun)
         told = probe.said
-        self._backend.heard(server, Said(result) if told is None else replace(told, result=result))
+        self._backend.heard(server, Said(result) if told is None else replace(told, result=result), agent)
 
     async def _called(self, probe: Callable[[Any], Any], server: Server, checking: Checking) -> CheckResult:
         with anyio.move_on_after(checking.patience):
@@ -325,10 +359,20 @@ def _why(error: OSError) -> str:
     return os.strerror(known.errno) if known.errno else str(known)
 
 
+#: Has something called on an event loop, from whatever thread. RuntimeError if that has ended.
+Soon = Callable[[Callable[[], object]], object]
+
+
+def soon_here() -> Soon:
+    """How to reach this event loop from elsewhere."""
+    native: Any = current_token().native_token
+    soon: Soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
+    return soon
+
+
 def waker(woken: anyio.Event) -> Callable[[], bool]:
     """Sets `woken` from whatever thread; False if its event loop has ended."""
-    native: Any = current_token().native_token
-    soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
+    soon = soon_here()
 
     def wake() -> bool:
         try:
@@ -357,13 +401,12 @@ class Cut:
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app = app
         self._server = server
-        self._open: dict[anyio.CancelScope, Callable[[Callable[[], object]], object]] = {}
+        self._open: dict[anyio.CancelScope, Soon] = {}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        native: Any = current_token().native_token
-        soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
+        soon = soon_here()
         with anyio.CancelScope() as here:
             self._open[here] = soon
             try:

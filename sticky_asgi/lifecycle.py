@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from sticky_asgi.checks import Checks, Cut
+from sticky_asgi import stores
+from sticky_asgi.checks import Checks, Cut, Soon, soon_here
+from sticky_asgi.discovery import Discovery
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, Sparing, Transaction
 from sticky_asgi.upstream import Upstream
 from sticky_core.backend import Backend
+from sticky_core.change import Change
 from sticky_core.errors import ConfigError
-from sticky_core.events import StateChange
+from sticky_core.events import Events, StateChange
+from sticky_core.in_force import InForce
+from sticky_core.replicas import Apps
 from sticky_core.replicas import Replicas as CoreReplicas
 from sticky_core.server import Server
 from sticky_core.transaction import Reporting
@@ -23,9 +29,12 @@ from sticky_core.transaction import Reporting
 _log = logging.getLogger("sticky_sessions")
 
 State = dict[str, Any]
+Errand = Callable[[], Coroutine[Any, Any, None]]
 
 #: the key of a lifespan's scope under which nested middlewares tell each other which apps have had theirs
 _SEEN = "sticky.lifespans"
+
+_ENDING = "the application is ending"
 
 
 class Reported(Reporting[Scope, Send], Transaction):
@@ -45,55 +54,97 @@ class Replicas(CoreReplicas):
 
     kind = "asgi"
     forwards = Upstream
-    apps: dict[Server, ASGIApp | None]
+    apps: Apps[ASGIApp]
 
     def __init__(self, backend: Backend) -> None:
+        self._events: Events | None = None
         super().__init__(backend)
-        spares = bool(backend.retries.statuses)
-        self.transaction: type[Transaction] = Sparing if spares else Transaction
-        if backend.observes:
-            self.transaction = ReportedSparing if spares else Reported
         self.checks = Checks(self)
-        if backend.shuts_down:
-            backend.events(self._marked)
+        self.discovery = Discovery(self)
         self.lifespans: Lifespans | None = None  # who runs them, so that nobody else does
         self.warned = False
 
+    def _follow(self, in_force: InForce) -> None:
+        spares = bool(in_force.retries.statuses)
+        self.transaction: type[Transaction] = Sparing if spares else Transaction
+        if in_force.observes:
+            self.transaction = ReportedSparing if spares else Reported
+        if in_force.shuts_down and self._events is None:
+            self._events = self.backend.events(self._marked)
+        super()._follow(in_force)
+
     @property
     def _watched(self) -> bool:
-        return self.checks.cared_for
+        return self.checks.cared_for and self.discovery.cared_for and not self.discovery.awaited
 
     def begin(self) -> None:
         if not self.checks.cared_for and self.lifespans is None:
             self.checks.begin()
+        if not self.discovery.cared_for and self.lifespans is None:
+            self.discovery.begin()
         super().begin()
 
     def make_all(self) -> bool:
         made = super().make_all()
         if made:
-            self.seal()
+            self.seal(self.backend.servers)
             self._warn()
         return made
 
     def start(self) -> None:
-        self.seal()
+        self.seal(self.backend.servers)
         super().start()
 
-    def seal(self) -> None:
-        """Let those apps be cut off whose servers take what is in flight with them."""
-        for server, app in self.apps.items():
-            check = server.checking.check if server.checking is not None else None
-            if check is not None and check.on_marked_down and app is not None and not isinstance(app, Cut):
+    def seal(self, servers: Iterable[Server]) -> None:
+        for server in servers:
+            app = self.apps[server]
+            if app is not None and server.shuts_down and not isinstance(app, Cut):
                 self.apps[server] = Cut(app, server)
 
     def _marked(self, change: StateChange) -> None:
         if change.after == "DOWN":
-            app = self.apps[self.backend[change.server]]
-            if isinstance(app, Cut):
-                app.end()
+            for server in self.backend.servers:
+                app = self.apps[server] if server.name == change.server else None
+                if isinstance(app, Cut) and server.shuts_down:
+                    app.end()
+
+    def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        if self.lifespans is not None and self.made and not all(server.config.is_url for server in change.came):
+            self.lifespans.prepare(self, change, ready)
+        else:
+            super().begin_those_who_come(change, ready)
+
+    def undo(self, change: Change) -> None:
+        if self.lifespans is not None:
+            for server in change.came:
+                self.lifespans.retire(server, lambda: None)
+        super().undo(change)
+
+    def swapped(self, change: Change) -> None:
+        super().swapped(change)
+        self.seal(change.came)
+        self.discovery.changed()
+        self._check_anew()
+
+    def has_moved(self, server: Server) -> None:
+        super().has_moved(server)
+        self._check_anew()
+
+    def _check_anew(self) -> None:
+        self.checks.changed()
+        if self.lifespans is not None and not (self.checks.cared_for and self.discovery.cared_for):
+            self.lifespans.start_checks(self)
+
+    def retire(self, server: Server, over: Callable[[], None]) -> None:
+        self.checks.forget(server)
+        if self.lifespans is not None:
+            super().retire(server, lambda: None)
+            self.lifespans.retire(server, over)
+        else:
+            super().retire(server, over)
 
     def _warn(self) -> None:
-        if not self.warned and len(self._upstreams) < len(self.apps):
+        if not self.warned and not all(server.config.is_url for server in self.apps):
             self.warned = True
             _log.warning(
                 "backend %s: requests came before any lifespan, so the lifespans of its replicas do not run. If the "
@@ -104,6 +155,7 @@ class Replicas(CoreReplicas):
 
     def forked(self) -> None:
         self.checks.forked()
+        self.discovery.forked()
         super().forked()
 
     async def restart(self, server: Server) -> None:
@@ -112,7 +164,7 @@ class Replicas(CoreReplicas):
             await self.lifespans.restart(self, server)
         else:
             self.make(server)
-        self.seal()
+        self.seal(server.only)
 
 
 class WithState:
@@ -199,11 +251,18 @@ class Lifespans:
         self._owned: list[Replicas] = []
         # An app object may stand behind several servers, or be wrapped and served. It has one lifespan, and one state.
         self._seen: dict[int, tuple[ASGIApp, State]] = scope.get(_SEEN, {})
-        self._running: dict[object, tuple[str, Lifespan]] = {}  # by server, and the wrapped app's
+        self._running: dict[int, tuple[str, Lifespan]] = {}  # by the identity of the app
+        self._app_of: dict[Server, int] = {}
+        self._ending = False
+        self._errands: deque[Errand] = deque()  # what others want to be done on this event loop
 
     async def start(self, group: TaskGroup) -> str | None:
         """Start them all, or none: why it could not be done, else None."""
         self._group = group
+        self._soon: Soon = soon_here()
+        self._bell = anyio.Event()
+        self._running_errands = anyio.CancelScope()
+        group.start_soon(self._run_errands)
         failure = await self._start_all()
         if failure is not None:
             await self.stop()
@@ -212,7 +271,7 @@ class Lifespans:
     async def _start_all(self) -> str | None:
         if self._app is not None:
             state: State = self._scope.get("state", {})
-            failure = await self._start("the app", "", self._app, state)
+            failure = await self._start("", self._app, state)
             if failure is not None:
                 return failure
         for replicas in self._replicas:
@@ -221,10 +280,15 @@ class Lifespans:
                 continue
             replicas.lifespans = self
             self._owned.append(replicas)
-            for server in replicas.backend.servers:
-                failure = await self._start_replica(replicas, server)
-                if failure is not None:
-                    return failure
+            replicas.discovery.start(self._group)
+            await replicas.discovery.first()
+            begun: set[Server] = set()
+            while rest := [server for server in replicas.backend.servers if server not in begun]:
+                for server in rest:  # while it starts, others may be added
+                    begun.add(server)
+                    failure = await self._start_replica(replicas, server)
+                    if failure is not None:
+                        return failure
             replicas.start()
             replicas.checks.start(self._group)
         return None
@@ -237,44 +301,126 @@ class Lifespans:
                 app = replicas.make(server)
         except Exception as error:
             return f"{name} failed to start: {type(error).__name__}: {error}"
-        if isinstance(server.config.target, str):
+        if app is None or server.config.is_url:
             return None  # a URL has its life elsewhere
         seen = self._seen.get(id(app))
         state: State = {} if seen is None else seen[1]
-        if seen is None and (failure := await self._start(server, name, app, state)) is not None:
+        if seen is None and (failure := await self._start(name, app, state)) is not None:
             return f"{name} failed to start: {failure}"
+        self._app_of[server] = id(app)
         if state:
             replicas.apps[server] = WithState(app, state)
         return None
 
-    async def _start(self, key: object, name: str, app: ASGIApp, state: State) -> str | None:
+    async def _start(self, name: str, app: ASGIApp, state: State) -> str | None:
         self._seen[id(app)] = app, state
         lifespan = Lifespan(app, {**self._scope, "state": state, _SEEN: self._seen})
         failure: str | None = await self._group.start(lifespan.run)
         if failure is None:
-            self._running[key] = name, lifespan
+            self._running[id(app)] = name, lifespan
+        else:
+            self._seen.pop(id(app), None)
         return failure
 
     async def restart(self, replicas: Replicas, server: Server) -> None:
         """End one replica and begin another in its place. RuntimeError if that fails to start."""
-        _, lifespan = self._running.pop(server, ("", None))
-        if lifespan is not None:
-            await lifespan.stop()
-            self._seen.pop(id(lifespan.app), None)
+        await self._stop(server)
         replicas.apps[server] = None
         failure = await self._start_replica(replicas, server)
         if failure is not None:
             raise RuntimeError(failure)
 
+    # From whatever thread
+
+    def _spawn(self, errand: Errand) -> bool:
+        """Run `errand` where the lifespans run. False: they have ended."""
+        self._errands.append(errand)
+        try:
+            self._soon(lambda: self._bell.set())
+        except RuntimeError:  # so has their event loop
+            return False
+        return not self._ending
+
+    async def _run_errands(self) -> None:
+        with self._running_errands:
+            while True:
+                self._bell = anyio.Event()
+                self._begin_errands()
+                await self._bell.wait()
+
+    def _begin_errands(self) -> None:
+        while self._errands:
+            self._group.start_soon(self._errands.popleft())
+
+    def prepare(self, replicas: Replicas, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        """Start the servers that `change` brings."""
+
+        async def start() -> None:
+            failure: str | None = None
+            try:
+                for server in change.came:
+                    failure = _ENDING  # unless there is more to say when it has been waited for
+                    if not self._ending:
+                        failure = None if server.config.is_url else await self._start_replica(replicas, server)
+                    if failure is not None:
+                        break
+            finally:
+                ready(None if failure is None else RuntimeError(failure))
+                if self._ending:
+                    for server in change.came:
+                        await self._stop(server)
+
+        if not self._spawn(start):
+            raise RuntimeError(_ENDING)
+
+    def start_checks(self, replicas: Replicas) -> None:
+        """There are some now."""
+
+        async def start() -> None:
+            if not self._ending:
+                replicas.checks.start(self._group)
+                replicas.discovery.start(self._group)
+
+        self._spawn(start)
+
+    def retire(self, server: Server, over: Callable[[], None]) -> None:
+        """Stop the lifespan of a server that nobody uses any more."""
+
+        async def stop() -> None:
+            failure = await self._stop(server)
+            if failure is not None:
+                _log.error("server %s: %s", server.name, failure)
+            over()
+
+        if server not in self._app_of or not self._spawn(stop):
+            over()
+
+    async def _stop(self, server: Server) -> str | None:
+        """Stop its lifespan, unless its app stands behind others as well; how it failed to end."""
+        number = self._app_of.pop(server, None)
+        if number is None or number in self._app_of.values():
+            return None
+        _, lifespan = self._running.pop(number, ("", None))
+        if lifespan is None:
+            return None  # somebody else runs it
+        self._seen.pop(number, None)
+        return await lifespan.stop()
+
     async def stop(self) -> list[str]:
         """End them all, the last first; how some failed to."""
         problems: list[str] = []
+        self._ending = True
+        self._running_errands.cancel()
+        self._begin_errands()
         for replicas in self._owned:
+            await replicas.discovery.end()
             await replicas.checks.end()
-        for name, lifespan in reversed(self._running.values()):
+        for name, lifespan in reversed(list(self._running.values())):
             failure = await lifespan.stop()
             if failure is not None:
                 problems.append(f"{name}: {failure}" if name else failure)
+        for replicas in self._owned:
+            await stores.end(replicas.backend.stores)
         for problem in problems:
             _log.error("at shutdown: %s", problem)
         return problems

@@ -1,4 +1,4 @@
-"""Backend: servers, how to balance them, how to persist, when to give up."""
+"""Backend: servers, how to balance them, how to persist, when to give up. What lives, whatever is in force."""
 
 from __future__ import annotations
 
@@ -6,138 +6,89 @@ import logging
 import random
 import threading
 import weakref
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Self, TypeVar, cast
 
 from sticky_core import agent_check
-from sticky_core.balance import Affinity, Algorithm, Balance, RoundRobin, Timed, named
+from sticky_core.backend_config import BackendConfig, OnEmpty, Unavailable
+from sticky_core.balance import Balance, RoundRobin, named
+from sticky_core.change import Change
 from sticky_core.check import Check, Checking, CheckResult, spread_out
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, collected
 from sticky_core.errors import check as raise_for
 from sticky_core.events import Bus, Drained, Events, StateChange
-from sticky_core.fork import Forked, renewed
+from sticky_core.fork import renewed
 from sticky_core.forwarding import Forward
-from sticky_core.persistence import Cookie, Persist, Persistence
-from sticky_core.persistence.rules import Condition, Ruled
-from sticky_core.persistence.several import Several
-from sticky_core.proxies import Networks
+from sticky_core.in_force import InForce
+from sticky_core.persistence import Persist, Persistence
+from sticky_core.persistence.rules import Condition
+from sticky_core.plan import Plan, moved_keys, moved_sessions
 from sticky_core.queue import Queue, Ticket
 from sticky_core.request import Request
 from sticky_core.retries import Retries
-from sticky_core.server import LOOK, NAME, AdminState, Server, ServerConfig
+from sticky_core.server import LOOK, AdminState, Server, ServerConfig
+from sticky_core.stores.redis import Redis
 from sticky_core.timeouts import Timeouts
 
-Unavailable = Literal["redispatch", "fail"]
-OnEmpty = Literal["fail", "panic"]
+__all__ = ["Backend", "BackendConfig", "Kept", "OnEmpty", "Unavailable"]
 
 _log = logging.getLogger("sticky_sessions")
 
 
-class Kept(Forked, Protocol):
-    """What a face keeps beside a backend."""
+class Kept:
+    """What is kept beside a backend, such as a face's apps (`Backend.keep`). What it does not care for, it leaves."""
 
     def timed(self, timed: bool) -> None:
         """Whether time changes something about the servers, so that requests must `tick` first. Under the lock."""
-        ...
+
+    def forked(self) -> None:
+        """We are a forked child."""
+
+    def problems_of(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
+        """Why it can't serve these."""
+        yield from ()
+
+    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        """Begin what `change` brings; `ready` is to be called once it has, at once or later, from whatever thread, with
+        what has failed if something has.
+        """
+        ready(None)
+
+    def undo(self, change: Change) -> None:
+        """It was prepared, and nothing comes of it."""
+
+    def swap(self, change: Change, in_force: InForce) -> None:
+        """It is in force. Under the lock."""
+
+    def swapped(self, change: Change) -> None:
+        """The same, without the lock: what is not used any more may be let go."""
+
+    def unlist(self, server: Server) -> None:
+        """Nobody is sent to `server` any more, and nobody is there; who was on the way is to be refused."""
+
+    def retire(self, server: Server, over: Callable[[], None]) -> None:
+        """Really nobody: end what stands behind it; `over` is to be called when that has ended."""
+        over()
+
+    def moving(self, server: Server, config: ServerConfig) -> object:
+        """What `moved` will want, made beforehand, where it may fail."""
+        return None
+
+    def moved(self, server: Server, made: object) -> None:
+        """`server` has another address. Under the lock."""
+
+    def has_moved(self, server: Server) -> None:
+        """The same, without the lock."""
 
 
 T = TypeVar("T", bound=Kept)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendConfig:
-    """What was asked of a backend. `Backend` explains the words."""
-
-    name: str
-    servers: tuple[ServerConfig, ...]
-    balance: Balance
-    persist: tuple[Persist, ...] = ()
-    retries: int = 3
-    retry_on: tuple[str, ...] = ("conn-failure",)
-    redispatch: bool | int = True
-    unavailable: Unavailable = "redispatch"
-    retry_body_limit: int = 65536
-    idempotency_key: bool = False
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    forward: Forward = field(default_factory=Forward)
-    check: Check | None = None
-    on_empty: OnEmpty = "fail"
-    panic_threshold: float | None = None
-    allbackups: bool = False
-    persist_on_down: bool = False
-    force_persist: Condition | None = None
-    ignore_persist: Condition | None = None
-    use_server: tuple[tuple[str, Condition], ...] = ()
-
-    def __post_init__(self) -> None:
-        raise_for(f"backend {self.name}: {problem}" for problem in self._problems())
-
-    def _problems(self) -> Iterator[str]:
-        if not NAME.fullmatch(self.name):
-            yield "a name is made of letters, digits and - _ . :"
-        names = [server.name for server in self.servers]
-        if not names:
-            yield "has no servers"
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"has {names.count(name)} servers called {name}: give each a name of its own"
-        cookies = [asked.name for asked in self.persist if isinstance(asked, Cookie) and asked.mode != "passive"]
-        for name in sorted({name for name in cookies if cookies.count(name) > 1}):
-            yield (
-                f"persists by cookie {name} in {cookies.count(name)} ways that would undo each other: "
-                "give each a name of its own"
-            )
-        yield from Retries(self.retries, self.retry_on, self.redispatch).problems()
-        if self.retry_body_limit < 0:
-            yield f"retry_body_limit {self.retry_body_limit} is below 0"
-        if self.unavailable not in ("redispatch", "fail"):
-            yield f"unavailable {self.unavailable!r} is neither 'redispatch' nor 'fail'"
-        yield from self._problems_of_choice()
-        yield from self._problems_of_rules()
-        yield from self._problems_of_checks()
-
-    def _problems_of_choice(self) -> Iterator[str]:
-        if self.on_empty not in ("fail", "panic"):
-            yield f"on_empty {self.on_empty!r} is neither 'fail' nor 'panic'"
-        if self.panic_threshold is not None:
-            if self.on_empty != "panic":
-                yield "panic_threshold has no effect without on_empty='panic'"
-            if not 0 <= self.panic_threshold <= 1:
-                yield f"panic_threshold {self.panic_threshold!r} is not a share: write 0.5 for half of the servers"
-        if self.allbackups and not any(server.backup for server in self.servers):
-            yield "allbackups has no effect without servers that have backup=True"
-
-    def _problems_of_rules(self) -> Iterator[str]:
-        for name in ("persist_on_down", "force_persist", "ignore_persist"):
-            if getattr(self, name) and not self.persist and (name == "ignore_persist" or not self.use_server):
-                yield f"{name} has no effect without persist"
-        if self.persist_on_down and self.force_persist is not None and self.ignore_persist is None:
-            yield "force_persist is what persist_on_down says of every request: leave one of them out"
-        for name in ("force_persist", "ignore_persist"):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                yield f"{name} {getattr(self, name)!r} is no condition: hand a callable that is told the request"
-        names = {server.name for server in self.servers}
-        for name, condition in self.use_server:
-            if name not in names:
-                yield f"use_server names {name}, and there is no such server"
-            if not callable(condition):
-                yield f"use_server: {condition!r} is no condition: hand a callable that is told the request"
-
-    def _problems_of_checks(self) -> Iterator[str]:
-        for server in self.servers:
-            if server.check is False and self.check is None:
-                yield f"server {server.name}: check=False has no effect: the backend has no check either"
-        checks = self.check
-        if checks is not None and checks.port is not None:
-            for server in self.servers:
-                if server.check is None and server.track is None and not isinstance(server.target, str):
-                    yield (
-                        f"server {server.name}: check: port is for URLs, and this is an app: give it a check of its "
-                        "own, or check=False"
-                    )
 
 
 class Backend:
@@ -166,6 +117,8 @@ class Backend:
     as `{"name": callable}`; the first whose server can be used.
     `log`: called with the `Decision` of each request when it is over, in the thread that served it.
     `clock`, `rng`: time and chance, for tests.
+
+    What is asked may be something else later: `add`, `remove`, `apply`, and `plan` to see before what that would move.
 
     Raises `ConfigError` with every problem found. Safe to use from any thread, and after a fork.
     """
@@ -202,17 +155,15 @@ class Backend:
         asked_persist = tuple(persist) if isinstance(persist, Sequence) else (persist,)
         with collected(problems, f"backend {name}: "):
             balance = named(balance) if isinstance(balance, str) else balance
-        again = Retries(
-            retries, tuple(retry_on.split() if isinstance(retry_on, str) else map(str, retry_on)), redispatch
-        )
-        with collected(problems):
-            self.config = BackendConfig(
+        config: BackendConfig | None = None
+        try:
+            config = BackendConfig(
                 name=name,
-                servers=tuple(server.config for server in servers),
+                servers=tuple(server.asked for server in servers),
                 balance=RoundRobin() if isinstance(balance, str) else balance,
                 persist=asked_persist,
-                retries=again.retries,
-                retry_on=again.retry_on,
+                retries=retries,
+                retry_on=tuple(retry_on.split() if isinstance(retry_on, str) else map(str, retry_on)),
                 redispatch=redispatch,
                 unavailable=unavailable,
                 retry_body_limit=retry_body_limit,
@@ -228,221 +179,539 @@ class Backend:
                 ignore_persist=ignore_persist,
                 use_server=tuple(use_server.items() if isinstance(use_server, Mapping) else use_server),
             )
+        except ConfigError as error:
+            problems += error.problems
+            for asked in asked_persist:  # what is wrong with the rest is told along with it
+                with collected(problems, f"backend {name}: "):
+                    asked.over(name, servers, SystemClock())
+        self._begin(name, config, servers, log, clock, rng, problems)
+
+    @classmethod
+    def of(
+        cls,
+        config: BackendConfig,
+        *,
+        log: Callable[[Decision], None] | None = None,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> Self:
+        """A backend as `config` asks, with servers of its own."""
+        backend = cls.__new__(cls)
+        backend._begin(config.name, config, [Server.of(each) for each in config.servers], log, clock, rng, [])
+        return backend
+
+    def _begin(
+        self,
+        name: str,
+        config: BackendConfig | None,
+        servers: Sequence[Server],
+        log: Callable[[Decision], None] | None,
+        clock: Clock | None,
+        rng: Rng | None,
+        problems: list[str],
+    ) -> None:
         self.name = name
-        self.servers = tuple(servers)
-        self.retries = again
-        self.unavailable: Unavailable = unavailable
         self.log = log
         self.clock: Clock = clock if clock is not None else SystemClock()
         # the module rather than an instance: it is re-seeded in a forked child, so that siblings do not draw alike
         self.rng: Rng = rng if rng is not None else random
-        self._lock = threading.Lock()
-        self._backups = tuple(server for server in servers if server.config.backup)
-        problems += (
-            f"backend {name}: server {server.name}: belongs to another backend already; "
-            "a Server is one place in one backend"
-            for server in servers
-            if server.belongs
-        )
-        tracked: dict[Server, Server] = {}
-        for server in servers:
-            with collected(problems, f"backend {name}: server {server.name}: "):
-                if server.config.track is not None:
-                    tracked[server] = self._tracked(server, server.config.track)
-        persistences: list[Persistence] = []
-        for asked in asked_persist:
-            with collected(problems, f"backend {name}: "):
-                persistences.append(asked.over(name, self.servers, self.clock))
-        raise_for(problems)
-        for number, server in enumerate(servers, 1):
-            server.id = number
-        self._balance = self._algorithm()
-        self._timed = self._balance if isinstance(self._balance, Timed) else None
-        self._backup_balance = self._algorithm(backups=True) if allbackups else None
-        self._queue = Queue()
+        #: One for balance, the queue, and changes of servers. A bound request takes it only where who comes and goes is
+        #: counted.
+        self.lock = threading.Lock()
+        #: who waits for a place
+        self.queue = Queue()
         self._bus = Bus()
-        self._due = inf
-        self._status: dict[Server, str] = {}  # as it was announced
         #: whether health counts for nothing at the moment
         self.panics = False
         self._empty = False
-        #: whose word about the client counts
-        self.trusted_proxies = Networks(self.config.forward.trusted_proxies)
-        #: whether who comes and goes must be told: to balance, or because a server takes only so many
-        self.counts = self._balance.counts or any(server.limit for server in servers)
-        #: whether a request may have to be read more than once, or looked after while it waits
-        self.rereads = again.rereads or any(server.limit or isinstance(server.config.target, str) for server in servers)
-        self.persistence: Persistence | None = None
-        if persistences:
-            self.persistence = Several(persistences) if len(persistences) > 1 else persistences[0]
-        rules = Ruled.of(self.config, self.servers)
-        if rules is not None:
-            self.persistence = rules(self.persistence)
-        idle = 0.0 if self.persistence is None else max(each.idle for each in persistences or (self.persistence,))
         self._kept: dict[object, Kept] = {}
         self._checks_owner: object = None
+        #: when there is something to do next, by the clock
+        self.due = inf
+        self._dues: dict[Server, float] = {}  # of those about which time changes something
+        self._agenda: list[tuple[float, int, Server]] = []  # the same as a heap, outdated entries among them
+        self._status: dict[Server, str] = {}  # as it was announced
+        self._census: Counter[tuple[bool, str]] = Counter()  # how many backups, and others, are in which state
+        self._by_name: dict[str, Server] = {}
+        #: One change at a time. Held while it is prepared, as far as that takes no event loop.
+        self._changing = threading.RLock()
+        self._change: Change | None = None
+        self._leaving: dict[Server, Change] = {}  # removed, with requests in flight
+
+        problems += (f"backend {name}: {problem}" for problem in self._foreigners(servers))
+        for number, server in enumerate(servers, 1):
+            server.id = number
+        tracked = self._all_tracked(servers, problems)
+        if config is not None:
+            with collected(problems):
+                self.in_force = InForce(self, config, servers)
+        raise_for(problems)
+        #: what was asked; of the servers too, which may have been moved and weighed anew by hand since
+        self.config = self.in_force.config
         now = self.clock.monotonic()
-        alone = len(servers) - len(self._backups) == 1  # nginx never leaves the only one alone
         for server in servers:
-            server.idle = idle
-            server.checking = self._checking(server, check)
-            agent = server.config.agent_check
-            server.agent = Checking(_agent(agent), self.rng) if agent is not None else None
-            if alone and not server.config.backup:
-                server.max_fails = 0
-            server.tracks = tracked.get(server)
-            if server.tracks is not None:
-                server.tracks.trackers += server.only
+            self._enrol(server)
+        self._set_up(self.in_force, tracked, now)
+        for server in servers:
             server.settle(now)
             self._status[server] = server.status
-        spread_out([each.checking for each in servers if each.checking is not None])
-        spread_out([each.agent for each in servers if each.agent is not None])
-        #: whether somebody has to ask the servers how they are
-        self.checked = any(server.checking is not None or server.agent is not None for server in servers)
-        #: whether it is of interest how requests turn out, and how long they take
-        self.observes = self._timed is not None or any(
-            server.max_fails or (server.checking is not None and server.checking.check.observe) for server in servers
-        )
-        #: whether a server that goes down takes with it what is in flight there
-        self.shuts_down = any(
-            server.checking is not None and server.checking.check.on_marked_down for server in servers
-        )
-        for server in servers:
-            server.belong(self._changed)
             if not server.electable:  # it is down from the start
-                self._algorithm_of(server).changed(server)
+                self.in_force.changed(server)
+            self._note_due(server)
+        self._take_census()
         self._appoint()
         renewed(self)
         _latest[name] = self
 
-    def _algorithm(self, *, backups: bool = False) -> Algorithm:
-        servers = [server for server in self.servers if server.config.backup is backups]
-        return self.config.balance.over(servers, self.rng)
+    # What of it is in force
 
-    def _algorithm_of(self, server: Server) -> Algorithm | _Nobody:
-        if not server.config.backup:
-            return self._balance
-        return self._backup_balance if self._backup_balance is not None else _nobody
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        return self.in_force.servers
 
-    def _checking(self, server: Server, check: Check | None) -> Checking | None:
-        asked = server.config.check
-        if asked is False or server.config.track is not None:
-            return None
-        asked = asked if asked is not None else check
-        return Checking(asked, self.rng) if asked is not None else None
+    @property
+    def persistence(self) -> Persistence | None:
+        return self.in_force.persistence
 
-    def _tracked(self, server: Server, track: str | Server) -> Server:
+    @property
+    def retries(self) -> Retries:
+        return self.in_force.retries
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return self.in_force.unavailable
+
+    @property
+    def stores(self) -> tuple[Redis, ...]:
+        """Where its tables are shared."""
+        return self.in_force.stores
+
+    @property
+    def counts(self) -> bool:
+        return self.in_force.counts
+
+    @property
+    def checked(self) -> bool:
+        return self.in_force.checked
+
+    @property
+    def observes(self) -> bool:
+        return self.in_force.observes
+
+    def choose(self, request: Request, tried: Container[Server]) -> Server | None:
+        return self.in_force.choose(request, tried)
+
+    def place(self, request: Request, bound: Server | None, tried: tuple[Server, ...]) -> Server | Ticket | None:
+        return self.in_force.place(request, bound, tried)
+
+    # Servers come, change and go
+
+    def add(self, *servers: Server) -> Change:
+        """Have more servers, beside those that there are. `apply` says how, and what it raises."""
+        with self._changing:
+            strangers = list(self._foreigners(servers))
+            raise_for(f"backend {self.name}: {problem}" for problem in strangers)
+            asked = (*self.config.servers, *(server.asked for server in servers))
+            return self._apply(replace(self.config, servers=asked), {server.name: server for server in servers})
+
+    def remove(self, *names: str) -> Change:
+        """Do without these servers: they get no requests from here on, those in flight end in peace, and then the
+        servers do. Their clients are given others: a mark that names none counts for nothing (claim INVALID), with
+        `unavailable="fail"` too, since it will not come back. `apply` says how, and what it raises.
+        """
+        with self._changing:
+            raise_for(
+                f"backend {self.name}: there is no server {name} to be removed"
+                for name in names
+                if name not in self._by_name
+            )
+            return self._apply(
+                replace(self.config, servers=tuple(each for each in self.config.servers if each.name not in names)), {}
+            )
+
+    def apply(self, new: BackendConfig) -> Change:
+        """Put `new` in the place of what is in force, under load.
+
+        What comes is begun first, and if that fails nothing has changed. From the swap on, requests find the new
+        configuration; those on their way keep the one that they began with. Servers that keep their name keep their
+        health, counters, requests in flight and clients, and what was changed about them by hand (weight, state,
+        address) where nothing else is asked than before; a server whose app is another is begun anew, with an empty
+        memory. What went is ended when its last request is over.
+
+        It is in force when this returns, but where lifespans have to be run on an event loop for it: `await` the
+        `Change`, or from another thread, `wait()` for it. Raises `ConfigError` with every problem found, one of which
+        is that another change is still being prepared, and RuntimeError if what comes can't be begun.
+        """
+        with self._changing:
+            return self._apply(new, {})
+
+    def plan(self, new: BackendConfig, *, keys: int = 10_000) -> Plan:
+        """What `apply` would do, and how many clients would move, from where to where. Nothing is changed, and nobody's
+        turn is taken. `keys`: how many hash keys are tried. Raises `ConfigError` as `apply` does.
+        """
+        with self._changing:
+            change = self._draft(new, {})
+        gone = {server.name: heir for server, heir in change.went.items()}
+        return Plan(
+            added=tuple(server.name for server in change.came if server not in change.went.values()),
+            removed=tuple(name for name, heir in gone.items() if heir is None),
+            restarted=tuple(name for name, heir in gone.items() if heir is not None),
+            changed=tuple(server.name for server in change.asked),
+            sessions=moved_sessions(self.in_force.sessions(), change.went),
+            keys=moved_keys(
+                self.config,
+                [server.shadow(server.asked) for server in self.servers],
+                new,
+                self._shadows(change),
+                keys,
+            ),
+        )
+
+    def _draft(self, new: BackendConfig, given: Mapping[str, Server]) -> Change:
+        """What has to be done for it. ConfigError with every problem found; nothing has changed."""
+        problems: list[str] = []
+        where = f"backend {self.name}: "
+        if self._change is not None:
+            raise ConfigError(f"{where}another change is being prepared: await it first")
+        if new.name != self.name:
+            problems.append(f"{where}the configuration is another backend's, {new.name}'s")
+        servers: list[Server] = []
+        came: list[Server] = []
+        heirs: dict[Server, Server | None] = {}
+        changed: dict[Server, ServerConfig] = {}
+        for asked in new.servers:
+            server = self._by_name.get(asked.name)
+            if server is None or asked.is_another_app(server.asked):
+                heir = given.get(asked.name) or Server.of(asked)
+                if server is not None:
+                    heirs[server] = heir
+                came.append(heir)
+                server = heir
+            elif asked != server.asked:
+                with collected(problems, where):
+                    server.as_asked(asked)
+                    changed[server] = asked
+            servers.append(server)
+        stay = set(servers)
+        went = {server: heirs.get(server) for server in self.servers if server not in stay}
+        change = Change(new, servers, came, went, changed, self._look_who_left)
+        self._number(change)
+        problems += (
+            f"{where}server {server.name} is tracked by {tracker.name}: remove that first, or both"
+            for server in went
+            for tracker in server.trackers
+            if tracker not in went and tracker not in stay
+        )
+        self._all_tracked(servers, problems)
+        beginning = [*(server.asked for server in came), *changed.values()]
+        for kept in self._kept.values():
+            problems += (where + problem for problem in kept.problems_of(beginning))
+        if not problems:
+            with collected(problems):
+                trial = InForce(
+                    self, new, self._shadows(change) if changed else servers, None if changed else self.in_force
+                )
+                change.in_force = None if changed else trial
+        raise_for(problems)
+        return change
+
+    def _number(self, change: Change) -> None:
+        """New servers take the lowest numbers that are free (HAProxy `id`), so that others keep theirs, and with that
+        their points on a ring.
+        """
+        for server, heir in change.went.items():
+            if heir is not None:
+                heir.id = server.id
+        heirs = set(change.went.values())
+        used = {server.id for server in change.servers if server not in change.came or server in heirs}
+        number = 0
+        for server in change.came:
+            if server not in heirs:
+                number += 1
+                while number in used:
+                    number += 1
+                server.id = number
+
+    def _shadows(self, change: Change) -> list[Server]:
+        """How the servers would stand."""
+        came = set(change.came)
+        shadows: list[Server] = []
+        for server, asked in zip(change.servers, change.config.servers, strict=True):
+            if server in came:
+                shadow = Server.of(asked)
+                shadow.id = server.id
+            else:
+                shadow = server.shadow(asked)
+            shadows.append(shadow)
+        return shadows
+
+    def _apply(self, new: BackendConfig, given: Mapping[str, Server]) -> Change:
+        change = self._draft(new, given)
+        kept = list(self._kept.values())
+        change.prepares(kept)
+        self._change = change
+        for each in kept:
+            try:
+                each.prepare(change, self._ready(change, each))
+            except BaseException as error:
+                if self._change is change:
+                    self._failed(change, error)
+                raise
+            if change.failure is not None:
+                raise change.failure
+        if not kept:
+            self._swap(change)
+        return change
+
+    def _ready(self, change: Change, who: Kept) -> Callable[[Exception | None], None]:
+        def ready(failure: Exception | None) -> None:
+            with self._changing:
+                if self._change is not change:
+                    who.undo(change)  # it has failed elsewhere meanwhile
+                elif failure is not None:
+                    _log.error("%s, so nothing has changed", failure)
+                    self._failed(change, failure)
+                elif change.is_ready(who):
+                    self._swap(change)
+
+        return ready
+
+    def _failed(self, change: Change, failure: BaseException) -> None:
+        self._change = None
+        for kept in self._kept.values():
+            kept.undo(change)
+        change.fail(failure)
+
+    def _swap(self, change: Change) -> None:
+        """Put it in force. Under `_changing`."""
+        self._change = None
+        before = self.in_force
+        for server, asked in change.asked.items():
+            self._become(server, asked)
+        in_force = change.in_force
+        if in_force is None:
+            in_force = InForce(self, change.config, change.servers, before)
+        tracked = self._all_tracked(change.servers, [])
+        woken: list[Ticket] = []
+        kept = list(self._kept.values())
+        with self.lock:
+            now = self.clock.monotonic()
+            heirs = {heir for heir in change.went.values() if heir is not None}
+            for server, heir in change.went.items():
+                if heir is not None:
+                    heir.succeed(server)
+            for server in change.came:
+                self._enrol(server)
+            self._set_up(in_force, tracked, now)
+            in_force.begin()
+            self.in_force = in_force
+            self.config = change.config
+            before.counts = True  # those who are on their way by it say when they leave
+            for server in change.went:
+                woken += self._strike(server)
+            for server in in_force.servers:
+                server.settle(now, self.panics)
+                self._note_due(server)
+            self._take_census()
+            for server in change.came:
+                if server not in heirs:
+                    self._announce(server, "NEW", server.status)
+                self._status[server] = server.status
+            for server, heir in change.went.items():
+                if heir is None:
+                    self._announce(server, self._status.pop(server), server.status)
+                else:
+                    self._status.pop(server)
+            for server in in_force.servers:
+                woken += self._pass_on(server)
+            woken += self._look_for_panic()
+            for each in kept:
+                each.swap(change, in_force)
+            self._appoint()
+            self._leaving.update(dict.fromkeys(change.went, change))
+            change.retires((server, each) for server in change.went for each in (*kept, self))
+        _log.info("backend %s: %s", self.name, change.signs)
+        self._told(woken)
+        for each in kept:
+            each.swapped(change)
+        change.succeed()
+        self._look_who_left()
+
+    def _become(self, server: Server, asked: ServerConfig) -> None:
+        """Change a server in place."""
+        with self.lock:
+            target = server.config.target
+            server.become(asked)
+            if server.config.target != target:
+                self.in_force.moved(server)
+            woken = self._settle(server)
+            self._appoint()
+        self._told(woken, server)
+
+    def _enrol(self, server: Server) -> None:
+        """Let it belong here."""
+        self._by_name[server.name] = server
+        server.belong(self._changed, self._move)
+
+    def _strike(self, server: Server) -> list[Ticket]:
+        """Let it belong nowhere."""
+        if self._by_name.get(server.name) is server:
+            del self._by_name[server.name]
+        if server.tracks is not None:
+            server.tracks.trackers = tuple(each for each in server.tracks.trackers if each is not server)
+        self._dues.pop(server, None)
+        server.remove()
+        return self.queue.dismiss(server)
+
+    def _set_up(self, in_force: InForce, tracked: Mapping[Server, Server], now: float) -> None:
+        """What servers have of their backend. Under the lock, but for the first time."""
+        config, servers = in_force.config, in_force.servers
+        alone = sum(not server.config.backup for server in servers) == 1  # nginx never leaves the only one alone
+        fresh: tuple[list[Checking], list[Checking]] = [], []
+        for server in servers:
+            server.idle = in_force.idle
+            server.max_fails = 0 if alone and not server.config.backup else server.config.max_fails
+            tracks = tracked.get(server)
+            if tracks is not server.tracks:
+                if server.tracks is not None:
+                    server.tracks.trackers = tuple(each for each in server.tracks.trackers if each is not server)
+                if tracks is not None:
+                    tracks.trackers += server.only
+                server.tracks = tracks
+            agent = server.config.agent_check
+            for name, asked, group in (
+                ("checking", _check_of(config, server), fresh[0]),
+                ("agent", _agent(agent) if agent is not None else None, fresh[1]),
+            ):
+                checking: Checking | None = getattr(server, name)
+                if asked is None or checking is None or checking.check != asked:
+                    made = Checking(asked, self.rng) if asked is not None else None
+                    if made is not None:
+                        if checking is not None:
+                            made.succeed(checking)
+                        group.append(made)
+                    if checking is not None and checking.wake is not None:
+                        checking.wake()
+                    setattr(server, name, made)
+        for group in fresh:
+            spread_out(group)
+        in_force.draw()
+
+    def _take_census(self) -> None:
+        self._census = Counter((server.config.backup, server.status) for server in self.servers)
+
+    def _move(self, server: Server, config: ServerConfig) -> None:
+        """`server` has another address, or none."""
+        kept = list(self._kept.values())
+        made = [each.moving(server, config) for each in kept]
+        with self.lock:
+            if server.removed:
+                return
+            before = server.config.target
+            server.move(config)
+            self.in_force.moved(server)
+            if not server.why:
+                server.why = "resolution" if server.unresolved else f"address {config.target}"
+            for each, its in zip(kept, made, strict=True):
+                each.moved(server, its)
+            woken = self._settle(server)
+            self._appoint()
+        _log.info("%s/%s moved from %s to %s", self.name, server.name, before or "nowhere", config.target or "nowhere")
+        self._told(woken, server)
+        for each in kept:
+            each.has_moved(server)
+
+    def _look_who_left(self) -> None:
+        """End the servers that were removed and have no request in flight any more."""
+        for server in list(self._leaving):
+            self._retire(server)
+
+    def _retire(self, server: Server) -> None:
+        if server.in_flight:
+            return
+        kept = list(self._kept.values())
+        for each in kept:
+            each.unlist(server)
+        if server.in_flight:
+            return  # somebody came in just before, and will come by here when leaving
+        with self.lock:
+            change = self._leaving.pop(server, None)
+            self.queue.forget(server)
+        if change is None:
+            return
+        for each in kept:
+            each.retire(server, partial(change.gone, server, each))
+        change.gone(server, self)
+
+    def _foreigners(self, servers: Iterable[Server]) -> Iterator[str]:
+        """Why these can't belong here."""
+        for server in servers:
+            if not isinstance(cast(object, server), Server):
+                yield f"{server!r} is no Server: write Server(name, {server!r})"
+            elif server.belongs or server.removed:
+                yield (
+                    f"server {server.name}: belongs to another backend already; a Server is one place in one backend"
+                    if server.belongs
+                    else f"server {server.name}: was removed, and does not come back: add Server.of(its config)"
+                )
+
+    def _all_tracked(self, servers: Sequence[Server], problems: list[str]) -> dict[Server, Server]:
+        """By whom tracks, whom it tracks."""
+        by_name = {server.name: server for server in servers}
+        tracked: dict[Server, Server] = {}
+        for server in servers:
+            with collected(problems, f"backend {self.name}: server {server.name}: "):
+                if server.asked.track is not None:
+                    tracked[server] = self._tracked(server, server.asked.track, by_name)
+        return tracked
+
+    def _tracked(self, server: Server, track: str | Server, by_name: Mapping[str, Server]) -> Server:
         """Whom it tracks. ConfigError if that is nobody."""
         if isinstance(track, str):
             backend_name, _, name = track.rpartition("/")
-            backend = _latest.get(backend_name, self) if backend_name and backend_name != self.name else self
-            if backend is self and backend_name not in ("", self.name):
-                raise ConfigError(f"track {track}: there is no backend {backend_name} yet: make it first")
-            try:
-                found = backend[name]
-            except KeyError:
-                raise ConfigError(f"track {track}: there is no such server") from None
+            if backend_name and backend_name != self.name:
+                backend = _latest.get(backend_name)
+                if backend is None:
+                    raise ConfigError(f"track {track}: there is no backend {backend_name} yet: make it first")
+                by_name = backend._by_name
+            found = by_name.get(name)
+            if found is None:
+                raise ConfigError(f"track {track}: there is no such server")
         else:
             found = track
+        if self._by_name.get(found.name) is found and by_name.get(found.name) is not found:
+            raise ConfigError(f"track: {found.name} is to go: name another server, or leave track out")
         if found is server or found.config.track is not None:
             raise ConfigError(f"track: {found.name} has no health of its own: name the server that is checked")
+        if found.removed:
+            raise ConfigError(f"track: {found.name} was removed")
         return found
 
-    def choose(self, request: Request, tried: Container[Server]) -> Server | None:
-        """A server for a request that belongs nowhere: one that balance chooses, else the first backup that can, else
-        one that drains.
-        """
-        if self._due < inf:
-            self.tick()
-        with self._lock:
-            return self._choose(request, tried)
-
-    def _choose(self, request: Request, tried: Container[Server]) -> Server | None:
-        server = self._balance.choose(request, tried)
-        return server if server is not None else self._otherwise(request, tried)
-
-    def _otherwise(self, request: Request, tried: Container[Server]) -> Server | None:
-        """Who takes a request when those cannot who should: a backup, or one that drains."""
-        if self._backup_balance is not None:
-            server = self._backup_balance.choose(request, tried)
-            if server is not None:
-                return server
-        else:
-            for server in self._backups:
-                if server.electable and server not in tried:
-                    return server
-        # HAProxy answers 503 here; a server that lets its clients go is still better than none
-        draining = [server for server in self.servers if server.reachable and server not in tried]
-        return min(
-            (server for server in draining if not server.electable), key=lambda each: len(each.in_flight), default=None
-        )
-
-    def place(self, request: Request, bound: Server | None, tried: tuple[Server, ...]) -> Server | Ticket | None:
-        """A place for a request where who comes and goes is counted: at the server that it is `bound` to, or at one
-        that is chosen; if all that could take it have their `maxconn`, a place in the queue.
-
-        `tried`: who is not to be chosen. None: nobody can take it, or too many wait already.
-        """
-        if self._due < inf:
-            self.tick()
-        avoid = tried
-        with self._lock:
-            if bound is not None:
-                place = self._place_at(bound, tried)
-                if place is not None or not self.retries.redispatch or self.unavailable == "fail":
-                    return place
-                avoid += bound.only
-            affinity = self._balance.preserve_affinity
-            server = self._balance.choose(
-                request, avoid if affinity == "always" else _Crowded(avoid, self._queue, affinity)
-            )
-            if server is not None:
-                return self._place_at(server, tried)
-            # those that only have no room are waited for: nobody else helps out
-            full = [each for each in self.servers if each.electable and not each.config.backup and each not in avoid]
-            if full:
-                most = sum(each.config.maxqueue for each in full)
-                if all(each.config.maxqueue for each in full) and self._queue.waiting >= most:
-                    return None
-                return self._line_up(Ticket(None, tried))
-            server = self._otherwise(request, _Crowded(avoid, self._queue, "maxconn"))
-            if server is None:
-                server = self._otherwise(request, avoid)
-            return self._place_at(server, tried) if server is not None else None
-
-    def _place_at(self, server: Server, tried: tuple[Server, ...]) -> Server | Ticket | None:
-        """A place at `server` or in the line before it; None if that is too long."""
-        waiting = self._queue.waiting_for(server)
-        if not server.limit or not (server.full or waiting):
-            return self._take(server)
-        if server.config.maxqueue and waiting >= server.config.maxqueue:
-            return None
-        return self._line_up(Ticket(server, tried))
+    # Requests come and go
 
     def qcur(self, server: Server | None = None) -> int:
         """How many requests wait for `server`, or for whichever has room first (HAProxy `qcur`)."""
-        return self._queue.waiting if server is None else self._queue.waiting_for(server)
+        return self.queue.waiting if server is None else self.queue.waiting_for(server)
 
     def take(self, server: Server) -> None:
         """One more request is at `server`, whoever says so. Told only if `counts`."""
-        with self._lock:
-            self._take(server)
+        with self.lock:
+            self.seat(server)
 
-    def _take(self, server: Server) -> Server:
+    def seat(self, server: Server) -> Server:
+        """The same under the lock."""
         server.in_flight.append(None)
-        if not server.config.backup:
-            self._balance.taken(server)
-        elif self._backup_balance is not None:
-            self._backup_balance.taken(server)
+        self.in_force.taken(server)
         return server
 
-    def _line_up(self, ticket: Ticket) -> Ticket:
-        self._queue.join(ticket)
+    def line_up(self, ticket: Ticket) -> Ticket:
+        """Let it wait. Under the lock."""
+        self.queue.join(ticket)
         return ticket
 
     def waits(self, ticket: Ticket, wake: Callable[[], bool]) -> bool:
         """Have `wake` called when there is news about `ticket`. False: there is already."""
-        with self._lock:
+        with self.lock:
             if ticket.over:
                 return False
             ticket.wake = wake
@@ -450,32 +719,31 @@ class Backend:
 
     def settle(self, ticket: Ticket) -> Server | None:
         """The waiter has looked up, woken or tired: the server that it has a place at, if one was granted in time."""
-        with self._lock:
-            self._queue.leave(ticket)
+        with self.lock:
+            self.queue.leave(ticket)
             return ticket.granted
 
     def left(self, server: Server) -> None:
         """A request has left `server`. Told only if `counts`."""
-        with self._lock:
+        with self.lock:
             woken = self._leave(server)
         self._wake(woken)
+        if self._leaving:
+            self._look_who_left()
 
     def _leave(self, server: Server) -> list[Ticket]:
         server.in_flight.pop()
-        if not server.config.backup:
-            self._balance.left(server)
-        elif self._backup_balance is not None:
-            self._backup_balance.left(server)
+        self.in_force.let_go(server)
         return self._grant(server) if server.limit else []
 
     def _grant(self, server: Server) -> list[Ticket]:
         """Give the free places at `server` to those who wait longest; who they are, to be woken without the lock."""
         granted: list[Ticket] = []
         while server.usable and not server.full:
-            ticket = self._queue.next(server)
+            ticket = self.queue.next(server)
             if ticket is None:
                 break
-            ticket.granted = self._take(server)
+            ticket.granted = self.seat(server)
             granted.append(ticket)
         return granted
 
@@ -492,12 +760,14 @@ class Backend:
     def _give_back(self, ticket: Ticket) -> list[Ticket]:
         server = ticket.granted
         assert server is not None
-        with self._lock:
+        with self.lock:
             ticket.granted = None
             return self._leave(server)
 
+    # Servers are in another state
+
     def _changed(self, server: Server) -> None:
-        with self._lock:
+        with self.lock:
             woken = self._settle(server)
             self._appoint()
         self._told(woken, server)
@@ -513,11 +783,17 @@ class Backend:
 
     def _settle(self, server: Server) -> list[Ticket]:
         """Draw what follows from a change of a server; who is to be woken without the lock."""
+        if server.removed:
+            return []
         now = self.clock.monotonic()
         before, drained = self._status.get(server, "UP"), server.drained
         server.settle(now, self.panics)
+        self._note_due(server)
         after = self._status[server] = server.status
         if after != before:
+            backup = server.config.backup
+            self._census[backup, before] -= 1
+            self._census[backup, after] += 1
             self._announce(server, before, after)
         if server.drained and not drained:
             self._announce(server, after, "DRAINED")
@@ -528,34 +804,38 @@ class Backend:
         return woken
 
     def _pass_on(self, server: Server) -> list[Ticket]:
-        self._algorithm_of(server).changed(server)
-        if self.persistence is not None:
-            self.persistence.changed(server)
+        self.in_force.changed(server)
         woken = self._grant(server)
         if not server.usable:
             # HAProxy moves those who wait for a server in MAINT always, and else only with redispatch
-            if self.retries.redispatch or server.state is AdminState.MAINT:
-                woken += self._queue.dismiss(server)
-        if not server.electable:
-            could = [each for each in self.servers if each.electable and not each.config.backup]
-            woken += self._queue.dismiss_hopeless(could)
+            if self.in_force.retries.redispatch or server.in_maint:
+                woken += self.queue.dismiss(server)
+        if not server.electable and self.queue.waiting:
+            woken += self.queue.dismiss_hopeless(self.in_force.electable)
         return woken
+
+    def _up(self, backup: bool) -> int:
+        return sum(
+            count for (is_backup, status), count in self._census.items() if is_backup is backup and status in _SERVE
+        )
 
     def _look_for_panic(self) -> list[Ticket]:
         """Whether so few servers are up that health is not to count; if that is news, all settle anew."""
         woken: list[Ticket] = []
-        usable = any(each.status not in ("DOWN", "MAINT") for each in self.servers)
+        active = self._up(False)
+        usable = bool(active or self._up(True))
         panics = False
-        if self.config.on_empty == "panic":
-            threshold = self.config.panic_threshold or 0.0
-            active = [each.status for each in self.servers if not each.config.backup and not each.in_maint]
-            up = sum(status != "DOWN" for status in active)
-            panics = not usable or (bool(active) and up < threshold * len(active))
+        config = self.in_force.config
+        if config.on_empty == "panic":
+            threshold = config.panic_threshold or 0.0
+            asked = active + self._census[False, "DOWN"]
+            panics = not usable or (bool(asked) and active < threshold * asked)
         if panics is not self.panics:
             self.panics = panics
             now = self.clock.monotonic()
             for each in self.servers:
                 each.settle(now, panics)
+                self._note_due(each)
                 woken += self._pass_on(each)
             if panics:
                 _log.error("backend %s: too few servers are up, so all are used, up or not", self.name)
@@ -569,38 +849,44 @@ class Backend:
     def _announce(self, server: Server, before: str, after: str) -> None:
         """Log a change in HAProxy's words, and have it told."""
         self._bus.put(StateChange(self.name, server.name, before, after, server.why, self.clock.wall()))
-        active, backups = (
-            sum(each.status not in ("DOWN", "MAINT") for each in self.servers if each.config.backup is backup)
-            for backup in (False, True)
-        )
-        if after in ("DOWN", "MAINT"):
+        if after in ("DOWN", "MAINT", "REMOVED"):
             level, left = logging.WARNING, "left"
         else:
             level, left = (logging.INFO if after == "UP" else logging.WARNING), "online"
+        says = _SAYS[after] if before != "MAINT" or after != "UP" else "is UP/READY (leaving forced maintenance)"
+        if before == "NEW" or after == "REMOVED":
+            level = logging.INFO
+            says = f"is new, and {says}" if before == "NEW" else says
         _log.log(
             level,
             "Server %s/%s %s%s. %d active and %d backup servers %s. %d sessions active, %d remaining in queue.",
             self.name,
             server.name,
-            _SAYS[after] if before != "MAINT" or after != "UP" else "is UP/READY (leaving forced maintenance)",
+            says,
             f", reason: {server.why}" if server.why else "",
-            active,
-            backups,
+            self._up(False),
+            self._up(True),
             left,
             len(server.in_flight),
-            self._queue.waiting_for(server),
+            self.queue.waiting_for(server),
         )
 
     # What time changes
 
     def tick(self) -> None:
         """Let time have its way with the servers. Faces call it before requests while they are told that it matters."""
-        if self._due == inf or self.clock.monotonic() < self._due:
+        if self.due == inf or self.clock.monotonic() < self.due:
             return
         now = self.clock.monotonic()
         woken: list[Ticket] = []
-        with self._lock:
-            due = [server for server in self.servers if server.due <= now]
+        due: list[Server] = []
+        with self.lock:
+            agenda = self._agenda
+            while agenda and agenda[0][0] <= now:
+                when, _, server = heappop(agenda)
+                if self._dues.get(server) == when:
+                    del self._dues[server]
+                    due.append(server)
             for server in due:
                 woken += self._settle(server)
             self._appoint()
@@ -608,25 +894,42 @@ class Backend:
 
     def appoint(self) -> None:
         """Tell those who keep something beside us anew whether time matters."""
-        with self._lock:
+        with self.lock:
             self._appoint()
+
+    def _note_due(self, server: Server) -> None:
+        """When time changes something about it next."""
+        due = server.due
+        if due == self._dues.get(server, inf):
+            return
+        if due == inf:
+            del self._dues[server]
+            return
+        self._dues[server] = due
+        heappush(self._agenda, (due, server.id, server))
+        if len(self._agenda) > 2 * len(self._dues) + 32:
+            self._agenda = [(when, each.id, each) for each, when in self._dues.items()]
+            heapify(self._agenda)
 
     def _appoint(self) -> None:
         """When there is something to do next."""
-        self._due = min(server.due for server in self.servers)
+        agenda = self._agenda
+        while agenda and self._dues.get(agenda[0][2]) != agenda[0][0]:
+            heappop(agenda)
+        self.due = agenda[0][0] if agenda else inf
         for kept in self._kept.values():
-            kept.timed(self._due < inf)
+            kept.timed(self.due < inf)
 
     @property
     def timed(self) -> bool:
         """Whether time changes something about the servers."""
-        return self._due < inf
+        return self.due < inf
 
     # How the servers are
 
     def own_checks(self, owner: object) -> bool:
         """Whether `owner` is to run the checks: the first that asks, until it disowns them."""
-        with self._lock:
+        with self.lock:
             if self._checks_owner is None:
                 self._checks_owner = owner
             return self._checks_owner is owner
@@ -637,17 +940,18 @@ class Backend:
         return self._checks_owner is None
 
     def disown_checks(self, owner: object) -> None:
-        with self._lock:
+        with self.lock:
             if self._checks_owner is owner:
                 self._checks_owner = None
 
-    def observed(self, server: Server, result: CheckResult) -> None:
-        """A check of `server` has come back."""
-        checking = server.checking
-        assert checking is not None
-        with self._lock:
-            checking.observe(result, self.clock.monotonic())
-            if server.state is AdminState.MAINT:
+    def observed(self, server: Server, result: CheckResult, checking: Checking | None = None) -> None:
+        """A check of `server` has come back: of `checking`, which need not be the one at work over it any more."""
+        with self.lock:
+            at_work = server.checking
+            if at_work is None or server.removed or (checking is not None and checking is not at_work):
+                return
+            at_work.observe(result, self.clock.monotonic())
+            if server.in_maint:
                 return  # it was on its way when that began
             woken = self._judged(server, str(result))
         self._told(woken, server)
@@ -660,11 +964,12 @@ class Backend:
         self._appoint()
         return woken
 
-    def heard(self, server: Server, said: agent_check.Said) -> None:
-        """What the agent of `server` has said."""
+    def heard(self, server: Server, said: agent_check.Said, asked: Checking | None = None) -> None:
+        """What the agent of `server` has said: to `asked`, which need not be who asks it now."""
         agent = server.agent
-        assert agent is not None
-        with self._lock:
+        if agent is None or server.removed or (asked is not None and asked is not agent):
+            return
+        with self.lock:
             agent.observe(said.result, self.clock.monotonic())
             if said.up is not None:
                 server.agent_up = said.up
@@ -684,9 +989,11 @@ class Backend:
 
     def served(self, server: Server, failure: Failure | None, status: int, seconds: float) -> None:
         """A request has turned out so at `server`, so long after it was asked. Told only if `observes`."""
-        if self._timed is not None and failure is None and status < 500:
-            with self._lock:
-                self._timed.observed(server, seconds)
+        if server.removed:
+            return
+        in_force = self.in_force
+        if failure is None and status < 500:
+            in_force.took(server, seconds)
         failed = failure is not None
         checking = server.checking
         observe = checking.check.observe if checking is not None else None
@@ -694,11 +1001,11 @@ class Backend:
             well = failure is None or failure.executed
         else:
             well = not failed and (status < 500 or status in (501, 505))
-        listed = failed or (status in self.retries.statuses)
+        listed = failed or (status in in_force.retries.statuses)
         if well and not listed and server.faultless:
             return
         why = failure.text if failure is not None else f"status {status}"
-        with self._lock:
+        with self.lock:
             now = self.clock.monotonic()
             news, reason = False, ""
             if checking is not None and observe is not None and server.status not in ("DOWN", "MAINT"):
@@ -711,6 +1018,7 @@ class Backend:
                     news, reason = True, server.why
             woken = self._judged(server, reason) if news else []
             if news:
+                self._note_due(server)
                 self._appoint()
         self._told(woken, server)
 
@@ -735,31 +1043,33 @@ class Backend:
 
     def __getitem__(self, name: str) -> Server:
         """The server called `name`; KeyError if there is none."""
-        for server in self.servers:
-            if server.name == name:
-                return server
-        raise KeyError(f"backend {self.name} has no server {name}")
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise KeyError(f"backend {self.name} has no server {name}") from None
 
     def keep(self, kind: Callable[[Backend], T]) -> T:
         """The one `kind` of this backend, made when first asked for: what a face keeps beside it, such as its apps."""
-        with self._lock:
+        with self._changing:  # not the other lock: what is kept may keep something by itself
             if kind not in self._kept:
-                self._kept[kind] = kind(self)
+                kept = kind(self)
+                with self.lock:
+                    self._kept[kind] = kept
             return cast(T, self._kept[kind])
 
     def forked(self) -> None:
         """We are a forked child: the locks of threads that did not come along are let go, and their requests are not
         ours.
         """
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        self._changing = threading.RLock()
+        self._change = None
+        self._leaving.clear()
         for server in self.servers:
             server.counters.renew_lock()
             server.in_flight.clear()
-        self._balance = self._algorithm()  # the parent's may have been caught in the middle of a choice
-        self._timed = self._balance if isinstance(self._balance, Timed) else None
-        if self._backup_balance is not None:
-            self._backup_balance = self._algorithm(backups=True)
-        self._queue = Queue()
+        self.in_force.forked()
+        self.queue = Queue()
         self._checks_owner = None
         self._bus.forked()
         for server in self.servers:
@@ -773,36 +1083,8 @@ class Backend:
         return f"<Backend {self.name}: {', '.join(server.summary for server in self.servers)}>"
 
 
-class _Crowded:
-    """Who is not to be chosen now: those tried, and those that have their `maxconn` or are waited for."""
-
-    __slots__ = ("_affinity", "_queue", "_tried")
-
-    def __init__(self, tried: Container[Server], queue: Queue, affinity: Affinity) -> None:
-        self._tried = tried
-        self._queue = queue
-        self._affinity = affinity
-
-    def __contains__(self, server: object) -> bool:
-        if not isinstance(server, Server):
-            return False
-        if server in self._tried:
-            return True
-        if not server.limit:
-            return False
-        waiting = self._queue.waiting_for(server)
-        if self._affinity == "maxqueue":
-            return server.full and 0 < server.config.maxqueue <= waiting
-        return server.full or waiting > 0
-
-
-class _Nobody:
-    """Backups that stand in a row are nobody's to balance."""
-
-    def changed(self, server: Server) -> None: ...
-
-
-_nobody = _Nobody()
+#: in which states a server serves somebody
+_SERVE = ("UP", "NOLB", "DRAIN")
 
 _SAYS = {
     "UP": "is UP",
@@ -811,7 +1093,16 @@ _SAYS = {
     "MAINT": "is going DOWN for maintenance",
     "DRAIN": "enters drain state",
     "DRAINED": "is drained",
+    "REMOVED": "is removed",
 }
+
+
+def _check_of(config: BackendConfig, server: Server) -> Check | None:
+    """How it is to be checked."""
+    asked = server.config.check
+    if asked is False or server.config.track is not None:
+        return None
+    return asked if asked is not None else config.check
 
 
 def _agent(asked: agent_check.AgentCheck) -> Check:

@@ -292,6 +292,20 @@ class Checking:
         self._errors = 0  # in a row, of clients' requests
         self.wake: Callable[[], object] | None = None
 
+    def anew(self) -> Checking:
+        """The same check where nobody has looked yet: what was known of health holds, and it is due at once."""
+        made = Checking(self.check, self._rng)
+        made.health, made.stopping, made.result = self.health, self.stopping, self.result
+        if self.wake is not None:
+            self.wake()
+        return made
+
+    def succeed(self, before: Checking) -> None:
+        """Go on where another check was: what it knew of the server's health holds."""
+        self.health = (self._most if before.health == before._most else self.check.rise) if before.up else 0
+        self.stopping = before.stopping
+        self.result = before.result
+
     @property
     def up(self) -> bool:
         return self.health >= self.check.rise

@@ -18,7 +18,8 @@ MOST_KEPT = 10_000
 @dataclass(frozen=True, slots=True)
 class StateChange:
     """A server is in another state: `UP`, `DOWN`, `NOLB` (takes no new clients by its own word), `DRAIN`, `DRAINED`
-    (nobody is there any more, or the deadline has come), `MAINT`.
+    (nobody is there any more, or the deadline has come), `MAINT`. One that was added was `NEW`, one that was removed is
+    `REMOVED`.
 
     `when`: seconds since the epoch.
     """

@@ -69,5 +69,9 @@ class Pool(Generic[C]):
         self._idle.clear()
         return every
 
+    def end(self) -> None:
+        """Keep none from here on."""
+        self._max = 0
+
     def __len__(self) -> int:
         return len(self._idle)

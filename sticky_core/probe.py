@@ -32,9 +32,10 @@ def raised(error: BaseException) -> CheckResult:
 
 
 def location_of(server: Server) -> Location:
-    """Where a check of `server` connects to; `server` is a URL."""
-    assert isinstance(server.config.target, str)
-    return Location.of(server.config.target)
+    """Where a check of `server` connects to; `server` is a URL, if only one that is not known yet."""
+    url = server.config.target or server.config.template
+    assert isinstance(url, str)
+    return Location.of(url)
 
 
 class HttpProbe:
@@ -47,6 +48,7 @@ class HttpProbe:
         # with a port of its own a check goes where the URL says nothing about TLS; HAProxy keeps to it all the same
         self.tls = location.scheme == "https"
         self._checking = checking
+        self._authority = Location.of(server.config.named).authority
         #: what to send; empty: that the connection came about is enough
         self.request = b"" if check.path is None else self._written(location)
         self._answers: Answers | None = None
@@ -57,7 +59,7 @@ class HttpProbe:
         assert check.path is not None
         lines = [f"{check.http_method} {location.base}{check.path} HTTP/1.1"]
         if not any(name.lower() == "host" for name, _ in check.header_list):
-            lines.append(f"host: {location.authority}")
+            lines.append(f"host: {self._authority}")
         lines += [f"{name}: {value}" for name, value in check.header_list]
         if check.payload:
             lines.append(f"content-length: {len(check.payload)}")

@@ -19,19 +19,25 @@ class Ticket:
     """A place in a queue. It ends by being granted a server, or by being sent on to choose anew, or by giving up.
 
     `server`: the one that is waited for; None: whichever has room. `tried`: those that it is not waiting for any more.
+    `among`: those that there were when it began; who came since is not known where it comes from. None: all are.
     """
 
-    __slots__ = ("granted", "number", "over", "server", "tried", "wake")
+    __slots__ = ("among", "granted", "number", "over", "server", "tried", "wake")
 
-    def __init__(self, server: Server | None, tried: Container[Server]) -> None:
+    def __init__(self, server: Server | None, tried: Container[Server], among: Container[Server] | None = None) -> None:
         self.server = server
         self.tried = tried
+        self.among = among
         self.number = next(_numbers)
         self.granted: Server | None = None
         #: whether it is in no queue any more
         self.over = False
         #: Tells the waiter to look. Thread-safe; False if nobody is there any more.
         self.wake: Callable[[], bool] | None = None
+
+    def would_take(self, server: Server) -> bool:
+        """Whether a place at `server` is any use to who waits for whichever has room."""
+        return server not in self.tried and (self.among is None or server in self.among)
 
 
 Line = OrderedDict[Ticket, None]
@@ -70,7 +76,7 @@ class Queue:
         bound = next(iter(self._of.get(server, ())), None)
         anyone: Ticket | None = None
         if server.electable and not server.config.backup:  # who waits for the others is none of a backup's
-            anyone = next((ticket for ticket in self._anyone if server not in ticket.tried), None)
+            anyone = next((ticket for ticket in self._anyone if ticket.would_take(server)), None)
         ticket = bound
         if anyone is not None and (bound is None or anyone.number < bound.number):
             ticket = anyone
@@ -85,9 +91,14 @@ class Queue:
             self.leave(ticket)
         return tickets
 
+    def forget(self, server: Server) -> None:
+        """Nobody waits for `server` any more, and nobody will."""
+        if not self._of.get(server):
+            self._of.pop(server, None)
+
     def dismiss_hopeless(self, could: Sequence[Server]) -> list[Ticket]:
         """Only these can be waited for by who belongs nowhere: whoever waits for none of them is to choose anew."""
-        tickets = [ticket for ticket in self._anyone if all(server in ticket.tried for server in could)]
+        tickets = [ticket for ticket in self._anyone if not any(map(ticket.would_take, could))]
         for ticket in tickets:
             self.leave(ticket)
         return tickets

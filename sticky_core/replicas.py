@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
-from sticky_core import http1, life
+from sticky_core import discovery, http1, life
+from sticky_core.backend import Kept
+from sticky_core.change import Change
 from sticky_core.errors import ConfigError
-from sticky_core.server import Health, Server
+from sticky_core.in_force import InForce
+from sticky_core.server import Health, Server, ServerConfig
 from sticky_core.target import OTHER_FACE, App, Kind, kinds
 from sticky_core.upstream import Upstream
 
@@ -20,8 +23,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sticky_sessions")
 
+A = TypeVar("A")
 
-class Replicas:
+
+class Apps(dict[Server, A | None]):
+    """Apps by server. Who is not here, because it was removed while a request was on the way, does not live."""
+
+    def __missing__(self, server: Server) -> None:
+        return None
+
+
+class Replicas(Kept):
     """One per backend and face (`Backend.keep`). A server whose app is None does not live, and refuses what comes."""
 
     kind: Kind
@@ -29,31 +41,50 @@ class Replicas:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        #: by what requests to come go
+        self.in_force: InForce = backend.in_force
         #: whether a request may go straight to its server; else `begin`
         self.begun = False
         self.made = False
         self._timed = False
-        self.apps: dict[Server, App | None] = dict.fromkeys(backend.servers)
+        self.apps: Apps[App] = Apps(dict.fromkeys(backend.servers))
         #: Whether a request may have to be read more than once, or looked after while it waits; and how much of it is
         #: kept for that.
-        self.rereads = backend.rereads
-        self.retry_body_limit = backend.config.retry_body_limit
+        self.rereads = False
         self._upstreams: dict[Server, Upstream] = {}
+        self._fresh: dict[Server, Upstream | None] = {}  # made for a change that is not in force yet
+        self._stale: list[Upstream] = []  # to be let go
+        self._misfits: list[Server] = []  # moved while they were to be sent another way
         self._lock = threading.Lock()
+        self._follow(self.in_force)
+
+    def _follow(self, in_force: InForce) -> None:
+        """Let requests go by `in_force`."""
+        # once more than one attempt needs it, it stays: a request may have begun by other rules than it is read by
+        self.rereads = self.rereads or in_force.rereads
+        self.retry_body_limit = in_force.config.retry_body_limit
+        self.seal(in_force.servers)
+        self.in_force = in_force
 
     def problems(self) -> Iterator[str]:
         """Why the servers' targets can't be served by this face."""
-        for server in self.backend.servers:
-            target = server.config.target
-            where = f"backend {self.backend.name}: server {server.name}"
-            if isinstance(target, str):
+        found = self.problems_of(server.asked for server in self.backend.servers)
+        return (f"backend {self.backend.name}: {problem}" for problem in found)
+
+    def problems_of(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
+        for asked in servers:
+            where = f"server {asked.name}"
+            if asked.is_url:
                 try:
                     http1.require()
                 except ConfigError as error:
                     yield f"{where}: {error}"
-            elif target is not None and self.kind not in kinds(target):
+                yield from (f"{where}: {problem}" for problem in discovery.problems_of(asked, self.kind))
+            elif asked.target is not None and self.kind not in kinds(asked.target):
                 other = OTHER_FACE[self.kind]
-                yield f"{where}: {target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
+                yield (
+                    f"{where}: {asked.target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
+                )
 
     def begin(self) -> None:
         """What has to be done before a request while `begun` is not true. Make all apps, unless somebody has: one that
@@ -71,13 +102,20 @@ class Replicas:
             if self.made:
                 return False
             for server in self.backend.servers:
-                try:
-                    self.make(server)
-                except Exception:
-                    _log.exception("backend %s: replica %s failed to start and is DOWN", self.backend.name, server.name)
-                    server.health = Health.DOWN
+                self._make_or_not(server)
             self.made = True
             return True
+
+    def _make_or_not(self, server: Server) -> None:
+        try:
+            self.make(server)
+        except Exception:
+            _log.exception("backend %s: replica %s failed to start and is DOWN", self.backend.name, server.name)
+            server.health = Health.DOWN
+
+    def seal(self, servers: Iterable[Server]) -> None:
+        """Let the apps of those servers be cut off that take what is in flight with them (`Server.shuts_down`)."""
+        raise NotImplementedError
 
     def start(self) -> None:
         """All apps are made: requests may come."""
@@ -97,18 +135,19 @@ class Replicas:
     def _settle(self) -> None:
         self.backend.appoint()
 
-    def make(self, server: Server) -> App:
+    def make(self, server: Server) -> App | None:
         """Begin a server's life: a factory makes a new app with an empty memory; an app that was handed over keeps what
-        it has.
+        it has. None: its address is not known.
         """
         config = server.config
-        if isinstance(config.target, str):
-            app = self._upstream(server).app
+        app: App | None
+        if config.is_url:
+            app = None if server.unresolved else self._upstream(server).app
         elif config.factory is not None:
             app = config.factory()
             server.life = self._new_life(server)
         else:
-            assert config.target is not None
+            assert config.target is not None and not isinstance(config.target, str)
             app = config.target
             server.life = server.life or self._new_life(server)
         self.apps[server] = app
@@ -117,12 +156,116 @@ class Replicas:
     def _upstream(self, server: Server) -> Upstream:
         upstream = self._upstreams.get(server)
         if upstream is None:
-            asked = self.backend.config
+            asked = self.backend.in_force.config
             upstream = self._upstreams[server] = self.forwards.of(server.config, asked.timeouts, asked.forward)
         return upstream
 
     def _new_life(self, server: Server) -> str:
         return life.begin(self.backend.clock, self.backend.rng) if server.mortal else ""
+
+    # The backend is changed
+
+    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        config, before = change.config, self.in_force.config
+        self._fresh.clear()
+        if self.made:
+            anew = (config.timeouts, config.forward) != (before.timeouts, before.forward)
+            for server in change.servers:
+                if server in change.came:
+                    asked = server.config
+                elif anew or server in change.asked:
+                    asked = server.as_asked(change.asked.get(server, server.asked))
+                    if not anew and _way(asked) == _way(server.config):
+                        continue
+                else:
+                    continue
+                if asked.is_url:
+                    known = asked.target is not None
+                    self._fresh[server] = self.forwards.of(asked, config.timeouts, config.forward) if known else None
+        self.begin_those_who_come(change, ready)
+
+    def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        """Make their apps. RuntimeError if that fails."""
+        if self.made:
+            for server in change.came:
+                if not server.config.is_url:
+                    try:
+                        self.make(server)
+                    except Exception as error:
+                        raise RuntimeError(self.failed_to_start(server, error)) from error
+        ready(None)
+
+    def failed_to_start(self, server: Server, error: Exception) -> str:
+        return f"backend {self.backend.name}: replica {server.name} failed to start: {type(error).__name__}: {error}"
+
+    def undo(self, change: Change) -> None:
+        for server in change.came:
+            self.apps.pop(server, None)
+        fresh, self._fresh = self._fresh, {}
+        for upstream in fresh.values():
+            if upstream is not None:
+                upstream.end()
+
+    def swap(self, change: Change, in_force: InForce) -> None:
+        for server, upstream in self._fresh.items():
+            if upstream is not None and upstream.url != server.config.target:  # it was moved in this moment
+                self._stale.append(upstream)
+                self._misfits.append(server)
+            else:
+                self._put(server, upstream)
+        self._fresh.clear()
+        self._follow(in_force)
+
+    def swapped(self, change: Change) -> None:
+        while self._misfits:
+            server = self._misfits.pop()
+            made = self.moving(server, server.config)
+            with self.backend.lock:
+                self.moved(server, made)
+        self._let_go()
+        with self._lock:
+            if self.made:
+                for server in change.came:  # those for whom nobody was there to prepare
+                    if self.apps[server] is None:
+                        self._make_or_not(server)
+
+    def _put(self, server: Server, upstream: Upstream | None) -> None:
+        """Forward to `server` by this from here on."""
+        before = self._upstreams.pop(server, None)
+        if before is not None:
+            self._stale.append(before)
+        if upstream is not None:
+            self._upstreams[server] = upstream
+        self.apps[server] = None if upstream is None else upstream.app
+
+    def _let_go(self) -> None:
+        """End what nobody is sent through any more: requests on their way finish."""
+        while self._stale:
+            self._stale.pop().end()
+
+    def moving(self, server: Server, config: ServerConfig) -> Upstream | None:
+        if not self.made or config.target is None:
+            return None
+        asked = self.in_force.config
+        return self.forwards.of(config, asked.timeouts, asked.forward)
+
+    def moved(self, server: Server, made: object) -> None:
+        if self.made:
+            assert made is None or isinstance(made, Upstream)
+            self._put(server, made)
+            self.seal(server.only)
+
+    def has_moved(self, server: Server) -> None:
+        self._let_go()
+
+    def unlist(self, server: Server) -> None:
+        self.apps.pop(server, None)
+
+    def retire(self, server: Server, over: Callable[[], None]) -> None:
+        upstream = self._upstreams.pop(server, None)
+        if upstream is not None:
+            upstream.end()
+        over()
 
     def end(self) -> None:
         """Let all apps go. The next to begin has new ones."""
@@ -135,6 +278,14 @@ class Replicas:
     def forked(self) -> None:
         """What was made in the parent shares no memory with it from here on: begin again."""
         self._lock = threading.Lock()
+        self._fresh.clear()
+        for server in [each for each in self.apps if each not in self.in_force.members]:
+            del self.apps[server]
         for server in self.backend.servers:
             server.life = ""
         self.end()
+
+
+def _way(asked: ServerConfig) -> tuple[object, ...]:
+    """What an upstream is made of."""
+    return asked.target, asked.tls, asked.pool_max_conn, asked.pool_purge_delay

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
-from typing import Literal
+from typing import Literal, TypedDict, Unpack, cast
 
 from sticky_core import target as targets
 from sticky_core.agent_check import AgentCheck
@@ -17,6 +17,7 @@ from sticky_core.cookies import is_value
 from sticky_core.counters import Counters
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, check
+from sticky_core.resolvers import Resolvers, is_service
 from sticky_core.target import App, Factory
 from sticky_core.tls import TLS
 
@@ -51,6 +52,26 @@ LOOK = 0.1
 FAIL_TIMEOUT = 10.0
 
 
+class TemplateOptions(TypedDict, total=False):
+    """What each server of a template may be given. `Server` explains the words."""
+
+    weight: int
+    cookie: str | None
+    backup: bool
+    non_stick: bool
+    maxconn: int
+    maxqueue: int
+    tls: TLS | None
+    pool_max_conn: int | None
+    pool_purge_delay: Duration | None
+    check: Check | Literal[False] | None
+    agent_check: AgentCheck | None
+    track: str | Server | None
+    slowstart: Duration | None
+    max_fails: int
+    fail_timeout: Duration | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """What was asked of a server. `Server` explains the words."""
@@ -61,6 +82,7 @@ class ServerConfig:
     weight: int = 1
     cookie: str | None = None
     backup: bool = False
+    non_stick: bool = False
     stateless: bool = False
     maxconn: int = 0
     maxqueue: int = 0
@@ -73,6 +95,11 @@ class ServerConfig:
     slowstart: Duration | None = None
     max_fails: int = 0
     fail_timeout: Duration | None = None
+    #: A URL with a name for a host, whose address is found while we run (HAProxy `server-template`): `target` is that,
+    #: or None until it is known.
+    template: str | None = None
+    #: how that name is resolved; None: as the system does
+    resolvers: Resolvers | None = None
 
     def __post_init__(self) -> None:
         check(f"server {self.name}: {problem}" for problem in self._problems())
@@ -80,8 +107,7 @@ class ServerConfig:
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
             yield "a name is made of letters, digits and - _ . :"
-        if (problem := targets.problem_of(self.target, self.factory)) is not None:
-            yield problem
+        yield from self._problems_of_target()
         if not is_weight(self.weight):
             yield f"weight {self.weight!r} is not within 0..{HEAVIEST}, in whole numbers"
         if self.cookie and not is_value(self.cookie):
@@ -89,7 +115,7 @@ class ServerConfig:
                 f"cookie {self.cookie!r} can't be written in a cookie: "
                 "printable ASCII without space, quotes, comma, semicolon, backslash"
             )
-        if self.stateless and isinstance(self.target, str):
+        if self.stateless and self.is_url:
             yield "stateless is for apps: a URL has no life in this process"
         for name in ("maxconn", "maxqueue"):
             number = getattr(self, name)
@@ -102,14 +128,50 @@ class ServerConfig:
         yield from self._problems_of_url()
         yield from self._problems_of_health()
 
+    @property
+    def named(self) -> str:
+        """The URL by which it is called, of one that has an address: that of its name, unless that is a service's,
+        which no host is called by.
+        """
+        assert isinstance(self.target, str)
+        if self.template is None or is_service(targets.Location.of(self.template).host):
+            return self.target
+        return self.template
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is a URL, if only one whose address is not known yet; else it is an app in this process."""
+        return self.template is not None or isinstance(self.target, str)
+
+    def _problems_of_target(self) -> Iterator[str]:
+        if self.template is None:
+            problem = targets.problem_of(self.target, self.factory)
+        elif self.factory is not None or not isinstance(self.target, str | None):
+            problem = "template is for URLs: leave the app out, or the template"
+        else:
+            problem = targets.problem_of(self.template, None)
+            if problem is None and self.target is not None:
+                problem = targets.problem_of(self.target, None)
+        if problem is not None:
+            yield problem
+        elif self.template is not None:
+            problem = targets.problem_of_name(self.template)
+            if problem is not None:
+                yield problem
+            elif self.template.startswith("https:") and (self.tls is None or self.tls.sni is None):
+                yield f"{self.template}: the name of a service is none that TLS could verify: say tls=TLS(sni=...)"
+        elif self.resolvers is not None:
+            yield "resolvers have no effect without a name to resolve: write Server.template"
+
     def _problems_of_url(self) -> Iterator[str]:
-        if not isinstance(self.target, str):
+        if not self.is_url:
             for name in ("tls", "pool_max_conn", "pool_purge_delay"):
                 if getattr(self, name) is not None:
                     yield f"{name} is for URLs: an app has no connections"
             return
-        if self.tls is not None and not self.target.startswith("https:"):
-            yield f"tls has no effect on {self.target}: write https://"
+        for url in (self.template, self.target):
+            if self.tls is not None and isinstance(url, str) and not url.startswith("https:"):
+                yield f"tls has no effect on {url}: write https://"
         if self.pool_max_conn is not None and self.pool_max_conn < 0:
             yield f"pool_max_conn {self.pool_max_conn!r} is below 0, which keeps no connection"
         if self.pool_purge_delay is not None:
@@ -128,7 +190,7 @@ class ServerConfig:
         yield from problems_of_duration("fail_timeout", self.fail_timeout)
         if self.track is not None and (self.check or self.agent_check is not None or self.max_fails):
             yield "track takes another server's health over: leave check, agent_check and max_fails to that one"
-        if not isinstance(self.target, str):
+        if not self.is_url:
             if self.agent_check is not None:
                 yield "agent_check is for URLs: an app has no host on which an agent could be"
             if self.check and self.check.port is not None:
@@ -141,6 +203,12 @@ class ServerConfig:
         return isinstance(self.target, str) and self.target.removeprefix("https://").removeprefix("http://").startswith(
             "unix:"
         )
+
+    def is_another_app(self, than: ServerConfig) -> bool:
+        """Whether what stands behind it is not what stood behind it: another app, or none where there was one."""
+        if self.is_url or than.is_url:
+            return self.is_url is not than.is_url
+        return self.target is not than.target or self.factory is not than.factory
 
     @property
     def cookie_id(self) -> str:
@@ -158,6 +226,7 @@ class Server:
     none.
     `backup`: takes requests only while no other server can (HAProxy `backup`); by default it has no mark, so that
     clients leave it when the others are back.
+    `non_stick`: stick tables never learn that a client was here (HAProxy `non-stick`).
     `stateless`: the app keeps nothing in this process that a client would miss, so its marks outlive the process.
     `maxconn`: how many requests may be there at once, 0 for any number; who comes then waits in a queue. `maxqueue`:
     how many may wait for this very server, 0 for any number; who comes then goes elsewhere, or is sent away.
@@ -171,7 +240,9 @@ class Server:
     is left alone for `fail_timeout` (10 s; nginx's words).
 
     Raises `ConfigError` with every problem found. A Server belongs to one Backend. What changes while it lives is
-    `weight`, `state`, `health` and `life`; each change takes the backend's lock.
+    `weight`, `state`, `health`, `life`, and the `target` of a URL; each change takes the backend's lock. What
+    `Backend.apply` asks of it is changed in place; it leaves what was changed by hand alone unless that is what differs
+    in what is asked.
     """
 
     __slots__ = (
@@ -185,6 +256,7 @@ class Server:
         "_health",
         "_life",
         "_looked",
+        "_move",
         "_quiet",
         "_seen",
         "_since",
@@ -194,6 +266,7 @@ class Server:
         "_weight",
         "agent",
         "agent_up",
+        "asked",
         "checking",
         "config",
         "counters",
@@ -210,6 +283,7 @@ class Server:
         "name",
         "only",
         "reachable",
+        "removed",
         "trackers",
         "tracks",
         "usable",
@@ -225,6 +299,7 @@ class Server:
         weight: int = 1,
         cookie: str | None = None,
         backup: bool = False,
+        non_stick: bool = False,
         stateless: bool = False,
         maxconn: int = 0,
         maxqueue: int = 0,
@@ -245,6 +320,7 @@ class Server:
             weight=weight,
             cookie=cookie,
             backup=backup,
+            non_stick=non_stick,
             stateless=stateless,
             maxconn=maxconn,
             maxqueue=maxqueue,
@@ -276,8 +352,43 @@ class Server:
             raise ConfigError(f"replicas: {n} of them can't serve anybody")
         return [cls(f"{prefix}{number}", factory=factory) for number in range(1, n + 1)]
 
+    @classmethod
+    def template(
+        cls,
+        prefix: str,
+        n: int | str,
+        where: str,
+        *,
+        resolvers: Resolvers | None = None,
+        **options: Unpack[TemplateOptions],
+    ) -> list[Server]:
+        """`n` servers `web1`, `web2`, … (`"3-7"`: from `web3` to `web7`) for the addresses of a name, which is resolved
+        again and again while they run (HAProxy `server-template`). A server without an address is in maintenance.
+
+        `where`: `"myservice.local:80"`, or a URL, `"https://myservice.local/base"`; a name that begins with an
+        underscore, `"_http._tcp.myservice.local"`, has SRV records, which tell port and weight. `resolvers`: how it is
+        resolved. Everything else is as with `Server`, for each of them. A server whose address stays in the answers
+        keeps it; `Cookie(dynamic=...)` lets clients follow an address from server to server, and from process to
+        process. TLS names and verifies the host that was named, not its address. Raises `ConfigError`.
+        """
+        asked = re.fullmatch(r"(?:([0-9]+)-)?([0-9]+)", str(n))
+        numbers = range(int(asked[1] or 1), int(asked[2]) + 1) if asked is not None else ()
+        if not numbers:
+            raise ConfigError(f"template {prefix}: {n!r} are no servers: write how many, or from which to which: '3-7'")
+        url = where if targets.has_scheme(where) else f"http://{where}"
+        if url.startswith("https:") and targets.problem_of(url, None) is None:
+            host = targets.Location.of(url).host
+            tls = options.get("tls") or TLS()
+            if tls.sni is None and not is_service(host):
+                options["tls"] = replace(tls, sni=host)
+        return [
+            cls.of(ServerConfig(name=f"{prefix}{number}", template=url, resolvers=resolvers, **options))
+            for number in numbers
+        ]
+
     def _begin(self, config: ServerConfig) -> None:
-        self.config = config
+        #: what was asked of it, and what of that is in force: its address may be another by now
+        self.asked = self.config = config
         self.name = config.name
         #: the server as the tuple that most transactions end with
         self.only: tuple[Server, ...] = (self,)
@@ -286,6 +397,9 @@ class Server:
         self._health = Health.UP
         self._life = ""
         self._changed: Callable[[Server], None] | None = None
+        self._move: Callable[[Server, ServerConfig], None] | None = None
+        #: whether it was taken out of its backend, for good
+        self.removed = False
         #: Whether who belongs here may be sent here (HAProxy: not STOPPED), and whether balance may choose it. Derived
         #: from all below, kept because every request asks.
         self.usable = True
@@ -311,11 +425,10 @@ class Server:
         self.trackers: tuple[Server, ...] = ()
         #: what the latest change comes from, for logs
         self.why = ""
-        self._slowstart = seconds(config.slowstart) if config.slowstart is not None else 0.0
         self._stopped = False
         self._since: float | None = None  # when it began to come back slowly
         self.max_fails = config.max_fails
-        self._fail_timeout = seconds(config.fail_timeout) if config.fail_timeout is not None else FAIL_TIMEOUT
+        self._set_times()
         self._fails = 0
         self._failed = 0.0  # when a request failed last
         self._failed_until: float | None = None
@@ -328,10 +441,85 @@ class Server:
         self._seen: int = 0  # requests so far when we last looked
         self._quiet = 0.0  # since when it has not had any
         self._looked = 0.0
+        if self.unresolved:
+            self.settle()
 
-    def belong(self, changed: Callable[[Server], None]) -> None:
-        """Join a backend, which will hear of every change."""
+    def _set_times(self) -> None:
+        config = self.config
+        self._slowstart = seconds(config.slowstart) if config.slowstart is not None else 0.0
+        self._fail_timeout = seconds(config.fail_timeout) if config.fail_timeout is not None else FAIL_TIMEOUT
+
+    def belong(
+        self, changed: Callable[[Server], None], move: Callable[[Server, ServerConfig], None] | None = None
+    ) -> None:
+        """Join a backend, which will hear of every change, and moves it to another address."""
         self._changed = changed
+        self._move = move
+
+    def remove(self) -> None:
+        """It is out of its backend: nobody is sent here any more. Under the backend's lock."""
+        self.removed = True
+        self._changed = self._move = None
+        self.settle()
+
+    def succeed(self, before: Server) -> None:
+        """Stand where `before` stood, with another app: what was counted and what the operator has said of that
+        one holds for this one.
+        """
+        self.id = before.id
+        self.counters = before.counters
+        self._state = before._state
+        self._drain_for, self.deadline = before._drain_for, before.deadline
+        if self.config.weight == before.asked.weight:
+            self._weight = before._weight
+        self.settle()
+
+    def as_asked(self, asked: ServerConfig) -> ServerConfig:
+        """What is in force once `asked` is asked: it is where it was moved to unless that is to be another place
+        than before. ConfigError if that does not go with the rest.
+        """
+        if asked.is_url and asked.target == self.asked.target and self.config.target != asked.target:
+            return replace(asked, target=self.config.target)
+        return asked
+
+    def become(self, asked: ServerConfig) -> None:
+        """Be as is asked now, where that is not what was asked before. Under the backend's lock."""
+        config, before = self.as_asked(asked), self.asked
+        if asked.weight != before.weight:
+            self._weight = asked.weight
+        if asked.maxconn != before.maxconn:
+            self.maxconn = asked.maxconn
+        self.asked = asked
+        if config.target != self.config.target:
+            self.move(config)
+        self.config = config
+        self._set_times()
+
+    def move(self, config: ServerConfig) -> None:
+        """Its address is that of `config`. What is on the way to the old one says nothing of it, so it is checked anew,
+        at once. Under the backend's lock.
+        """
+        unresolved, self.config = self.unresolved, config
+        self.checking = self.checking.anew() if self.checking is not None else None
+        self.agent = self.agent.anew() if self.agent is not None else None
+        if unresolved and not self.in_maint:
+            self._is_back()
+
+    def _is_back(self) -> None:
+        """It is believed to be well until it is checked."""
+        self.agent_up = True
+        if self.checking is not None:
+            self.checking.reset()
+
+    def shadow(self, asked: ServerConfig) -> Server:
+        """A server that nobody asks anything, and that stands as this one would if `asked` were asked of it."""
+        shadow = Server.of(self.as_asked(asked))
+        shadow.id = self.id
+        shadow._state, shadow._health, shadow._life = self._state, self.health, self._life
+        if asked.weight == self.asked.weight:
+            shadow._weight = self._weight
+        shadow.settle()
+        return shadow
 
     @property
     def belongs(self) -> bool:
@@ -351,10 +539,8 @@ class Server:
         self._drain_for = self.deadline = None
         self.drained = False
         self.why = ""
-        if before is AdminState.MAINT and self._state is not AdminState.MAINT:
-            self.agent_up = True
-            if self.checking is not None:
-                self.checking.reset()
+        if before is AdminState.MAINT and not self.in_maint:
+            self._is_back()
         self.tell()
 
     def drain(self, deadline: Duration | None = 300) -> None:
@@ -393,13 +579,52 @@ class Server:
         self.tell()
 
     @property
+    def target(self) -> str | App | None:
+        """The URL, or the app, that is asked; None for a factory's, and while an address is not known.
+
+        Assign another URL to move it there, whoever is in flight (HAProxy `set server <b>/<s> addr`): it keeps its
+        name, health, counters and clients; requests and checks to come go to the new address, on connections of their
+        own. ConfigError for an app, and for what is no URL.
+        """
+        return self.config.target
+
+    @target.setter
+    def target(self, target: str | None) -> None:
+        config, given = self.config, cast(object, target)
+        if not config.is_url or not isinstance(given, str | None):
+            raise ConfigError(
+                f"server {self.name}: only a URL moves, and only to a URL: for another app, hand `Backend.apply` a "
+                "configuration with it"
+            )
+        if target == config.target:
+            return
+        config = replace(config, target=target)
+        if self._move is not None:
+            self._move(self, config)
+        else:
+            self.move(config)
+            self.tell()
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether it has no address: it is in maintenance until it has one (HAProxy "MAINT (resolution)")."""
+        return self.config.target is None and self.config.template is not None
+
+    @property
     def in_maint(self) -> bool:
-        """Whether it is in maintenance, or the server is that it tracks."""
-        return self._state is AdminState.MAINT or (self.tracks is not None and self.tracks.in_maint)
+        """Whether it is in maintenance, for want of an address as well, or the server is that it tracks."""
+        return (
+            self._state is AdminState.MAINT
+            or self.unresolved
+            or self.removed
+            or (self.tracks is not None and self.tracks.in_maint)
+        )
 
     @property
     def status(self) -> str:
-        """One word for state and health: `UP`, `DOWN`, `NOLB`, `DRAIN`, `MAINT`."""
+        """One word for state and health: `UP`, `DOWN`, `NOLB`, `DRAIN`, `MAINT`; `REMOVED`."""
+        if self.removed:
+            return "REMOVED"
         if self.in_maint:
             return "MAINT"
         health = self.health
@@ -434,7 +659,12 @@ class Server:
     @property
     def mortal(self) -> bool:
         """Whether what its clients know of it ends with this process."""
-        return not isinstance(self.config.target, str) and not self.config.stateless
+        return not self.config.is_url and not self.config.stateless
+
+    @property
+    def shuts_down(self) -> bool:
+        """Whether it takes what is in flight with it when it goes down (`on_marked_down="shutdown-sessions"`)."""
+        return self.checking is not None and self.checking.check.on_marked_down is not None
 
     @property
     def full(self) -> bool:

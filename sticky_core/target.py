@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +70,23 @@ def problem_of(target: object, factory: object) -> str | None:
     return None
 
 
+def has_scheme(text: str) -> bool:
+    """Whether `text` says by which scheme, as URLs of ours do."""
+    return text.startswith(_SCHEMES)
+
+
+def problem_of_name(url: str) -> str | None:
+    """Why the host of `url`, which is one, can't be resolved to several addresses; None if it can."""
+    location = Location.of(url)
+    if location.socket is not None:
+        return f"{url}: a UNIX socket has no name to resolve: write Server(name, {url!r})"
+    try:
+        ipaddress.ip_address(location.host)
+    except ValueError:
+        return None
+    return f"{url}: {location.host} is an address already: write Server(name, {url!r})"
+
+
 def expect_factory(factory: object, where: str) -> None:
     """ConfigError, beginning with `where`, unless `factory` is one."""
     problem = problem_of(None, factory)
@@ -117,6 +135,11 @@ class Location:
                 f"{url!r} has a query or a fragment: a server is a place, with a path to begin with at most"
             )
         return cls(scheme, host, port if port is not None else _PORTS[scheme], None, _base(url, split.path))
+
+    def at(self, address: str, port: int | None = None) -> str:
+        """The same at an address of its host, as a URL."""
+        host = f"[{address}]" if ":" in address else address
+        return f"{self.scheme}://{host}:{self.port if port is None else port}{self.base}"
 
     @property
     def authority(self) -> str:

@@ -48,17 +48,18 @@ class Upstream:
         http1.require()
         assert isinstance(config.target, str)
         self._config = config
+        self._ended = False
         self.url = config.target
         self.timeouts = timeouts.in_seconds
         self._location = Location.of(config.target)
-        self._heads = Heads(self._location, forward)
+        self._heads = Heads(Location.of(config.named), forward)
         tls = config.tls or TLS()
         self._context = tls.context() if self._location.scheme == "https" else None
         self._sni = tls.sni or self._location.host
 
     def _pool(self) -> Pool[C]:
         delay = self._config.pool_purge_delay
-        return Pool(self._config.pool_max_conn, PURGE_DELAY if delay is None else seconds(delay))
+        return Pool(0 if self._ended else self._config.pool_max_conn, PURGE_DELAY if delay is None else seconds(delay))
 
     @property
     def app(self) -> App:
@@ -68,6 +69,10 @@ class Upstream:
     def close(self) -> None:
         """Close the idle connections."""
         raise NotImplementedError
+
+    def end(self) -> None:
+        """Nobody is sent this way any more: close all idle connections, and keep none of those that are in use."""
+        self._ended = True
 
     def __repr__(self) -> str:
         return f"<Upstream {self.url}>"

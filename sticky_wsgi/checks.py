@@ -24,7 +24,7 @@ from sticky_core.check import Checking, CheckResult, CheckStatus, said
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.expect import LOOKED_AT
 from sticky_core.probe import AgentProbe, HttpProbe, Probe, failed, raised
-from sticky_core.server import AdminState, Server
+from sticky_core.server import Server
 from sticky_core.tls import TLS
 from sticky_wsgi.messages import Environ, ExcInfo, Headers, StartResponse, WSGIApp
 
@@ -44,7 +44,9 @@ class Round:
     def __init__(self, server: Server, checking: Checking) -> None:
         self.server = server
         self.checking = checking
+        self.is_agent = checking is server.agent
         self.busy = False  #: somebody probes
+        self.over = False  #: nobody wants to know any more
         self.begun = 0.0
         self.given_up = False  #: it took too long, and has been told so
 
@@ -60,6 +62,8 @@ class Checks:
         self._news = threading.Condition()
         self._stopped = False
         self._woken: set[Round] = set()
+        self._rounds: dict[Checking, Round] = {}
+        self._stale = False
 
     @property
     def cared_for(self) -> bool:
@@ -74,14 +78,9 @@ class Checks:
             if self._thread is not None:
                 return
             self._stopped = False
-            rounds = [
-                Round(server, checking)
-                for server in self._backend.servers
-                for checking in (server.checking, server.agent)
-                if checking is not None
-            ]
+            self._stale = True
             name = f"checks of {self._backend.name}"
-            self._thread = threading.Thread(target=self._run, args=(rounds,), name=name, daemon=True)
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
         _running.add(self)
 
@@ -95,42 +94,69 @@ class Checks:
             thread.join()
         self._backend.disown_checks(self)
 
+    def changed(self) -> None:
+        """Other servers are to be checked, or otherwise."""
+        with self._news:
+            self._stale = True
+            self._news.notify_all()
+
+    def forget(self, server: Server) -> None:
+        """It was removed."""
+        self._contexts.pop(server, None)
+
     def forked(self) -> None:
         """We are a forked child: their threads did not come along."""
         self._thread = None
         self._news = threading.Condition()
         self._woken = set()
+        self._rounds = {}
 
-    def _run(self, rounds: list[Round]) -> None:
+    def _begun(self) -> list[Round]:
+        """The rounds that are new. Those that nobody wants any more are over."""
+        wanted = {
+            checking: server
+            for server in self._backend.servers
+            for checking in (server.checking, server.agent)
+            if checking is not None
+        }
+        for checking in [each for each in self._rounds if each not in wanted]:
+            self._rounds.pop(checking).over = True
+            checking.wake = None
+        new = [Round(server, checking) for checking, server in wanted.items() if checking not in self._rounds]
+        for each in new:
+            self._rounds[each.checking] = each
+            each.checking.wake = self._waker(each)
+        return new
+
+    def _run(self) -> None:
         """Know who is next. It never waits for a probe."""
         backend, now = self._backend, self._backend.clock.monotonic
         numbers = count()
         agenda: list[tuple[float, int, Round]] = []  # by our own clock: a clock that is moved by hand has no seconds
-        for each in rounds:
-            each.checking.wake = self._waker(each)
-            heappush(agenda, (time.monotonic(), next(numbers), each))
         while True:
             with self._news:
                 left = agenda[0][0] - time.monotonic() if agenda else PAUSE
-                if left > 0 and not self._woken and not self._stopped:
+                if left > 0 and not self._woken and not self._stopped and not self._stale:
                     self._news.wait(left)
                 if self._stopped:
                     break
                 woken, self._woken = self._woken, set()
-            for each in woken:
+                stale, self._stale = self._stale, False
+            for each in (*woken, *(self._begun() if stale else ())):
                 heappush(agenda, (0.0, next(numbers), each))
             seen: set[Round] = set()
             while agenda and agenda[0][0] <= time.monotonic():
                 each = heappop(agenda)[2]
-                if each in seen:
+                if each in seen or each.over:
                     continue
                 seen.add(each)
                 wait = self._look_at(each, now())
                 heappush(agenda, (time.monotonic() + wait, next(numbers), each))
             agenda = _once(agenda)
             backend.tick()
-        for each in rounds:
-            each.checking.wake = None
+        for checking in self._rounds:
+            checking.wake = None
+        self._rounds = {}
 
     def _look_at(self, each: Round, now: float) -> float:
         """Probe if it is time: after how many seconds to look again."""
@@ -143,7 +169,7 @@ class Checks:
                 each.given_up = True
                 self._tell(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.begun))
             return max(checking.delay(now), 0.05)
-        if server.state is AdminState.MAINT and checking is server.checking:
+        if server.unresolved or (server.in_maint and checking is server.checking):
             return PAUSE
         delay = checking.delay(now)
         if delay > 0.001:
@@ -157,7 +183,7 @@ class Checks:
     def _patience(self, each: Round) -> float:
         """How long a probe may take before it is given up: sockets know their own end."""
         connect, rest = each.checking.limits(self._backend.config.timeouts.in_seconds.connect)
-        if each.checking.check.probe is None and isinstance(each.server.config.target, str):
+        if each.checking.check.probe is None and each.server.config.is_url:
             return connect + (rest or 0.0) + PAUSE
         return each.checking.patience
 
@@ -170,22 +196,23 @@ class Checks:
         return wake
 
     def _tell(self, each: Round, result: CheckResult, told: Said | None = None) -> None:
-        if each.checking is each.server.agent:
-            self._backend.heard(each.server, Said(result) if told is None else replace(told, result=result))
+        if each.is_agent:
+            heard = Said(result) if told is None else replace(told, result=result)
+            self._backend.heard(each.server, heard, each.checking)
         else:
-            self._backend.observed(each.server, result)
+            self._backend.observed(each.server, result, each.checking)
 
     def _probe(self, each: Round) -> None:
         begun = time.monotonic()
         told: Said | None = None
         try:
-            if each.checking is each.server.agent:
+            if each.is_agent:
                 asked = AgentProbe(each.server)
                 result = self._exchanged(asked, each)
                 told = asked.said
             elif each.checking.check.probe is not None:
                 result = _called(each.checking.check.probe, each.server)
-            elif isinstance(each.server.config.target, str):
+            elif each.server.config.is_url:
                 result = self._exchanged(HttpProbe(each.server, each.checking), each)
             else:
                 replicas = self._replicas()

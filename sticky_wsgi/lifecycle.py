@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from sticky_core.backend import Backend
-from sticky_core.events import StateChange
+from sticky_core.change import Change
+from sticky_core.events import Events, StateChange
+from sticky_core.in_force import InForce
+from sticky_core.replicas import Apps
 from sticky_core.replicas import Replicas as CoreReplicas
 from sticky_core.server import Server
 from sticky_core.target import App
 from sticky_core.transaction import Reporting
+from sticky_wsgi import stores
 from sticky_wsgi.checks import Checks, Cut
+from sticky_wsgi.discovery import Discovery
 from sticky_wsgi.messages import Environ, Sparing, StartResponse, Transaction, WSGIApp
 from sticky_wsgi.upstream import Upstream
 
@@ -30,46 +37,76 @@ class Replicas(CoreReplicas):
 
     kind = "wsgi"
     forwards = Upstream
-    apps: dict[Server, WSGIApp | None]
+    apps: Apps[WSGIApp]
 
     def __init__(self, backend: Backend) -> None:
+        self._events: Events | None = None
         super().__init__(backend)
-        spares = bool(backend.retries.statuses)
-        self.transaction: type[Transaction] = Sparing if spares else Transaction
-        if backend.observes:
-            self.transaction = ReportedSparing if spares else Reported
         self.checks = Checks(self)
-        if backend.shuts_down:
-            backend.events(self._marked)
+        self.discovery = Discovery(self)
+
+    def _follow(self, in_force: InForce) -> None:
+        spares = bool(in_force.retries.statuses)
+        self.transaction: type[Transaction] = Sparing if spares else Transaction
+        if in_force.observes:
+            self.transaction = ReportedSparing if spares else Reported
+        if in_force.shuts_down and self._events is None:
+            self._events = self.backend.events(self._marked)
+        super()._follow(in_force)
 
     @property
     def _watched(self) -> bool:
-        return self.checks.cared_for
+        return self.checks.cared_for and self.discovery.cared_for and not self.discovery.awaited
 
     def begin(self) -> None:
         if not self.made:
             self.make_all()
         if not self.checks.cared_for:
             self.checks.begin()
+        if not self.discovery.cared_for:
+            self.discovery.begin()
+        if self.discovery.awaited:
+            self.discovery.first()
         super().begin()
 
-    def make(self, server: Server) -> App:
-        app = super().make(server)
-        check = server.checking.check if server.checking is not None else None
-        if check is not None and check.on_marked_down:
-            app = self.apps[server] = Cut(app, server)
-        return app
+    def make(self, server: Server) -> App | None:
+        super().make(server)
+        self.seal(server.only)
+        return self.apps[server]
+
+    def seal(self, servers: Iterable[Server]) -> None:
+        for server in servers:
+            app = self.apps[server]
+            if app is not None and server.shuts_down and not isinstance(app, Cut):
+                self.apps[server] = Cut(app, server)
 
     def _marked(self, change: StateChange) -> None:
         if change.after == "DOWN":
-            app = self.apps[self.backend[change.server]]
-            if isinstance(app, Cut):
-                app.end()
+            for server in self.backend.servers:
+                app = self.apps[server] if server.name == change.server else None
+                if isinstance(app, Cut) and server.shuts_down:
+                    app.end()
+
+    def swapped(self, change: Change) -> None:
+        super().swapped(change)
+        self.discovery.changed()
+        self.checks.changed()
+
+    def has_moved(self, server: Server) -> None:
+        super().has_moved(server)
+        self.checks.changed()
+
+    def retire(self, server: Server, over: Callable[[], None]) -> None:
+        self.checks.forget(server)
+        super().retire(server, over)
 
     def end(self) -> None:
+        self.discovery.end()
         self.checks.end()
+        stores.end(self.backend.stores)
         super().end()
 
     def forked(self) -> None:
         self.checks.forked()
+        self.discovery.forked()
         super().forked()

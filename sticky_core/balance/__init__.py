@@ -41,10 +41,12 @@ __all__ = [
     "Hash",
     "Hdr",
     "IpHash",
+    "Keyed",
     "LeastConn",
     "NginxHash",
     "NginxLeastConn",
     "NginxRandom",
+    "Placed",
     "Random",
     "RoundRobin",
     "Smooth",
@@ -90,6 +92,28 @@ class Timed(Protocol):
 
     def observed(self, server: Server, seconds: float) -> None:
         """`server` has begun an answer so long after it was asked."""
+        ...
+
+    def succeed(self, before: Timed) -> None:
+        """Go on with what another has seen of the servers that it had as well."""
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """An algorithm that also goes by where servers are."""
+
+    def moved(self, server: Server) -> None:
+        """Its address is another. `changed` comes behind."""
+        ...
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """An algorithm that goes by keys, each of which is hashed to a number."""
+
+    def of_number(self, number: int) -> Server | None:
+        """Whose keys are they that are hashed to `number` (32 bits); None if there is nobody."""
         ...
 
 

@@ -92,6 +92,13 @@ class LeastTime:
         weight = exp((then - now) / self._decay)
         lot.seen = max(seconds, mean * weight + seconds * (1 - weight)), now
 
+    def succeed(self, before: object) -> None:
+        if isinstance(before, LeastTime):
+            for server, lot in self._urn.lots.items():
+                known = before._urn.lots.get(server)
+                if known is not None:
+                    lot.seen = known.seen
+
     def taken(self, server: Server) -> None:
         """The load is read off the server."""
 

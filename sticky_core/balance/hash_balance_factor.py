@@ -19,7 +19,7 @@ class HashBalanceFactor:
     def __init__(self, servers: Sequence[Server], percent: int) -> None:
         self._servers = servers
         self._percent = percent
-        self._served = sum(len(server.in_flight) for server in servers)
+        self._served = 0
         self._reach: dict[Server, tuple[int, int]] = {}  # the weights of those before it, and with its own
         self._weight = 0
         self._stale = True
@@ -37,6 +37,7 @@ class HashBalanceFactor:
         """Whether `server`, which may be chosen, may have one more."""
         if self._stale:
             self._stale = False
+            self._served = sum(len(each.in_flight) for each in self._servers)
             self._weight = 0
             for each in self._servers:
                 before = self._weight

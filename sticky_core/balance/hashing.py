@@ -150,6 +150,8 @@ class Table(Protocol):
 
     def changed(self, server: Server) -> None: ...
 
+    def moved(self, server: Server) -> None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hashing:
@@ -233,6 +235,9 @@ class Hashed:
         digest = self._digest(request)
         return self._table.turn(avoid) if digest is None else self._table.find(digest, avoid)
 
+    def of_number(self, number: int) -> Server | None:
+        return self._table.find(number, ())
+
     def taken(self, server: Server) -> None:
         if self._bound is not None:
             self._bound.taken()
@@ -245,6 +250,9 @@ class Hashed:
         self._table.changed(server)
         if self._bound is not None:
             self._bound.changed()
+
+    def moved(self, server: Server) -> None:
+        self._table.moved(server)
 
 
 class Consistent:
@@ -259,10 +267,10 @@ class Consistent:
         bound: HashBalanceFactor | None,
     ) -> None:
         self._numbers = {server: number for number, server in enumerate(servers)}
+        self._hash_key: HashKey = hash_key
         # The backend may have numbered them, backups among them, as HAProxy does; else they count from 1.
-        ids: list[int] = [getattr(server, "id", number) for number, server in enumerate(servers, 1)]
-        bases = [base(server, number, hash_key) for server, number in zip(servers, ids, strict=True)]
-        self._ring = Ring(servers, lambda number, count: [avalanche(bases[number] + nth) for nth in range(count)])
+        self._ids: list[int] = [getattr(server, "id", number) for number, server in enumerate(servers, 1)]
+        self._ring = Ring(servers, self._points)
         self._rng = rng
         self._start = start
         self._bound = bound
@@ -271,8 +279,17 @@ class Consistent:
             self.changed(server)
         self._ring.settle()
 
+    def _points(self, number: int, count: int) -> list[int]:
+        """The first points of a server."""
+        at = base(self._ring.servers[number], self._ids[number], self._hash_key)
+        return [avalanche(at + nth) for nth in range(count)]
+
     def changed(self, server: Server) -> None:
         self._ring.resize(self._numbers[server], eweight(server))
+
+    def moved(self, server: Server) -> None:
+        if self._hash_key in ("addr", "addr-port"):
+            self._ring.misplace(self._numbers[server])
 
     def find(self, digest: int, avoid: Container[Server]) -> Server | None:
         ring = self._ring

@@ -38,6 +38,7 @@ class Ring:
         self._index = array("I", (0, 0))  # at which point each stretch of the circle begins
         self._shift = 32
         self._stale = False
+        self._misplaced: set[int] = set()
 
     def __len__(self) -> int:
         """How many points there are, those that do not count among them."""
@@ -50,9 +51,19 @@ class Ring:
         if count > self._placed[number] or self.counting * 2 < len(self):
             self._stale = True
 
+    def misplace(self, number: int) -> None:
+        """A server's points are elsewhere from now on."""
+        self._misplaced.add(number)
+        self._placed[number] = 0
+        self._stale = True
+
     def settle(self) -> None:
         """Put those points into place that are not: best before somebody waits for it."""
         self._stale = False
+        if self._misplaced:
+            stay = (point for point in self._points if point >> _OWNER & _LOW not in self._misplaced)
+            self._points = array("Q", stay)
+            self._misplaced.clear()
         if self.counting * 2 < len(self):
             self._placed = [0] * len(self.servers)
             self._points = array("Q")

@@ -42,6 +42,9 @@ class StaticMap:
             self._weights[server] = weight
             self._stale = True
 
+    def moved(self, server: Server) -> None:
+        """Where it is means nothing here."""
+
     def _renew(self) -> None:
         self._stale = False
         members = [server for server, weight in self._weights.items() if weight]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from sticky_core.backend import Backend, BackendConfig
+from sticky_core.backend import Backend, BackendConfig, Kept
 from sticky_core.balance import Hash, LeastConn, Random, RoundRobin
 from sticky_core.counters import Total
 from sticky_core.errors import ConfigError
@@ -154,7 +154,7 @@ def test_what_to_retry_on_is_a_line_of_words_or_a_list_of_them(written: str | li
 def test_whether_a_request_may_have_to_be_read_twice_or_looked_after(
     made: list[Server], options: dict[str, str], rereads: bool
 ):
-    assert Backend("web", made, **options).rereads is rereads  # type: ignore[arg-type]
+    assert Backend("web", made, **options).in_force.rereads is rereads  # type: ignore[arg-type]
 
 
 def test_a_configuration_is_a_value():
@@ -305,22 +305,18 @@ def test_a_backend_of_backups_alone_serves(ask: Ask):
 # -- what is kept beside it
 
 
-class Kept:
+class Counted(Kept):
     made = 0
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         type(self).made += 1
 
-    def timed(self, timed: bool) -> None: ...
-
-    def forked(self) -> None: ...
-
 
 def test_of_each_kind_one_is_kept_and_made_when_first_asked_for():
-    class Apps(Kept): ...
+    class Apps(Counted): ...
 
-    class Checks(Kept): ...
+    class Checks(Counted): ...
 
     one, other = Backend("web", servers("s1")), Backend("web", servers("s1"))
     assert Apps.made == 0
@@ -333,7 +329,7 @@ def test_of_each_kind_one_is_kept_and_made_when_first_asked_for():
 
 
 def test_of_many_threads_that_ask_at_once_all_get_the_same():
-    class Apps(Kept): ...
+    class Apps(Counted): ...
 
     backend = Backend("web", servers("s1"))
     together = threading.Barrier(16)
@@ -386,7 +382,7 @@ class Waiter:
         self.lies_down = backend.waits(ticket, self._wake)
 
     def _wake(self) -> bool:
-        assert not self.backend._lock.locked(), "woken while nobody can do anything"
+        assert not self.backend.lock.locked(), "woken while nobody can do anything"
         self.woken += 1
         return self.alive
 
@@ -919,7 +915,7 @@ def test_children_of_one_parent_do_not_all_begin_with_the_same_server(ask: Ask, 
 
 
 def test_what_is_kept_beside_it_is_told_of_the_fork(in_child: InChild):
-    class Apps(Kept):
+    class Apps(Counted):
         told = 0
 
         def forked(self) -> None:

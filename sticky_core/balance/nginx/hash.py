@@ -61,6 +61,9 @@ class Modulo:
         self._shares = Shares(servers)
         self.changed = self._shares.changed
 
+    def moved(self, server: Server) -> None:
+        """Where it is means nothing here."""
+
     def find(self, key: bytes, avoid: Container[Server]) -> Server | None:
         return self._shares.first(numbers(key), avoid)
 
@@ -79,14 +82,16 @@ class Ketama:
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._numbers = {server: number for number, server in enumerate(servers)}
-        bases = [crc32(place(server)) for server in servers]
-        self._ring = Ring(servers, lambda number, count: points(bases[number], count))
+        self._ring = Ring(servers, lambda number, count: points(crc32(place(servers[number])), count))
         for server in servers:
             self.changed(server)
         self._ring.settle()
 
     def changed(self, server: Server) -> None:
         self._ring.resize(self._numbers[server], eweight(server) * _POINTS // SCALE)
+
+    def moved(self, server: Server) -> None:
+        self._ring.misplace(self._numbers[server])
 
     def find(self, key: bytes, avoid: Container[Server]) -> Server | None:
         ring = self._ring
@@ -141,6 +146,9 @@ class Keys:
             server = self._table.find(samples.in_bytes(key), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
+    def of_number(self, number: int) -> Server | None:
+        return self._table.find(b"%d" % number, ())
+
     def taken(self, server: Server) -> None:
         """Only requests without a key take turns."""
 
@@ -149,3 +157,6 @@ class Keys:
     def changed(self, server: Server) -> None:
         self._table.changed(server)
         self._turns.changed(server)
+
+    def moved(self, server: Server) -> None:
+        self._table.moved(server)

@@ -66,6 +66,9 @@ class Networks:
             server = self._shares.first(numbers(address.packed), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
+    def of_number(self, number: int) -> Server | None:
+        return self._shares.first(numbers(number.to_bytes(4, "big")[1:]), ())
+
     def taken(self, server: Server) -> None:
         """Only requests without an address take turns."""
 
