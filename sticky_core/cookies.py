@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from email.utils import mktime_tz, parsedate_tz
 from typing import NamedTuple
 
 _SPACE = " \t"
@@ -139,6 +140,39 @@ def set_name(text: str) -> str | None:
     """The name of the cookie that a Set-Cookie text sets; None where there is no `=`."""
     match = _SET.match(text)
     return match["name"].strip(_SPACE) if match is not None else None
+
+
+def value_set(text: str) -> str:
+    """The value that a Set-Cookie text sets, without quotes; empty where there is no `=`."""
+    match = _SET.match(text)
+    return unquote(match["value"].rstrip(_SPACE)) if match is not None else ""
+
+
+def attributes(text: str) -> list[tuple[str, str]]:
+    """The attributes of a Set-Cookie text, in order: name in lower case, and value (RFC 6265, 5.2)."""
+    match = _SET.match(text)
+    found: list[tuple[str, str]] = []
+    for part in text[match.end() if match is not None else len(text) :].split(";"):
+        name, _, value = part.partition("=")
+        if name.strip(_SPACE):
+            found.append((name.strip(_SPACE).lower(), value.strip(_SPACE)))
+    return found
+
+
+def deletes(text: str, now: float) -> bool:
+    """Whether a Set-Cookie text takes its cookie away: by Max-Age, by a date that is past `now` (seconds since the
+    epoch; RFC 6265, 5.3), or by an empty value.
+    """
+    if not value_set(text):
+        return True
+    ends = dict(attributes(text))
+    if re.fullmatch("-?[0-9]+", ends.get("max-age", "")):
+        return ends["max-age"].startswith("-") or not ends["max-age"].strip("0")
+    try:
+        parsed = parsedate_tz(ends.get("expires", ""))
+        return parsed is not None and mktime_tz(parsed) <= now
+    except (ValueError, OverflowError):  # there is no such day
+        return False
 
 
 def set_value(text: str, new: Callable[[str], str]) -> str:
