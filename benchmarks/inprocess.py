@@ -26,7 +26,8 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 import sticky_asgi
 import sticky_wsgi
 from sticky_core.backend import Backend
-from sticky_core.persistence import Cookie
+from sticky_core.persistence import Cookie, Persist
+from sticky_core.persistence.stick import Learn, Stick
 from sticky_core.server import Server
 
 SECRET = "a secret for benchmarks and nothing else"
@@ -68,7 +69,7 @@ def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
     return [b"ok"]
 
 
-def backend(app: Any, persist: Cookie) -> Backend:
+def backend(app: Any, persist: Persist) -> Backend:
     servers = [Server(f"s{number}", app) for number in range(1, SERVERS + 1)]
     return Backend("shop", servers, persist=persist, log=lambda decision: None)
 
@@ -240,6 +241,10 @@ def ours(face: Any, app: Any, dispatcher: Any, middleware: Any, clients: int) ->
     yield Contender("ours, bound client, maxidle", dated, bound(dated))
     prefixed = dispatcher(backend(face.session_app, Cookie("JSESSIONID", mode="prefix", secret=SECRET)))
     yield Contender("ours, bound client, prefix", prefixed, bound(prefixed))
+    stuck = dispatcher(backend(app, Stick.on("src")))
+    yield Contender("ours, stick on src", stuck, ["theme=dark; lang=en"] * clients)
+    learned = dispatcher(backend(face.session_app, Learn.cookie("JSESSIONID")))
+    yield Contender("ours, a learned session", learned, bound(learned))
 
 
 def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -76,6 +76,17 @@ class Body:
             self._look_on()
         return message
 
+    async def peek(self, limit: int) -> bytes:
+        """The first `limit` bytes of the body, or all of it if there are less. Who reads is told them as well."""
+        while self._kept < limit and not self.gone and self._goes_on:
+            await self._read()
+        return b"".join(message.get("body", b"") for message in self._told)[:limit]
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there is more of the body to come."""
+        return not self._told or (self._told[-1]["type"] == "http.request" and self._told[-1].get("more_body", False))
+
     async def at_once(self) -> Message | None:
         """The next message if it is there already, as it usually is (asyncio only)."""
         if self._at == len(self._told) and not self.gone:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sticky_asgi.stores import ask
 from sticky_core.forwarding import SAFE
 from sticky_core.page import Page
 from sticky_core.server import Server
@@ -29,6 +30,7 @@ __all__ = [
     "cookie_key",
     "event_loop",
     "gone",
+    "pay",
     "send_page",
 ]
 
@@ -85,6 +87,11 @@ class Transaction(CoreTransaction[Scope, Send]):
     @property
     def secure(self) -> bool:
         return self.message.get("scheme") in ("https", "wss")
+
+    @property
+    def scheme(self) -> str:
+        scheme: str = self.message.get("scheme", "http")
+        return scheme
 
     def header(self, name: str) -> Sequence[str]:
         wanted = name.encode("latin-1")
@@ -169,7 +176,14 @@ class Transaction(CoreTransaction[Scope, Send]):
                 self.stamp(head)
                 if head.headers is not headers:
                     message = {**message, "headers": head.headers}
+                if self.owes:
+                    return self._pay(out, message)
         return out(message)
+
+    async def _pay(self, out: Send, message: Message) -> None:
+        """Stores know it before the client does."""
+        await pay(self)
+        await out(message)
 
 
 class Sparing(Transaction):
@@ -240,6 +254,9 @@ class Head:
     def set_cookies(self) -> Sequence[str]:
         return self._values(b"set-cookie")
 
+    def header(self, name: str) -> Sequence[str]:
+        return self._values(name.encode("latin-1"))
+
     @property
     def cache_control(self) -> str:
         return ",".join(self._values(b"cache-control"))
@@ -264,6 +281,11 @@ def gone(scope: Scope) -> None:
     transaction: CoreTransaction[Scope, Send] | None = scope.get(KEY)
     if transaction is not None:
         transaction.gone()
+
+
+async def pay(transaction: Transaction) -> None:
+    """Tell stores what they are owed."""
+    transaction.paid(await ask(transaction.owed))
 
 
 async def send_page(page: Page, scope: Scope, send: Send) -> None:

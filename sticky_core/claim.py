@@ -10,7 +10,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sticky_core.doors import Reservation
     from sticky_core.server import Server
+    from sticky_core.stores import Question
 
 
 class Claim(Enum):
@@ -43,6 +45,8 @@ class Reason(Enum):
     BOUND = "server is usable"
     NOT_ASKED = "another persistence spoke first"
     RULE = "a rule spoke first"
+    NO_KEY = "nothing to know it by"
+    NO_ENTRY = "not in the table"
     NO_PERSISTENCE = "nothing to persist on"
 
 
@@ -72,6 +76,9 @@ class Presented:
     sent: bool = False  #: it goes to `server` although the claim is not valid: by a rule, or though it is down
     forced: bool = False  #: and nowhere else (`force_persist`)
     ignored: bool = False  #: whatever it claims, and it is told nothing (`ignore_persist`)
+    questions: tuple[Question, ...] = ()  #: what stores have to be asked first, to be recognised anew then
+    reserves: tuple[Reservation, ...] = ()  #: what is to be the server's that takes the request
+    note: object = None  #: what the persistence wants to know again when it marks
 
     @property
     def direct(self) -> bool:
@@ -81,3 +88,10 @@ class Presented:
 
 NOTHING = Presented(Claim.NONE, Reason.NO_COOKIE)
 NO_PERSISTENCE = Presented(Claim.NONE, Reason.NO_PERSISTENCE)
+
+
+def why_not(server: Server) -> Reason:
+    """Why its clients can't go to a server."""
+    if server.in_maint:
+        return Reason.MAINT
+    return Reason.DRAINED if server.reachable else Reason.DOWN

@@ -1,4 +1,4 @@
-"""Whose turn it is to act: the operator's (`ConfigError`), or a server's (`ServerFailure`)."""
+"""Whose turn it is to act: the operator's (`ConfigError`), a server's (`ServerFailure`), a store's (`StoreFailure`)."""
 
 from __future__ import annotations
 
@@ -83,4 +83,16 @@ class ServerFailure(Exception):
         super().__init__(f"server {server}: {what}" if server else what)
         self.failure = failure
         self.server = server
+        self.detail = detail
+
+
+class StoreFailure(Exception):
+    """A store did not answer, or not as it should. What stands for its answer; nothing is wrong with the request.
+
+    `store`: its URL, without passwords. `detail`: the evidence, for people.
+    """
+
+    def __init__(self, store: str, detail: str) -> None:
+        super().__init__(f"store {store}: {detail}")
+        self.store = store
         self.detail = detail

@@ -3,7 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from sticky_core.stores import Ask, Question
+
+
+class Unread(Exception):
+    """So much of a request's body has to be read before the question can be answered. Faces read it, and the question
+    is asked again.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+class Shared(Protocol):
+    """A table that is kept in a store."""
+
+    def ask(self, ask: Ask) -> Question:
+        """The same as a question of now."""
+        ...
+
+    def paid(self, key: str, question: Question, now: float) -> None:
+        """The store was told what it was owed, and this is what it said."""
+        ...
 
 
 class Request(Protocol):
@@ -56,6 +81,25 @@ class Request(Protocol):
         ...
 
     @property
+    def scheme(self) -> str:
+        """`http`, `https`, `ws` or `wss`, as far as the face knows."""
+        ...
+
+    def peek(self, limit: int) -> bytes:
+        """The first `limit` bytes of the body, or all of it if there are less. Raises `Unread` until they are read; not
+        to be caught.
+        """
+        ...
+
+    def question(self, ask: Ask) -> Question | None:
+        """What a store has answered to `ask` on behalf of this request; None if it was not asked."""
+        ...
+
+    def owe(self, table: Shared, key: str, ask: Ask) -> None:
+        """Have a store told this at the head of the answer; the table will hear what it said."""
+        ...
+
+    @property
     def retellable(self) -> bool:
         """Whether nothing of its body has been read that could not be read again."""
         ...
@@ -81,6 +125,10 @@ class Reply(Protocol):
 
     def edit_cookies(self, new: Callable[[str], str | None]) -> None:
         """Put the text of every Set-Cookie header through `new`; None takes the header out."""
+        ...
+
+    def header(self, name: str) -> Sequence[str]:
+        """The values of the headers called `name` (in lower case), in order."""
         ...
 
     @property

@@ -8,22 +8,24 @@ whatever happened), and has the head of the answer stamped as it comes past (`st
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from sticky_core.claim import NO_PERSISTENCE, Claim, Reason
 from sticky_core.counters import Total
 from sticky_core.decision import Decision
-from sticky_core.errors import Failure
+from sticky_core.doors import Asked, Door, Peek, Reservation, Wait
+from sticky_core.errors import Failure, StoreFailure
 from sticky_core.forwarding import IDEMPOTENT
 from sticky_core.page import Page, page
 from sticky_core.queue import Ticket
-from sticky_core.request import Reply, Request
+from sticky_core.request import Reply, Request, Shared, Unread
 from sticky_core.server import Server
+from sticky_core.stores import Ask, Question
 
 if TYPE_CHECKING:
-    from sticky_core.backend import Backend
+    from sticky_core.in_force import InForce
 
 #: the response header that `debug=True` adds
 DEBUG_HEADER = "x-sticky"
@@ -51,13 +53,9 @@ class Body(Protocol):
         """Whether some of what was read can't be read again."""
         ...
 
-
-class Wait(NamedTuple):
-    """Why there is no candidate yet: it is in a queue, or a server that failed is given a pause."""
-
-    until: float  #: by the backend's monotonic clock
-    ticket: Ticket | None  #: None: it is a pause
-    server: Server | None  #: where it belongs, or is to be told again
+    def rewind(self) -> None:
+        """Another attempt begins: it is told everything again."""
+        ...
 
 
 class Transaction(Decision, Request, Generic[Message, Out]):
@@ -66,16 +64,34 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     Each face adds what it takes to be the `Request`, and what the server's app answers into.
     """
 
-    __slots__ = ("_debug", "_following", "_wait", "body", "cookie_key", "kept", "message", "out", "through")
+    __slots__ = (
+        "_debug",
+        "_door",
+        "_following",
+        "_owed",
+        "_peeked",
+        "_questions",
+        "_reserved",
+        "body",
+        "cookie_key",
+        "kept",
+        "message",
+        "out",
+        "through",
+    )
 
     cookie_key: Hashable
     kept: Any
 
     _following: Server | None
-    _wait: Wait | None
+    _door: Door | None
+    _peeked: tuple[bytes, int]  # the beginning of the body, and how much was asked for
+    _questions: dict[Ask, Question]  # what stores have answered on its behalf
+    _owed: list[tuple[Shared, str, Question]]  # what stores are to be told
+    _reserved: Sequence[Reservation]  # what is the first server's because of it
 
     # A face sets these three, and `status` to 0, by itself: every request does, and an __init__ takes twice the time.
-    through: Backend
+    through: InForce
     body: Body | None  #: set only where it may have to be read again
     message: Message  #: it holds this decision, so until it is over they hold each other
     out: Out  #: where answers go
@@ -110,18 +126,34 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             server, self.presented, self.kept = settled
         if server is None or not server.usable:
             self.cookie_key = cookie_key
-            self.kept = None
             self.tried = ()
-            self.presented = presented = NO_PERSISTENCE if persistence is None else persistence.recognise(self)
-            if presented.server is None or not (presented.sent or presented.claim is _VALID):
-                return self._chosen()
-            server = presented.server
+            return self._recognised()
         if backend.counts:
             self.tried = ()
             return self._placed(server)
         self.tried = server.only
         server.in_flight.append(None)
         return server
+
+    def _recognised(self) -> Server | None:
+        """The first candidate, by what the client says, and what stores say of it."""
+        self.kept = None
+        self.presented = NO_PERSISTENCE
+        persistence = self.through.persistence
+        if persistence is not None:
+            try:
+                self.presented = presented = persistence.recognise(self)
+            except Unread as unread:
+                self._door = Peek(unread.limit, self._recognised)
+                return None
+            if presented.questions:
+                self._door = Asked(presented.questions, self._recognised, None)
+                return None
+            if presented.settled and (self.owes or self.debug):
+                self.presented = replace(presented, settled=False)
+            if presented.server is not None and (presented.sent or presented.claim is _VALID):
+                return self._placed(presented.server)
+        return self._chosen()
 
     def next(self) -> Server | None:
         """After a failure: the next candidate. None: the request may not be told again, or nobody is left; or, if there
@@ -140,6 +172,63 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         trusted = self.through.trusted_proxies
         peer = self.peer
         return (trusted.client(peer, self.header("x-forwarded-for")) or "") if trusted else peer
+
+    def peek(self, limit: int) -> bytes:
+        peeked, asked = getattr(self, "_peeked", (b"", -1))
+        if asked < limit:
+            raise Unread(limit)
+        return peeked[:limit]
+
+    def peeked(self, beginning: bytes) -> Server | None:
+        """The body begins so, as far as the `wait` asked for it: the next candidate. None as with `next`."""
+        door = self._door
+        assert isinstance(door, Peek)
+        self._door = None
+        self._peeked = beginning, door.limit
+        return door.then()
+
+    def question(self, ask: Ask) -> Question | None:
+        questions: dict[Ask, Question] = getattr(self, "_questions", {})
+        return questions.get(ask)
+
+    def owe(self, table: Shared, key: str, ask: Ask) -> None:
+        owed: list[tuple[Shared, str, Question]] = getattr(self, "_owed", [])
+        self._owed = owed
+        owed.append((table, key, table.ask(ask)))
+
+    @property
+    def owes(self) -> bool:
+        """Whether stores are to be told something."""
+        return bool(getattr(self, "_owed", ()))
+
+    @property
+    def owed(self) -> Sequence[Ask]:
+        """What stores are to be told now, before the client hears more; `paid` when that is done."""
+        return [question.ask for _, _, question in getattr(self, "_owed", ())]
+
+    def paid(self, answers: Sequence[object]) -> None:
+        """Stores were told what they were `owed`, and this is what they said."""
+        owed, self._owed = self._owed, []
+        now = self.through.clock.monotonic()
+        for (table, key, question), answer in zip(owed, answers, strict=True):
+            question.answer = answer
+            table.paid(key, question, now)
+
+    def answered(self, answers: Sequence[object]) -> Server | None:
+        """Stores have answered what the `wait` asked: the next candidate. None as with `next`."""
+        door = self._door
+        assert isinstance(door, Asked)
+        self._door = None
+        questions: dict[Ask, Question] = getattr(self, "_questions", {})
+        self._questions = questions
+        for question, answer in zip(door.questions, answers, strict=True):
+            question.answer = answer
+            questions[question.ask] = question
+            if isinstance(answer, StoreFailure) and question.ask.store.on_store_failure == "fail":
+                if door.server is not None:
+                    self._give_back(door.server)
+                return None
+        return door.then()
 
     @property
     def reread(self) -> Body | None:
@@ -175,7 +264,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             # whatever was answered shows that nobody needs a pause, and an app in this process never does
             if not failure.executed and isinstance(last.config.target, str):
                 pause = min(LONGEST_PAUSE, backend.config.timeouts.in_seconds.connect)
-                self._wait = Wait(backend.clock.monotonic() + pause, None, last)
+                self._door = Wait(backend.clock.monotonic() + pause, None, last)
                 return None
             return self._placed(last)
         self._uprooted(Reason.FAILED)
@@ -199,17 +288,19 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         return bool(retries.redispatch) and (not self.tried[-1].usable or (retry == 1 and not self.presented.direct))
 
     @property
-    def wait(self) -> Wait | None:
-        """Why there is no candidate yet, if there may be one. To be ended by `resume` or `abandon`."""
-        return getattr(self, "_wait", None)
+    def wait(self) -> Door | None:
+        """Why there is no candidate yet, if there may be one. To be ended by `resume`, `peeked`, `answered` or
+        `abandon`.
+        """
+        return getattr(self, "_door", None)
 
     def resume(self, woken: bool) -> Server | None:
         """The wait is over, because somebody has woken us, or nobody has in time: the next candidate. None as with
         `next`.
         """
-        wait = self._wait
-        assert wait is not None
-        self._wait = None
+        wait = self._door
+        assert isinstance(wait, Wait)
+        self._door = None
         if wait.ticket is None:
             assert wait.server is not None
             if wait.server.usable or not self.through.retries.redispatch:
@@ -233,29 +324,44 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         """The client has left in the middle of a wait, and the transaction is over."""
         self._stop_waiting()
         self._unanswered = True
+        self._give_up()
         self._depart()
 
     def _stop_waiting(self) -> None:
         """It is in no queue any more, and has no place that was granted in this moment."""
-        wait = self.wait
-        self._wait = None
-        if wait is not None and wait.ticket is not None:
-            server = self.through.settle(wait.ticket)
-            if server is not None:
-                self.through.left(server)
+        door = self.wait
+        self._door = None
+        server: Server | None = None
+        if isinstance(door, Wait) and door.ticket is not None:
+            server = self.through.settle(door.ticket)
+        elif isinstance(door, Asked):
+            server = door.server
+        if server is not None:
+            self._give_back(server)
+
+    def _give_back(self, server: Server) -> None:
+        """A place that nobody takes."""
+        if self.through.counts:
+            self.through.left(server)
+        else:
+            server.in_flight.pop()
 
     def _chosen(self, until: float | None = None) -> Server | None:
         backend = self.through
         if backend.unavailable == "fail" and self.presented.claim is Claim.DOWN:
             if self.presented.reason is not Reason.DRAINED:  # that one was asked to let its clients go
                 return None  # the client is rather sent away than to another server than its own
-        if backend.counts:
-            return self._placed(None, until)
-        server = backend.choose(self, self.tried)
-        if server is not None:
-            server.in_flight.append(None)
-            self._seated(server, None)
-        return server
+        try:
+            if backend.counts:
+                return self._placed(None, until)
+            server = backend.choose(self, self.tried)
+        except Unread as unread:
+            self._door = Peek(unread.limit, lambda: self._chosen(until))
+            return None
+        if server is None:
+            return None
+        server.in_flight.append(None)
+        return self._seated(server, None)
 
     def _placed(self, bound: Server | None, until: float | None = None) -> Server | None:
         """A place at `bound`, or at a server that is chosen; perhaps not yet."""
@@ -267,12 +373,14 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if isinstance(placed, Ticket):
             if until is None:
                 until = backend.clock.monotonic() + backend.config.timeouts.in_seconds.queue
-            self._wait = Wait(until, placed, bound)
+            self._door = Wait(until, placed, bound)
             return None
         return self._seated(placed, bound) if placed is not None else None
 
-    def _seated(self, server: Server, bound: Server | None) -> Server:
+    def _seated(self, server: Server, bound: Server | None) -> Server | None:
         """It has a place at `server`, be it the one that it is `bound` to or another."""
+        if self.presented.reserves and not self.tried:
+            return self._reserving(server, bound)
         if server is not bound:
             server.counters.cell[Total.LBTOT] += 1
             if bound is not None:
@@ -282,6 +390,30 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             last.counters.cell[Total.WRETR if server is last else Total.WREDIS] += 1
         self.tried += server.only
         return server
+
+    def _reserving(self, server: Server, bound: Server | None) -> Server | None:
+        """Its client is to be `server`'s, unless another request of the same client has been quicker."""
+        questions = [(each, each.question(server)) for each in self.presented.reserves]
+
+        def agreed() -> Server | None:
+            reserves = self.presented.reserves
+            self._reserved = reserves
+            self.presented = replace(self.presented, reserves=())
+            for each, question in questions:
+                winner = each.settle(server, question)
+                if winner is not None and winner is not server:
+                    self._give_back(server)
+                    self.presented = replace(
+                        self.presented, claim=Claim.VALID, reason=Reason.BOUND, server=winner, settled=False
+                    )
+                    return self._placed(winner)
+            return self._seated(server, bound)
+
+        asked = tuple(question for _, question in questions if question is not None)
+        if not asked:
+            return agreed()
+        self._door = Asked(asked, agreed, server)
+        return None
 
     def spare(self, status: int) -> bool:
         """An answer of this status has come: whether it is held back, because another server will be asked instead.
@@ -311,10 +443,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if following is not None:
             self._following = None
             self.tried = self.tried[:-1]
-            if self.through.counts:
-                self.through.left(following)
-            else:
-                following.in_flight.pop()
+            self._give_back(following)
 
     def stamp(self, reply: Reply) -> None:
         """Make the head of an answer what the client should see, marked with the server that answers.
@@ -375,14 +504,26 @@ class Transaction(Decision, Request, Generic[Message, Out]):
                 log(self)
 
     def unanswered(self) -> Page:
-        """What the client is told when nobody answers. The transaction is over with it."""
+        """What the client is told when nobody answers. The transaction is over with it, but for what it is still
+        `owed`.
+        """
         self._unanswered = True
-        answer = page(self.failures[-1].status if self.failures else 503)
+        self._give_up()
+        answer = self._page()
         self.status = answer.status
         if self.debug:
             answer.headers.append((DEBUG_HEADER, str(self)))
         self._depart()
         return answer
+
+    def _give_up(self) -> None:
+        """What was reserved is nobody's again."""
+        for reservation in getattr(self, "_reserved", ()):
+            reservation.give_up(self)
+
+    def _page(self) -> Page:
+        """What that is."""
+        return page(self.failures[-1].status if self.failures else 503)
 
     def _depart(self) -> None:
         """Let go of what holds us, so that no cycle is left behind, and tell whoever wants to know."""
@@ -408,6 +549,12 @@ class Reporting(Transaction[Message, Out]):
 
     def resume(self, woken: bool) -> Server | None:
         return self._asks(super().resume(woken))
+
+    def peeked(self, beginning: bytes) -> Server | None:
+        return self._asks(super().peeked(beginning))
+
+    def answered(self, answers: Sequence[object]) -> Server | None:
+        return self._asks(super().answered(answers))
 
     def _asks(self, server: Server | None) -> Server | None:
         self._asked = self.through.clock.monotonic()

@@ -45,6 +45,17 @@ class Body:
             return again
         return again + self._keep(self._input.read(self._most(size - len(again))))
 
+    def peek(self, limit: int) -> bytes:
+        """The first `limit` bytes of the body, or all of it if there are less. Who reads is told them as well."""
+        while len(self._told) < limit:
+            piece = self._input.read(self._most(limit - len(self._told)))
+            if not piece:
+                break
+            if self._left is not None:
+                self._left -= len(piece)
+            self._told += piece
+        return bytes(self._told[:limit])
+
     def readline(self, size: int | None = -1) -> bytes:
         if self._at < len(self._told):
             end = self._told.find(b"\n", self._at) + 1

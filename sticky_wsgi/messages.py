@@ -12,6 +12,7 @@ from sticky_core.forwarding import SAFE
 from sticky_core.page import Page
 from sticky_core.server import Server
 from sticky_core.transaction import Transaction as CoreTransaction
+from sticky_wsgi.stores import ask
 
 #: where an environ carries its decision
 KEY = "sticky.decision"
@@ -31,6 +32,10 @@ class StartResponse(Protocol):
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
+#: the headers that a CGI environment has without a prefix (RFC 3875, 4.1)
+_BARE = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
+
+
 class Transaction(CoreTransaction[Environ, StartResponse]):
     """An environ on its way: the request, what of it the server is to see, and the `start_response` that its app
     answers into.
@@ -47,8 +52,17 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
     def secure(self) -> bool:
         return self.message.get("wsgi.url_scheme") == "https"
 
+    @property
+    def scheme(self) -> str:
+        scheme: str = self.message.get("wsgi.url_scheme", "http")
+        return scheme
+
     def header(self, name: str) -> Sequence[str]:
-        value = self.message.get(f"HTTP_{name.upper().replace('-', '_')}")
+        key = name.upper().replace("-", "_")
+        if key in _BARE:
+            value = self.message.get(key)
+            return (value,) if value else ()  # some servers have it empty where it did not come
+        value = self.message.get(f"HTTP_{key}")
         return () if value is None else (value,)
 
     @property
@@ -102,6 +116,8 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
             head = Head(headers, sets_cookies)
             self.stamp(head)
             headers = head.headers
+            if self.owes:
+                pay(self)
         if exc_info is None:
             return self.out(status, headers)
         return self.out(status, headers, exc_info)
@@ -176,6 +192,9 @@ class Head:
     def set_cookies(self) -> Sequence[str]:
         return self._values("set-cookie")
 
+    def header(self, name: str) -> Sequence[str]:
+        return self._values(name)
+
     @property
     def cache_control(self) -> str:
         return ",".join(self._values("cache-control"))
@@ -190,6 +209,11 @@ class Head:
 
     def add(self, name: str, value: str) -> None:
         self.headers = [*self.headers, (name.title(), value)]
+
+
+def pay(transaction: Transaction) -> None:
+    """Tell stores what they are owed."""
+    transaction.paid(ask(transaction.owed))
 
 
 def start_page(page: Page, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

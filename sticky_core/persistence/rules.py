@@ -42,19 +42,18 @@ class Ruled:
         by_name = {server.name: server for server in servers}
         self._always = asked.persist_on_down
         self._force = asked.force_persist
-        self._ignore = asked.ignore_persist
         self._use = [(by_name[name], condition) for name, condition in asked.use_server]
         self._persistence = persistence
         self.idle = 0.0 if persistence is None else persistence.idle
         # where conditions have to be asked, nothing is settled by what a client says
-        self._asks = bool(self._force or self._ignore or self._use)
+        self._asks = bool(self._force or self._use)
         self._none: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
         self._renew()
 
     @classmethod
     def of(cls, asked: Asked, servers: Sequence[Server]) -> Callable[[Persistence | None], Ruled] | None:
         """The rules, to be put around a persistence; None if there are none."""
-        if not (asked.persist_on_down or asked.force_persist or asked.ignore_persist or asked.use_server):
+        if not (asked.persist_on_down or asked.force_persist or asked.use_server):
             return None
         return lambda persistence: cls(asked, servers, persistence)
 
@@ -63,7 +62,6 @@ class Ruled:
 
     def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
         forced = self._force is not None and bool(self._force(request))
-        ignored = not forced and self._ignore is not None and bool(self._ignore(request))
         stopped = self._always or forced
         presented = NO_PERSISTENCE
         if self._persistence is not None:
@@ -71,12 +69,10 @@ class Ruled:
         for server, condition in self._use:
             if (server.usable or stopped) and condition(request):
                 return replace(_unused(presented), server=server, sent=True, forced=forced)
-        if ignored:
-            return replace(_unused(presented), server=None, ignored=True)
         return replace(presented, forced=True, settled=False) if forced else presented
 
     def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
-        if presented.ignored or self._persistence is None:
+        if self._persistence is None:
             return Mark.NONE
         return self._persistence.mark(presented, server, direct, request, reply)
 
@@ -86,9 +82,37 @@ class Ruled:
             self._renew()
 
 
+class Ignored:
+    """A persistence whose word does not count for some requests, and which tells them nothing (`ignore-persist`). It is
+    for cookies: stick rules are worked through all the same, as in HAProxy.
+    """
+
+    def __init__(self, asked: Asked, persistence: Persistence) -> None:
+        self._force = asked.force_persist
+        self._ignore = asked.ignore_persist
+        self._persistence = persistence
+        self.idle = persistence.idle
+        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+        presented = self._persistence.recognise(request, stopped=stopped)
+        if self._ignore is None or not self._ignore(request) or (self._force is not None and self._force(request)):
+            return presented
+        return replace(_unused(presented), server=None, ignored=True)
+
+    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+        if presented.ignored:
+            return Mark.NONE
+        return self._persistence.mark(presented, server, direct, request, reply)
+
+    def changed(self, server: Server) -> None:
+        self._persistence.changed(server)
+
+
 def _unused(presented: Presented) -> Presented:
     """A claim that a rule has overtaken."""
-    if presented.claim is Claim.NONE:
-        return replace(presented, settled=False)
     parts = tuple(_unused(part) for part in presented.parts)
-    return replace(presented, claim=Claim.UNUSED, reason=Reason.RULE, settled=False, parts=parts)
+    claim, reason = presented.claim, presented.reason
+    if claim is not Claim.NONE:
+        claim, reason = Claim.UNUSED, Reason.RULE
+    return replace(presented, claim=claim, reason=reason, settled=False, parts=parts, questions=(), reserves=())

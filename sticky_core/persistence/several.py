@@ -8,7 +8,7 @@ from dataclasses import replace
 from sticky_core.claim import Claim, Mark, Presented, Reason
 from sticky_core.persistence import Persistence
 from sticky_core.recent import Recent
-from sticky_core.request import Reply, Request
+from sticky_core.request import Reply, Request, Unread
 from sticky_core.server import Server
 
 
@@ -27,18 +27,34 @@ class Several:
         parts: list[Presented] = []
         spoken = telling = None
         for persistence in self._persistences:
-            part = persistence.recognise(
-                request, stopped=stopped
-            )  # those that come too late still take their own out of the request
-            if spoken is not None and part.claim is not Claim.NONE:
-                part = replace(part, claim=Claim.UNUSED, reason=Reason.NOT_ASKED)
-            elif part.direct:
-                spoken = part
-            elif telling is None and part.claim is not Claim.NONE:
-                telling = part
+            # those that come too late still take their own out of the request
+            part = self._part(persistence, request, stopped, overtaken=spoken is not None)
+            if spoken is None:
+                if part.direct:
+                    spoken = part
+                elif telling is None and part.claim is not Claim.NONE:
+                    telling = part
             parts.append(part)
-        settled = spoken is not None and all(part.settled or part.claim is Claim.NONE for part in parts)
-        return replace(spoken or telling or parts[0], parts=tuple(parts), settled=settled)
+        settled = spoken is not None and all(_holds(part, spoken.server) for part in parts)
+        return replace(
+            spoken or telling or parts[0],
+            parts=tuple(parts),
+            settled=settled,
+            questions=tuple(question for part in parts for question in part.questions),
+            reserves=tuple(reserve for part in parts for reserve in part.reserves),
+        )
+
+    def _part(self, persistence: Persistence, request: Request, stopped: bool, *, overtaken: bool) -> Presented:
+        if not overtaken:
+            return persistence.recognise(request, stopped=stopped)
+        try:
+            part = persistence.recognise(request, stopped=stopped)
+        except Unread:  # nobody reads a body for what does not count
+            return Presented(Claim.UNUSED, Reason.NOT_ASKED)
+        claim, reason = part.claim, part.reason
+        if claim is not Claim.NONE:
+            claim, reason = Claim.UNUSED, Reason.NOT_ASKED
+        return replace(part, claim=claim, reason=reason, questions=(), reserves=())
 
     def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
         """Each marks for itself; the most telling of what they did."""
@@ -51,3 +67,10 @@ class Several:
     def changed(self, server: Server) -> None:
         for persistence in self._persistences:
             persistence.changed(server)
+
+
+def _holds(part: Presented, server: Server | None) -> bool:
+    """Whether it has nothing to say, and nothing to remember, of an answer of `server`'s."""
+    if part.note is None:
+        return part.settled or part.claim is Claim.NONE
+    return part.settled and part.server is server

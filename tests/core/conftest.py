@@ -1,11 +1,17 @@
-"""What the tests of the core share: a request and a reply that are nothing but values; and properties are not
-hurried, since a busy machine is no defect."""
+"""What the tests of the core share: a request and a reply that are nothing but values, and a transaction that is a face
+to itself; and properties are not hurried, since a busy machine is no defect."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import settings
+
+from sticky_core.backend import Backend
+from sticky_core.doors import Peek
+from sticky_core.errors import Failure
+from sticky_core.server import Server
+from sticky_core.transaction import Transaction
 
 settings.register_profile("unhurried", parent=settings.default, deadline=None)
 settings.load_profile("unhurried")
@@ -51,12 +57,105 @@ class Told:
     def cache_control(self) -> str:
         return ",".join(self.values("cache-control"))
 
+    def header(self, name: str) -> list[str]:
+        return self.values(name)
+
     def edit_cookies(self, new: Callable[[str], str | None]) -> None:
         edited = [(key, new(value) if key == "set-cookie" else value) for key, value in self.headers]
         self.headers = [(key, value) for key, value in edited if value is not None]
 
     def add(self, name: str, value: str) -> None:
         self.headers.append((name, value))
+
+
+class Visit(Transaction[str, None]):
+    """A request on its way, step by step: `begin`, then `fail` or `answer`. It waits for nobody."""
+
+    __slots__ = ("_body", "_came", "_headers", "_method", "_peer", "_target")
+
+    def __init__(
+        self,
+        backend: Backend,
+        peer: str = "192.0.2.1",
+        target: str = "/",
+        *,
+        cookie: str = "",
+        headers: Sequence[tuple[str, str]] = (),
+        method: str = "GET",
+        body: bytes = b"",
+    ) -> None:
+        self.through, self.message, self.out, self.status = backend.in_force, "a request", None, 0
+        self._peer, self._target, self._headers, self._method, self._body = peer, target, headers, method, body
+        self._came = (cookie,) if cookie else ()
+
+    @property
+    def method(self) -> str:
+        return self._method
+
+    @property
+    def secure(self) -> bool:
+        return False
+
+    @property
+    def scheme(self) -> str:
+        return "http"
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def path(self) -> str:
+        return self._target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        return self._target.partition("?")[2]
+
+    @property
+    def cookies(self) -> tuple[str, ...]:
+        return self._came if self.kept is None else tuple(self.kept)
+
+    def keep(self, texts: Sequence[str]) -> None:
+        self.kept = list(texts)
+
+    def header(self, name: str) -> Sequence[str]:
+        return [value for key, value in self._headers if key == name]
+
+    def begin(self) -> Server | None:
+        """The first server that is asked."""
+        return self._opened(self.first(self._came or None))
+
+    def fail(self, failure: Failure = Failure.REFUSED) -> Server | None:
+        """It failed: the next one."""
+        self.failed(failure)
+        self.leave(self.tried[-1], False)
+        return self._opened(self.next())
+
+    def _opened(self, server: Server | None) -> Server | None:
+        while server is None and isinstance(self.wait, Peek):
+            server = self.peeked(self._body[: self.wait.limit])
+        return server
+
+    def answer(self, *headers: tuple[str, str], status: int = 200) -> Told:
+        """It answers: the head as the client sees it."""
+        reply = Told(status, list(headers))
+        self.status = status
+        if reply.sets_cookies or not self.presented.settled:  # as faces do
+            self.stamp(reply)
+        self.leave(self.tried[-1], True)
+        return reply
+
+    def whole(self, *headers: tuple[str, str], status: int = 200, failing: Sequence[str] = ()) -> str | None:
+        """All of it: who answers, with these headers, when those fail that are named; None: we do."""
+        server = self.begin()
+        while server is not None and server.name in failing:
+            server = self.fail()
+        if server is None:
+            self.unanswered()
+            return None
+        self.answer(*headers, status=status)
+        return server.name
 
 
 # Each call makes a new one, so properties may use them: hypothesis wants fixtures that outlive an example.
@@ -70,3 +169,8 @@ def ask() -> type[Asked]:
 @pytest.fixture(scope="session")
 def tell() -> type[Told]:
     return Told
+
+
+@pytest.fixture(scope="session")
+def visit() -> type[Visit]:
+    return Visit

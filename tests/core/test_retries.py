@@ -11,6 +11,7 @@ from sticky_core.balance import RoundRobin
 from sticky_core.claim import Claim, Reason
 from sticky_core.clock import ManualClock
 from sticky_core.counters import Total
+from sticky_core.doors import Wait
 from sticky_core.errors import Failure
 from sticky_core.persistence import Cookie
 from sticky_core.retries import Retries
@@ -167,7 +168,7 @@ class Asked(Transaction[str, None]):
     __slots__ = ("_cookie", "_headers", "_method")
 
     def __init__(self, backend: Backend, method: str = "GET", cookie: str = "", **headers: str) -> None:
-        self.through, self.message, self.out, self.status = backend, "a request", None, 0
+        self.through, self.message, self.out, self.status = backend.in_force, "a request", None, 0
         self._method, self._cookie, self._headers = method, cookie, headers
 
     @property
@@ -177,6 +178,10 @@ class Asked(Transaction[str, None]):
     @property
     def secure(self) -> bool:
         return False
+
+    @property
+    def scheme(self) -> str:
+        return "http"
 
     @property
     def peer(self) -> str:
@@ -223,7 +228,7 @@ def way(request: Asked, failure: Failure = Failure.REFUSED) -> list[str | float]
     server = request.first(request.cookies or None)
     while server is not None or request.wait is not None:
         if server is None:
-            assert request.wait is not None and request.wait.ticket is None
+            assert isinstance(request.wait, Wait) and request.wait.ticket is None
             pause = request.wait.until - clock.monotonic()
             stations.append(round(pause, 6))
             clock.advance(pause)
@@ -317,6 +322,8 @@ class Read:
 
     retellable: bool = True
     forgotten: bool = False
+
+    def rewind(self) -> None: ...
 
 
 IN_THE_LIMIT, BEYOND_IT, GONE = Read(), Read(retellable=False), Read(retellable=False, forgotten=True)
@@ -453,7 +460,7 @@ def test_a_wait_in_vain_ends_with_nobody_and_no_place_in_the_queue():
     one = full(timeouts=Timeouts(queue=7))
     request = Asked(one)
     assert request.first(None) is None
-    assert request.wait is not None and request.wait.until == 7.0
+    assert isinstance(request.wait, Wait) and request.wait.until == 7.0
     assert request.resume(False) is None
     assert request.wait is None
     one.left(one["s1"])
@@ -469,7 +476,7 @@ def test_who_is_sent_on_from_one_queue_to_another_does_not_wait_longer_for_that(
     clock.advance(5)
     one["s1"].state = AdminState.MAINT
     assert request.resume(True) is None
-    assert request.wait is not None and request.wait.until == 7.0
+    assert isinstance(request.wait, Wait) and request.wait.until == 7.0
     one.left(one["s2"])
     assert request.resume(True) is one["s2"]
     assert (request.claim, request.reason) == (Claim.DOWN, Reason.DOWN)

@@ -49,6 +49,8 @@ class Seen:
     cookies: tuple[str, ...]
     #: what the app could read of the way to it
     decided: Decision | None
+    #: all of its body
+    body: bytes = b""
 
     @property
     def decision(self) -> Decision:
@@ -146,6 +148,7 @@ class Client(ABC):
     def __init__(self, face: Face, app: Callable[..., Any]) -> None:
         self._face = face
         self._app = app
+        self._pieces = [b""]
 
     def __call__(
         self,
@@ -156,9 +159,10 @@ class Client(ABC):
         scheme: str = "http",
         mount: str = "",
         joint: str | None = None,
+        **more: Any,
     ) -> Answer:
-        """The answer to a request; what comes out of the app instead of one is raised."""
-        answer = self.outcome(path, cookie=cookie, method=method, scheme=scheme, mount=mount, joint=joint)
+        """The answer to a request; what comes out of the app instead of one is raised. `more`: see `outcome`."""
+        answer = self.outcome(path, cookie=cookie, method=method, scheme=scheme, mount=mount, joint=joint, **more)
         if answer.raised is not None:
             raise answer.raised
         return answer
@@ -172,13 +176,29 @@ class Client(ABC):
         scheme: str = "http",
         mount: str = "",
         joint: str | None = None,
+        headers: Sequence[Header] = (),
+        peer: str = "192.0.2.1",
+        body: bytes = b"",
+        pieces: int = 0,
     ) -> Answer:
-        """The same, with what came out of the app in `raised`, beside what had been sent until then."""
+        """The same, with what came out of the app in `raised`, beside what had been sent until then. `pieces`: the body
+        comes chunked, in pieces of so many bytes.
+        """
         texts = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
         joint = self._face.joints[0] if joint is None else joint
         if joint and texts:
             texts = (joint.join(texts),)
-        return self._exchange(self._request(path, texts, method, scheme, mount))
+        request = self._request(path, texts, method, scheme, mount)
+        if pieces:
+            headers = [*headers, ("transfer-encoding", "chunked")]
+        elif body:
+            headers = [*headers, ("content-length", str(len(body)))]
+        self._add(request, headers, peer, body)
+        self._pieces = [body[at : at + pieces] for at in range(0, len(body) or 1, pieces)] if pieces else [body]
+        return self._exchange(request)
+
+    @abstractmethod
+    def _add(self, request: dict[str, Any], headers: Sequence[Header], peer: str, body: bytes) -> None: ...
 
     def _exchange(self, request: dict[str, Any]) -> Answer:
         self._face.tried.clear()
@@ -307,7 +327,14 @@ class AsgiApp(App):
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         method = scope.get("method", "")
         cookies = tuple(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
-        self.took(Seen(self.name, method, scope["path"], cookies, self.face.decision(scope)))
+        body = b""
+        if any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]):
+            message: dict[str, Any] = {"more_body": True}
+            while message.get("more_body", False):
+                message = await receive()
+                assert message["type"] == "http.request", f"{message['type']} before the body's end"
+                body += message.get("body", b"")
+        self.took(Seen(self.name, method, scope["path"], cookies, self.face.decision(scope), body))
         # ASGI has names in lower case; what a test writes otherwise is for WSGI
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.head]
         self.answered()
@@ -343,6 +370,7 @@ class AsgiClient(Client):
         return answer
 
     def _request(self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str) -> dict[str, Any]:
+        path, _, query = path.partition("?")
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -352,7 +380,7 @@ class AsgiClient(Client):
             "path": mount + path,
             "raw_path": (mount + path).encode(),
             "root_path": mount,
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [
                 (b"host", b"shop.example"),
                 *((b"cookie", text.encode("latin-1")) for text in cookies),
@@ -362,16 +390,28 @@ class AsgiClient(Client):
             "extensions": {},
         }
 
+    def _add(self, request: dict[str, Any], headers: Sequence[Header], peer: str, body: bytes) -> None:
+        request["headers"] += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        request["client"] = (peer, 50000) if peer else None
+
     def _send(self, request: dict[str, Any], answer: Answer) -> None:
         incoming: Iterator[dict[str, Any]] = iter(
             [{"type": "websocket.connect"}]
             if request["type"] == "websocket"
-            else [{"type": "http.request", "body": b"", "more_body": False}]
+            else [
+                {"type": "http.request", "body": piece, "more_body": number < len(self._pieces)}
+                for number, piece in enumerate(self._pieces, 1)
+            ]
         )
         ended = False
+        over = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
-            return next(incoming, {"type": f"{request['type']}.disconnect"})
+            message = next(incoming, None)
+            if message is None:  # a client stays for its answer
+                await over.wait()
+                message = {"type": f"{request['type']}.disconnect"}
+            return message
 
         async def send(message: dict[str, Any]) -> None:
             nonlocal ended
@@ -392,6 +432,8 @@ class AsgiClient(Client):
                     assert kind in request["extensions"], f"{kind}, which this server does not know"
                     assert not answer.status, "an interim answer after the head"
                     answer.interim.append(message)
+            if ended:
+                over.set()
 
         asyncio.run(self._app(request, receive, send))
         assert ended, "no answer, or one without an end"
@@ -417,7 +459,13 @@ class WsgiApp(App):
         method = environ["REQUEST_METHOD"]
         cookies = (environ["HTTP_COOKIE"],) if "HTTP_COOKIE" in environ else ()
         path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-        self.took(Seen(self.name, method, path, cookies, self.face.decision(environ)))
+        body = b""
+        if environ.get("wsgi.input_terminated"):
+            while piece := environ["wsgi.input"].read(65536):
+                body += piece
+        elif environ.get("CONTENT_LENGTH"):
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        self.took(Seen(self.name, method, path, cookies, self.face.decision(environ), body))
         self.answered()
         start_response(f"{self.status} {HTTPStatus(self.status).phrase}", self.head)
         if self.breaks is not None and not self.first:
@@ -433,11 +481,12 @@ class WsgiApp(App):
 
 class WsgiClient(Client):
     def _request(self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str) -> dict[str, Any]:
+        path, _, query = path.partition("?")
         environ = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": mount,
             "PATH_INFO": path,
-            "QUERY_STRING": "",
+            "QUERY_STRING": query,
             "SERVER_NAME": "shop.example",
             "SERVER_PORT": "80",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -454,6 +503,16 @@ class WsgiClient(Client):
         for text in cookies:
             environ["HTTP_COOKIE"] = text
         return environ
+
+    def _add(self, request: dict[str, Any], headers: Sequence[Header], peer: str, body: bytes) -> None:
+        for name, value in headers:
+            key = name.upper().replace("-", "_")
+            key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+            request[key] = f"{request[key]},{value}" if key in request else value
+        request["REMOTE_ADDR"] = peer
+        request["wsgi.input"] = io.BytesIO(body)
+        if "HTTP_TRANSFER_ENCODING" in request:
+            request["wsgi.input_terminated"] = True
 
     def _send(self, request: dict[str, Any], answer: Answer) -> None:
         def start_response(status: str, headers: list[Header], exc_info: Any = None) -> Callable[[bytes], object]:

@@ -1,4 +1,6 @@
-"""Waiting for a place at a server, or out a pause, while the client may leave."""
+"""What has to be waited for before the next server is known: a place at one, the end of a pause, the beginning of the
+body, the answer of a store.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from anyio.lowlevel import current_token
 
 from sticky_asgi.bodies import Body
 from sticky_asgi.messages import Transaction
+from sticky_asgi.stores import ask
+from sticky_core.doors import Asked, Door, Peek, Wait
 from sticky_core.server import Server
-from sticky_core.transaction import Wait
 
 
 async def waited(transaction: Transaction, body: Body | None) -> Server | None:
@@ -20,18 +23,29 @@ async def waited(transaction: Transaction, body: Body | None) -> Server | None:
     while (wait := transaction.wait) is not None:
         assert body is not None
         try:
-            woken = await _woken(transaction, wait, body)
+            server = await _opened(transaction, wait, body)
         except BaseException:
             transaction.abandon()
             body.close()
             raise
+        if server is not None:
+            return server
         if body.gone:
             transaction.abandon()
             return None
-        server = transaction.resume(woken)
-        if server is not None:
-            return server
     return None
+
+
+async def _opened(transaction: Transaction, wait: Door, body: Body) -> Server | None:
+    match wait:
+        case Wait():
+            woken = await _woken(transaction, wait, body)
+            return None if body.gone else transaction.resume(woken)
+        case Peek():
+            beginning = await body.peek(wait.limit)
+            return None if body.gone else transaction.peeked(beginning)
+        case Asked():
+            return transaction.answered(await ask([question.ask for question in wait.questions]))
 
 
 async def _woken(transaction: Transaction, wait: Wait, body: Body) -> bool:

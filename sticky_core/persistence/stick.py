@@ -1,0 +1,423 @@
+"""Stick rules: a client is known by a sample of its requests, or by what a server has told it, and a table remembers
+where it belongs. HAProxy's `stick on`, `stick match`, `stick store-request`, `stick store-response`; nginx's
+`sticky learn`.
+
+Rules that stand beside each other in `persist` are worked through together, in the order written, as HAProxy does it:
+the first match that names a usable server wins, and of several rules that store into one table the first that has a
+key. Nobody is told anything: a client that a table knows gets no cookie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal, cast
+
+from sticky_core import res, samples
+from sticky_core.claim import Claim, Mark, Presented, Reason, why_not
+from sticky_core.clock import Clock
+from sticky_core.durations import Duration
+from sticky_core.errors import ConfigError, check
+from sticky_core.persistence import Persist, Persistence
+from sticky_core.persistence.rules import Condition
+from sticky_core.recent import Recent
+from sticky_core.request import Reply, Request, Unread
+from sticky_core.samples import Key, Sample
+from sticky_core.server import Server
+from sticky_core.stick_table import Found, KeyType, StickTable, table_for
+from sticky_core.stores import Question
+from sticky_core.target import address
+
+#: a key in a table
+_Key = int | str | bytes
+
+Does = Literal["on", "match", "store-request", "store-response"]
+
+#: what a table is like that was not given: HAProxy's guides
+SIZE, EXPIRE = "1m", "30m"
+
+
+@dataclass(frozen=True, slots=True)
+class Stick:
+    """One rule; made by `Stick.on`, `Stick.match`, `Stick.store_request`, `Stick.store_response`."""
+
+    does: Does
+    sample: Sample | res.Sample
+    table: StickTable
+    when: Condition | None = None
+
+    @classmethod
+    def on(cls, sample: Sample | str, table: StickTable | None = None, *, when: Condition | None = None) -> Stick:
+        """A client that has the same `sample` goes to the same server: `match` and `store_request` in one (HAProxy
+        `stick on`).
+
+        `sample`: one of `sticky_core.samples`, a function, or HAProxy's words: `"src"`, `"hdr(X-User)"`. `table`: by
+        default one of its own, with room for a million clients, who are forgotten after 30 minutes. `when`: told the
+        request, whether the rule is for it.
+        """
+        asked = samples.named(sample) if isinstance(sample, str) else sample
+        return cls("on", asked, table if table is not None else _table(table_for(asked)), when)
+
+    @classmethod
+    def match(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
+        """A client that the table knows goes to its server (HAProxy `stick match`)."""
+        return cls("match", samples.named(sample) if isinstance(sample, str) else sample, table, when)
+
+    @classmethod
+    def store_request(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
+        """The table is told who answered a request with this `sample` (HAProxy `stick store-request`)."""
+        return cls("store-request", samples.named(sample) if isinstance(sample, str) else sample, table, when)
+
+    @classmethod
+    def store_response(cls, sample: res.Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
+        """The table is told who has given out this `sample` of an answer: one of `sticky_core.res`, a function of the
+        `Reply`, or HAProxy's words: `"res.cook(JSESSIONID)"` (HAProxy `stick store-response`).
+        """
+        return cls("store-response", res.named(sample) if isinstance(sample, str) else sample, table, when)
+
+    def __post_init__(self) -> None:
+        check(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not callable(self.sample):
+            yield f"stick {self.does}: {self.sample!r} is no sample: hand one of sticky_core.samples, or a function"
+        if not isinstance(cast("object", self.table), StickTable):
+            yield f"stick {self.does}: {self.table!r} is no table: write StickTable('string', expire='30m')"
+        if self.when is not None and not callable(self.when):
+            yield f"stick {self.does}: {self.when!r} is no condition: hand a callable that is told the request"
+
+    def rules(self) -> Iterator[Rule]:
+        if self.does == "store-response":
+            yield Rule(self.table, given=(cast("res.Sample", self.sample),), when=self.when)
+        else:
+            yield Rule(
+                self.table,
+                (cast("Sample", self.sample),),
+                matches=self.does != "store-request",
+                stores=self.does != "match",
+                when=self.when,
+            )
+
+    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
+        return StickRules(tuple(self.rules()), backend, servers, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """A client is known by a session identifier that a server has given out (nginx `sticky learn`).
+
+    `create`: where servers give them out, samples of answers, the first that is there counts: `res.cook("JSESSIONID")`,
+    `res.hdr("Mcp-Session-Id")`, `res.url_param("sid")` of the Location. `lookup`: where clients bring them, samples of
+    requests: `cook("JSESSIONID")`, `hdr("Mcp-Session-Id")`, `url_param("sid")`. An identifier that no server has given
+    out is never remembered; one whose cookie a server deletes is forgotten.
+    `timeout`: for how long it is remembered after its last use (10 minutes), unless a `table` is given.
+
+    Raises `ConfigError` if something is missing.
+    """
+
+    create: res.Sample | Sequence[res.Sample]
+    lookup: Sample | Sequence[Sample]
+    timeout: Duration = field(default="10m", kw_only=True)
+    table: StickTable = field(default=cast("StickTable", None), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not _each(self.create) or not _each(self.lookup):
+            raise ConfigError("learn: name at least one sample of answers to create by, and one of requests to look up")
+        if not all(map(callable, (*_each(self.create), *_each(self.lookup)))):
+            raise ConfigError(
+                "learn: hand samples, such as res.cook('JSESSIONID') and cook('JSESSIONID'), or functions"
+            )
+        if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
+            table = StickTable("string", size=SIZE, expire=self.timeout, length=256)
+            object.__setattr__(self, "table", table)
+
+    @classmethod
+    def cookie(cls, name: str, *, timeout: Duration = "10m", table: StickTable | None = None) -> Learn:
+        """Sessions that servers name in a cookie, such as `JSESSIONID` or `PHPSESSID`."""
+        return cls(res.cook(name), samples.cook(name), timeout=timeout, table=cast("StickTable", table))
+
+    @classmethod
+    def header(cls, name: str, *, timeout: Duration = "10m", table: StickTable | None = None) -> Learn:
+        """Sessions that servers name in a header of their answers, and clients in the same one: `Mcp-Session-Id`."""
+        return cls(res.hdr(name), samples.hdr(name), timeout=timeout, table=cast("StickTable", table))
+
+    def rules(self) -> Iterator[Rule]:
+        yield Rule(self.table, _each(self.lookup), matches=True, follows=True)
+        yield Rule(self.table, given=_each(self.create))
+
+    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
+        return StickRules(tuple(self.rules()), backend, servers, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is looked at, and what becomes of it."""
+
+    table: StickTable
+    seen: tuple[Sample, ...] = ()  #: in the request, the first that is there
+    given: tuple[res.Sample, ...] = ()  #: in the answer, the first that is there
+    matches: bool = False
+    stores: bool = False
+    follows: bool = False  #: an entry that is there follows its client; there is none made
+    when: Condition | None = None
+
+    def key(self, request: Request) -> _Key | None:
+        for sample in self.seen:
+            key = self.table.key(sample(request))
+            if key is not None:
+                return key
+        return None
+
+    def given_key(self, reply: Reply) -> _Key | None:
+        for sample in self.given:
+            key = self.table.key(sample(reply))
+            if key is not None:
+                return key
+        return None
+
+    def ended(self, reply: Reply, now: float) -> bool:
+        """Whether the server takes back what it has given; `now` in seconds since the epoch."""
+        return any(sample.ends(reply, now) for sample in self.given if isinstance(sample, res.cook))
+
+
+class _Stored:
+    """A key of one request that is to be its server's."""
+
+    __slots__ = ("key", "learned", "reserved", "rules", "sure", "table", "was")
+
+    def __init__(
+        self, rules: StickRules, table: StickTable, key: _Key, was: str | None, *, learned: bool, sure: bool
+    ) -> None:
+        self.rules = rules
+        self.table = table
+        self.key = key
+        self.was = was  # whose it is, as far as is known
+        self.learned = learned
+        self.sure = sure  # else the store has lost it
+        self.reserved = False  # by this request
+
+    def question(self, server: Server) -> Question | None:
+        if server.config.non_stick:
+            return None
+        return self.table.reserve(self.key, self.was, self.rules.text(server, self.table))
+
+    def settle(self, server: Server, question: Question | None) -> Server | None:
+        if server.config.non_stick:
+            return None
+        text = self.rules.text(server, self.table)
+        before = self.table.known(self.key, self.rules.now)
+        self.was = self.table.settle(self.key, self.was, text, question, self.rules.now)
+        self.sure = self.was == text
+        self.reserved = self.sure and before != text  # else another request of the same client has done so
+        winner = self.rules.server(self.was)
+        return winner if winner is not None and winner.usable else None
+
+    def give_up(self, request: Request) -> None:
+        if self.reserved and self.was is not None:
+            self.table.forget_for(self.key, self.was, request)
+
+
+class StickRules:
+    """Rules at work over the servers of one backend."""
+
+    def __init__(self, rules: Sequence[Rule], backend: str, servers: Sequence[Server], clock: Clock) -> None:
+        self._requests = [rule for rule in rules if rule.seen]
+        self._responses = [rule for rule in rules if rule.given]
+        self._clock = clock
+        # tables change with each request
+        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self.tables: tuple[StickTable, ...] = tuple(dict.fromkeys(rule.table for rule in rules))
+        for number, table in enumerate(self.tables):
+            table.join(f"{backend}.{number}" if number else backend)
+        self.idle = max((table.expire for table in self.tables), default=0.0)
+        self._servers = servers
+        self._bound = {server: Presented(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._names: dict[str, Server] = {}
+        self._texts: dict[tuple[Server, bool], str] = {}
+        check(f"backend {backend}: {problem}" for problem in self._problems())
+        for server in servers:
+            self._enrol(server)
+
+    def _problems(self) -> Iterator[str]:
+        shared = [table for table in self.tables if table.store is not None]
+        for server in self._servers:
+            if shared and server.mortal:
+                yield (
+                    f"server {server.name}: an app in this process can't be told from others' by a table that they "
+                    "share: put StickyWorkers around the app, or hand URLs, or stateless=True"
+                )
+            target = server.config.target
+            located = server.config.is_url and (not isinstance(target, str) or address(target) is not None)
+            if not located and any(table.srvkey == "addr" for table in self.tables):
+                yield f"server {server.name}: srvkey='addr' needs an address: use srvkey='name'"
+
+    @property
+    def now(self) -> float:
+        return self._clock.monotonic()
+
+    def server(self, text: str) -> Server | None:
+        """Whom a table means."""
+        return self._names.get(text)
+
+    def text(self, server: Server, table: StickTable) -> str:
+        """What a table says of a server: a replica's memory ends with its life, and so does what is known of it."""
+        return self._texts[server, table.srvkey == "addr"]
+
+    def changed(self, server: Server) -> None:
+        self._enrol(server)
+
+    def _enrol(self, server: Server) -> None:
+        name = f"{server.name}@{server.life}" if server.life else server.name
+        where = address(server.config.target) if isinstance(server.config.target, str) else None
+        texts = {False: name, True: f"{where[0]}:{where[1]}" if where is not None else name}
+        for by_address, text in texts.items():
+            before = self._texts.get((server, by_address))
+            if before != text:
+                if before is not None and self._names.get(before) is server:
+                    del self._names[before]
+                self._texts[server, by_address] = text
+                self._names[text] = server
+
+    # -- whom do you belong to
+
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+        now = self.now
+        claimed: Presented | None = None
+        questions: list[Question] = []
+        stored: dict[StickTable, _Stored] = {}
+        for rule in self._requests:
+            table = rule.table
+            if rule.stores and table in stored:
+                continue  # neither is it matched then, as in HAProxy
+            if rule.when is not None and not rule.when(request):
+                continue
+            key = rule.key(request)
+            if key is None:
+                continue
+            found = table.look_up(key, request, now) if rule.matches else Found(table.known(key, now), True)
+            if isinstance(found, Question):
+                questions.append(found)
+                if rule.stores:  # should nobody ask, because a cookie has spoken, the store is told all the same
+                    stored[table] = _Stored(self, table, key, None, learned=False, sure=False)
+                continue
+            was = found.server
+            if rule.matches and was is not None:
+                claimed = self._better(claimed, self._claimed(was, stopped))
+            if table not in stored and (rule.stores or (rule.follows and was is not None)):
+                stored[table] = _Stored(self, table, key, was, learned=rule.follows, sure=found.sure)
+        if claimed is None:
+            claimed = NO_ENTRY if stored else NO_KEY
+        return self._with(claimed, tuple(stored.values()), tuple(questions))
+
+    def _claimed(self, text: str, stopped: bool) -> Presented:
+        server = self._names.get(text)
+        if server is None:
+            known = self._names.get(text.partition("@")[0]) or self._named(text.partition("@")[0])
+            reason = Reason.UNKNOWN if known is None else Reason.OTHER_LIFE
+            return Presented(Claim.INVALID, reason, known)
+        if server.usable:
+            return self._bound[server]
+        return Presented(Claim.DOWN, why_not(server), server, sent=stopped)
+
+    def _named(self, name: str) -> Server | None:
+        return next((server for server in self._servers if server.name == name), None)
+
+    @staticmethod
+    def _better(before: Presented | None, found: Presented) -> Presented:
+        """The first match counts whose server is usable; if none is, what tells most."""
+        if before is None or (not before.direct and (found.direct or before.claim is Claim.INVALID)):
+            return found
+        return before
+
+    def _with(self, claimed: Presented, stored: tuple[_Stored, ...], questions: tuple[Question, ...]) -> Presented:
+        server = claimed.server if claimed.direct else None
+        settled = (
+            server is not None
+            and not self._responses
+            and all(each.sure and each.was == self.text(server, each.table) for each in stored)
+        )
+        reserves = tuple(
+            each
+            for each in stored
+            if not each.learned
+            and (not each.sure or (server is None and (each.was is None or claimed.claim is Claim.INVALID)))
+        )
+        return Presented(  # `replace` takes three times as long
+            claimed.claim,
+            claimed.reason,
+            claimed.server,
+            settled=settled,
+            sent=claimed.sent,
+            questions=questions,
+            reserves=reserves,
+            note=stored,
+        )
+
+    # -- here is your mark
+
+    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        stored = list(cast("tuple[_Stored, ...]", presented.note or ()))
+        given: dict[StickTable, _Key] = {}
+        for rule in self._responses:
+            table = rule.table
+            if table in given or not _holds(rule.when, request):
+                continue
+            if rule.ended(reply, wall):
+                for each in stored:
+                    if each.table is table and each.was is not None:
+                        table.forget_for(each.key, each.was, request)
+                stored = [each for each in stored if each.table is not table]
+            elif (key := rule.given_key(reply)) is not None:
+                given[table] = key
+        if server.config.non_stick:
+            return Mark.NONE
+        for each in stored:
+            text = self.text(server, each.table)
+            if each.was != text or not each.sure:
+                each.table.store_for(each.key, each.was, text, request, now)
+        for table, key in given.items():
+            table.store_for(key, None, self.text(server, table), request, now)
+        return Mark.NONE
+
+
+def _holds(when: Condition | None, request: Request) -> bool:
+    """Whether a rule is for an answer to `request`; not, if its condition asks for a body that nobody has kept."""
+    try:
+        return when is None or bool(when(request))
+    except Unread:
+        return False
+
+
+NO_KEY = Presented(Claim.NONE, Reason.NO_KEY)
+NO_ENTRY = Presented(Claim.NONE, Reason.NO_ENTRY)
+
+
+def grouped(persist: Sequence[Persist]) -> Iterator[Persist]:
+    """The same with rules that stand beside each other taken together."""
+    for sticks, each in groupby(persist, lambda asked: isinstance(asked, Stick | Learn)):
+        if sticks:
+            yield _Group(tuple(cast("Iterator[Stick | Learn]", each)))
+        else:
+            yield from each
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    asked: tuple[Stick | Learn, ...]
+
+    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> StickRules:
+        return StickRules([rule for asked in self.asked for rule in asked.rules()], backend, servers, clock)
+
+
+def _table(kind: KeyType) -> StickTable:
+    return StickTable(kind, size=SIZE, expire=EXPIRE)
+
+
+def _each(
+    given: Callable[..., Key | None] | Sequence[Callable[..., Key | None]],
+) -> tuple[Callable[..., Key | None], ...]:
+    if not isinstance(given, Sequence):
+        return (given,)
+    return tuple(given)  # pyright: ignore[reportUnknownArgumentType] - it thinks of a callable that is a sequence, too

@@ -1,0 +1,113 @@
+"""A client is known by a token that we make for it: nobody can guess one, and a table knows whose it is. For clients
+that keep no cookies, a header or a parameter of the URL brings it back.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from sticky_core import cookies
+from sticky_core.claim import Mark, Presented
+from sticky_core.clock import Clock
+from sticky_core.durations import Duration
+from sticky_core.errors import check
+from sticky_core.persistence.stick import SIZE, Rule, StickRules
+from sticky_core.request import Reply, Request
+from sticky_core.samples import Sample, cook, hdr, url_param
+from sticky_core.server import Server
+from sticky_core.stick_table import StickTable
+
+_BYTES = 18  # 144 random bits
+_LENGTH = 24  # in so many characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token of our own for each client, told it once, in the answer to its first request, and mapped in a table.
+
+    `header`: the header that carries it, in that answer and in the client's requests. `cookie`: the cookie that does so
+    as well, or instead (HttpOnly, SameSite=Lax, Secure on https, and not shown to servers). `param`: the parameter of
+    the URL in which clients may bring it. `timeout`: for how long it is known after its last use (30 minutes), unless a
+    `table` is given, of type string.
+
+    A token that we did not make, or know no more, is worth nothing: its client gets a new one.
+    Raises `ConfigError` if there is no way to tell it, or a name can't be one.
+    """
+
+    header: str | None = None
+    cookie: str | None = None
+    param: str | None = None
+    timeout: Duration = "30m"
+    table: StickTable = field(default=cast("StickTable", None))
+
+    def __post_init__(self) -> None:
+        check(f"token: {problem}" for problem in self._problems())
+        if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
+            object.__setattr__(self, "table", StickTable("string", size=SIZE, expire=self.timeout))
+
+    def _problems(self) -> Iterator[str]:
+        if self.header is None and self.cookie is None:
+            yield "clients are told it by header= or cookie=: name one"
+        for word, name in (("header", self.header), ("cookie", self.cookie)):
+            if name is not None and not cookies.is_name(name):
+                yield f"{word} {name!r} can't be the name of a {word}"
+        if self.param == "":
+            yield "param: a parameter has a name"
+        if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
+            return
+        if self.table.type != "string":
+            yield f"a table of type {self.table.type} holds no tokens: use type='string'"
+        elif self.table.length < _LENGTH:
+            yield f"a table with length={self.table.length} cuts tokens off: {_LENGTH} characters at least"
+
+    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> TokenPersistence:
+        return TokenPersistence(self, backend, servers, clock)
+
+
+class TokenPersistence(StickRules):
+    """`Token` at work over the servers of one backend: one rule, and whom it does not know is given a token."""
+
+    def __init__(self, token: Token, backend: str, servers: Sequence[Server], clock: Clock) -> None:
+        self._header = token.header.lower() if token.header is not None else None
+        self._cookie = token.cookie
+        self._table = token.table
+        seen: list[Sample] = []
+        if token.header is not None:
+            seen.append(hdr(token.header))
+        if token.cookie is not None:
+            seen.append(cook(token.cookie))
+        if token.param is not None:
+            seen.append(url_param(token.param))
+        rule = Rule(token.table, tuple(seen), matches=True, follows=True)
+        super().__init__((rule,), backend, servers, clock)
+        self.make: Callable[[], str] = lambda: secrets.token_urlsafe(_BYTES)
+
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+        presented = super().recognise(request, stopped=stopped)
+        if self._cookie is not None and request.cookie_key is not None:
+            texts = request.cookies
+            left = [cookies.take(text, self._cookie)[1] for text in texts]
+            if left != list(texts):
+                request.keep(left)
+        return presented
+
+    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+        mark = super().mark(presented, server, direct, request, reply)
+        if presented.note or direct or server.config.non_stick:
+            return mark
+        token = self.make()
+        key = self._table.key(token)
+        if key is None:
+            return mark
+        text = self.text(server, self._table)
+        self._table.store_for(key, None, text, request, self._clock.monotonic())
+        if self._header is not None:
+            reply.add(self._header, token)
+        if self._cookie is not None:
+            secure = "; Secure" if request.secure else ""
+            reply.add("set-cookie", f"{self._cookie}={token}; path=/; HttpOnly{secure}; SameSite=Lax")
+            reply.add("cache-control", "private")
+        return Mark.INSERTED

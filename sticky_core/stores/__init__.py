@@ -1,0 +1,46 @@
+"""What is asked of a store outside, where stick tables are shared. The core makes the commands and reads the answers;
+the faces send them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from sticky_core.stores.redis import Redis
+
+__all__ = ["Ask", "Command", "Question", "packed"]
+
+#: the words of one command
+Command = tuple[bytes | str | int | float, ...]
+
+
+class Ask(NamedTuple):
+    """One command for one store."""
+
+    store: Redis
+    command: Command
+
+
+class Question:
+    """An `Ask` on its way, and what became of it."""
+
+    __slots__ = ("answer", "ask", "since")
+
+    answer: object  #: as the store gave it, or a `StoreFailure`
+
+    def __init__(self, ask: Ask, since: int) -> None:
+        self.ask = ask
+        self.since = since  #: how much news there had been before
+
+
+def packed(commands: Iterable[Command]) -> bytes:
+    """Commands as Redis reads them (RESP, arrays of bulk strings)."""
+    parts: list[bytes] = []
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        for word in command:
+            data = word if isinstance(word, bytes) else str(word).encode()
+            parts.append(b"$%d\r\n%s\r\n" % (len(data), data))
+    return b"".join(parts)

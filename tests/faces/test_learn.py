@@ -1,0 +1,150 @@
+"""Sessions that servers name by themselves, learned from their answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import sticky_asgi.testing
+import sticky_wsgi.testing
+from sticky_asgi import Learn, Stick, StickTable, cook, hdr, path_param, res, url_param
+from sticky_core.backend import Backend
+from sticky_core.claim import Claim, Reason
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.persistence import Persist
+from sticky_core.server import AdminState
+
+if TYPE_CHECKING:
+    from tests.faces.conftest import Face
+
+
+def over(face: Face, *persist: Persist, **options: Any) -> Backend:
+    return face.backend(*(face.server(name) for name in ("s1", "s2", "s3")), persist=persist, **options)
+
+
+def keys(table: StickTable) -> dict[str, str]:
+    """Replicas' entries carry a life behind the name."""
+    return {entry.key: entry.server.partition("@")[0] for entry in table}
+
+
+HAPROXY = StickTable("string", length=64)
+
+WAYS = [
+    pytest.param([Learn.cookie("JSESSIONID")], ("Set-Cookie", "JSESSIONID=abc; Path=/; HttpOnly"),
+                 {"cookie": "a=1; JSESSIONID=abc"}, id="JSESSIONID"),
+    pytest.param([Learn.header("Mcp-Session-Id")], ("Mcp-Session-Id", "abc"), {"headers": [("mcp-session-id", "abc")]},
+                 id="Mcp-Session-Id"),
+    pytest.param([Learn(res.url_param("sid"), url_param("sid"))], ("Location", "https://shop.example/next?sid=abc"),
+                 {"path": "/next?sid=abc"}, id="sid in the Location"),
+    pytest.param([Learn(res.path_param("jsessionid"), path_param("jsessionid"))], ("Location", "/next;jsessionid=abc"),
+                 {"path": "/next;jsessionid=abc"}, id="jsessionid in the Location"),
+    pytest.param([Learn(res.cook("sid"), [cook("sid"), url_param("sid")])], ("Set-Cookie", "sid=abc"),
+                 {"path": "/?sid=abc"}, id="told in a cookie, brought in the URL"),
+    pytest.param([Stick.match("cook(X)", HAPROXY), Stick.store_response("res.cook(X)", HAPROXY)],
+                 ("Set-Cookie", "X=abc"), {"cookie": "X=abc"}, id="in HAProxy's rules"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("persist", "told", "brought"), WAYS)
+def test_who_brings_what_a_server_has_told_goes_back_to_it(
+    face: Face, persist: list[Any], told: tuple[str, str], brought: dict[str, Any]
+):
+    table = persist[0].table
+    table.clear()
+    get = face.client(over(face, *persist))
+    # what nobody has told is nothing
+    stranger = get(**brought)
+    assert (stranger.server, stranger.decision.claim, len(table)) == ("s1", Claim.NONE, 0)
+    face.apps["s2"].headers = [told]
+    answer = get("/login")
+    assert (answer.server, [value for name, value in answer.headers if name == told[0].lower()]) == ("s2", [told[1]])
+    face.apps["s2"].headers = ()
+    for _ in range(2):
+        answer = get(**brought)
+        assert (answer.server, answer.letters) == ("s2", "VN")
+        assert answer.all("set-cookie") == []
+    assert keys(table) == {"abc": "s2"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["sid=abc; Max-Age=0", "sid=; Path=/", "sid=abc; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "sid=deleted; max-age=-1"],
+)
+def test_a_logout_forgets_the_session(face: Face, line: str):
+    learn = Learn.cookie("sid")
+    get = face.client(over(face, learn))
+    face.apps["s1"].headers = [("Set-Cookie", "sid=abc")]
+    get("/login")
+    face.apps["s1"].headers = [("Set-Cookie", line)]
+    assert get("/logout", cookie="sid=abc").all("set-cookie") == [line]
+    assert keys(learn.table) == {}
+    assert get(cookie="sid=abc").decision.claim is Claim.NONE
+
+
+def test_a_flood_of_invented_sessions_leaves_the_table_as_it_is(face: Face):
+    learn = Learn.cookie("sid", table=StickTable("string", size=1))
+    get = face.client(over(face, learn))
+    face.apps["s1"].headers = [("Set-Cookie", "sid=live")]
+    get()
+    face.apps["s1"].headers = ()
+    for number in range(10):
+        get(cookie=f"sid={number}")
+    assert get(cookie="sid=live").server == "s1"
+
+
+def test_the_session_moves_with_its_client(face: Face):
+    learn = Learn.header("Mcp-Session-Id")
+    backend = over(face, learn)
+    get = face.client(backend)
+    face.apps["s1"].headers = [("mcp-session-id", "abc")]
+    get()
+    face.apps["s1"].headers = ()
+    session = [("mcp-session-id", "abc")]
+    backend["s1"].state = AdminState.MAINT
+    answer = get(headers=session)
+    assert (answer.decision.claim, answer.decision.reason) == (Claim.DOWN, Reason.MAINT)
+    moved = answer.server
+    backend["s1"].state = AdminState.READY
+    assert [get(headers=session).server for _ in range(2)] == [moved, moved]  # no fail-back
+
+
+def test_a_redispatch_moves_it_too(face: Face):
+    learn = Learn.cookie("sid")
+    get = face.client(over(face, learn))
+    face.apps["s1"].headers = [("Set-Cookie", "sid=abc")]
+    get()
+    face.apps["s1"].raises = ServerFailure(Failure.REFUSED, "s1")
+    assert get(cookie="sid=abc").decision.attempts == ("s1", "s2")
+    face.apps["s1"].raises = None
+    assert get(cookie="sid=abc").decision.attempts == ("s2",)
+
+
+def test_an_error_of_the_application_s_own_is_an_answer(face: Face):
+    learn = Learn.cookie("sid")
+    get = face.client(over(face, learn))
+    face.apps["s1"].status = 500
+    face.apps["s1"].headers = [("Set-Cookie", "sid=abc")]
+    assert get().status == 500
+    assert keys(learn.table) == {"abc": "s1"}
+
+
+def test_a_replica_that_has_begun_anew_knows_nobody(face: Face):
+    """Its memory is gone, so what was known of its clients is as well."""
+    table = StickTable("string")
+
+    def create() -> Any:
+        return face.app("any")
+
+    cluster_of = {"asgi": sticky_asgi.testing.Cluster, "wsgi": sticky_wsgi.testing.Cluster}[face.name]
+    with cluster_of(create, persist=Stick.on(hdr("x"), table)) as cluster:
+        client = cluster.client()
+        assert client.get("/", headers={"x": "a"}).status_code == 200
+        assert client.get("/", headers={"x": "a"}).status_code == 200
+        assert [(each.server, each.claim) for each in cluster.decisions] == [("r1", Claim.NONE), ("r1", Claim.VALID)]
+        cluster.restart("r1")
+        client.get("/", headers={"x": "a"})
+        last = cluster.decisions[-1]
+        assert (last.claim, last.reason) == (Claim.INVALID, Reason.OTHER_LIFE)
+        client.get("/", headers={"x": "a"})
+        assert (cluster.decisions[-1].server, cluster.decisions[-1].claim) == (last.server, Claim.VALID)

@@ -1,0 +1,120 @@
+"""A sample of the body: its beginning is read before a server is chosen, and all of it arrives there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sticky_asgi import Cookie, Hash, Stick, StickTable, cook, samples
+from sticky_core.backend import Backend
+from sticky_core.claim import Claim
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.persistence import Persist
+
+if TYPE_CHECKING:
+    from tests.faces.conftest import Face
+
+FORM = ("content-type", "application/x-www-form-urlencoded")
+JSON = ("content-type", "application/json")
+LIMIT = 100
+USER = samples.form("user", LIMIT)
+
+
+def over(face: Face, *persist: Persist, **options: Any) -> Backend:
+    return face.backend(*(face.server(name) for name in ("s1", "s2", "s3")), persist=persist, **options)
+
+
+BODIES = [
+    pytest.param(b"user=ann", True, id="short"),
+    pytest.param(b"user=ann&rest=" + b"x" * (LIMIT - 14), True, id="as long as the limit"),
+    pytest.param(b"user=ann&rest=" + b"x" * 200_000, True, id="longer than whatever is kept"),
+    pytest.param(b"rest=" + b"x" * 200_000 + b"&user=ann", False, id="what is looked for comes too late"),
+    pytest.param(b"user=" + b"x" * 200_000, False, id="what is looked for does not end in time"),
+    pytest.param(b"other=ann", False, id="not there"),
+    pytest.param(b"", False, id="no body"),
+    pytest.param(bytes(range(256)) * 4, False, id="no form at all"),
+]
+
+
+@pytest.mark.parametrize("pieces", [0, 1000, 7], ids=["with a length", "chunked", "in small pieces"])
+@pytest.mark.parametrize(("body", "found"), BODIES)
+def test_the_body_arrives_whole_whatever_was_looked_at(face: Face, body: bytes, found: bool, pieces: int):
+    if len(body) > 2000 and pieces == 7:
+        body = body[:2000]
+        found = body.startswith(b"user=ann&")
+    post = face.client(over(face, Stick.on(USER)))
+    for number in range(3):
+        answer = post(method="POST", headers=[FORM], body=body, pieces=pieces)
+        assert answer.seen is not None and answer.seen.body == body
+        assert answer.decision.claim is (Claim.VALID if found and number else Claim.NONE)
+
+
+@pytest.mark.parametrize("pieces", [0, 7], ids=["with a length", "chunked"])
+@pytest.mark.parametrize("size", [10, 5_000, 200_000], ids=["short", "longer than the limit", "longer than is kept"])
+def test_it_arrives_whole_at_the_server_that_steps_in(face: Face, size: int, pieces: int):
+    body = b"user=ann&rest=" + b"x" * size
+    pieces = pieces and max(7, size // 50)
+    backend = over(face, Stick.on(USER))
+    face.apps["s1"].raises = ServerFailure(Failure.NOT_STARTED, "s1")
+    post = face.client(backend)
+    outcome = post.outcome(method="POST", headers=[FORM], body=body, pieces=pieces)
+    assert all(seen.body == body for seen in outcome.tried)
+    if outcome.status == 503:  # s1 has read it, and so much is not kept: rather nobody than somebody who gets a part
+        assert size > 65536 and len(outcome.tried) == 1
+        return
+    assert outcome.decision.attempts == ("s1", "s2")
+    assert post(method="POST", headers=[FORM], body=body, pieces=pieces).decision.attempts == ("s2",)
+
+
+def test_json_is_read_as_well(face: Face):
+    post = face.client(over(face, Stick.on(samples.json_field("user"))))
+    bodies = [b'{"user": "ann"}', b'{"user": "bob"}', b'{"user": "ann", "cart": [1, 2, 3]}']
+    answers = [post(method="POST", headers=[JSON], body=body) for body in bodies]
+    assert [answer.server for answer in answers] == ["s1", "s2", "s1"]
+    assert [answer.seen.body for answer in answers if answer.seen is not None] == bodies
+
+
+def test_a_request_without_such_a_body_is_not_held_up(face: Face):
+    get = face.client(over(face, Stick.on(USER)))
+    assert [get().server for _ in range(3)] == ["s1", "s2", "s3"]
+    answer = get(method="POST", headers=[("content-type", "text/plain")], body=b"user=ann")
+    assert answer.seen is not None and answer.seen.body == b"user=ann"
+
+
+def test_nobody_reads_a_body_for_whom_a_cookie_has_named_a_server(face: Face):
+    asked: list[int] = []
+
+    def watched(request: Any) -> str | None:
+        asked.append(1)
+        return USER(request)
+
+    backend = over(face, Cookie("SRV", signed=False, nocache=False), Stick.on(watched))
+    answer = face.client(backend)(method="POST", headers=[FORM], body=b"user=ann", cookie="SRV=s3")
+    assert answer.server == "s3"
+    assert answer.seen is not None and answer.seen.body == b"user=ann"
+    assert len(asked) == 1  # and it was not asked again with the body in hand
+
+
+def test_a_body_beside_what_is_known_without_it(face: Face):
+    keys = StickTable("string")
+    post = face.client(over(face, Stick.on(cook("sid"), keys), Stick.on(USER)))
+    assert post(method="POST", headers=[FORM], body=b"user=ann", cookie="sid=1").server == "s1"
+    assert post(method="POST", headers=[FORM], body=b"user=ann").server == "s1"
+    assert post(cookie="sid=1").server == "s1"
+
+
+def test_balance_may_ask_for_it_too(face: Face):
+    post = face.client(over(face, balance=Hash(USER)))
+    for user in ("ann", "bob", "eve"):
+        body = f"user={user}".encode()
+        answers = [post(method="POST", headers=[FORM], body=body) for _ in range(3)]
+        assert len({answer.server for answer in answers}) == 1
+        assert all(answer.seen is not None and answer.seen.body == body for answer in answers)
+
+
+def test_a_condition_may_ask_for_it_too(face: Face):
+    backend = over(face, use_server={"s3": lambda request: USER(request) == "ann"})
+    post = face.client(backend)
+    assert post(method="POST", headers=[FORM], body=b"user=ann").server == "s3"
+    assert post(method="POST", headers=[FORM], body=b"user=bob").server == "s1"

@@ -1,0 +1,86 @@
+"""Tokens of our own, for clients that keep no cookies, on both faces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sticky_asgi import Cookie, Stick, StickTable, Token, hdr
+from sticky_core.backend import Backend
+from sticky_core.claim import Claim
+from sticky_core.persistence import Persist
+from sticky_core.server import AdminState
+
+if TYPE_CHECKING:
+    from tests.faces.conftest import Face
+
+
+def over(face: Face, *persist: Persist, **options: Any) -> Backend:
+    return face.backend(*(face.server(name) for name in ("s1", "s2", "s3")), persist=persist, **options)
+
+
+def test_it_is_told_in_a_header_and_brought_in_one(face: Face):
+    get = face.client(over(face, Token(header="X-Session-Token")))
+    tokens = [get().all("x-session-token") for _ in range(2)]
+    assert [len(each) for each in tokens] == [1, 1]
+    for _ in range(2):
+        for (token,), server in zip(tokens, ("s1", "s2"), strict=True):
+            answer = get(headers=[("x-session-token", token)])
+            assert (answer.server, answer.letters, answer.all("x-session-token")) == (server, "VN", [])
+
+
+def test_or_in_a_parameter_of_the_url(face: Face):
+    get = face.client(over(face, Token(header="X-Session-Token", param="token")))
+    (token,) = get().all("x-session-token")
+    assert get(f"/cart?a=1&token={token}").server == "s1"
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("http", ""), ("https", "; Secure")])
+def test_a_cookie_carries_it_where_there_are_cookies_and_no_server_sees_it(face: Face, scheme: str, secure: str):
+    get = face.client(over(face, Token(cookie="TOKEN")))
+    answer = get(scheme=scheme)
+    (line,) = answer.all("set-cookie")
+    assert line == f"{answer.mark}; path=/; HttpOnly{secure}; SameSite=Lax"
+    assert (answer.letters, answer.all("cache-control")) == ("NI", ["private"])
+    again = get(cookie=f"a=1; {answer.mark}")
+    assert again.seen is not None
+    assert (again.server, again.seen.cookies, again.letters) == ("s1", ("a=1",), "VN")
+    assert again.all("set-cookie") == []
+
+
+def test_one_that_somebody_has_invented_is_replaced(face: Face):
+    table = StickTable("string")
+    get = face.client(over(face, Token(header="t", table=table)))
+    answer = get(headers=[("t", "A" * 24)])
+    assert (answer.decision.claim, len(answer.all("t"))) == (Claim.NONE, 1)
+    assert [entry.key for entry in table] == answer.all("t")
+
+
+def test_it_stays_with_a_client_who_is_moved(face: Face):
+    backend = over(face, Token(header="t"))
+    get = face.client(backend)
+    (token,) = get().all("t")
+    backend["s1"].state = AdminState.MAINT
+    moved = get(headers=[("t", token)])
+    assert (moved.all("t"), moved.decision.claim) == ([], Claim.DOWN)
+    backend["s1"].state = AdminState.READY
+    assert get(headers=[("t", token)]).server == moved.server
+
+
+def test_who_is_known_otherwise_needs_none(face: Face):
+    users = StickTable("string")
+    get = face.client(over(face, Cookie("SRV", signed=False), Stick.on(hdr("user"), users), Token(header="t")))
+    first = get()
+    assert (len(first.all("t")), first.mark) == (1, "SRV=s1")
+    assert get(cookie=first.mark).all("t") == []
+    assert len(get(headers=[("user", "bob")]).all("t")) == 1
+    assert get(headers=[("user", "bob")]).all("t") == []
+
+
+def test_an_answer_of_ours_brings_none(face: Face):
+    backend = over(face, Token(header="t", cookie="t"))
+    for server in backend.servers:
+        server.state = AdminState.MAINT
+    answer = face.client(backend)()
+    assert (answer.status, answer.all("t"), answer.all("set-cookie")) == (503, [], [])
