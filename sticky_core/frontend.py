@@ -69,7 +69,7 @@ def _problems(routes: Mapping[str, Backend]) -> Iterator[str]:
 
 
 def _inserted(backend: Backend) -> list[Cookie]:
-    return [asked for asked in backend.config.persist if isinstance(asked, Cookie) and asked.inserts]
+    return [cookie for cookie in backend.config.cookies if cookie.inserts]
 
 
 def _overlap(one: str, other: str) -> bool:

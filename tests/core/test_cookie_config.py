@@ -7,6 +7,7 @@ import pytest
 from sticky_core.backend import Backend
 from sticky_core.errors import ConfigError
 from sticky_core.persistence import Cookie
+from sticky_core.persistence.cookie import Twin
 from sticky_core.server import Server
 
 SECRET = "a secret of some length"
@@ -49,6 +50,8 @@ EFFECT: dict[str, tuple[object, str]] = {
     "domain": ("a.example", "insert"),
     "attr": ("Priority=High", "insert"),
     "max_age": (60, "insert"),
+    "expires": (60, "insert"),
+    "twin": (Twin("SERVERID-old"), "insert"),
     "refresh": ("always", "insert"),
     "maxidle": ("30m", "insert rewrite"),
     "maxlife": ("8h", "insert rewrite"),
@@ -174,14 +177,14 @@ WRONG = [
             f"{option} {value!r} is not within 1..2147483647 seconds",
             id=f"{option}={value!r}",
         )
-        for option in ("max_age", "maxidle", "maxlife")
+        for option in ("max_age", "expires", "maxidle", "maxlife")
         for value in (0, -1, 0.5, "0", "999ms", 2147483648, "24856d", float("inf"), float("nan"))
     ),
     *(
         pytest.param(
             {"secret": SECRET, option: value}, f"{option}: {value!r} is not a duration", id=f"{option}={value!r}"
         )
-        for option in ("max_age", "maxidle", "maxlife")
+        for option in ("max_age", "expires", "maxidle", "maxlife")
         for value in ("", "soon", "1.5h", "-1", "8 h", "8H", True, None)
     ),
     pytest.param(
@@ -222,6 +225,24 @@ WRONG = [
     ),
     pytest.param(
         {"secret": SECRET, "secure": "yes"}, "secure 'yes' is none of True, False, 'auto'", id="another secure"
+    ),
+    # twins
+    pytest.param({"secret": SECRET, "twin": "old"}, "twin 'old' is none: write twin=Twin", id="a name for a twin"),
+    pytest.param(
+        {"secret": SECRET, "twin": Twin("SERVERID")}, "its twin has the same name", id="a twin of the same name"
+    ),
+    pytest.param(
+        {"secret": SECRET, "twin": Twin("a b")}, "its twin a b: a cookie's name is made of", id="a twin without a name"
+    ),
+    pytest.param(
+        {"secret": SECRET, "twin": Twin("old", samesite="None", secure=False)},
+        "its twin old: browsers refuse SameSite=None without Secure",
+        id="a twin that browsers refuse",
+    ),
+    pytest.param(
+        {"secret": SECRET, "samesite": "lax", "twin": Twin("old")},
+        "samesite 'lax' is none of",
+        id="what is wrong with both is said once",
     ),
     # what browsers refuse
     pytest.param(

@@ -17,7 +17,7 @@ from sticky_core import cookies
 from sticky_core.claim import NOTHING, Claim, Mark, Presented, Reason
 from sticky_core.clock import ManualClock
 from sticky_core.persistence import Cookie, Persistence, dates
-from sticky_core.persistence import cookie as module
+from sticky_core.persistence import cookie_at_work as module
 from sticky_core.request import Reply, Request
 from sticky_core.server import AdminState, Health, Server
 from sticky_core.signing import Signing
@@ -123,8 +123,9 @@ class Issued:
     def meant_by(self, text: str) -> Server | None:
         """The server of the first issued value in a Cookie text; None if there is none."""
         for value in cookies.take(text, NAME)[0]:
+            value = cookies.unquote(value)  # as Python's own clients write what has an @ in it
             if self.prefixes:
-                value = cookies.unquote(value).partition("~")[0]
+                value = value.partition("~")[0]
             if value in self.servers:
                 return self.servers[value]
         return None

@@ -5,7 +5,10 @@ import pytest
 from sticky_core.backend import Backend
 from sticky_core.errors import ConfigError
 from sticky_core.frontend import Frontend
-from sticky_core.persistence import Cookie
+from sticky_core.persistence import Cookie, Persist
+from sticky_core.persistence.cookie import Twin
+from sticky_core.persistence.follow import Follow
+from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.server import Server
 
 
@@ -13,7 +16,7 @@ def app(environ: object, start_response: object) -> list[bytes]:
     return []
 
 
-def backend(name: str, *persist: Cookie) -> Backend:
+def backend(name: str, *persist: Persist) -> Backend:
     return Backend(name, [Server("s1", app)], persist=persist)
 
 
@@ -133,10 +136,13 @@ MEET = "both insert a cookie SERVERID"
         # RFC 6265, 5.2.3: a leading dot is ignored, and letters are compared in lower case
         pytest.param(plain(domain=".a.example"), plain(domain="a.example"), id="one domain with a dot"),
         pytest.param(plain(domain="A.example"), plain(domain="a.example"), id="one domain in other letters"),
+        pytest.param(plain("A", twin=Twin("SERVERID")), plain(), id="a twin"),
+        pytest.param(Follow("SID", plain(), attributes="own"), plain(), id="one that follows another"),
+        pytest.param(NginxCookie("SERVERID", path="/"), plain(path="/api"), id="nginx's"),
     ],
 )
 @pytest.mark.parametrize("turned", [False, True], ids=["", "the other way round"])
-def test_two_cookies_of_one_name_that_a_browser_would_mix_up_are_refused(one: Cookie, other: Cookie, turned: bool):
+def test_two_cookies_of_one_name_that_a_browser_would_mix_up_are_refused(one: Persist, other: Persist, turned: bool):
     first, second = (other, one) if turned else (one, other)
     with pytest.raises(ConfigError, match=MEET) as refused:
         Frontend({"/a": backend("web", first), "/b": backend("api", second)})
@@ -153,9 +159,12 @@ def test_two_cookies_of_one_name_that_a_browser_would_mix_up_are_refused(one: Co
         pytest.param(plain(domain="a.example"), plain(domain="b.example"), id="two domains"),
         pytest.param(plain(), Cookie("SERVERID", mode="passive"), id="one that we never insert"),
         pytest.param(plain(mode="prefix"), plain(mode="prefix"), id="cookies of applications"),
+        pytest.param(Follow("SID", plain()), plain(), id="one whose path the application decides"),
+        pytest.param(NginxCookie("SERVERID"), plain(), id="one whose path browsers decide"),
+        pytest.param(NginxCookie("SERVERID", path="/a", domain="a.example"), plain(path="/b"), id="nginx's elsewhere"),
     ],
 )
-def test_cookies_that_cannot_meet_are_left_alone(one: Cookie, other: Cookie):
+def test_cookies_that_cannot_meet_are_left_alone(one: Persist, other: Persist):
     Frontend({"/a": backend("web", one), "/b": backend("api", other)})
 
 

@@ -218,7 +218,8 @@ FORGERIES: dict[str, Callable[[str], str]] = {
     "third twin": lambda value: twin(value, 3),
     "standard base64": lambda value: value[:-1] + "+",
     "other case": lambda value: value.swapcase(),
-    "quoted": lambda value: f'"{value}"',
+    "a quote before it": lambda value: f'"{value}',
+    "quoted twice": lambda value: f'""{value}""',
     "percent-encoded": lambda value: value.replace(".", "%2E"),
     "date added": lambda value: value.replace(".", "|ZVPxA.", 1),
     "life added": lambda value: value.replace(".", "@018bcfe568000000.", 1),
@@ -257,6 +258,16 @@ def test_what_we_did_not_write_is_never_honoured_never_an_error_and_replaced(
     assert re.fullmatch(rf"SERVERID=\S+{SIGNATURE}", forged.mark)
     assert get(cookie=forged.mark).letters == "VN"
     assert get(cookie=f"{name}={value}").server == "s1", "and what we did write still is"
+
+
+@pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
+def test_a_client_that_puts_its_mark_into_quotes_is_known_as_pythons_do_it(face: Face, cookie: Cookie) -> None:
+    backend = two(face, cookie)
+    name, _, value = mark_of_s1(face, backend).partition("=")
+    for _ in range(2):
+        answer = face.client(backend)(cookie=f'a=1; {name}="{value}"')
+        assert (answer.server, answer.letters) == ("s1", "VN")
+        assert answer.seen is not None and answer.seen.cookies == ("a=1",)
 
 
 @forgeries

@@ -1,0 +1,204 @@
+"""nginx's `sticky cookie`, to the byte, so that nginx and we can serve the same clients: plain, as it is by nature."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, get_args
+
+from sticky_core import cookies
+from sticky_core.claim import NOTHING, Claim, Mark, Presented, Reason, why_not
+from sticky_core.clock import Clock
+from sticky_core.durations import LONGEST, Duration, seconds
+from sticky_core.errors import check
+from sticky_core.persistence import dates
+from sticky_core.persistence.cookie import UNSET, Cookie
+from sticky_core.recent import Recent
+from sticky_core.request import Reply, Request
+from sticky_core.samples import address
+from sticky_core.server import Server
+from sticky_core.target import Location
+
+#: how long nginx lets a route be
+LONGEST_ROUTE = 32
+
+SameSite = Literal["strict", "lax", "none"]
+
+# `expires=max`: ten years, but the date is one that 32 bits still hold
+_MAX = "; expires=Thu, 31-Dec-37 23:55:55 GMT; max-age=315360000"
+
+
+@dataclass(frozen=True, slots=True)
+class NginxCookie:
+    """Persistence by a cookie called `name`, as nginx has it (`sticky cookie`, ngx_http_upstream_module).
+
+    A server's id is its `cookie=` (nginx `route=`, 32 characters at most), else the MD5 of its address and port, or of
+    `unix:` and its socket. An app has neither, so its name is taken; a host's name stays a name, where nginx would take
+    each address behind it: where both are to agree, write addresses, or routes.
+
+    Every answer of a server sets the cookie, whether or not it came. It is not taken out of requests, and one by this
+    name that the application sets goes out as well. The first in a request counts. One that names a backup does not
+    count while another server is usable, nor does one whose server has as many requests as it may (`maxconn`).
+
+    `expires`: how long browsers keep it, in seconds or as text such as `"1h"`, or `"max"`; by default until they are
+    closed. `domain`, `httponly`, `secure`, `samesite` (`"strict"`, `"lax"`, `"none"`), `path`: its attributes, none
+    unless given. Nothing is signed, so a client may choose its server: `Cookie` signs.
+
+    Raises `ConfigError` with every problem found.
+    """
+
+    name: str
+    expires: Duration | None = field(default=None, kw_only=True)
+    domain: str | None = field(default=None, kw_only=True)
+    httponly: bool = field(default=False, kw_only=True)
+    secure: bool = field(default=False, kw_only=True)
+    samesite: SameSite | None = field(default=None, kw_only=True)
+    path: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check(f"nginx cookie {self.name}: {problem}" for problem in self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not cookies.is_name(self.name):
+            yield "a cookie's name is made of letters, digits and !#$%&'*+-.^_`|~, and does not begin with $"
+        if self.expires is not None and self.expires != "max":
+            try:
+                if not 1 <= seconds(self.expires) <= LONGEST:
+                    yield f"expires {self.expires!r} is not within 1..{LONGEST} seconds"
+            except ValueError as error:
+                yield f"expires: {error}, or 'max'"
+        for option, value in (("domain", self.domain), ("path", self.path)):
+            if value is not None and (not cookies.is_attribute(value) or " " in value):
+                yield f"{option} {value!r} can't be written: printable ASCII without a space or a semicolon"
+        if self.samesite is not None and self.samesite not in get_args(SameSite):
+            yield f"samesite {self.samesite!r} is none of {', '.join(get_args(SameSite))}"
+
+    @property
+    def written(self) -> tuple[Cookie, ...]:
+        """The cookies of which is known beforehand where browsers send them: none without a path."""
+        if self.path is None or not self.path.startswith("/"):
+            return ()
+        domain = UNSET if self.domain is None else self.domain
+        return (Cookie(self.name, signed=False, path=self.path, domain=domain),)
+
+    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> NginxCookiePersistence:
+        return NginxCookiePersistence(self, servers, clock)
+
+
+class NginxCookiePersistence:
+    """`NginxCookie` at work."""
+
+    idle = inf
+
+    def __init__(self, cookie: NginxCookie, servers: Sequence[Server], clock: Clock) -> None:
+        self._name = cookie.name
+        self._clock = clock
+        self._expires = 0.0 if cookie.expires in (None, "max") else seconds(cookie.expires or 0)
+        self._lasting = _MAX if cookie.expires == "max" else ""
+        self._behind = _behind(cookie)
+        # every answer sets the cookie, so nothing is ever settled
+        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self._servers = servers
+        check(self._problems())
+        self._bound = {server: Presented(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._enrol()
+
+    def _problems(self) -> Iterator[str]:
+        for server in self._servers:
+            if len(server.config.cookie or "") > LONGEST_ROUTE:
+                yield (
+                    f"nginx cookie {self._name}: server {server.name}: nginx has no route longer than {LONGEST_ROUTE} "
+                    f"characters: shorten cookie={server.config.cookie!r}"
+                )
+
+    def _enrol(self) -> None:
+        ids = {server: sid(server) for server in self._servers}
+        groups: dict[str, list[Server]] = {}
+        for server, each in ids.items():
+            if each:
+                groups.setdefault(each, []).append(server)
+        self._ids, self._groups = ids, groups  # whole: somebody may be looking one up
+
+    def changed(self, server: Server) -> None:
+        """Its id follows its address."""
+        if self._ids[server] != sid(server):
+            self._enrol()
+
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+        if request.cookie_key is None:
+            return NOTHING
+        for text in request.cookies:
+            values, _ = cookies.take(text, self._name)
+            if values:
+                return self._claimed(values[0], stopped)
+        return NOTHING
+
+    def _claimed(self, value: str, stopped: bool) -> Presented:
+        if not value:
+            return Presented(Claim.INVALID, Reason.EMPTY)
+        group = self._groups.get(value)
+        if group is None:
+            return Presented(Claim.INVALID, Reason.UNKNOWN)
+        for server in group:
+            if not server.usable:
+                if stopped:
+                    return Presented(Claim.DOWN, why_not(server), server, sent=True)
+            elif self._is_asked(server) and not _is_full(server):
+                return self._bound[server]
+        server = group[0]
+        if not server.usable:
+            return Presented(Claim.DOWN, why_not(server), server)
+        if self._is_asked(server):
+            return Presented(Claim.DOWN, Reason.FULL, server)
+        return Presented(Claim.INVALID, Reason.UNKNOWN)  # nginx does not look among the backups
+
+    def _is_asked(self, server: Server) -> bool:
+        """Whether its turn has come: a backup's only when no other server is left."""
+        return not server.config.backup or not any(each.usable and not each.config.backup for each in self._servers)
+
+    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+        server_id = self._ids[server]
+        if not server_id:
+            return Mark.NONE
+        lasting = self._lasting
+        if self._expires:
+            until = dates.nginx(self._clock.wall() + self._expires)
+            lasting = f"; expires={until}; max-age={int(self._expires)}"
+        reply.add("set-cookie", f"{self._name}={server_id}{lasting}{self._behind}")
+        return Mark.UPDATED if direct else Mark.INSERTED
+
+
+def sid(server: Server) -> str:
+    """What nginx calls a server in its cookies; empty if it is to have no mark."""
+    if server.config.cookie is not None:
+        return server.config.cookie
+    return hashlib.md5(_place(server).encode(), usedforsecurity=False).hexdigest()
+
+
+def _place(server: Server) -> str:
+    """Where a server is, as nginx writes it (`$upstream_addr`)."""
+    if not isinstance(server.config.target, str):
+        return server.name
+    location = Location.of(server.config.target)
+    if location.socket is not None:
+        return f"unix:{location.socket}"
+    host = address(location.host) or location.host
+    return f"[{host}]:{location.port}" if ":" in location.host else f"{host}:{location.port}"
+
+
+def _is_full(server: Server) -> bool:
+    return server.limit > 0 and len(server.in_flight) >= server.limit
+
+
+def _behind(cookie: NginxCookie) -> str:
+    """What stands behind the date, in nginx's order."""
+    parts = [
+        f"domain={cookie.domain}" if cookie.domain else "",
+        "httponly" if cookie.httponly else "",
+        "secure" if cookie.secure else "",
+        f"samesite={cookie.samesite}" if cookie.samesite else "",
+        f"path={cookie.path}" if cookie.path is not None else "",
+    ]
+    return "".join(f"; {part}" for part in parts if part)

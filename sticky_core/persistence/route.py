@@ -1,0 +1,109 @@
+"""A route says where a client belongs: the application has written it behind the identifier of the session, as in
+`JSESSIONID=abc123.s1` (Tomcat's `jvmRoute`, Apache's `route=`), or by itself (nginx `sticky route`). We only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from sticky_core import cookies
+from sticky_core.claim import NOTHING, Claim, Mark, Presented, Reason, why_not
+from sticky_core.clock import Clock
+from sticky_core.errors import check
+from sticky_core.recent import Recent
+from sticky_core.request import Reply, Request
+from sticky_core.samples import Sample, in_text
+from sticky_core.server import Server
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Route:
+    """Persistence by a route that the application writes.
+
+    `samples`: where it may stand, as in `Route(cook("JSESSIONID"), path_param("jsessionid"))`. The first that is not
+    empty counts, even if it names no server (nginx). `separator`: what stands before the route (Apache
+    `stickysessionsep`); the whole text may be one as well. A route may contain it: the longest that there is, is meant.
+
+    A server's route is its `cookie=`, by default its name; several servers may share one, the first usable is meant. A
+    backup has none unless given. Nothing is ever written, so the application has to know its own; and nothing is
+    signed, so a client may choose.
+
+    Raises `ConfigError` without samples, or without a separator.
+    """
+
+    samples: tuple[Sample, ...]
+    separator: str
+
+    def __init__(self, *samples: Sample, separator: str = ".") -> None:
+        check(_problems(samples, separator))
+        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "separator", separator)
+
+    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> RoutePersistence:
+        return RoutePersistence(self, servers)
+
+
+def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
+    if not samples:
+        yield 'a route has to stand somewhere: name the samples, as in Route(cook("JSESSIONID"))'
+    for sample in samples:
+        if not callable(sample):
+            yield f'route: {sample!r} is no sample: hand a callable, Request -> key | None, such as cook("JSESSIONID")'
+    if not separator:
+        yield "route: separator is empty: leave it out, the whole text may be a route as well"
+
+
+class RoutePersistence:
+    """`Route` at work."""
+
+    idle = inf
+
+    def __init__(self, route: Route, servers: Sequence[Server]) -> None:
+        self._samples = route.samples
+        self._separator = route.separator
+        # where to look decides, not the Cookie header alone
+        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self._groups: dict[str, list[Server]] = {}
+        for server in servers:
+            if server.config.cookie_id:
+                self._groups.setdefault(server.config.cookie_id, []).append(server)
+        self._bound = {server: Presented(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._longest = max(map(len, self._groups), default=0)
+
+    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+        for sample in self._samples:
+            key = sample(request)
+            if key is not None and (text := cookies.unquote(in_text(key))):
+                return self._claimed(self._named(text), stopped)
+        return NOTHING
+
+    def _named(self, text: str) -> Sequence[Server]:
+        """The servers whose route stands at the end of `text`. However long that is, only so much of it is looked at as
+        could be one.
+        """
+        if text in self._groups:
+            return self._groups[text]
+        at = max(0, len(text) - self._longest - len(self._separator))
+        while (found := text.find(self._separator, at)) >= 0:
+            at = found + len(self._separator)
+            if text[at:] in self._groups:
+                return self._groups[text[at:]]
+        return ()
+
+    def _claimed(self, group: Sequence[Server], stopped: bool) -> Presented:
+        for server in group:
+            if server.usable:
+                return self._bound[server]
+            if stopped:
+                return Presented(Claim.DOWN, why_not(server), server, sent=True)
+        if not group:
+            return Presented(Claim.INVALID, Reason.UNKNOWN)
+        return Presented(Claim.DOWN, why_not(group[0]), group[0])
+
+    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+        return Mark.NONE
+
+    def changed(self, server: Server) -> None:
+        """Its route is what it was."""

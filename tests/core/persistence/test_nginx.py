@@ -1,0 +1,122 @@
+"""nginx's sticky cookie: what it calls its servers, and what may be asked of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import pytest
+
+from sticky_core.claim import NOTHING
+from sticky_core.clock import ManualClock
+from sticky_core.errors import ConfigError
+from sticky_core.persistence.nginx import NginxCookie, sid
+from sticky_core.request import Reply, Request
+from sticky_core.server import Server
+
+
+class Told(Reply, Protocol):
+    """A reply whose headers can be looked at."""
+
+    def values(self, name: str) -> list[str]: ...
+
+
+Ask = Callable[..., Request]
+Tell = Callable[..., Told]
+
+
+def app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+# `printf %s 10.0.0.1:8080 | md5sum`
+@pytest.mark.parametrize(
+    "target, md5",
+    [
+        pytest.param("http://10.0.0.1:8080", "05ef642f508b1e5b76612ddbd5f89a4c", id="address and port"),
+        pytest.param("http://10.0.0.1:8080/base", "05ef642f508b1e5b76612ddbd5f89a4c", id="whatever its path"),
+        pytest.param("http://127.0.0.1", "cef54f47984626c9efbf070c50bfad1b", id="the port of its scheme"),
+        pytest.param("https://[::1]:8443", "e56975279c7e3472eaa5ef228d5ba338", id="IPv6 in brackets"),
+        pytest.param(
+            "https://[0:0:0:0:0:0:0:1]:8443", "e56975279c7e3472eaa5ef228d5ba338", id="IPv6 as nginx shortens it"
+        ),
+        pytest.param("unix:/run/app.sock", "939db79304b0f599c2c20969650359ab", id="a UNIX socket"),
+        pytest.param("http://unix:/run/app.sock:/base", "939db79304b0f599c2c20969650359ab", id="one with a base path"),
+        pytest.param("http://app.example.com", "f5077b373f45026f9e9672e986f6422c", id="a host that has a name"),
+        pytest.param(app, "54013ba69c196820e56801f1ef5aad54", id="an app, by the name of its server"),
+    ],
+)
+def test_a_server_is_called_by_the_md5_of_where_it_is(target: str, md5: str):
+    assert sid(Server("cart", target)) == md5
+
+
+def test_or_by_its_route():
+    assert sid(Server("cart", "http://10.0.0.1", cookie="a")) == "a"
+
+
+def persistence(servers: Sequence[Server], **options: object):
+    return NginxCookie("route", **options).over("web", servers, ManualClock())  # type: ignore[arg-type]
+
+
+def test_two_servers_of_one_route_are_meant_in_their_order(ask: Ask):
+    servers = [Server("s1", app, cookie="a"), Server("s2", app, cookie="a")]
+    at_work = persistence(servers)
+    assert at_work.recognise(ask(("route=a",))).server is servers[0]
+    servers[0].health = servers[0].health.__class__.DOWN
+    assert at_work.recognise(ask(("route=a",))).server is servers[1]
+
+
+def test_a_server_that_is_to_have_no_mark_has_none(ask: Ask, tell: Tell):
+    server = Server("s1", app, cookie="")
+    reply = tell()
+    assert persistence([server]).mark(NOTHING, server, False, ask(), reply).value == "N"
+    assert reply.values("set-cookie") == []
+
+
+def test_an_id_follows_the_address_of_its_server(ask: Ask, tell: Tell):
+    server = Server("s1", "http://10.0.0.1:8080")
+    at_work = persistence([server])
+    server.config = Server("s1", "http://127.0.0.1").config
+    at_work.changed(server)
+    assert at_work.recognise(ask(("route=cef54f47984626c9efbf070c50bfad1b",))).direct
+    assert not at_work.recognise(ask(("route=05ef642f508b1e5b76612ddbd5f89a4c",))).direct
+    reply = tell()
+    at_work.mark(NOTHING, server, False, ask(), reply)
+    assert reply.values("set-cookie") == ["route=cef54f47984626c9efbf070c50bfad1b"]
+
+
+def test_a_route_is_no_longer_than_nginx_lets_it_be():
+    persistence([Server("s1", app, cookie="x" * 32)])
+    with pytest.raises(ConfigError, match="server s1: nginx has no route longer than 32 characters"):
+        persistence([Server("s1", app, cookie="x" * 33)])
+
+
+def test_where_browsers_send_it_is_known_if_it_has_a_path():
+    (written,) = NginxCookie("route", path="/shop", domain=".a.example").written
+    assert (written.name, written.at_path, written.domains) == ("route", "/shop", (".a.example",))
+    assert NginxCookie("route").written == ()
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        pytest.param({"name": "a b"}, "a cookie's name is made of letters", id="name"),
+        pytest.param({"expires": 0}, "expires 0 is not within 1..2147483647 seconds", id="expires 0"),
+        pytest.param({"expires": "soon"}, "expires: 'soon' is not a duration", id="expires no time"),
+        pytest.param({"domain": "a;b"}, "domain 'a;b' can't be written", id="domain"),
+        pytest.param({"domain": ""}, "domain '' can't be written", id="no domain"),
+        pytest.param({"path": "/a b"}, "path '/a b' can't be written", id="path"),
+        pytest.param({"path": "/\r\nx: y"}, "can't be written", id="path with a line end"),
+        pytest.param({"samesite": "Lax"}, "samesite 'Lax' is none of strict, lax, none", id="samesite"),
+    ],
+)
+def test_what_cannot_work_is_refused(options: dict[str, object], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        NginxCookie(**{"name": "route"} | options)  # type: ignore[arg-type]
+    (only,) = refused.value.problems
+    assert only.startswith("nginx cookie ")
+    assert problem in only
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError) as refused:
+        NginxCookie("a b", expires=-1, domain=";", samesite="never")  # type: ignore[arg-type]
+    assert len(refused.value.problems) == 4

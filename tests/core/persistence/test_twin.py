@@ -1,0 +1,162 @@
+"""One value under two names: whichever comes back is read, and both are written."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+
+from sticky_core.claim import NOTHING, Claim, Mark
+from sticky_core.clock import ManualClock
+from sticky_core.persistence.cookie import Cookie, Twin
+from sticky_core.request import Reply, Request
+from sticky_core.server import Server
+
+SECRET = "a secret of some length"
+
+
+class Told(Reply, Protocol):
+    """A reply whose headers can be looked at."""
+
+    def values(self, name: str) -> list[str]: ...
+
+
+Ask = Callable[..., Request]
+Tell = Callable[..., Told]
+
+
+def app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+def pair(twin: Twin, **options: object):
+    """A pair over two servers, plain unless told otherwise."""
+    cookie = Cookie(**{"name": "SRV", "signed": False, "twin": twin} | options)  # type: ignore[arg-type]
+    servers = [Server("s1", app), Server("s2", app)]
+    return cookie.over("web", servers, ManualClock()), servers
+
+
+TWIN = Twin("SRV-old")
+
+
+@pytest.mark.parametrize(
+    "twin, options, secure, behind",
+    [
+        pytest.param(TWIN, {}, False, ("", ""), id="like the first"),
+        pytest.param(
+            Twin("SRV-old", samesite="None", secure=True),
+            {},
+            False,
+            ("", "; Secure; SameSite=None"),
+            id="for other sites, as AWS has it",
+        ),
+        pytest.param(
+            Twin("SRV-old", samesite=None),
+            {"samesite": "None", "secure": True},
+            False,
+            ("; Secure; SameSite=None", "; Secure"),
+            id="for browsers that take None for Strict",
+        ),
+        pytest.param(Twin("SRV-old", secure="auto"), {}, True, ("", "; Secure"), id="secure where the client is"),
+        pytest.param(Twin("SRV-old", secure="auto"), {}, False, ("", ""), id="and not where it is not"),
+        pytest.param(
+            Twin("SRV-old", httponly=False), {"httponly": True, "max_age": 60}, False,
+            ("; Max-Age=60; HttpOnly", "; Max-Age=60"), id="what is not its own is the first's",
+        ),
+        pytest.param(
+            Twin("SRV-old", partitioned=True, secure=True), {}, False, ("", "; Secure; Partitioned"), id="partitioned"
+        ),
+    ],
+)  # fmt: skip
+def test_both_are_written(
+    twin: Twin, options: dict[str, object], secure: bool, behind: tuple[str, str], ask: Ask, tell: Tell
+):
+    persistence, servers = pair(twin, **options)
+    reply = tell()
+    assert persistence.mark(NOTHING, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
+    assert reply.values("set-cookie") == [f"SRV=s1; path=/{behind[0]}", f"SRV-old=s1; path=/{behind[1]}"]
+
+
+@pytest.mark.parametrize(
+    "texts, server, rest",
+    [
+        pytest.param(["SRV=s1; SRV-old=s1; a=1"], "s1", ["a=1"], id="both"),
+        pytest.param(["SRV=s1; a=1"], "s1", ["a=1"], id="the first"),
+        pytest.param(["a=1; SRV-old=s1"], "s1", ["a=1"], id="the twin"),
+        pytest.param(["SRV-old=s2; SRV=s1"], "s1", [], id="the first counts before the twin"),
+        pytest.param(["SRV-old=s2", "SRV=s1; a=1"], "s1", ["", "a=1"], id="in whichever header it came"),
+        pytest.param(["SRV=x; SRV-old=s2"], "s2", [], id="the twin where the first says nothing"),
+        pytest.param(["SRV=; SRV-old=s2"], "s2", [], id="or is empty"),
+        pytest.param(["SRV-older=s1; a=1"], None, ["SRV-older=s1; a=1"], id="neither"),
+    ],
+)
+def test_either_is_read_and_the_server_sees_none(texts: list[str], server: str | None, rest: list[str], ask: Ask):
+    persistence, _ = pair(TWIN, indirect=True)
+    for _ in range(3):  # read, then remembered
+        request = ask(tuple(texts))
+        presented = persistence.recognise(request)
+        assert (presented.server.name if presented.server else None) == server
+        assert [text for text in request.cookies if text] == [text for text in rest if text]
+
+
+def test_a_header_with_both_is_remembered(ask: Ask):
+    """They come together from most browsers, so this is the happy path."""
+    persistence, _ = pair(TWIN)
+    request = ask(("SRV=s1; SRV-old=s1",))
+    persistence.recognise(request)
+    assert persistence.settled.get(request.cookie_key) is not None
+
+
+def test_both_are_taken_back(ask: Ask, tell: Tell):
+    cookie = Cookie("SRV", signed=False, twin=Twin("SRV-old", secure=True))
+    server = Server("s1", app, cookie="")
+    persistence = cookie.over("web", [server], ManualClock())
+    reply = tell()
+    presented = persistence.recognise(ask(("SRV-old=x",)))
+    assert presented.claim is Claim.INVALID
+    assert persistence.mark(presented, server, False, ask(), reply) is Mark.DELETED
+    gone = "Expires=Thu, 01-Jan-1970 00:00:01 GMT; path=/"
+    assert reply.values("set-cookie") == [f"SRV=; {gone}", f"SRV-old=; {gone}; Secure"]
+
+
+def test_an_application_that_sets_the_twin_is_overruled(ask: Ask, tell: Tell):
+    persistence, servers = pair(TWIN)
+    reply = tell()
+    reply.add("set-cookie", "SRV-old=mine")
+    assert persistence.mark(NOTHING, servers[0], False, ask(), reply) is Mark.INSERTED
+    assert reply.values("set-cookie") == ["SRV=s1; path=/", "SRV-old=s1; path=/"]
+
+
+def test_a_signed_value_is_good_under_either_name(ask: Ask, tell: Tell):
+    persistence, servers = pair(TWIN, signed=True, secret=SECRET, maxidle=60)
+    reply = tell()
+    persistence.mark(NOTHING, servers[1], False, ask(), reply)
+    first, twin = (text.partition(";")[0] for text in reply.values("set-cookie"))
+    assert first.partition("=")[2] == twin.partition("=")[2]
+    assert persistence.recognise(ask((twin,))).server is servers[1]
+
+
+def test_a_date_tells_browsers_how_long_to_keep_it(ask: Ask, tell: Tell):
+    clock = ManualClock(1_700_000_000)
+    cookie = Cookie("SRV", signed=False, expires="1h")
+    server = Server("s1", app)
+    persistence = cookie.over("web", [server], clock)
+    for hour in (23, 24):
+        reply = tell()
+        persistence.mark(NOTHING, server, False, ask(), reply)
+        when = "Tue, 14 Nov 2023 23:13:20" if hour == 23 else "Wed, 15 Nov 2023 00:13:20"
+        assert reply.values("set-cookie") == [f"SRV=s1; Expires={when} GMT; path=/"]
+        clock.advance(3600)
+
+
+def test_a_signed_one_is_renewed_before_it_ends(ask: Ask, tell: Tell):
+    clock = ManualClock(1_700_000_000)
+    server = Server("s1", app)
+    persistence = Cookie("SRV", secret=SECRET, expires="8h").over("web", [server], clock)
+    reply = tell()
+    persistence.mark(NOTHING, server, False, ask(), reply)
+    request = ask((reply.values("set-cookie")[0].partition(";")[0],))
+    for passed, marks in ((3596, 0), (8, 1)):  # an eighth of it
+        clock.advance(passed)
+        reply = tell()
+        persistence.mark(persistence.recognise(request), server, True, request, reply)
+        assert len(reply.values("set-cookie")) == marks
