@@ -4,7 +4,10 @@ they are missing it says so."""
 from __future__ import annotations
 
 import errno
+import importlib.util
 import ipaddress
+import json
+import os
 import signal
 import socket
 import sys
@@ -14,6 +17,9 @@ from typing import TYPE_CHECKING
 
 from sticky_asgi import __version__
 from sticky_asgi.messages import ASGIApp
+from sticky_asgi.workers import StickyWorkers
+from sticky_core import frames
+from sticky_core.errors import ConfigError
 
 if TYPE_CHECKING:
     import click
@@ -68,7 +74,60 @@ def _commands() -> click.Group:
 
         _serve(app, listener, announce)
 
+    @sticky.command(help="Serve APP (module:name) in several worker processes, its clients each by the one they know.")
+    @click.argument("app")
+    @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+    @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+    @click.option("--workers", default=_cpus, show_default="one per CPU", type=click.IntRange(1), help="How many.")
+    @click.option("--factory", is_flag=True, help="APP makes the app.")
+    def run(app: str, host: str, port: int, workers: int, factory: bool) -> None:
+        import uvicorn
+
+        if (problem := _not_there(app)) is not None:
+            raise click.ClickException(problem)
+        os.environ[_APP] = json.dumps([app, factory])
+        uvicorn.run("sticky_asgi.cli:create_run", factory=True, host=host, port=port, workers=workers)
+
     return sticky
+
+
+#: where the workers that `sticky run` starts find what to serve
+_APP = "STICKY_RUN"
+
+
+def create_run() -> ASGIApp:
+    """The app that `sticky run` was asked to serve, behind StickyWorkers unless it is already."""
+    from uvicorn.importer import import_from_string
+
+    name, factory = json.loads(os.environ[_APP])
+    app = import_from_string(name)
+    if factory:
+        app = app()
+    return app if isinstance(app, StickyWorkers) else StickyWorkers(app)
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1
+
+
+def _not_there(app: str) -> str | None:
+    """Why `app` can't be served, told before workers are started that would die of it, and be started again, and so
+    on.
+    """
+    try:
+        frames.require()
+    except ConfigError as error:
+        return str(error)
+    module, colon, name = app.partition(":")
+    if not (module and colon and name):
+        return f"{app!r} names no app: write module:name, such as main:app"
+    if sys.path[:1] != [""]:
+        sys.path.insert(0, "")  # as with `python -m`, the modules of this directory are found
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        found = None
+    return None if found is not None else f"there is no module {module!r} here"
 
 
 def _listen(host: str, port: int) -> socket.socket:

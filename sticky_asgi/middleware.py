@@ -8,16 +8,16 @@ from contextlib import AbstractAsyncContextManager
 from starlette.requests import HTTPConnection
 
 from sticky_asgi.bodies import Body
+from sticky_asgi.doors import waited
 from sticky_asgi.lifecycle import Replicas, lifespan_of, serve_lifespan
-from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, send_page
-from sticky_asgi.queue import waited
+from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, pay, send_page
 from sticky_core.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, check
 from sticky_core.frontend import Frontend
 
 
-class _Corridor:
+class Corridor:
     """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
 
     _always: Replicas | None  #: whose every request is; None: `_routed` knows
@@ -31,8 +31,10 @@ class _Corridor:
                 return await self._pass_by(scope, receive, send)
         if not replicas.begun:
             replicas.begin()
+            if replicas.discovery.awaited:
+                await replicas.discovery.first()
         transaction = replicas.transaction()
-        transaction.through = replicas.backend
+        transaction.through = replicas.in_force
         transaction.message = scope
         transaction.out = send
         transaction.status = 0
@@ -43,7 +45,7 @@ class _Corridor:
         if self._debug:
             transaction.tell()
         body: Body | None = None
-        if replicas.rereads:
+        if replicas.rereads or (server is None and transaction.wait is not None):
             receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
         while server is not None or (server := await waited(transaction, body)) is not None:
             over = True
@@ -72,9 +74,13 @@ class _Corridor:
                     else:
                         body.rewind()
             server = transaction.next() if body is None or not body.gone else None
+            if body is None and transaction.wait is not None:
+                receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
         if not transaction.over:
             page = transaction.unanswered()
             try:
+                if transaction.owes:
+                    await pay(transaction)
                 if body is None or not body.gone:
                     await send_page(page, scope, send)
             finally:
@@ -90,7 +96,7 @@ class _Corridor:
         raise NotImplementedError
 
 
-class Dispatcher(_Corridor):
+class Dispatcher(Corridor):
     """An ASGI app that hands each request to one of a backend's servers.
 
     `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
@@ -120,7 +126,7 @@ class Dispatcher(_Corridor):
         return lifespan_of(self.replicas)
 
 
-class StickyMiddleware(_Corridor):
+class StickyMiddleware(Corridor):
     """ASGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
     `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none

@@ -9,6 +9,7 @@ from typing import NamedTuple
 RETRY_AFTER = 5
 
 _TOLD = {
+    410: "Your session is lost: the process that held it has ended. Please begin anew.",
     400: "Your request can't be passed on as it is.",
     502: "The server that had your request went away before it answered.",
     504: "The server took too long to answer.",
@@ -27,7 +28,7 @@ class Page(NamedTuple):
 
 def page(status: int) -> Page:
     """What a client sees when no server answers: 503 where none could take the request, 502 where one has lost it, 504
-    where it took too long; 400 where the request is at fault.
+    where it took too long; 400 where the request is at fault, 410 where the client's session is lost.
     """
     reason = HTTPStatus(status).phrase
     body = f"<!doctype html><title>{reason}</title><h1>{status} {reason}</h1><p>{_TOLD[status]}</p>\n".encode()

@@ -14,14 +14,14 @@ from sticky_core.errors import Failure, ServerFailure, check
 from sticky_core.frontend import Frontend
 from sticky_core.server import Server
 from sticky_wsgi.bodies import Body
+from sticky_wsgi.doors import waited
 from sticky_wsgi.lifecycle import Replicas
-from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, start_page
-from sticky_wsgi.queue import waited
+from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, pay, start_page
 
 _log = logging.getLogger("sticky_sessions")
 
 
-class _Corridor:
+class Corridor:
     """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
 
     _always: Replicas | None  #: whose every request is; None: `_routed` knows
@@ -36,7 +36,7 @@ class _Corridor:
         if not replicas.begun:
             replicas.begin()
         transaction = replicas.transaction()
-        transaction.through = replicas.backend
+        transaction.through = replicas.in_force
         transaction.message = environ
         transaction.out = start_response
         transaction.status = 0
@@ -46,9 +46,8 @@ class _Corridor:
         server = transaction.first(environ.get("HTTP_COOKIE"))
         if self._debug:
             transaction.tell()
-        reread: Body | None = None
         if replicas.rereads:
-            transaction.body = reread = Body(environ, replicas.retry_body_limit)
+            transaction.body = Body(environ, replicas.retry_body_limit)
         while server is not None or (server := waited(transaction)) is not None:
             over: bool | None = True
             try:
@@ -79,10 +78,14 @@ class _Corridor:
             finally:
                 if over is not None:
                     transaction.leave(server, over)
+            reread = transaction.reread
             if reread is not None:
                 reread.rewind()
             server = transaction.next()
-        return start_page(transaction.unanswered(), environ, start_response)
+        page = transaction.unanswered()
+        if transaction.owes:
+            pay(transaction)
+        return start_page(page, environ, start_response)
 
     def _routed(self, environ: Environ) -> Replicas | None:
         """Whose request this is; None if it is none of ours."""
@@ -93,7 +96,7 @@ class _Corridor:
         raise NotImplementedError
 
 
-class Dispatcher(_Corridor):
+class Dispatcher(Corridor):
     """A WSGI app that hands each request to one of a backend's servers.
 
     `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
@@ -106,7 +109,7 @@ class Dispatcher(_Corridor):
         check(self.replicas.problems())
 
 
-class StickyMiddleware(_Corridor):
+class StickyMiddleware(Corridor):
     """WSGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
     `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none

@@ -51,8 +51,10 @@ class Kind:
 KINDS = {
     # raises the signal again when it is through
     "uvicorn": Kind("uvicorn", lambda port: ("--port", f"{port}"), peace=-signal.SIGTERM),
+    "sticky": Kind("sticky_asgi.cli", lambda port: ("--port", f"{port}")),
     "hypercorn": Kind("hypercorn", lambda port: ("--bind", f"{HOST}:{port}")),
     "granian": Kind("granian", lambda port: ("--interface", "asgi", "--port", f"{port}")),
+    "granian-wsgi": Kind("granian", lambda port: ("--interface", "wsgi", "--port", f"{port}")),
     "gunicorn": Kind("gunicorn", lambda port: ("--no-control-socket", "--bind", f"{HOST}:{port}")),
     # knows Ctrl-C only, and never closes the socket it listens at
     "waitress-serve": Kind(

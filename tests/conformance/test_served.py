@@ -141,13 +141,13 @@ STICKY = {
 COMMAND = re.compile(r"^ +(?:[A-Z_]+=\S+ )*((?:uvicorn|hypercorn|granian|gunicorn|waitress-serve) .+)$", re.MULTILINE)
 
 
-#: those that need servers of their own, and are tested with them elsewhere
-IN_FRONT = {"upstreams"}
+#: those that need servers of their own, or no cookie, and are tested with that elsewhere
+ELSEWHERE = {"database_sessions_flask", "database_sessions_starlette", "learned_sessions", "upstreams"}
 
 
 def test_every_example_is_served_here_or_is_a_test():
     examples = {file.stem for file in EXAMPLES.glob("*.py") if not file.stem.startswith("test_")}
-    assert examples == set(STICKY) | IN_FRONT
+    assert examples == set(STICKY) | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", STICKY)

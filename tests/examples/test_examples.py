@@ -20,7 +20,7 @@ import sticky_core
 from sticky_asgi import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-APPS = sorted(file.stem for file in EXAMPLES.glob("*.py") if not file.stem.startswith("test_"))
+SIGNING = sorted(file.stem for file in EXAMPLES.glob("*.py") if "export STICKY_SECRET" in file.read_text())
 SECRET = "a-secret-of-the-example-tests"
 
 
@@ -64,7 +64,7 @@ def said(answer):
     return json.loads(answer.text)
 
 
-@pytest.mark.parametrize("name", APPS)
+@pytest.mark.parametrize("name", SIGNING)
 def test_an_example_without_a_secret_names_the_line_that_makes_one(name, load):
     with pytest.raises(ConfigError, match="make one with: python -c"):
         load(name, secret="")
@@ -249,3 +249,15 @@ def test_upstreams_keep_their_clients_and_take_over_and_say_sorry(load, upstream
         end(int(other))
         sorry = client.get("/cart")
         assert (sorry.status_code, "mending" in sorry.text) == (503, True)
+
+
+def test_an_app_that_names_its_sessions_in_a_header_is_sticky_by_it(load):
+    with TestClient(load("learned_sessions").app) as client:
+        first = [client.post("/") for _ in range(3)]
+        assert sorted(answer.json()["replica"] for answer in first) == ["r1", "r2", "r3"]
+        for calls in (2, 3):
+            for answer in first:
+                again = client.post("/", headers={"mcp-session-id": answer.headers["mcp-session-id"]})
+                assert again.json() == {"replica": answer.json()["replica"], "calls": calls}
+        assert "set-cookie" not in first[0].headers
+        assert client.post("/", headers={"mcp-session-id": "invented"}).status_code == 404

@@ -23,28 +23,34 @@ PACKAGES = ("sticky_core", *FACES)
 # From the top down. A subpackage is one room: `balance` is all of sticky_core/balance/.
 LAYERS = (
     {"testing", "pytest_plugin"},
-    {"admin", "config", "frontend", "log", "stats"},
-    {"replicas", "transaction"},
-    {"backend"},
-    {"balance", "claim", "decision", "forwarding", "http1", "persistence", "probe"}
-    | {"queue", "server", "stick_table", "stores", "upstream"},
+    {"admin", "config", "frontend", "log", "stats", "workers"},
+    {"discovery", "replicas", "transaction"},
+    {"backend", "change", "in_force", "plan"},
+    {"backend_config", "balance", "claim", "decision", "forwarding", "http1", "persistence", "probe"}
+    | {"doors", "queue", "server", "stick_table", "upstream"},
     {
         "agent_check",
         "check",
         "cookies",
         "counters",
+        "entries",
         "events",
         "expect",
+        "frames",
         "life",
+        "nameservers",
         "page",
         "pool",
         "proxies",
+        "res",
+        "resolvers",
         "retries",
         "samples",
         "signing",
+        "slots",
     }
     | {"timeouts", "tls"},
-    {"clock", "durations", "errors", "fork", "recent", "request", "target", "xxh64"},
+    {"clock", "durations", "errors", "fork", "recent", "request", "stores", "target", "xxh64"},
 )
 HEIGHT = {room: height for height, layer in enumerate(reversed(LAYERS)) for room in layer}
 

@@ -1,0 +1,5 @@
+"""Settings of gunicorn that tell an app in `workers_wsgi` when its worker has started."""
+
+
+def post_worker_init(worker):
+    worker.wsgi.begin(worker.cfg.threads)

@@ -1,0 +1,101 @@
+"""python-socketio under several workers, with its own client: the handshake, the polls and the upgrade are requests of
+their own, and all belong to the worker that has made the session.
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import aiohttp
+import pytest
+import socketio  # type: ignore[import-untyped]
+
+WORKERS = "uvicorn --workers 4 --no-access-log socketio_asgi:app"
+DEADLINE = 30.0
+
+
+@pytest.fixture
+def started(serve, launch, until):
+    def started(sticky="{}"):
+        start = launch if sticky == "null" else serve
+        served = start(*WORKERS.split(), variables={"STICKY": sticky})
+        if sticky == "null":
+            served.comes_up()
+        until(lambda: served.output.count("Application startup complete") == 4, "all workers")
+        served.kind = replace(served.kind, peace=0, habits=("ResourceWarning",))
+        return served
+
+    return started
+
+
+class Talk:
+    """One client from its connection to its farewell: how many of its messages were answered as they should be. Each
+    of its requests has a connection of its own.
+    """
+
+    def __init__(self, port, transports, messages, patience):
+        self.url = f"http://localhost:{port}"  # clients take no cookies from addresses
+        self.transports = transports
+        self.messages = messages
+        self.patience = patience
+        self.said = 0
+        self.transport = ""
+
+    async def run(self):
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+            client = socketio.AsyncClient(reconnection=False, http_session=session)
+            try:
+                async with asyncio.timeout(self.patience):
+                    await client.connect(self.url, transports=self.transports, wait_timeout=DEADLINE)
+                    for number in range(self.messages):
+                        told = await client.call("say", f"{number}", timeout=DEADLINE)
+                        self.said += told["heard"] == [f"{each}" for each in range(number + 1)]
+                    self.transport = client.transport()
+            except (socketio.exceptions.SocketIOError, OSError, TimeoutError):
+                pass
+            finally:
+                # a farewell by polling waits for the poll that is under way, which the server ends in half a minute
+                if client.eio.read_loop_task is not None:
+                    client.eio.read_loop_task.cancel()
+                await client.eio.disconnect(abort=True)
+        return self
+
+
+def talked(served, count, transports, messages=3, at_once=8, patience=DEADLINE):
+    async def all_of_them():
+        gate = asyncio.Semaphore(at_once)
+
+        async def one():
+            async with gate:
+                return await Talk(served.port, transports, messages, patience).run()
+
+        return await asyncio.gather(*(one() for _ in range(count)))
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """The client says aloud what it then raises."""
+    before = logging.getLogger("engineio.client").level
+    logging.getLogger("engineio.client").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("engineio.client").setLevel(before)
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(12, id="12 connections"), pytest.param(200, id="200 connections", marks=pytest.mark.long)]
+)
+def test_nobody_hears_of_an_invalid_session_and_without_it_most_do(started, count):
+    without = started("null")
+    talks = talked(without, 12, ["polling"], at_once=12, patience=4)
+    assert sum(talk.said == talk.messages for talk in talks) < 9
+    without.kill()
+    served = started()
+    talks = talked(served, count, ["polling"])
+    assert [talk.said for talk in talks] == [3] * count
+    assert {talk.transport for talk in talks} == {"polling"}
+    upgraded = talked(served, count, ["polling", "websocket"])
+    assert [talk.said for talk in upgraded] == [3] * count
+    assert {talk.transport for talk in upgraded} == {"websocket"}
+    assert "Invalid session" not in served.output
