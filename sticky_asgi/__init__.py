@@ -45,6 +45,7 @@ from sticky_core.stick_table import StickTable
 from sticky_core.stores.redis import Redis
 from sticky_core.timeouts import Timeouts
 from sticky_core.tls import TLS
+from sticky_core.workers import HandedOverError
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ __all__ = [
     "Follow",
     "Forward",
     "Found",
+    "HandedOverError",
     "Hash",
     "Hdr",
     "Health",

@@ -19,7 +19,7 @@ import anyio.to_thread
 from anyio.lowlevel import current_token
 from anyio.streams.tls import TLSStream
 
-from sticky_asgi.messages import ASGIApp, Message, Scope
+from sticky_asgi.messages import ASGIApp, Message, Scope, Soon, soon_here, waker
 from sticky_core.agent_check import Said
 from sticky_core.check import Checking, CheckResult, CheckStatus, said
 from sticky_core.errors import Failure, ServerFailure
@@ -360,30 +360,6 @@ def _why(error: OSError) -> str:
 
 
 #: Has something called on an event loop, from whatever thread. RuntimeError if that has ended.
-Soon = Callable[[Callable[[], object]], object]
-
-
-def soon_here() -> Soon:
-    """How to reach this event loop from elsewhere."""
-    native: Any = current_token().native_token
-    soon: Soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
-    return soon
-
-
-def waker(woken: anyio.Event) -> Callable[[], bool]:
-    """Sets `woken` from whatever thread; False if its event loop has ended."""
-    soon = soon_here()
-
-    def wake() -> bool:
-        try:
-            soon(woken.set)
-        except RuntimeError:
-            return False
-        return True
-
-    return wake
-
-
 async def sleep(lie_down: LieDown, at_most: float | None) -> None:
     """Until the bell rings, or for so many seconds."""
     woken = anyio.Event()

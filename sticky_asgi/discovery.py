@@ -13,7 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.lowlevel import current_token
 
-from sticky_asgi.checks import Soon, soon_here
+from sticky_asgi.messages import Soon, soon_here
 from sticky_core import nameservers
 from sticky_core.discovery import Discovery as CoreDiscovery
 from sticky_core.discovery import Name

@@ -5,14 +5,11 @@ body, the answer of a store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import anyio
-from anyio.lowlevel import current_token
 
 from sticky_asgi.bodies import Body
-from sticky_asgi.messages import Transaction
+from sticky_asgi.messages import Transaction, waker
 from sticky_asgi.stores import ask
 from sticky_core.doors import Asked, Door, Peek, Wait
 from sticky_core.server import Server
@@ -52,7 +49,7 @@ async def _woken(transaction: Transaction, wait: Wait, body: Body) -> bool:
     """Whether somebody has woken us; else the time is up."""
     woken = anyio.Event()
     backend = transaction.through
-    if wait.ticket is not None and not backend.waits(wait.ticket, _waker(woken)):
+    if wait.ticket is not None and not backend.waits(wait.ticket, waker(woken)):
         return True
     with anyio.move_on_after(wait.until - backend.clock.monotonic()):
         async with anyio.create_task_group() as group:
@@ -64,21 +61,6 @@ async def _woken(transaction: Transaction, wait: Wait, body: Body) -> bool:
             group.cancel_scope.cancel()
     body.unwatch()
     return woken.is_set()
-
-
-def _waker(woken: anyio.Event) -> Callable[[], bool]:
-    """Sets `woken` from whatever thread; False if its event loop has ended."""
-    native: Any = current_token().native_token
-    soon = native.call_soon_threadsafe if isinstance(native, asyncio.AbstractEventLoop) else native.run_sync_soon
-
-    def wake() -> bool:
-        try:
-            soon(woken.set)
-        except RuntimeError:
-            return False
-        return True
-
-    return wake
 
 
 def _on_asyncio() -> bool:

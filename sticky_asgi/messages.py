@@ -5,9 +5,10 @@ has it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
+import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +26,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "Soon",
     "Sparing",
     "Transaction",
     "cookie_key",
@@ -32,6 +34,8 @@ __all__ = [
     "gone",
     "pay",
     "send_page",
+    "soon_here",
+    "waker",
 ]
 
 #: where a scope carries its decision
@@ -58,6 +62,31 @@ def event_loop() -> EventLoopToken | None:
         return current_token()
     except RuntimeError:
         return None
+
+
+#: has something called on an event loop soon, from whatever thread; RuntimeError if it has ended
+Soon = Callable[[Callable[[], object]], object]
+
+
+def soon_here() -> Soon:
+    """How to reach this event loop from elsewhere."""
+    native: Any = current_token().native_token
+    soon: Soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
+    return soon
+
+
+def waker(woken: anyio.Event) -> Callable[[], bool]:
+    """Sets `woken` from whatever thread; False if its event loop has ended."""
+    soon = soon_here()
+
+    def wake() -> bool:
+        try:
+            soon(woken.set)
+        except RuntimeError:
+            return False
+        return True
+
+    return wake
 
 
 def cookie_key(scope: Scope) -> CookieKey:

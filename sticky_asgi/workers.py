@@ -51,20 +51,28 @@ from sticky_core.samples import Sample
 from sticky_core.server import Server
 from sticky_core.signing import Secret
 from sticky_core.stores.redis import Redis
-from sticky_core.workers import COOKIE, Handed, Handing, Keys, OnLost, Workers, WorkersConfig, alone, begin
+from sticky_core.workers import (
+    BACKLOG,
+    CONNECT,
+    COOKIE,
+    IDLE,
+    Handed,
+    HandedOverError,
+    Handing,
+    Keys,
+    OnLost,
+    Workers,
+    WorkersConfig,
+    alone,
+    begin,
+)
 
 _log = logging.getLogger("sticky_sessions")
 
-#: how many siblings may come at once
-BACKLOG: Final = 2048
-#: seconds for a connection to stand: the system does it by itself, whatever the sibling is busy with
-CONNECT: Final = 5.0
 #: of a body, in bytes: how much may wait for a slow reader before the other end is made to wait as well
 WINDOW: Final = 262144
 #: in bytes: what is written at once rather than when the app lets go
 GATHERED: Final = 16384
-#: how many idle lines to a sibling are kept
-IDLE: Final = 64
 
 #: what of a scope travels: what servers say (ASGI 3, HTTP and WebSocket), not what others have put there
 CARRIED: Final = (
@@ -99,10 +107,6 @@ _DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
 _RESTARTS: Final = 1012
 
 _numbers = count(1)
-
-
-class HandedOverError(Exception):
-    """An exception out of the app in another worker. Its text is the traceback there."""
 
 
 class Handling(Handing[Scope, Send], Transaction):

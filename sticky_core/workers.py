@@ -44,6 +44,12 @@ from sticky_core.transaction import Message, Out, Transaction
 
 OnLost = Literal["rebind", "gone"]
 
+#: how many siblings may come at once
+BACKLOG: Final = 2048
+#: seconds for a connection to stand: the system does it by itself, whatever the sibling is busy with
+CONNECT: Final = 5.0
+#: how many idle lines to a sibling are kept
+IDLE: Final = 64
 #: the cookie's name, where none is given
 COOKIE: Final = "STICKYWORKER"
 #: what a worker is called: this and its slot
@@ -54,6 +60,10 @@ _WEIGHT: Final = 100
 _KEYS: Final = "100k"
 _KEYS_EXPIRE: Final = "1h"
 _NEW: Final = 10_000
+
+
+class HandedOverError(Exception):
+    """An exception out of the app in another worker. Its text is the traceback there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

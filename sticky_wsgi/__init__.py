@@ -42,6 +42,7 @@ from sticky_core.stick_table import StickTable
 from sticky_core.stores.redis import Redis
 from sticky_core.timeouts import Timeouts
 from sticky_core.tls import TLS
+from sticky_core.workers import HandedOverError
 from sticky_wsgi.middleware import Dispatcher, StickyMiddleware, decision
 from sticky_wsgi.upstream import Upstream
 from sticky_wsgi.workers import StickyWorkers
@@ -67,6 +68,7 @@ __all__ = [
     "Follow",
     "Forward",
     "Found",
+    "HandedOverError",
     "Hash",
     "Hdr",
     "Health",

@@ -46,7 +46,20 @@ from sticky_core.server import Server
 from sticky_core.signing import Secret
 from sticky_core.stores import Command
 from sticky_core.stores.redis import Redis
-from sticky_core.workers import COOKIE, Handing, Keys, OnLost, Workers, WorkersConfig, alone, begin
+from sticky_core.workers import (
+    BACKLOG,
+    CONNECT,
+    COOKIE,
+    IDLE,
+    HandedOverError,
+    Handing,
+    Keys,
+    OnLost,
+    Workers,
+    WorkersConfig,
+    alone,
+    begin,
+)
 from sticky_wsgi import stores
 from sticky_wsgi.bodies import Body
 from sticky_wsgi.clients import has_left
@@ -68,14 +81,8 @@ from sticky_wsgi.middleware import Corridor
 
 _log = logging.getLogger("sticky_sessions")
 
-#: how many siblings may come at once
-BACKLOG: Final = 2048
-#: seconds for a connection to stand: the system does it by itself, whatever the sibling is busy with
-CONNECT: Final = 5.0
 #: of a body, in bytes: up to this it is read before anybody is asked, so that no place waits for a slow client
 EAGER: Final = 65536
-#: how many idle lines to a sibling are kept
-IDLE: Final = 64
 #: how many connections to one sibling are tried that end before it could have read the request
 TRIES: Final = 3
 #: how many requests of siblings are served at once where nobody says how many threads the server has
@@ -90,10 +97,6 @@ _numbers = count(1)
 
 #: places for requests, one item each; None: as many as come
 Places = SimpleQueue[None] | None
-
-
-class HandedOverError(Exception):
-    """An exception out of the app in another worker. Its text is the traceback there."""
 
 
 class Placed(Handing[Environ, StartResponse]):

@@ -849,7 +849,7 @@ def test_a_waiter_whose_event_loop_has_ended_can_not_be_woken(hall: Hall) -> Non
     loop = asyncio.new_event_loop()
 
     async def waker() -> Callable[[], bool]:
-        return sticky_asgi.doors._waker(anyio.Event())
+        return sticky_asgi.messages.waker(anyio.Event())
 
     wake = loop.run_until_complete(waker())
     assert wake() is True
@@ -860,7 +860,7 @@ def test_a_waiter_whose_event_loop_has_ended_can_not_be_woken(hall: Hall) -> Non
 @pytest.mark.parametrize("hall", ["asgi on trio"], indirect=True)
 def test_nor_one_whose_trio_has_ended(hall: Hall) -> None:
     async def waker() -> Callable[[], bool]:
-        return sticky_asgi.doors._waker(anyio.Event())
+        return sticky_asgi.messages.waker(anyio.Event())
 
     assert anyio.run(waker, backend="trio")() is False
 

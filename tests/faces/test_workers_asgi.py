@@ -13,8 +13,9 @@ import pytest
 import trio
 
 from sticky_asgi import ConfigError, ServerFailure, StickyWorkers, decision
-from sticky_asgi.workers import WINDOW, HandedOverError
+from sticky_asgi.workers import WINDOW
 from sticky_core.frames import Frames, Kind
+from sticky_core.workers import HandedOverError
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 DEADLINE = 20.0

@@ -19,7 +19,8 @@ import pytest
 from sticky_core.claim import Claim, Reason
 from sticky_core.errors import ConfigError
 from sticky_core.frames import LONGEST, PIECE, Frames, Kind
-from sticky_wsgi.workers import EAGER, HandedOverError, StickyWorkers
+from sticky_core.workers import HandedOverError
+from sticky_wsgi.workers import EAGER, StickyWorkers
 
 SECRET = "a-secret-of-the-worker-tests"
 DEADLINE = 30.0
