@@ -42,11 +42,12 @@ _NOBODY = ""
 class _Cell:
     """What entries say that name the same server and are of the same age."""
 
-    __slots__ = ("age", "server")
+    __slots__ = ("age", "heir", "server")
 
     def __init__(self, server: str, age: _Age[Any]) -> None:
         self.server = server
         self.age = age
+        self.heir: _Cell = self  # the latest to which entries were moved that were used again
 
 
 class _Line(Generic[K]):
@@ -85,13 +86,12 @@ class _Line(Generic[K]):
 class _Age(Generic[K]):
     """A stretch of time."""
 
-    __slots__ = ("began", "cells", "count", "keys", "until", "uses")
+    __slots__ = ("began", "cells", "count", "keys", "until")
 
     def __init__(self, began: float, until: float) -> None:
         self.began = began
         self.until = until  # when its entries expire
         self.count = 0  # entries that were used last in it
-        self.uses = 0
         self.keys: _Line[K] = _Line()
         self.cells: dict[str, _Cell] = {}  # by server
 
@@ -130,18 +130,38 @@ class Entries(Generic[K]):
             self._ages: deque[_Age[K]] = deque()
             self._young: _Age[K] = _Age(-inf, -inf)
             self._next = -inf  # the first use begins an age of its own
+            self._enough = self._most_uses  # entries of the youngest age, after which another begins
+            self._hurries = False
             self._held = 0  # keys in the queues, those included that were forgotten and are not swept yet
             self._live = 0
 
     def get(self, key: K, now: float) -> str | None:
         """The server of `key`, which is used now; None if there is no such entry."""
-        if now >= self._next:
-            with self._lock:
+        with self._lock:
+            if now >= self._next:
                 self._turn(now)
-        cell = self._shards[hash(key) & self._mask].get(key)
-        if cell is None:
-            return None
-        return (cell.server or None) if cell.age is self._young else self._used(key, now)
+            shard = self._shards[hash(key) & self._mask]
+            cell = shard.get(key)
+            if cell is None or not cell.server:
+                return None
+            age, young = cell.age, self._young
+            if age is young:
+                return cell.server
+            if now >= age.until:
+                self._void(key, cell)
+                return None
+            if young.count >= self._enough:
+                self._begin(now)
+                young = self._young
+            if self._hurries:
+                self._sweep(now, _SWEPT)
+            heir = cell.heir
+            if heir.age is not young:
+                heir = cell.heir = young.cell(cell.server)
+            shard[key] = heir
+            age.count -= 1
+            young.count += 1
+            return cell.server
 
     def peek(self, key: K, now: float) -> str | None:
         """The same without using it."""
@@ -212,27 +232,10 @@ class Entries(Generic[K]):
         self._point(shard, key, server)
         return True
 
-    def _used(self, key: K, now: float) -> str | None:
-        with self._lock:
-            self._begin(now)
-            if len(self._ages) > MOST_AGES // 2:  # else nobody is in a hurry: who is used again is queued anew but once
-                self._sweep(now, _SWEPT)
-            shard = self._shards[hash(key) & self._mask]
-            cell = shard.get(key)
-            if cell is None or not cell.server:
-                return None
-            if now >= cell.age.until:
-                self._void(key, cell)
-                return None
-            cell.age.count -= 1
-            self._point(shard, key, cell.server)
-            return cell.server
-
     def _point(self, shard: dict[K, _Cell], key: K, server: str) -> None:
         young = self._young
         shard[key] = young.cell(server)
         young.count += 1
-        young.uses += 1
 
     def _void(self, key: K, cell: _Cell) -> None:
         """What is queued stays known until its turn comes, lest it be queued twice."""
@@ -246,17 +249,19 @@ class Entries(Generic[K]):
         self._sweep(now, _SWEPT)
 
     def _begin(self, now: float) -> None:
-        young = self._young
-        if now >= self._next or (young.uses >= self._most_uses and self._has_few_ages()):
+        if now >= self._next or (self._young.count >= self._enough and self._has_few_ages()):
             self._young = _Age(now, now + self.step + self.expire)
             self._next = now + self.step
+            self._enough = self._most_uses
             self._ages.append(self._young)
+            # else who is used again is queued anew but once, when the turn comes to who puts
+            self._hurries = len(self._ages) > MOST_AGES // 2
 
     def _has_few_ages(self) -> bool:
         """Whether there may be one more, now that enough uses have been seen."""
         if len(self._ages) >= MOST_AGES:
             self._ages = deque(age for age in self._ages if age.keys or age.count or age is self._young)
-        self._young.uses = 0
+        self._enough += self._most_uses
         return len(self._ages) < MOST_AGES
 
     def _sweep(self, now: float, most: float) -> bool:
