@@ -39,15 +39,16 @@ _BUNDLE = 16
 _NOBODY = ""
 
 
-class _Cell:
-    """What entries say that name the same server and are of the same age."""
+class Cell:
+    """What entries say that name the same `server` and are of the same age: used last after `began`, if not since."""
 
-    __slots__ = ("age", "heir", "server")
+    __slots__ = ("age", "began", "heir", "server")
 
     def __init__(self, server: str, age: _Age[Any]) -> None:
         self.server = server
+        self.began = age.began
         self.age = age
-        self.heir: _Cell = self  # the latest to which entries were moved that were used again
+        self.heir: Cell = self  # the latest to which entries were moved that were used again
 
 
 class _Line(Generic[K]):
@@ -93,12 +94,12 @@ class _Age(Generic[K]):
         self.until = until  # when its entries expire
         self.count = 0  # entries that were used last in it
         self.keys: _Line[K] = _Line()
-        self.cells: dict[str, _Cell] = {}  # by server
+        self.cells: dict[str, Cell] = {}  # by server
 
-    def cell(self, server: str) -> _Cell:
+    def cell(self, server: str) -> Cell:
         cell = self.cells.get(server)
         if cell is None:
-            cell = self.cells[server] = _Cell(server, self)
+            cell = self.cells[server] = Cell(server, self)
         return cell
 
 
@@ -126,7 +127,7 @@ class Entries(Generic[K]):
     def clear(self) -> None:
         """Forget all."""
         with self._lock:
-            self._shards: list[dict[K, _Cell]] = [{} for _ in range(self._mask + 1)]
+            self._shards: list[dict[K, Cell]] = [{} for _ in range(self._mask + 1)]
             self._ages: deque[_Age[K]] = deque()
             self._young: _Age[K] = _Age(-inf, -inf)
             self._next = -inf  # the first use begins an age of its own
@@ -137,6 +138,11 @@ class Entries(Generic[K]):
 
     def get(self, key: K, now: float) -> str | None:
         """The server of `key`, which is used now; None if there is no such entry."""
+        cell = self.use(key, now)
+        return cell.server if cell is not None else None
+
+    def use(self, key: K, now: float) -> Cell | None:
+        """The entry of `key` as it was, which is used now; None if there is no such entry."""
         with self._lock:
             if now >= self._next:
                 self._turn(now)
@@ -146,7 +152,7 @@ class Entries(Generic[K]):
                 return None
             age, young = cell.age, self._young
             if age is young:
-                return cell.server
+                return cell
             if now >= age.until:
                 self._void(key, cell)
                 return None
@@ -161,17 +167,12 @@ class Entries(Generic[K]):
             shard[key] = heir
             age.count -= 1
             young.count += 1
-            return cell.server
+            return cell
 
     def peek(self, key: K, now: float) -> str | None:
         """The same without using it."""
         cell = self._shards[hash(key) & self._mask].get(key)
         return (cell.server or None) if cell is not None and now < cell.age.until else None
-
-    def unused_for(self, key: K, now: float) -> float:
-        """For how many seconds, at most, `key` has not been used; inf if there is no such entry."""
-        cell = self._shards[hash(key) & self._mask].get(key)
-        return now - cell.age.began if cell is not None and cell.server and now < cell.age.until else inf
 
     def put(self, key: K, server: str, now: float) -> bool:
         """Remember `server` for `key`. False: there is no room, and none is made."""
@@ -232,12 +233,12 @@ class Entries(Generic[K]):
         self._point(shard, key, server)
         return True
 
-    def _point(self, shard: dict[K, _Cell], key: K, server: str) -> None:
+    def _point(self, shard: dict[K, Cell], key: K, server: str) -> None:
         young = self._young
         shard[key] = young.cell(server)
         young.count += 1
 
-    def _void(self, key: K, cell: _Cell) -> None:
+    def _void(self, key: K, cell: Cell) -> None:
         """What is queued stays known until its turn comes, lest it be queued twice."""
         cell.age.count -= 1
         self._live -= 1
@@ -290,7 +291,7 @@ class Entries(Generic[K]):
             ages.popleft()  # its entries would be queued in it, or before
         return False
 
-    def _drop(self, shard: dict[K, _Cell], key: K, cell: _Cell) -> None:
+    def _drop(self, shard: dict[K, Cell], key: K, cell: Cell) -> None:
         del shard[key]
         self._held -= 1
         if cell.server:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
 from typing import Literal, NamedTuple, get_args
@@ -42,6 +42,11 @@ class Found(NamedTuple):
 
     server: str | None
     sure: bool  #: else it is only what we had known before the store lost it
+
+
+_NOTHING = Found(None, True)
+#: how many servers, as often as news were interrupted, are taken apart but once
+_MOST_READ = 4096
 
 
 class StickTable:
@@ -111,7 +116,16 @@ class StickTable:
         self.entries: Entries[int | str | bytes] = Entries(
             entries or 1, self.expire, nopurge=nopurge, by_use=store is None
         )
+        convert: dict[KeyType, Callable[[Key], int | str | bytes | None]] = {
+            "string": self._string,
+            "binary": self._binary,
+            "integer": _integer,
+            "ip": lambda sample: _text(_ip(sample)),
+            "ipv6": lambda sample: _text(_ipv6(sample)),
+        }
+        self._convert = convert[type]
         self.space: Space | None = None
+        self._read: dict[str, tuple[Found, int]] = {}
 
     def join(self, name: str) -> None:
         """A backend uses it, and has a name for it unless it has one."""
@@ -128,23 +142,16 @@ class StickTable:
         """
         if sample is None or (not sample and isinstance(sample, str | bytes)):
             return None
-        key = self._converted(sample)
+        key = self._convert(sample)
         if key is None or self.space is None:
             return key
         return self.space.digest(key)
 
-    def _converted(self, sample: Key) -> int | str | bytes | None:
-        match self.type:
-            case "string":
-                return (sample if isinstance(sample, str) else in_text(sample))[: self.length]
-            case "binary":
-                return in_bytes(sample)[: self.length].ljust(self.length, b"\0")
-            case "integer":
-                return _integer(sample)
-            case "ip":
-                return _text(_ip(sample))
-            case "ipv6":
-                return _text(_ipv6(sample))
+    def _string(self, sample: Key) -> str:
+        return (sample if isinstance(sample, str) else in_text(sample))[: self.length]
+
+    def _binary(self, sample: Key) -> bytes:
+        return in_bytes(sample)[: self.length].ljust(self.length, b"\0")
 
     def shown(self, key: int | str | bytes) -> str:
         """A key as people write it."""
@@ -161,20 +168,28 @@ class StickTable:
     def look_up(self, key: int | str | bytes, request: Request, now: float) -> Found | Question:
         """Whom `key` belongs to, which is used now; or what has to be asked first."""
         space = self.space
+        entry = self.entries.use(key, now)
         if space is None:
-            return Found(self.entries.get(key, now), True)
+            return Found(entry.server, True) if entry is not None else _NOTHING
         assert isinstance(key, str)
-        unused = self.entries.unused_for(key, now)
-        kept = self.entries.get(key, now)
-        if kept is not None:
-            text, era = _kept(kept)
+        if entry is not None:
+            found, era = self._read.get(entry.server) or self._understood(entry.server)
             if space.fresh(era):
-                if unused >= self.entries.step:
-                    request.owe(self, key, space.touch(key, text))
-                return Found(text, True)
+                if now - entry.began >= self.entries.step:
+                    assert found.server is not None
+                    request.owe(self, key, space.touch(key, found.server))
+                return found
         recall = space.recall(key)
         question = request.question(recall)
         return self._answered(key, question, now) if question is not None else Question(recall, space.news)
+
+    def _understood(self, kept: str) -> tuple[Found, int]:
+        """What the near copy keeps of a key, taken apart once for all keys of which it keeps the same."""
+        text, era = _kept(kept)
+        if len(self._read) >= _MOST_READ:
+            self._read = {}
+        self._read[kept] = read = Found(text, True), era
+        return read
 
     def _answered(self, key: str, question: Question, now: float) -> Found:
         space, answer = self.space, question.answer
