@@ -1123,11 +1123,16 @@ def _strangers(servers: object, persist: object, check: object) -> Iterator[str]
     if check is not None and not isinstance(check, Check):
         yield f"check={check!r} is no check: write check=Check('/health')"
     if isinstance(persist, str):
-        yield f"persist={persist!r} does not say how to persist: write persist=Cookie({persist!r})"
+        yield (
+            f"persist={persist!r} does not say how to persist: write persist=Cookie({persist!r}) for a cookie of ours, "
+            f"Learn.cookie({persist!r}) for the application's, or Stick.on({persist!r}) for a sample"
+        )
     else:
         for asked in cast("Sequence[object]", persist) if isinstance(persist, Sequence) else (persist,):
-            if not hasattr(asked, "over"):
-                yield f"persist={asked!r} is no way to persist: hand a Cookie, or several"
+            if isinstance(asked, type):
+                yield f"persist={asked.__name__} does not say by what: call it, as Cookie('SERVERID') or Stick.on(src)"
+            elif not hasattr(asked, "over"):
+                yield f"persist={asked!r} is no way to persist: hand a Cookie, Stick, Learn, Token, or several"
 
 
 #: by name, the one that was made last

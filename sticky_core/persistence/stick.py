@@ -80,8 +80,9 @@ class Stick:
         check(self._problems())
 
     def _problems(self) -> Iterator[str]:
-        if not callable(self.sample):
-            yield f"stick {self.does}: {self.sample!r} is no sample: hand one of sticky_core.samples, or a function"
+        problem = problem_of(self.sample)
+        if problem is not None:
+            yield f"stick {self.does}: {problem}"
         if not isinstance(cast("object", self.table), StickTable):
             yield f"stick {self.does}: {self.table!r} is no table: write StickTable('string', expire='30m')"
         if self.when is not None and not callable(self.when):
@@ -124,10 +125,8 @@ class Learn:
     def __post_init__(self) -> None:
         if not _each(self.create) or not _each(self.lookup):
             raise ConfigError("learn: name at least one sample of answers to create by, and one of requests to look up")
-        if not all(map(callable, (*_each(self.create), *_each(self.lookup)))):
-            raise ConfigError(
-                "learn: hand samples, such as res.cook('JSESSIONID') and cook('JSESSIONID'), or functions"
-            )
+        problems = map(problem_of, (*_each(self.create), *_each(self.lookup)))
+        check(f"learn: {problem}" for problem in problems if problem is not None)
         if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
             table = StickTable("string", size=SIZE, expire=self.timeout, length=256)
             object.__setattr__(self, "table", table)
@@ -235,7 +234,7 @@ class StickRules:
         self._bound = {server: Presented(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._names: dict[str, Server] = {}
         self._texts: dict[tuple[Server, bool], str] = {}
-        check(f"backend {backend}: {problem}" for problem in self._problems())
+        check(self._problems())
         for server in servers:
             self._enrol(server)
 
@@ -409,6 +408,15 @@ class _Group:
 
     def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> StickRules:
         return StickRules([rule for asked in self.asked for rule in asked.rules()], backend, servers, clock)
+
+
+def problem_of(sample: object) -> str | None:
+    """Why this can't be a sample, if it can't."""
+    if isinstance(sample, type):
+        return f"{sample.__name__} does not say which: write {sample.__name__}('name')"
+    if not callable(sample):
+        return f"{sample!r} is no sample: hand one, such as cook('JSESSIONID') or res.cook('JSESSIONID'), or a function"
+    return None
 
 
 def _table(kind: KeyType) -> StickTable:

@@ -121,7 +121,7 @@ class Redis:
         #: the URL as it may be told: no user, no password
         self.name = _shown(url)
         if not colon or scheme not in _SCHEMES:
-            problems.append(f"store {self.name}: write redis://, rediss:// or unix://, as redis-py does")
+            problems.append(f"store {self.name}: write redis://host:port, rediss:// or unix://, as redis-py does")
         try:
             self.timeout = seconds(timeout)
         except ValueError as error:
@@ -374,6 +374,8 @@ def _shown(url: str) -> str:
     if parts.scheme == "unix":
         db = parse_qs(parts.query).get("db")
         return f"unix://{parts.path}" + (f"?db={db[0]}" if db else "")
+    if parts.scheme not in _SCHEMES:
+        return f"{parts.scheme}:…" if parts.scheme else "…"  # who knows where the password is
     host = parts.hostname or "localhost"
     where = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{where}" + (f":{port}" if port is not None else "") + parts.path
