@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,12 @@ class Visitor(threading.Thread):
             self.wrong += told.get("n") != expected
 
 
+_names = (f"c{number}" for number in count())
+
+
 def visited(served, clients: int, requests: int) -> tuple[int, Counter[int | None]]:
-    """How many answers were wrong, and how many came from which process."""
-    visitors = [Visitor(served, f"c{number}", requests) for number in range(clients)]
+    """Of so many new clients, how many answers were wrong, and how many came from which process."""
+    visitors = [Visitor(served, next(_names), requests) for _ in range(clients)]
     for each in visitors:
         each.start()
     for each in visitors:
@@ -96,8 +100,7 @@ def everybody_is_up(served, until, workers=WORKERS):
 def test_every_client_finds_its_own_count_again_and_without_it_most_do_not(started, until):
     without = started("uvicorn", without=True)
     everybody_is_up(without, until)
-    wrong, _ = visited(without, 20, 20)
-    assert wrong > 200
+    until(lambda: visited(without, 20, 20)[0] > 200, "more than half of the answers are wrong")
     without.stop()
     finds_its_own(started("uvicorn"), until, 20, 20)
 
@@ -114,9 +117,15 @@ def test_every_client_finds_its_own_count_again_under(started, until, name):
 
 def finds_its_own(served, until, clients, requests, workers=WORKERS):
     everybody_is_up(served, until, workers)
-    wrong, answered = visited(served, clients, requests)
-    assert wrong == 0
-    assert len(answered) > 1  # who accepts is the kernel's choice
+    answered: Counter[int | None] = Counter()
+
+    def more():
+        wrong, seen = visited(served, clients, requests)
+        assert wrong == 0
+        answered.update(seen)
+        return len(answered) > 1  # who accepts is the kernel's choice, and it may be one for all
+
+    until(more, "more than one worker has clients")
 
 
 # From here on under uvicorn, and where processes matter under gunicorn: what the workers do is the same everywhere.
@@ -487,9 +496,7 @@ def test_keys_belong_to_one_worker_whoever_takes_them(started, until):
 
 
 def test_sticky_run_is_uvicorn_with_workers_that_stick(served_by_command, until):
-    everybody_is_up(served_by_command, until)
-    wrong, answered = visited(served_by_command, 10, 10)
-    assert (wrong, len(answered) > 1) == (0, True)
+    finds_its_own(served_by_command, until, 10, 10)
 
 
 @pytest.fixture
