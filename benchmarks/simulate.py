@@ -313,7 +313,7 @@ class Run:
             clock=self._clock,
             rng=random.Random(model.seed),
         )
-        self._visit = ReportedVisit if self.backend.observes else Visit
+        self._visit = ReportedVisit if self.backend.in_force.observes else Visit
         self._sessions = array("H", [NOBODY]) * model.sessions
         self._cookies: list[str | None] = [None] * model.sessions
         self._moved = bytearray(model.sessions)

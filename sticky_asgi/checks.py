@@ -39,27 +39,39 @@ _READ = 65536
 _SOON = 0.05
 
 
-class Checks:
-    """The checks of one backend, on the event loop that owns them."""
+class Running:
+    """What runs beside requests for as long as an event loop lives, or a lifespan: once, on the event loop that owns
+    it.
+    """
 
-    def __init__(self, replicas: Replicas) -> None:
-        self._replicas = replicas
-        self._backend = replicas.backend
-        self._scope: anyio.CancelScope | None = None
-        self._ended: anyio.Event | None = None
-        self._task: object = None
-        self._contexts: dict[Server, ssl.SSLContext] = {}
-        self._soon: Soon | None = None  # how to reach the event loop
-        self._watched: dict[Checking, anyio.CancelScope] = {}
+    _scope: anyio.CancelScope | None
+    _ended: anyio.Event | None
+    _task: object
+    _soon: Soon | None  # how to reach the event loop
+
+    def __init__(self) -> None:
+        self._let_go()
 
     @property
-    def cared_for(self) -> bool:
-        """Whether somebody runs them, or nobody has to."""
-        return not self._backend.checked or not self._backend.checks_are_free
+    def wanted(self) -> bool:
+        """Whether there is anything to run."""
+        return True
+
+    def _claimed(self) -> bool:
+        """Whether it is ours to run, and nobody else's from here on."""
+        raise NotImplementedError
+
+    def _disowned(self) -> None:
+        """It is anybody's to run again."""
+        raise NotImplementedError
+
+    async def _work(self) -> None:
+        """What it does, for ever."""
+        raise NotImplementedError
 
     def begin(self) -> None:
-        """Run them as a task of this event loop, where no lifespan does."""
-        if not self._backend.checked or self._ended is not None:
+        """Run it as a task of this event loop, where no lifespan does."""
+        if not self.wanted or self._ended is not None:
             return
         native: Any = current_token().native_token
         if hasattr(native, "create_task"):
@@ -72,35 +84,79 @@ class Checks:
                 trio.lowlevel.spawn_system_task(self.run)
 
     def start(self, group: anyio.abc.TaskGroup) -> None:
-        """Run them in `group`, until `end`."""
-        if self._backend.checked and self._ended is None and self._own():
+        """Run it in `group`, until `end`."""
+        if self.wanted and self._ended is None and self._own():
             group.start_soon(self.run)
 
     def _own(self) -> bool:
-        if not self._backend.own_checks(self):
+        if not self._claimed():
             return False
         self._ended = anyio.Event()
-        self._bell = anyio.Event()
         self._scope = anyio.CancelScope()
         self._soon = soon_here()
         return True
 
     async def run(self) -> None:
-        """Sleep and probe, for ever."""
         scope, ended = self._scope, self._ended
         assert scope is not None and ended is not None
         try:
             with scope:
-                # A loop that lives for one request ends before there is anything to be cancelled.
-                await anyio.sleep(_SOON)
-                async with anyio.create_task_group() as group:
-                    while True:
-                        self._bell = anyio.Event()
-                        self._look(group)
-                        await self._bell.wait()
+                await self._work()
         finally:
             self._let_go()
+            self._disowned()
             ended.set()
+
+    async def end(self) -> None:
+        """Run it no more; over when nothing of it is on its way."""
+        scope, ended = self._scope, self._ended
+        if scope is not None and ended is not None:
+            scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await ended.wait()
+
+    def forked(self) -> None:
+        """We are a forked child: it runs in the parent."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._scope = self._ended = self._task = self._soon = None
+
+
+class Checks(Running):
+    """The checks of one backend, on the event loop that owns them."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        super().__init__()
+        self._replicas = replicas
+        self._backend = replicas.backend
+        self._contexts: dict[Server, ssl.SSLContext] = {}
+
+    @property
+    def cared_for(self) -> bool:
+        """Whether somebody runs them, or nobody has to."""
+        return not self._backend.checked or not self._backend.checks_are_free
+
+    @property
+    def wanted(self) -> bool:
+        return self._backend.checked
+
+    def _claimed(self) -> bool:
+        self._bell = anyio.Event()
+        return self._backend.own_checks(self)
+
+    def _disowned(self) -> None:
+        self._backend.disown_checks(self)
+        self._backend.appoint()
+
+    async def _work(self) -> None:
+        # A loop that lives for one request ends before there is anything to be cancelled.
+        await anyio.sleep(_SOON)
+        async with anyio.create_task_group() as group:
+            while True:
+                self._bell = anyio.Event()
+                self._look(group)
+                await self._bell.wait()
 
     def changed(self) -> None:
         """Other servers are to be checked, or otherwise. From whatever thread."""
@@ -129,23 +185,8 @@ class Checks:
                 group.start_soon(self._watch, server, checking, ask, scope)
 
     def _let_go(self) -> None:
-        self._scope = self._ended = self._task = self._soon = None
-        self._watched = {}
-        self._backend.disown_checks(self)
-        self._backend.appoint()
-
-    async def end(self) -> None:
-        """Run them no more; over when none is on its way."""
-        scope, ended = self._scope, self._ended
-        if scope is not None and ended is not None:
-            scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await ended.wait()
-
-    def forked(self) -> None:
-        """We are a forked child: they run in the parent."""
-        self._scope = self._ended = self._task = self._soon = None
-        self._watched = {}
+        super()._let_go()
+        self._watched: dict[Checking, anyio.CancelScope] = {}
 
     async def _watch(
         self, server: Server, checking: Checking, check: Callable[..., Any], scope: anyio.CancelScope

@@ -11,9 +11,8 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
-from anyio.lowlevel import current_token
 
-from sticky_asgi.messages import Soon, soon_here
+from sticky_asgi.checks import Running
 from sticky_core import nameservers
 from sticky_core.discovery import Discovery as CoreDiscovery
 from sticky_core.discovery import Name
@@ -26,18 +25,15 @@ if TYPE_CHECKING:
 _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
-class Discovery:
+class Discovery(Running):
     """The names of one backend, on the event loop that owns them."""
 
+    _group: anyio.abc.TaskGroup | None
+
     def __init__(self, replicas: Replicas) -> None:
+        super().__init__()
         self._backend = replicas.backend
         self._core = replicas.backend.keep(CoreDiscovery)
-        self._scope: anyio.CancelScope | None = None
-        self._ended: anyio.Event | None = None
-        self._task: object = None
-        self._soon: Soon | None = None  # how to reach the event loop
-        self._group: anyio.abc.TaskGroup | None = None
-        self._asked: dict[Name, anyio.CancelScope] = {}
 
     @property
     def cared_for(self) -> bool:
@@ -54,48 +50,17 @@ class Discovery:
         with anyio.move_on_after(self._core.patience):
             await self._core.begun
 
-    def begin(self) -> None:
-        """Resolve as a task of this event loop, where no lifespan does."""
-        if self._ended is not None:
-            return
-        native: Any = current_token().native_token
-        if hasattr(native, "create_task"):
-            if self._own():
-                self._task = native.create_task(self.run())
-        else:
-            import trio
+    def _claimed(self) -> bool:
+        return self._core.own(self)
 
-            if self._own():
-                trio.lowlevel.spawn_system_task(self.run)
+    def _disowned(self) -> None:
+        self._core.disown(self)
+        self._backend.appoint()
 
-    def start(self, group: anyio.abc.TaskGroup) -> None:
-        """Resolve in `group`, until `end`."""
-        if self._ended is None and self._own():
-            group.start_soon(self.run)
-
-    def _own(self) -> bool:
-        if not self._core.own(self):
-            return False
-        self._ended = anyio.Event()
-        self._scope = anyio.CancelScope()
-        self._soon = soon_here()
-        return True
-
-    async def run(self) -> None:
-        """Sleep and ask, for ever."""
-        scope, ended = self._scope, self._ended
-        assert scope is not None and ended is not None
-        try:
-            with scope:
-                async with anyio.create_task_group() as self._group:
-                    self._look()
-                    await anyio.sleep_forever()
-        finally:
-            self._scope = self._ended = self._task = self._soon = self._group = None
-            self._asked = {}
-            self._core.disown(self)
-            self._backend.appoint()
-            ended.set()
+    async def _work(self) -> None:
+        async with anyio.create_task_group() as self._group:
+            self._look()
+            await anyio.sleep_forever()
 
     def changed(self) -> None:
         """Other names are to be resolved. From whatever thread."""
@@ -120,18 +85,10 @@ class Discovery:
                 self._asked[name] = scope = anyio.CancelScope()
                 group.start_soon(self._resolve, name, scope)
 
-    async def end(self) -> None:
-        """Resolve no more; over when nobody asks."""
-        scope, ended = self._scope, self._ended
-        if scope is not None and ended is not None:
-            scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await ended.wait()
-
-    def forked(self) -> None:
-        """We are a forked child: the parent resolves."""
-        self._scope = self._ended = self._task = self._soon = self._group = None
-        self._asked = {}
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._group = None
+        self._asked: dict[Name, anyio.CancelScope] = {}
 
     async def _resolve(self, name: Name, scope: anyio.CancelScope) -> None:
         with scope:

@@ -19,7 +19,6 @@ from sticky_asgi.upstream import Upstream
 from sticky_core.backend import Backend
 from sticky_core.change import Change
 from sticky_core.errors import ConfigError
-from sticky_core.events import Events, StateChange
 from sticky_core.in_force import InForce
 from sticky_core.replicas import Apps
 from sticky_core.replicas import Replicas as CoreReplicas
@@ -54,10 +53,10 @@ class Replicas(CoreReplicas):
 
     kind = "asgi"
     forwards = Upstream
+    cut = Cut
     apps: Apps[ASGIApp]
 
     def __init__(self, backend: Backend) -> None:
-        self._events: Events | None = None
         super().__init__(backend)
         self.checks = Checks(self)
         self.discovery = Discovery(self)
@@ -69,8 +68,6 @@ class Replicas(CoreReplicas):
         self.transaction: type[Transaction] = Sparing if spares else Transaction
         if in_force.observes:
             self.transaction = ReportedSparing if spares else Reported
-        if in_force.shuts_down and self._events is None:
-            self._events = self.backend.events(self._marked)
         super()._follow(in_force)
 
     @property
@@ -94,19 +91,6 @@ class Replicas(CoreReplicas):
     def start(self) -> None:
         self.seal(self.backend.servers)
         super().start()
-
-    def seal(self, servers: Iterable[Server]) -> None:
-        for server in servers:
-            app = self.apps[server]
-            if app is not None and server.shuts_down and not isinstance(app, Cut):
-                self.apps[server] = Cut(app, server)
-
-    def _marked(self, change: StateChange) -> None:
-        if change.after == "DOWN":
-            for server in self.backend.servers:
-                app = self.apps[server] if server.name == change.server else None
-                if isinstance(app, Cut) and server.shuts_down:
-                    app.end()
 
     def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
         if self.lifespans is not None and self.made and not all(server.config.is_url for server in change.came):

@@ -6,17 +6,17 @@ Connections are those of an event loop. They open when something is asked for th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from sticky_core.errors import ConfigError
-from sticky_core.stores import Ask, Command
+from sticky_core.stores import Ask, Command, Store
 from sticky_core.stores.redis import Redis
 
 if TYPE_CHECKING:
-    from sticky_asgi.redis import Line
+    pass
 
-_Lines = dict[Redis, "Line"]
+_Lines = dict[Store, "Answering"]
 _of: dict[asyncio.AbstractEventLoop, _Lines] = {}
 
 
@@ -27,7 +27,7 @@ async def ask(asks: Sequence[Ask]) -> list[object]:
     ConfigError if the event loop is not asyncio's.
     """
     lines = _lines()
-    of: dict[Redis, list[int]] = {}
+    of: dict[Store, list[int]] = {}
     for number, each in enumerate(asks):
         of.setdefault(each.store, []).append(number)
     # all are on their way before the first is waited for
@@ -39,7 +39,7 @@ async def ask(asks: Sequence[Ask]) -> list[object]:
     return answers
 
 
-async def end(stores: Iterable[Redis]) -> None:
+async def end(stores: Iterable[Store]) -> None:
     """Close what this event loop has opened. Whoever asks again opens it anew."""
     try:
         lines = _lines()
@@ -54,15 +54,15 @@ async def end(stores: Iterable[Redis]) -> None:
 class Answering(Protocol):
     """What answers in a store's place, as `Line` does."""
 
-    async def ask(self, commands: Sequence[Command], /) -> list[object]: ...
+    def ask(self, commands: Sequence[Command], /) -> Awaitable[list[object]]: ...
     async def end(self) -> None: ...
 
 
-def answers(store: Redis, by: Answering) -> None:
+def answers(store: Store, by: Answering) -> None:
     """What is asked of `store` on this event loop is answered by this line: workers answer each other in a store's
     place.
     """
-    _lines()[store] = cast("Line", by)
+    _lines()[store] = by
 
 
 def _lines() -> _Lines:
@@ -79,10 +79,11 @@ def _lines() -> _Lines:
     return lines
 
 
-def _line(lines: _Lines, store: Redis) -> Line:
+def _line(lines: _Lines, store: Store) -> Answering:
     line = lines.get(store)
     if line is None:
         from sticky_asgi.redis import Line  # redis-py is an extra
 
+        assert isinstance(store, Redis)  # nobody else has said who answers
         line = lines[store] = Line(store, asyncio.get_running_loop())
     return line

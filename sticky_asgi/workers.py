@@ -50,7 +50,6 @@ from sticky_core.persistence import Cookie
 from sticky_core.samples import Sample
 from sticky_core.server import Server
 from sticky_core.signing import Secret
-from sticky_core.stores.redis import Redis
 from sticky_core.workers import (
     BACKLOG,
     CONNECT,
@@ -314,7 +313,7 @@ class Here:
         keys = self.workers.keys
         if keys is not None:
             self.asking = Asking(self, keys)
-            stores.answers(cast(Redis, keys), self.asking)
+            stores.answers(keys, self.asking)
 
     def _sibling(self, workers: Workers, number: int) -> Sibling:
         sibling = self.siblings[number] = Sibling(workers, number)
@@ -351,7 +350,7 @@ class Here:
         for sibling in self.siblings.values():
             sibling.close()
         if self.workers.keys is not None:
-            await stores.end((cast(Redis, self.workers.keys),))
+            await stores.end((self.workers.keys,))
 
     def forked(self) -> None:
         """In a forked child: siblings must not knock where nobody opens once the worker has died."""

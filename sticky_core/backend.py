@@ -278,25 +278,13 @@ class Backend:
         return self.in_force.retries
 
     @property
-    def unavailable(self) -> Unavailable:
-        return self.in_force.unavailable
-
-    @property
     def stores(self) -> tuple[Redis, ...]:
         """Where its tables are shared."""
         return self.in_force.stores
 
     @property
-    def counts(self) -> bool:
-        return self.in_force.counts
-
-    @property
     def checked(self) -> bool:
         return self.in_force.checked
-
-    @property
-    def observes(self) -> bool:
-        return self.in_force.observes
 
     def choose(self, request: Request, tried: Container[Server]) -> Server | None:
         return self.in_force.choose(request, tried)

@@ -7,12 +7,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sticky_core import discovery, http1, life
 from sticky_core.backend import Kept
 from sticky_core.change import Change
 from sticky_core.errors import ConfigError
+from sticky_core.events import Events, StateChange
 from sticky_core.in_force import InForce
 from sticky_core.server import Health, Server, ServerConfig
 from sticky_core.target import OTHER_FACE, App, Kind, kinds
@@ -33,11 +34,24 @@ class Apps(dict[Server, A | None]):
         return None
 
 
+class Cut(Protocol):
+    """An app whose server takes what is in flight with it when it goes down (`on_marked_down="shutdown-sessions"`)."""
+
+    def __init__(self, app: Any, server: Server) -> None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def end(self) -> None:
+        """End what is open, from whatever thread."""
+        ...
+
+
 class Replicas(Kept):
     """One per backend and face (`Backend.keep`). A server whose app is None does not live, and refuses what comes."""
 
     kind: Kind
     forwards: type[Upstream]  #: what stands for a server that is a URL
+    cut: type[Cut]  #: what stands around an app that is cut off when its server goes down
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -56,6 +70,7 @@ class Replicas(Kept):
         self._stale: list[Upstream] = []  # to be let go
         self._misfits: list[Server] = []  # moved while they were to be sent another way
         self._lock = threading.Lock()
+        self._events: Events | None = None  # once somebody is to be cut off
         self._follow(self.in_force)
 
     def _follow(self, in_force: InForce) -> None:
@@ -63,6 +78,8 @@ class Replicas(Kept):
         # once more than one attempt needs it, it stays: a request may have begun by other rules than it is read by
         self.rereads = self.rereads or in_force.rereads
         self.retry_body_limit = in_force.config.retry_body_limit
+        if in_force.shuts_down and self._events is None:
+            self._events = self.backend.events(self._marked)
         self.seal(in_force.servers)
         self.in_force = in_force
 
@@ -115,7 +132,17 @@ class Replicas(Kept):
 
     def seal(self, servers: Iterable[Server]) -> None:
         """Let the apps of those servers be cut off that take what is in flight with them (`Server.shuts_down`)."""
-        raise NotImplementedError
+        for server in servers:
+            app = self.apps[server]
+            if app is not None and server.shuts_down and not isinstance(app, self.cut):
+                self.apps[server] = self.cut(app, server)
+
+    def _marked(self, change: StateChange) -> None:
+        if change.after == "DOWN":
+            for server in self.backend.servers:
+                app = self.apps[server] if server.name == change.server else None
+                if isinstance(app, self.cut) and server.shuts_down:
+                    app.end()
 
     def start(self) -> None:
         """All apps are made: requests may come."""

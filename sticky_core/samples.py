@@ -193,7 +193,7 @@ class form:
         check(_wrong("form", self.name, self.limit))
 
     def __call__(self, request: Request) -> str | None:
-        if not _is(request, "application/x-www-form-urlencoded"):
+        if _content_type(request) != "application/x-www-form-urlencoded":
             return None
         body = request.peek(self.limit + 1).decode("latin-1")
         if len(body) > self.limit:  # the last field may go on
@@ -280,10 +280,6 @@ def _picked(document: bytes, name: str) -> str | None:
 
 def _content_type(request: Request) -> str:
     return next(iter(request.header("content-type")), "").partition(";")[0].strip().lower()
-
-
-def _is(request: Request, kind: str) -> bool:
-    return _content_type(request) == kind
 
 
 # Converters

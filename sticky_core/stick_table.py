@@ -18,7 +18,7 @@ from sticky_core.durations import Duration, seconds
 from sticky_core.entries import Entries
 from sticky_core.errors import ConfigError, StoreFailure, check
 from sticky_core.request import Request
-from sticky_core.samples import Address, Key, address, in_bytes, in_text
+from sticky_core.samples import Address, Key, address, in_bytes, in_text, ipmask, src
 from sticky_core.stores import Ask, Question
 from sticky_core.stores.redis import Redis, Space
 
@@ -111,7 +111,8 @@ class StickTable:
                 problems.append("a shared table needs expire=: nothing else bounds it in the store")
             if nopurge:
                 problems.append("nopurge has no effect on a shared table: the store bounds it by expire")
-        check(f"stick table {name}: {problem}".replace(" :", ":") for problem in problems)
+        where = f"stick table {name}" if name else "stick table"
+        check(f"{where}: {problem}" for problem in problems)
         #: what is known in this process: all of it, or a near copy of what a store knows
         self.entries: Entries[int | str | bytes] = Entries(
             entries or 1, self.expire, nopurge=nopurge, by_use=store is None
@@ -357,9 +358,7 @@ class StickTable:
 
 def table_for(sample: object) -> KeyType:
     """The type of keys that suits a sample."""
-    from sticky_core import samples
-
-    return "ipv6" if sample is samples.src or isinstance(sample, samples.ipmask) else "string"
+    return "ipv6" if sample is src or isinstance(sample, ipmask) else "string"
 
 
 def _kept_as(text: str, era: int) -> str:

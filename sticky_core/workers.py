@@ -38,7 +38,6 @@ from sticky_core.signing import VARIABLE, Secret
 from sticky_core.slots import MOST, Slot, Slots
 from sticky_core.stick_table import StickTable
 from sticky_core.stores import Ask, Question
-from sticky_core.stores.redis import Redis
 from sticky_core.target import App
 from sticky_core.transaction import Message, Out, Transaction
 
@@ -342,6 +341,9 @@ class Keys:
     nothing with it.
     """
 
+    #: siblings answer in a store's place (`sticky_core.stores.Store`); who does not, has none of its keys any more
+    on_store_failure: Literal["local"] = "local"
+
     def __init__(self, workers: Workers, sample: Sample) -> None:
         self.workers = workers
         self.sample = sample
@@ -449,7 +451,7 @@ class Learned:
             return Presented(Claim.VALID, Reason.BOUND, server, note=key)
         if keys.workers.gone and before is not None:
             return Presented(Claim.INVALID, Reason.OTHER_LIFE, note=key)
-        ask = Ask(cast(Redis, keys), (key,))
+        ask = Ask(keys, (key,))
         if request.question(ask) is None:
             return replace(NO_ENTRY, questions=(Question(ask, 0),), note=key)
         return replace(NO_ENTRY, note=key)  # whose it was has ended in this moment

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from sticky_core.backend import Backend
 from sticky_core.change import Change
-from sticky_core.events import Events, StateChange
 from sticky_core.in_force import InForce
 from sticky_core.replicas import Apps
 from sticky_core.replicas import Replicas as CoreReplicas
@@ -37,10 +36,10 @@ class Replicas(CoreReplicas):
 
     kind = "wsgi"
     forwards = Upstream
+    cut = Cut
     apps: Apps[WSGIApp]
 
     def __init__(self, backend: Backend) -> None:
-        self._events: Events | None = None
         super().__init__(backend)
         self.checks = Checks(self)
         self.discovery = Discovery(self)
@@ -50,8 +49,6 @@ class Replicas(CoreReplicas):
         self.transaction: type[Transaction] = Sparing if spares else Transaction
         if in_force.observes:
             self.transaction = ReportedSparing if spares else Reported
-        if in_force.shuts_down and self._events is None:
-            self._events = self.backend.events(self._marked)
         super()._follow(in_force)
 
     @property
@@ -73,19 +70,6 @@ class Replicas(CoreReplicas):
         super().make(server)
         self.seal(server.only)
         return self.apps[server]
-
-    def seal(self, servers: Iterable[Server]) -> None:
-        for server in servers:
-            app = self.apps[server]
-            if app is not None and server.shuts_down and not isinstance(app, Cut):
-                self.apps[server] = Cut(app, server)
-
-    def _marked(self, change: StateChange) -> None:
-        if change.after == "DOWN":
-            for server in self.backend.servers:
-                app = self.apps[server] if server.name == change.server else None
-                if isinstance(app, Cut) and server.shuts_down:
-                    app.end()
 
     def swapped(self, change: Change) -> None:
         super().swapped(change)

@@ -9,21 +9,21 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from sticky_core.fork import renewed
-from sticky_core.stores import Ask, Command
+from sticky_core.stores import Ask, Command, Store
 from sticky_core.stores.redis import Redis
 
 if TYPE_CHECKING:
-    from sticky_wsgi.redis import Line
+    pass
 
 
 def ask(asks: Sequence[Ask]) -> list[object]:
     """What the stores answer, in order: bytes, a number, None; or a `StoreFailure` where there was no answer in the
     store's `timeout`, and at once while its breaker is open.
     """
-    of: dict[Redis, list[int]] = {}
+    of: dict[Store, list[int]] = {}
     for number, each in enumerate(asks):
         of.setdefault(each.store, []).append(number)
     answers: list[object] = [None] * len(asks)
@@ -34,7 +34,7 @@ def ask(asks: Sequence[Ask]) -> list[object]:
     return answers
 
 
-def end(stores: Iterable[Redis]) -> None:
+def end(stores: Iterable[Store]) -> None:
     """Close what this process has opened. Whoever asks again opens it anew."""
     for store in stores:
         line = _lines.of.pop(store, None)
@@ -49,27 +49,28 @@ class Answering(Protocol):
     def end(self) -> None: ...
 
 
-def answers(store: Redis, by: Answering) -> None:
+def answers(store: Store, by: Answering) -> None:
     """What is asked of `store` in this process is answered by this line: workers answer each other in a store's
     place.
     """
-    _lines.of[store] = cast("Line", by)
+    _lines.of[store] = by
 
 
 class _Lines:
     """Those of this process."""
 
     def __init__(self) -> None:
-        self.of: dict[Redis, Line] = {}
+        self.of: dict[Store, Answering] = {}
         self._lock = threading.Lock()
         self.pid = os.getpid()
         renewed(self)
 
-    def line(self, store: Redis) -> Line:
+    def line(self, store: Store) -> Answering:
         line = self.of.get(store)
         if line is None:
             from sticky_wsgi.redis import Line  # redis-py is an extra
 
+            assert isinstance(store, Redis)  # nobody else has said who answers
             with self._lock:
                 line = self.of.get(store)
                 if line is None:

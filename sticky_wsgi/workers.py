@@ -45,7 +45,6 @@ from sticky_core.samples import Sample
 from sticky_core.server import Server
 from sticky_core.signing import Secret
 from sticky_core.stores import Command
-from sticky_core.stores.redis import Redis
 from sticky_core.workers import (
     BACKLOG,
     CONNECT,
@@ -250,7 +249,7 @@ class StickyWorkers(Corridor):
             here.drain(seconds(self._asked.drain))
             here.workers.slot.release()
             if here.workers.keys is not None:
-                stores.end((cast(Redis, here.workers.keys),))
+                stores.end((here.workers.keys,))
 
     def _routed(self, environ: Environ) -> None:
         return None
@@ -341,7 +340,7 @@ class Here:
         keys = self.workers.keys
         if keys is not None:
             self.asking = Asking(self, keys)
-            stores.answers(cast(Redis, keys), self.asking)
+            stores.answers(keys, self.asking)
         self.over = False
         self._most = threads or THREADS
         self._threads: list[threading.Thread] = []

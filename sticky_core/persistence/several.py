@@ -17,9 +17,8 @@ class Several:
 
     def __init__(self, persistences: Sequence[Persistence]) -> None:
         self._persistences = persistences
-        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(
-            0
-        )  # each part has its own
+        # each part has its own
+        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
         self.idle = max(each.idle for each in persistences)
 
     def recognise(self, request: Request, *, stopped: bool = False) -> Presented:

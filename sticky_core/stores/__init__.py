@@ -5,21 +5,27 @@ the faces send them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from sticky_core.stores.redis import Redis
-
-__all__ = ["Ask", "Command", "Question", "packed"]
+__all__ = ["Ask", "Command", "Question", "Store", "packed"]
 
 #: the words of one command
 Command = tuple[bytes | str | int | float, ...]
 
 
+class Store(Protocol):
+    """Who is asked: `Redis`, or whoever answers in the place of one."""
+
+    @property
+    def on_store_failure(self) -> Literal["local", "fail"]:
+        """What becomes of requests while nobody answers."""
+        ...
+
+
 class Ask(NamedTuple):
     """One command for one store."""
 
-    store: Redis
+    store: Store
     command: Command
 
 

@@ -142,7 +142,7 @@ class Redis:
         if find_spec("redis") is None:
             problems.append(f"store {self.name}: {_MISSING}")
         check(problems)
-        self.on_store_failure = on_store_failure
+        self.on_store_failure: Literal["local", "fail"] = on_store_failure
         self.prefix = prefix
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.rng: Rng = rng if rng is not None else random

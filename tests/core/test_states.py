@@ -212,7 +212,7 @@ def test_a_server_that_fails_too_often_is_left_alone_for_a_while():
 def test_the_only_server_is_never_left_alone():
     backend, _ = made(Server("s1", app, max_fails=1))
     backend.served(backend["s1"], Failure.TIMEOUT, 0, 0.1)
-    assert backend["s1"].usable and not backend.observes
+    assert backend["s1"].usable and not backend.in_force.observes
 
 
 # -- drains
