@@ -228,21 +228,28 @@ class Connection(Wire):
         self.send(request)
 
     def answer(self) -> Answer:
-        """The answer, whole, of a connection that closes after it."""
-        return parsed(self.read_all())
+        """The answer of a connection that closes after it: whole, or a ConnectionError."""
+        return parsed(self.read_all(), whole=True)
 
     def head(self) -> Answer:
         """The answer as far as its head."""
         return parsed(self.read_until(b"\r\n\r\n"))
 
 
-def parsed(raw: bytes) -> Answer:
-    head, _, body = raw.partition(b"\r\n\r\n")
+def parsed(raw: bytes, whole: bool = False) -> Answer:
+    head, end, body = raw.partition(b"\r\n\r\n")
+    if not end:
+        raise ConnectionAbortedError(f"a head that was cut short: {raw!r}")
     line, *lines = head.decode("latin-1").split("\r\n")
     headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
     if any(name.lower() == "transfer-encoding" for name, _ in headers):
+        if whole and not body.endswith(b"0\r\n\r\n"):
+            raise ConnectionAbortedError(f"chunks that were cut short: {raw!r}")
         body = b"".join(chunks(body))
-    return Answer(int(line.split()[1]), headers, body)
+    answer = Answer(int(line.split()[1]), headers, body)
+    if whole and any(len(body) < int(length) for length in answer.values("content-length")):
+        raise ConnectionAbortedError(f"a body that was cut short: {raw!r}")
+    return answer
 
 
 def chunks(body: bytes) -> Iterator[bytes]:

@@ -151,7 +151,7 @@ def crowd(served, target: str, size: int = 12) -> list[tuple[Any, Any]]:
         client = served.client()
         try:
             told.append((client, asked(served, client, target)))
-        except (OSError, IndexError, ValueError):
+        except OSError:
             pass  # a worker that ends closes its door without a word
 
     together = [threading.Thread(target=one) for _ in range(size)]
@@ -251,7 +251,7 @@ def ask_again(served, client, target):
     for _ in range(20):
         try:
             return asked(served, client, target)
-        except (OSError, IndexError, ValueError):
+        except OSError:
             continue
     raise AssertionError("nobody answers")
 
@@ -289,7 +289,7 @@ def test_what_was_at_the_worker_that_is_killed_ends_in_a_502_and_nothing_else_fa
 def collect(client, target, method, results) -> None:
     try:
         results.append(client.ask(target, method).status)
-    except (OSError, IndexError):  # nothing came
+    except OSError:  # nothing came
         results.append(None)
 
 
@@ -311,7 +311,7 @@ class Regular(threading.Thread):
             try:
                 answer = self._client.ask(f"/count?client={self._name}")
                 self.told.append(json.loads(answer.body) if answer.status == 200 else answer.status)
-            except (OSError, IndexError, ValueError):  # by whoever had accepted it, which was the victim
+            except OSError:  # by whoever had accepted it, which was the victim
                 self.told.append(None)
 
     @property
@@ -363,7 +363,7 @@ def test_workers_that_are_replaced_under_load_fail_nobody(started, until):
         while not over.is_set():
             try:
                 answer = client.ask(f"/count?client={name}")
-            except (OSError, IndexError, ValueError):
+            except OSError:
                 continue  # its own connection was cut: gunicorn closes its door without a word
             if answer.status != 200:
                 problems.append(answer)

@@ -248,7 +248,7 @@ def test_only_the_clients_of_a_worker_that_is_killed_are_bound_anew_and_only_onc
         while not over.is_set():
             try:
                 answer = client.ask(f"/count?client=of-{pid}")
-            except (OSError, IndexError):
+            except OSError:
                 cut[pid] += 1  # the victim had accepted it: nobody else's fault
                 continue
             if answer.status == 200:
@@ -307,7 +307,7 @@ def test_what_was_at_the_worker_that_is_killed_ends_in_a_502_and_nothing_else_fa
     def collect(number):
         try:
             results.append(held.ask(f"/hold?client=h{number}", "POST").status)
-        except (OSError, IndexError):  # nothing came
+        except OSError:  # nothing came
             results.append(None)
 
     waiting = [threading.Thread(target=collect, args=(number,)) for number in range(3)]  # a place is left to ask
@@ -335,7 +335,7 @@ def test_workers_that_are_replaced_under_load_fail_nobody(started, until, name):
         while not over.is_set():
             try:
                 answer = client.ask(f"/count?client={name}")
-            except (OSError, IndexError):
+            except OSError:
                 continue  # its own connection was cut: gunicorn closes its door without a word
             if answer.status != 200:
                 problems.append(answer)
@@ -384,7 +384,7 @@ def test_a_worker_that_has_served_its_requests_leaves_its_slot_to_another(starte
         for _ in range(10):
             try:
                 told = asked(served.client(), "/count?client=x")
-            except (OSError, IndexError):
+            except OSError:
                 continue
             seen.add((told["server"], told["pid"]))
         return len({pid for _, pid in seen}) > 2 * WORKERS
