@@ -21,39 +21,24 @@ class Body:
     What goes beyond the limit is kept until more is asked for, so that who gives up before may be followed by another.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_at",
-        "_farewell",
-        "_kept",
-        "_limit",
-        "_on_gone",
-        "_others",
-        "_reading",
-        "_receive",
-        "_told",
-        "forgotten",
-        "gone",
-        "retellable",
-        "silent",
-    )
+    # Most requests have no body, and nobody asks for what is not set here.
+    _at = 0  # how many messages this attempt has been told
+    _kept = 0
+    _reading = False
+    _others: anyio.Event | None = None  # what they wait for who would read at the same time
+    _ahead: asyncio.Task[None] | None = None
+    _on_gone: Callable[[], object] | None = None
+    _farewell = GONE
+    gone = False  #: whether the client has left
+    #: Whether the client waits to be asked for its body, so that nobody is to ask by the way.
+    silent = False
+    retellable = True
+    forgotten = False
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._limit = limit
         self._told: list[Message] = []
-        self._at = 0  # how many of these this attempt has been told
-        self._kept = 0
-        self._reading = False
-        self._others: anyio.Event | None = None  # what they wait for who would read at the same time
-        self._ahead: asyncio.Task[None] | None = None
-        self._on_gone: Callable[[], object] | None = None
-        self._farewell = GONE
-        self.gone = False  #: whether the client has left
-        #: Whether the client waits to be asked for its body, so that nobody is to ask by the way.
-        self.silent = False
-        self.retellable = True
-        self.forgotten = False
 
     async def __call__(self) -> Message:
         if not self.retellable and self._at:

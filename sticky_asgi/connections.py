@@ -2,8 +2,8 @@
 that leave.
 
 One protocol object per connection and no task per request. One sweep per event loop, every tenth of a second while
-anything is under way, stands in for a timer per request: it ends what takes too long, and begins to look out for the
-client of a request that was not answered at once.
+there is any, stands in for a timer per request: it ends what takes too long, and begins to look out for the client of a
+request that was not answered at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import select
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Protocol, cast
 
 from sticky_asgi.bodies import Body
@@ -54,7 +54,6 @@ class Connection(Flow):
         "_buffered",
         "_continued",
         "_keeper",
-        "_limit",
         "_news",
         "_paused",
         "_poll",
@@ -65,6 +64,8 @@ class Connection(Flow):
         "closed",
         "cut",
         "gone",
+        "loop",
+        "sweep",
         "transport",
         "why",
     )
@@ -74,6 +75,8 @@ class Connection(Flow):
     def __init__(self, keeper: Connections) -> None:
         super().__init__()
         self._keeper = keeper
+        self.loop = keeper.loop
+        self.sweep = keeper.sweep
         self.answer = Answers()
         self.closed = False
         self._paused = False
@@ -87,15 +90,14 @@ class Connection(Flow):
         self._task: asyncio.Task[object] | None = None
         #: whose client is to be watched
         self.body: Body | None = None
-        #: the sweep in which we began to wait for the server, and how many it may take
-        self._since = 0
-        self._limit = 0
-        self._begun = 0
+        self._since = 0  # the sweep in which we began to wait for the server
+        self._begun = 0  # and the one in which its exchange began
 
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.sweep.add(self)
 
     def data_received(self, data: bytes) -> None:
         answer = self.answer
@@ -108,7 +110,7 @@ class Connection(Flow):
             if answer.over:
                 self._keeper.closed(self)
             return
-        self._since = self._keeper.sweep.number
+        self._since = self.sweep.number
         if answer.status:
             self._buffered += len(data)
             if self._buffered > WINDOW and not answer.over:
@@ -123,6 +125,7 @@ class Connection(Flow):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self.sweep.drop(self)
         if exc is None:
             self._end()
         elif not self.answer.over and not self.gone:
@@ -134,20 +137,15 @@ class Connection(Flow):
 
     # What an exchange does
 
-    def begin(self, method: str, body: Body, timeout: float, upgrade: bool = False) -> None:
-        """A request is about to be sent, and its client's `body` is to be watched. `timeout`: seconds without a word
-        from the server.
+    def begin(self, method: str, body: Body, upgrade: bool = False) -> None:
+        """A request is about to be sent, and its client's `body` is to be watched. Nothing has gone wrong so far: else
+        the connection would not have been kept.
         """
         self.answer.begin(method, upgrade)
         self._buffered = 0
-        self.why = None
-        self.gone = False
         self.body = body
-        self._limit = max(1, round(timeout / TICK))
-        self._begun = self._since = self._keeper.sweep.number
-        self._task = asyncio.current_task(self._keeper.loop)
-        self.cut = False
-        self._keeper.sweep.add(self)
+        self._begun = self._since = self.sweep.number
+        self._task = asyncio.current_task(self.loop)
 
     def write(self, data: bytes) -> None:
         if not self.closed:
@@ -158,28 +156,27 @@ class Connection(Flow):
         writable = self._writable
         if writable is not None and not self.closed:
             await writable
-            self._since = self._keeper.sweep.number
+            self._since = self.sweep.number
 
-    async def news(self) -> None:
-        """Wait for more of the answer. ServerFailure if there will be none; returns at once if the client has left."""
-        if self.why is not None:
-            raise self.why
-        if self.gone:
-            return
-        if self.closed:
-            raise ServerFailure(self._cut_short)
-        if self._paused:
+    def news(self) -> Awaitable[None]:
+        """What to wait for until there is more of the answer, or there will be none: `left` tells."""
+        news = self._news = self.loop.create_future()
+        if self.closed and self.why is None and not self.gone:
+            self.why = ServerFailure(self._cut_short)
+        if self.why is not None or self.gone:
+            self._wake()
+        elif self._paused:
             self._paused = False
             self._buffered = 0
             self.transport.resume_reading()
-        self._since = self._keeper.sweep.number
-        news = self._news = self._keeper.loop.create_future()
-        try:
-            await news
-        finally:
-            self._news = None
+        self._since = self.sweep.number
+        return news
+
+    def left(self) -> bool:
+        """Whether the client has left. ServerFailure if the server has failed."""
         if self.why is not None:
             raise self.why
+        return self.gone
 
     def take(self) -> bytes:
         """What has come of the body."""
@@ -207,8 +204,10 @@ class Connection(Flow):
         if self._continued is not None:
             self._continued.set()
         news = self._news
-        if news is not None and not news.done():
-            news.set_result(None)
+        if news is not None:
+            self._news = None
+            if not news.done():
+                news.set_result(None)
 
     def _fail(self, failure: Failure, detail: str = "") -> None:
         if self.why is None:
@@ -240,29 +239,25 @@ class Connection(Flow):
         body = self.body
         if body is not None and number > self._begun + 1 and not body.watched:
             body.watch(self.client_left)
-        if number - self._since > self._limit and (self._news is not None or self._writable is not None):
+        if number - self._since > self._keeper.patience and (self._news is not None or self._writable is not None):
             self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")
             self.transport.abort()
 
     def client_left(self) -> None:
         """Nobody waits for the answer any more: the server hears of it."""
         self.gone = True
-        self._since = self._keeper.sweep.number
+        self._since = self.sweep.number
         self.transport.abort()
         self._wake()
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._keeper.loop
-
-    @property
-    def sweep(self) -> Sweep:
-        return self._keeper.sweep
-
     def hand_over(self) -> None:
-        """The exchange is no affair of ours any more."""
-        self._keeper.sweep.drop(self)
-        self._task = None
+        """The connection is no affair of ours any more."""
+        self.sweep.drop(self)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody's client is to be watched."""
+        self._task = self._news = None
         if self.body is not None:
             self.body.unwatch()
             self.body = None
@@ -279,7 +274,7 @@ class Connection(Flow):
 
     def end(self) -> None:
         """The exchange is over: the connection is kept if it may be, and closed if not."""
-        self.hand_over()
+        self._let_go()
         answer = self.answer
         if answer.over and answer.reusable and not self.closed and self.why is None and not self.gone:
             if self._paused:
@@ -300,8 +295,11 @@ class Connections:
         context: ssl.SSLContext | None,
         sni: str | None,
         pool: Pool[Connection],
+        timeout: float,
     ) -> None:
+        """`timeout`: seconds without a word from the server."""
         self.loop = loop
+        self.patience = max(1, round(timeout / TICK))  # the same, in sweeps
         self.sweep = Sweep.of(loop)
         self._location = location
         self._context = context
@@ -354,9 +352,7 @@ class Connections:
 
     def keep(self, connection: Connection) -> None:
         """Its exchange is over, and it may carry another."""
-        if self._pool.put(connection, self.loop.time()):
-            self.sweep.begin()
-        else:
+        if not self._pool.put(connection, self.loop.time()):
             connection.transport.abort()
 
     def closed(self, connection: Connection) -> None:
@@ -366,10 +362,6 @@ class Connections:
         """Close what has idled for too long."""
         for connection in self._pool.purge(self.loop.time()):
             connection.transport.abort()
-
-    @property
-    def idle(self) -> int:
-        return len(self._pool)
 
     def close(self) -> None:
         """Close what is idle."""
@@ -406,7 +398,7 @@ class Sweep:
         self.number = 0
         self.pools: weakref.WeakSet[Connections] = weakref.WeakSet()
         self._loop = loop
-        self._busy: set[Swept] = set()
+        self._watched: set[Swept] = set()
         self._next: asyncio.TimerHandle | None = None
         self._ends = self._until_the_loop_ends()
 
@@ -436,26 +428,23 @@ class Sweep:
                 self._next.cancel()
             await asyncio.sleep(0)  # what was aborted is told so in the loop's next round
 
-    def add(self, connection: Swept) -> None:
-        self._busy.add(connection)
+    def add(self, each: Swept) -> None:
+        self._watched.add(each)
         if self._next is None:
-            self.begin()
+            self._begin()
 
-    def drop(self, connection: Swept) -> None:
-        self._busy.discard(connection)
+    def drop(self, each: Swept) -> None:
+        self._watched.discard(each)
 
-    def begin(self) -> None:
-        if self._next is None:
-            self._next = self._loop.call_later(TICK, self._sweep)
+    def _begin(self) -> None:
+        self._next = self._loop.call_later(TICK, self._sweep)
 
     def _sweep(self) -> None:
         self.number += 1
-        for each in list(self._busy):
+        for each in list(self._watched):
             each.swept(self.number)
-        idle = 0
         for pool in list(self.pools):
             pool.purge()
-            idle += pool.idle
         self._next = None
-        if self._busy or idle:
-            self.begin()
+        if self._watched:
+            self._begin()

@@ -176,7 +176,8 @@ class Transaction(CoreTransaction[Scope, Send]):
                     del headers[at]
                 else:
                     headers[at] = kept
-        scope = {**came, "headers": headers}
+        scope = dict(came)
+        scope["headers"] = headers
         if "extensions" in scope:
             scope["extensions"] = dict(scope["extensions"] or ())
         return scope

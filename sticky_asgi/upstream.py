@@ -95,36 +95,43 @@ class Upstream(CoreUpstream):
         finally:
             body.close()
 
-    async def _forward(self, scope: Scope, body: Body, send: Send) -> None:
-        method: str = scope["method"]
-        carries_trailers = "http.response.trailers" in (scope.get("extensions") or ())
-        outgoing = self.head(scope, method.encode("latin-1"), trailers=carries_trailers)
+    def _forward(self, scope: Scope, body: Body, send: Send) -> Awaitable[None]:
+        trailers = "http.response.trailers" in (scope.get("extensions") or ())
+        outgoing = self.head(scope, scope["method"].encode("latin-1"), trailers=trailers)
+        if outgoing.has_body or outgoing.continues:
+            return self._with_body(scope, outgoing, body, send, trailers)
+        return self._through(scope, outgoing, None, body, send, trailers)
+
+    async def _with_body(self, scope: Scope, outgoing: Outgoing, body: Body, send: Send, trailers: bool) -> None:
         first: Message | None = None
         if outgoing.continues:
             body.silent = True  # to ask for the body is to promise that it is wanted
-        elif outgoing.has_body:
+        else:
             first = await (body() if outgoing.framing is Framing.UNTOLD else body.at_once())
             if first is not None:
                 if first["type"] == "http.disconnect":
                     return gone(scope)
                 outgoing = _told(outgoing, first)
-        repeatable = method in IDEMPOTENT
-        connections = self.connections()
-        connection = connections.take(repeatable and not outgoing.has_body)
-        if connection is not None:
-            try:
-                return await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
-            except ServerFailure as error:
-                # it was closed while it was idle: that is between the upstream and us, and no failure
-                if error.failure is not Failure.CLOSED or not repeatable or body.forgotten:
-                    raise
-            body.rewind()
-            if first is not None:
-                first = await body()
-        connection = await connections.open(self.timeouts.connect, body)
+        await self._through(scope, outgoing, first, body, send, trailers)
+
+    def _through(
+        self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send, trailers: bool
+    ) -> Awaitable[None]:
+        """Through an idle connection, if there is one that may be used."""
+        repeatable = scope["method"] in IDEMPOTENT
+        connection = self.connections().take(repeatable and not outgoing.has_body)
+        if connection is None:
+            return self._anew(scope, outgoing, first, body, send, trailers)
+        return self._exchange(connection, scope, outgoing, first, body, send, trailers, repeatable)
+
+    async def _anew(
+        self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send, trailers: bool
+    ) -> None:
+        """Through a connection of its own."""
+        connection = await self.connections().open(self.timeouts.connect, body)
         if connection is None:
             return gone(scope)
-        await self._exchange(connection, scope, outgoing, first, body, send, carries_trailers)
+        await self._exchange(connection, scope, outgoing, first, body, send, trailers, False)
 
     def head(self, scope: Scope, method: bytes, *, upgrade: tuple[bytes, ...] = (), trailers: bool = False) -> Outgoing:
         """The head of the request that `scope` is."""
@@ -150,10 +157,12 @@ class Upstream(CoreUpstream):
         first: Message | None,
         body: Body,
         send: Send,
-        carries_trailers: bool,
+        trailers: bool,
+        again: bool,
     ) -> None:
+        """`again`: if the connection turns out to be closed, the request may go through another one."""
         answer = connection.answer
-        connection.begin(scope["method"], body, self.timeouts.server)
+        connection.begin(scope["method"], body)
         upload: asyncio.Task[None] | None = None
         try:
             if first is None:
@@ -166,10 +175,10 @@ class Upstream(CoreUpstream):
                 connection.write(outgoing.head + _framed(outgoing, _fits(outgoing, first), True))
             while not answer.status:
                 await connection.news()
-                if connection.gone:
+                if connection.left():
                     return gone(scope)
             start: Message = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-            trails = carries_trailers and answer.announced is not None
+            trails = trailers and answer.announced is not None
             if trails:
                 start["trailers"] = True
                 start["headers"] = [*answer.headers, (b"trailer", answer.announced)]
@@ -184,26 +193,36 @@ class Upstream(CoreUpstream):
                         return gone(scope)
                 else:
                     await connection.news()
-                    if connection.gone:
+                    if connection.left():
                         return gone(scope)
             await send({"type": "http.response.body", "body": part})
             if trails:
                 await send({"type": "http.response.trailers", "headers": answer.trailers})
+            return
+        except ServerFailure as error:
+            # it was closed while it was idle: that is between the upstream and us, and no failure
+            if error.failure is not Failure.CLOSED or not again or body.forgotten:
+                raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not connection.cut or task is None or task.uncancel():
                 raise
-            gone(scope)
+            return gone(scope)
         except GivenUp:
             connection.gone = not answer.over
+            return
         except OSError:  # nobody takes the answer any more
             connection.gone = True
-            gone(scope)
+            return gone(scope)
         finally:
             if upload is not None and not upload.done():  # answered before it had heard all
                 answer.reusable = False
                 upload.cancel()
             connection.end()
+        body.rewind()
+        if first is not None:
+            first = await body()
+        await self._anew(scope, outgoing, first, body, send, trailers)
 
     def connections(self) -> Connections:
         """Those of this event loop."""
@@ -218,7 +237,9 @@ class Upstream(CoreUpstream):
                     del self._everywhere[old]
                 connections = self._everywhere.get(loop)
                 if connections is None:
-                    connections = Connections(loop, self._location, self._context, self._sni, self._pool())
+                    connections = Connections(
+                        loop, self._location, self._context, self._sni, self._pool(), self.timeouts.server
+                    )
                     self._everywhere[loop] = connections
             self._latest = loop, connections
         return connections

@@ -65,13 +65,13 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
     if connection is None:
         return gone(scope)
     answer = connection.answer
-    connection.begin("GET", body, upstream.timeouts.server, upgrade=True)
+    connection.begin("GET", body, upgrade=True)
     tunnelled = False
     try:
         connection.write(outgoing.head)
         while not answer.status:
             await connection.news()
-            if connection.gone:
+            if connection.left():
                 return gone(scope)
         if answer.status != 101:
             return await _deny(connection, scope, send)
@@ -127,14 +127,14 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
     body = b""
     while not answer.over and len(body) < WINDOW:  # in one piece, if it is of a usual size: not all servers take more
         await connection.news()
-        if connection.gone:
+        if connection.left():
             return gone(scope)
         body += connection.take()
     await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
     while not answer.over:
         await send({"type": "websocket.http.response.body", "body": body, "more_body": True})
         await connection.news()
-        if connection.gone:
+        if connection.left():
             return gone(scope)
         body = connection.take()
     await send({"type": "websocket.http.response.body", "body": body + connection.take()})

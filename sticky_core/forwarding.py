@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 from urllib.parse import quote, unquote_to_bytes
 
 from sticky_core import proxies
@@ -74,25 +74,32 @@ class Framing(Enum):
     UNTOLD = "by the message itself: HTTP/2 and later need not say"
 
 
-class Outgoing(NamedTuple):
-    """A request's head, and how its body is told."""
+class Outgoing:
+    """A request's head, and how its body is told: most have none, and are told by the head alone."""
 
-    head: bytes
-    framing: Framing
-    length: int  #: with LENGTH: of the body in bytes
-    has_body: bool  #: whether there is, or may be, any of it
-    continues: bool  #: whether the client waits for a 100 before it sends its body
+    framing = Framing.NONE
+    length = 0  #: with LENGTH: of the body in bytes
+    has_body = False  #: whether there is, or may be, any of it
+    continues = False  #: whether the client waits for a 100 before it sends its body
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head
+
+    @classmethod
+    def with_body(cls, head: bytes, framing: Framing, length: int = 0, continues: bool = False) -> Outgoing:
+        outgoing = cls(head)
+        outgoing.framing = framing
+        outgoing.length = length
+        outgoing.has_body = framing is not Framing.LENGTH or length > 0
+        outgoing.continues = continues
+        return outgoing
 
     def with_framing(self, framing: Framing, length: int = 0) -> Outgoing:
         """The same where the framing was UNTOLD and is known now."""
-        line = (
-            b"content-length: %d\r\n\r\n" % length
-            if framing is Framing.LENGTH
-            else b"transfer-encoding: chunked\r\n\r\n"
-            if framing is Framing.CHUNKED
-            else b"\r\n"
-        )
-        return Outgoing(self.head[:-2] + line, framing, length, framing is not _NONE, self.continues)
+        if framing is Framing.NONE:
+            return Outgoing(self.head)
+        line = b"content-length: %d" % length if framing is Framing.LENGTH else b"transfer-encoding: chunked"
+        return Outgoing.with_body(b"%b%b\r\n\r\n" % (self.head[:-2], line), framing, length)
 
 
 class _Kind(Enum):
@@ -109,8 +116,8 @@ class _Kind(Enum):
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _AUTHORITY = re.compile(r"[!-.0-;=?-\[\]-~]+")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")  # the absolute form, less its path (RFC 9112, 3.2.2)
-# What a target may hold: printable ASCII without what would end it, and bytes beyond it, which some clients send.
-_TARGET = bytes(byte for byte in range(256) if byte > 0x20 and byte != 0x7F)
+# What no target may hold. Bytes beyond ASCII it may, since some clients send them.
+_NOT_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
 #: What a path may hold as it is, as far as those who quote need to know (RFC 3986, 3.3).
 SAFE = "/:@!$&'()*+,;=~-._"
 
@@ -152,7 +159,7 @@ _MOST_KNOWN = 4096
 _LONGEST_KNOWN = 64
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
 _IS_HOST, _IS_CONNECTION = _Kind.HOST, _Kind.CONNECTION
-_NONE = Framing.NONE
+_END = (b"", b"")  # joined to other lines: the end of the last, and an empty one
 
 
 def _introduced(name: bytes) -> tuple[bytes, _Kind | None]:
@@ -256,13 +263,13 @@ class Heads:
             raise ServerFailure(Failure.UNFIT, detail="the request target is no path")
         if method not in _METHODS and (method == b"CONNECT" or not _TOKEN.fullmatch(method)):
             raise ServerFailure(Failure.UNFIT, detail="the method is none that can be passed on")
-        if target.translate(None, _TARGET):
+        if _NOT_IN_TARGET.search(target):
             raise ServerFailure(Failure.UNFIT, detail="the request target holds what no target may")
         if self._base and target != b"*":
             if (b".." in target or b"%2" in target) and escapes(target):
                 raise ServerFailure(Failure.UNFIT, detail="the path leads out of the place that is served here")
             target = self._base + target
-        lines = [b"%b %b HTTP/1.1" % (method, target)]
+        lines = [b" ".join((method, target, b"HTTP/1.1"))]
         host: bytes | None = None
         length: int | None = None
         chunked = continues = False
@@ -304,32 +311,34 @@ class Heads:
         lines += upgrade
         if said is None:  # as nearly always, and then the same for all that a client asks
             about = peer, secure, host
-            client = self._said.get(about)
+            client = self._said.young.get(about) or self._said.get(about)
             if client is None:
-                client = _joined(self._of_client(None, peer, secure, host))
+                client = self._of_client(None, peer, secure, host)
                 self._said.put(about, client)
         else:
-            client = _joined(self._of_client(said, peer, secure, host))
-        framed = b""
-        has_body = True
-        if chunked:
-            framing = Framing.CHUNKED
-            framed = b"transfer-encoding: chunked\r\n"
-        elif length is not None:
-            framing = Framing.LENGTH
-            has_body = length > 0
-            framed = b"content-length: %d\r\n" % length
-        else:
-            framing = Framing.UNTOLD if untold else _NONE
-            has_body = untold
-            continues = False  # nobody has promised a body that could be waited with
+            client = self._of_client(said, peer, secure, host)
+        _single(lines)
+        lines.append(client)
+        if not chunked and length is None:  # nobody has promised a body that could be waited with
+            lines += _END
+            head = b"\r\n".join(lines)
+            return Outgoing.with_body(head, Framing.UNTOLD) if untold else Outgoing(head)
+        lines.append(b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length)
         if continues:
-            framed += b"expect: 100-continue\r\n"
-        head = b"%b\r\n%b\r\n%b\r\n" % (_joined(lines), client, framed)
-        return Outgoing(head, framing, length or 0, has_body, continues)
+            lines.append(b"expect: 100-continue")
+        lines += _END
+        framing = Framing.CHUNKED if length is None else Framing.LENGTH
+        return Outgoing.with_body(b"\r\n".join(lines), framing, length or 0, continues)
 
-    def _of_client(self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None) -> list[bytes]:
+    def _of_client(self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None) -> bytes:
         """Host, and what is said of the client. `said`: by whoever came before us."""
+        lines = self._lines_of_client(said, peer, secure, host)
+        _single(lines)
+        return b"\r\n".join(lines)
+
+    def _lines_of_client(
+        self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None
+    ) -> list[bytes]:
         if host is not None and host.translate(None, _HOST):
             raise ServerFailure(Failure.UNFIT, detail="Host is no host")
         sent_host = self._host if self._host is not None else host if host is not None else self._authority
@@ -370,13 +379,12 @@ class Heads:
         return lines
 
 
-def _joined(lines: list[bytes]) -> bytes:
-    """Lines put together. ServerFailure if there is more than one in one of them."""
+def _single(lines: list[bytes]) -> None:
+    """ServerFailure if there is more than one line in one of them."""
     text = b"".join(lines)
     # asked for a number: to look for bytes of length 1 takes ten times as long
     if 0x0A in text or 0x0D in text or 0 in text:
         raise ServerFailure(Failure.UNFIT, detail="a line break or NUL within a header")
-    return b"\r\n".join(lines)
 
 
 def _element(peer: str | None, secure: bool, host: bytes | None) -> bytes:

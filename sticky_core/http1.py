@@ -7,6 +7,7 @@ counted and passed by; only a chunked one is parsed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
@@ -44,10 +45,6 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     )
 )
-
-# What of an answer is not simply passed on: hop by hop, what frames it, and what the server in front says itself.
-_SPECIAL: Final = frozenset((*HOP_BY_HOP, b"content-length", b"date", b"server"))
-_HEEDED: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"trailer", b"upgrade"))
 
 
 #: what is told to whom a part is missing
@@ -94,8 +91,10 @@ class Answers:
     __slots__ = (
         "__weakref__",
         "_accepts_upgrade",
+        "_as_usual",
         "_chunked",
         "_chunks",
+        "_current",
         "_errors",
         "_fed",
         "_got",
@@ -131,6 +130,7 @@ class Answers:
         self.reusable = True
         self.status = 0
         self._left = 0
+        self._as_usual = False
 
     def begin(self, method: str, upgrade: bool = False) -> None:
         """A request goes out. `upgrade`: it asks for another protocol, and may be given it by a 101."""
@@ -139,21 +139,29 @@ class Answers:
         self.status = 0  #: 0 until the head is whole
         self.headers: list[Header] = []  #: those to pass on
         self.parts: list[bytes] = []  #: of the body, which nobody has taken yet
-        self.trailers: list[Header] = []
-        self.announced: bytes | None = None  #: the Trailer header
         self.over = False  #: whether the answer is whole
         self.reusable = False  #: then: whether the connection may carry another
         self.waiting_for_continue = False  #: whether a 100 would be news
-        self.rest = b""  #: what came behind a 101
-        self.upgrade = b""  #: the Upgrade header, if Connection names it
-        self._head_only = method == "HEAD"
         self._accepts_upgrade = upgrade
+        self._head_only = method == "HEAD"
         self._fed = 0
-        self._tail = b""  # of what was fed before, as much as can matter
-        self._told = False  # whether there was a head after an earlier read, and somebody has seen it
         self._got = 0
         self._left = 0  # of a body that is passed by: how much is to come; below 0: whatever comes until the end
+        self._length = -1
+        if not self._as_usual:
+            self._begin_as_usual()
+
+    def _begin_as_usual(self) -> None:
+        """Forget what few answers have. Who notes any of it says that the answer is not `_as_usual`."""
+        self._as_usual = True
+        self.trailers: list[Header] = []
+        self.announced: bytes | None = None  #: the Trailer header
+        self.rest = b""  #: what came behind a 101
+        self.upgrade = b""  #: the Upgrade header, if Connection names it
+        self._tail = b""  # of what was fed before, as much as can matter
+        self._told = False  # whether there was a head after an earlier read, and somebody has seen it
         self._interim = 0
+        self._current = True  # whether it is HTTP/1.1 without asking the parser, which makes a text of it
         self._begin_head()
 
     def _begin_head(self) -> None:
@@ -177,13 +185,16 @@ class Answers:
         fed = self._fed = self._fed + len(data)
         if fed > LONGEST_HEAD and not self.status and self._too_long(data):
             raise self._bad(f"a head of more than {LONGEST_HEAD} bytes")
-        if data[0] != 0x48 and fed == len(data):  # an H; the parser would take RTSP as well, and empty lines
-            raise self._bad("not HTTP")
+        if fed == len(data) and not data.startswith(b"HTTP/1.1 "):
+            if data[0] != 0x48:  # an H; the parser would take RTSP as well, and empty lines
+                raise self._bad("not HTTP")
+            self._current = self._as_usual = False
         upgrade, error = self._errors
         try:
             self._parser.feed_data(data)
         except upgrade as switched:
             self.rest = data[switched.args[0] :]
+            self._as_usual = False
         except error as wrong:
             if not self.over or self.status == 101:
                 raise self._bad(self._problem or str(wrong)) from None
@@ -201,11 +212,12 @@ class Answers:
         else:
             self._tail = (self._tail + data[-4:])[-4:]
             self._told = self.status > 0
+            self._as_usual = False
 
     def _bad(self, problem: str) -> BadAnswer:
         """What comes after this is no better, and what came in the same read was no answer either."""
         self._problem = problem
-        self.over = self.reusable = False
+        self.over = self.reusable = self._as_usual = False
         if not self._told:
             self.status = 0
             self.parts = []
@@ -276,29 +288,44 @@ class Answers:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.over:
             return
-        lower = name.lower()
-        if lower not in _SPECIAL:
-            section = self.trailers if self.status else self.headers
-            section.append((lower, value.rstrip(b" \t")))
+        known = _HEADERS.get(name)
+        lower, heed = known if known is not None else _introduced(name)
+        if heed is None:
+            if self.status:
+                self.trailers.append((lower, value.rstrip(b" \t")))
+                self._as_usual = False
+            else:
+                self.headers.append((lower, value.rstrip(b" \t")))
         elif self.status:
             self.reusable = False  # the parser may have heeded it
-        elif lower in _HEEDED:
-            self._heed(lower, value)
+        else:
+            heed(self, value)
 
-    def _heed(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length":
-            self._length = int(value)  # llhttp lets nothing but digits pass
-            self.headers.append((name, value.rstrip(b" \t")))
-        elif name == b"transfer-encoding":
-            if self._chunked or value.rstrip(b" ").lower() != b"chunked":  # with a tab behind it the parser heeds none
-                self._problem = "a transfer coding that is not chunked alone"
-            self._chunked = True
-        elif name == b"connection":
-            self._hops = [*(self._hops or ()), *names_of(value)]
-        elif name == b"trailer":
-            self.announced = value.rstrip(b" \t")
-        elif name == b"upgrade":
-            self.upgrade = value.rstrip(b" \t")
+    def _pass_over(self, value: bytes) -> None:
+        """A header that goes no further."""
+
+    def _heed_length(self, value: bytes) -> None:
+        value = value.rstrip(b" \t")
+        self._length = int(value)  # llhttp lets nothing but digits pass
+        self.headers.append((b"content-length", value))
+
+    def _heed_coding(self, value: bytes) -> None:
+        if self._chunked or value.rstrip(b" ").lower() != b"chunked":  # with a tab behind it the parser heeds none
+            self._problem = "a transfer coding that is not chunked alone"
+        self._chunked = True
+        self._as_usual = False
+
+    def _heed_connection(self, value: bytes) -> None:
+        self._hops = [*(self._hops or ()), *names_of(value)]
+        self._as_usual = False
+
+    def _heed_trailer(self, value: bytes) -> None:
+        self.announced = value.rstrip(b" \t")
+        self._as_usual = False
+
+    def _heed_upgrade(self, value: bytes) -> None:
+        self.upgrade = value.rstrip(b" \t")
+        self._as_usual = False
 
     def on_headers_complete(self) -> None:
         if self.over:
@@ -308,7 +335,7 @@ class Answers:
         if status < 200:
             self._on_interim(status)
             return
-        version: str = parser.get_http_version()
+        version: str = "1.1" if self._current else parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self._problem = f"an answer in HTTP/{version}"
         elif status > 999:
@@ -329,6 +356,7 @@ class Answers:
 
     def _on_interim(self, status: int) -> None:
         self._interim += 1
+        self._current = self._as_usual = False
         if status == 100:
             self.waiting_for_continue = False
         if status == 101:
@@ -354,6 +382,7 @@ class Answers:
         if self.over:
             self.reusable = False
         self._chunks += 1
+        self._as_usual = False
 
     def on_message_complete(self) -> None:
         if self.status:
@@ -361,3 +390,30 @@ class Answers:
         elif not self._problem:
             self.headers = []
             self._begin_head()
+
+
+#: The names of headers as they came, in lower case, and what heeds those that are not simply passed on: hop by hop,
+#: what frames the answer, and what the server in front says itself.
+_HEADERS: dict[bytes, tuple[bytes, Callable[[Answers, bytes], None] | None]] = {
+    name: (name, Answers._pass_over) for name in (*HOP_BY_HOP, b"date", b"server")
+}
+_HEADERS.update(
+    {
+        b"content-length": (b"content-length", Answers._heed_length),
+        b"transfer-encoding": (b"transfer-encoding", Answers._heed_coding),
+        b"connection": (b"connection", Answers._heed_connection),
+        b"trailer": (b"trailer", Answers._heed_trailer),
+        b"upgrade": (b"upgrade", Answers._heed_upgrade),
+    }
+)
+_MOST_KNOWN: Final = 4096
+_LONGEST_KNOWN: Final = 64
+
+
+def _introduced(name: bytes) -> tuple[bytes, Callable[[Answers, bytes], None] | None]:
+    """The same for a name that was not met before. Servers may invent them, so only so many are remembered."""
+    lower = name.lower()
+    known = _HEADERS.get(lower, (lower, None))
+    if len(_HEADERS) < _MOST_KNOWN and len(name) <= _LONGEST_KNOWN:
+        _HEADERS[name] = known
+    return known
