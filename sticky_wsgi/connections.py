@@ -39,7 +39,7 @@ class ClientLeft(Exception):
 class Connection:
     """A connection, and the exchange that is under way on it. One thread's at a time."""
 
-    __slots__ = ("_keeper", "_limit", "_poll", "_socket", "answer", "closed", "has_left", "spoiled")
+    __slots__ = ("_keeper", "_poll", "_socket", "answer", "closed", "has_left", "spoiled")
 
     def __init__(self, keeper: Connections, connected: socket.socket) -> None:
         self._keeper = keeper
@@ -50,11 +50,10 @@ class Connection:
         self.closed = False
         self.spoiled = False
 
-    def begin(self, method: str, has_left: Callable[[], bool], timeout: float) -> None:
-        """A request is about to be sent. `timeout`: seconds without a word from the server."""
+    def begin(self, method: str, has_left: Callable[[], bool]) -> None:
+        """A request is about to be sent."""
         self.answer.begin(method)
         self.has_left = has_left
-        self._limit = max(1, ceil(timeout / TICK))
 
     def write(self, data: bytes) -> bool:
         """Send `data`. False: the server has answered or gone before it had all, and need not be told more."""
@@ -120,7 +119,7 @@ class Connection:
     def _wait_longer(self, waited: int) -> int:
         if self.has_left():
             raise ClientLeft
-        if waited >= self._limit:
+        if waited >= self._keeper.patience:
             failure = Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT
             raise ServerFailure(failure, detail="silent for too long")
         return waited + 1
@@ -166,7 +165,11 @@ def _nobody() -> bool:
 class Connections:
     """The connections to one upstream in one process, for all its threads."""
 
-    def __init__(self, location: Location, context: ssl.SSLContext | None, sni: str, pool: Pool[Connection]) -> None:
+    def __init__(
+        self, location: Location, context: ssl.SSLContext | None, sni: str, pool: Pool[Connection], timeout: float
+    ) -> None:
+        """`timeout`: seconds without a word from the server."""
+        self.patience = max(1, ceil(timeout / TICK))  # the same, in ticks
         self._location = location
         self._context = context
         self._sni = sni

@@ -38,7 +38,7 @@ class Upstream(CoreUpstream):
 
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._begin(config, timeouts, forward)
-        self._connections = Connections(self._location, self._context, self._sni, self._pool())
+        self._connections = Connections(self._location, self._context, self._sni, self._pool(), self.timeouts.server)
 
     @property
     def app(self) -> WSGIApp:
@@ -108,7 +108,7 @@ class Upstream(CoreUpstream):
         answer = connection.answer
         passed_on = False
         try:
-            connection.begin(environ["REQUEST_METHOD"], has_left(environ), self.timeouts.server)
+            connection.begin(environ["REQUEST_METHOD"], has_left(environ))
             if outgoing.has_body:
                 _upload(connection, outgoing, first, body)
             else:
