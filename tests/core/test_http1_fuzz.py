@@ -179,7 +179,10 @@ ONLY_H11_REFUSES = {
         "Only Transfer-Encoding: chunked is|multiple Transfer-Encoding",
         CHUNKED + b"0\r\nTransfer-Encoding: gzip\r\n\r\n",
     ),
-    "a line break between answers": Difference("no response line received", b"HTTP/1.1 103 x\r\n\r\n\r\n" + WHOLE),
+    # h11 calls it a request line if no more than the first half has come
+    "a line break between answers": Difference(
+        "no response line received|illegal request line", b"HTTP/1.1 103 x\r\n\r\n\r\n" + WHOLE
+    ),
 }
 
 
