@@ -301,29 +301,29 @@ class Answers:
         else:
             heed(self, value)
 
-    def _pass_over(self, value: bytes) -> None:
+    def pass_over(self, value: bytes) -> None:
         """A header that goes no further."""
 
-    def _heed_length(self, value: bytes) -> None:
+    def heed_length(self, value: bytes) -> None:
         value = value.rstrip(b" \t")
         self._length = int(value)  # llhttp lets nothing but digits pass
         self.headers.append((b"content-length", value))
 
-    def _heed_coding(self, value: bytes) -> None:
+    def heed_coding(self, value: bytes) -> None:
         if self._chunked or value.rstrip(b" ").lower() != b"chunked":  # with a tab behind it the parser heeds none
             self._problem = "a transfer coding that is not chunked alone"
         self._chunked = True
         self._as_usual = False
 
-    def _heed_connection(self, value: bytes) -> None:
+    def heed_connection(self, value: bytes) -> None:
         self._hops = [*(self._hops or ()), *names_of(value)]
         self._as_usual = False
 
-    def _heed_trailer(self, value: bytes) -> None:
+    def heed_trailer(self, value: bytes) -> None:
         self.announced = value.rstrip(b" \t")
         self._as_usual = False
 
-    def _heed_upgrade(self, value: bytes) -> None:
+    def heed_upgrade(self, value: bytes) -> None:
         self.upgrade = value.rstrip(b" \t")
         self._as_usual = False
 
@@ -395,15 +395,15 @@ class Answers:
 #: The names of headers as they came, in lower case, and what heeds those that are not simply passed on: hop by hop,
 #: what frames the answer, and what the server in front says itself.
 _HEADERS: dict[bytes, tuple[bytes, Callable[[Answers, bytes], None] | None]] = {
-    name: (name, Answers._pass_over) for name in (*HOP_BY_HOP, b"date", b"server")
+    name: (name, Answers.pass_over) for name in (*HOP_BY_HOP, b"date", b"server")
 }
 _HEADERS.update(
     {
-        b"content-length": (b"content-length", Answers._heed_length),
-        b"transfer-encoding": (b"transfer-encoding", Answers._heed_coding),
-        b"connection": (b"connection", Answers._heed_connection),
-        b"trailer": (b"trailer", Answers._heed_trailer),
-        b"upgrade": (b"upgrade", Answers._heed_upgrade),
+        b"content-length": (b"content-length", Answers.heed_length),
+        b"transfer-encoding": (b"transfer-encoding", Answers.heed_coding),
+        b"connection": (b"connection", Answers.heed_connection),
+        b"trailer": (b"trailer", Answers.heed_trailer),
+        b"upgrade": (b"upgrade", Answers.heed_upgrade),
     }
 )
 _MOST_KNOWN: Final = 4096
