@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
+from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
 
 from sticky_core.clock import Clock, SystemClock
@@ -94,7 +95,7 @@ class StickTable:
             problems.append(f"size {size!r} is no number of entries: write 100000, or '100k', '1m'")
         if type not in get_args(KeyType):
             problems.append(f"type {type!r} is none of {', '.join(get_args(KeyType))}")
-        if not 0 < length <= _LONGEST_KEY:
+        if not isinstance(length, int) or not 0 < length <= _LONGEST_KEY:  # pyright: ignore[reportUnnecessaryIsInstance]
             problems.append(f"length {length!r} is not within 1..{_LONGEST_KEY}")
         if srvkey not in get_args(SrvKey):
             problems.append(f"srvkey {srvkey!r} is none of {', '.join(get_args(SrvKey))}")
@@ -102,7 +103,7 @@ class StickTable:
         if expire is not None:
             try:
                 self.expire = seconds(expire)
-                if self.expire <= 0:
+                if not self.expire > 0:  # nan is neither
                     problems.append(f"expire {expire!r} is not above 0")
             except ValueError as error:
                 problems.append(f"expire: {error}")
@@ -156,13 +157,7 @@ class StickTable:
 
     def shown(self, key: int | str | bytes) -> str:
         """A key as people write it."""
-        if self.type == "ip" and self.space is None:
-            return str(IPv4Address(int(str(key), 16)))
-        if self.type == "ipv6" and self.space is None:
-            return str(IPv6Address(int(str(key), 16)))
-        if isinstance(key, int):
-            return str(key)
-        return key if isinstance(key, str) else key.hex()
+        return _shown(self.type if self.space is None else "string", key)
 
     # What a request asks
 
@@ -333,24 +328,48 @@ class StickTable:
         for key, server, left in self.entries.items(now):
             if "@" not in server and self.space is None:
                 until = "-" if left == inf else f"{wall + left:.3f}"
-                yield f"{until} {server} {_written(key)}\n"
+                yield f"{until} {server} {_written(self.type, key)}\n"
 
     def restore(self, lines: Iterable[str]) -> int:
         """Take in the lines that `dump` made: how many entries still count. What is not understood is passed over: a
-        file that was cut short is better than none.
+        file that was cut short is better than none. Entries expire when they would have. ConfigError, and nothing has
+        changed, if keys are of another type than this table's, or the table is shared.
         """
         wall, now = self.clock.wall(), self.clock.monotonic()
-        restored = 0
+        entries: list[tuple[float, int | str | bytes, str]] = []
         for line in lines:
             match = _LINE.fullmatch(line.rstrip("\n"))
-            if match is None or (match[1] != "-" and float(match[1]) <= wall):
+            if match is None:
                 continue
+            left = inf if match[1] == "-" else float(match[1]) - wall
+            kind = _TYPES[match[3]]
             try:
-                key = _read(match[3])
+                key = _read(kind, match[4])
             except ValueError:
                 continue
-            restored += self.entries.put(key, match[2], now)
-        return restored
+            if left > 0:
+                self._look_at(kind, key, match[2])
+                # its last use, as it would have to have been here; keys may have been longer where it comes from
+                used = min(now, now - self.expire + left) if self.expire < inf else now
+                entries.append((used, self._cut(key), match[2]))
+        entries.sort(key=itemgetter(0))  # those that were used last are the last to be purged
+        return sum(self.entries.put(key, server, used) for used, key, server in entries)
+
+    def _look_at(self, kind: KeyType, key: int | str | bytes, server: str) -> None:
+        """Whether an entry that was saved goes in here. ConfigError if not."""
+        if self.space is not None:
+            raise ConfigError(f"stick table {self.name}: it is shared, so its entries are the store's to keep")
+        if kind != self.type:
+            raise ConfigError(
+                f"stick table {self.name or self.type}: its keys are of type {self.type}, and what was saved has keys "
+                f"of type {kind}, such as {_shown(kind, key)!r} of server {server}: restore what this table has "
+                f"dumped, or into a StickTable({kind!r})"
+            )
+
+    def _cut(self, key: int | str | bytes) -> int | str | bytes:
+        if isinstance(key, bytes):
+            return self._binary(key)
+        return key[: self.length] if isinstance(key, str) and self.type == "string" else key
 
     def __repr__(self) -> str:
         return f"<StickTable {self.name or self.type}: {len(self)}/{self.entries.size}>"
@@ -373,7 +392,7 @@ def _kept(kept: str) -> tuple[str, int]:
 def _size(size: int | str) -> int | None:
     if isinstance(size, int):
         return size
-    match = re.fullmatch("([0-9]{1,12})([kmg]?)", size)
+    match = re.fullmatch("([0-9]{1,12})([kmg]?)", size) if isinstance(size, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     return int(match[1]) * _UNITS[match[2]] if match is not None else None
 
 
@@ -425,18 +444,38 @@ def _ipv6(sample: Key) -> int | None:
     return int(where) | 0xFFFF_0000_0000 if isinstance(where, IPv4Address) else int(where)
 
 
-_LINE = re.compile("(-|[0-9]{1,12}[.][0-9]{3}) ([A-Za-z0-9_.:-]+) ([isb][0-9a-f]+)")
+def _shown(kind: KeyType, key: int | str | bytes) -> str:
+    if kind == "ip":
+        return str(IPv4Address(int(str(key), 16)))
+    if kind == "ipv6":
+        return str(IPv6Address(int(str(key), 16)))
+    return key.hex() if isinstance(key, bytes) else str(key)
 
 
-def _written(key: int | str | bytes) -> str:
+#: what stands before the keys of each type in a file
+_LETTERS: Mapping[KeyType, str] = {"ip": "4", "ipv6": "6", "integer": "i", "string": "s", "binary": "b"}
+_TYPES: Mapping[str, KeyType] = {letter: kind for kind, letter in _LETTERS.items()}
+_LINE = re.compile("(-|[0-9]{1,12}[.][0-9]{3}) ([A-Za-z0-9_.:-]+) ([46isb])([0-9a-f]+)")
+_BITS: Mapping[KeyType, int] = {"ip": 32, "ipv6": 128, "integer": 32}
+
+
+def _written(kind: KeyType, key: int | str | bytes) -> str:
     if isinstance(key, int):
-        return f"i{key:x}"
-    return f"b{key.hex()}" if isinstance(key, bytes) else f"s{key.encode('utf-8', 'surrogatepass').hex()}"
+        written = f"{key:x}"
+    elif isinstance(key, bytes):
+        written = key.hex()
+    else:
+        written = key.encode("utf-8", "surrogatepass").hex() if kind == "string" else key
+    return _LETTERS[kind] + written
 
 
-def _read(text: str) -> int | str | bytes:
-    kind, rest = text[0], text[1:]
-    if kind == "i":
-        return int(rest, 16)
-    read = bytes.fromhex(rest)
-    return read if kind == "b" else read.decode("utf-8", "surrogatepass")
+def _read(kind: KeyType, text: str) -> int | str | bytes:
+    """The key that was written so. ValueError if that was none of its type."""
+    if kind == "binary":
+        return bytes.fromhex(text)
+    if kind == "string":
+        return bytes.fromhex(text).decode("utf-8", "surrogatepass")
+    number = int(text, 16)
+    if number >= 1 << _BITS[kind]:
+        raise ValueError(f"{number} is no key of type {kind}")
+    return number if kind == "integer" else f"{number:x}"

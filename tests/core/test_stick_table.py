@@ -6,7 +6,8 @@ import pytest
 
 from sticky_core.clock import SystemClock
 from sticky_core.errors import ConfigError
-from sticky_core.stick_table import StickTable
+from sticky_core.stick_table import KeyType, StickTable
+from sticky_core.stores.redis import Redis
 
 
 class Clock(SystemClock):
@@ -69,7 +70,10 @@ def test_a_sample_becomes_a_key_as_in_haproxy(kind, sample, shown):
         ({"size": 0}, "size 0 is no number"),
         ({"expire": "soon"}, "expire: "),
         ({"expire": 0}, "expire 0 is not above 0"),
+        ({"size": 1.5}, "size 1.5 is no number of entries"),
+        ({"expire": float("nan")}, "expire nan is not above 0"),
         ({"length": 0}, "length 0 is not within 1..16384"),
+        ({"length": "32"}, "length '32' is not within 1..16384"),
         ({"srvkey": "port"}, "srvkey 'port' is none of name, addr"),
     ],
 )
@@ -123,19 +127,94 @@ def test_entries_are_saved_and_restored_but_for_those_that_have_expired_or_end_w
 
     clock.now += 30
     fresh = StickTable("string", expire="1m", clock=clock)
-    assert fresh.restore([*lines, "cut off in the mid", "", "1.000 web1 szz", "- web1 s6"]) == 2
+    assert fresh.restore([*lines, "cut off in the mid", "", "1.000 web1 szz", "- web1 s6", "- web1 s"]) == 2
     assert (fresh["tea"], fresh["café\xff"]) == ("web1", "web2")
 
     clock.now += 31
     assert StickTable("string", expire="1m", clock=clock).restore(lines) == 0
 
 
-@pytest.mark.parametrize("kind, key", [("ip", "10.0.0.1"), ("ipv6", "2001:db8::1"), ("integer", "7"), ("binary", "ab")])
-def test_keys_of_every_type_are_saved(kind, key):
+KEYS: list[tuple[KeyType, str]] = [
+    ("string", "tea"),
+    ("ip", "10.0.0.1"),
+    ("ipv6", "2001:db8::1"),
+    ("integer", "7"),
+    ("binary", "ab"),
+]
+
+
+@pytest.mark.parametrize("kind, key", KEYS)
+def test_keys_of_every_type_are_saved(kind: KeyType, key: str):
     table, fresh = StickTable(kind), StickTable(kind)
     table[key] = "web1"
     assert fresh.restore(table.dump()) == 1
-    assert fresh[key] == "web1"
+    assert fresh[key] == "web1" and [each.key for each in fresh] == [each.key for each in table]
+
+
+@pytest.mark.parametrize("into", [kind for kind, _ in KEYS])
+@pytest.mark.parametrize("kind, key", KEYS)
+def test_keys_of_another_type_are_refused_and_nothing_has_changed(kind: KeyType, key: str, into: KeyType):
+    if kind == into:
+        return
+    saved, table = StickTable(kind), StickTable(into, name="clients")
+    saved[key] = "web1"
+    ours = dict(KEYS)[into]
+    table[ours] = "web2"
+    more = StickTable(into)
+    more["1.2.3.4"] = "web3"
+    before = list(table)
+    with pytest.raises(ConfigError) as refused:
+        table.restore([*more.dump(), *saved.dump()])
+    [shown] = [each.key for each in saved]
+    assert str(refused.value) == (
+        f"stick table clients: its keys are of type {into}, and what was saved has keys of type {kind}, such as "
+        f"{shown!r} of server web1: restore what this table has dumped, or into a StickTable({kind!r})"
+    )
+    assert list(table) == before
+
+
+@pytest.mark.parametrize("line", ["- web1 4100000000", "- web1 i100000000", "- web1 6" + "1" * 33, "- web1 4"])
+def test_what_is_no_key_of_its_type_is_passed_over(line: str):
+    for kind, _ in KEYS:
+        assert StickTable(kind).restore([line]) == 0
+
+
+def test_nothing_is_restored_into_a_table_that_is_shared():
+    saved, shared = StickTable("string"), StickTable("string", expire="1m", store=Redis("redis://nowhere"))
+    shared.join("clients")
+    assert shared.restore(shared.dump()) == 0
+    saved["tea"] = "web1"
+    with pytest.raises(ConfigError, match="stick table clients: it is shared, so its entries are the store's to keep"):
+        shared.restore(saved.dump())
+    assert list(shared) == []
+
+
+@pytest.mark.parametrize("kind", ["string", "binary"])
+def test_keys_of_a_table_that_kept_more_of_them_are_found_by_what_this_one_keeps(kind: KeyType):
+    saved, table = StickTable(kind, length=12), StickTable(kind, length=8)
+    saved["0123456789ab"] = "web1"
+    assert table.restore(saved.dump()) == 1
+    assert table["0123456789ab"] == table["01234567"] == "web1"
+
+
+def test_entries_that_are_restored_expire_when_they_would_have_and_the_oldest_make_room():
+    clock = Clock()
+    saved = StickTable("string", expire=80, clock=clock)
+    for key in ("old", "young"):
+        saved[key] = "web1"
+        clock.now += 40
+    lines = sorted(saved.dump(), reverse=True)  # whatever the order
+    table = StickTable("string", expire=80, clock=clock)
+    assert table.restore(lines) == 1, "the old one has had its time"
+    clock.now += 39
+    assert table["young"] == "web1"
+    clock.now += 12  # an eighth of 80, and some
+    assert [each.key for each in table] == []
+
+    clock.now -= 81
+    small = StickTable("string", size=1, expire=80, clock=clock)
+    assert small.restore(lines) == 2
+    assert [each.key for each in small] == ["young"]
 
 
 def test_its_repr_says_how_full_it_is():
