@@ -268,9 +268,9 @@ class Lifespans:
             await replicas.discovery.first()
             begun: set[Server] = set()
             while rest := [server for server in replicas.backend.servers if server not in begun]:
-                for server in rest:  # while it starts, others may be added
+                for server in rest:  # while it starts, others may come and go
                     begun.add(server)
-                    failure = await self._start_replica(replicas, server)
+                    failure = None if server.removed else await self._start_replica(replicas, server)
                     if failure is not None:
                         return failure
             replicas.start()

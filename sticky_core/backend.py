@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Self, TypeVar, cast
 from sticky_core import agent_check
 from sticky_core.backend_config import BackendConfig, OnEmpty, Unavailable
 from sticky_core.balance import Balance, RoundRobin, named
-from sticky_core.change import Change
+from sticky_core.change import Change, Turn
 from sticky_core.check import Check, Checking, CheckResult, spread_out
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
@@ -53,6 +53,10 @@ class Kept:
 
     def problems_of(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
         """Why it can't serve these."""
+        yield from ()
+
+    def clashes(self, config: BackendConfig) -> Iterator[str]:
+        """Why the backend can't be as `config` asks, for others' sake."""
         yield from ()
 
     def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
@@ -119,6 +123,12 @@ class Backend:
     `clock`, `rng`: time and chance, for tests.
 
     What is asked may be something else later: `add`, `remove`, `apply`, and `plan` to see before what that would move.
+
+    Locks, in the order in which they are taken: `turn`, for changes of what is asked; `lock`, for balance, queue and
+    states; then those that others have for themselves. Callbacks, the log, and other backends are told of a change
+    when none of them is held, so whoever is told may change something in turn, or wait for a thread that does.
+    Factories make what a change brings, and so run in its turn; what balance asks of a request is a function of that,
+    and runs under `lock`.
 
     Raises `ConfigError` with every problem found. Safe to use from any thread, and after a fork.
     """
@@ -234,7 +244,8 @@ class Backend:
         self._census: Counter[tuple[bool, str]] = Counter()  # how many backups, and others, are in which state
         self._by_name: dict[str, Server] = {}
         #: One change at a time. Held while it is prepared, as far as that takes no event loop.
-        self._changing = threading.RLock()
+        self.turn = Turn()
+        self._lines: deque[tuple[int, str, tuple[object, ...]]] = deque()  # to be logged without the lock
         self._change: Change | None = None
         self._leaving: dict[Server, Change] = {}  # removed, with requests in flight
 
@@ -296,7 +307,7 @@ class Backend:
 
     def add(self, *servers: Server) -> Change:
         """Have more servers, beside those that there are. `apply` says how, and what it raises."""
-        with self._changing:
+        with self.turn:
             strangers = list(self._foreigners(servers))
             raise_for(f"backend {self.name}: {problem}" for problem in strangers)
             asked = (*self.config.servers, *(server.asked for server in servers))
@@ -307,7 +318,7 @@ class Backend:
         servers do. Their clients are given others: a mark that names none counts for nothing (claim INVALID), with
         `unavailable="fail"` too, since it will not come back. `apply` says how, and what it raises.
         """
-        with self._changing:
+        with self.turn:
             raise_for(
                 f"backend {self.name}: there is no server {name} to be removed"
                 for name in names
@@ -330,14 +341,14 @@ class Backend:
         `Change`, or from another thread, `wait()` for it. Raises `ConfigError` with every problem found, one of which
         is that another change is still being prepared, and RuntimeError if what comes can't be begun.
         """
-        with self._changing:
+        with self.turn:
             return self._apply(new, {})
 
     def plan(self, new: BackendConfig, *, keys: int = 10_000) -> Plan:
         """What `apply` would do, and how many clients would move, from where to where. Nothing is changed, and nobody's
         turn is taken. `keys`: how many hash keys are tried. Raises `ConfigError` as `apply` does.
         """
-        with self._changing:
+        with self.turn:
             change = self._draft(new, {})
         gone = {server.name: heir for server, heir in change.went.items()}
         return Plan(
@@ -394,6 +405,7 @@ class Backend:
         beginning = [*(server.asked for server in came), *changed.values()]
         for kept in self._kept.values():
             problems += (where + problem for problem in kept.problems_of(beginning))
+            problems += kept.clashes(new)
         if not problems:
             with collected(problems):
                 trial = InForce(
@@ -453,11 +465,11 @@ class Backend:
 
     def _ready(self, change: Change, who: Kept) -> Callable[[Exception | None], None]:
         def ready(failure: Exception | None) -> None:
-            with self._changing:
+            with self.turn:
                 if self._change is not change:
                     who.undo(change)  # it has failed elsewhere meanwhile
                 elif failure is not None:
-                    _log.error("%s, so nothing has changed", failure)
+                    self._say(logging.ERROR, "%s, so nothing has changed", failure)
                     self._failed(change, failure)
                 elif change.is_ready(who):
                     self._swap(change)
@@ -469,9 +481,10 @@ class Backend:
         for kept in self._kept.values():
             kept.undo(change)
         change.fail(failure)
+        self._told([])
 
     def _swap(self, change: Change) -> None:
-        """Put it in force. Under `_changing`."""
+        """Put it in force. In our turn."""
         self._change = None
         before = self.in_force
         for server, asked in change.asked.items():
@@ -518,7 +531,7 @@ class Backend:
             self._appoint()
             self._leaving.update(dict.fromkeys(change.went, change))
             change.retires((server, each) for server in change.went for each in (*kept, self))
-        _log.info("backend %s: %s", self.name, change.signs)
+        self._say(logging.INFO, "backend %s: %s", self.name, change.signs)
         self._told(woken)
         for each in kept:
             each.swapped(change)
@@ -604,7 +617,8 @@ class Backend:
                 each.moved(server, its)
             woken = self._settle(server)
             self._appoint()
-        _log.info("%s/%s moved from %s to %s", self.name, server.name, before or "nowhere", config.target or "nowhere")
+        where = before or "nowhere", config.target or "nowhere"
+        self._say(logging.INFO, "%s/%s moved from %s to %s", self.name, server.name, *where)
         self._told(woken, server)
         for each in kept:
             each.has_moved(server)
@@ -761,8 +775,19 @@ class Backend:
         self._told(woken, server)
 
     def _told(self, woken: list[Ticket], *servers: Server) -> None:
-        """What follows from a change, without the lock."""
+        """What follows from a change. Without the lock; who is told of it is told when it is nobody's turn in this
+        thread any more.
+        """
         self._wake(woken)
+        self.turn.afterwards(partial(self._tell, servers))
+
+    def _tell(self, servers: Iterable[Server]) -> None:
+        while self._lines:
+            try:
+                level, text, values = self._lines.popleft()
+            except IndexError:  # another thread has written it
+                break
+            _log.log(level, text, *values)
         self._bus.tell()
         for server in servers:
             for tracker in server.trackers:
@@ -826,16 +851,20 @@ class Backend:
                 self._note_due(each)
                 woken += self._pass_on(each)
             if panics:
-                _log.error("backend %s: too few servers are up, so all are used, up or not", self.name)
+                self._say(logging.ERROR, "backend %s: too few servers are up, so all are used, up or not", self.name)
             else:
-                _log.warning("backend %s: enough servers are up again", self.name)
+                self._say(logging.WARNING, "backend %s: enough servers are up again", self.name)
         if not usable and not self._empty:
-            _log.error("backend %s has no server available!", self.name)
+            self._say(logging.ERROR, "backend %s has no server available!", self.name)
         self._empty = not usable
         return woken
 
+    def _say(self, level: int, text: str, *values: object) -> None:
+        """To be logged with what is told next."""
+        self._lines.append((level, text, values))
+
     def _announce(self, server: Server, before: str, after: str) -> None:
-        """Log a change in HAProxy's words, and have it told."""
+        """A change, to be told, and logged in HAProxy's words."""
         self._bus.put(StateChange(self.name, server.name, before, after, server.why, self.clock.wall()))
         if after in ("DOWN", "MAINT", "REMOVED"):
             level, left = logging.WARNING, "left"
@@ -845,7 +874,7 @@ class Backend:
         if before == "NEW" or after == "REMOVED":
             level = logging.INFO
             says = f"is new, and {says}" if before == "NEW" else says
-        _log.log(
+        self._say(
             level,
             "Server %s/%s %s%s. %d active and %d backup servers %s. %d sessions active, %d remaining in queue.",
             self.name,
@@ -1018,14 +1047,14 @@ class Backend:
 
     def drained(self, name: str) -> Drained:
         """That the server called `name` is drained: nothing is in flight there, and no client that is bound to it has
-        come for as long as marks last, or its deadline is over. `await` it, or `wait()` for it. KeyError if there is no
-        such server.
+        come for as long as marks last, or its deadline is over; or that it was removed, and nothing is in flight there.
+        `await` it, or `wait()` for it. KeyError if there is no such server.
         """
         server = self[name]
 
         def look() -> bool:
             self.tick()
-            return server.drained
+            return server.drained or (server.removed and not server.in_flight)
 
         return Drained(look, LOOK)
 
@@ -1038,7 +1067,7 @@ class Backend:
 
     def keep(self, kind: Callable[[Backend], T]) -> T:
         """The one `kind` of this backend, made when first asked for: what a face keeps beside it, such as its apps."""
-        with self._changing:  # not the other lock: what is kept may keep something by itself
+        with self.turn:  # not the other lock: what is kept may keep something by itself
             if kind not in self._kept:
                 kept = kind(self)
                 with self.lock:
@@ -1050,7 +1079,7 @@ class Backend:
         ours.
         """
         self.lock = threading.Lock()
-        self._changing = threading.RLock()
+        self.turn = Turn()
         self._change = None
         self._leaving.clear()
         for server in self.servers:
@@ -1060,6 +1089,7 @@ class Backend:
         self.queue = Queue()
         self._checks_owner = None
         self._bus.forked()
+        self._lines.clear()
         for server in self.servers:
             for checking in (server.checking, server.agent):
                 if checking is not None:

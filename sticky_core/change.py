@@ -19,6 +19,40 @@ if TYPE_CHECKING:
     from sticky_core.in_force import InForce
 
 
+class Turn:
+    """Whose turn it is to change a backend: one thread's at a time, which may take it again while it has it. What
+    others are to be told meanwhile waits until it is over (`afterwards`).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._whose = 0
+        self._depth = 0
+        self._waiting: list[Callable[[], object]] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+        self._whose = threading.get_ident()
+
+    def __exit__(self, *exc_info: object) -> None:
+        waiting: list[Callable[[], object]] = []
+        self._depth -= 1
+        if not self._depth:
+            self._whose = 0
+            waiting, self._waiting = self._waiting, []
+        self._lock.release()
+        for call in waiting:
+            call()
+
+    def afterwards(self, call: Callable[[], object]) -> None:
+        """Have `call` made when this thread's turn is over; at once, if it is not its turn."""
+        if self._whose == threading.get_ident():
+            self._waiting.append(call)
+        else:
+            call()
+
+
 class Stage:
     """Something that a change comes to: `await` it on an event loop, or `wait()` for it in a thread.
 

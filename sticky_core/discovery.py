@@ -37,6 +37,9 @@ class Name:
         self.wanted = True
         #: where servers could not be moved to
         self.refused: dict[Server, str | None] = {}
+        #: whether servers may not be where they belong, and whether somebody is about to move them
+        self.astray = False
+        self.placing = False
 
     def __repr__(self) -> str:
         return f"<Name {self.query.name}: {len(self.resolution.places)} of {len(self.resolution.slots)} servers>"
@@ -122,19 +125,35 @@ class Discovery(Kept):
             resolution = name.resolution
             before, surplus = resolution.status, resolution.surplus
             resolution.observe(answer, self.backend.clock.monotonic())
-            self._tell(name, before, surplus)
-            places: list[tuple[Server, Found | None]] = []
-            if resolution.status is Status.VALID or resolution.lapsed:
-                places = [(server, resolution.places.get(server)) for server in resolution.slots]
-        # Without the lock: a backend that is being changed asks for it.
-        for server, found in places:
-            self._place(server, found, name)
+            news = self._news(name, before, surplus)
+            name.astray |= resolution.status is Status.VALID or resolution.lapsed
+        for text, *values in news:
+            _log.warning(text, *values)
+        self._place_all(name)
         with self._lock:
             self._answered.add(name)
             first = not self.begun.reached and self._answered >= set(self._names.values())
         if first:
             self.begun.reach()
             self.backend.appoint()
+
+    def _place_all(self, name: Name) -> None:
+        """Move the servers of `name` to where they belong. Without the lock, since that is told to others; one thread
+        at a time, so that the last answer has the last word.
+        """
+        while True:
+            with self._lock:
+                if not name.astray or name.placing:
+                    return
+                name.astray, name.placing = False, True
+                resolution = name.resolution
+                places = [(server, resolution.places.get(server)) for server in resolution.slots]
+            try:
+                for server, found in places:
+                    if name.wanted:
+                        self._place(server, found, name)
+            finally:
+                name.placing = False
 
     def _place(self, server: Server, found: Found | None, name: Name) -> None:
         """`server` is there now; None: nowhere."""
@@ -157,36 +176,32 @@ class Discovery(Kept):
             if server.weight != weight:
                 server.weight = weight
 
-    def _tell(self, name: Name, before: Status | None, surplus: int) -> None:
-        """Log what is news."""
-        resolution, backend, host = name.resolution, self.backend.name, name.query.name
-        if resolution.status is not before and resolution.status is not None:
-            if resolution.status is not Status.VALID:
-                hold = name.resolvers.hold(resolution.status)
+    def _news(self, name: Name, before: Status | None, surplus: int) -> list[tuple[object, ...]]:
+        """What is news, to be logged."""
+        resolution, where = name.resolution, (self.backend.name, name.query.name)
+        status = resolution.status
+        news: list[tuple[object, ...]] = []
+        if status is not before and status is not None:
+            if status is not Status.VALID:
                 info = f" ({resolution.info})" if resolution.info else ""
-                _log.warning(
+                text = (
                     "backend %s: %s does not resolve: %s%s. Its servers stay where they are until %g s after the last "
-                    "answer.",
-                    backend,
-                    host,
-                    resolution.status.value,
-                    info,
-                    hold,
+                    "answer."
                 )
+                news.append((text, *where, status.value, info, name.resolvers.hold(status)))
             elif before is not None:
-                _log.warning("backend %s: %s resolves again", backend, host)
+                news.append(("backend %s: %s resolves again", *where))
         if resolution.surplus and resolution.surplus != surplus:
-            _log.warning(
-                "backend %s: %s has %d addresses more than servers: those get no requests",
-                backend,
-                host,
-                resolution.surplus,
-            )
+            text = "backend %s: %s has %d addresses more than servers: those get no requests"
+            news.append((text, *where, resolution.surplus))
+        return news
 
     def forked(self) -> None:
         """We are a forked child: whoever resolves does so in the parent."""
         self._lock = threading.Lock()
         self._owner = None
+        for name in self._names.values():
+            name.placing = False
         if not self.begun.reached:
             self.begun = Stage()
 

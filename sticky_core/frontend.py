@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, product
 from typing import cast
 
-from sticky_core.backend import Backend
+from sticky_core.backend import Backend, Kept
+from sticky_core.backend_config import BackendConfig
+from sticky_core.change import Change
 from sticky_core.errors import ConfigError, check
 from sticky_core.persistence.cookie import Cookie
 
@@ -15,7 +18,8 @@ class Frontend:
     """Backends by path. A route matches whole segments, so `/api` is `/api` and `/api/x` but not `/apix`; the longest
     wins.
 
-    Raises `ConfigError` for a route that is no path, and for two backends whose cookies would overwrite each other.
+    Raises `ConfigError` for a route that is no path, and for two backends whose cookies would overwrite each other. A
+    backend that is changed later is held to that as well.
     """
 
     def __init__(self, routes: Mapping[str, Backend]) -> None:
@@ -27,6 +31,9 @@ class Frontend:
         self.only = self._rest if not self._routes else None
         #: each backend once, in the order of the routes
         self.backends = tuple(dict.fromkeys(routes.values()))
+        self.neighbours = [backend.keep(Neighbours) for backend in self.backends]
+        for each in self.neighbours:
+            each.stand_in(self)
 
     @classmethod
     def of(cls, backend: Backend | None, routes: Mapping[str, Backend] | None) -> Frontend:
@@ -41,6 +48,46 @@ class Frontend:
             if path.startswith(segment) or path == prefix:
                 return backend
         return self._rest
+
+
+class Neighbours(Kept):
+    """Who stands beside a backend in the frontends that it is in (`Backend.keep`)."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._frontends: list[weakref.ref[Frontend]] = []
+        #: what the backend is about to be
+        self.coming: BackendConfig | None = None
+
+    def stand_in(self, frontend: Frontend) -> None:
+        self._frontends.append(weakref.ref(frontend, self._frontends.remove))
+
+    def clashes(self, config: BackendConfig) -> Iterator[str]:
+        frontends = [frontend for ref in list(self._frontends) if (frontend := ref()) is not None]
+        others = dict.fromkeys(each for frontend in frontends for each in frontend.neighbours if each is not self)
+        found = (problem for other in others for asked in other._asked for problem in _clashes(config, asked))
+        yield from dict.fromkeys(found)
+
+    @property
+    def _asked(self) -> list[BackendConfig]:
+        """What the backend is, and what it is about to be. Looked at without its locks: we may be in another's turn."""
+        coming = self.coming
+        return [self._backend.config, *([coming] if coming is not None else [])]
+
+    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        # Once more, now that others see it coming: of two that change at the same moment, one sees the other.
+        self.coming = change.config
+        problems = tuple(self.clashes(change.config))
+        ready(ConfigError(*problems) if problems else None)
+
+    def undo(self, change: Change) -> None:
+        self.coming = None
+
+    def swapped(self, change: Change) -> None:
+        self.coming = None
+
+    def forked(self) -> None:
+        self.coming = None
 
 
 def _problems(routes: Mapping[str, Backend]) -> Iterator[str]:
@@ -59,17 +106,22 @@ def _problems(routes: Mapping[str, Backend]) -> Iterator[str]:
         if names.setdefault(backend.name, backend) is not backend:
             yield f"two backends are called {backend.name}: give each a name of its own"
     for one, other in combinations(backends, 2):
-        for cookie, twin in product(_inserted(one), _inserted(other)):
-            if cookie.name == twin.name and _overlap(cookie.at_path, twin.at_path) and _meet(cookie, twin):
-                yield (
-                    f"backends {one.name} and {other.name} both insert a cookie {cookie.name} where the paths "
-                    f"{cookie.at_path} and {twin.at_path} meet, and would overwrite each other's for ever: "
-                    "give one another name, or each the path of its route"
-                )
+        yield from _clashes(one.config, other.config)
 
 
-def _inserted(backend: Backend) -> list[Cookie]:
-    return [cookie for cookie in backend.config.cookies if cookie.inserts]
+def _clashes(one: BackendConfig, other: BackendConfig) -> Iterator[str]:
+    """Which cookies of these two backends a browser would mix up."""
+    for cookie, twin in product(_inserted(one), _inserted(other)):
+        if cookie.name == twin.name and _overlap(cookie.at_path, twin.at_path) and _meet(cookie, twin):
+            yield (
+                f"backends {one.name} and {other.name} both insert a cookie {cookie.name} where the paths "
+                f"{cookie.at_path} and {twin.at_path} meet, and would overwrite each other's for ever: "
+                "give one another name, or each the path of its route"
+            )
+
+
+def _inserted(config: BackendConfig) -> list[Cookie]:
+    return [cookie for cookie in config.cookies if cookie.inserts]
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -308,6 +308,30 @@ def test_a_server_that_is_added_gets_an_address_and_one_that_is_removed_leaves_i
     assert asking.name.resolution.surplus == 1
 
 
+def test_an_answer_that_comes_while_servers_are_moved_has_the_last_word():
+    asking = Asking(n=2)
+    d, e = "10.0.0.4", "10.0.0.5"
+    moved = []
+
+    def hear_more(change):
+        moved.append(change.server)
+        if len(moved) == 1:
+            asking.hears(d, e)
+
+    asking.backend.events(hear_more)
+    asking.hears(A, B)
+    assert sorted(asking.targets) == [f"http://{each}:8080/base" for each in (d, e)]
+    assert asking.targets == [f"http://{found.address}:8080/base" for found in asking.name.resolution.places.values()]
+
+
+def test_a_child_that_was_forked_while_servers_were_moved_moves_them():
+    asking = Asking(n=1)
+    asking.name.placing = True  # by a thread that is not in the child
+    asking.backend.forked()
+    asking.hears(A)
+    assert asking.targets == ["http://10.0.0.1:8080/base"]
+
+
 def test_what_is_heard_of_a_name_that_nobody_has_any_more_changes_nothing():
     asking = Asking(n=1)
     asking.backend.add(Server("fixed", "http://10.0.0.9:80"))

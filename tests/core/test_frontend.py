@@ -1,8 +1,13 @@
 """Routes: which backend a path belongs to, and which cookies would meet."""
 
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
 import pytest
 
-from sticky_core.backend import Backend
+from sticky_core.backend import Backend, BackendConfig, Kept
+from sticky_core.change import Change
 from sticky_core.errors import ConfigError
 from sticky_core.frontend import Frontend
 from sticky_core.persistence import Cookie, Persist
@@ -181,3 +186,86 @@ def test_all_of_a_backend_s_cookies_are_compared():
 def test_what_is_no_backend_is_told_so():
     with pytest.raises(ConfigError, match=r"is no Backend: write Backend\(name, servers="):
         Frontend({"/": [Server("s1", app)]})  # type: ignore[dict-item]
+
+
+# -- what is changed later
+
+
+def test_a_backend_that_is_changed_is_held_to_its_neighbours_cookies():
+    web, api, far = backend("web", plain("A")), backend("api", plain("B"), plain("C")), backend("far", plain("A"))
+    frontend = Frontend({"/a": web, "/b": api})
+    Frontend({"/": far})
+    before = web.config, web.in_force
+    asked = replace(web.config, name="else", persist=(plain("B"), plain("C")))
+    for change in (web.apply, web.plan):
+        with pytest.raises(ConfigError) as refused:
+            change(asked)
+        assert [("another backend's" in each, "both insert a cookie" in each) for each in refused.value.problems] == [
+            (True, False),
+            (False, True),
+            (False, True),
+        ]
+    assert (web.config, web.in_force) == before
+    web.apply(replace(web.config, persist=(plain("D"),)))
+    api.apply(replace(api.config, persist=(plain("A"),)))
+    with pytest.raises(ConfigError, match="backends web and api both insert a cookie A"):
+        web.apply(replace(web.config, persist=(plain("A"),)))
+    del frontend
+    gc.collect()
+    web.apply(replace(web.config, persist=(plain("A"),)))
+
+
+class Slow(Kept):
+    """What takes its time to be ready."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.ready: Callable[[Exception | None], None]
+
+    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        self.ready = ready
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_what_a_neighbour_is_about_to_be_counts_until_nothing_comes_of_it(succeeds: bool):
+    web, api = backend("web", plain("A")), backend("api", plain("B"))
+    routes = Frontend({"/a": web, "/b": api})
+    slow = web.keep(Slow)
+    change = web.apply(replace(web.config, persist=(plain("C"),)))
+    for name in ("A", "C"):
+        with pytest.raises(ConfigError, match=f"both insert a cookie {name}"):
+            api.apply(replace(api.config, persist=(plain(name),)))
+    slow.ready(None if succeeds else RuntimeError("no luck"))
+    assert change.is_in_force is succeeds and routes.backends == (web, api)
+    api.apply(replace(api.config, persist=(plain("A" if succeeds else "C"),)))
+
+
+def test_in_a_forked_child_nothing_is_about_to_be():
+    web, api = backend("web", plain("A")), backend("api", plain("B"))
+    routes = Frontend({"/a": web, "/b": api})
+    web.keep(Slow)
+    web.apply(replace(web.config, persist=(plain("C"),)))
+    web.forked()
+    api.apply(replace(api.config, persist=(plain("C"),)))
+    assert routes.backends == (web, api)
+
+
+class Rival(Kept):
+    """Has its backend's neighbour changed in the moment in which the backend is: what it is to be has been looked at,
+    and nobody knows of it yet.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.acts: Callable[[], object] = lambda: None
+
+    def clashes(self, config: BackendConfig) -> Iterator[str]:
+        self.acts()
+        yield from ()
+
+
+def test_of_two_that_change_at_the_same_moment_one_gives_way():
+    web, api = backend("web", plain("A")), backend("api", plain("B"))
+    routes = Frontend({"/a": web, "/b": api})
+    api.keep(Rival).acts = lambda: web.apply(replace(web.config, persist=(plain("C"),)))
+    with pytest.raises(ConfigError, match="both insert a cookie C"):
+        api.apply(replace(api.config, persist=(plain("C"),)))
+    assert [each.config.cookies[0].name for each in routes.backends] == ["C", "B"]

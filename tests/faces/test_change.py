@@ -22,6 +22,7 @@ from sticky_core.change import Change
 from sticky_core.check import Check
 from sticky_core.claim import Claim, Reason
 from sticky_core.errors import ConfigError
+from sticky_core.events import StateChange
 from sticky_core.persistence import Cookie
 from sticky_core.server import Server
 
@@ -342,6 +343,28 @@ def test_a_lifespan_that_fails_to_begin_ends_those_that_had_begun_with_it(face: 
 
 
 @asgi_only
+def test_who_is_removed_while_others_begin_does_not_begin(face: Face) -> None:
+    life = Life()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            backend.remove("s2")
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+
+    backend = face.backend(Server("s1", app), life.server("s2"), life.server("s3"))
+    with running(face, backend) as run:
+        assert life.told == ["s3 begins"]
+        assert [server.name for server in run.dispatcher.replicas.apps] == ["s1", "s3"]
+    assert life.told == ["s3 begins", "s3 ends"]
+
+
+@asgi_only
 def test_an_app_behind_two_servers_lives_until_both_have_gone(face: Face) -> None:
     life = Life()
     shared = life.app("shared")
@@ -382,3 +405,62 @@ def test_what_is_asked_for_when_all_ends_fails_and_holds_nothing_up(
 
     asyncio.run(use())
     assert life.told == ["s1 begins", "s1 ends"] and [server.name for server in backend.servers] == ["s1"]
+
+
+def test_a_factory_may_remove_a_server_whose_turn_has_not_come(face: Face) -> None:
+    made: list[str] = []
+
+    def make(name: str) -> Any:
+        made.append(name)
+        if name == "s1":
+            backend.remove("s2")
+        return face.apps["s3"]
+
+    servers = (Server("s1", factory=lambda: make("s1")), Server("s2", factory=lambda: make("s2")))
+    backend = face.backend(*servers, face.server("s3"), persist=PLAIN)
+    dispatcher: Any = face.dispatcher(backend)
+    assert face.client(dispatcher)(cookie="SERVERID=s3").body == b"s3"
+    assert made == ["s1"] and [server.name for server in dispatcher.replicas.apps] == ["s1", "s3"]
+
+
+def test_a_backend_behind_a_route_is_held_to_its_neighbours_cookies_when_it_is_changed(face: Face) -> None:
+    web = face.backend(face.server("s1"), name="web", persist=PLAIN)
+    api = face.backend(face.server("s2"), name="api", persist=Cookie("API", signed=False))
+    client = face.client(face.package.StickyMiddleware(face.app("rest"), routes={"/web": web, "/api": api}))
+    clashing = replace(api.config, persist=(PLAIN,))
+    with pytest.raises(ConfigError, match="backends api and web both insert a cookie SERVERID"):
+        api.apply(clashing)
+    assert client("/api").mark == "API=s2"
+    web.apply(replace(web.config, persist=(Cookie("WEB", signed=False),)))
+    api.apply(clashing)
+    assert (client("/api").mark, client("/web").mark) == ("SERVERID=s2", "WEB=s1")
+
+
+def no_database() -> Any:
+    raise RuntimeError("no database")
+
+
+@pytest.mark.parametrize("by_factory", [False, True], ids=["told that it failed", "made itself"])
+def test_a_backend_may_be_changed_by_whom_its_first_request_makes_or_tells(face: Face, by_factory: bool) -> None:
+    """Whoever is told that a replica failed to start puts another in its place; a factory brings a server along."""
+    backend: Backend
+
+    def make() -> Any:
+        backend.add(face.server("s3"))
+        return face.apps["s2"]
+
+    backend = face.backend(Server("s1", factory=make if by_factory else no_database), face.server("s2"), persist=PLAIN)
+    if not by_factory:
+        told: list[Change] = []
+
+        def replaces(change: StateChange) -> None:
+            if change.after == "DOWN":
+                told.extend((backend.remove("s1"), backend.add(face.server("s3"))))
+
+        backend.events(replaces)
+    answers: list[Answer] = []
+    visit = threading.Thread(target=lambda: answers.append(face.client(backend)(cookie="SERVERID=s3")), daemon=True)
+    visit.start()
+    visit.join(DEADLINE)
+    assert [answer.body for answer in answers] == [b"s3"]
+    assert [server.name for server in backend.servers] == [*(["s1"] if by_factory else []), "s2", "s3"]
