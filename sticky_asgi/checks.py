@@ -215,7 +215,8 @@ class Checks(Running):
         elif server.config.is_url:
             result = await self._exchanged(HttpProbe(server, checking), server, checking)
         else:
-            result = await self._answered(self._replicas.apps[server], server, checking)
+            app = self._replicas.apps[server]
+            result = await self._answered(app.app if isinstance(app, Cut) else app, server, checking)
         self._backend.observed(server, replace(result, duration=anyio.current_time() - begun), checking)
 
     async def _ask_agent(self, server: Server, agent: Checking) -> None:
@@ -400,7 +401,6 @@ def _why(error: OSError) -> str:
     return os.strerror(known.errno) if known.errno else str(known)
 
 
-#: Has something called on an event loop, from whatever thread. RuntimeError if that has ended.
 async def sleep(lie_down: LieDown, at_most: float | None) -> None:
     """Until the bell rings, or for so many seconds."""
     woken = anyio.Event()
@@ -413,12 +413,13 @@ Loop.sleep = sleep
 
 
 class Cut:
-    """An app whose server takes what is in flight with it when it goes down (`on_marked_down="shutdown-sessions"`)."""
+    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`)."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app = app
         self._server = server
         self._open: dict[anyio.CancelScope, Soon] = {}
+        self._why = ""
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -431,10 +432,11 @@ class Cut:
             finally:
                 del self._open[here]
         if here.cancelled_caught:
-            raise ServerFailure(Failure.CLOSED, self._server.name, "marked down")
+            raise ServerFailure(Failure.SHUT, self._server.name, self._why)
 
-    def end(self) -> None:
+    def end(self, why: str) -> None:
         """End what is open, from whatever thread."""
+        self._why = why
         for here, soon in list(self._open.items()):
             with suppress(RuntimeError):  # its event loop has just ended, and it with that
                 soon(here.cancel)

@@ -110,6 +110,14 @@ class BackendConfig:
         for server in self.servers:
             if server.check is False and self.check is None:
                 yield f"server {server.name}: check=False has no effect: the backend has no check either"
+        asked = [server.check for server in self.servers if server.check]
+        if any(check.on_marked_up for check in (self.check, *asked) if check) and not any(
+            server.backup for server in self.servers
+        ):
+            yield "check: on_marked_up has no effect without servers that have backup=True"
+        for server in self.servers:
+            if server.backup and server.check and server.check.on_marked_up:
+                yield f"server {server.name}: check: on_marked_up has no effect on a backup: leave it out"
         checks = self.check
         if checks is not None and checks.port is not None:
             for server in self.servers:

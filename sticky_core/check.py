@@ -26,6 +26,7 @@ InitState = Literal["up", "down", "fully-up", "fully-down"]
 Observe = Literal["layer4", "layer7"]
 OnError = Literal["fail-check", "fastinter", "sudden-death", "mark-down"]
 OnMarkedDown = Literal["shutdown-sessions"]
+OnMarkedUp = Literal["shutdown-backup-sessions"]
 
 #: what stands for a probe of ours: told the server, it says whether that is well, or how it is; in the ASGI face it may
 #: be a coroutine function
@@ -133,7 +134,9 @@ class Check:
     `observe`: take the answers to clients into account: `"layer4"` (connections), `"layer7"` (answers as well): after
     `error_limit` failures in a row (10), `on_error` says what they mean: `"fail-check"` (as one failed check),
     `"fastinter"`, `"sudden-death"` (the next failed check is fatal), `"mark-down"`. `on_marked_down=
-    "shutdown-sessions"`: a server that goes down takes what is in flight with it.
+    "shutdown-sessions"`: a server that goes down, or into maintenance, takes what is in flight with it.
+    `on_marked_up="shutdown-backup-sessions"`: a server that can take new clients again, and is no backup, ends what is
+    in flight at the backups.
 
     Raises `ConfigError` with every problem found; an option that has no effect is one.
     """
@@ -158,6 +161,7 @@ class Check:
     error_limit: int | _Given = field(default=_UNSET, kw_only=True)
     on_error: OnError | _Given = field(default=_UNSET, kw_only=True)
     on_marked_down: OnMarkedDown | None = field(default=None, kw_only=True)
+    on_marked_up: OnMarkedUp | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         raise_for(f"check: {problem}" for problem in self._problems())
@@ -202,6 +206,7 @@ class Check:
             ("observe", (None, *get_args(Observe))),
             ("on_error", (_UNSET, *get_args(OnError))),
             ("on_marked_down", (None, *get_args(OnMarkedDown))),
+            ("on_marked_up", (None, *get_args(OnMarkedUp))),
         ):
             if getattr(self, name) not in words:
                 known = ", ".join(word for word in words if isinstance(word, str))
@@ -258,7 +263,7 @@ def problems_of_duration(name: str, asked: Duration | None) -> Iterator[str]:
     if asked is None:
         return
     try:
-        if seconds(asked) <= 0:
+        if not seconds(asked) > 0:  # nan is neither
             yield f"{name} {asked!r} is not above 0"
     except ValueError as error:
         yield f"{name}: {error}"

@@ -53,6 +53,8 @@ class Failure(Enum):
     NOT_STARTED = "not started", False, 503, "conn-failure"
     #: the server went away with the request in its hands, before it answered
     CLOSED = "closed before the answer", True, 502, "empty-response"
+    #: it, or another server, has changed its state, and what was on its way here was to end with that
+    SHUT = "sessions shut down", True, 502, "empty-response"
     #: what it said was no answer, or not the whole head of one
     BAD_ANSWER = "no valid answer", True, 502, "junk-response"
     #: it took too long to begin its answer
@@ -70,6 +72,11 @@ class Failure(Enum):
         #: what the client is told when nobody else answers, if it has not been told anything yet
         self.status = status
         self.word = word
+
+    @property
+    def blames(self) -> bool:
+        """Whether it says how the server is."""
+        return self is not Failure.UNFIT and self is not Failure.SHUT
 
 
 class ServerFailure(Exception):

@@ -174,7 +174,9 @@ class InForce:
             or any(check.observe for check in checks)
         )
         #: whether a server that goes down takes with it what is in flight there
-        self.shuts_down = any(check.on_marked_down for check in checks)
+        self.shuts_down = any(server.shuts_down for server in servers)
+        #: whether one that comes back ends what is in flight at the backups
+        self.shuts_backups = any(server.shuts_backups for server in servers)
 
     def begin(self) -> None:
         """All servers stand as they do now, and where they are. Under the lock."""

@@ -5,8 +5,8 @@ that serves.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sticky_core import discovery, http1, life
@@ -35,13 +35,15 @@ class Apps(dict[Server, A | None]):
 
 
 class Cut(Protocol):
-    """An app whose server takes what is in flight with it when it goes down (`on_marked_down="shutdown-sessions"`)."""
+    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`)."""
+
+    app: Any
 
     def __init__(self, app: Any, server: Server) -> None: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def end(self) -> None:
+    def end(self, why: str) -> None:
         """End what is open, from whatever thread."""
         ...
 
@@ -51,7 +53,7 @@ class Replicas(Kept):
 
     kind: Kind
     forwards: type[Upstream]  #: what stands for a server that is a URL
-    cut: type[Cut]  #: what stands around an app that is cut off when its server goes down
+    cut: type[Cut]  #: what stands around an app that may be cut off
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -69,7 +71,9 @@ class Replicas(Kept):
         self._fresh: dict[Server, Upstream | None] = {}  # made for a change that is not in force yet
         self._stale: list[Upstream] = []  # to be let go
         self._misfits: list[Server] = []  # moved while they were to be sent another way
-        self._lock = threading.Lock()
+        self._making = False
+        self._cuts: dict[Server, Cut] = {}
+        self._shuts_backups = False
         self._events: Events | None = None  # once somebody is to be cut off
         self._follow(self.in_force)
 
@@ -78,7 +82,8 @@ class Replicas(Kept):
         # once more than one attempt needs it, it stays: a request may have begun by other rules than it is read by
         self.rereads = self.rereads or in_force.rereads
         self.retry_body_limit = in_force.config.retry_body_limit
-        if in_force.shuts_down and self._events is None:
+        self._shuts_backups = in_force.shuts_backups
+        if (in_force.shuts_down or in_force.shuts_backups) and self._events is None:
             self._events = self.backend.events(self._marked)
         self.seal(in_force.servers)
         self.in_force = in_force
@@ -114,35 +119,61 @@ class Replicas(Kept):
             self._settle()
 
     def make_all(self) -> bool:
-        """Make all apps. False: somebody has."""
-        with self._lock:
-            if self.made:
+        """Make all apps. False: somebody has, or is about to and asks us for something meanwhile."""
+        with self.backend.turn:
+            if self.made or self._making:
                 return False
-            for server in self.backend.servers:
-                self._make_or_not(server)
+            self._making = True
+            begun: set[Server] = set()
+            try:
+                while rest := [server for server in self.backend.servers if server not in begun]:
+                    for server in rest:  # while it is made, others may come and go
+                        begun.add(server)
+                        if not server.removed:
+                            self._make_or_not(server)
+            finally:
+                self._making = False
             self.made = True
             return True
 
     def _make_or_not(self, server: Server) -> None:
         try:
             self.make(server)
-        except Exception:
-            _log.exception("backend %s: replica %s failed to start and is DOWN", self.backend.name, server.name)
+        except Exception as error:
+            text = "backend %s: replica %s failed to start and is DOWN"
+            self.backend.turn.afterwards(partial(_log.error, text, self.backend.name, server.name, exc_info=error))
             server.health = Health.DOWN
 
     def seal(self, servers: Iterable[Server]) -> None:
-        """Let the apps of those servers be cut off that take what is in flight with them (`Server.shuts_down`)."""
+        """Let the apps of those servers be cut off that may have to be."""
         for server in servers:
             app = self.apps[server]
-            if app is not None and server.shuts_down and not isinstance(app, self.cut):
-                self.apps[server] = self.cut(app, server)
+            if app is None or isinstance(app, self.cut):
+                continue
+            if server.shuts_down or (self._shuts_backups and server.config.backup):
+                cut = self._cuts.get(server)
+                if cut is None:
+                    cut = self._cuts[server] = self.cut(app, server)
+                cut.app = app  # one for all that it has had, so that whoever is still at one it has left is cut off too
+                self.apps[server] = cut
 
     def _marked(self, change: StateChange) -> None:
-        if change.after == "DOWN":
-            for server in self.backend.servers:
-                app = self.apps[server] if server.name == change.server else None
-                if isinstance(app, self.cut) and server.shuts_down:
-                    app.end()
+        """A server has gone out, or is back: what ends with that (HAProxy `on-marked-down`, `on-marked-up`)."""
+        server = next((each for each in self.backend.servers if each.name == change.server), None)
+        if server is None:
+            return
+        if change.after in ("DOWN", "MAINT"):
+            if server.shuts_down:
+                self._cut_off(server, "marked down")
+        elif change.after == "UP" and change.before != "DRAIN" and server.shuts_backups and server.electable:
+            for backup in self.backend.servers:
+                if backup.config.backup:
+                    self._cut_off(backup, f"{server.name} is marked up")
+
+    def _cut_off(self, server: Server, why: str) -> None:
+        cut = self._cuts.get(server)
+        if cut is not None:
+            cut.end(why)
 
     def start(self) -> None:
         """All apps are made: requests may come."""
@@ -250,11 +281,10 @@ class Replicas(Kept):
             with self.backend.lock:
                 self.moved(server, made)
         self._let_go()
-        with self._lock:
-            if self.made:
-                for server in change.came:  # those for whom nobody was there to prepare
-                    if self.apps[server] is None:
-                        self._make_or_not(server)
+        if self.made:
+            for server in change.came:  # those for whom nobody was there to prepare
+                if self.apps[server] is None:
+                    self._make_or_not(server)
 
     def _put(self, server: Server, upstream: Upstream | None) -> None:
         """Forward to `server` by this from here on."""
@@ -267,8 +297,10 @@ class Replicas(Kept):
 
     def _let_go(self) -> None:
         """End what nobody is sent through any more: requests on their way finish."""
-        while self._stale:
-            self._stale.pop().end()
+        with self.backend.lock:
+            stale, self._stale = self._stale, []
+        for upstream in stale:
+            upstream.end()
 
     def moving(self, server: Server, config: ServerConfig) -> Upstream | None:
         if not self.made or config.target is None:
@@ -290,6 +322,7 @@ class Replicas(Kept):
 
     def retire(self, server: Server, over: Callable[[], None]) -> None:
         upstream = self._upstreams.pop(server, None)
+        self._cuts.pop(server, None)
         if upstream is not None:
             upstream.end()
         over()
@@ -298,14 +331,15 @@ class Replicas(Kept):
         """Let all apps go. The next to begin has new ones."""
         for upstream in self._upstreams.values():
             upstream.close()
-        with self._lock:
+        with self.backend.turn:
             self.begun = self.made = False
             self.apps.update(dict.fromkeys(self.apps))
 
     def forked(self) -> None:
         """What was made in the parent shares no memory with it from here on: begin again."""
-        self._lock = threading.Lock()
+        self._making = False
         self._fresh.clear()
+        self._cuts.clear()
         for server in [each for each in self.apps if each not in self.in_force.members]:
             del self.apps[server]
         for server in self.backend.servers:

@@ -102,7 +102,24 @@ class ServerConfig:
     resolvers: Resolvers | None = None
 
     def __post_init__(self) -> None:
+        check(f"server {self.name}: {problem}" for problem in self._strangers())
         check(f"server {self.name}: {problem}" for problem in self._problems())
+
+    def _strangers(self) -> Iterator[str]:
+        """What is not of the kind that it stands for, told before it is looked at more closely."""
+        for name, kind, write in (
+            ("name", str, "a text"),
+            ("cookie", str | None, "what marks are to call it, as a text"),
+            ("check", Check | None, "check=Check('/health')"),
+            ("agent_check", AgentCheck | None, "agent_check=AgentCheck(port)"),
+            ("track", str | Server | None, "the other server, or its name"),
+            ("tls", TLS | None, "tls=TLS(...)"),
+            ("max_fails", int, "how many requests may fail, or 0 for any number"),
+            ("pool_max_conn", int | None, "how many connections are kept"),
+        ):
+            given: object = getattr(self, name)
+            if not isinstance(given, kind) and not (name == "check" and given is False):
+                yield f"{name}={given!r} is none: write {write}"
 
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
@@ -176,7 +193,7 @@ class ServerConfig:
             yield f"pool_max_conn {self.pool_max_conn!r} is below 0, which keeps no connection"
         if self.pool_purge_delay is not None:
             try:
-                if seconds(self.pool_purge_delay) <= 0:
+                if not seconds(self.pool_purge_delay) > 0:  # nan is neither
                     yield f"pool_purge_delay {self.pool_purge_delay!r} is not above 0: pool_max_conn=0 keeps none"
             except ValueError as error:
                 yield f"pool_purge_delay: {error}"
@@ -551,8 +568,8 @@ class Server:
             wait = None if deadline is None else seconds(deadline)
         except ValueError as error:
             raise ConfigError(f"server {self.name}: deadline: {error}") from None
-        if wait is not None and wait < 0:
-            raise ConfigError(f"server {self.name}: deadline {deadline!r} is below 0")
+        if wait is not None and not wait >= 0:
+            raise ConfigError(f"server {self.name}: deadline {deadline!r} is no number of seconds from 0 on")
         self.state = AdminState.DRAIN
         self._drain_for = wait
         self.tell()
@@ -665,6 +682,11 @@ class Server:
     def shuts_down(self) -> bool:
         """Whether it takes what is in flight with it when it goes down (`on_marked_down="shutdown-sessions"`)."""
         return self.checking is not None and self.checking.check.on_marked_down is not None
+
+    @property
+    def shuts_backups(self) -> bool:
+        """Whether it ends what is in flight at the backups when it comes back (`on_marked_up`)."""
+        return self.checking is not None and self.checking.check.on_marked_up is not None and not self.config.backup
 
     @property
     def full(self) -> bool:

@@ -312,8 +312,12 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             return self._seated(server, wait.server)
         if not woken:
             return None
+        untried = not self.tried  # else it is counted at who was tried last
         self._uprooted(Reason.DOWN)
-        return self._chosen(wait.until)
+        server = self._chosen(wait.until)
+        if untried and wait.server is not None and (server is not None or self.wait is not None):
+            wait.server.counters.cell[Total.WREDIS] += 1
+        return server
 
     @property
     def over(self) -> bool:
@@ -388,6 +392,8 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if self.tried:
             last = self.tried[-1]
             last.counters.cell[Total.WRETR if server is last else Total.WREDIS] += 1
+        elif bound is not None and server is not bound:
+            bound.counters.cell[Total.WREDIS] += 1
         self.tried += server.only
         return server
 
@@ -569,8 +575,9 @@ class Reporting(Transaction[Message, Out]):
         backend.served(server, failure, status, backend.clock.monotonic() - self._asked)
 
     def failed(self, failure: Failure) -> Failure:
+        blames = failure.blames
         failure = super().failed(failure)
-        if failure is not Failure.UNFIT and not self.spared:
+        if blames and not self.spared:
             self._report(failure, 0)
         return failure
 

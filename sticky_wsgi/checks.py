@@ -216,7 +216,8 @@ class Checks:
                 result = self._exchanged(HttpProbe(each.server, each.checking), each)
             else:
                 replicas = self._replicas()
-                result = _answered(replicas.apps[each.server] if replicas is not None else None, each)
+                app = replicas.apps[each.server] if replicas is not None else None
+                result = _answered(app.app if isinstance(app, Cut) else app, each)
         except Exception as error:  # whatever it is, the next check comes
             _log.exception("a check of server %s failed by itself", each.server.name)
             result = CheckResult(CheckStatus.SOCKERR, info=str(error))
@@ -381,7 +382,7 @@ def _environ(each: Round, target: str) -> Environ:
 
 
 class Cut:
-    """An app whose server takes what is in flight with it when it goes down (`on_marked_down="shutdown-sessions"`).
+    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`).
 
     As far as WSGI lets it: an app in this process is cut off at its next item; an upstream also while we wait for it.
     """
@@ -389,14 +390,15 @@ class Cut:
     def __init__(self, app: WSGIApp, server: Server) -> None:
         self.app = app
         self._server = server
-        self.deaths = 0
+        self._ends = 0
+        self._why = ""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        deaths = self.deaths
+        ends = self._ends
 
         def look() -> None:
-            if self.deaths != deaths:
-                raise ServerFailure(Failure.CLOSED, self._server.name, "marked down")
+            if self._ends != ends:
+                raise ServerFailure(Failure.SHUT, self._server.name, self._why)
 
         if isinstance(self._server.config.target, str):
             from sticky_wsgi.clients import has_left
@@ -412,9 +414,10 @@ class Cut:
         body = self.app(environ, start_response)
         return body if isinstance(body, (list, tuple)) else _Cut(body, look)
 
-    def end(self) -> None:
-        """End what is open."""
-        self.deaths += 1
+    def end(self, why: str) -> None:
+        """End what is open, from whatever thread."""
+        self._why = why
+        self._ends += 1
 
 
 class _Cut:

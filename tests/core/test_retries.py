@@ -85,7 +85,7 @@ def test_each_of_haproxy_s_words_is_known(word: str):
 
 WORDS = {
     "conn-failure": {Failure.REFUSED, Failure.CONNECT_TIMEOUT, Failure.TLS, Failure.NOT_STARTED},
-    "empty-response": {Failure.CLOSED},
+    "empty-response": {Failure.CLOSED, Failure.SHUT},
     "junk-response": {Failure.BAD_ANSWER},
     "response-timeout": {Failure.TIMEOUT},
     "0rtt-rejected": set(),
@@ -507,6 +507,69 @@ def test_what_balance_has_chosen_is_counted_whether_it_had_to_wait_or_not():
         one.left(server)
     assert (chosen.resume(True), bound.resume(True)) == (one["s1"], one["s2"])
     assert [server.counters[Total.LBTOT] for server in one.servers] == [1, 0]
+
+
+@pytest.mark.parametrize("out", ["down", "maint"])
+@pytest.mark.parametrize("waits_on", [False, True])
+def test_who_is_sent_on_from_the_queue_of_its_server_is_counted_there_as_in_haproxy(out: str, waits_on: bool):
+    one = full(persist=PLAIN)
+    request = Asked(one, cookie=BOUND)
+    assert request.first(request.cookies) is None
+    if not waits_on:
+        one.left(one["s2"])
+    if out == "down":
+        one["s1"].health = Health.DOWN
+    else:
+        one["s1"].state = AdminState.MAINT
+    server = request.resume(True)
+    if waits_on:
+        assert server is None and request.wait is not None
+        one.left(one["s2"])
+        server = request.resume(True)
+    assert server is one["s2"]
+    assert [totals(each, Total.WREDIS, Total.WRETR, Total.LBTOT) for each in one.servers] == [[1, 0, 0], [0, 0, 1]]
+    request.failed(Failure.REFUSED)
+    request.leave(server, False)
+    assert request.next() is None
+    assert [totals(each, Total.WREDIS) for each in one.servers] == [[1], [0]]
+
+
+@pytest.mark.parametrize("waits_on", [False, True])
+def test_who_finds_the_queue_of_its_server_full_is_counted_there_as_in_haproxy(waits_on: bool):
+    one = backend([Server(name, app, maxconn=1, maxqueue=1) for name in ("s1", "s2")])
+    for server in one.servers if waits_on else [one["s1"]]:
+        one.take(server)
+    waiting, request = Asked(one, cookie=BOUND), Asked(one, cookie=BOUND)
+    assert waiting.first(waiting.cookies) is None
+    moved = request.first(request.cookies)
+    if waits_on:
+        assert moved is None
+        one.left(one["s2"])
+        moved = request.resume(True)
+    assert moved is one["s2"]
+    assert [totals(each, Total.WREDIS, Total.WRETR) for each in one.servers] == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("unavailable", ["redispatch", "fail"])
+def test_who_is_sent_away_from_the_queue_is_not_counted_as_sent_on(unavailable: str):
+    one = full(unavailable=unavailable)
+    if unavailable == "redispatch":
+        one["s2"].state = AdminState.MAINT
+    request = Asked(one, cookie=BOUND)
+    assert request.first(request.cookies) is None
+    one["s1"].state = AdminState.MAINT
+    assert request.resume(True) is None and request.wait is None
+    assert [totals(each, Total.WREDIS) for each in one.servers] == [[0], [0]]
+
+
+def test_who_waits_for_anyone_leaves_nobody():
+    one = backend([Server("s1", app, maxconn=1), Server("b1", app, backup=True)])
+    one.take(one["s1"])
+    request = Asked(one)
+    assert request.first(None) is None
+    one["s1"].health = Health.DOWN
+    assert request.resume(True) is one["b1"]
+    assert [totals(each, Total.WREDIS) for each in one.servers] == [[0], [0]]
 
 
 # -- answers that are held back

@@ -218,6 +218,27 @@ def test_it_is_full_with_as_many_requests_as_it_may_have(maxconn: int, in_flight
     assert server.full is full
 
 
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        pytest.param({"name": 5}, "server 5: name=5 is none: write a text", id="a number for a name"),
+        pytest.param({"cookie": 5}, "cookie=5 is none: write what marks are to call it", id="a number for a cookie"),
+        pytest.param({"check": "/health"}, "check='/health' is none: write check=Check('/health')", id="a path"),
+        pytest.param({"check": True}, "check=True is none", id="a yes for a check"),
+        pytest.param({"agent_check": 9000}, "agent_check=9000 is none: write agent_check=AgentCheck", id="a port"),
+        pytest.param({"track": 5}, "track=5 is none: write the other server, or its name", id="a number to track"),
+        pytest.param({"tls": True}, "tls=True is none: write tls=TLS", id="a yes for tls"),
+        pytest.param({"max_fails": "3"}, "max_fails='3' is none", id="a text to count"),
+        pytest.param({"pool_max_conn": "3"}, "pool_max_conn='3' is none", id="a text for a pool"),
+    ],
+)
+def test_what_is_not_of_its_kind_is_told_with_what_to_write(options: dict[str, Any], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        Server(**{"name": "s1", "target": "https://10.0.0.1", **options})
+    (only,) = refused.value.problems
+    assert problem in only
+
+
 # -- what only a URL has
 
 
@@ -233,6 +254,7 @@ def test_it_is_full_with_as_many_requests_as_it_may_have(maxconn: int, in_flight
         pytest.param("http://s1", {"pool_max_conn": -1}, "pool_max_conn -1 is below 0", id="a pool below 0"),
         pytest.param("http://s1", {"pool_purge_delay": 0}, "pool_purge_delay 0 is not above 0", id="no time at all"),
         pytest.param("http://s1", {"pool_purge_delay": -1}, "pool_purge_delay", id="a time before"),
+        pytest.param("http://s1", {"pool_purge_delay": float("nan")}, "pool_purge_delay nan is not", id="no time"),
         pytest.param("http://s1", {"pool_purge_delay": "soon"}, "pool_purge_delay: 'soon'", id="a word for a time"),
     ],
 )

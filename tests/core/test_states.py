@@ -268,6 +268,18 @@ def test_who_waits_for_a_drain_is_told():
     assert waiting.wait(timeout=0)
 
 
+def test_who_waits_for_a_drain_is_told_when_the_server_is_removed_meanwhile():
+    backend, _ = made(Server("s1", app), Server("s2", app))
+    backend["s1"].in_flight.append(None)
+    backend["s1"].drain(deadline=None)
+    drained = backend.drained("s1")
+    removed = backend["s1"]
+    backend.remove("s1")
+    assert not drained.wait(0)
+    backend.left(removed)
+    assert drained.wait(0)
+
+
 def test_past_their_deadline_the_last_ones_still_serve_those_who_belong_nowhere():
     backend, clock = made(Server("s1", app))
     backend["s1"].drain(deadline=1)
@@ -391,6 +403,7 @@ def nobody(request: object) -> bool:
         ({"use_server": {"s9": nobody}}, "use_server names s9"),
         ({"check": "/health"}, "check='/health' is no check"),
         ({"check": Check(port=80)}, "check: port is for URLs"),
+        ({"check": Check(on_marked_up="shutdown-backup-sessions")}, "on_marked_up has no effect without servers"),
     ],
 )
 def test_what_cannot_work_is_refused(options: dict[str, Any], problem: str):
@@ -410,6 +423,12 @@ def test_what_cannot_work_is_refused(options: dict[str, Any], problem: str):
         ({"track": "s2", "check": Check()}, "track takes another server's health over"),
         ({"fail_timeout": 5}, "fail_timeout has no effect without max_fails"),
         ({"slowstart": 0}, "slowstart 0 is not above 0"),
+        ({"slowstart": float("nan")}, "slowstart nan is not above 0"),
+        (
+            {"backup": True, "check": Check(on_marked_up="shutdown-backup-sessions")},
+            "server s1: check: on_marked_up has no effect on a backup: leave it out",
+        ),
+        ({"check": Check(on_marked_up="shutdown-backup-sessions")}, "on_marked_up has no effect without servers"),
     ],
 )
 def test_what_cannot_work_of_a_server_is_refused(options: dict[str, Any], problem: str):

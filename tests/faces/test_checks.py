@@ -20,7 +20,7 @@ import pytest
 from sticky_core.check import Check, CheckResult
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.persistence import Cookie
-from sticky_core.server import AdminState, Health, Server
+from sticky_core.server import AdminState, Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
@@ -300,53 +300,3 @@ def test_who_waits_for_a_drain_and_for_changes_is_told(face: Face) -> None:
         return seen
 
     assert asyncio.run(story()) == ["DRAIN", "DRAINED"]
-
-
-def test_a_server_that_goes_down_takes_what_is_in_flight_with_it(face: Face) -> None:
-    check = Check("/health", on_marked_down="shutdown-sessions", inter=60)
-    app: Any = stream_wsgi if face.name == "wsgi" else stream_asgi
-    backend = face.backend(face.package.Server("s1", app), check=check)
-    dispatcher: Any = face.dispatcher(backend)
-    if face.name == "wsgi":
-        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "wsgi.url_scheme": "http"}
-        body = dispatcher(environ, lambda status, headers: lambda data: None)
-        items = iter(body)
-        assert next(items) == b"one"
-        backend["s1"].health = Health.DOWN
-        with pytest.raises(ServerFailure):
-            next(items)
-        body.close()
-        dispatcher.replicas.end()
-        return
-
-    async def story() -> None:
-        begun = asyncio.Event()
-
-        async def send(message: dict[str, Any]) -> None:
-            begun.set()
-
-        async def receive() -> dict[str, Any]:
-            await asyncio.sleep(3600)
-            raise AssertionError
-
-        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "scheme": "http"}
-        visit = asyncio.create_task(dispatcher(scope, receive, send))
-        await asyncio.wait_for(begun.wait(), DEADLINE)
-        await asyncio.to_thread(setattr, backend["s1"], "health", Health.DOWN)
-        with pytest.raises(ServerFailure):
-            await asyncio.wait_for(visit, DEADLINE)
-
-    asyncio.run(story())
-    assert not backend["s1"].in_flight
-
-
-def stream_wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
-    start_response("200 OK", [("content-type", "text/plain")])
-    yield b"one"
-    while True:
-        yield b"more"
-
-
-async def stream_asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await asyncio.sleep(3600)
