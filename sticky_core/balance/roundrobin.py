@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from heapq import heappop, heappush, heapreplace
 
 from sticky_core.balance.eweight import MOST, SCALE, eweight
@@ -47,29 +46,16 @@ class RoundRobin:
         return Turns(servers, rng, self.start)
 
 
-class _Row(Enum):
-    """Where a place stands."""
-
-    OUT = "out"  #: nowhere: its server is not electable
-    SEATED = "seated"
-    DONE = "done"  #: through with a round, and fresh in the next
-
-
-# Asking an Enum for its member costs as much as a few dict look-ups, and every choice would.
-_SEATED, _DONE = _Row.SEATED, _Row.DONE
-
-
 class _Place:
     """A server's place in the order of turns."""
 
-    __slots__ = ("carried", "due", "entry", "last", "number", "round", "row", "server", "weight")
+    __slots__ = ("carried", "due", "entry", "last", "number", "round", "server", "weight")
 
     def __init__(self, server: Server, number: int) -> None:
         self.server = server
         self.number = number
         self.weight = 0  # as it counts now: 0 while the server is not electable
-        self.row = _Row.OUT
-        self.round = 0  # in which it is fresh
+        self.round: int | None = None  # in which it is fresh; None while it is seated
         self.due = 0
         self.last = 0  # when it was due before
         self.carried = 0
@@ -80,7 +66,7 @@ class _Place:
 # that equals stay in order), the number of the place.
 _KEY, _NUMBER = 64, 20
 _ONE, _WHOSE = 1 << _NUMBER, (1 << _NUMBER) - 1
-_TIES = 10  # bits for what breaks a tie in the key, which is below twice the heaviest weight
+_TIES = 10  # bits for what breaks a tie in the key: less than the heaviest weight, to either side
 
 
 class Turns:
@@ -115,26 +101,39 @@ class Turns:
             self._begin_round()
             for _ in range(begun(self._start, self._next_round // SCALE or 1, self._rng)):
                 self.choose(request, ())
-        turn = self._turn
         # who is overdue, else who is fresh, else who is due next
-        place = self._top(self._seated, avoid) if self._seated else None
+        turn, seated = self._turn, self._seated
+        place = self._places[seated[0] & _WHOSE] if seated else None
+        if place is not None and (place.entry != seated[0] or place.server in avoid):
+            place = self._top(seated, avoid)
         if place is None or place.due > turn:
             fresh = self._top(self._fresh, avoid) if self._fresh else None
             if fresh is not None:
                 place = fresh
+                place.round = None
                 place.due = turn
                 place.carried = 0
         if place is None:
             return self.choose(request, avoid) if self._begin_round() else None
-        every, rest = divmod(self._next_round, place.weight)
-        place.last = place.due
-        place.due += every
-        place.carried += rest
-        if place.carried >= place.weight:
-            place.carried -= place.weight
-            place.due += 1
         self._turn = turn + 1
-        self._seat(place)
+        turns, weight = self._next_round, place.weight
+        place.last = due = place.due
+        due += turns // weight
+        carried = place.carried + turns % weight
+        if carried >= weight:
+            carried -= weight
+            due += 1
+        place.due, place.carried = due, carried
+        if due >= self._end:
+            self._seat(place)
+        else:  # `_seat` in line, for a call would be felt; its former entry is most often the first, and gives way
+            self._made = made = self._made + _ONE
+            entry = (due << _TIES) + (carried - weight) // SCALE << _KEY | made | place.number
+            if seated and seated[0] == place.entry:
+                heapreplace(seated, entry)
+            else:
+                heappush(seated, entry)
+            place.entry = entry
         return place.server
 
     def _begin_round(self) -> bool:
@@ -151,21 +150,15 @@ class Turns:
 
     def _seat(self, place: _Place) -> None:
         if place.due >= self._end:
-            place.row = _DONE
             place.round = self._rounds + 1
             place.due -= self._round
             heappush(self._done, self._waiting(place))
         else:
-            place.row = _SEATED
-            seated = self._seated
-            outdated = place.entry
-            before = (MOST + place.carried - place.weight) // SCALE  # HAProxy breaks ties in whole weights
+            place.round = None
+            lighter = (place.carried - place.weight) // SCALE  # HAProxy breaks ties in whole weights
             self._made = made = self._made + _ONE
-            place.entry = entry = (place.due << _TIES | before) << _KEY | made | place.number
-            if seated and seated[0] == outdated:
-                heapreplace(seated, entry)
-            else:
-                heappush(seated, entry)
+            place.entry = (place.due << _TIES) + lighter << _KEY | made | place.number
+            heappush(self._seated, place.entry)
 
     def _waiting(self, place: _Place) -> int:
         """Its entry among those who are fresh, or will be: the heaviest first."""
@@ -188,16 +181,15 @@ class Turns:
         self._end = self._round + min(self._round, self._next_round)
         place.entry = -1
         if weight == 0:
-            place.row = _Row.OUT
-        elif not self._begun or (place.row is _Row.DONE and place.round <= self._rounds):
-            place.row = _Row.DONE
+            return
+        if not self._begun or (before and place.round is not None and place.round <= self._rounds):
             place.round = self._rounds
             heappush(self._fresh, self._waiting(place))
-        elif place.row is _Row.OUT:  # back again: its turn comes as if it had just had one (fwrr_set_server_status_up)
+        elif before == 0:  # back again: its turn comes as if it had just had one (fwrr_set_server_status_up)
             place.due = self._turn + (self._round + self._next_round - self._turn) // weight
             self._seat(place)
         else:  # fwrr_update_server_weight
-            if place.row is _Row.DONE:
+            if place.round is not None:
                 place.due += self._round
             every = self._next_round // weight
             place.carried = 0

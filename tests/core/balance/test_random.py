@@ -65,6 +65,13 @@ def test_whom_chance_draws_again_and_again_though_he_is_to_be_avoided_gives_way(
     assert on.choose([on.servers[0]]) in on.servers[1:]
 
 
+@pytest.mark.parametrize("which", [pytest.param(0, id="the first drawn"), pytest.param(2, id="the second drawn")])
+def test_who_is_to_be_avoided_is_not_chosen_though_he_has_the_least_to_do(bench, scripted, which):
+    on = bench(Random(), [1, 1, 1], scripted([0.1, 0.9, 0.5, 0.5]))
+    on.take(on.servers[2 - which])
+    assert on.serve(avoid=[on.servers[which]]) == 2
+
+
 def test_weights_that_have_changed_count_at_the_next_draw(bench, scripted):
     on = bench(Random(1), [1, 1], scripted([0.8, 0.8, 0.2]))
     assert on.serve() == 2

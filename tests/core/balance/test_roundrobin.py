@@ -40,6 +40,7 @@ CHANGED = [
     ((7, 4, 2, 9, 1, 1), WEIGH, "4142146142341451241441236"),
     ((1, 2, 3, 5, 1, 10, 4, 1, 7, 3), GO_AND_COME, "6946739a249157934a9674698"),
     ((1, 2, 3, 5, 1, 10, 4, 1, 7, 3), WEIGH, "69467396a49217935849a7496"),
+    ((2, 4, 5), ((1, "maint"), (1, "ready"), (1, 7)), "32323233232323132113"),
 ]
 
 
@@ -153,8 +154,10 @@ def test_bound_requests_do_not_move_the_turns(bench):
     assert served == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
-def test_a_server_avoided_keeps_its_turn(bench):
+@pytest.mark.parametrize("taken", [pytest.param(0, id="before its first"), pytest.param(3, id="behind its first")])
+def test_a_server_avoided_keeps_its_turn(bench, taken):
     on = bench(RoundRobin(start=0), [1, 1, 1])
+    on.sequence(taken)
     assert on.serve(avoid=[on.servers[0]]) == 2
     assert on.serve() == 1
 
