@@ -68,36 +68,40 @@ class LeastTime:
         self._draws = draws
         self._decay = decay
         self._now = clock.monotonic
+        # the mean of each server's response times, and when it was that
+        self._seen: dict[Server, tuple[float, float] | None] = dict.fromkeys(urn.weights)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        lots = self._urn.drawn(self._draws, avoid, distinct=True)
-        known = None not in [lot.seen for lot in lots]
         now, decay = self._now(), self._decay
-        best: Server | None = None
-        least = inf
-        for lot in lots:
-            cost = 1 + len(lot.in_flight) * SCALE / lot.weight
-            if known and lot.seen is not None:
-                mean, then = lot.seen
-                cost *= mean * exp((then - now) / decay)
-            if cost < least:
-                best, least = lot.server, cost
-        return best
+        known = True
+        quickest: Server | None = None
+        idlest: Server | None = None
+        least = fewest = inf
+        for server in self._urn.drawn(self._draws, avoid, distinct=True):
+            load = 1 + len(server.in_flight) * SCALE / server.eweight
+            if load < fewest:
+                idlest, fewest = server, load
+            seen = self._seen[server]
+            if seen is None:
+                known = False
+            elif known:
+                mean, then = seen
+                time = load * mean * exp((then - now) / decay)
+                if time < least:
+                    quickest, least = server, time
+        return quickest if known else idlest
 
     def observed(self, server: Server, seconds: float) -> None:
         """`server` has answered after so long."""
-        lot = self._urn.lots[server]
         now = self._now()
-        mean, then = lot.seen or (0.0, now)
+        mean, then = self._seen[server] or (0.0, now)
         weight = exp((then - now) / self._decay)
-        lot.seen = max(seconds, mean * weight + seconds * (1 - weight)), now
+        self._seen[server] = max(seconds, mean * weight + seconds * (1 - weight)), now
 
     def succeed(self, before: object) -> None:
         if isinstance(before, LeastTime):
-            for server, lot in self._urn.lots.items():
-                known = before._urn.lots.get(server)
-                if known is not None:
-                    lot.seen = known.seen
+            for server in self._seen:
+                self._seen[server] = before._seen.get(server)
 
     def taken(self, server: Server) -> None:
         """The load is read off the server."""

@@ -14,7 +14,7 @@ from functools import reduce
 
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.urn import Lot, Urn
+from sticky_core.balance.urn import Urn
 from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
@@ -71,15 +71,14 @@ class Draws:
         if not urn.weight:
             return None
         if self._simple:
-            # the common case in line: two are drawn, and nobody is in the way
-            best, lot = urn.draw(), urn.draw()
-            if best.server not in avoid and lot.server not in avoid:
-                return _less_laden(best, lot).server
+            server = urn.less_laden(avoid)
+            if server is not None:
+                return server
         bound = self._bound
-        lots = urn.drawn(self._draws, avoid if bound is None else _Laden(avoid, bound), distinct=self._distinct)
-        if not lots and bound is not None:
-            lots = urn.drawn(self._draws, avoid)
-        return reduce(_less_laden, lots).server if lots else None
+        drawn = urn.drawn(self._draws, avoid if bound is None else _Laden(avoid, bound), distinct=self._distinct)
+        if not drawn and bound is not None:
+            drawn = urn.drawn(self._draws, avoid)
+        return reduce(_less_laden, drawn) if drawn else None
 
     def taken(self, server: Server) -> None:
         if self._bound is not None:
@@ -95,12 +94,9 @@ class Draws:
             self._bound.changed()
 
 
-def _less_laden(one: Lot, other: Lot) -> Lot:
+def _less_laden(one: Server, other: Server) -> Server:
     """Who has less for its weight; of equals the first."""
-    if one is other:
-        return one
-    less = len(other.in_flight) * one.weight < len(one.in_flight) * other.weight
-    return other if less else one
+    return other if len(other.in_flight) * one.eweight < len(one.in_flight) * other.eweight else one
 
 
 class _Laden:
