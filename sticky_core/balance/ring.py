@@ -92,6 +92,16 @@ class Ring:
         point = self._points[at]
         return at if point & _LOW < self._count[point >> _OWNER & _LOW] else self.next(at)
 
+    def first_owner(self, digest: int) -> Server:
+        """Whose point `at_or_after` finds: the same in line, for two calls would be felt in each choice."""
+        if self._stale:
+            self.settle()
+        points, index, stretch = self._points, self._index, digest >> self._shift
+        at = bisect_left(points, digest << _WHERE, index[stretch], index[stretch + 1])
+        point = points[at] if at < len(points) else points[0]
+        owner = point >> _OWNER & _LOW
+        return self.servers[owner] if point & _LOW < self._count[owner] else self.owner(self.next(at))
+
     def nearest(self, digest: int) -> int:
         """The point that counts and is nearest to `digest`; of two as near, the one before it."""
         after = self.at_or_after(digest)

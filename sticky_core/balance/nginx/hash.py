@@ -97,11 +97,11 @@ class Ketama:
         ring = self._ring
         if not ring.counting:
             return None
-        at = ring.at_or_after(crc32(key))
-        server = ring.owner(at)
+        digest = crc32(key)
+        server = ring.first_owner(digest)
         if server not in avoid:
             return server
-        return next((server for server in ring.owners(at) if server not in avoid), None)
+        return next((server for server in ring.owners(ring.at_or_after(digest)) if server not in avoid), None)
 
 
 def points(base: int, count: int) -> list[int]:
