@@ -125,7 +125,6 @@ class Connection(Flow):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self.sweep.drop(self)
         if exc is None:
             self._end()
         elif not self.answer.over and not self.gone:
@@ -230,18 +229,21 @@ class Connection(Flow):
         self._fail(self._cut_short)
 
     def swept(self, number: int) -> None:
-        if self.gone:
+        body = self.body
+        if body is None:
+            if self.closed:
+                self.sweep.drop(self)
+        elif self.gone:
             if self._news is None and number > self._since + 1 and self._task is not None:
                 # a server that never takes what its client, who has left, does not (hypercorn's HTTP/2): enough of that
                 self.cut = True
                 self._task.cancel()
-            return
-        body = self.body
-        if body is not None and number > self._begun + 1 and not body.watched:
-            body.watch(self.client_left)
-        if number - self._since > self._keeper.patience and (self._news is not None or self._writable is not None):
-            self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")
-            self.transport.abort()
+        else:
+            if number > self._begun + 1 and not body.watched:
+                body.watch(self.client_left)
+            if number - self._since > self._keeper.patience and (self._news is not None or self._writable is not None):
+                self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")
+                self.transport.abort()
 
     def client_left(self) -> None:
         """Nobody waits for the answer any more: the server hears of it."""

@@ -1,5 +1,5 @@
 """A request that is over leaves nothing behind that only the garbage collector could find: at thousands a second it
-would have to run all the time.
+would have to run all the time. And it is over when its client has left, whatever the server does about that.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from sticky_asgi import Backend, Cookie, Dispatcher, Server
+from sticky_asgi import Backend, Cookie, Dispatcher, Server, Upstream
 
 
 class Exchange:
@@ -53,3 +53,35 @@ def test_request_that_is_over_is_let_go_without_the_garbage_collector(options):
     left = weakref.ref(exchange)
     del exchange, scope
     assert left() is None
+
+
+@pytest.mark.parametrize("blocked", ["http.response.start", "http.response.body"])
+def test_who_can_send_nothing_to_a_client_that_has_left_is_let_go(blocked):
+    """As hypercorn does with HTTP/2, where a client that left takes nothing in and nobody says so."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        await reader.read()  # until we are gone
+        writer.close()
+
+    async def main():
+        origin = await asyncio.start_server(answer, "127.0.0.1")
+        host, port = origin.sockets[0].getsockname()
+        sending = asyncio.Event()
+
+        async def receive():
+            await sending.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if message["type"] == blocked:
+                sending.set()
+                await asyncio.Event().wait()
+
+        upstream = Upstream(f"http://{host}:{port}")
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "scheme": "http", "headers": []}
+        async with asyncio.timeout(30), origin:
+            await upstream(scope, receive, send)
+
+    asyncio.run(main())

@@ -762,7 +762,7 @@ def test_a_server_that_is_back_takes_those_who_wait_for_anyone(hall: Hall) -> No
     _, *waiting = (hall.visit() for _ in range(4))
     assert all(visit.waits for visit in waiting)
     put(backend["s2"], "ready")
-    until(lambda: waiting[1].inside)
+    until(lambda: waiting[0].inside and waiting[1].inside)
     assert [visit.inside for visit in waiting] == ["s2", "s2", None]
 
 
