@@ -440,7 +440,7 @@ def plot(results: Sequence[tuple[Contender, Outcome]], model: Model, file: Path)
             left = [so_far + width for so_far, width in zip(left, widths, strict=True)]
         moves.set_xlabel("moves of 100 sessions")
         moves.set_yticks(rows, [contender.name for contender, _ in results])
-        moves.invert_yaxis()
+        moves.set_ylim(len(results) - 0.4, -0.6)
         for row, (_, outcome) in enumerate(results):
             imbalance.plot([outcome.rest, outcome.worst], [row, row], color="#bbbbbb", zorder=1)
         for moment, marker, colour in (("rest", "o", "#54a24b"), ("worst", "D", "#e45756"), ("end", "|", "#333333")):
