@@ -85,7 +85,6 @@ def _httptools() -> Any:
 class Answers:
     """The answers that come on one connection, one after another: `begin` when a request goes out, then `feed` what
     comes.
-
     """
 
     __slots__ = (
