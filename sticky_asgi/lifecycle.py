@@ -85,11 +85,13 @@ class Replicas(CoreReplicas):
         made = super().make_all()
         if made:
             self.seal(self.backend.servers)
+            stores.listen(self.backend.stores)
             self._warn()
         return made
 
     def start(self) -> None:
         self.seal(self.backend.servers)
+        stores.listen(self.backend.stores)
         super().start()
 
     def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:

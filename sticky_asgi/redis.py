@@ -20,10 +20,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from sticky_core.errors import ConfigError, StoreFailure
-from sticky_core.stores import Command, packed
+from sticky_core.stores import BEAT, Command, packed
 from sticky_core.stores.breaker import Pauses
 from sticky_core.stores.news import News
-from sticky_core.stores.redis import BEAT, Redis
+from sticky_core.stores.redis import Redis
 
 ERRORS = RedisError, OSError
 
@@ -78,12 +78,16 @@ class Line:
         self._listening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
+    def listen(self) -> None:
+        """Listen to the news, unless somebody does in this process."""
+        if self._store.listener is None and self._store.appoint(self):
+            self._listening = self._task(self._listen())
+
     def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[object]]:
         """Their answers, when they have come."""
         store = self._store
         future: asyncio.Future[list[object]] = self._loop.create_future()
-        if store.listener is None and store.appoint(self):
-            self._listening = self._task(self._listen())
+        self.listen()
         if not self._breaker.may(self._now()):
             future.set_result([store.failure()] * len(commands))
             return future
@@ -235,6 +239,14 @@ class Line:
         finally:
             store.dismiss(self)
 
+    async def _run_errands(self) -> None:
+        """What is to be done beside requests."""
+        errands = self._store.errands(self._now())
+        if errands:
+            answers = await self.ask([errand.command for errand in errands])
+            for errand, answer in zip(errands, answers, strict=True):
+                errand.told(answer)
+
     async def _hear(self, pauses: Pauses) -> None:
         """Hear the news, as long as there is this connection."""
         store = self._store
@@ -251,6 +263,7 @@ class Line:
             while True:
                 while (command := news.due(self._now())) is not None:
                     await connection.send_packed_command(packed([command]), False)
+                await self._run_errands()  # also before it is known whether there is anything to hear
                 answer = await connection.read_response(True, news.delay(self._now()), disconnect_on_error=False)
                 if answer is not None:
                     news.hear(answer)

@@ -1,6 +1,6 @@
 """Ask the stores: all commands for one store in one round trip, shared with whoever else asks in this moment.
 
-Connections are those of an event loop. They open when something is asked for the first time.
+Connections are those of an event loop. They open when something is asked for the first time, or is to be heard.
 """
 
 from __future__ import annotations
@@ -37,6 +37,20 @@ async def ask(asks: Sequence[Ask]) -> list[object]:
         for number, answer in zip(numbers, await said, strict=True):
             answers[number] = answer
     return answers
+
+
+def listen(stores: Iterable[Redis]) -> None:
+    """Begin to hear the news, although nothing is asked yet. What stands in the way is told to who asks."""
+    try:
+        lines = _lines()
+        for store in stores:
+            from sticky_asgi.redis import Line  # redis-py is an extra
+
+            line = _line(lines, store)
+            if isinstance(line, Line):  # else nobody has news
+                line.listen()
+    except ConfigError:
+        pass
 
 
 async def end(stores: Iterable[Store]) -> None:

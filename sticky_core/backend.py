@@ -571,6 +571,7 @@ class Backend:
         fresh: tuple[list[Checking], list[Checking]] = [], []
         for server in servers:
             server.idle = in_force.idle
+            server.bound_somewhere = in_force.bound_somewhere
             server.max_fails = 0 if alone and not server.config.backup else server.config.max_fails
             tracks = tracked.get(server)
             if tracks is not server.tracks:
@@ -1048,7 +1049,9 @@ class Backend:
     def drained(self, name: str) -> Drained:
         """That the server called `name` is drained: nothing is in flight there, and no client that is bound to it has
         come for as long as marks last, or its deadline is over; or that it was removed, and nothing is in flight there.
-        `await` it, or `wait()` for it. KeyError if there is no such server.
+        Where tables are shared, no client may have come to any process that shares them, for up to a quarter longer;
+        while a store does not answer, what is known here has to do. `await` it, or `wait()` for it. KeyError if there
+        is no such server.
         """
         server = self[name]
 

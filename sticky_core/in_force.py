@@ -78,6 +78,9 @@ class InForce:
         self.idle = 0.0
         if self.persistence is not None:
             self.idle = max(each.idle for each in self._persistences or (self.persistence,))
+        for table in self.tables:
+            if table.space is not None:
+                table.space.bound.known_for(self.idle)
         # a backup that stands in a row is nobody's to balance
         self._algorithms: Mapping[Server, Algorithm] = {}
         self._assign()
@@ -148,6 +151,12 @@ class InForce:
     def stores(self) -> tuple[Redis, ...]:
         """The stores that these tables are shared through, each once."""
         return tuple(dict.fromkeys(table.store for table in self.tables if table.store is not None))
+
+    def bound_somewhere(self, server: Server) -> bool:
+        """Whether a process may still serve clients of `server`, as far as the stores of shared tables say."""
+        sticky = [each for each in self._persistences if isinstance(each, StickRules)]
+        spaces = [(table.space, each.text(server, table)) for each in sticky for table in each.tables]
+        return any(space.bound.somewhere(text) for space, text in spaces if space is not None)
 
     def _begin_to_balance(self) -> None:
         balance, rng = self.config.balance, self._alive.rng

@@ -26,6 +26,11 @@ NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 HEAVIEST = 256
 
 
+def _nowhere(server: Server) -> bool:
+    """Nobody shares a table with it."""
+    return False
+
+
 def is_weight(weight: object) -> bool:
     """Whether `weight` is one: a whole number from 0 to 256."""
     return isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
@@ -284,6 +289,7 @@ class Server:
         "agent",
         "agent_up",
         "asked",
+        "bound_somewhere",
         "checking",
         "config",
         "counters",
@@ -451,6 +457,8 @@ class Server:
         self._failed_until: float | None = None
         #: For how long a client may stay away from it and is still known; set by its backend.
         self.idle = 0.0
+        #: whether a process with which a table is shared may still serve clients of it
+        self.bound_somewhere: Callable[[Server], bool] = _nowhere
         #: When its clients go elsewhere, while it drains; and whether nobody is here any more.
         self.deadline: float | None = None
         self.drained = False
@@ -561,8 +569,8 @@ class Server:
         self.tell()
 
     def drain(self, deadline: Duration | None = 300) -> None:
-        """Let it keep its clients and take no new ones; after `deadline` (None: never) its clients go elsewhere.
-        ConfigError for what is no duration.
+        """Let it keep its clients and take no new ones; after `deadline` (None: never) its clients go elsewhere. This
+        is for this process: where several share tables, each has to be told. ConfigError for what is no duration.
         """
         try:
             wait = None if deadline is None else seconds(deadline)
@@ -752,8 +760,9 @@ class Server:
         if self._quiet < 0 or self.in_flight or total != self._seen:
             self._seen, self._quiet = total, now
         past = self.deadline is not None and now >= self.deadline
-        if past or (not self.in_flight and now - self._quiet >= self.idle):
-            self.drained = True
+        if not self.drained:
+            quiet = not self.in_flight and now - self._quiet >= self.idle
+            self.drained = past or (quiet and not self.bound_somewhere(self))
         return past
 
     @property

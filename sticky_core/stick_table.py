@@ -267,6 +267,7 @@ class StickTable:
     def _keep(self, key: str, text: str, since: int, now: float) -> None:
         """Into the near copy, to be believed unless there has been news of it `since`."""
         assert self.space is not None
+        self.space.bound.served(text)
         era = self.space.era_of(key, text, since)
         self.entries.put(key, _kept_as(text, era), now)
         if self.space.era_of(key, text, since) != era:  # it came in this moment, in another thread

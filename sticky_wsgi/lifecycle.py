@@ -58,6 +58,7 @@ class Replicas(CoreReplicas):
     def begin(self) -> None:
         if not self.made:
             self.make_all()
+            stores.listen(self.backend.stores)
         if not self.checks.cared_for:
             self.checks.begin()
         if not self.discovery.cared_for:

@@ -18,10 +18,10 @@ from redis.exceptions import TimeoutError as TimedOut
 from redis.retry import Retry
 
 from sticky_core.errors import ConfigError, StoreFailure
-from sticky_core.stores import Command, packed
+from sticky_core.stores import BEAT, Command, packed
 from sticky_core.stores.breaker import Pauses
 from sticky_core.stores.news import News
-from sticky_core.stores.redis import BEAT, Redis
+from sticky_core.stores.redis import Redis
 
 ERRORS = RedisError, OSError
 
@@ -48,13 +48,17 @@ class Line:
         self._listening: threading.Thread | None = None
         self._hearing: Connection | None = None
 
+    def listen(self) -> None:
+        """Listen to the news, unless somebody does in this process."""
+        if self._store.listener is None and self._store.appoint(self):
+            name = f"news of {self._store.name}"
+            self._listening = threading.Thread(target=self._listen, name=name, daemon=True)
+            self._listening.start()
+
     def ask(self, commands: Sequence[Command]) -> list[object]:
         """Their answers."""
         store = self._store
-        if store.listener is None and store.appoint(self):
-            name = f"news of {store.name}"
-            self._listening = threading.Thread(target=self._listen, name=name, daemon=True)
-            self._listening.start()
+        self.listen()
         if not self._breaker.may(self._now()):
             return [store.failure()] * len(commands)
         question = packed(commands)
@@ -136,6 +140,14 @@ class Line:
         finally:
             store.dismiss(self)
 
+    def _run_errands(self) -> None:
+        """What is to be done beside requests."""
+        errands = self._store.errands(self._now())
+        if errands:
+            answers = self.ask([errand.command for errand in errands])
+            for errand, answer in zip(errands, answers, strict=True):
+                errand.told(answer)
+
     def _hear(self, pauses: Pauses) -> None:
         """Hear the news, as long as there is this connection."""
         store = self._store
@@ -152,6 +164,7 @@ class Line:
             while not self._ended.is_set():
                 while (command := news.due(self._now())) is not None:
                     connection.send_packed_command([packed([command])], False)
+                self._run_errands()  # also before it is known whether there is anything to hear
                 try:
                     answer = connection.read_response(True, timeout=news.delay(self._now()), disconnect_on_error=False)
                 except TimedOut:

@@ -1,6 +1,6 @@
 """Ask the stores: all commands for one store in one round trip.
 
-Connections are those of a process. They open when something is asked for the first time.
+Connections are those of a process. They open when something is asked for the first time, or is to be heard.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from sticky_core.errors import ConfigError
 from sticky_core.fork import renewed
 from sticky_core.stores import Ask, Command, Store
 from sticky_core.stores.redis import Redis
@@ -32,6 +33,19 @@ def ask(asks: Sequence[Ask]) -> list[object]:
         for number, answer in zip(numbers, said, strict=True):
             answers[number] = answer
     return answers
+
+
+def listen(stores: Iterable[Redis]) -> None:
+    """Begin to hear the news, although nothing is asked yet. What stands in the way is told to who asks."""
+    try:
+        for store in stores:
+            from sticky_wsgi.redis import Line  # redis-py is an extra
+
+            line = _lines.line(store)
+            if isinstance(line, Line):  # else nobody has news
+                line.listen()
+    except ConfigError:
+        pass
 
 
 def end(stores: Iterable[Store]) -> None:

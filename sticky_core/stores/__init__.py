@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, Protocol
 
-__all__ = ["Ask", "Command", "Question", "Store", "packed"]
+__all__ = ["BEAT", "LEASE", "Ask", "Command", "Question", "Store", "packed"]
+
+#: Seconds between two looks at whether the channel of news is alive, and how long it is believed to be after one.
+BEAT = 1.0
+LEASE = 3.0
 
 #: the words of one command
 Command = tuple[bytes | str | int | float, ...]

@@ -12,8 +12,8 @@ from typing import cast
 from weakref import WeakSet
 
 from sticky_core.errors import StoreFailure
-from sticky_core.stores import Command
-from sticky_core.stores.redis import BEAT, LEASE, Redis, Space
+from sticky_core.stores import BEAT, LEASE, Command
+from sticky_core.stores.redis import Redis, Space
 
 
 class News:

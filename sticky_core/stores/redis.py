@@ -28,16 +28,13 @@ from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, check
 from sticky_core.fork import renewed
 from sticky_core.recent import Recent
-from sticky_core.stores import Ask
+from sticky_core.stores import BEAT, LEASE, Ask
+from sticky_core.stores.bound import Bound, Errand
 from sticky_core.stores.breaker import Breaker
 
 _log = logging.getLogger("sticky_sessions")
 
 Key = str | bytes | int
-
-#: Seconds between two looks at whether the channel of news is alive, and how long it is believed to be after one.
-BEAT = 1.0
-LEASE = 3.0
 
 #: the shortest secret that is taken, in bytes
 SHORTEST = 16
@@ -157,6 +154,7 @@ class Redis:
         self._lock = threading.Lock()
         self._listener: object = None
         self._hears = True  # or nobody has been told yet that it does not
+        self._beat = -inf  # when there may be errands
         #: by `clock`: until when the channel of news is taken to be alive
         self.heard_until = -inf
         renewed(self)
@@ -224,6 +222,13 @@ class Redis:
         """Whether the channel of news is known to be alive."""
         return self.clock.monotonic() < self.heard_until
 
+    def errands(self, now: float) -> list[Errand]:
+        """What whoever listens is to do beside that, about once a second."""
+        if now < self._beat:
+            return []
+        self._beat = now + BEAT
+        return [errand for space in self.spaces for errand in space.bound.errands(now)]
+
     def failure(self) -> StoreFailure:
         """The answer that is not asked for."""
         return StoreFailure(self.name, self.breaker.why)
@@ -253,6 +258,8 @@ class Space:
         #: how many news were heard, or may have been missed
         self.news = 0
         self._keys = f"{store.prefix}:{name}:"
+        #: which servers have clients; no digest looks as these keys do
+        self.bound = Bound(f"{self._keys}bound:", expire, store.clock, store.breaker)
         #: channels are of the whole server, keys of one of its databases
         self.channel = f"{store.prefix}:{store.db}:{name}"
         self._milliseconds = max(1, round(expire * 1000))

@@ -13,9 +13,9 @@ from sticky_core.errors import ConfigError, StoreFailure
 from sticky_core.persistence.stick import Stick
 from sticky_core.server import Server
 from sticky_core.stick_table import StickTable
-from sticky_core.stores import packed
+from sticky_core.stores import BEAT, LEASE, packed
 from sticky_core.stores.news import News
-from sticky_core.stores.redis import BEAT, LEASE, Redis
+from sticky_core.stores.redis import Redis
 
 SECRET = "a-secret-of-the-store-tests"
 

@@ -198,6 +198,17 @@ class Told:
     def state(self, server: str, state: str) -> None:
         self._face.backend[server].state = state
 
+    def drain(self, server: str) -> None:
+        self._face.backend[server].drain(deadline=None)
+
+    def drained(self, server: str) -> bool:
+        drained: bool = self._face.backend.drained(server).wait(0)
+        return drained
+
+    def marked(self) -> list[str]:
+        """The servers of which the store was told that they have clients."""
+        return sorted(self._face.table.space.bound.told)
+
     def advance(self, seconds: float) -> None:
         self._face.clock.advance(seconds)
 

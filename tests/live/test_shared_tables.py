@@ -116,8 +116,10 @@ def test_two_processes_of_each_face_agree_on_every_client(process):
 def test_a_first_visit_takes_two_round_trips_a_known_client_one_and_one_in_the_near_copy_none(valkey, pair, until):
     here, there = pair
     for each in pair:
-        each.do("visit", "nobody")
+        each.do("visit", *names(6))
     listening(until, *pair)
+    for each in pair:  # once in a hundred seconds, and no request waits for it
+        until(lambda each=each: each.do("marked") == ["s1", "s2", "s3"], "the store knows which servers have clients")
     with valkey.client() as client:
 
         def asked(process, user):
@@ -270,6 +272,49 @@ def test_with_fail_nobody_is_served_who_could_be_split_until_the_store_is_back(v
         until(lambda each=each: each.do("visit", "bob") != ["503"], "it is back")
         each.do("visit", "ann")
         assert home in ("s1", "s2", "s3")
+
+
+def test_the_news_are_heard_before_any_request_asks_the_store(process, until):
+    asgi, wsgi = process("asgi", "wsgi")
+    until(lambda: asgi.do("listens"), "it hears the news since its lifespan began")
+    assert not wsgi.do("listens")
+    wsgi.do("visit", "")  # without a key
+    until(lambda: wsgi.do("listens"), "it hears the news since its first request")
+
+
+def test_a_server_has_drained_when_its_clients_come_to_no_other_process_either(valkey, process, until):
+    here, there = pair = process("asgi", "wsgi")
+    homes = here.do("visit", "ann", "bob")
+    # each drains the server whose client comes to the other
+    drains = [(here, homes[0]), (there, homes[1])]
+    comes = [(here, "bob", homes[1]), (there, "ann", homes[0])]
+    marks = [f"sticky:app:bound:{home}" for home in homes]
+
+    def drained():
+        for each in pair:
+            each.do("advance", EXPIRE / 4)
+        return [each.do("drained", home) for each, home in drains]
+
+    with valkey.client() as client:
+
+        def asked():
+            """How often marks were looked for: nothing else here is read so."""
+            return client.info("commandstats").get("cmdstat_get", {}).get("calls", 0)
+
+        def served():
+            assert [each.do("visit", user) for each, user, _ in comes] == [[home] for _, _, home in comes]
+            assert drained() == [False, False]
+            return asked() >= 4
+
+        until(lambda: client.exists(*marks) == 2, "the store knows that they have clients")
+        for each, home in drains:
+            each.do("drain", home)
+            each.do("advance", 100 * EXPIRE)
+        until(served, "the store is asked again and again while they come")
+        assert all(1 <= client.pttl(mark) / 1000 / EXPIRE <= 1.26 for mark in marks)
+        for mark in marks:
+            client.pexpire(mark, 1)  # their time has passed: the store's clock is not ours to move
+        until(lambda: drained() == [True, True], "they are gone")
 
 
 @pytest.mark.parametrize("faces", [("asgi", "asgi"), ("wsgi", "wsgi")], ids="+".join)

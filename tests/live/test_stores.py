@@ -398,6 +398,8 @@ def test_who_may_not_subscribe_is_told_once_and_asks_each_time(face, valkey, sto
     assert face.ask(space.recall("d")) == [b"s1"]
     assert not listens(space)
     assert caplog.text.count("no news of other processes") == 1
+    space.bound.served("s1")
+    until(lambda: "s1" in space.bound.told, "others learn from the store that it has clients")
 
 
 def test_a_user_needs_no_more_rights_than_the_documentation_says(face, valkey, store, until):
@@ -415,7 +417,8 @@ def test_a_user_needs_no_more_rights_than_the_documentation_says(face, valkey, s
         space.forget("d", "s3"),
     )
     assert answers == [None, None, b"s2", b"s3", b"s3", None]
-    until(lambda: listens(space), "the news are heard")
+    space.bound.served("s1")
+    until(lambda: listens(space) and "s1" in space.bound.told, "the news are heard, and the store knows of s1")
 
 
 class Relay:
