@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self, TypeVar
 
 from sticky_core import http1
+from sticky_core.allocator import keep_what_is_freed
 from sticky_core.durations import Duration, seconds
 from sticky_core.forwarding import Forward, Heads
 from sticky_core.pool import PURGE_DELAY, Pool
@@ -46,6 +47,7 @@ class Upstream:
 
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         http1.require()
+        keep_what_is_freed()
         assert isinstance(config.target, str)
         self._config = config
         self._ended = False

@@ -30,6 +30,7 @@ LAYERS = (
     | {"doors", "queue", "server", "stick_table", "upstream"},
     {
         "agent_check",
+        "allocator",
         "check",
         "cookies",
         "counters",
