@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sticky_core.errors import ConfigError
 from sticky_core.stores import Ask, Command, Store
 from sticky_core.stores.redis import Redis
-
-if TYPE_CHECKING:
-    pass
 
 _Lines = dict[Store, "Answering"]
 _of: dict[asyncio.AbstractEventLoop, _Lines] = {}

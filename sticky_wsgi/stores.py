@@ -9,15 +9,12 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sticky_core.errors import ConfigError
 from sticky_core.fork import renewed
 from sticky_core.stores import Ask, Command, Store
 from sticky_core.stores.redis import Redis
-
-if TYPE_CHECKING:
-    pass
 
 
 def ask(asks: Sequence[Ask]) -> list[object]:
