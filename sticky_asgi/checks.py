@@ -16,13 +16,14 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
-from anyio.lowlevel import current_token
 from anyio.streams.tls import TLSStream
 
-from sticky_asgi.messages import ASGIApp, Message, Scope, Soon, soon_here, waker
+from sticky_asgi.messages import ASGIApp, Message, Scope, waker
+from sticky_asgi.running import Running
+from sticky_asgi.shutdown import Cut
 from sticky_core.agent_check import Said
 from sticky_core.check import Checking, CheckResult, CheckStatus, said
-from sticky_core.errors import Failure, ServerFailure
+from sticky_core.errors import ServerFailure
 from sticky_core.events import LieDown, Loop
 from sticky_core.expect import LOOKED_AT
 from sticky_core.probe import AgentProbe, HttpProbe, Probe, failed, raised
@@ -37,90 +38,6 @@ _log = logging.getLogger("sticky_sessions")
 _READ = 65536
 #: how long after its beginning an event loop begins to check, in seconds
 _SOON = 0.05
-
-
-class Running:
-    """What runs beside requests for as long as an event loop lives, or a lifespan: once, on the event loop that owns
-    it.
-    """
-
-    _scope: anyio.CancelScope | None
-    _ended: anyio.Event | None
-    _task: object
-    _soon: Soon | None  # how to reach the event loop
-
-    def __init__(self) -> None:
-        self._let_go()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is anything to run."""
-        return True
-
-    def _claimed(self) -> bool:
-        """Whether it is ours to run, and nobody else's from here on."""
-        raise NotImplementedError
-
-    def _disowned(self) -> None:
-        """It is anybody's to run again."""
-        raise NotImplementedError
-
-    async def _work(self) -> None:
-        """What it does, for ever."""
-        raise NotImplementedError
-
-    def begin(self) -> None:
-        """Run it as a task of this event loop, where no lifespan does."""
-        if not self.wanted or self._ended is not None:
-            return
-        native: Any = current_token().native_token
-        if hasattr(native, "create_task"):
-            if self._own():
-                self._task = native.create_task(self.run())
-        else:
-            import trio
-
-            if self._own():
-                trio.lowlevel.spawn_system_task(self.run)
-
-    def start(self, group: anyio.abc.TaskGroup) -> None:
-        """Run it in `group`, until `end`."""
-        if self.wanted and self._ended is None and self._own():
-            group.start_soon(self.run)
-
-    def _own(self) -> bool:
-        if not self._claimed():
-            return False
-        self._ended = anyio.Event()
-        self._scope = anyio.CancelScope()
-        self._soon = soon_here()
-        return True
-
-    async def run(self) -> None:
-        scope, ended = self._scope, self._ended
-        assert scope is not None and ended is not None
-        try:
-            with scope:
-                await self._work()
-        finally:
-            self._let_go()
-            self._disowned()
-            ended.set()
-
-    async def end(self) -> None:
-        """Run it no more; over when nothing of it is on its way."""
-        scope, ended = self._scope, self._ended
-        if scope is not None and ended is not None:
-            scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await ended.wait()
-
-    def forked(self) -> None:
-        """We are a forked child: it runs in the parent."""
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._scope = self._ended = self._task = self._soon = None
 
 
 class Checks(Running):
@@ -410,33 +327,3 @@ async def sleep(lie_down: LieDown, at_most: float | None) -> None:
 
 
 Loop.sleep = sleep
-
-
-class Cut:
-    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`)."""
-
-    def __init__(self, app: ASGIApp, server: Server) -> None:
-        self.app = app
-        self._server = server
-        self._open: dict[anyio.CancelScope, Soon] = {}
-        self._why = ""
-
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        soon = soon_here()
-        with anyio.CancelScope() as here:
-            self._open[here] = soon
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                del self._open[here]
-        if here.cancelled_caught:
-            raise ServerFailure(Failure.SHUT, self._server.name, self._why)
-
-    def end(self, why: str) -> None:
-        """End what is open, from whatever thread."""
-        self._why = why
-        for here, soon in list(self._open.items()):
-            with suppress(RuntimeError):  # its event loop has just ended, and it with that
-                soon(here.cancel)

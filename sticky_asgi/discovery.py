@@ -12,7 +12,7 @@ import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 
-from sticky_asgi.checks import Running
+from sticky_asgi.running import Running
 from sticky_core import nameservers
 from sticky_core.discovery import Discovery as CoreDiscovery
 from sticky_core.discovery import Name

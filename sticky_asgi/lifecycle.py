@@ -12,9 +12,10 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from sticky_asgi import stores
-from sticky_asgi.checks import Checks, Cut
+from sticky_asgi.checks import Checks
 from sticky_asgi.discovery import Discovery
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, Soon, Sparing, Transaction, soon_here
+from sticky_asgi.shutdown import Cut
 from sticky_asgi.upstream import Upstream
 from sticky_core.backend import Backend
 from sticky_core.change import Change

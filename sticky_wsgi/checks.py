@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
@@ -21,12 +21,13 @@ from urllib.parse import unquote
 
 from sticky_core.agent_check import Said
 from sticky_core.check import Checking, CheckResult, CheckStatus, said
-from sticky_core.errors import Failure, ServerFailure
+from sticky_core.errors import ServerFailure
 from sticky_core.expect import LOOKED_AT
 from sticky_core.probe import AgentProbe, HttpProbe, Probe, failed, raised
 from sticky_core.server import Server
 from sticky_core.tls import TLS
-from sticky_wsgi.messages import Environ, ExcInfo, Headers, StartResponse, WSGIApp
+from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
+from sticky_wsgi.shutdown import Cut
 
 if TYPE_CHECKING:
     from sticky_wsgi.lifecycle import Replicas
@@ -379,61 +380,6 @@ def _environ(each: Round, target: str) -> Environ:
         key = name.upper().replace("-", "_")
         environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"] = value
     return environ
-
-
-class Cut:
-    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`).
-
-    As far as WSGI lets it: an app in this process is cut off at its next item; an upstream also while we wait for it.
-    """
-
-    def __init__(self, app: WSGIApp, server: Server) -> None:
-        self.app = app
-        self._server = server
-        self._ends = 0
-        self._why = ""
-
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        ends = self._ends
-
-        def look() -> None:
-            if self._ends != ends:
-                raise ServerFailure(Failure.SHUT, self._server.name, self._why)
-
-        if isinstance(self._server.config.target, str):
-            from sticky_wsgi.clients import has_left
-
-            left = has_left(environ)
-
-            def looks() -> bool:
-                look()
-                return left()
-
-            # the word that has_left asks first: whoever waits for the upstream looks at us as well, ten times a second
-            environ["waitress.client_disconnected"] = looks
-        body = self.app(environ, start_response)
-        return body if isinstance(body, (list, tuple)) else _Cut(body, look)
-
-    def end(self, why: str) -> None:
-        """End what is open, from whatever thread."""
-        self._why = why
-        self._ends += 1
-
-
-class _Cut:
-    def __init__(self, body: Iterable[bytes], look: Callable[[], None]) -> None:
-        self._body = body
-        self._look = look
-
-    def __iter__(self) -> Any:
-        for item in self._body:
-            self._look()
-            yield item
-
-    def close(self) -> None:
-        close = getattr(self._body, "close", None)
-        if close is not None:
-            close()
 
 
 _running: weakref.WeakSet[Checks] = weakref.WeakSet()

@@ -13,9 +13,10 @@ from sticky_core.server import Server
 from sticky_core.target import App
 from sticky_core.transaction import Reporting
 from sticky_wsgi import stores
-from sticky_wsgi.checks import Checks, Cut
+from sticky_wsgi.checks import Checks
 from sticky_wsgi.discovery import Discovery
 from sticky_wsgi.messages import Environ, Sparing, StartResponse, Transaction, WSGIApp
+from sticky_wsgi.shutdown import Cut
 from sticky_wsgi.upstream import Upstream
 
 

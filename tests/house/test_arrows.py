@@ -64,8 +64,8 @@ THIRD_PARTIES_IN_CORE = {"itsdangerous"}
 KNOWS_SSL = "sticky_core.tls"
 
 # Rooms that only one face has: a command and what it shows need one server, and uvicorn is it; WSGI has no WebSockets,
-# and no word for a client that has left.
-ONLY_ONE = {"cli", "demo", "websockets", "clients"}
+# no event loop that owns what runs beside requests, and no word for a client that has left.
+ONLY_ONE = {"cli", "demo", "websockets", "running", "clients"}
 
 
 # The fixture that makes clusters of either face looks at both, when a test asks it to, and at pytest.
