@@ -95,9 +95,8 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
     def forwarded(self) -> Environ:
         """An environ of its own for one attempt: an app writes into what it is given, and the next must not find it."""
         environ = self.message.copy()
-        body = self.reread
-        if body is not None:
-            environ["wsgi.input"] = body
+        if self.body is not None:
+            environ["wsgi.input"] = self.body
         if self.kept is not None:
             if text := self.kept[0]:
                 environ["HTTP_COOKIE"] = text

@@ -46,8 +46,7 @@ class Corridor:
         server = transaction.first(environ.get("HTTP_COOKIE"))
         if self._debug:
             transaction.tell()
-        if replicas.rereads:
-            transaction.body = Body(environ, replicas.retry_body_limit)
+        transaction.body = Body(environ, replicas.retry_body_limit) if replicas.rereads else None
         while server is not None or (server := waited(transaction)) is not None:
             over: bool | None = True
             try:
