@@ -85,15 +85,18 @@ class Replicas(CoreReplicas):
     def make_all(self) -> bool:
         made = super().make_all()
         if made:
-            self.seal(self.backend.servers)
-            stores.listen(self.backend.stores)
+            self._are_made()
             self._warn()
         return made
 
     def start(self) -> None:
+        self._are_made()
+        super().start()
+
+    def _are_made(self) -> None:
+        """All apps are there, whoever made them."""
         self.seal(self.backend.servers)
         stores.listen(self.backend.stores)
-        super().start()
 
     def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
         if self.lifespans is not None and self.made and not all(server.config.is_url for server in change.came):

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from sticky_core import proxies
 from sticky_core.errors import Failure, ServerFailure, check
-from sticky_core.http1 import HOP_BY_HOP, Header, names_of, taken_along
+from sticky_core.http1 import HOP_BY_HOP, LONGEST_KNOWN, MOST_KNOWN, Header, names_of, taken_along
 from sticky_core.proxies import Networks
 from sticky_core.recent import Recent
 from sticky_core.target import Location
@@ -155,8 +155,6 @@ _KINDS.update(
         ).split()
     )
 )
-_MOST_KNOWN = 4096
-_LONGEST_KNOWN = 64
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
 _IS_HOST, _IS_CONNECTION = _Kind.HOST, _Kind.CONNECTION
 _END = (b"", b"")  # joined to other lines: the end of the last, and an empty one
@@ -170,7 +168,7 @@ def _introduced(name: bytes) -> tuple[bytes, _Kind | None]:
     if lower in _KINDS:
         return lower, _KINDS[lower]
     kind = _Kind.FORWARDED if lower.startswith(b"x-forwarded-") else None
-    if len(_KINDS) < _MOST_KNOWN and len(lower) <= _LONGEST_KNOWN:
+    if len(_KINDS) < MOST_KNOWN and len(lower) <= LONGEST_KNOWN:
         _KINDS[lower] = kind
     return lower, kind
 
@@ -311,7 +309,7 @@ class Heads:
         lines += upgrade
         if said is None:  # as nearly always, and then the same for all that a client asks
             about = peer, secure, host
-            client = self._said.young.get(about) or self._said.get(about)
+            client = self._said.get(about)
             if client is None:
                 client = self._of_client(None, peer, secure, host)
                 self._said.put(about, client)

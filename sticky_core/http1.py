@@ -19,6 +19,9 @@ Header = tuple[bytes, bytes]
 LONGEST_HEAD: Final = 65536
 #: how many answers of status 1xx may come before the one that counts
 MOST_INTERIM: Final = 16
+#: Of headers: how many names are remembered that clients or servers have come with, and of what length at most.
+MOST_KNOWN: Final = 4096
+LONGEST_KNOWN: Final = 64
 # Lines of chunks, extensions included: this much in all, and so much more for each chunk.
 _CHUNK_LINES: Final = 16384
 _CHUNK_LINE: Final = 64
@@ -405,14 +408,12 @@ _HEADERS.update(
         b"upgrade": (b"upgrade", Answers.heed_upgrade),
     }
 )
-_MOST_KNOWN: Final = 4096
-_LONGEST_KNOWN: Final = 64
 
 
 def _introduced(name: bytes) -> tuple[bytes, Callable[[Answers, bytes], None] | None]:
     """The same for a name that was not met before. Servers may invent them, so only so many are remembered."""
     lower = name.lower()
     known = _HEADERS.get(lower, (lower, None))
-    if len(_HEADERS) < _MOST_KNOWN and len(name) <= _LONGEST_KNOWN:
+    if len(_HEADERS) < MOST_KNOWN and len(name) <= LONGEST_KNOWN:
         _HEADERS[name] = known
     return known

@@ -370,7 +370,7 @@ class StickTable:
     def _cut(self, key: int | str | bytes) -> int | str | bytes:
         if isinstance(key, bytes):
             return self._binary(key)
-        return key[: self.length] if isinstance(key, str) and self.type == "string" else key
+        return self._string(key) if isinstance(key, str) and self.type == "string" else key
 
     def __repr__(self) -> str:
         return f"<StickTable {self.name or self.type}: {len(self)}/{self.entries.size}>"

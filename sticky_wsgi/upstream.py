@@ -8,7 +8,7 @@ from typing import Any
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Outgoing, target_of
-from sticky_core.http1 import Header
+from sticky_core.http1 import MOST_KNOWN, Header
 from sticky_core.page import page
 from sticky_core.server import ServerConfig
 from sticky_core.timeouts import Timeouts
@@ -192,7 +192,7 @@ class _Names(dict[str, bytes | None]):
             name = key[5:].replace("_", "-").lower().encode("latin-1")
         elif key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             name = key.replace("_", "-").lower().encode()
-        if len(self) < 4096:
+        if len(self) < MOST_KNOWN:
             self[key] = name
         return name
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sticky_core import forwarding
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.forwarding import Forward, Framing, Heads, Outgoing, beyond, escapes, target_of
-from sticky_core.http1 import HOP_BY_HOP, Header
+from sticky_core.http1 import HOP_BY_HOP, MOST_KNOWN, Header
 from sticky_core.target import Location
 
 HOST = (b"host", b"shop.example")
@@ -600,9 +600,9 @@ def test_names_that_nobody_knows_take_no_room_without_end():
     known = forwarding._KINDS
     before = len(known)
     try:
-        for number in range(forwarding._MOST_KNOWN + 100):
+        for number in range(MOST_KNOWN + 100):
             made([HOST, (b"x-nobody-knows-%d" % number, b"1")])
-        assert len(known) <= forwarding._MOST_KNOWN
+        assert len(known) <= MOST_KNOWN
         made([HOST, (b"x" * 60000, b"1")])
         assert max(map(len, known)) <= 64
         # those that are known and those that are not are told apart all the same

@@ -914,3 +914,16 @@ def test_without_httptools_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch):
 def test_the_parser_is_not_imported_before_it_is_needed():
     script = "import sys, sticky_core.http1; sys.exit('httptools' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_names_that_servers_invent_take_no_room_without_end(monkeypatch: pytest.MonkeyPatch):
+    known = dict(http1._HEADERS)
+    monkeypatch.setattr(http1, "_HEADERS", known)
+    got = read(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + b"X" * 6000 + b": 1\r\nX-Not-Kept: 2\r\nDATE: 3\r\n\r\n")
+    assert list(got.headers) == [(b"content-length", b"0"), (b"x" * 6000, b"1"), (b"x-not-kept", b"2")]
+    assert max(map(len, known)) <= http1.LONGEST_KNOWN
+    for number in range(0, http1.MOST_KNOWN + 100, 100):
+        names = b"".join(b"X-Invented-%d: 1\r\n" % (number + each) for each in range(100))
+        got = read(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + names + b"\r\n")
+        assert len(got.headers) == 101
+    assert len(known) <= http1.MOST_KNOWN
