@@ -81,7 +81,7 @@ class Connection(Flow):
         self.closed = False
         self._paused = False
         self._buffered = 0
-        self._news: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[bool] | None = None
         self._poll: select.poll | None = None
         self._continued: asyncio.Event | None = None
         self.why: ServerFailure | None = None  #: how the server has failed
@@ -157,8 +157,10 @@ class Connection(Flow):
             await writable
             self._since = self.sweep.number
 
-    def news(self) -> Awaitable[None]:
-        """What to wait for until there is more of the answer, or there will be none: `left` tells."""
+    def news(self) -> Awaitable[bool]:
+        """What to wait for until there is more of the answer. What comes of it is whether something went wrong, and
+        there will be no more: `left` tells what.
+        """
         news = self._news = self.loop.create_future()
         if self.closed and self.why is None and not self.gone:
             self.why = ServerFailure(self._cut_short)
@@ -206,7 +208,7 @@ class Connection(Flow):
         if news is not None:
             self._news = None
             if not news.done():
-                news.set_result(None)
+                news.set_result(self.why is not None or self.gone)
 
     def _fail(self, failure: Failure, detail: str = "") -> None:
         if self.why is None:
@@ -301,6 +303,8 @@ class Connections:
     ) -> None:
         """`timeout`: seconds without a word from the server."""
         self.loop = loop
+        #: the thread that its event loop has run in
+        self.thread = threading.get_ident()
         self.patience = max(1, round(timeout / TICK))  # the same, in sweeps
         self.sweep = Sweep.of(loop)
         self._location = location

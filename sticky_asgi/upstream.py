@@ -46,7 +46,7 @@ class Upstream(CoreUpstream):
         self._tunnel = tunnel
         self._lock = threading.Lock()
         self._everywhere: dict[asyncio.AbstractEventLoop, Connections] = {}
-        self._latest: tuple[asyncio.AbstractEventLoop | None, Connections | None] = (None, None)
+        self._latest: Connections | None = None
         renewed(self)
 
     @property
@@ -85,9 +85,12 @@ class Upstream(CoreUpstream):
         """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
         if not isinstance(receive, Body):
             return self._read(scope, Body(receive, 0), send)
-        if scope["type"] == "http":
-            return self._forward(scope, receive, send)
-        return self._tunnel(self, scope, receive, send)
+        if scope["type"] != "http":
+            return self._tunnel(self, scope, receive, send)
+        outgoing = self.head(scope, scope["method"])
+        if outgoing.has_body:
+            return self._with_body(scope, outgoing, receive, send)
+        return self._through(scope, outgoing, None, receive, send)
 
     async def _read(self, scope: Scope, body: Body, send: Send) -> None:
         try:
@@ -95,14 +98,23 @@ class Upstream(CoreUpstream):
         finally:
             body.close()
 
-    def _forward(self, scope: Scope, body: Body, send: Send) -> Awaitable[None]:
-        trailers = "http.response.trailers" in (scope.get("extensions") or ())
-        outgoing = self.head(scope, scope["method"].encode("latin-1"), trailers=trailers)
-        if outgoing.has_body or outgoing.continues:
-            return self._with_body(scope, outgoing, body, send, trailers)
-        return self._through(scope, outgoing, None, body, send, trailers)
+    def head(self, scope: Scope, method: str, upgrade: tuple[bytes, ...] = ()) -> Outgoing:
+        """The head of the request that `scope` is."""
+        client = scope.get("client")
+        return self._heads.head(
+            method,
+            target_of(
+                scope.get("raw_path") or None, scope.get("root_path") or "", scope["path"], scope["query_string"]
+            ),
+            scope["headers"],
+            peer=client[0] if client else None,
+            secure=scope["scheme"] in ("https", "wss"),
+            untold=scope.get("http_version", "1.1")[0] > "1",
+            upgrade=upgrade,
+            trailers=_takes_trailers(scope),
+        )
 
-    async def _with_body(self, scope: Scope, outgoing: Outgoing, body: Body, send: Send, trailers: bool) -> None:
+    async def _with_body(self, scope: Scope, outgoing: Outgoing, body: Body, send: Send) -> None:
         first: Message | None = None
         if outgoing.continues:
             body.silent = True  # to ask for the body is to promise that it is wanted
@@ -112,42 +124,24 @@ class Upstream(CoreUpstream):
                 if first["type"] == "http.disconnect":
                     return gone(scope)
                 outgoing = _told(outgoing, first)
-        await self._through(scope, outgoing, first, body, send, trailers)
+        await self._through(scope, outgoing, first, body, send)
 
     def _through(
-        self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send, trailers: bool
+        self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send
     ) -> Awaitable[None]:
         """Through an idle connection, if there is one that may be used."""
         repeatable = scope["method"] in IDEMPOTENT
         connection = self.connections().take(repeatable and not outgoing.has_body)
         if connection is None:
-            return self._anew(scope, outgoing, first, body, send, trailers)
-        return self._exchange(connection, scope, outgoing, first, body, send, trailers, repeatable)
+            return self._anew(scope, outgoing, first, body, send)
+        return self._exchange(connection, scope, outgoing, first, body, send, repeatable)
 
-    async def _anew(
-        self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send, trailers: bool
-    ) -> None:
+    async def _anew(self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send) -> None:
         """Through a connection of its own."""
         connection = await self.connections().open(self.timeouts.connect, body)
         if connection is None:
             return gone(scope)
-        await self._exchange(connection, scope, outgoing, first, body, send, trailers, False)
-
-    def head(self, scope: Scope, method: bytes, *, upgrade: tuple[bytes, ...] = (), trailers: bool = False) -> Outgoing:
-        """The head of the request that `scope` is."""
-        raw: bytes | None = scope.get("raw_path")
-        root: str = scope.get("root_path") or ""
-        client = scope.get("client")
-        return self._heads.head(
-            method,
-            target_of(raw or None, root.encode(), scope["path"].encode(), scope["query_string"]),
-            scope["headers"],
-            peer=client[0] if client else None,
-            secure=scope["scheme"] in ("https", "wss"),
-            untold=scope.get("http_version", "1.1")[0] > "1",
-            upgrade=upgrade,
-            trailers=trailers,
-        )
+        await self._exchange(connection, scope, outgoing, first, body, send, False)
 
     async def _exchange(
         self,
@@ -157,7 +151,6 @@ class Upstream(CoreUpstream):
         first: Message | None,
         body: Body,
         send: Send,
-        trailers: bool,
         again: bool,
     ) -> None:
         """`again`: if the connection turns out to be closed, the request may go through another one."""
@@ -165,20 +158,18 @@ class Upstream(CoreUpstream):
         connection.begin(scope["method"], body)
         upload: asyncio.Task[None] | None = None
         try:
-            if first is None:
+            if not outgoing.has_body:
                 connection.write(outgoing.head)
-                if outgoing.has_body:
-                    upload = asyncio.ensure_future(_upload(connection, outgoing, None, body))
-            elif not _is_all(outgoing, first):
-                upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
-            else:
+            elif first is not None and _is_all(outgoing, first):
                 connection.write(outgoing.head + _framed(outgoing, _fits(outgoing, first), True))
+            else:
+                connection.write(outgoing.head)
+                upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
             while not answer.status:
-                await connection.news()
-                if connection.left():
+                if await connection.news() and connection.left():
                     return gone(scope)
             start: Message = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-            trails = trailers and answer.announced is not None
+            trails = answer.announced is not None and _takes_trailers(scope)
             if trails:
                 start["trailers"] = True
                 start["headers"] = [*answer.headers, (b"trailer", answer.announced)]
@@ -192,8 +183,7 @@ class Upstream(CoreUpstream):
                     if connection.gone:
                         return gone(scope)
                 else:
-                    await connection.news()
-                    if connection.left():
+                    if await connection.news() and connection.left():
                         return gone(scope)
             await send({"type": "http.response.body", "body": part})
             if trails:
@@ -222,26 +212,28 @@ class Upstream(CoreUpstream):
         body.rewind()
         if first is not None:
             first = await body()
-        await self._anew(scope, outgoing, first, body, send, trailers)
+        await self._anew(scope, outgoing, first, body, send)
 
     def connections(self) -> Connections:
         """Those of this event loop."""
+        latest = self._latest
+        # To ask asyncio costs a system call, for it makes sure that we were not forked; who is forgets all connections.
+        if latest is not None and latest.thread == threading.get_ident() and latest.loop.is_running():
+            return latest
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise ConfigError(f"forwarding to {self.url} needs asyncio, and this event loop is another's") from None
-        latest, connections = self._latest
-        if latest is not loop or connections is None:
-            with self._lock:
-                for old in [each for each in self._everywhere if each.is_closed()]:
-                    del self._everywhere[old]
-                connections = self._everywhere.get(loop)
-                if connections is None:
-                    connections = Connections(
-                        loop, self._location, self._context, self._sni, self._pool(), self.timeouts.server
-                    )
-                    self._everywhere[loop] = connections
-            self._latest = loop, connections
+        with self._lock:
+            for old in [each for each in self._everywhere if each.is_closed()]:
+                del self._everywhere[old]
+            connections = self._everywhere.get(loop)
+            if connections is None:
+                connections = Connections(
+                    loop, self._location, self._context, self._sni, self._pool(), self.timeouts.server
+                )
+                self._everywhere[loop] = connections
+        self._latest = connections
         return connections
 
     def close(self) -> None:
@@ -263,7 +255,12 @@ class Upstream(CoreUpstream):
         """We are a forked child: the parent's connections are not ours, not even to close."""
         self._lock = threading.Lock()
         self._everywhere = {}
-        self._latest = (None, None)
+        self._latest = None
+
+
+def _takes_trailers(scope: Scope) -> bool:
+    """Whether those of an answer can be passed on."""
+    return "http.response.trailers" in (scope.get("extensions") or ())
 
 
 def _told(outgoing: Outgoing, first: Message) -> Outgoing:
@@ -312,7 +309,6 @@ async def _upload(connection: Connection, outgoing: Outgoing, first: Message | N
         outgoing = _told(outgoing, message)
     else:
         message = first
-        connection.write(outgoing.head)
     left = outgoing.length
     while not connection.closed and not connection.gone:
         if message["type"] == "http.disconnect":

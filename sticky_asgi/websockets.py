@@ -60,7 +60,7 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
     await body()  # websocket.connect
     key = base64.b64encode(os.urandom(16))
     headers: list[Header] = [header for header in scope["headers"] if header[0] not in _OWN]
-    outgoing = upstream.head({**scope, "headers": headers}, b"GET", upgrade=_lines(key, scope, headers))
+    outgoing = upstream.head({**scope, "headers": headers}, "GET", _lines(key, scope, headers))
     connection = await upstream.connections().open(upstream.timeouts.connect, body)
     if connection is None:
         return gone(scope)
@@ -70,8 +70,7 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
     try:
         connection.write(outgoing.head)
         while not answer.status:
-            await connection.news()
-            if connection.left():
+            if await connection.news() and connection.left():
                 return gone(scope)
         if answer.status != 101:
             return await _deny(connection, scope, send)
@@ -126,15 +125,13 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
         return await send({"type": "websocket.close", "code": 1000})
     body = b""
     while not answer.over and len(body) < WINDOW:  # in one piece, if it is of a usual size: not all servers take more
-        await connection.news()
-        if connection.left():
+        if await connection.news() and connection.left():
             return gone(scope)
         body += connection.take()
     await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
     while not answer.over:
         await send({"type": "websocket.http.response.body", "body": body, "more_body": True})
-        await connection.news()
-        if connection.left():
+        if await connection.news() and connection.left():
             return gone(scope)
         body = connection.take()
     await send({"type": "websocket.http.response.body", "body": body + connection.take()})

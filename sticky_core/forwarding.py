@@ -77,17 +77,18 @@ class Framing(Enum):
 class Outgoing:
     """A request's head, and how its body is told: most have none, and are told by the head alone."""
 
+    # Who makes one sets this by itself: every request does, and an __init__ takes twice the time.
+    head: bytes
+
     framing = Framing.NONE
     length = 0  #: with LENGTH: of the body in bytes
     has_body = False  #: whether there is, or may be, any of it
     continues = False  #: whether the client waits for a 100 before it sends its body
 
-    def __init__(self, head: bytes) -> None:
-        self.head = head
-
     @classmethod
     def with_body(cls, head: bytes, framing: Framing, length: int = 0, continues: bool = False) -> Outgoing:
-        outgoing = cls(head)
+        outgoing = cls()
+        outgoing.head = head
         outgoing.framing = framing
         outgoing.length = length
         outgoing.has_body = framing is not Framing.LENGTH or length > 0
@@ -97,7 +98,9 @@ class Outgoing:
     def with_framing(self, framing: Framing, length: int = 0) -> Outgoing:
         """The same where the framing was UNTOLD and is known now."""
         if framing is Framing.NONE:
-            return Outgoing(self.head)
+            outgoing = Outgoing()
+            outgoing.head = self.head
+            return outgoing
         line = b"content-length: %d" % length if framing is Framing.LENGTH else b"transfer-encoding: chunked"
         return Outgoing.with_body(b"%b%b\r\n\r\n" % (self.head[:-2], line), framing, length)
 
@@ -117,14 +120,14 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _AUTHORITY = re.compile(r"[!-.0-;=?-\[\]-~]+")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")  # the absolute form, less its path (RFC 9112, 3.2.2)
 # What no target may hold. Bytes beyond ASCII it may, since some clients send them.
-_NOT_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
+_not_in_target = re.compile(rb"[\x00-\x20\x7f]").search
 #: What a path may hold as it is, as far as those who quote need to know (RFC 3986, 3.3).
 SAFE = "/:@!$&'()*+,;=~-._"
 
 _IPV4 = re.compile(r"[0-9.]+")
 _IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%.*)?")
 _NAME_END = re.compile(rb"[;?#\0]")
-_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
+_METHODS = {method: method.encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 _HOST = bytes(byte for byte in range(256) if byte > 0x20 and byte != 0x7F and byte not in b'"#,/<>?@\\')
 
 _KINDS: dict[bytes, _Kind | None] = dict.fromkeys(HOP_BY_HOP, _Kind.HOP)
@@ -142,48 +145,45 @@ _KINDS.update(
     }
 )
 # What clients usually send, so that names which nobody knows can't crowd it out.
-_KINDS.update(
-    dict.fromkeys(
-        (
-            b"accept accept-charset accept-encoding accept-language access-control-request-headers "
-            b"access-control-request-method authorization cache-control content-encoding content-language "
-            b"content-type cookie dnt if-match if-modified-since if-none-match if-range if-unmodified-since "
-            b"idempotency-key last-event-id mcp-session-id origin pragma priority range referer sec-ch-ua "
-            b"sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user "
-            b"sec-gpc traceparent tracestate upgrade-insecure-requests user-agent x-csrf-token x-request-id "
-            b"x-requested-with"
-        ).split()
-    )
-)
+_USUAL = (
+    b"accept accept-charset accept-encoding accept-language access-control-request-headers "
+    b"access-control-request-method authorization cache-control content-encoding content-language "
+    b"content-type cookie dnt if-match if-modified-since if-none-match if-range if-unmodified-since "
+    b"idempotency-key last-event-id mcp-session-id origin pragma priority range referer sec-ch-ua "
+    b"sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user "
+    b"sec-gpc traceparent tracestate upgrade-insecure-requests user-agent x-csrf-token x-request-id "
+    b"x-requested-with"
+).split()
+#: The names that were met, in lower case: how each line begins, and what it is unless it is simply passed on.
+_NAMES = {name: (name + b": ", kind) for name, kind in (dict.fromkeys(_USUAL) | _KINDS).items()}
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
 _IS_HOST, _IS_CONNECTION = _Kind.HOST, _Kind.CONNECTION
-_END = (b"", b"")  # joined to other lines: the end of the last, and an empty one
 
 
 def _introduced(name: bytes) -> tuple[bytes, _Kind | None]:
-    """A name that was not met before, in lower case, and its kind."""
+    """The same for a name that was not met before."""
     if not _TOKEN.fullmatch(name):
         raise ServerFailure(Failure.UNFIT, detail="the name of a header is none")
     lower = name.lower()
-    if lower in _KINDS:
-        return lower, _KINDS[lower]
-    kind = _Kind.FORWARDED if lower.startswith(b"x-forwarded-") else None
-    if len(_KINDS) < MOST_KNOWN and len(lower) <= LONGEST_KNOWN:
-        _KINDS[lower] = kind
-    return lower, kind
+    if lower in _NAMES:
+        return _NAMES[lower]
+    known = lower + b": ", _Kind.FORWARDED if lower.startswith(b"x-forwarded-") else None
+    if len(_NAMES) < MOST_KNOWN and len(lower) <= LONGEST_KNOWN:
+        _NAMES[lower] = known
+    return known
 
 
-def target_of(raw: bytes | None, root: bytes, path: bytes, query: bytes) -> bytes:
+def target_of(raw: bytes | None, root: str, path: str, query: bytes, charset: str = "utf-8") -> bytes:
     """The request target as the client wrote it, less what it is mounted under.
 
-    `raw`: path and perhaps query as they came, if the server tells; `root`, `path`: decoded, as bytes; `query` without
-    its question mark. Where `raw` is not told, `path` is quoted anew.
+    `raw`: path and perhaps query as they came, if the server tells; `root`, `path`: unquoted, and decoded by `charset`,
+    what is no text by PEP 383; `query` without its question mark. Where `raw` is not told, `path` is quoted anew.
     """
     if raw is None:
-        raw = quote(path, safe=SAFE).encode()
+        raw = quote(path, safe=SAFE, encoding=charset, errors="surrogateescape").encode()
     if root or raw[:1] != b"/":
         absolute = _ABSOLUTE.match(raw)
-        raw = beyond(raw[absolute.end() :] if absolute is not None else raw, root)
+        raw = beyond(raw[absolute.end() :] if absolute is not None else raw, root.encode(charset, "surrogateescape"))
         if raw[:1] in b"?":
             raw = b"/" + raw
     return b"%b?%b" % (raw, query) if query else raw
@@ -241,7 +241,7 @@ class Heads:
 
     def head(
         self,
-        method: bytes,
+        method: str,
         target: bytes,
         headers: Iterable[Header],
         *,
@@ -257,17 +257,15 @@ class Heads:
 
         Raises `ServerFailure` (UNFIT) if no two readers need to agree about it.
         """
-        if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
+        if target[:1] != b"/" and not (target == b"*" and method == "OPTIONS"):
             raise ServerFailure(Failure.UNFIT, detail="the request target is no path")
-        if method not in _METHODS and (method == b"CONNECT" or not _TOKEN.fullmatch(method)):
-            raise ServerFailure(Failure.UNFIT, detail="the method is none that can be passed on")
-        if _NOT_IN_TARGET.search(target):
+        if _not_in_target(target):
             raise ServerFailure(Failure.UNFIT, detail="the request target holds what no target may")
         if self._base and target != b"*":
             if (b".." in target or b"%2" in target) and escapes(target):
                 raise ServerFailure(Failure.UNFIT, detail="the path leads out of the place that is served here")
             target = self._base + target
-        lines = [b" ".join((method, target, b"HTTP/1.1"))]
+        lines = [b" ".join((_METHODS.get(method) or _method(method), target, b"HTTP/1.1"))]
         host: bytes | None = None
         length: int | None = None
         chunked = continues = False
@@ -275,11 +273,11 @@ class Heads:
         said: list[Header] | None = None
         for name, value in headers:
             try:
-                kind = _KINDS[name]
+                begins, kind = _NAMES[name]
             except KeyError:
-                name, kind = _introduced(name)
+                begins, kind = _introduced(name)
             if kind is None:
-                lines.append(b": ".join((name, value)))
+                lines.append(begins + value)
             elif kind is _IS_HOST:
                 if host is not None and host != value:
                     raise ServerFailure(Failure.UNFIT, detail="two Hosts")
@@ -297,7 +295,7 @@ class Heads:
             elif kind is _Kind.EXPECT:
                 continues = value.lower() == b"100-continue"
             elif kind is _Kind.FORWARDED:
-                said = [*(said or ()), (name, value)]
+                said = [*(said or ()), (begins[:-2], value)]
             elif kind is _Kind.TE:
                 if trailers and b"trailers" in names_of(value):
                     trailers = False  # said
@@ -309,24 +307,33 @@ class Heads:
         lines += upgrade
         if said is None:  # as nearly always, and then the same for all that a client asks
             about = peer, secure, host
-            client = self._said.get(about)
-            if client is None:
-                client = self._of_client(None, peer, secure, host)
-                self._said.put(about, client)
+            client = self._said.young.get(about) or self._of_silent(about)
         else:
             client = self._of_client(said, peer, secure, host)
         _single(lines)
-        lines.append(client)
         if not chunked and length is None:  # nobody has promised a body that could be waited with
-            lines += _END
+            lines += client, b"", b""
             head = b"\r\n".join(lines)
-            return Outgoing.with_body(head, Framing.UNTOLD) if untold else Outgoing(head)
-        lines.append(b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length)
+            if untold:
+                return Outgoing.with_body(head, Framing.UNTOLD)
+            outgoing = Outgoing()
+            outgoing.head = head
+            return outgoing
+        continues = continues and length != 0  # else there is nothing that could be continued
+        lines += client, b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
         if continues:
             lines.append(b"expect: 100-continue")
-        lines += _END
+        lines += b"", b""
         framing = Framing.CHUNKED if length is None else Framing.LENGTH
         return Outgoing.with_body(b"\r\n".join(lines), framing, length or 0, continues)
+
+    def _of_silent(self, about: tuple[str | None, bool, bytes | None]) -> bytes:
+        """`_of_client` for one who was not met lately, and has said nothing."""
+        client = self._said.get(about)
+        if client is None:
+            client = self._of_client(None, *about)
+            self._said.put(about, client)
+        return client
 
     def _of_client(self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None) -> bytes:
         """Host, and what is said of the client. `said`: by whoever came before us."""
@@ -375,6 +382,13 @@ class Heads:
             if host is not None and b"x-forwarded-host" not in names:
                 lines.append(b"x-forwarded-host: %b" % host)
         return lines
+
+
+def _method(method: str) -> bytes:
+    """A method that few use. ServerFailure if it is none that can be passed on."""
+    if method == "CONNECT" or not _TOKEN.fullmatch(written := method.encode("latin-1", "replace")):
+        raise ServerFailure(Failure.UNFIT, detail="the method is none that can be passed on")
+    return written
 
 
 def _single(lines: list[bytes]) -> None:

@@ -143,19 +143,23 @@ class Answers:
         self.parts: list[bytes] = []  #: of the body, which nobody has taken yet
         self.over = False  #: whether the answer is whole
         self.reusable = False  #: then: whether the connection may carry another
-        self.waiting_for_continue = False  #: whether a 100 would be news
-        self._accepts_upgrade = upgrade
-        self._head_only = method == "HEAD"
         self._fed = 0
         self._got = 0
         self._left = 0  # of a body that is passed by: how much is to come; below 0: whatever comes until the end
         self._length = -1
         if not self._as_usual:
             self._begin_as_usual()
+        if upgrade or method == "HEAD":
+            self._as_usual = False
+            self._accepts_upgrade = upgrade
+            self._head_only = method == "HEAD"
 
     def _begin_as_usual(self) -> None:
         """Forget what few answers have. Who notes any of it says that the answer is not `_as_usual`."""
         self._as_usual = True
+        self.waiting_for_continue = False  #: whether a 100 would be news
+        self._accepts_upgrade = False
+        self._head_only = False
         self.trailers: list[Header] = []
         self.announced: bytes | None = None  #: the Trailer header
         self.rest = b""  #: what came behind a 101
@@ -187,7 +191,7 @@ class Answers:
         fed = self._fed = self._fed + len(data)
         if fed > LONGEST_HEAD and not self.status and self._too_long(data):
             raise self._bad(f"a head of more than {LONGEST_HEAD} bytes")
-        if fed == len(data) and not data.startswith(b"HTTP/1.1 "):
+        if fed == len(data) and data[:9] != b"HTTP/1.1 ":
             if data[0] != 0x48:  # an H; the parser would take RTSP as well, and empty lines
                 raise self._bad("not HTTP")
             self._current = self._as_usual = False
@@ -290,18 +294,23 @@ class Answers:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.over:
             return
-        known = _HEADERS.get(name)
-        lower, heed = known if known is not None else _introduced(name)
-        if heed is None:
-            if self.status:
-                self.trailers.append((lower, value.rstrip(b" \t")))
-                self._as_usual = False
-            else:
-                self.headers.append((lower, value.rstrip(b" \t")))
-        elif self.status:
-            self.reusable = False  # the parser may have heeded it
-        else:
+        try:
+            lower, heed = _HEADERS[name]
+        except KeyError:
+            lower, heed = _introduced(name)
+        if self.status:
+            self._on_trailer(lower, heed, value)
+        elif heed is None:
+            self.headers.append((lower, value.rstrip(b" \t")))
+        elif heed is not _PASSED_OVER:
             heed(self, value)
+
+    def _on_trailer(self, lower: bytes, heed: Callable[[Answers, bytes], None] | None, value: bytes) -> None:
+        if heed is None:
+            self.trailers.append((lower, value.rstrip(b" \t")))
+            self._as_usual = False
+        else:
+            self.reusable = False  # the parser may have heeded it
 
     def pass_over(self, value: bytes) -> None:
         """A header that goes no further."""
@@ -334,9 +343,16 @@ class Answers:
             return
         parser = self._parser
         status: int = parser.get_status_code()
-        if status < 200:
+        if self._as_usual and self._length >= 0 and 200 <= status <= 999 and status != 204 and status != 304:
+            self.status = status
+            self.reusable = True
+        elif status < 200:
             self._on_interim(status)
-            return
+        else:
+            self._on_unusual(status)
+
+    def _on_unusual(self, status: int) -> None:
+        parser = self._parser
         version: str = "1.1" if self._current else parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self._problem = f"an answer in HTTP/{version}"
@@ -394,10 +410,12 @@ class Answers:
             self._begin_head()
 
 
+_PASSED_OVER = Answers.pass_over
+
 #: The names of headers as they came, in lower case, and what heeds those that are not simply passed on: hop by hop,
 #: what frames the answer, and what the server in front says itself.
 _HEADERS: dict[bytes, tuple[bytes, Callable[[Answers, bytes], None] | None]] = {
-    name: (name, Answers.pass_over) for name in (*HOP_BY_HOP, b"date", b"server")
+    name: (name, _PASSED_OVER) for name in (*HOP_BY_HOP, b"date", b"server")
 }
 _HEADERS.update(
     {

@@ -80,17 +80,16 @@ class Upstream(CoreUpstream):
 
     def _head(self, environ: Environ, method: str) -> Outgoing:
         raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-        query = b"" if raw is not None else environ.get("QUERY_STRING", "").encode("latin-1")
         script: str = environ.get("SCRIPT_NAME", "")
-        path: str = script + environ.get("PATH_INFO", "")
+        if raw is not None:
+            target = target_of(raw.encode("latin-1"), script, "", b"", "latin-1")
+        else:
+            query: str = environ.get("QUERY_STRING", "")
+            path: str = script + environ.get("PATH_INFO", "")
+            target = target_of(None, script, path, query.encode("latin-1"), "latin-1")
         return self._heads.head(
-            method.encode("latin-1"),
-            target_of(
-                raw.encode("latin-1") if raw is not None else None,
-                script.encode("latin-1"),
-                path.encode("latin-1"),
-                query,
-            ),
+            method,
+            target,
             _headers(environ),
             peer=environ.get("REMOTE_ADDR") or None,
             secure=environ.get("wsgi.url_scheme") == "https",
