@@ -5,8 +5,10 @@
 
 Each contender is one process (one worker) that answers on a port of its own, and all are up for the whole run. Every
 proxy forwards to the same origin; a hello answers the same bytes itself, and its rate is 1.00 for the rows of its
-server. Rounds of all contenders take turns; a ratio is the median of the rounds' own ratios (in brackets the lowest
-and the highest), every other figure the median of its rounds. The first round warms up and counts for nothing.
+server; "round trip" is what is left of a proxy that does nothing: it sends a prepared request, answers with what comes
+next, and shows how far down a proxy in Python could go. Rounds of all contenders take turns; a ratio is the median of
+the rounds' own ratios (in brackets the lowest and the highest), every other figure the median of its rounds. The first
+round warms up and counts for nothing.
 
 The clients come back: they send what a browser sends, and a Cookie among whose pairs is the mark that the contender
 gave to a first visitor, half of them bound to either server. A client without a mark is measured in process, by
@@ -237,6 +239,64 @@ def werkzeug_wsgi() -> Any:
     return ProxyMiddleware(NotFound(), {"/shop/": target})  # "/" would match nothing
 
 
+class RoundTrip(asyncio.Protocol):
+    """Sends what was prepared, and takes the next read for the answer."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.answer.set_result(data)
+
+    def ask(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bytes]:
+        self.answer: asyncio.Future[bytes] = loop.create_future()
+        self.transport.write(PREPARED)
+        return self.answer
+
+
+def round_trip_asgi() -> Any:
+    """What no proxy in Python can go below: nothing is read of what comes, and a prepared request goes out."""
+    host, _, port = origins()[0].partition(":")
+    size = len(BODIES[SMALL])
+    head = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % size)]
+    idle: list[RoundTrip] = []
+
+    async def round_trip(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            loop = asyncio.get_running_loop()
+            if idle:
+                connection = idle.pop()
+            else:
+                _, connection = await loop.create_connection(RoundTrip, host, int(port))
+            answer = await connection.ask(loop)
+            idle.append(connection)
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": answer[-size:]})
+
+    return round_trip
+
+
+def round_trip_wsgi() -> Any:
+    """The same over a blocking socket."""
+    host, _, port = origins()[0].partition(":")
+    size = len(BODIES[SMALL])
+    head = [("Content-Type", "text/plain"), ("Content-Length", str(size))]
+    idle: list[socket.socket] = []
+
+    def round_trip(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            connection = idle.pop()
+        except IndexError:  # other threads take, too
+            connection = socket.create_connection((host, int(port)))
+        connection.send(PREPARED)
+        answer = connection.recv(65536)
+        idle.append(connection)
+        start_response("200 OK", head)
+        return [answer[-size:]]
+
+    return round_trip
+
+
 def origins() -> list[str]:
     return os.environ[ORIGINS].split()
 
@@ -252,6 +312,7 @@ class Contender:
     hello: str
     command: Callable[[int, Path], list[str]]
     needs: str
+    paths: tuple[str, ...] = (SMALL, LARGE)  #: what it can be asked for
 
     def missing(self) -> bool:
         return program(self.needs) is None and importlib.util.find_spec(self.needs) is None
@@ -263,15 +324,21 @@ def contenders() -> dict[str, list[Contender]]:
         Contender("hello on uvicorn", "hello on uvicorn", uvicorn("hello_asgi"), "uvicorn"),
         Contender("ours on uvicorn", "hello on uvicorn", uvicorn("ours_asgi"), "uvicorn"),
         Contender("aiohttp on uvicorn", "hello on uvicorn", uvicorn("aiohttp_asgi"), "aiohttp"),
+        Contender("round trip on uvicorn", "hello on uvicorn", uvicorn("round_trip_asgi"), "uvicorn", (SMALL,)),
         Contender("HAProxy", "hello on uvicorn", haproxy, "haproxy"),
         Contender("hello on granian", "hello on granian", granian("hello_asgi"), "granian"),
         Contender("ours on granian", "hello on granian", granian("ours_asgi"), "granian"),
         Contender("origin alone", "hello on uvicorn", origin_alone, "uvloop"),
     ]
     wsgi = [
-        Contender(f"{name} on {server}", f"hello on {server}", command(app), server)
+        Contender(f"{name} on {server}", f"hello on {server}", command(app), server, paths)
         for server, command in (("gunicorn", gunicorn), ("waitress", waitress))
-        for name, app in (("hello", "hello_wsgi"), ("ours", "ours_wsgi"), ("Werkzeug", "werkzeug_wsgi"))
+        for name, app, paths in (
+            ("hello", "hello_wsgi", (SMALL, LARGE)),
+            ("ours", "ours_wsgi", (SMALL, LARGE)),
+            ("Werkzeug", "werkzeug_wsgi", (SMALL, LARGE)),
+            ("round trip", "round_trip_wsgi", (SMALL,)),
+        )
     ]
     return {"ASGI": asgi, "WSGI": wsgi}
 
@@ -346,6 +413,10 @@ ANSWERS = {
     b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     for path, body in BODIES.items()
 }
+
+
+#: What a round trip asks with, whatever has come.
+PREPARED = f"GET {SMALL} HTTP/1.1\r\nHost: {HOST}\r\nCookie: theme=dark; lang=en\r\n\r\n".encode()
 
 
 class Answering(asyncio.Protocol):
@@ -665,21 +736,25 @@ def run(chosen: list[Contender], loads: list[Load], rounds: int, seconds: int, w
         for number in range(0 if warm_up else 1, rounds + 1):
             print(f"round {number} of {rounds}" if number else "warming up", file=sys.stderr)
             for load in loads:
-                for name, (process, port) in started.items():
-                    command = generate(load, port, given[name], seconds if number else 1, directory)
-                    sample = measure(process, command)
-                    if number:
-                        samples[name, load.name].append(sample)
+                for contender in chosen:
+                    if load.path in contender.paths:
+                        process, port = started[contender.name]
+                        command = generate(load, port, given[contender.name], seconds if number else 1, directory)
+                        sample = measure(process, command)
+                        if number:
+                            samples[contender.name, load.name].append(sample)
     return samples
 
 
 def report(face: str, chosen: list[Contender], loads: list[Load], samples: Samples) -> None:
     for load in loads:
         print(
-            f"\n{face + ', ' + load.name:<22}   req/s   × hello         CPU µs  busy   p50 µs   p99 µs  peak MB  goals"
+            f"\n{face + ', ' + load.name:<24}   req/s   × hello         CPU µs  busy   p50 µs   p99 µs  peak MB  goals"
         )
         for contender in chosen:
             own = samples[contender.name, load.name]
+            if not own:
+                continue
             relative = ratios(own, samples[contender.hello, load.name], "rate")
             across = f"{statistics.median(relative):.2f} ({min(relative):.2f}–{max(relative):.2f})"
             rate, cpu, busy, p50, p99, peak = (
@@ -690,7 +765,7 @@ def report(face: str, chosen: list[Contender], loads: list[Load], samples: Sampl
             failed = sum(sample.failed for sample in own)
             goals = "; ".join(reached(contender, load, samples))
             print(
-                f"  {contender.name:<20} {rate:7.0f}   {across:<16} {cpu:7.0f} {costs:8.2f}  {busy:4.0%} "
+                f"  {contender.name:<22} {rate:7.0f}   {across:<16} {cpu:7.0f} {costs:8.2f}  {busy:4.0%} "
                 f"{p50:8.0f} {p99:8.0f} {peak:8.1f}  {goals}{f'  {failed} FAILED' if failed else ''}"
             )
 
