@@ -303,7 +303,7 @@ class Connections:
     ) -> None:
         """`timeout`: seconds without a word from the server."""
         self.loop = loop
-        #: the thread that its event loop has run in
+        #: the thread that its event loop was last seen in
         self.thread = threading.get_ident()
         self.patience = max(1, round(timeout / TICK))  # the same, in sweeps
         self.sweep = Sweep.of(loop)

@@ -37,6 +37,8 @@ class Upstream(CoreUpstream):
     Raises `ConfigError` for what can't work, and when httptools is not installed. It needs asyncio.
     """
 
+    in_hand = 8 << 20  # one thread passes on all that the event loop's clients are sent
+
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._begin(config, timeouts, forward)
         try:
@@ -233,6 +235,7 @@ class Upstream(CoreUpstream):
                     loop, self._location, self._context, self._sni, self._pool(), self.timeouts.server
                 )
                 self._everywhere[loop] = connections
+        connections.thread = threading.get_ident()
         self._latest = connections
         return connections
 

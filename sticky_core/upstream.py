@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from sticky_core import http1
 from sticky_core.allocator import keep_what_is_freed
@@ -22,6 +22,9 @@ C = TypeVar("C")
 
 class Upstream:
     """A URL, and what is asked of the way there."""
+
+    #: how much of all bodies a thread may have in hand at once, in bytes: so much memory waits for them
+    in_hand: ClassVar[int]
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Upstream:
 
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         http1.require()
-        keep_what_is_freed()
+        keep_what_is_freed(self.in_hand)
         assert isinstance(config.target, str)
         self._config = config
         self._ended = False

@@ -36,6 +36,8 @@ class Upstream(CoreUpstream):
     Raises `ConfigError` for what can't work, and when httptools is not installed.
     """
 
+    in_hand = 2 << 20  # each thread has one client
+
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._begin(config, timeouts, forward)
         self._connections = Connections(self._location, self._context, self._sni, self._pool(), self.timeouts.server)

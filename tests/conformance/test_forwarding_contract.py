@@ -144,6 +144,33 @@ def test_one_app_serves_several_event_loops_at_once(app, a, until):
     until(lambda: a.open() == 0, "no connection outlives its loop")
 
 
+def test_an_event_loop_may_move_to_another_thread(app, a, until):
+    moves, stays = asyncio.new_event_loop(), asyncio.new_event_loop()
+    moved, over = threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        await Exchange(scope_of("/moved")).of(app)
+        moved.set()
+        await asyncio.to_thread(over.wait, DEADLINE)
+
+    with a.answering(echo), ThreadPoolExecutor(1) as threads:
+        moves.run_until_complete(Exchange(scope_of("/before")).of(app))
+        gone = threads.submit(moves.run_until_complete, elsewhere())
+        try:
+            assert moved.wait(DEADLINE)
+            for number in range(2):
+                exchange = stays.run_until_complete(Exchange(scope_of(f"/{number}")).of(app))
+                assert (exchange.status, exchange.body) == (200, b"/%d " % number)
+        finally:
+            over.set()
+            gone.result(DEADLINE)
+    for loop in (moves, stays):
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    until(lambda: a.open() == 0, "no connection outlives its loop")
+
+
 def test_a_test_client_has_a_loop_for_each_request(app, a):
     client = TestClient(app)
     with a.answering(echo):
