@@ -86,23 +86,21 @@ class Outgoing:
     continues = False  #: whether the client waits for a 100 before it sends its body
 
     @classmethod
-    def with_body(cls, head: bytes, framing: Framing, length: int = 0, continues: bool = False) -> Outgoing:
+    def framed(cls, head: bytes, framing: Framing, length: int = 0, continues: bool = False) -> Outgoing:
         outgoing = cls()
         outgoing.head = head
         outgoing.framing = framing
         outgoing.length = length
-        outgoing.has_body = framing is not Framing.LENGTH or length > 0
+        outgoing.has_body = length > 0 or framing in (Framing.CHUNKED, Framing.UNTOLD)
         outgoing.continues = continues
         return outgoing
 
     def with_framing(self, framing: Framing, length: int = 0) -> Outgoing:
         """The same where the framing was UNTOLD and is known now."""
         if framing is Framing.NONE:
-            outgoing = Outgoing()
-            outgoing.head = self.head
-            return outgoing
+            return Outgoing.framed(self.head, framing)
         line = b"content-length: %d" % length if framing is Framing.LENGTH else b"transfer-encoding: chunked"
-        return Outgoing.with_body(b"%b%b\r\n\r\n" % (self.head[:-2], line), framing, length)
+        return Outgoing.framed(b"%b%b\r\n\r\n" % (self.head[:-2], line), framing, length)
 
 
 class _Kind(Enum):
@@ -315,7 +313,7 @@ class Heads:
             lines += client, b"", b""
             head = b"\r\n".join(lines)
             if untold:
-                return Outgoing.with_body(head, Framing.UNTOLD)
+                return Outgoing.framed(head, Framing.UNTOLD)
             outgoing = Outgoing()
             outgoing.head = head
             return outgoing
@@ -325,7 +323,7 @@ class Heads:
             lines.append(b"expect: 100-continue")
         lines += b"", b""
         framing = Framing.CHUNKED if length is None else Framing.LENGTH
-        return Outgoing.with_body(b"\r\n".join(lines), framing, length or 0, continues)
+        return Outgoing.framed(b"\r\n".join(lines), framing, length or 0, continues)
 
     def _of_silent(self, about: tuple[str | None, bool, bytes | None]) -> bytes:
         """`_of_client` for one who was not met lately, and has said nothing."""

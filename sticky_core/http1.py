@@ -300,20 +300,17 @@ class Answers:
             lower, heed = _introduced(name)
         if self.status:
             self._on_trailer(lower, heed, value)
-        elif heed is None:
-            self.headers.append((lower, value.rstrip(b" \t")))
-        elif heed is not _PASSED_OVER:
+        elif heed is not None:
             heed(self, value)
+        elif lower:
+            self.headers.append((lower, value.rstrip(b" \t")))
 
     def _on_trailer(self, lower: bytes, heed: Callable[[Answers, bytes], None] | None, value: bytes) -> None:
-        if heed is None:
+        if lower and heed is None:
             self.trailers.append((lower, value.rstrip(b" \t")))
             self._as_usual = False
         else:
             self.reusable = False  # the parser may have heeded it
-
-    def pass_over(self, value: bytes) -> None:
-        """A header that goes no further."""
 
     def heed_length(self, value: bytes) -> None:
         value = value.rstrip(b" \t")
@@ -410,13 +407,11 @@ class Answers:
             self._begin_head()
 
 
-_PASSED_OVER = Answers.pass_over
-
-#: The names of headers as they came, in lower case, and what heeds those that are not simply passed on: hop by hop,
-#: what frames the answer, and what the server in front says itself.
-_HEADERS: dict[bytes, tuple[bytes, Callable[[Answers, bytes], None] | None]] = {
-    name: (name, _PASSED_OVER) for name in (*HOP_BY_HOP, b"date", b"server")
-}
+#: The names of headers as they came: in lower case, and what heeds those that are not simply passed on. Empty for what
+#: goes no further: hop by hop, and what the server in front says itself.
+_HEADERS: dict[bytes, tuple[bytes, Callable[[Answers, bytes], None] | None]] = dict.fromkeys(
+    (*HOP_BY_HOP, b"date", b"server"), (b"", None)
+)
 _HEADERS.update(
     {
         b"content-length": (b"content-length", Answers.heed_length),
