@@ -23,9 +23,9 @@ class Body:
 
     def __init__(self, environ: Environ, limit: int) -> None:
         self._input: Any = environ["wsgi.input"]
-        length: str = environ.get("CONTENT_LENGTH") or "0"
+        length: str | None = environ.get("CONTENT_LENGTH")
         # A server that marks the end itself may not know the length before (PEP 3333 has no word for it).
-        self._left: int | None = int(length) if length.isdecimal() else 0
+        self._left: int | None = int(length) if length and length.isdecimal() else 0
         if environ.get("wsgi.input_terminated") and (not self._left or "HTTP_TRANSFER_ENCODING" in environ):
             self._left = None
         self._limit = limit

@@ -32,8 +32,9 @@ class StartResponse(Protocol):
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
-#: the headers that a CGI environment has without a prefix (RFC 3875, 4.1)
-_BARE = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
+#: The headers that a CGI environment has without a prefix (RFC 3875, 4.1), by their keys. Some servers have them empty
+#: where they did not come.
+BARE = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
 
 
 class Transaction(CoreTransaction[Environ, StartResponse]):
@@ -59,9 +60,9 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
     def header(self, name: str) -> Sequence[str]:
         key = name.upper().replace("-", "_")
-        if key in _BARE:
+        if key in BARE:
             value = self.message.get(key)
-            return (value,) if value else ()  # some servers have it empty where it did not come
+            return (value,) if value else ()
         value = self.message.get(f"HTTP_{key}")
         return () if value is None else (value,)
 

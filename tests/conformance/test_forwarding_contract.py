@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 import sticky_asgi
 import sticky_wsgi
 from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure
+from sticky_wsgi import upstream
 
 HOST = "127.0.0.1"
 #: only what hangs takes so long
@@ -394,6 +395,36 @@ WSGI_APPS = {
 @pytest.fixture(params=WSGI_APPS.values(), ids=list(WSGI_APPS))
 def wsgi_app(request, a):
     return request.param(a)
+
+
+def test_headers_are_those_that_came_whatever_came_before():
+    turns = [
+        {"HTTP_X_A": "1", "HTTP_HOST": "a"},
+        {"HTTP_HOST": "b", "HTTP_X_A": "2"},
+        {"HTTP_X_A": "", "HTTP_EXPECT": "100-continue", "CONTENT_TYPE": "", "CONTENT_LENGTH": "5", "HTTP_HOST": "c"},
+        {"HTTP_X_A": "3", "HTTP_EXPECT": "x", "CONTENT_TYPE": "text/plain", "CONTENT_LENGTH": "", "HTTP_HOST": "\xe4"},
+        {"SERVER_NAME": "d", "HTTP_X_A": "4"},
+        {},
+    ]
+    found = [
+        [(b"x-a", b"1"), (b"host", b"a")],
+        [(b"host", b"b"), (b"x-a", b"2")],
+        [(b"x-a", b""), (b"content-length", b"5"), (b"host", b"c")],
+        [(b"x-a", b"3"), (b"content-type", b"text/plain"), (b"host", b"\xe4")],
+        [(b"x-a", b"4")],
+        [],
+    ]
+    for _ in range(2):
+        assert [upstream._headers({"wsgi.version": (1, 0), **turn}) for turn in turns] == found
+
+
+def test_names_that_clients_invent_take_no_room_without_end():
+    for number in range(2000):
+        assert upstream._headers({f"HTTP_X_{number}": "1"}) == [(b"x-%d" % number, b"1")]
+    assert len(upstream._SHAPES) <= 512
+    for many in ({"HTTP_" + "X" * 60000: "1"}, {f"HTTP_X_{number}": "1" for number in range(1000)}):
+        assert len(upstream._headers(many)) == len(many)
+        assert upstream._SHAPES.get(tuple(many)) is None
 
 
 @contextmanager
