@@ -9,7 +9,9 @@ from typing import Any, Protocol, cast
 from urllib.parse import quote
 
 from sticky_core.forwarding import SAFE
+from sticky_core.http1 import Header
 from sticky_core.page import Page
+from sticky_core.recent import Recent
 from sticky_core.server import Server
 from sticky_core.transaction import Transaction as CoreTransaction
 from sticky_wsgi.stores import ask
@@ -34,7 +36,38 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 #: The headers that a CGI environment has without a prefix (RFC 3875, 4.1), by their keys. Some servers have them empty
 #: where they did not come.
-BARE = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
+_BARE = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
+
+
+#: Which keys of an environ are headers, and of what name: clients repeat themselves, and to look at each key costs more
+#: than to make the head of them. Keys that are longer than this in all are not remembered.
+_SHAPES: Recent[tuple[str, ...], Sequence[tuple[str, bytes]]] = Recent(256)
+_LONGEST_SHAPE = 2048
+
+
+def headers_of(environ: Environ) -> list[Header]:
+    """The headers of a request as they came, as far as PEP 3333 lets it be known, with their names in lower case."""
+    keys = tuple(environ)
+    shape = _SHAPES.young.get(keys) or _shape(keys)
+    return [(name, value.encode("latin-1")) for key, name in shape if (value := environ[key]) or key not in _BARE]
+
+
+def _shape(keys: tuple[str, ...]) -> Sequence[tuple[str, bytes]]:
+    shape = _SHAPES.get(keys)
+    if shape is None:
+        shape = [(key, name) for key in keys if (name := _name(key)) is not None]
+        if sum(map(len, keys)) <= _LONGEST_SHAPE:
+            _SHAPES.put(keys, shape)
+    return shape
+
+
+def _name(key: str) -> bytes | None:
+    """The name of a header as it is, where PEP 3333 writes it so; None for what is no header, and for Expect, which
+    servers have answered themselves.
+    """
+    if key.startswith("HTTP_") and key != "HTTP_EXPECT":
+        return key[5:].replace("_", "-").lower().encode("latin-1")
+    return _BARE.get(key)
 
 
 class Transaction(CoreTransaction[Environ, StartResponse]):
@@ -60,7 +93,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
     def header(self, name: str) -> Sequence[str]:
         key = name.upper().replace("-", "_")
-        if key in BARE:
+        if key in _BARE:
             value = self.message.get(key)
             return (value,) if value else ()
         value = self.message.get(f"HTTP_{key}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.forwarding import IDEMPOTENT, Forward, Framing, Outgoing, target_of
-from sticky_core.http1 import Header
 from sticky_core.page import page
-from sticky_core.recent import Recent
 from sticky_core.server import ServerConfig
 from sticky_core.timeouts import Timeouts
 from sticky_core.upstream import RETRY_BODY_LIMIT
@@ -18,7 +16,7 @@ from sticky_core.upstream import Upstream as CoreUpstream
 from sticky_wsgi.bodies import Body
 from sticky_wsgi.clients import has_left
 from sticky_wsgi.connections import ClientLeft, Connection, Connections
-from sticky_wsgi.messages import BARE, KEY, Environ, StartResponse, WSGIApp, start_page
+from sticky_wsgi.messages import KEY, Environ, StartResponse, WSGIApp, headers_of, start_page
 
 #: how much of a body is read and sent on at once, in bytes
 _PIECE = 16384
@@ -93,7 +91,7 @@ class Upstream(CoreUpstream):
         return self._heads.head(
             method,
             target,
-            _headers(environ),
+            headers_of(environ),
             peer=environ.get("REMOTE_ADDR") or None,
             secure=environ.get("wsgi.url_scheme") == "https",
         )
@@ -191,36 +189,6 @@ class _Lines(dict[int, str]):
 
 
 _LINES = _Lines((status.value, f"{status.value} {status.phrase}") for status in HTTPStatus)
-
-
-#: Which keys of an environ are headers, and of what name: clients repeat themselves, and to look at each key costs more
-#: than to make the head of them. Keys that are longer than this in all are not remembered.
-_SHAPES: Recent[tuple[str, ...], Sequence[tuple[str, bytes]]] = Recent(256)
-_LONGEST_SHAPE = 2048
-
-
-def _headers(environ: Environ) -> list[Header]:
-    keys = tuple(environ)
-    shape = _SHAPES.young.get(keys) or _shape(keys)
-    return [(name, value.encode("latin-1")) for key, name in shape if (value := environ[key]) or key not in BARE]
-
-
-def _shape(keys: tuple[str, ...]) -> Sequence[tuple[str, bytes]]:
-    shape = _SHAPES.get(keys)
-    if shape is None:
-        shape = [(key, name) for key in keys if (name := _name(key)) is not None]
-        if sum(map(len, keys)) <= _LONGEST_SHAPE:
-            _SHAPES.put(keys, shape)
-    return shape
-
-
-def _name(key: str) -> bytes | None:
-    """The name of a header as it is, where PEP 3333 writes it so; None for what is no header, and for Expect, which
-    servers have answered themselves.
-    """
-    if key.startswith("HTTP_") and key != "HTTP_EXPECT":
-        return key[5:].replace("_", "-").lower().encode("latin-1")
-    return BARE.get(key)
 
 
 def _read(body: Body) -> bytes:

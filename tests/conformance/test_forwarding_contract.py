@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 import sticky_asgi
 import sticky_wsgi
 from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure
-from sticky_wsgi import upstream
+from sticky_wsgi import messages
 
 HOST = "127.0.0.1"
 #: only what hangs takes so long
@@ -415,16 +415,16 @@ def test_headers_are_those_that_came_whatever_came_before():
         [],
     ]
     for _ in range(2):
-        assert [upstream._headers({"wsgi.version": (1, 0), **turn}) for turn in turns] == found
+        assert [messages.headers_of({"wsgi.version": (1, 0), **turn}) for turn in turns] == found
 
 
 def test_names_that_clients_invent_take_no_room_without_end():
     for number in range(2000):
-        assert upstream._headers({f"HTTP_X_{number}": "1"}) == [(b"x-%d" % number, b"1")]
-    assert len(upstream._SHAPES) <= 512
+        assert messages.headers_of({f"HTTP_X_{number}": "1"}) == [(b"x-%d" % number, b"1")]
+    assert len(messages._SHAPES) <= 512
     for many in ({"HTTP_" + "X" * 60000: "1"}, {f"HTTP_X_{number}": "1" for number in range(1000)}):
-        assert len(upstream._headers(many)) == len(many)
-        assert upstream._SHAPES.get(tuple(many)) is None
+        assert len(messages.headers_of(many)) == len(many)
+        assert messages._SHAPES.get(tuple(many)) is None
 
 
 @contextmanager
