@@ -331,12 +331,12 @@ def contenders() -> dict[str, list[Contender]]:
         Contender("origin alone", "hello on uvicorn", origin_alone, "uvloop"),
     ]
     wsgi = [
-        Contender(f"{name} on {server}", f"hello on {server}", command(app), server, paths)
+        Contender(f"{name} on {server}", f"hello on {server}", command(app), server, *paths)
         for server, command in (("gunicorn", gunicorn), ("waitress", waitress))
-        for name, app, paths in (
-            ("hello", "hello_wsgi", (SMALL, LARGE)),
-            ("ours", "ours_wsgi", (SMALL, LARGE)),
-            ("Werkzeug", "werkzeug_wsgi", (SMALL, LARGE)),
+        for name, app, *paths in (
+            ("hello", "hello_wsgi"),
+            ("ours", "ours_wsgi"),
+            ("Werkzeug", "werkzeug_wsgi"),
             ("round trip", "round_trip_wsgi", (SMALL,)),
         )
     ]

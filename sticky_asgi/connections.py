@@ -195,6 +195,7 @@ class Connection(Flow):
             pass
         finally:
             self._continued = None
+            self.answer.waiting_for_continue = False
 
     def spoil(self, detail: str) -> None:
         """What the client sends is not what it has announced: nobody may take it for a request."""
@@ -303,8 +304,7 @@ class Connections:
     ) -> None:
         """`timeout`: seconds without a word from the server."""
         self.loop = loop
-        #: the thread that its event loop was last seen in
-        self.thread = threading.get_ident()
+        self.thread = 0  #: in which its event loop was last seen; who looks for them says so
         self.patience = max(1, round(timeout / TICK))  # the same, in sweeps
         self.sweep = Sweep.of(loop)
         self._location = location

@@ -338,8 +338,7 @@ class Answers:
     def on_headers_complete(self) -> None:
         if self.over:
             return
-        parser = self._parser
-        status: int = parser.get_status_code()
+        status: int = self._parser.get_status_code()
         if self._as_usual and self._length >= 0 and 200 <= status <= 999 and status != 204 and status != 304:
             self.status = status
             self.reusable = True
