@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sticky_core.balance import (
-    Algorithm,
-    Balance,
     Ewma,
     First,
     Hash,
@@ -36,12 +34,12 @@ from sticky_core.balance import (
     Smooth,
     Source,
     StaticRR,
-    Timed,
     Uri,
     UrlParam,
 )
-from sticky_core.samples import hdr
-from sticky_core.server import AdminState, Server
+from sticky_core.balance.algorithm import Algorithm, Balance, Timed
+from sticky_core.samples.request import hdr
+from sticky_core.server.server import AdminState, Server
 
 SIZES = (2, 10, 100, 1_000, 10_000)
 #: To reach, from ten servers on: microseconds per choice, and how many times more among the most than among the fewest.
@@ -107,11 +105,11 @@ class Work:
     def __init__(self, contender: Contender, servers: list[Server]) -> None:
         self.servers = servers
         begin = time.thread_time()
-        self.algorithm: Algorithm = contender.balance.over(servers, random)
+        self.algorithm: Algorithm = contender.balance.build(servers, random)
         self.made = time.thread_time() - begin
         if isinstance(self.algorithm, Timed):
             for server in servers:
-                self.algorithm.observed(server, 0.1)
+                self.algorithm.record_latency(server, 0.1)
 
     def choices(self, clients: Sequence[Any]) -> float:
         """Seconds per choice."""
@@ -128,9 +126,9 @@ class Work:
         begin = time.thread_time()
         for server in some:
             server.in_flight.append(None)
-            algorithm.taken(server)
+            algorithm.acquired(server)
             server.in_flight.pop()
-            algorithm.left(server)
+            algorithm.released(server)
         with_it = time.thread_time() - begin
         begin = time.thread_time()
         for server in some:
@@ -145,7 +143,7 @@ class Work:
         for step in (change, back) * 3:
             step(server)
             begin = time.thread_time()
-            self.algorithm.changed(server)
+            self.algorithm.state_changed(server)
             self.algorithm.choose(client, ())
             took.append(time.thread_time() - begin)
         return max(min(took[::2]), min(took[1::2]))
@@ -186,12 +184,12 @@ def measured(rounds: int, count: int) -> Iterator[tuple[Contender, dict[str, lis
         for _ in range(rounds):
             for contender, work in works:
                 choices[contender.name].append(work.choices(clients))
-                if work.algorithm.counts:
+                if work.algorithm.counts_requests:
                     told[contender.name].append(work.told(clients))
         for contender, work in works:
             figure = figures[contender.name]
             figure.setdefault("choice", []).append(min(choices[contender.name]) * 1e6)
-            if work.algorithm.counts:
+            if work.algorithm.counts_requests:
                 figure.setdefault("told", []).append(min(told[contender.name]) * 1e6)
             unseen = min(work.choices([Client(next(strangers)) for _ in range(count)]) for _ in range(5))
             figure.setdefault("stranger", []).append(unseen * 1e6)

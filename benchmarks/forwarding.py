@@ -161,9 +161,9 @@ def ours_wsgi() -> Any:
 
 def backend() -> Any:
     """What both faces forward to, with what a user would have on."""
-    from sticky_core.backend import Backend
-    from sticky_core.persistence import Cookie
-    from sticky_core.server import Server
+    from sticky_core.backend.backend import Backend
+    from sticky_core.persistence.cookie.config import Cookie
+    from sticky_core.server.server import Server
 
     servers = [Server(f"s{number}", f"http://{address}") for number, address in enumerate(origins(), 1)]
     return Backend("shop", servers, persist=Cookie("SERVERID", secret=SECRET), log=lambda decision: None)

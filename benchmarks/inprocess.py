@@ -25,10 +25,11 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import sticky_asgi
 import sticky_wsgi
-from sticky_core.backend import Backend
-from sticky_core.persistence import Cookie, Persist
+from sticky_core.backend.backend import Backend
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.stick import Learn, Stick
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 SECRET = "a secret for benchmarks and nothing else"
 PREFIX, PATH = "/shop", "/shop/cart/items"

@@ -48,9 +48,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sticky_core.backend import Backend
+from sticky_core.backend.backend import Backend
 from sticky_core.balance import (
-    Balance,
     Ewma,
     First,
     Hash,
@@ -68,13 +67,15 @@ from sticky_core.balance import (
     Uri,
     UrlParam,
 )
+from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import Clock, ManualClock
-from sticky_core.persistence import Cookie, Persist
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.stick import Stick
-from sticky_core.samples import hdr
-from sticky_core.server import AdminState, Server
-from sticky_core.stick_table import StickTable
-from sticky_core.transaction import Reporting, Transaction
+from sticky_core.samples.request import hdr
+from sticky_core.server.server import AdminState, Server
+from sticky_core.stick_table.table import StickTable
+from sticky_core.transaction.transaction import Reporting, Transaction
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -226,7 +227,7 @@ class Visit(Transaction[int, None]):
 
     @property
     def number(self) -> int:
-        return self.message * 2654435761 & 0xFFFFFFFF
+        return self.raw_request * 2654435761 & 0xFFFFFFFF
 
     @property
     def peer(self) -> str:
@@ -248,8 +249,8 @@ class Visit(Transaction[int, None]):
     def cookies(self) -> tuple[str, ...]:
         return () if self.cookie_key is None else (str(self.cookie_key),)
 
-    def keep(self, texts: Sequence[str]) -> None:
-        self.kept = texts
+    def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
+        self.forwarded_cookies = texts
 
 
 class ReportedVisit(Reporting[int, None], Visit):
@@ -313,7 +314,7 @@ class Run:
             clock=self._clock,
             rng=random.Random(model.seed),
         )
-        self._visit = ReportedVisit if self.backend.in_force.observes else Visit
+        self._visit = ReportedVisit if self.backend.snapshot.observes else Visit
         self._sessions = array("H", [NOBODY]) * model.sessions
         self._cookies: list[str | None] = [None] * model.sessions
         self._moved = bytearray(model.sessions)
@@ -346,24 +347,24 @@ class Run:
         for session, place in zip(asking, self._places, strict=False):
             advance(gap)
             visit = kind()
-            visit.through = backend.in_force
-            visit.message = keys[session]
-            visit.out = None
+            visit.snapshot = backend.snapshot
+            visit.raw_request = keys[session]
+            visit.client_send = None
             visit.status = 0
             server = visit.first(cookies[session])
             if server is None:
                 self.outcome.unanswered += 1
-                visit.unanswered()
+                visit.unavailable_response()
                 continue
             visit.status = 200
-            if not visit.presented.settled:
+            if not visit.persisted.needs_no_mark:
                 answer = Answer()
                 visit.stamp(answer)
                 if answer.cookie is not None:
                     cookies[session] = answer.cookie
             over, here_now[place] = here_now[place], visit
             if over is not None:
-                over.leave(over.tried[-1], True)
+                over.release(over.tried[-1], True)
             number = server.id - 1
             answered[number] += 1
             before = sessions[session]

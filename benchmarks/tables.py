@@ -41,13 +41,13 @@ import redis
 import redis.asyncio
 
 import sticky_asgi
-import sticky_asgi.stores
+import sticky_asgi.stores.client
 import sticky_wsgi
-import sticky_wsgi.stores
-from sticky_core.entries import PARTS, Entries
+import sticky_wsgi.stores.client
 from sticky_core.persistence.stick import Stick
-from sticky_core.samples import hdr
-from sticky_core.stick_table import StickTable
+from sticky_core.samples.request import hdr
+from sticky_core.stick_table.memory import PARTS, Entries
+from sticky_core.stick_table.table import StickTable
 from sticky_core.stores import Ask
 from sticky_core.stores.redis import Redis
 
@@ -272,10 +272,10 @@ class Asgi:
         await self.client.get("nobody")
 
     async def ask(self, ask: Ask) -> None:
-        await sticky_asgi.stores.ask([ask])
+        await sticky_asgi.stores.client.ask([ask])
 
     async def at_once(self, asks: Sequence[Ask]) -> None:
-        await asyncio.gather(*(sticky_asgi.stores.ask([each]) for each in asks))
+        await asyncio.gather(*(sticky_asgi.stores.client.ask([each]) for each in asks))
 
     async def request(self, app: Any, user: str) -> None:
         scope = {
@@ -294,7 +294,7 @@ class Asgi:
     async def end(self) -> None:
         await self.client.aclose()
         assert self.table.store is not None
-        await sticky_asgi.stores.end([self.table.store])
+        await sticky_asgi.stores.client.end([self.table.store])
 
 
 async def _nothing() -> Any:
@@ -328,10 +328,10 @@ class Wsgi:
         self.client.get("nobody")
 
     async def ask(self, ask: Ask) -> None:
-        sticky_wsgi.stores.ask([ask])
+        sticky_wsgi.stores.client.ask([ask])
 
     async def at_once(self, asks: Sequence[Ask]) -> None:
-        list(self.threads.map(lambda ask: sticky_wsgi.stores.ask([ask]), asks))
+        list(self.threads.map(lambda ask: sticky_wsgi.stores.client.ask([ask]), asks))
 
     async def request(self, app: Any, user: str) -> None:
         environ = {
@@ -355,7 +355,7 @@ class Wsgi:
         self.client.close()
         self.threads.shutdown()
         assert self.table.store is not None
-        sticky_wsgi.stores.end([self.table.store])
+        sticky_wsgi.stores.client.end([self.table.store])
 
 
 def _started(*_: Any) -> Callable[[bytes], object]:
@@ -462,20 +462,20 @@ def follow(face: str, url: str, pipe: Any) -> None:
     space.near = Follower(pipe)
 
     async def on_a_loop() -> None:
-        await sticky_asgi.stores.ask([space.recall("d")])
+        await sticky_asgi.stores.client.ask([space.recall("d")])
         await asyncio.to_thread(_until_heard_of, store)
         pipe.send("ready")
         await asyncio.to_thread(pipe.recv)
-        await sticky_asgi.stores.end([store])
+        await sticky_asgi.stores.client.end([store])
 
     if face == Asgi.name:
         asyncio.run(on_a_loop())
         return
-    sticky_wsgi.stores.ask([space.recall("d")])
+    sticky_wsgi.stores.client.ask([space.recall("d")])
     _until_heard_of(store)
     pipe.send("ready")
     pipe.recv()
-    sticky_wsgi.stores.end([store])
+    sticky_wsgi.stores.client.end([store])
 
 
 def followed(face: str, url: str) -> list[float]:
@@ -489,12 +489,12 @@ def followed(face: str, url: str) -> list[float]:
     delays: list[float] = []
     for number in range(300):
         begin = time.monotonic()
-        sticky_wsgi.stores.ask([space.put("d", f"s{number}")])
+        sticky_wsgi.stores.client.ask([space.put("d", f"s{number}")])
         if number:
             delays.append((ours.recv() - begin) * 1e3)
     ours.send("end")
     process.join()
-    sticky_wsgi.stores.end([store])
+    sticky_wsgi.stores.client.end([store])
     return sorted(delays)
 
 

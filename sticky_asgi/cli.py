@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from sticky_asgi import __version__
 from sticky_asgi.messages import ASGIApp
-from sticky_asgi.workers import StickyWorkers
-from sticky_core import frames
+from sticky_asgi.workers.middleware import StickyWorkers
 from sticky_core.errors import ConfigError
+from sticky_core.workers import frames
 
 if TYPE_CHECKING:
     import click

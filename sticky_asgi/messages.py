@@ -12,11 +12,11 @@ import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sticky_asgi.stores import ask
-from sticky_core.forwarding import SAFE
-from sticky_core.page import Page
-from sticky_core.server import Server
-from sticky_core.transaction import Transaction as CoreTransaction
+from sticky_asgi.stores.client import ask
+from sticky_core.http.error_page import Page
+from sticky_core.http.forwarding import SAFE
+from sticky_core.server.server import Server
+from sticky_core.transaction.transaction import Transaction as CoreTransaction
 
 __all__ = [
     "KEY",
@@ -27,7 +27,7 @@ __all__ = [
     "Scope",
     "Send",
     "Soon",
-    "Sparing",
+    "StatusRetryTransaction",
     "Transaction",
     "cookie_key",
     "event_loop",
@@ -110,52 +110,52 @@ class Transaction(CoreTransaction[Scope, Send]):
 
     @property
     def method(self) -> str:
-        method: str = self.message.get("method", "GET")  # a WebSocket begins with a GET
+        method: str = self.raw_request.get("method", "GET")  # a WebSocket begins with a GET
         return method
 
     @property
     def secure(self) -> bool:
-        return self.message.get("scheme") in ("https", "wss")
+        return self.raw_request.get("scheme") in ("https", "wss")
 
     @property
     def scheme(self) -> str:
-        scheme: str = self.message.get("scheme", "http")
+        scheme: str = self.raw_request.get("scheme", "http")
         return scheme
 
     def header(self, name: str) -> Sequence[str]:
         wanted = name.encode("latin-1")
-        return [value.decode("latin-1") for name, value in self.message["headers"] if name == wanted]
+        return [value.decode("latin-1") for name, value in self.raw_request["headers"] if name == wanted]
 
     @property
     def peer(self) -> str:
-        client = self.message.get("client")
+        client = self.raw_request.get("client")
         return client[0] if client else ""
 
     @property
     def path(self) -> str:
-        raw: bytes | None = self.message.get("raw_path")
+        raw: bytes | None = self.raw_request.get("raw_path")
         if not raw:
-            return quote(self.message["path"], safe=SAFE)
+            return quote(self.raw_request["path"], safe=SAFE)
         return raw.decode("latin-1").partition("?")[0]
 
     @property
     def query(self) -> str:
-        query: bytes = self.message["query_string"]
+        query: bytes = self.raw_request["query_string"]
         return query.decode("latin-1")
 
     @property
     def cookies(self) -> tuple[str, ...]:
-        kept = cast("Kept | None", self.kept)
+        kept = cast("Kept | None", self.forwarded_cookies)
         if kept is not None:
             return tuple(["" if header is None else header[1].decode("latin-1") for _, header in kept])
         return tuple([value.decode("latin-1") for value in _values(cast("CookieKey", self.cookie_key))])
 
-    def keep(self, texts: Sequence[str]) -> None:
+    def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
         kept: Kept = []
         for number, came in enumerate(_values(cast("CookieKey", self.cookie_key))):
             text = texts[number]
             kept.append(((b"cookie", came), (b"cookie", text.encode("latin-1")) if text else None))
-        self.kept = kept
+        self.forwarded_cookies = kept
 
     def forwarded(self) -> Scope:
         """A scope of its own for one attempt: an app writes into what it is given, and the next must not find it.
@@ -163,10 +163,10 @@ class Transaction(CoreTransaction[Scope, Send]):
         `state` is shared, as with Starlette's Mount, so that middleware around us sees what the app leaves there; only
         who has not executed the request gives way to another.
         """
-        came = self.message
+        came = self.raw_request
         headers = [*came["headers"]]
-        if self.kept is not None:
-            for header, kept in self.kept:
+        if self.forwarded_cookies is not None:
+            for header, kept in self.forwarded_cookies:
                 try:
                     at = headers.index(header)
                 except ValueError:  # pairs need not be tuples
@@ -188,7 +188,7 @@ class Transaction(CoreTransaction[Scope, Send]):
         The server's own awaitable goes back to the app, so there is no coroutine of ours per message.
         """
         try:
-            out = self.out
+            out = self.client_send
         except AttributeError:
             raise OSError("the request is over, and nobody is there to send to") from None
         if not self.status and (message["type"] == "http.response.start" or message["type"] in HEADS):
@@ -201,12 +201,12 @@ class Transaction(CoreTransaction[Scope, Send]):
             for name, _ in headers:
                 if name == b"set-cookie":
                     sets_cookies = True
-            if sets_cookies or not self.presented.settled:
+            if sets_cookies or not self.persisted.needs_no_mark:
                 head = Head(headers, sets_cookies)
                 self.stamp(head)
                 if head.headers is not headers:
                     message = {**message, "headers": head.headers}
-                if self.owes:
+                if self.has_writes:
                     return self._pay(out, message)
         return out(message)
 
@@ -216,7 +216,7 @@ class Transaction(CoreTransaction[Scope, Send]):
         await out(message)
 
 
-class Sparing(Transaction):
+class StatusRetryTransaction(Transaction):
     """A transaction whose answers may be held back, because another server will be asked instead."""
 
     __slots__ = ()
@@ -224,12 +224,12 @@ class Sparing(Transaction):
     @property
     def send(self) -> Send:  # pyright: ignore[reportIncompatibleMethodOverride] - who asks for it calls it
         """Each attempt answers into something of its own: who was given up must not be heard again."""
-        return Held(self).send
+        return HeldResponse(self).send
 
-    def leave(self, server: Server, over: bool) -> None:
+    def release(self, server: Server, over: bool) -> None:
         if over:
             self.ended()
-        super().leave(server, over)
+        super().release(server, over)
 
 
 #: How many bytes of an answer that is held back are taken in before its app is told that nobody listens.
@@ -240,12 +240,12 @@ class GivenUp(OSError):
     """Nobody listens to this answer, because another server is asked instead."""
 
 
-class Held:
+class HeldResponse:
     """What one attempt answers into. Once its answer is held back, nothing of it goes on."""
 
     __slots__ = ("_is_upstream", "_left", "_lost", "_transaction")
 
-    def __init__(self, transaction: Sparing) -> None:
+    def __init__(self, transaction: StatusRetryTransaction) -> None:
         self._transaction = transaction
         self._is_upstream = isinstance(transaction.tried[-1].config.target, str)  # which need not go on to its end
         self._lost = False
@@ -257,7 +257,7 @@ class Held:
             if (
                 transaction.status
                 or message["type"] not in ("http.response.start", "websocket.http.response.start")
-                or not transaction.spare(message["status"])
+                or not transaction.hold_response(message["status"])
             ):
                 return await Transaction.send(transaction, message)
             self._lost = True
@@ -310,12 +310,12 @@ def gone(scope: Scope) -> None:
     """The client has left before the end of its request."""
     transaction: CoreTransaction[Scope, Send] | None = scope.get(KEY)
     if transaction is not None:
-        transaction.gone()
+        transaction.client_disconnected()
 
 
 async def pay(transaction: Transaction) -> None:
     """Tell stores what they are owed."""
-    transaction.paid(await ask(transaction.owed))
+    transaction.writes_done(await ask(transaction.pending_writes))
 
 
 async def send_page(page: Page, scope: Scope, send: Send) -> None:

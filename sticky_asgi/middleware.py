@@ -7,17 +7,17 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.requests import HTTPConnection
 
-from sticky_asgi.bodies import Body
-from sticky_asgi.doors import waited
-from sticky_asgi.lifecycle import Replicas, lifespan_of, serve_lifespan
+from sticky_asgi.apps import Replicas, lifespan_of, serve_lifespan
+from sticky_asgi.body import Body
 from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, pay, send_page
-from sticky_core.backend import Backend
+from sticky_asgi.waits import resolve_wait
+from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, check
-from sticky_core.frontend import Frontend
+from sticky_core.routing import Frontend
 
 
-class Corridor:
+class DispatchApp:
     """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
 
     _always: Replicas | None  #: whose every request is; None: `_routed` knows
@@ -34,40 +34,40 @@ class Corridor:
             if replicas.discovery.awaited:
                 await replicas.discovery.first()
         transaction = replicas.transaction()
-        transaction.through = replicas.in_force
-        transaction.message = scope
-        transaction.out = send
+        transaction.snapshot = replicas.snapshot
+        transaction.raw_request = scope
+        transaction.client_send = send
         transaction.status = 0
         if KEY in scope:
-            transaction.enclosed(scope[KEY])
+            transaction.set_outer(scope[KEY])
         scope[KEY] = transaction
         server = transaction.first(cookie_key(scope))
         if self._debug:
-            transaction.tell()
+            transaction.enable_debug()
         body: Body | None = None
-        if replicas.rereads or (server is None and transaction.wait is not None):
+        if replicas.needs_replay or (server is None and transaction.wait is not None):
             receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
-        while server is not None or (server := await waited(transaction, body)) is not None:
+        while server is not None or (server := await resolve_wait(transaction, body)) is not None:
             over = True
             try:
                 app = replicas.apps[server]
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 await app(transaction.forwarded(), receive, transaction.send)
-                if transaction.status or not transaction.spared:
+                if transaction.status or not transaction.holds_response:
                     return
                 over = False
             except ServerFailure as error:
-                failure = transaction.failed(error.failure)
+                failure = transaction.record_failure(error.failure)
                 if transaction.status:  # the client has seen a head: all that is left is to let it see the end
                     raise ServerFailure(failure, server.name) from error
                 over = False
             except Exception:
-                if transaction.broke():
+                if transaction.app_raised():
                     raise
                 over = False
             finally:
-                transaction.leave(server, over)
+                transaction.release(server, over)
                 if body is not None:
                     if over:
                         body.close()
@@ -76,10 +76,10 @@ class Corridor:
             server = transaction.next() if body is None or not body.gone else None
             if body is None and transaction.wait is not None:
                 receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
-        if not transaction.over:
-            page = transaction.unanswered()
+        if not transaction.finished:
+            page = transaction.unavailable_response()
             try:
-                if transaction.owes:
+                if transaction.has_writes:
                     await pay(transaction)
                 if body is None or not body.gone:
                     await send_page(page, scope, send)
@@ -96,7 +96,7 @@ class Corridor:
         raise NotImplementedError
 
 
-class Dispatcher(Corridor):
+class Dispatcher(DispatchApp):
     """An ASGI app that hands each request to one of a backend's servers.
 
     `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
@@ -104,7 +104,7 @@ class Dispatcher(Corridor):
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
-        self.replicas = self._always = backend.keep(Replicas)
+        self.replicas = self._always = backend.component(Replicas)
         self._debug = debug
         check(self.replicas.problems())
 
@@ -126,7 +126,7 @@ class Dispatcher(Corridor):
         return lifespan_of(self.replicas)
 
 
-class StickyMiddleware(Corridor):
+class StickyMiddleware(DispatchApp):
     """ASGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
     `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none
@@ -153,7 +153,7 @@ class StickyMiddleware(Corridor):
         self._replicas: dict[Backend, Replicas] = {}
         try:
             self._frontend = Frontend.of(backend, routes)
-            self._replicas = {each: each.keep(Replicas) for each in self._frontend.backends}
+            self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
             check(problem for replicas in self._replicas.values() for problem in replicas.problems())
         except ConfigError as error:
             if event_loop() is None:

@@ -13,10 +13,10 @@ import anyio.lowlevel
 from sticky_asgi.messages import KEY, ASGIApp, Message, Receive, Scope, Send, event_loop
 from sticky_asgi.middleware import Dispatcher
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 from sticky_core.target import App, Factory
-from sticky_core.testing import Cluster as CoreCluster
-from sticky_core.testing import ClusterFactory, Options, Visit
+from sticky_core.testing.cluster import Cluster as CoreCluster
+from sticky_core.testing.cluster import ClusterFactory, Options, Visit
 
 try:
     from starlette.testclient import TestClient
@@ -28,7 +28,7 @@ __all__ = ["Cluster", "ClusterFactory"]
 
 class Cluster(CoreCluster[TestClient]):
     """Several replicas of one ASGI app, to be killed and drained at will. Its words are those of
-    `sticky_core.testing.Cluster`.
+    `sticky_core.testing.cluster.Cluster`.
 
     `anyio_backend`: what the replicas run on, `"asyncio"` or `"trio"`. Used as a context manager, the cluster runs
     their lifespans, and all clients share one event loop; else each request has its own.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sticky_core.claim import Claim, Mark, Presented, Reason
 from sticky_core.errors import Failure
-from sticky_core.server import Server
+from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
+from sticky_core.server.server import Server
 
 
 class Decision:
@@ -15,9 +15,9 @@ class Decision:
     """
 
     # Most requests never set those with an underscore, and setting a slot costs as much as reading it.
-    __slots__ = ("_failures", "_mark", "_outer", "_unanswered", "presented", "status", "tried")
+    __slots__ = ("_failures", "_mark", "_outer", "_unanswered", "persisted", "status", "tried")
 
-    presented: Presented  #: what the client said of where it belongs
+    persisted: PersistenceResult  #: what the client said of where it belongs
     tried: tuple[Server, ...]  #: the servers that were tried, in order
     status: int  #: of the answer; 0 until its head is known
 
@@ -54,17 +54,17 @@ class Decision:
     @property
     def claim(self) -> Claim:
         """How the client's claim turned out."""
-        return self.presented.claim
+        return self.persisted.claim
 
     @property
     def reason(self) -> Reason:
         """Why it turned out so."""
-        return self.presented.reason
+        return self.persisted.reason
 
     @property
     def claimed(self) -> str | None:
         """The name of the server that the client had named, if it named one of ours."""
-        server = self.presented.server
+        server = self.persisted.server
         return server.name if server is not None else None
 
     @property

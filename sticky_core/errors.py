@@ -62,7 +62,7 @@ class Failure(Enum):
     #: the request can't be passed on without ambiguity, which is the client's fault and no server's
     UNFIT = "request can't be passed on", True, 400, ""
     #: it answered, with a status after which another server is asked
-    SPARED = "answer not passed on", True, 502, ""
+    RETRIED_STATUS = "answer not passed on", True, 502, ""
     #: the server went away, or fell silent, in the middle of its answer
     TRUNCATED = "answer cut short", True, 502, ""
 

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 class Forked(Protocol):
     """What does not survive a fork as it is."""
 
-    def forked(self) -> None:
+    def after_fork(self) -> None:
         """We are a forked child: what was made in the parent is not ours."""
         ...
 
@@ -29,7 +29,7 @@ def renewed(each: Forked) -> None:
 
 def _in_the_child() -> None:
     for each in reversed(list(_alive.values())):
-        each.forked()
+        each.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

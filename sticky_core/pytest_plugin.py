@@ -12,7 +12,7 @@ from sticky_core.errors import ConfigError
 from sticky_core.target import App, Factory, expect_factory, kinds
 
 if TYPE_CHECKING:
-    from sticky_core.testing import Cluster, ClusterFactory
+    from sticky_core.testing.cluster import Cluster, ClusterFactory
 
 
 @pytest.fixture

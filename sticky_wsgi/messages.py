@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Any, Protocol, cast
 from urllib.parse import quote
 
-from sticky_core.forwarding import SAFE
-from sticky_core.http1 import Header
-from sticky_core.page import Page
-from sticky_core.recent import Recent
-from sticky_core.server import Server
-from sticky_core.transaction import Transaction as CoreTransaction
-from sticky_wsgi.stores import ask
+from sticky_core.cache import TwoGenerationCache
+from sticky_core.http.error_page import Page
+from sticky_core.http.forwarding import SAFE
+from sticky_core.http.http1 import Header
+from sticky_core.server.server import Server
+from sticky_core.transaction.transaction import Transaction as CoreTransaction
+from sticky_wsgi.stores.client import ask
 
 #: where an environ carries its decision
 KEY = "sticky.decision"
@@ -41,7 +41,7 @@ _BARE = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
 
 #: Which keys of an environ are headers, and of what name: clients repeat themselves, and to look at each key costs more
 #: than to make the head of them. Keys that are longer than this in all are not remembered.
-_SHAPES: Recent[tuple[str, ...], Sequence[tuple[str, bytes]]] = Recent(256)
+_SHAPES: TwoGenerationCache[tuple[str, ...], Sequence[tuple[str, bytes]]] = TwoGenerationCache(256)
 _LONGEST_SHAPE = 2048
 
 
@@ -79,34 +79,34 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
     @property
     def method(self) -> str:
-        method: str = self.message["REQUEST_METHOD"]
+        method: str = self.raw_request["REQUEST_METHOD"]
         return method
 
     @property
     def secure(self) -> bool:
-        return self.message.get("wsgi.url_scheme") == "https"
+        return self.raw_request.get("wsgi.url_scheme") == "https"
 
     @property
     def scheme(self) -> str:
-        scheme: str = self.message.get("wsgi.url_scheme", "http")
+        scheme: str = self.raw_request.get("wsgi.url_scheme", "http")
         return scheme
 
     def header(self, name: str) -> Sequence[str]:
         key = name.upper().replace("-", "_")
         if key in _BARE:
-            value = self.message.get(key)
+            value = self.raw_request.get(key)
             return (value,) if value else ()
-        value = self.message.get(f"HTTP_{key}")
+        value = self.raw_request.get(f"HTTP_{key}")
         return () if value is None else (value,)
 
     @property
     def peer(self) -> str:
-        peer: str = self.message.get("REMOTE_ADDR") or ""
+        peer: str = self.raw_request.get("REMOTE_ADDR") or ""
         return peer
 
     @property
     def path(self) -> str:
-        environ = self.message
+        environ = self.raw_request
         raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
         if raw is None:
             path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
@@ -115,24 +115,24 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
     @property
     def query(self) -> str:
-        query: str = self.message.get("QUERY_STRING", "")
+        query: str = self.raw_request.get("QUERY_STRING", "")
         return query
 
     @property
     def cookies(self) -> tuple[str, ...]:
         # servers have joined those that came, so there is one
-        return () if self.cookie_key is None else tuple(self.kept or (cast("str", self.cookie_key),))
+        return () if self.cookie_key is None else tuple(self.forwarded_cookies or (cast("str", self.cookie_key),))
 
-    def keep(self, texts: Sequence[str]) -> None:
-        self.kept = texts
+    def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
+        self.forwarded_cookies = texts
 
     def forwarded(self) -> Environ:
         """An environ of its own for one attempt: an app writes into what it is given, and the next must not find it."""
-        environ = self.message.copy()
+        environ = self.raw_request.copy()
         if self.body is not None:
             environ["wsgi.input"] = self.body
-        if self.kept is not None:
-            if text := self.kept[0]:
+        if self.forwarded_cookies is not None:
+            if text := self.forwarded_cookies[0]:
                 environ["HTTP_COOKIE"] = text
             else:
                 del environ["HTTP_COOKIE"]
@@ -145,18 +145,18 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
             if len(name) == 10 and name.lower() == "set-cookie":
                 sets_cookies = True
         self.status = _CODES[status]
-        if sets_cookies or not self.presented.settled:
+        if sets_cookies or not self.persisted.needs_no_mark:
             head = Head(headers, sets_cookies)
             self.stamp(head)
             headers = head.headers
-            if self.owes:
+            if self.has_writes:
                 pay(self)
         if exc_info is None:
-            return self.out(status, headers)
-        return self.out(status, headers, exc_info)
+            return self.client_send(status, headers)
+        return self.client_send(status, headers, exc_info)
 
 
-class Sparing(Transaction):
+class StatusRetryTransaction(Transaction):
     """A transaction whose answers may be held back, because another server will be asked instead."""
 
     __slots__ = ()
@@ -164,27 +164,27 @@ class Sparing(Transaction):
     @property
     def start_response(self) -> StartResponse:  # pyright: ignore[reportIncompatibleMethodOverride] - who asks calls
         """Each attempt answers into something of its own: who was given up must not be heard again."""
-        return Held(self).start_response
+        return HeldResponse(self).start_response
 
-    def leave(self, server: Server, over: bool) -> None:
+    def release(self, server: Server, over: bool) -> None:
         if over:
             self.ended()
-        super().leave(server, over)
+        super().release(server, over)
 
 
-class Held:
+class HeldResponse:
     """What one attempt answers into. Once its answer is held back, nothing of it goes on."""
 
     __slots__ = ("_lost", "_transaction")
 
-    def __init__(self, transaction: Sparing) -> None:
+    def __init__(self, transaction: StatusRetryTransaction) -> None:
         self._transaction = transaction
         self._lost = False
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
         transaction = self._transaction
         if not self._lost:
-            if transaction.status or not transaction.spare(_CODES[status]):
+            if transaction.status or not transaction.hold_response(_CODES[status]):
                 return Transaction.start_response(transaction, status, headers, exc_info)
             self._lost = True
         return _swallow
@@ -246,7 +246,7 @@ class Head:
 
 def pay(transaction: Transaction) -> None:
     """Tell stores what they are owed."""
-    transaction.paid(ask(transaction.owed))
+    transaction.writes_done(ask(transaction.pending_writes))
 
 
 def start_page(page: Page, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -8,20 +8,20 @@ from itertools import chain
 
 from werkzeug.wrappers import Request as WerkzeugRequest
 
-from sticky_core.backend import Backend
+from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure, check
-from sticky_core.frontend import Frontend
-from sticky_core.server import Server
-from sticky_wsgi.bodies import Body
-from sticky_wsgi.doors import waited
-from sticky_wsgi.lifecycle import Replicas
+from sticky_core.routing import Frontend
+from sticky_core.server.server import Server
+from sticky_wsgi.apps import Replicas
+from sticky_wsgi.body import Body
 from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, pay, start_page
+from sticky_wsgi.waits import resolve_wait
 
 _log = logging.getLogger("sticky_sessions")
 
 
-class Corridor:
+class DispatchApp:
     """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
 
     _always: Replicas | None  #: whose every request is; None: `_routed` knows
@@ -36,53 +36,55 @@ class Corridor:
         if not replicas.begun:
             replicas.begin()
         transaction = replicas.transaction()
-        transaction.through = replicas.in_force
-        transaction.message = environ
-        transaction.out = start_response
+        transaction.snapshot = replicas.snapshot
+        transaction.raw_request = environ
+        transaction.client_send = start_response
         transaction.status = 0
         if KEY in environ:
-            transaction.enclosed(environ[KEY])
+            transaction.set_outer(environ[KEY])
         environ[KEY] = transaction
         server = transaction.first(environ.get("HTTP_COOKIE"))
         if self._debug:
-            transaction.tell()
-        transaction.body = Body(environ, replicas.retry_body_limit) if replicas.rereads else None
-        while server is not None or (server := waited(transaction)) is not None:
+            transaction.enable_debug()
+        transaction.body = Body(environ, replicas.retry_body_limit) if replicas.needs_replay else None
+        while server is not None or (server := resolve_wait(transaction)) is not None:
             over: bool | None = True
             try:
                 app = replicas.apps[server]
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 body = app(transaction.forwarded(), transaction.start_response)
-                spared = not transaction.status and transaction.spared
+                spared = not transaction.status and transaction.holds_response
                 if not spared:
                     if body.__class__ is list or _is_whole(body, environ):
                         # servers treat these in ways of their own, so they go on untouched; the app is done with them
                         return body
                     body = Carried(transaction, server, body)
-                    if transaction.status or not transaction.spared:  # it may have answered at its first item only
+                    if (
+                        transaction.status or not transaction.holds_response
+                    ):  # it may have answered at its first item only
                         over = None  # that is told when the body is closed
                         return body
                 over = False
                 _give_up(body)
             except ServerFailure as error:
-                failure = transaction.failed(error.failure)
+                failure = transaction.record_failure(error.failure)
                 if transaction.status:  # the client has seen a head: all that is left is to let it see the end
                     raise ServerFailure(failure, server.name) from error
                 over = False
             except Exception:
-                if transaction.broke():
+                if transaction.app_raised():
                     raise
                 over = False
             finally:
                 if over is not None:
-                    transaction.leave(server, over)
+                    transaction.release(server, over)
             reread = transaction.reread
             if reread is not None:
                 reread.rewind()
             server = transaction.next()
-        page = transaction.unanswered()
-        if transaction.owes:
+        page = transaction.unavailable_response()
+        if transaction.has_writes:
             pay(transaction)
         return start_page(page, environ, start_response)
 
@@ -95,7 +97,7 @@ class Corridor:
         raise NotImplementedError
 
 
-class Dispatcher(Corridor):
+class Dispatcher(DispatchApp):
     """A WSGI app that hands each request to one of a backend's servers.
 
     `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
@@ -103,12 +105,12 @@ class Dispatcher(Corridor):
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
-        self.replicas = self._always = backend.keep(Replicas)
+        self.replicas = self._always = backend.component(Replicas)
         self._debug = debug
         check(self.replicas.problems())
 
 
-class StickyMiddleware(Corridor):
+class StickyMiddleware(DispatchApp):
     """WSGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
     `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none
@@ -129,7 +131,7 @@ class StickyMiddleware(Corridor):
         self.app = app
         self._debug = debug
         self._frontend = Frontend.of(backend, routes)
-        self._replicas = {each: each.keep(Replicas) for each in self._frontend.backends}
+        self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
         check(problem for replicas in self._replicas.values() for problem in replicas.problems())
         self._always = self._replicas[self._frontend.only] if self._frontend.only is not None else None
 
@@ -201,9 +203,9 @@ class Carried:
             for item in self._items:  # noqa: UP028
                 yield item
         except ServerFailure as error:
-            raise ServerFailure(self._transaction.failed(error.failure), self._server.name) from error
+            raise ServerFailure(self._transaction.record_failure(error.failure), self._server.name) from error
         except Exception:
-            self._transaction.broke()
+            self._transaction.app_raised()
             raise
 
     def _close_body(self) -> None:
@@ -216,4 +218,4 @@ class Carried:
             try:
                 self._close_body()
             finally:
-                self._transaction.leave(self._server, True)
+                self._transaction.release(self._server, True)

@@ -10,10 +10,10 @@ from werkzeug.test import Client as WerkzeugClient
 from werkzeug.test import TestResponse
 
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 from sticky_core.target import App
-from sticky_core.testing import Cluster as CoreCluster
-from sticky_core.testing import ClusterFactory, Visit
+from sticky_core.testing.cluster import Cluster as CoreCluster
+from sticky_core.testing.cluster import ClusterFactory, Visit
 from sticky_wsgi.messages import KEY, Environ, StartResponse, WSGIApp
 from sticky_wsgi.middleware import Dispatcher
 
@@ -31,7 +31,7 @@ class Client(WerkzeugClient):
 
 class Cluster(CoreCluster[Client]):
     """Several replicas of one WSGI app, to be killed and drained at will. Its words are those of
-    `sticky_core.testing.Cluster`.
+    `sticky_core.testing.cluster.Cluster`.
     """
 
     kind = "wsgi"

@@ -5,7 +5,7 @@ A sixteenth is the least step in which a weight can grow (`BE_WEIGHT_SCALE`).
 
 from __future__ import annotations
 
-from sticky_core.server import HEAVIEST, Server
+from sticky_core.server.server import HEAVIEST, Server
 
 SCALE = 16
 MOST = HEAVIEST * SCALE

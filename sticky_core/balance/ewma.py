@@ -16,13 +16,13 @@ from math import exp, inf
 
 from sticky_core.balance.eweight import SCALE
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.urn import Urn
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
+from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import check
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,21 @@ class Ewma:
             yield f"ewma: decay: {error}"
 
     @classmethod
-    def read(cls, line: Line) -> Ewma:
+    def parse(cls, line: BalanceSpec) -> Ewma:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> LeastTime:
-        return LeastTime(Urn(servers, rng), self.draws, seconds(self.decay), self.clock)
+    def build(self, servers: Sequence[Server], rng: Rng) -> LeastTime:
+        return LeastTime(WeightedSampler(servers, rng), self.draws, seconds(self.decay), self.clock)
 
 
 class LeastTime:
     """Ewma at work."""
 
-    counts = False  # it looks at the requests in flight of those it has drawn
+    counts_requests = False  # it looks at the requests in flight of those it has drawn
     preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, urn: Urn, draws: int, decay: float, clock: Clock) -> None:
+    def __init__(self, urn: WeightedSampler, draws: int, decay: float, clock: Clock) -> None:
         self._urn = urn
         self._draws = draws
         self._decay = decay
@@ -91,22 +91,22 @@ class LeastTime:
                     quickest, least = server, time
         return quickest if known else idlest
 
-    def observed(self, server: Server, seconds: float) -> None:
+    def record_latency(self, server: Server, seconds: float) -> None:
         """`server` has answered after so long."""
         now = self._now()
         mean, then = self._seen[server] or (0.0, now)
         weight = exp((then - now) / self._decay)
         self._seen[server] = max(seconds, mean * weight + seconds * (1 - weight)), now
 
-    def succeed(self, before: object) -> None:
+    def inherit_from(self, before: object) -> None:
         if isinstance(before, LeastTime):
             for server in self._seen:
                 self._seen[server] = before._seen.get(server)
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         """The load is read off the server."""
 
-    left = taken
+    released = acquired
 
-    def changed(self, server: Server) -> None:
-        self._urn.changed(server)
+    def state_changed(self, server: Server) -> None:
+        self._urn.state_changed(server)

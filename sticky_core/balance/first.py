@@ -16,10 +16,10 @@ from enum import Enum
 from heapq import heappop, heappush
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class First:
     """No arguments."""
 
     @classmethod
-    def read(cls, line: Line) -> First:
+    def parse(cls, line: BalanceSpec) -> First:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Row:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Row:
         return Row(servers)
 
 
@@ -46,7 +46,7 @@ class Row:
     costs asking all.
     """
 
-    counts = True
+    counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server]) -> None:
@@ -57,7 +57,7 @@ class Row:
         self._queued = [False] * len(servers)  # whether it is in there
         self._aside: set[int] = set()
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         queue, stands = self._open, self._stands
@@ -95,15 +95,15 @@ class Row:
             self._queued[number] = True
             heappush(self._open, number)
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         """Whether that was its last place, the next choice will see."""
 
-    def left(self, server: Server) -> None:
+    def released(self, server: Server) -> None:
         number = self._numbers[server]
         if self._stands[number] is _Stands.ASIDE:
             self._enter(number)
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         number = self._numbers[server]
         if server.electable:
             self._enter(number)

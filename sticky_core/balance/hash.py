@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sticky_core import samples
 from sticky_core.balance.hashing import Hashing, HashType
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.errors import ConfigError
-from sticky_core.request import Request
-from sticky_core.samples import Sample
+from sticky_core.http.messages import Request
+from sticky_core.samples import request as samples
+from sticky_core.samples.request import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Hash(Hashing):
             )
 
     @classmethod
-    def read(cls, line: Line) -> Hash:
+    def parse(cls, line: BalanceSpec) -> Hash:
         sample = line.next()
         if sample is None:
             raise line.refused("hash needs a sample: hash src, hash hdr(X-User)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sticky_core.balance.eweight import eweight
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 
 class HashBalanceFactor:
@@ -24,13 +24,13 @@ class HashBalanceFactor:
         self._weight = 0
         self._stale = True
 
-    def taken(self) -> None:
+    def acquired(self) -> None:
         self._served += 1
 
-    def left(self) -> None:
+    def released(self) -> None:
         self._served -= 1
 
-    def changed(self) -> None:
+    def state_changed(self) -> None:
         self._stale = True
 
     def allows(self, server: Server) -> bool:

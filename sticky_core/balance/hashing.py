@@ -16,7 +16,6 @@ from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import Literal, Protocol, get_args
 
-from sticky_core import samples
 from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.eweight import MOST, eweight
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
@@ -27,9 +26,10 @@ from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError, check
-from sticky_core.request import Request
-from sticky_core.samples import Key
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.samples import request as samples
+from sticky_core.samples.request import Key
+from sticky_core.server.server import Server
 from sticky_core.target import address
 
 HashKey = Literal["id", "id32", "addr", "addr-port", "name"]
@@ -148,9 +148,9 @@ class Table(Protocol):
         """A server for who has no key: each in turn."""
         ...
 
-    def changed(self, server: Server) -> None: ...
+    def state_changed(self, server: Server) -> None: ...
 
-    def moved(self, server: Server) -> None: ...
+    def address_changed(self, server: Server) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +194,7 @@ class Hashing:
         if self.start is not None and self.start < 0:
             yield f"start {self.start} is below 0"
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Hashed:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Hashed:
         kind = HashType.of(self.hash_type)
         bound = HashBalanceFactor(servers, self.hash_balance_factor) if self.hash_balance_factor else None
         table: Table
@@ -215,7 +215,7 @@ class Hashing:
 class Hashed:
     """A hash at work."""
 
-    counts: bool
+    counts_requests: bool
     preserve_affinity: Affinity
 
     def __init__(
@@ -225,7 +225,7 @@ class Hashed:
         bound: HashBalanceFactor | None,
         preserve_affinity: Affinity,
     ) -> None:
-        self.counts = bound is not None
+        self.counts_requests = bound is not None
         self.preserve_affinity = preserve_affinity
         self._digest = digest
         self._table = table
@@ -235,24 +235,24 @@ class Hashed:
         digest = self._digest(request)
         return self._table.turn(avoid) if digest is None else self._table.find(digest, avoid)
 
-    def of_number(self, number: int) -> Server | None:
+    def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(number, ())
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         if self._bound is not None:
-            self._bound.taken()
+            self._bound.acquired()
 
-    def left(self, server: Server) -> None:
+    def released(self, server: Server) -> None:
         if self._bound is not None:
-            self._bound.left()
+            self._bound.released()
 
-    def changed(self, server: Server) -> None:
-        self._table.changed(server)
+    def state_changed(self, server: Server) -> None:
+        self._table.state_changed(server)
         if self._bound is not None:
-            self._bound.changed()
+            self._bound.state_changed()
 
-    def moved(self, server: Server) -> None:
-        self._table.moved(server)
+    def address_changed(self, server: Server) -> None:
+        self._table.address_changed(server)
 
 
 class Consistent:
@@ -276,7 +276,7 @@ class Consistent:
         self._bound = bound
         self._at: int | None = None  # whose turn it was
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
         self._ring.settle()
 
     def _points(self, number: int, count: int) -> list[int]:
@@ -284,10 +284,10 @@ class Consistent:
         at = base(self._ring.servers[number], self._ids[number], self._hash_key)
         return [avalanche(at + nth) for nth in range(count)]
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         self._ring.resize(self._numbers[server], eweight(server))
 
-    def moved(self, server: Server) -> None:
+    def address_changed(self, server: Server) -> None:
         if self._hash_key in ("addr", "addr-port"):
             self._ring.misplace(self._numbers[server])
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sticky_core import samples
 from sticky_core.balance.hashing import Hashing, HashType
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.errors import ConfigError
-from sticky_core.request import Request
+from sticky_core.http.messages import Request
+from sticky_core.samples import request as samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Hdr(Hashing):
         object.__setattr__(self, "name", self.name.lower())
 
     @classmethod
-    def read(cls, line: Line) -> Hdr:
+    def parse(cls, line: BalanceSpec) -> Hdr:
         if not line.argument:
             raise line.refused("hdr needs the name of a header in parentheses: hdr(X-User)")
         match line.next():

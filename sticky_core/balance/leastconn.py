@@ -13,10 +13,10 @@ from heapq import heappop, heappush
 
 from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class LeastConn:
     """No arguments."""
 
     @classmethod
-    def read(cls, line: Line) -> LeastConn:
+    def parse(cls, line: BalanceSpec) -> LeastConn:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Rows:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Rows:
         return Rows(servers, rng)
 
 
@@ -50,7 +50,7 @@ _Row = OrderedDict[_Place, None]
 class Rows:
     """Leastconn at work."""
 
-    counts = True
+    counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng) -> None:
@@ -60,7 +60,7 @@ class Rows:
         self._rows: dict[float, _Row] = {}
         self._loads: list[float] = []
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         if not self._begun and self._places:
@@ -94,7 +94,7 @@ class Rows:
             if place.load >= 0:
                 self._rows[place.load].move_to_end(place)
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         place = self._places[server]
         if place.weight:
             in_flight = len(server.in_flight)
@@ -103,13 +103,13 @@ class Rows:
             if load != place.load:
                 self._move(place, load)
 
-    left = taken
+    released = acquired
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         place = self._places[server]
         place.weight = eweight(server)
         if place.weight:
-            self.taken(server)
+            self.acquired(server)
         elif place.load >= 0:
             del self._rows[place.load][place]
             place.load = -1.0

@@ -11,8 +11,8 @@ from sticky_core.balance.hash import Hash
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.hashing import Hashed
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Local:
     hashed: Hash | None = None
     among: int = 0
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Here:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Here:
         here = next(server for server in servers if server.name == self.server)
         if self.hashed is None:
             return Here(here)
@@ -35,7 +35,7 @@ class Local:
 class Here:
     """Local at work."""
 
-    counts = False
+    counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, here: Server) -> None:
@@ -45,13 +45,13 @@ class Here:
         here = self._here
         return here if here.electable and here not in avoid else None
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         """It does not count."""
 
-    def left(self, server: Server) -> None:
+    def released(self, server: Server) -> None:
         """It does not count."""
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         """It looks when it chooses."""
 
 
@@ -62,7 +62,7 @@ class Keyed(Here):
         super().__init__(here)
         self._key = asked.key
         self._among = frozenset(servers)
-        self._hashed: Hashed = asked.over(servers, rng)
+        self._hashed: Hashed = asked.build(servers, rng)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         if self._key(request) is not None:
@@ -71,6 +71,6 @@ class Keyed(Here):
                 return server
         return super().choose(request, avoid)
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         if server in self._among:
-            self._hashed.changed(server)
+            self._hashed.state_changed(server)

@@ -14,12 +14,12 @@ from functools import reduce
 
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.urn import Urn
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
+from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Random:
             )
 
     @classmethod
-    def read(cls, line: Line) -> Random:
+    def parse(cls, line: BalanceSpec) -> Random:
         line.end(argument=True)
         if line.argument is None:
             return cls()
@@ -48,9 +48,9 @@ class Random:
             raise line.refused("random takes a number of draws: random(2)")
         return cls(int(line.argument))
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Draws:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Draws:
         bound = HashBalanceFactor(servers, self.hash_balance_factor) if self.hash_balance_factor else None
-        return Draws(Urn(servers, rng), self.draws, bound)
+        return Draws(WeightedSampler(servers, rng), self.draws, bound)
 
 
 class Draws:
@@ -58,8 +58,10 @@ class Draws:
 
     preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, urn: Urn, draws: int, bound: HashBalanceFactor | None, *, distinct: bool = False) -> None:
-        self.counts = bound is not None
+    def __init__(
+        self, urn: WeightedSampler, draws: int, bound: HashBalanceFactor | None, *, distinct: bool = False
+    ) -> None:
+        self.counts_requests = bound is not None
         self._urn = urn
         self._draws = draws
         self._bound = bound
@@ -80,18 +82,18 @@ class Draws:
             drawn = urn.drawn(self._draws, avoid)
         return reduce(_less_laden, drawn) if drawn else None
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         if self._bound is not None:
-            self._bound.taken()
+            self._bound.acquired()
 
-    def left(self, server: Server) -> None:
+    def released(self, server: Server) -> None:
         if self._bound is not None:
-            self._bound.left()
+            self._bound.released()
 
-    def changed(self, server: Server) -> None:
-        self._urn.changed(server)
+    def state_changed(self, server: Server) -> None:
+        self._urn.state_changed(server)
         if self._bound is not None:
-            self._bound.changed()
+            self._bound.state_changed()
 
 
 def _less_laden(one: Server, other: Server) -> Server:

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from sticky_core.errors import ConfigError
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 # A point is one number: where it is (32 bits), whose it is (16), which of its owner's points (16). As such they sort,
 # and as 64 bits they lie side by side.

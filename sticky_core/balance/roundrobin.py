@@ -19,11 +19,11 @@ from heapq import heappop, heappush, heapreplace
 
 from sticky_core.balance.eweight import MOST, SCALE, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import begun, check_start
-from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class RoundRobin:
         check_start("roundrobin", self.start)
 
     @classmethod
-    def read(cls, line: Line) -> RoundRobin:
+    def parse(cls, line: BalanceSpec) -> RoundRobin:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Turns:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Turns:
         return Turns(servers, rng, self.start)
 
 
@@ -72,7 +72,7 @@ _TIES = 10  # bits for what breaks a tie in the key: less than the heaviest weig
 class Turns:
     """Roundrobin at work. A choice and a change cost the logarithm of the number of servers."""
 
-    counts = False
+    counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
@@ -91,7 +91,7 @@ class Turns:
         self._seated: list[int] = []
         self._done: list[int] = []
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         if not self._next_round:
@@ -166,12 +166,12 @@ class Turns:
         place.entry = entry = (MOST - place.weight) << _KEY | made | place.number
         return entry
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         """Bound requests do not move the turns, as in HAProxy."""
 
-    left = taken
+    released = acquired
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         place = self._place[server]
         weight = eweight(server)
         before, place.weight = place.weight, weight

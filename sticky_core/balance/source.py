@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
-from sticky_core import samples
 from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.hashing import Hashing, HashType
-from sticky_core.balance.words import Line
-from sticky_core.request import Request
-from sticky_core.samples import Key, Sample
+from sticky_core.balance.parser import BalanceSpec
+from sticky_core.http.messages import Request
+from sticky_core.samples import request as samples
+from sticky_core.samples.request import Key, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Source(Hashing):
     key: Sample = samples.src
 
     @classmethod
-    def read(cls, line: Line) -> Source:
+    def parse(cls, line: BalanceSpec) -> Source:
         line.end()
         return cls()
 

@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.start import begun
 from sticky_core.clock import Rng
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 # The keys of a server that is to be avoided are hashed again, as nginx does, so that they scatter over the others.
 _TRIES = 8
@@ -33,16 +33,16 @@ class StaticMap:
         self._weights = dict.fromkeys(servers, 0)
         self._slots: list[Server] = []
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
         self._renew()
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         weight = server.weight if server.electable else 0
         if weight != self._weights[server]:
             self._weights[server] = weight
             self._stale = True
 
-    def moved(self, server: Server) -> None:
+    def address_changed(self, server: Server) -> None:
         """Where it is means nothing here."""
 
     def _renew(self) -> None:

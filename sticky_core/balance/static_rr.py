@@ -9,12 +9,12 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start
 from sticky_core.balance.static_map import StaticMap
-from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class StaticRR:
         check_start("static-rr", self.start)
 
     @classmethod
-    def read(cls, line: Line) -> StaticRR:
+    def parse(cls, line: BalanceSpec) -> StaticRR:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> MapTurns:
+    def build(self, servers: Sequence[Server], rng: Rng) -> MapTurns:
         return MapTurns(StaticMap(servers, rng, self.start))
 
 
 class MapTurns:
     """Static-rr at work."""
 
-    counts = False
+    counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, table: StaticMap) -> None:
@@ -49,10 +49,10 @@ class MapTurns:
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         return self._map.turn(avoid)
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         """Bound requests do not move the turns, as in HAProxy."""
 
-    left = taken
+    released = acquired
 
-    def changed(self, server: Server) -> None:
-        self._map.changed(server)
+    def state_changed(self, server: Server) -> None:
+        self._map.state_changed(server)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sticky_core.balance.hashing import Hashing, HashType
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.errors import ConfigError
-from sticky_core.request import Request
+from sticky_core.http.messages import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Uri(Hashing):
             raise ConfigError(f"uri: len {self.len} and depth {self.depth} are not below 0")
 
     @classmethod
-    def read(cls, line: Line) -> Uri:
+    def parse(cls, line: BalanceSpec) -> Uri:
         whole, length, depth, path_only = False, 0, 0, False
         while (word := line.next()) is not None:
             match word:

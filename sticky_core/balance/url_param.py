@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sticky_core.balance.hashing import Hashing, HashType
-from sticky_core.balance.words import Line
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.errors import ConfigError
-from sticky_core.request import Request
-from sticky_core.samples import form
+from sticky_core.http.messages import Request
+from sticky_core.samples.request import form
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class UrlParam(Hashing):
             raise ConfigError("url_param: a parameter has a name")
 
     @classmethod
-    def read(cls, line: Line) -> UrlParam:
+    def parse(cls, line: BalanceSpec) -> UrlParam:
         name = line.next()
         if name is None:
             raise line.refused("url_param needs the name of a parameter")

@@ -1,6 +1,6 @@
 """XXH32 of short texts: what HAProxy makes places on its ring of, for servers with an IPv6 address (`hash-key addr`).
 
-Written after the algorithm's specification, as is XXH64 (`sticky_core.xxh64`).
+Written after the algorithm's specification, as is XXH64 (`sticky_core.persistence.xxh64`).
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import check
-from sticky_core.persistence.cookie import UNSET, Cookie, Given, Twin
+from sticky_core.persistence.cookie.config import UNSET, Cookie, FallbackCookie, Given
 from sticky_core.persistence.follow import Follow
-from sticky_core.signing import Secret
+from sticky_core.persistence.signing import Secret
 
 _WEEK = 7 * 86400
 #: names that an ALB keeps for itself
@@ -40,7 +40,7 @@ def elb(
         httponly=False,
         secure=False,
         samesite=None,
-        twin=Twin("AWSELBCORS", secure=True, samesite="None"),
+        fallback=FallbackCookie("AWSELBCORS", secure=True, samesite="None"),
         max_age=duration if application is None and seconds(duration) else UNSET,
         refresh="never" if application is None else UNSET,
     )
@@ -89,7 +89,7 @@ def alb(
         httponly=False,
         secure=False,
         samesite=None,
-        twin=Twin("AWSALBCORS", secure=True, samesite="None"),
+        fallback=FallbackCookie("AWSALBCORS", secure=True, samesite="None"),
         expires=_WEEK,
         maxidle="1d" if duration is UNSET else duration,
         refresh="always",

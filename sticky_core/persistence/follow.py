@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from sticky_core import cookies
-from sticky_core.claim import NOTHING, Claim, Mark, Presented
 from sticky_core.clock import Clock
 from sticky_core.errors import check
-from sticky_core.persistence.cookie import UNSET, Cookie, Twin
-from sticky_core.persistence.cookie_at_work import CookiePersistence
-from sticky_core.request import Reply, Request
-from sticky_core.server import Server
+from sticky_core.http import cookies
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult
+from sticky_core.persistence.cookie.config import UNSET, Cookie, FallbackCookie
+from sticky_core.persistence.cookie.engine import CookiePersistence
+from sticky_core.server.server import Server
 
 Attributes = Literal["copied", "elb", "own"]
 
@@ -86,7 +86,7 @@ class Follow:
         """The cookies of which is known beforehand where browsers send them: none where the application decides it."""
         return self.cookie.written if self.attributes == "own" else ()
 
-    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> FollowPersistence:
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> FollowPersistence:
         return FollowPersistence(self, backend, servers, clock)
 
 
@@ -99,9 +99,9 @@ class FollowPersistence(CookiePersistence):
         self._application = follow.application
         self._copies = follow.attributes != "own"
         self._as_elb = follow.attributes == "elb"
-        self._twin = None if follow.cookie.twin is UNSET else follow.cookie.twin
+        self._twin = None if follow.cookie.fallback is UNSET else follow.cookie.fallback
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
             return NOTHING
         # asked first: what the cookie alone would say is not to be remembered for such a header
@@ -110,7 +110,9 @@ class FollowPersistence(CookiePersistence):
             return NOTHING
         return super().recognise(request, stopped=stopped)
 
-    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
         mark = self._settle_own(server, direct, reply) if reply.sets_cookies else Mark.NONE
         if mark is Mark.PASSED:
             return mark
@@ -140,7 +142,7 @@ class FollowPersistence(CookiePersistence):
     def _ends(self, text: str) -> bool:
         return cookies.deletes(text, self._clock.wall())
 
-    def _speaks_alone(self, presented: Presented, direct: bool) -> bool:
+    def _speaks_alone(self, presented: PersistenceResult, direct: bool) -> bool:
         """Whether the client is told something although the application sets nothing: that it belongs to another server
         now. And, where that takes nothing away from what its cookie was given, that we would write it differently.
         """
@@ -148,7 +150,7 @@ class FollowPersistence(CookiePersistence):
             return presented.claim not in (Claim.NONE, Claim.UNUSED)
         return presented.renew and not self._copies
 
-    def _write_beside(self, text: str, value: str, request: Request, reply: Reply) -> None:
+    def _write_beside(self, text: str, value: str, request: Request, reply: ResponseHead) -> None:
         """Ours beside one of the application's, each for each: it may delete one and set another elsewhere."""
         attributes = self._copied(text)
         if not value or self._ends(text):
@@ -173,7 +175,7 @@ def _name(attribute: str) -> str:
     return attribute.partition("=")[0].rstrip(" \t").lower()
 
 
-def _as_twin(attributes: Sequence[str], twin: Twin, request: Request) -> list[str]:
+def _as_twin(attributes: Sequence[str], twin: FallbackCookie, request: Request) -> list[str]:
     """The attributes of the first cookie, but for those that its twin has of its own."""
     own = {"httponly": twin.httponly, "secure": twin.secure, "samesite": twin.samesite, "partitioned": twin.partitioned}
     kept = [each for each in attributes if own.get(_name(each), UNSET) is UNSET]

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, get_args
 
-from sticky_core import cookies
-from sticky_core.claim import NOTHING, Claim, Mark, Presented, Reason, why_not
+from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.durations import LONGEST, Duration, seconds
 from sticky_core.errors import check
-from sticky_core.persistence import dates
-from sticky_core.persistence.cookie import UNSET, Cookie
-from sticky_core.recent import Recent
-from sticky_core.request import Reply, Request
-from sticky_core.samples import address
-from sticky_core.server import Server
+from sticky_core.http import cookies
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason, why_not
+from sticky_core.persistence.cookie import dates
+from sticky_core.persistence.cookie.config import UNSET, Cookie
+from sticky_core.samples.request import address
+from sticky_core.server.server import Server
 from sticky_core.target import Location
 
 #: how long nginx lets a route be
@@ -83,14 +83,14 @@ class NginxCookie:
         domain = UNSET if self.domain is None else self.domain
         return (Cookie(self.name, signed=False, path=self.path, domain=domain),)
 
-    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> NginxCookiePersistence:
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> NginxCookiePersistence:
         return NginxCookiePersistence(self, servers, clock)
 
 
 class NginxCookiePersistence:
     """`NginxCookie` at work."""
 
-    idle = inf
+    max_idle = inf
 
     def __init__(self, cookie: NginxCookie, servers: Sequence[Server], clock: Clock) -> None:
         self._name = cookie.name
@@ -99,10 +99,12 @@ class NginxCookiePersistence:
         self._lasting = _MAX if cookie.expires == "max" else ""
         self._behind = _behind(cookie)
         # every answer sets the cookie, so nothing is ever settled
-        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
+            TwoGenerationCache(0)
+        )
         self._servers = servers
         check(self._problems())
-        self._bound = {server: Presented(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._enrol()
 
     def _problems(self) -> Iterator[str]:
@@ -121,12 +123,12 @@ class NginxCookiePersistence:
                 groups.setdefault(each, []).append(server)
         self._ids, self._groups = ids, groups  # whole: somebody may be looking one up
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         """Its id follows its address."""
         if self._ids[server] != sid(server):
             self._enrol()
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
             return NOTHING
         for text in request.cookies:
@@ -135,30 +137,32 @@ class NginxCookiePersistence:
                 return self._claimed(values[0], stopped)
         return NOTHING
 
-    def _claimed(self, value: str, stopped: bool) -> Presented:
+    def _claimed(self, value: str, stopped: bool) -> PersistenceResult:
         if not value:
-            return Presented(Claim.INVALID, Reason.EMPTY)
+            return PersistenceResult(Claim.INVALID, Reason.EMPTY)
         group = self._groups.get(value)
         if group is None:
-            return Presented(Claim.INVALID, Reason.UNKNOWN)
+            return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)
         for server in group:
             if not server.usable:
                 if stopped:
-                    return Presented(Claim.DOWN, why_not(server), server, sent=True)
+                    return PersistenceResult(Claim.DOWN, why_not(server), server, sent=True)
             elif self._is_asked(server) and not _is_full(server):
                 return self._bound[server]
         server = group[0]
         if not server.usable:
-            return Presented(Claim.DOWN, why_not(server), server)
+            return PersistenceResult(Claim.DOWN, why_not(server), server)
         if self._is_asked(server):
-            return Presented(Claim.DOWN, Reason.FULL, server)
-        return Presented(Claim.INVALID, Reason.UNKNOWN)  # nginx does not look among the backups
+            return PersistenceResult(Claim.DOWN, Reason.FULL, server)
+        return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)  # nginx does not look among the backups
 
     def _is_asked(self, server: Server) -> bool:
         """Whether its turn has come: a backup's only when no other server is left."""
         return not server.config.backup or not any(each.usable and not each.config.backup for each in self._servers)
 
-    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
         server_id = self._ids[server]
         if not server_id:
             return Mark.NONE

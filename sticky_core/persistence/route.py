@@ -8,14 +8,14 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from sticky_core import cookies
-from sticky_core.claim import NOTHING, Claim, Mark, Presented, Reason, why_not
+from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.errors import check
-from sticky_core.recent import Recent
-from sticky_core.request import Reply, Request
-from sticky_core.samples import Sample, in_text
-from sticky_core.server import Server
+from sticky_core.http import cookies
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason, why_not
+from sticky_core.samples.request import Sample, in_text
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -41,7 +41,7 @@ class Route:
         object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "separator", separator)
 
-    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> RoutePersistence:
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> RoutePersistence:
         return RoutePersistence(self, servers)
 
 
@@ -58,21 +58,23 @@ def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
 class RoutePersistence:
     """`Route` at work."""
 
-    idle = inf
+    max_idle = inf
 
     def __init__(self, route: Route, servers: Sequence[Server]) -> None:
         self._samples = route.samples
         self._separator = route.separator
         # where to look decides, not the Cookie header alone
-        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
+            TwoGenerationCache(0)
+        )
         self._groups: dict[str, list[Server]] = {}
         for server in servers:
             if server.config.cookie_id:
                 self._groups.setdefault(server.config.cookie_id, []).append(server)
-        self._bound = {server: Presented(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._longest = max(map(len, self._groups), default=0)
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         for sample in self._samples:
             key = sample(request)
             if key is not None and (text := cookies.unquote(in_text(key))):
@@ -92,18 +94,20 @@ class RoutePersistence:
                 return self._groups[text[at:]]
         return ()
 
-    def _claimed(self, group: Sequence[Server], stopped: bool) -> Presented:
+    def _claimed(self, group: Sequence[Server], stopped: bool) -> PersistenceResult:
         for server in group:
             if server.usable:
                 return self._bound[server]
             if stopped:
-                return Presented(Claim.DOWN, why_not(server), server, sent=True)
+                return PersistenceResult(Claim.DOWN, why_not(server), server, sent=True)
         if not group:
-            return Presented(Claim.INVALID, Reason.UNKNOWN)
-        return Presented(Claim.DOWN, why_not(group[0]), group[0])
+            return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)
+        return PersistenceResult(Claim.DOWN, why_not(group[0]), group[0])
 
-    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
         return Mark.NONE
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         """Its route is what it was."""

@@ -10,11 +10,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from sticky_core.claim import NO_PERSISTENCE, Claim, Mark, Presented, Reason
-from sticky_core.persistence import Persistence
-from sticky_core.recent import Recent
-from sticky_core.request import Reply, Request
-from sticky_core.server import Server
+from sticky_core.cache import TwoGenerationCache
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Mark, PersistenceResult, Reason
+from sticky_core.persistence.persistence import Persistence
+from sticky_core.server.server import Server
 
 #: told the request: whether a rule is for it
 Condition = Callable[[Request], object]
@@ -36,7 +36,7 @@ class Asked(Protocol):
 class Ruled:
     """A persistence, or none, under rules."""
 
-    settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]]
+    fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]]
 
     def __init__(self, asked: Asked, servers: Sequence[Server], persistence: Persistence | None) -> None:
         by_name = {server.name: server for server in servers}
@@ -44,10 +44,12 @@ class Ruled:
         self._force = asked.force_persist
         self._use = [(by_name[name], condition) for name, condition in asked.use_server]
         self._persistence = persistence
-        self.idle = 0.0 if persistence is None else persistence.idle
+        self.max_idle = 0.0 if persistence is None else persistence.max_idle
         # where conditions have to be asked, nothing is settled by what a client says
         self._asks = bool(self._force or self._use)
-        self._none: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self._none: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
+            TwoGenerationCache(0)
+        )
         self._renew()
 
     @classmethod
@@ -58,9 +60,9 @@ class Ruled:
         return lambda persistence: cls(asked, servers, persistence)
 
     def _renew(self) -> None:
-        self.settled = self._none if self._asks or self._persistence is None else self._persistence.settled
+        self.fast_path = self._none if self._asks or self._persistence is None else self._persistence.fast_path
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         forced = self._force is not None and bool(self._force(request))
         stopped = self._always or forced
         presented = NO_PERSISTENCE
@@ -69,16 +71,18 @@ class Ruled:
         for server, condition in self._use:
             if (server.usable or stopped) and condition(request):
                 return replace(_unused(presented), server=server, sent=True, forced=forced)
-        return replace(presented, forced=True, settled=False) if forced else presented
+        return replace(presented, forced=True, needs_no_mark=False) if forced else presented
 
-    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
         if self._persistence is None:
             return Mark.NONE
-        return self._persistence.mark(presented, server, direct, request, reply)
+        return self._persistence.stamp_response(presented, server, direct, request, reply)
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         if self._persistence is not None:
-            self._persistence.changed(server)
+            self._persistence.state_changed(server)
             self._renew()
 
 
@@ -91,28 +95,34 @@ class Ignored:
         self._force = asked.force_persist
         self._ignore = asked.ignore_persist
         self._persistence = persistence
-        self.idle = persistence.idle
-        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self.max_idle = persistence.max_idle
+        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
+            TwoGenerationCache(0)
+        )
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         presented = self._persistence.recognise(request, stopped=stopped)
         if self._ignore is None or not self._ignore(request) or (self._force is not None and self._force(request)):
             return presented
         return replace(_unused(presented), server=None, ignored=True)
 
-    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
         if presented.ignored:
             return Mark.NONE
-        return self._persistence.mark(presented, server, direct, request, reply)
+        return self._persistence.stamp_response(presented, server, direct, request, reply)
 
-    def changed(self, server: Server) -> None:
-        self._persistence.changed(server)
+    def state_changed(self, server: Server) -> None:
+        self._persistence.state_changed(server)
 
 
-def _unused(presented: Presented) -> Presented:
+def _unused(presented: PersistenceResult) -> PersistenceResult:
     """A claim that a rule has overtaken."""
     parts = tuple(_unused(part) for part in presented.parts)
     claim, reason = presented.claim, presented.reason
     if claim is not Claim.NONE:
         claim, reason = Claim.UNUSED, Reason.RULE
-    return replace(presented, claim=claim, reason=reason, settled=False, parts=parts, questions=(), reserves=())
+    return replace(
+        presented, claim=claim, reason=reason, needs_no_mark=False, parts=parts, questions=(), reservations=()
+    )

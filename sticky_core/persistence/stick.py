@@ -14,18 +14,19 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, cast
 
-from sticky_core import res, samples
-from sticky_core.claim import Claim, Mark, Presented, Reason, why_not
+from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.durations import Duration
 from sticky_core.errors import ConfigError, check
-from sticky_core.persistence import Persist, Persistence
+from sticky_core.http.messages import Request, ResponseHead, Unread
+from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason, why_not
+from sticky_core.persistence.persistence import Persist, Persistence
 from sticky_core.persistence.rules import Condition
-from sticky_core.recent import Recent
-from sticky_core.request import Reply, Request, Unread
-from sticky_core.samples import Key, Sample
-from sticky_core.server import Server
-from sticky_core.stick_table import Found, KeyType, StickTable, table_for
+from sticky_core.samples import request as samples
+from sticky_core.samples import response as res
+from sticky_core.samples.request import Key, Sample
+from sticky_core.server.server import Server
+from sticky_core.stick_table.table import Found, KeyType, StickTable, table_for
 from sticky_core.stores import Question
 from sticky_core.target import address
 
@@ -52,7 +53,8 @@ class Stick:
         """A client that has the same `sample` goes to the same server: `match` and `store_request` in one (HAProxy
         `stick on`).
 
-        `sample`: one of `sticky_core.samples`, a function, or HAProxy's words: `"src"`, `"hdr(X-User)"`. `table`: by
+        `sample`: one of `sticky_core.samples.request`, a function, or HAProxy's words: `"src"`, `"hdr(X-User)"`.
+        `table`: by
         default one of its own, with room for a million clients, who are forgotten after 30 minutes. `when`: told the
         request, whether the rule is for it.
         """
@@ -71,8 +73,8 @@ class Stick:
 
     @classmethod
     def store_response(cls, sample: res.Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
-        """The table is told who has given out this `sample` of an answer: one of `sticky_core.res`, a function of the
-        `Reply`, or HAProxy's words: `"res.cook(JSESSIONID)"` (HAProxy `stick store-response`).
+        """The table is told who has given out this `sample` of an answer: one of `sticky_core.samples.response`, a
+        function of the `ResponseHead`, or HAProxy's words: `"res.cook(JSESSIONID)"` (HAProxy `stick store-response`).
         """
         return cls("store-response", res.named(sample) if isinstance(sample, str) else sample, table, when)
 
@@ -100,7 +102,7 @@ class Stick:
                 when=self.when,
             )
 
-    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
         return StickRules(tuple(self.rules()), backend, servers, clock)
 
 
@@ -145,7 +147,7 @@ class Learn:
         yield Rule(self.table, _each(self.lookup), matches=True, follows=True)
         yield Rule(self.table, given=_each(self.create))
 
-    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
         return StickRules(tuple(self.rules()), backend, servers, clock)
 
 
@@ -168,14 +170,14 @@ class Rule:
                 return key
         return None
 
-    def given_key(self, reply: Reply) -> _Key | None:
+    def given_key(self, reply: ResponseHead) -> _Key | None:
         for sample in self.given:
             key = self.table.key(sample(reply))
             if key is not None:
                 return key
         return None
 
-    def ended(self, reply: Reply, now: float) -> bool:
+    def ended(self, reply: ResponseHead, now: float) -> bool:
         """Whether the server takes back what it has given; `now` in seconds since the epoch."""
         return any(sample.ends(reply, now) for sample in self.given if isinstance(sample, res.cook))
 
@@ -201,7 +203,7 @@ class _Stored:
             return None
         return self.table.reserve(self.key, self.was, self.rules.text(server, self.table))
 
-    def settle(self, server: Server, question: Question | None) -> Server | None:
+    def confirm(self, server: Server, question: Question | None) -> Server | None:
         if server.config.non_stick:
             return None
         text = self.rules.text(server, self.table)
@@ -212,7 +214,7 @@ class _Stored:
         winner = self.rules.server(self.was)
         return winner if winner is not None and winner.usable else None
 
-    def give_up(self, request: Request) -> None:
+    def cancel(self, request: Request) -> None:
         if self.reserved and self.was is not None:
             self.table.forget_for(self.key, self.was, request)
 
@@ -225,13 +227,15 @@ class StickRules:
         self._responses = [rule for rule in rules if rule.given]
         self._clock = clock
         # tables change with each request
-        self.settled: Recent[Hashable, tuple[Server, Presented, Sequence[object] | None]] = Recent(0)
+        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
+            TwoGenerationCache(0)
+        )
         self.tables: tuple[StickTable, ...] = tuple(dict.fromkeys(rule.table for rule in rules))
         for number, table in enumerate(self.tables):
             table.join(f"{backend}.{number}" if number else backend)
-        self.idle = max((table.expire for table in self.tables), default=0.0)
+        self.max_idle = max((table.expire for table in self.tables), default=0.0)
         self._servers = servers
-        self._bound = {server: Presented(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._names: dict[str, Server] = {}
         self._texts: dict[tuple[Server, bool], str] = {}
         check(self._problems())
@@ -241,7 +245,7 @@ class StickRules:
     def _problems(self) -> Iterator[str]:
         shared = [table for table in self.tables if table.store is not None]
         for server in self._servers:
-            if shared and server.mortal:
+            if shared and server.is_in_process:
                 yield (
                     f"server {server.name}: an app in this process can't be told from others' by a table that they "
                     "share: put StickyWorkers around the app, or hand URLs, or stateless=True"
@@ -263,11 +267,11 @@ class StickRules:
         """What a table says of a server: a replica's memory ends with its life, and so does what is known of it."""
         return self._texts[server, table.srvkey == "addr"]
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         self._enrol(server)
 
     def _enrol(self, server: Server) -> None:
-        name = f"{server.name}@{server.life}" if server.life else server.name
+        name = f"{server.name}@{server.instance}" if server.instance else server.name
         where = address(server.config.target) if isinstance(server.config.target, str) else None
         texts = {False: name, True: f"{where[0]}:{where[1]}" if where is not None else name}
         for by_address, text in texts.items():
@@ -280,9 +284,9 @@ class StickRules:
 
     # -- whom do you belong to
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         now = self.now
-        claimed: Presented | None = None
+        claimed: PersistenceResult | None = None
         questions: list[Question] = []
         stored: dict[StickTable, _Stored] = {}
         for rule in self._requests:
@@ -309,27 +313,29 @@ class StickRules:
             claimed = NO_ENTRY if stored else NO_KEY
         return self._with(claimed, tuple(stored.values()), tuple(questions))
 
-    def _claimed(self, text: str, stopped: bool) -> Presented:
+    def _claimed(self, text: str, stopped: bool) -> PersistenceResult:
         server = self._names.get(text)
         if server is None:
             known = self._names.get(text.partition("@")[0]) or self._named(text.partition("@")[0])
-            reason = Reason.UNKNOWN if known is None else Reason.OTHER_LIFE
-            return Presented(Claim.INVALID, reason, known)
+            reason = Reason.UNKNOWN if known is None else Reason.OTHER_INSTANCE
+            return PersistenceResult(Claim.INVALID, reason, known)
         if server.usable:
             return self._bound[server]
-        return Presented(Claim.DOWN, why_not(server), server, sent=stopped)
+        return PersistenceResult(Claim.DOWN, why_not(server), server, sent=stopped)
 
     def _named(self, name: str) -> Server | None:
         return next((server for server in self._servers if server.name == name), None)
 
     @staticmethod
-    def _better(before: Presented | None, found: Presented) -> Presented:
+    def _better(before: PersistenceResult | None, found: PersistenceResult) -> PersistenceResult:
         """The first match counts whose server is usable; if none is, what tells most."""
         if before is None or (not before.direct and (found.direct or before.claim is Claim.INVALID)):
             return found
         return before
 
-    def _with(self, claimed: Presented, stored: tuple[_Stored, ...], questions: tuple[Question, ...]) -> Presented:
+    def _with(
+        self, claimed: PersistenceResult, stored: tuple[_Stored, ...], questions: tuple[Question, ...]
+    ) -> PersistenceResult:
         server = claimed.server if claimed.direct else None
         agreed = server is not None and not any(
             not each.sure or each.was != self.text(server, each.table) for each in stored
@@ -342,20 +348,22 @@ class StickRules:
                 if not each.learned
                 and (not each.sure or (server is None and (each.was is None or claimed.claim is Claim.INVALID)))
             )
-        return Presented(  # `replace` takes three times as long
+        return PersistenceResult(  # `replace` takes three times as long
             claimed.claim,
             claimed.reason,
             claimed.server,
-            settled=agreed and not self._responses,
+            needs_no_mark=agreed and not self._responses,
             sent=claimed.sent,
             questions=questions,
-            reserves=reserves,
+            reservations=reserves,
             note=stored,
         )
 
     # -- here is your mark
 
-    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
         now, wall = self._clock.monotonic(), self._clock.wall()
         stored = list(cast("tuple[_Stored, ...]", presented.note or ()))
         given: dict[StickTable, _Key] = {}
@@ -389,8 +397,8 @@ def _holds(when: Condition | None, request: Request) -> bool:
         return False
 
 
-NO_KEY = Presented(Claim.NONE, Reason.NO_KEY)
-NO_ENTRY = Presented(Claim.NONE, Reason.NO_ENTRY)
+NO_KEY = PersistenceResult(Claim.NONE, Reason.NO_KEY)
+NO_ENTRY = PersistenceResult(Claim.NONE, Reason.NO_ENTRY)
 
 
 def grouped(persist: Sequence[Persist]) -> Iterator[Persist]:
@@ -406,7 +414,7 @@ def grouped(persist: Sequence[Persist]) -> Iterator[Persist]:
 class _Group:
     asked: tuple[Stick | Learn, ...]
 
-    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> StickRules:
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> StickRules:
         return StickRules([rule for asked in self.asked for rule in asked.rules()], backend, servers, clock)
 
 

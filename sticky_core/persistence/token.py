@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from sticky_core import cookies
-from sticky_core.claim import Mark, Presented
 from sticky_core.clock import Clock
 from sticky_core.durations import Duration
 from sticky_core.errors import check
+from sticky_core.http import cookies
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import Mark, PersistenceResult
 from sticky_core.persistence.stick import SIZE, Rule, StickRules
-from sticky_core.request import Reply, Request
-from sticky_core.samples import Sample, cook, hdr, url_param
-from sticky_core.server import Server
-from sticky_core.stick_table import StickTable
+from sticky_core.samples.request import Sample, cook, hdr, url_param
+from sticky_core.server.server import Server
+from sticky_core.stick_table.table import StickTable
 
 _BYTES = 18  # 144 random bits
 _LENGTH = 24  # in so many characters
@@ -63,7 +63,7 @@ class Token:
         elif self.table.length < _LENGTH:
             yield f"a table with length={self.table.length} cuts tokens off: {_LENGTH} characters at least"
 
-    def over(self, backend: str, servers: Sequence[Server], clock: Clock) -> TokenPersistence:
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> TokenPersistence:
         return TokenPersistence(self, backend, servers, clock)
 
 
@@ -85,17 +85,19 @@ class TokenPersistence(StickRules):
         super().__init__((rule,), backend, servers, clock)
         self.make: Callable[[], str] = lambda: secrets.token_urlsafe(_BYTES)
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> Presented:
+    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         presented = super().recognise(request, stopped=stopped)
         if self._cookie is not None and request.cookie_key is not None:
             texts = request.cookies
             left = [cookies.take(text, self._cookie)[1] for text in texts]
             if left != list(texts):
-                request.keep(left)
+                request.set_forwarded_cookies(left)
         return presented
 
-    def mark(self, presented: Presented, server: Server, direct: bool, request: Request, reply: Reply) -> Mark:
-        mark = super().mark(presented, server, direct, request, reply)
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
+        mark = super().stamp_response(presented, server, direct, request, reply)
         if presented.note or direct or server.config.non_stick:
             return mark
         token = self.make()

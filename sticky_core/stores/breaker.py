@@ -115,7 +115,7 @@ class Breaker:
             self.state = State.OPEN
             self._until = now + self._pauses.next()
 
-    def forked(self) -> None:
+    def after_fork(self) -> None:
         """We are a forked child: whoever holds the lock in the parent is not here."""
         self._lock = threading.Lock()
 

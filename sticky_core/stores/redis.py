@@ -23,14 +23,14 @@ from typing import Literal, Protocol
 from urllib.parse import parse_qs, urlsplit
 from weakref import ref
 
+from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, check
 from sticky_core.fork import renewed
-from sticky_core.recent import Recent
 from sticky_core.stores import BEAT, LEASE, Ask
-from sticky_core.stores.bound import Bound, Errand
 from sticky_core.stores.breaker import Breaker
+from sticky_core.stores.presence import Bound, Errand
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -233,12 +233,12 @@ class Redis:
         """The answer that is not asked for."""
         return StoreFailure(self.name, self.breaker.why)
 
-    def forked(self) -> None:
+    def after_fork(self) -> None:
         """We are a forked child: whoever listens in the parent does not tell us."""
         self._lock = threading.Lock()
         self._listener = None
         self.deaf()
-        self.breaker.forked()
+        self.breaker.after_fork()
 
     def __repr__(self) -> str:
         near = "listening" if self.heard_of else "deaf"
@@ -268,7 +268,7 @@ class Space:
         self._seed = blake2b(digest_size=16, key=blake2b(name.encode(), digest_size=32, key=key).digest()).copy
         self._now = store.clock.monotonic
         # what was heard of late, and as the how manieth; older news are not remembered one by one
-        self._heard: Recent[str, tuple[int, str | None]] = Recent(_REMEMBERED)
+        self._heard: TwoGenerationCache[str, tuple[int, str | None]] = TwoGenerationCache(_REMEMBERED)
 
     def digest(self, key: Key) -> str:
         """What stands for `key` here: 32 hexadecimal digits that tell nothing about it."""

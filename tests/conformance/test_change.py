@@ -16,11 +16,11 @@ import waitress  # type: ignore[import-untyped]  # it has no types
 
 import sticky_asgi
 import sticky_wsgi
-from sticky_core.backend import Backend
+from sticky_core.backend.backend import Backend
 from sticky_core.balance import RoundRobin
-from sticky_core.check import Check
-from sticky_core.persistence import Cookie
-from sticky_core.server import Server
+from sticky_core.health.check import Check
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.server import Server
 
 HOST = "127.0.0.1"
 DEADLINE = 30.0

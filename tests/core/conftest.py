@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import settings
 
-from sticky_core.backend import Backend
-from sticky_core.doors import Peek
+from sticky_core.backend.backend import Backend
 from sticky_core.errors import Failure
-from sticky_core.server import Server
-from sticky_core.transaction import Transaction
+from sticky_core.server.server import Server
+from sticky_core.transaction.transaction import Transaction
+from sticky_core.transaction.waits import NeedBody
 
 settings.register_profile("unhurried", parent=settings.default, deadline=None)
 settings.load_profile("unhurried")
@@ -22,17 +22,17 @@ class Asked:
 
     def __init__(self, cookies: Sequence[str] = (), method: str = "GET", secure: bool = False) -> None:
         self.cookie_key: Hashable = tuple(cookies) or None
-        self.kept: Sequence[object] | None = None
+        self.forwarded_cookies: Sequence[object] | None = None
         self.method = method
         self.secure = secure
         self._came = tuple(cookies)
 
     @property
     def cookies(self) -> tuple[str, ...]:
-        return self._came if self.kept is None else tuple(map(str, self.kept))
+        return self._came if self.forwarded_cookies is None else tuple(map(str, self.forwarded_cookies))
 
-    def keep(self, texts: Sequence[str]) -> None:
-        self.kept = list(texts)
+    def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
+        self.forwarded_cookies = list(texts)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Visit(Transaction[str, None]):
         method: str = "GET",
         body: bytes = b"",
     ) -> None:
-        self.through, self.message, self.out, self.status = backend.in_force, "a request", None, 0
+        self.snapshot, self.raw_request, self.client_send, self.status = backend.snapshot, "a request", None, 0
         self._peer, self._target, self._headers, self._method, self._body = peer, target, headers, method, body
         self._came = (cookie,) if cookie else ()
 
@@ -114,10 +114,10 @@ class Visit(Transaction[str, None]):
 
     @property
     def cookies(self) -> tuple[str, ...]:
-        return self._came if self.kept is None else tuple(self.kept)
+        return self._came if self.forwarded_cookies is None else tuple(self.forwarded_cookies)
 
-    def keep(self, texts: Sequence[str]) -> None:
-        self.kept = list(texts)
+    def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
+        self.forwarded_cookies = list(texts)
 
     def header(self, name: str) -> Sequence[str]:
         return [value for key, value in self._headers if key == name]
@@ -128,12 +128,12 @@ class Visit(Transaction[str, None]):
 
     def fail(self, failure: Failure = Failure.REFUSED) -> Server | None:
         """It failed: the next one."""
-        self.failed(failure)
-        self.leave(self.tried[-1], False)
+        self.record_failure(failure)
+        self.release(self.tried[-1], False)
         return self._opened(self.next())
 
     def _opened(self, server: Server | None) -> Server | None:
-        while server is None and isinstance(self.wait, Peek):
+        while server is None and isinstance(self.wait, NeedBody):
             server = self.peeked(self._body[: self.wait.limit])
         return server
 
@@ -141,9 +141,9 @@ class Visit(Transaction[str, None]):
         """It answers: the head as the client sees it."""
         reply = Told(status, list(headers))
         self.status = status
-        if reply.sets_cookies or not self.presented.settled:  # as faces do
+        if reply.sets_cookies or not self.persisted.needs_no_mark:  # as faces do
             self.stamp(reply)
-        self.leave(self.tried[-1], True)
+        self.release(self.tried[-1], True)
         return reply
 
     def whole(self, *headers: tuple[str, str], status: int = 200, failing: Sequence[str] = ()) -> str | None:
@@ -152,7 +152,7 @@ class Visit(Transaction[str, None]):
         while server is not None and server.name in failing:
             server = self.fail()
         if server is None:
-            self.unanswered()
+            self.unavailable_response()
             return None
         self.answer(*headers, status=status)
         return server.name

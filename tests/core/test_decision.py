@@ -2,11 +2,11 @@
 
 import pytest
 
-from sticky_core.backend import Backend
-from sticky_core.claim import NO_PERSISTENCE, NOTHING, Claim, Mark, Presented, Reason
+from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure
-from sticky_core.server import Server
+from sticky_core.persistence.claim import NO_PERSISTENCE, NOTHING, Claim, Mark, PersistenceResult, Reason
+from sticky_core.server.server import Server
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -24,13 +24,13 @@ class Made(Decision):
 
     def __init__(
         self,
-        presented: Presented = NO_PERSISTENCE,
+        presented: PersistenceResult = NO_PERSISTENCE,
         tried: tuple[Server, ...] = (),
         failures: tuple[Failure, ...] = (),
         mark: Mark = Mark.NONE,
         unanswered: bool = False,
     ) -> None:
-        self.presented, self.tried, self.status = presented, tried, 0
+        self.persisted, self.tried, self.status = presented, tried, 0
         self._failures, self._mark, self._unanswered = failures, mark, unanswered
 
 
@@ -66,7 +66,7 @@ def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
     "made, why, text",
     [
         pytest.param(
-            Made(Presented(Claim.VALID, Reason.BOUND, R1), (R1,)),
+            Made(PersistenceResult(Claim.VALID, Reason.BOUND, R1), (R1,)),
             "r1: server is usable",
             'server=r1; claim=VALID; attempts=r1; mark=NONE; why="r1: server is usable"',
             id="bound",
@@ -78,19 +78,19 @@ def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
             id="first visit",
         ),
         pytest.param(
-            Made(Presented(Claim.DOWN, Reason.MAINT, R1), (R2,), mark=Mark.INSERTED),
+            Made(PersistenceResult(Claim.DOWN, Reason.MAINT, R1), (R2,), mark=Mark.INSERTED),
             "r1: server is in maintenance; balance chose r2",
             'server=r2; claim=DOWN; attempts=r2; mark=INSERTED; why="r1: server is in maintenance; balance chose r2"',
             id="in maintenance",
         ),
         pytest.param(
-            Made(Presented(Claim.DOWN, Reason.FAILED, R1), (R1, R2), (REFUSED,)),
+            Made(PersistenceResult(Claim.DOWN, Reason.FAILED, R1), (R1, R2), (REFUSED,)),
             "r1: server did not answer; balance chose r2",
             'server=r2; claim=DOWN; attempts=r1,r2; mark=NONE; why="r1: server did not answer; balance chose r2"',
             id="redispatched",
         ),
         pytest.param(
-            Made(Presented(Claim.INVALID, Reason.FORGED), unanswered=True),
+            Made(PersistenceResult(Claim.INVALID, Reason.FORGED), unanswered=True),
             "not signed by us; no server could take the request",
             'server=-; claim=INVALID; attempts=-; mark=NONE; why="not signed by us; no server could take the request"',
             id="nobody was there",
@@ -105,7 +105,7 @@ def test_it_says_so_to_people_and_in_the_debug_header(made: Decision, why: str, 
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
 def test_the_debug_header_is_one_line_of_ascii(reason: Reason):
-    text = str(Made(Presented(Claim.INVALID, reason, R1), (R2,)))
+    text = str(Made(PersistenceResult(Claim.INVALID, reason, R1), (R2,)))
     assert text.isascii()
     assert text.isprintable()
     assert text.count('"') == 2

@@ -25,11 +25,12 @@ import pytest
 
 import sticky_asgi
 import sticky_wsgi
-from sticky_core.balance import Balance, RoundRobin
+from sticky_core.balance import RoundRobin
+from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import Clock
 from sticky_core.decision import Decision
-from sticky_core.persistence import Persist
-from sticky_core.server import Server
+from sticky_core.persistence.persistence import Persist
+from sticky_core.server.server import Server
 
 Header = tuple[str, str]
 Cookies = str | Sequence[str] | None  # one Cookie header, several, or none; a character per byte

@@ -17,8 +17,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sticky_asgi.bodies import Body as AsgiBody
-from sticky_wsgi.bodies import Body as WsgiBody
+from sticky_asgi.body import Body as AsgiBody
+from sticky_wsgi.body import Body as WsgiBody
 
 unhurried = settings(deadline=None)  # a busy machine is no defect
 Message = dict[str, Any]
@@ -95,7 +95,7 @@ def test_each_attempt_reads_what_it_would_have_read_alone(
         for way, size in attempt:
             assert read(body, way, size) == read(alone, way, size), (way, size)
         body.rewind()
-        assert body.retellable and not body.forgotten
+        assert body.replayable and not body.discarded
     assert body.read() == data, "and the whole at last"
 
 
@@ -108,9 +108,9 @@ def test_beyond_the_limit_it_reads_on_all_the_same(
     body, alone = made(data, limit), io.BytesIO(data)
     for way, size in reads:
         assert read(body, way, size) == read(alone, way, size), (way, size)
-        assert body.retellable is (alone.tell() <= limit), "as much as was read is what counts"
-        assert not body.forgotten or not body.retellable
-    if not body.forgotten:
+        assert body.replayable is (alone.tell() <= limit), "as much as was read is what counts"
+        assert not body.discarded or not body.replayable
+    if not body.discarded:
         body.rewind()
         alone.seek(0)
     assert body.read() == alone.read()
@@ -209,7 +209,7 @@ def test_what_goes_beyond_the_limit_is_let_go_when_more_is_asked_for(
     body, alone = body_of(data, 100), io.BytesIO(data)
     for size in reads:
         assert body.read(size) == alone.read(size)
-    assert (body.retellable, body.forgotten) == (retellable, forgotten)
+    assert (body.replayable, body.discarded) == (retellable, forgotten)
     if not forgotten:
         body.rewind()
         assert body.read() == data, "who has given up may be followed by another"
@@ -338,7 +338,7 @@ def test_each_attempt_receives_what_it_would_have_received_alone(
             alone = [*messages, *([GONE] * 10)]
             assert [await body() for _ in range(number)] == alone[:number]
             body.rewind()
-            assert body.retellable and not body.forgotten
+            assert body.replayable and not body.discarded
         body.close()
 
     asyncio.run(run())
@@ -357,9 +357,9 @@ def test_beyond_the_limit_it_receives_on_all_the_same(pieces: Sequence[bytes], l
             assert await body() == message
             kept += len(message.get("body", b""))
             if kept > limit:
-                assert not body.retellable
+                assert not body.replayable
             if not watches:  # else it may know already that there will be too much
-                assert body.retellable is (kept <= limit)
+                assert body.replayable is (kept <= limit)
         body.close()
         body.rewind()
         if kept <= limit:
@@ -384,13 +384,13 @@ async def test_what_goes_beyond_the_limit_is_let_go_when_more_is_asked_for_on_as
     client = Client(request(b"x" * 60, True), request(b"y" * 60, True), request(b"z"))
     body = AsgiBody(client, 100)
     await body()
-    assert (body.retellable, body.forgotten) == (True, False)
+    assert (body.replayable, body.discarded) == (True, False)
     await body()
-    assert (body.retellable, body.forgotten) == (False, False)
+    assert (body.replayable, body.discarded) == (False, False)
     body.rewind()
     assert [(await body())["body"][:1] for _ in range(2)] == [b"x", b"y"], "who gives up here may be followed"
     assert (await body())["body"] == b"z"
-    assert (body.retellable, body.forgotten) == (False, True)
+    assert (body.replayable, body.discarded) == (False, True)
 
 
 @on_loop
@@ -416,9 +416,9 @@ async def test_the_beginning_of_a_websocket_is_told_again_and_its_messages_are_n
     body = AsgiBody(Client(CONNECT, heard), 100)
     assert await body() == CONNECT
     body.rewind()
-    assert body.retellable
+    assert body.replayable
     assert [await body(), await body()] == [CONNECT, heard]
-    assert not body.retellable
+    assert not body.replayable
 
 
 @on_loop

@@ -17,14 +17,14 @@ import anyio.from_thread
 import pytest
 
 from sticky_asgi import Dispatcher as AsgiDispatcher
-from sticky_core.backend import Backend, BackendConfig
-from sticky_core.change import Change
-from sticky_core.check import Check
-from sticky_core.claim import Claim, Reason
+from sticky_core.backend.backend import Backend, BackendConfig
+from sticky_core.backend.change import Change
+from sticky_core.backend.events import StateChange
 from sticky_core.errors import ConfigError
-from sticky_core.events import StateChange
-from sticky_core.persistence import Cookie
-from sticky_core.server import Server
+from sticky_core.health.check import Check
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.server import Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Answer, Face
@@ -159,10 +159,10 @@ def test_what_can_not_be_begun_changes_nothing(face: Face) -> None:
 
     backend = face.backend(face.server("s1"), persist=PLAIN)
     with running(face, backend) as run:
-        before = backend.config, backend.in_force, dict(run.dispatcher.replicas.apps)
+        before = backend.config, backend.snapshot, dict(run.dispatcher.replicas.apps)
         with pytest.raises(RuntimeError, match="backend web: replica s2 failed to start: ValueError: no database"):
             run.do(lambda: backend.add(Server("s2", factory=broken)))
-        assert (backend.config, backend.in_force, dict(run.dispatcher.replicas.apps)) == before
+        assert (backend.config, backend.snapshot, dict(run.dispatcher.replicas.apps)) == before
         assert run.get(cookie="SERVERID=s1").server == "s1"
         run.do(lambda: backend.add(face.server("s2")))
         assert run.get(cookie="SERVERID=s2").server == "s2", "another change may be made"
@@ -185,7 +185,7 @@ def test_a_server_whose_app_is_another_has_another_memory_and_its_clients_are_to
         new = face.app("s1")
         run.do(lambda: backend.apply(having(backend.config, "s1", target=face.checked(new))))
         answer = run.get(cookie=mark)
-        assert answer.decision.reason is Reason.OTHER_LIFE and answer.mark != mark
+        assert answer.decision.reason is Reason.OTHER_INSTANCE and answer.mark != mark
         assert len(new.seen) == 1 and len(old.seen) == 2
         assert not run.get(cookie=answer.mark).all("set-cookie")
 

@@ -17,10 +17,10 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from sticky_core.check import Check, CheckResult
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import AdminState, Server
+from sticky_core.health.check import Check, CheckResult
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.server import AdminState, Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

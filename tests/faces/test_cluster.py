@@ -28,11 +28,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import sticky_asgi.testing
 import sticky_wsgi.testing
-from sticky_core.claim import Claim, Mark, Reason
 from sticky_core.errors import ConfigError, Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import Health
-from sticky_core.testing import Cluster
+from sticky_core.persistence.claim import Claim, Mark, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.server import Health
+from sticky_core.testing.cluster import Cluster
 
 #: how long to wait for what comes at once, before it is called a failure
 DEADLINE = 10
@@ -444,7 +444,7 @@ def test_a_restarted_replica_is_another_life_with_an_empty_memory(start, shop):
     decision = cluster.decisions[-1]
     assert (decision.claim, decision.reason, decision.attempts) == (
         Claim.INVALID,
-        Reason.OTHER_LIFE,
+        Reason.OTHER_INSTANCE,
         ("r1",),
     )
     assert client.post("/cart/sugar").text == "milk sugar"

@@ -21,8 +21,8 @@ import pytest
 from sticky_core.balance import RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import AdminState, Health, Server
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.server import AdminState, Health, Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import AsgiClient, Face

@@ -26,13 +26,13 @@ import trustme
 from werkzeug.test import EnvironBuilder
 
 import sticky_wsgi
-from sticky_core.check import Check
+from sticky_core.dns.resolvers import Found, Query, Resolvers
 from sticky_core.errors import ConfigError
-from sticky_core.forwarding import Forward
-from sticky_core.persistence import Cookie
-from sticky_core.resolvers import Found, Query, Resolvers
-from sticky_core.server import AdminState, Server
-from sticky_core.tls import TLS
+from sticky_core.health.check import Check
+from sticky_core.http.forwarding import Forward
+from sticky_core.http.tls import TLS
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.server import AdminState, Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

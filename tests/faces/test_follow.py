@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sticky_asgi import Cookie, Follow, Twin
+from sticky_asgi import Cookie, FallbackCookie, Follow
 from sticky_core.balance import RoundRobin
-from sticky_core.claim import Claim, Mark, Reason
 from sticky_core.clock import ManualClock
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.server import Health
+from sticky_core.persistence.claim import Claim, Mark, Reason
+from sticky_core.server.server import Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Answer, Face
@@ -185,8 +185,8 @@ def test_a_server_without_a_mark_takes_it_back_and_gives_none(face: Face):
 
 
 def test_a_twin_has_the_same_value_and_attributes_of_its_own(face: Face):
-    twin = Twin("SRV-old", samesite=None, secure=True, httponly=True)
-    persist = Follow("SID", Cookie("SRV", signed=False, twin=twin))
+    twin = FallbackCookie("SRV-old", samesite=None, secure=True, httponly=True)
+    persist = Follow("SID", Cookie("SRV", signed=False, fallback=twin))
     text = "SID=1; Path=/; SameSite=None"
     get = face.client(over(face, persist, text))
     assert ours(get(), text) == ["SRV=s2; Path=/; SameSite=None", "SRV-old=s2; Path=/; HttpOnly; Secure"]
@@ -247,4 +247,4 @@ def test_what_follows_needs_no_date_of_its_own(face: Face):
     assert isinstance(backend.clock, ManualClock)
     backend.clock.advance(3600)
     answer = get(cookie=f"SID=1; {mark}")
-    assert (answer.letters, ours(answer), answer.decision.presented.settled) == ("VN", [], True)
+    assert (answer.letters, ours(answer), answer.decision.persisted.needs_no_mark) == ("VN", [], True)

@@ -9,11 +9,11 @@ import pytest
 import sticky_asgi.testing
 import sticky_wsgi.testing
 from sticky_asgi import Learn, Stick, StickTable, cook, hdr, path_param, res, url_param
-from sticky_core.backend import Backend
-from sticky_core.claim import Claim, Reason
+from sticky_core.backend.backend import Backend
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.persistence import Persist
-from sticky_core.server import AdminState
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.persistence import Persist
+from sticky_core.server.server import AdminState
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
@@ -145,6 +145,6 @@ def test_a_replica_that_has_begun_anew_knows_nobody(face: Face):
         cluster.restart("r1")
         client.get("/", headers={"x": "a"})
         last = cluster.decisions[-1]
-        assert (last.claim, last.reason) == (Claim.INVALID, Reason.OTHER_LIFE)
+        assert (last.claim, last.reason) == (Claim.INVALID, Reason.OTHER_INSTANCE)
         client.get("/", headers={"x": "a"})
         assert (cluster.decisions[-1].server, cluster.decisions[-1].claim) == (last.server, Claim.VALID)

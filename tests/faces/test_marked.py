@@ -17,11 +17,11 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from sticky_core.check import Check
-from sticky_core.counters import Total
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import AdminState, Health, Server
+from sticky_core.health.check import Check
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.counters import Total
+from sticky_core.server.server import AdminState, Health, Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

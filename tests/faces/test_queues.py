@@ -30,18 +30,18 @@ import anyio.lowlevel
 import pytest
 
 import sticky_asgi
-import sticky_asgi.doors
+import sticky_asgi.waits
 import sticky_wsgi
-from sticky_core.backend import Backend
+from sticky_core.backend.backend import Backend
 from sticky_core.balance import Hash, RoundRobin
-from sticky_core.claim import Claim, Reason
-from sticky_core.counters import Total
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import Health, Server
-from sticky_core.timeouts import Timeouts
-from sticky_core.transaction import Transaction
+from sticky_core.http.timeouts import Timeouts
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.counters import Total
+from sticky_core.server.server import Health, Server
+from sticky_core.transaction.transaction import Transaction
 
 PATIENCE = 30.0  # seconds for what takes milliseconds
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)

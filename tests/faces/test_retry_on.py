@@ -18,16 +18,16 @@ from wsgiref.util import FileWrapper
 
 import pytest
 
-from sticky_core.backend import Backend
+from sticky_core.backend.backend import Backend
 from sticky_core.balance import RoundRobin
-from sticky_core.claim import Claim, Reason
-from sticky_core.counters import Total
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import AdminState, Server
-from sticky_core.timeouts import Timeouts
-from sticky_core.transaction import Transaction
+from sticky_core.http.timeouts import Timeouts
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.counters import Total
+from sticky_core.server.server import AdminState, Server
+from sticky_core.transaction.transaction import Transaction
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Answer, Face
@@ -491,7 +491,7 @@ def test_an_answer_that_is_held_back_leaves_nothing_behind(ring: Ring, cookie: s
     answer = ring.ask(cookie=cookie)
     passed(answer, server="s2", attempts="s1 s2")
     assert answer.all("x-winner") == ["1"]
-    assert answer.decision.failures == (Failure.SPARED,)
+    assert answer.decision.failures == (Failure.RETRIED_STATUS,)
     assert answer.decision.claim is (Claim.DOWN if cookie else Claim.NONE)
     assert ring.totals(Total.WREDIS, Total.WRETR, Total.ERESP, Total.ECON) == {"s1": [1, 0, 0, 0], "s2": [0, 0, 0, 0]}
     assert ring.logged == [answer.decision]
@@ -563,11 +563,11 @@ def test_while_an_answer_is_held_back_both_servers_have_the_request(ring: Ring) 
 
 def test_where_the_next_would_have_to_wait_the_answer_passes(ring: Ring) -> None:
     backend = ring.backend(ring.server("s1", OFF, maxconn=1), ring.server("s2", maxconn=1), retry_on="503")
-    backend.take(backend["s2"])
+    backend.acquire(backend["s2"])
     answer = ring.ask(cookie="SERVERID=s1", others=True)
     assert (answer.status, tried(answer), answer.decision.failures) == (503, ("s1",), ())
     assert answer.all("set-cookie") == ["secret=of-the-loser"], "it stays where it belongs"
-    backend.left(backend["s2"])
+    backend.release(backend["s2"])
     assert ring.at_rest
     passed(ring.ask(cookie="SERVERID=s1"), server="s2", attempts="s1 s2")
 
@@ -883,8 +883,8 @@ def test_each_attempt_is_told_of_those_before(ring: Ring) -> None:
     passed(ring.ask(), server="s3", attempts="s1 s2 s3")
     assert seen == [
         (("s1",), ()),
-        (("s1", "s2"), (Failure.SPARED,)),
-        (("s1", "s2", "s3"), (Failure.SPARED, Failure.CLOSED)),
+        (("s1", "s2"), (Failure.RETRIED_STATUS,)),
+        (("s1", "s2", "s3"), (Failure.RETRIED_STATUS, Failure.CLOSED)),
     ]
 
 

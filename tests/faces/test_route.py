@@ -8,9 +8,9 @@ import pytest
 
 from sticky_asgi import Cookie, Route
 from sticky_core.balance import RoundRobin
-from sticky_core.claim import Claim, Reason
-from sticky_core.samples import cook, path_param, url_param
-from sticky_core.server import AdminState, Health
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.samples.request import cook, path_param, url_param
+from sticky_core.server.server import AdminState, Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sticky_core.balance import RoundRobin
-from sticky_core.claim import Claim, Reason
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import Server
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.server import Server
 
 if TYPE_CHECKING:
-    from sticky_core.backend import Backend
+    from sticky_core.backend.backend import Backend
     from tests.faces.conftest import Face
 
 OLD, SECRET = "the secret of last year", "the secret of this year"
@@ -617,7 +617,7 @@ def test_a_mark_of_another_life_is_told_apart_and_replaced(
     caplog.clear()
     answer = face.client(after)(cookie=mark)
     assert (answer.status, answer.letters) == (200, "II")
-    assert answer.decision.reason is Reason.OTHER_LIFE
+    assert answer.decision.reason is Reason.OTHER_INSTANCE
     assert face.client(after)(cookie=answer.mark).letters == "VN"
     assert not caplog.records, "we may well have succeeded it"
 
@@ -639,7 +639,7 @@ def test_a_mark_of_a_younger_life_comes_from_a_sibling_process_and_warns_once(
     caplog.clear()
     for _ in range(3):
         answer = face.client(ours)(cookie=mark)
-        assert (answer.letters, answer.decision.reason) == ("II", Reason.OTHER_LIFE)
+        assert (answer.letters, answer.decision.reason) == ("II", Reason.OTHER_INSTANCE)
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("sticky_sessions", logging.WARNING)
     assert "backend web" in record.getMessage() and "StickyWorkers" in record.getMessage()

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sticky_asgi import Cookie, Forward, Stick, StickTable, cook, hdr, path_param, samples, src, url_param
-from sticky_core.backend import Backend
-from sticky_core.claim import Claim, Reason
-from sticky_core.persistence import Persist
-from sticky_core.server import AdminState, Health, Server
+from sticky_core.backend.backend import Backend
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.persistence import Persist
+from sticky_core.server.server import AdminState, Health, Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

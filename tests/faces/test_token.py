@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sticky_asgi import Cookie, Stick, StickTable, Token, hdr
-from sticky_core.backend import Backend
-from sticky_core.claim import Claim
-from sticky_core.persistence import Persist
-from sticky_core.server import AdminState
+from sticky_core.backend.backend import Backend
+from sticky_core.persistence.claim import Claim
+from sticky_core.persistence.persistence import Persist
+from sticky_core.server.server import AdminState
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

@@ -17,13 +17,13 @@ import pytest
 import starlette.applications
 
 from sticky_core.balance import RoundRobin
-from sticky_core.claim import Claim, Mark, Reason
 from sticky_core.clock import ManualClock
-from sticky_core.counters import Total
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure
-from sticky_core.persistence import Cookie
-from sticky_core.server import Health, Server
+from sticky_core.persistence.claim import Claim, Mark, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.counters import Total
+from sticky_core.server.server import Health, Server
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
@@ -520,7 +520,7 @@ def test_a_claim_that_comes_too_late_is_unused_and_not_written_to(face: Face) ->
     assert (alone.server, alone.letters) == ("s2", "VU")
     beside = get(cookie=f"FIRST=s1; {late}")
     assert (beside.server, beside.letters, beside.all("set-cookie")) == ("s1", "VN", [])
-    assert [part.claim for part in beside.decision.presented.parts] == [Claim.VALID, Claim.UNUSED]
+    assert [part.claim for part in beside.decision.persisted.parts] == [Claim.VALID, Claim.UNUSED]
 
 
 # -- routes

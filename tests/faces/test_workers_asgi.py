@@ -13,9 +13,9 @@ import pytest
 import trio
 
 from sticky_asgi import ConfigError, ServerFailure, StickyWorkers, decision
-from sticky_asgi.workers import WINDOW
-from sticky_core.frames import Frames, Kind
-from sticky_core.workers import HandedOverError
+from sticky_asgi.workers.middleware import WINDOW
+from sticky_core.workers.backend import HandedOverError
+from sticky_core.workers.frames import Frames, Kind
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 DEADLINE = 20.0

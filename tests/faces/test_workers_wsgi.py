@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from sticky_core.claim import Claim, Reason
 from sticky_core.errors import ConfigError
-from sticky_core.frames import LONGEST, PIECE, Frames, Kind
-from sticky_core.workers import HandedOverError
-from sticky_wsgi.workers import EAGER, StickyWorkers
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.workers.backend import HandedOverError
+from sticky_core.workers.frames import LONGEST, PIECE, Frames, Kind
+from sticky_wsgi.workers.middleware import EAGER, StickyWorkers
 
 SECRET = "a-secret-of-the-worker-tests"
 DEADLINE = 30.0
@@ -746,7 +746,7 @@ def test_a_client_of_a_worker_that_has_ended_is_served_elsewhere_and_told_a_new_
     owner.app.end()
     answer = front.ask(**bound)
     decision = app.seen[-1]["sticky.decision"]
-    assert (decision.server, decision.claim, decision.reason) == ("w1", Claim.INVALID, Reason.OTHER_LIFE)
+    assert (decision.server, decision.claim, decision.reason) == ("w1", Claim.INVALID, Reason.OTHER_INSTANCE)
     assert front.cookie.startswith("STICKYWORKER=w1@")
     again = front.ask(HTTP_COOKIE=front.cookie)
     assert not [name for name, _ in again.headers if name.lower() == "set-cookie"]

@@ -17,8 +17,8 @@ from werkzeug.test import create_environ
 import sticky_asgi
 import sticky_wsgi
 from sticky_core.clock import ManualClock
-from sticky_core.samples import hdr
-from sticky_core.stick_table import StickTable
+from sticky_core.samples.request import hdr
+from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
 
 T = TypeVar("T")

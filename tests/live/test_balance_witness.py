@@ -20,9 +20,7 @@ from typing import Any, Literal
 
 import pytest
 
-from sticky_core import samples
 from sticky_core.balance import (
-    Balance,
     First,
     Hash,
     Hdr,
@@ -37,8 +35,10 @@ from sticky_core.balance import (
     Uri,
     UrlParam,
 )
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.balance.algorithm import Balance
+from sticky_core.http.messages import Request
+from sticky_core.samples import request as samples
+from sticky_core.server.server import Server
 
 pytestmark = pytest.mark.live
 
@@ -187,14 +187,14 @@ def in_our_words(row: Row, targets: Sequence[str]) -> list[str]:
     ]
     for number in row.disabled:
         servers[number - 1].state = "maint"
-    algorithm = row.balance.over(servers, random.Random(row.id))
+    algorithm = row.balance.build(servers, random.Random(row.id))
 
     def changed(server: Server) -> None:
-        server.settle()
-        algorithm.changed(server)
+        server.refresh_state()
+        algorithm.state_changed(server)
 
     for server in servers:
-        server.belong(changed)
+        server.attach(changed)
     chosen: list[str] = []
     for step in row.steps:
         if isinstance(step, Pull):
@@ -208,9 +208,9 @@ def in_our_words(row: Row, targets: Sequence[str]) -> list[str]:
                 request: Any = ask
                 found = algorithm.choose(request, ())
                 assert found is not None
-                if algorithm.counts:
-                    algorithm.taken(found)
-                    algorithm.left(found)
+                if algorithm.counts_requests:
+                    algorithm.acquired(found)
+                    algorithm.released(found)
                 chosen.append(found.name)
     return chosen
 
@@ -543,7 +543,7 @@ class Flight:
         self.servers = [
             Server(f"s{nth}", "http://127.0.0.1", weight=weight) for nth, weight in enumerate(held.weights, 1)
         ]
-        self.algorithm = held.balance.over(self.servers, Zero())
+        self.algorithm = held.balance.build(self.servers, Zero())
 
     def __contains__(self, server: object) -> bool:
         assert isinstance(server, Server)
@@ -567,7 +567,7 @@ class Flight:
         witnessed = self.servers[number]
         # what the witness has done goes on, so that one difference is one
         witnessed.in_flight.append(None)
-        self.algorithm.taken(witnessed)
+        self.algorithm.acquired(witnessed)
         self._both.append((client, connection, witnessed))
         return witnessed.name, own.name
 
@@ -580,7 +580,7 @@ class Flight:
         client.close()
         self._let_go(len(self._both))
         server.in_flight.pop()
-        self.algorithm.left(server)
+        self.algorithm.released(server)
 
     def __len__(self) -> int:
         return len(self._both)

@@ -13,8 +13,8 @@ import pytest
 import trio
 import trustme
 
-import sticky_asgi.stores
-import sticky_wsgi.stores
+import sticky_asgi.stores.client
+import sticky_wsgi.stores.client
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, StoreFailure
 from sticky_core.stores.breaker import State
@@ -41,16 +41,16 @@ class Asgi:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def ask(self, *asks):
-        return self.run(sticky_asgi.stores.ask(asks))
+        return self.run(sticky_asgi.stores.client.ask(asks))
 
     def at_once(self, asks):
         async def gathered():
-            return await asyncio.gather(*(sticky_asgi.stores.ask([each]) for each in asks))
+            return await asyncio.gather(*(sticky_asgi.stores.client.ask([each]) for each in asks))
 
         return list(itertools.chain(*self.run(gathered())))
 
     def end(self, *stores):
-        self.run(sticky_asgi.stores.end(stores))
+        self.run(sticky_asgi.stores.client.end(stores))
 
     def close(self):
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -62,14 +62,14 @@ class Wsgi:
     """`ask` in threads."""
 
     def ask(self, *asks):
-        return sticky_wsgi.stores.ask(asks)
+        return sticky_wsgi.stores.client.ask(asks)
 
     def at_once(self, asks):
         with ThreadPoolExecutor(16) as threads:
-            return list(itertools.chain(*threads.map(lambda each: sticky_wsgi.stores.ask([each]), asks)))
+            return list(itertools.chain(*threads.map(lambda each: sticky_wsgi.stores.client.ask([each]), asks)))
 
     def end(self, *stores):
-        sticky_wsgi.stores.end(stores)
+        sticky_wsgi.stores.client.end(stores)
 
     def close(self):
         pass
@@ -239,14 +239,14 @@ def test_a_request_that_is_over_takes_no_answer_from_another(valkey):
     async def scene():
         store = Redis(valkey.url, timeout=PATIENCE)
         space = store.space(*TABLE)
-        await sticky_asgi.stores.ask([space.put("d", "s1"), space.put("e", "s2")])
-        given_up = asyncio.ensure_future(sticky_asgi.stores.ask([space.recall("d")]))
-        waiting = asyncio.ensure_future(sticky_asgi.stores.ask([space.recall("e")]))
+        await sticky_asgi.stores.client.ask([space.put("d", "s1"), space.put("e", "s2")])
+        given_up = asyncio.ensure_future(sticky_asgi.stores.client.ask([space.recall("d")]))
+        waiting = asyncio.ensure_future(sticky_asgi.stores.client.ask([space.recall("e")]))
         await asyncio.sleep(0)
         given_up.cancel()
         assert await waiting == [b"s2"]
-        assert await sticky_asgi.stores.ask([space.recall("d")]) == [b"s1"]
-        await sticky_asgi.stores.end([store])
+        assert await sticky_asgi.stores.client.ask([space.recall("d")]) == [b"s1"]
+        await sticky_asgi.stores.client.end([store])
         return given_up.cancelled(), store.breaker.failures
 
     assert asyncio.run(scene()) == (True, 0)
@@ -543,7 +543,7 @@ def test_on_another_event_loop_than_asyncio_s_it_is_a_wrong_configuration(valkey
     space = Redis(valkey.url, timeout=PATIENCE).space(*TABLE)
 
     async def ask():
-        await sticky_asgi.stores.ask([space.recall("d")])
+        await sticky_asgi.stores.client.ask([space.recall("d")])
 
     with pytest.raises(ConfigError, match="a store needs asyncio"):
         trio.run(ask)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from sticky_core import samples
 from sticky_core.balance.eweight import SCALE, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.ip_hash import TRIES
@@ -21,9 +20,10 @@ from sticky_core.balance.ring import Ring
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
-from sticky_core.request import Request
-from sticky_core.samples import Key, Sample
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.samples import request as samples
+from sticky_core.samples.request import Key, Sample
+from sticky_core.server.server import Server
 
 _POINTS = 160
 
@@ -47,7 +47,7 @@ class NginxHash:
                 f"hash: {self.key!r} is no sample: hand src, path, hdr(...), url_param(...), or a function"
             )
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Keys:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Keys:
         sample = self.key
         return Keys(
             sample, Ketama(servers) if self.consistent else Modulo(servers), SmoothTurns(servers, rng, self.start)
@@ -59,9 +59,9 @@ class Modulo:
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._shares = Shares(servers)
-        self.changed = self._shares.changed
+        self.state_changed = self._shares.state_changed
 
-    def moved(self, server: Server) -> None:
+    def address_changed(self, server: Server) -> None:
         """Where it is means nothing here."""
 
     def find(self, key: bytes, avoid: Container[Server]) -> Server | None:
@@ -84,13 +84,13 @@ class Ketama:
         self._numbers = {server: number for number, server in enumerate(servers)}
         self._ring = Ring(servers, lambda number, count: points(crc32(place(servers[number])), count))
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
         self._ring.settle()
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         self._ring.resize(self._numbers[server], eweight(server) * _POINTS // SCALE)
 
-    def moved(self, server: Server) -> None:
+    def address_changed(self, server: Server) -> None:
         self._ring.misplace(self._numbers[server])
 
     def find(self, key: bytes, avoid: Container[Server]) -> Server | None:
@@ -131,7 +131,7 @@ def place(server: Server) -> bytes:
 class Keys:
     """hash at work."""
 
-    counts = False
+    counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, sample: Callable[[Request], Key | None], table: Modulo | Ketama, turns: SmoothTurns) -> None:
@@ -146,17 +146,17 @@ class Keys:
             server = self._table.find(samples.in_bytes(key), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
-    def of_number(self, number: int) -> Server | None:
+    def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(b"%d" % number, ())
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         """Only requests without a key take turns."""
 
-    left = taken
+    released = acquired
 
-    def changed(self, server: Server) -> None:
-        self._table.changed(server)
-        self._turns.changed(server)
+    def state_changed(self, server: Server) -> None:
+        self._table.state_changed(server)
+        self._turns.state_changed(server)
 
-    def moved(self, server: Server) -> None:
-        self._table.moved(server)
+    def address_changed(self, server: Server) -> None:
+        self._table.address_changed(server)

@@ -8,16 +8,16 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from sticky_core import samples
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.shares import Shares
 from sticky_core.balance.nginx.smooth import SmoothTurns
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start
-from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.samples import Key, Sample
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.samples import request as samples
+from sticky_core.samples.request import Key, Sample
+from sticky_core.server.server import Server
 
 #: how often nginx hashes until it gives up and takes turns
 TRIES = 21
@@ -36,11 +36,11 @@ class IpHash:
         check_start("ip_hash", self.start)
 
     @classmethod
-    def read(cls, line: Line) -> IpHash:
+    def parse(cls, line: BalanceSpec) -> IpHash:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Networks:
+    def build(self, servers: Sequence[Server], rng: Rng) -> Networks:
         sample = self.key
         return Networks(sample, Shares(servers), SmoothTurns(servers, rng, self.start))
 
@@ -48,7 +48,7 @@ class IpHash:
 class Networks:
     """ip_hash at work."""
 
-    counts = False
+    counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, sample: Callable[[Request], Key | None], shares: Shares, turns: SmoothTurns) -> None:
@@ -66,17 +66,17 @@ class Networks:
             server = self._shares.first(numbers(address.packed), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
-    def of_number(self, number: int) -> Server | None:
+    def server_for_hash(self, number: int) -> Server | None:
         return self._shares.first(numbers(number.to_bytes(4, "big")[1:]), ())
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         """Only requests without an address take turns."""
 
-    left = taken
+    released = acquired
 
-    def changed(self, server: Server) -> None:
-        self._shares.changed(server)
-        self._turns.changed(server)
+    def state_changed(self, server: Server) -> None:
+        self._shares.state_changed(server)
+        self._turns.state_changed(server)
 
 
 def numbers(octets: bytes) -> Iterator[int]:

@@ -12,11 +12,11 @@ from heapq import heappop, heappush
 from sticky_core.balance.eweight import SCALE, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.smooth import Place, Turns
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import begun, check_start
-from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class NginxLeastConn:
         check_start("least_conn", self.start)
 
     @classmethod
-    def read(cls, line: Line) -> NginxLeastConn:
+    def parse(cls, line: BalanceSpec) -> NginxLeastConn:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> TurnsByLoad:
+    def build(self, servers: Sequence[Server], rng: Rng) -> TurnsByLoad:
         return TurnsByLoad(servers, rng, self.start)
 
 
 class TurnsByLoad:
     """least_conn at work: turns for each load, and a heap of the loads that there are."""
 
-    counts = True
+    counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
@@ -52,7 +52,7 @@ class TurnsByLoad:
         self._start = start
         self._begun = False
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         while self._loads and not self._turns[self._loads[0]].total:
@@ -72,7 +72,7 @@ class TurnsByLoad:
                     break
         return None if place is None else place.server
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         load = self._load.get(server)
         if load is not None:
             place = self._places[server]
@@ -83,9 +83,9 @@ class TurnsByLoad:
                 self._turns[load].leave(place)
                 self._join(place, now, weight)
 
-    left = taken
+    released = acquired
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         place = self._places[server]
         weight = eweight(server)
         if weight == place.weight:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sticky_core.balance.random import Draws
-from sticky_core.balance.urn import Urn
+from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Rng
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,5 +17,5 @@ class NginxRandom:
 
     two: bool = False
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> Draws:
-        return Draws(Urn(servers, rng), 2 if self.two else 1, None, distinct=True)
+    def build(self, servers: Sequence[Server], rng: Rng) -> Draws:
+        return Draws(WeightedSampler(servers, rng), 2 if self.two else 1, None, distinct=True)

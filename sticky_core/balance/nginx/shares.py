@@ -10,7 +10,7 @@ from bisect import bisect
 from collections.abc import Container, Iterable, Sequence
 from itertools import accumulate
 
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 
 class Shares:
@@ -24,7 +24,7 @@ class Shares:
     def _add_up(self) -> None:
         self._reach = list(accumulate(self._weights.values()))
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         if self._weights[server] != server.weight:
             self._weights[server] = server.weight
             self._add_up()

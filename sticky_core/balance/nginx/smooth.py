@@ -17,11 +17,11 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from sticky_core.balance.eweight import SCALE, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import begun, check_start
-from sticky_core.balance.words import Line
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Smooth:
         check_start("smooth", self.start)
 
     @classmethod
-    def read(cls, line: Line) -> Smooth:
+    def parse(cls, line: BalanceSpec) -> Smooth:
         line.end()
         return cls()
 
-    def over(self, servers: Sequence[Server], rng: Rng) -> SmoothTurns:
+    def build(self, servers: Sequence[Server], rng: Rng) -> SmoothTurns:
         return SmoothTurns(servers, rng, self.start)
 
 
@@ -157,7 +157,7 @@ class Turns:
 class SmoothTurns:
     """Smooth turns at work."""
 
-    counts = True
+    counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
@@ -167,7 +167,7 @@ class SmoothTurns:
         self._start = start
         self._begun = False
         for server in servers:
-            self.changed(server)
+            self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         if not self._begun and self._turns.total:
@@ -180,17 +180,17 @@ class SmoothTurns:
         place.unseen += 1
         return place.server
 
-    def taken(self, server: Server) -> None:
+    def acquired(self, server: Server) -> None:
         place = self._places[server]
         if place.unseen:
             place.unseen -= 1
         elif place.weight:
             self._turns.charge(place)
 
-    def left(self, server: Server) -> None:
+    def released(self, server: Server) -> None:
         """Turns are not given back."""
 
-    def changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> None:
         place = self._places[server]
         weight = eweight(server)
         if weight != place.weight:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from sticky_asgi import Backend, Cookie, Server, StickyMiddleware, Timeouts
-from sticky_core.counters import Total
+from sticky_core.server.counters import Total
 
 
 def backend(path: str, said: dict[str, dict[str, str]]) -> Backend:

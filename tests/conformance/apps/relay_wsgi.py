@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from sticky_core.counters import Total
+from sticky_core.server.counters import Total
 from sticky_wsgi import Backend, Cookie, Server, StickyMiddleware, Timeouts
 
 

@@ -8,7 +8,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-from sticky_core.counters import Total
+from sticky_core.server.counters import Total
 
 URLS: dict[str, str] = json.loads(os.environ["ORIGINS"])
 FILES: dict[str, str] = json.loads(os.environ["FILES"])

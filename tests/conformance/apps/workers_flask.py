@@ -5,7 +5,7 @@ import secrets
 
 from flask import Flask, session
 
-from sticky_wsgi.workers import StickyWorkers
+from sticky_wsgi.workers.middleware import StickyWorkers
 
 carts: dict[str, list[str]] = {}
 

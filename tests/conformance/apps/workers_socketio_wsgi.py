@@ -7,7 +7,7 @@ import os
 from flask import Flask, request
 from flask_socketio import SocketIO  # type: ignore[import-untyped]
 
-from sticky_wsgi.workers import StickyWorkers
+from sticky_wsgi.workers.middleware import StickyWorkers
 
 app = Flask(__name__)
 # An upgrade takes gunicorn's own socket over, which no other worker has. A client that has said goodbye waits for the

@@ -8,7 +8,7 @@ import signal
 import threading
 from urllib.parse import parse_qs
 
-from sticky_wsgi.workers import StickyWorkers
+from sticky_wsgi.workers.middleware import StickyWorkers
 
 PIECE = b"x" * 65536
 

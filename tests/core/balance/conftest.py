@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from sticky_core.balance import Algorithm, Balance
+from sticky_core.balance.algorithm import Algorithm, Balance
 from sticky_core.clock import Rng
-from sticky_core.request import Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -51,14 +51,14 @@ class Bench:
         targets: Callable[[int], object] = lambda number: app,
     ) -> None:
         self.servers = [Server(f"s{n}", targets(n), weight=weight) for n, weight in enumerate(weights, 1)]  # type: ignore[arg-type]
-        self.algorithm: Algorithm = balance.over(self.servers, random.Random(1) if rng is None else rng)
+        self.algorithm: Algorithm = balance.build(self.servers, random.Random(1) if rng is None else rng)
         for server in self.servers:
-            server.belong(self._changed)
+            server.attach(self._changed)
         self._numbers = count(1)
 
     def _changed(self, server: Server) -> None:
-        server.settle()
-        self.algorithm.changed(server)
+        server.refresh_state()
+        self.algorithm.state_changed(server)
 
     def choose(self, avoid: Container[Server] = (), client: Client | None = None) -> Server | None:
         asking = Client(next(self._numbers)) if client is None else client
@@ -73,11 +73,11 @@ class Bench:
 
     def take(self, server: Server) -> None:
         server.in_flight.append(None)
-        self.algorithm.taken(server)
+        self.algorithm.acquired(server)
 
     def leave(self, server: Server) -> None:
         server.in_flight.pop()
-        self.algorithm.left(server)
+        self.algorithm.released(server)
 
     def serve(self, avoid: Container[Server] = ()) -> int:
         """The number of the server that a request goes to, and stays; 0 if there is none."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sticky_core import balance as balances
-from sticky_core.backend import Backend
+from sticky_core.backend.backend import Backend
 from sticky_core.balance import (
     Ewma,
     First,
@@ -30,9 +30,9 @@ from sticky_core.balance import (
     UrlParam,
 )
 from sticky_core.clock import ManualClock
-from sticky_core.request import Request
-from sticky_core.samples import src
-from sticky_core.server import AdminState, Health, Server
+from sticky_core.http.messages import Request
+from sticky_core.samples.request import src
+from sticky_core.server.server import AdminState, Health, Server
 
 
 def user(request: Request) -> str:
@@ -87,7 +87,7 @@ every_balance_that_shares = pytest.mark.parametrize("balance, near", BALANCES)
 
 def test_no_algorithm_is_left_out():
     tried = {type(param.values[0]).__name__ for param in [*BALANCES, FIRST]}
-    words = {name for name in balances.__all__ if hasattr(getattr(balances, name), "over")} - {"Balance"}
+    words = {name for name in balances.__all__ if hasattr(getattr(balances, name), "build")}
     assert tried == words
 
 
@@ -224,7 +224,7 @@ def test_telling_an_algorithm_again_what_it_knows_changes_nothing(bench, balance
     for server in told.servers:
         server.health = Health.UP
         server.weight = server.weight
-        server.life = "another"
+        server.instance = "another"
     assert told.sequence(30) == untold.sequence(30)
 
 
@@ -305,12 +305,12 @@ def test_a_thousand_threads_choose_at_once_and_every_server_has_its_share(client
         try:
             together.wait()
             for turn in range(3):
-                server = backend.place(cast(Any, client(3 * number + turn)), None, ())
+                server = backend.acquire_or_enqueue(cast(Any, client(3 * number + turn)), None, ())
                 assert isinstance(server, Server)
                 mine.append(server)
                 if number % 20 == turn == 1:
                     server.health = Health.UP  # changes are told meanwhile
-                backend.left(server)
+                backend.release(server)
         except BaseException as error:
             wrong.append(error)
 

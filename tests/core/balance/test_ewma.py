@@ -2,7 +2,8 @@
 
 import pytest
 
-from sticky_core.balance import Ewma, Timed
+from sticky_core.balance import Ewma
+from sticky_core.balance.algorithm import Timed
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
 
@@ -25,19 +26,19 @@ def test_it_wants_to_know_how_long_servers_take(two):
 
 
 def test_the_quicker_is_chosen(two):
-    two.algorithm.observed(two.servers[0], 0.2)
-    two.algorithm.observed(two.servers[1], 0.1)
+    two.algorithm.record_latency(two.servers[0], 0.2)
+    two.algorithm.record_latency(two.servers[1], 0.1)
     assert two.sequence(5) == "22222"
 
 
 def test_until_the_slower_has_so_much_less_to_do(two):
-    two.algorithm.observed(two.servers[0], 0.25)
-    two.algorithm.observed(two.servers[1], 0.1)
+    two.algorithm.record_latency(two.servers[0], 0.25)
+    two.algorithm.record_latency(two.servers[1], 0.1)
     assert [two.serve() for _ in range(7)] == [2, 2, 1, 2, 2, 1, 2]
 
 
 def test_who_has_not_answered_yet_is_compared_by_requests_alone(two):
-    two.algorithm.observed(two.servers[0], 0.001)
+    two.algorithm.record_latency(two.servers[0], 0.001)
     two.take(two.servers[0])
     assert two.serve() == 2
     assert two.serve() == 1
@@ -45,34 +46,34 @@ def test_who_has_not_answered_yet_is_compared_by_requests_alone(two):
 
 def test_a_slow_answer_counts_at_once_and_is_forgotten_slowly(two, clock):
     slow, quick = two.servers
-    two.algorithm.observed(quick, 0.1)
+    two.algorithm.record_latency(quick, 0.1)
     for _ in range(20):
-        two.algorithm.observed(slow, 0.01)
+        two.algorithm.record_latency(slow, 0.01)
     assert two.serve() == 1
     two.leave(slow)
-    two.algorithm.observed(slow, 1.0)
+    two.algorithm.record_latency(slow, 1.0)
     assert two.serve() == 2
     two.leave(quick)
     for _ in range(3):  # within the second: quick answers do not outweigh it yet
         clock.advance(0.3)
-        two.algorithm.observed(slow, 0.01)
-        two.algorithm.observed(quick, 0.1)
+        two.algorithm.record_latency(slow, 0.01)
+        two.algorithm.record_latency(quick, 0.1)
     assert two.sequence(1) == "2"
     for _ in range(300):
         clock.advance(0.3)
-        two.algorithm.observed(slow, 0.01)
-        two.algorithm.observed(quick, 0.1)
+        two.algorithm.record_latency(slow, 0.01)
+        two.algorithm.record_latency(quick, 0.1)
     assert two.sequence(1) == "1"
 
 
 def test_who_is_not_asked_any_more_gets_another_chance(two, clock):
     slow, quick = two.servers
-    two.algorithm.observed(slow, 5.0)
-    two.algorithm.observed(quick, 0.1)
+    two.algorithm.record_latency(slow, 5.0)
+    two.algorithm.record_latency(quick, 0.1)
     chosen = ""
     for _ in range(10):
         clock.advance(5)
-        two.algorithm.observed(quick, 0.1)
+        two.algorithm.record_latency(quick, 0.1)
         chosen += two.sequence(1)
     assert chosen == "2222222111"
 

@@ -15,8 +15,8 @@ from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.hashing import FUNCTIONS, HashType, base, djb2, none, sdbm
 from sticky_core.balance.ring import Ring
 from sticky_core.errors import ConfigError
-from sticky_core.samples import path
-from sticky_core.server import AdminState, Server
+from sticky_core.samples.request import path
+from sticky_core.server.server import AdminState, Server
 
 # What HAProxy 2.6 answered over four servers of weights 1 2 3 4 for /key/0 … /key/39.
 HAPROXY = {
@@ -359,7 +359,7 @@ def test_by_address_the_order_of_servers_does_not_count(client):
     chosen = []
     for order in (urls, urls[::-1]):
         servers = [Server(f"s{number}", url) for number, url in enumerate(order)]
-        algorithm = Uri(hash_type=RING, hash_key="addr").over(servers, random.Random(1))
+        algorithm = Uri(hash_type=RING, hash_key="addr").build(servers, random.Random(1))
         found = (algorithm.choose(client(path=f"/{number}"), ()) for number in range(200))
         chosen.append([server.config.target for server in found if server is not None])
     assert chosen[0] == chosen[1]
@@ -380,7 +380,7 @@ def test_a_server_s_own_number_counts_rather_than_its_place(client):
     among = [Server(f"s{number}", "http://localhost") for number in (1, 2, 3, 4)]
     among[2].weight = 0
     balance = Uri(hash_type=RING)
-    one, other = balance.over(alone, random.Random(1)), balance.over(among, random.Random(1))
+    one, other = balance.build(alone, random.Random(1)), balance.build(among, random.Random(1))
     for number in range(200):
         asking = client(path=f"/{number}")
         here, there = one.choose(asking, ()), other.choose(asking, ())
@@ -463,8 +463,8 @@ def test_where_nobody_else_may_be_asked_the_bound_gives_way(bench, client):
 
 
 def test_without_a_bound_nothing_is_counted(bench):
-    assert not bench(Uri(hash_type=RING), [1]).algorithm.counts
-    assert bench(Uri(hash_type=RING, hash_balance_factor=150), [1]).algorithm.counts
+    assert not bench(Uri(hash_type=RING), [1]).algorithm.counts_requests
+    assert bench(Uri(hash_type=RING, hash_balance_factor=150), [1]).algorithm.counts_requests
 
 
 @pytest.mark.parametrize("affinity", ["always", "maxconn", "maxqueue"])

@@ -7,7 +7,7 @@ import pytest
 from sticky_core.balance import Hash, Hdr, Source, Uri, UrlParam
 from sticky_core.balance.hdr import domain
 from sticky_core.errors import ConfigError
-from sticky_core.samples import hdr
+from sticky_core.samples.request import hdr
 
 # What HAProxy 2.6 answered over four servers of weights 1 2 3 4.
 ADDRESSES = [f"10.{n * 37 % 256}.{n * 91 % 256}.{n * 13 % 256}" for n in range(20)]

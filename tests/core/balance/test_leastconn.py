@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.balance import LeastConn
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 
 def test_leastconn_lets_equals_take_turns(bench, scripted):

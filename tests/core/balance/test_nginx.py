@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sticky_core.balance import IpHash, NginxHash, NginxLeastConn, Smooth
 from sticky_core.balance.nginx.hash import place
 from sticky_core.errors import ConfigError
-from sticky_core.samples import hdr, path
-from sticky_core.server import AdminState, Server
+from sticky_core.samples.request import hdr, path
+from sticky_core.server.server import AdminState, Server
 
 # -- smooth turns
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky_core.balance import NginxRandom, Random, named
+from sticky_core.balance import NginxRandom, Random, parse_balance
 from sticky_core.errors import ConfigError
-from sticky_core.server import AdminState
+from sticky_core.server.server import AdminState
 
 # A number drawn is a share of all weights: 0.5 is the middle.
 
@@ -101,7 +101,7 @@ def test_who_has_more_than_the_factor_allows_is_not_drawn(bench, scripted):
 
 
 def test_no_draws_choose_nobody():
-    for wrong in (lambda: Random(0), lambda: named("random(0)"), lambda: Random(-1)):
+    for wrong in (lambda: Random(0), lambda: parse_balance("random(0)"), lambda: Random(-1)):
         with pytest.raises(ConfigError, match="draws choose nobody"):
             wrong()
 

@@ -17,10 +17,10 @@ from sticky_core.balance import (
     StaticRR,
     Uri,
     UrlParam,
-    named,
+    parse_balance,
 )
 from sticky_core.errors import ConfigError
-from sticky_core.samples import hdr, src
+from sticky_core.samples.request import hdr, src
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ from sticky_core.samples import hdr, src
     ],
 )
 def test_a_balance_may_be_named_by_its_word(text, balance):
-    assert named(text) == balance
+    assert parse_balance(text) == balance
 
 
 @pytest.mark.parametrize("text", ["", "round-robin", "RoundRobin", " random", "random\n", "random(2", "rdp-cookie"])
 def test_another_word_is_refused_with_those_that_there_are(text):
     with pytest.raises(ConfigError) as refused:
-        named(text)
+        parse_balance(text)
     assert repr(text) in str(refused.value)
     for word in ("roundrobin", "static-rr", "leastconn", "random", "url_param", "hash"):
         assert word in str(refused.value)
@@ -89,11 +89,11 @@ def test_another_word_is_refused_with_those_that_there_are(text):
 )
 def test_arguments_that_do_not_fit_are_refused_by_name(text, problem):
     with pytest.raises(ConfigError) as refused:
-        named(text)
+        parse_balance(text)
     assert repr(text) in str(refused.value)
     assert problem in str(refused.value)
 
 
 def test_a_sample_that_is_not_known_is_refused():
     with pytest.raises(ConfigError, match="sample 'dst' is not known"):
-        named("hash dst")
+        parse_balance("hash dst")

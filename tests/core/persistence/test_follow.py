@@ -6,7 +6,7 @@ import pytest
 
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.aws import alb, elb
-from sticky_core.persistence.cookie import Cookie, Twin
+from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.persistence.follow import Follow
 
 SECRET = "a secret of some length"
@@ -31,10 +31,14 @@ WRITTEN = "it is written when the application's is"
         ),
         pytest.param(lambda: Follow("SID", ours(mode="prefix")), "has mode='prefix'", id="another mode"),
         pytest.param(lambda: Follow("SRV", ours()), "cookie SRV can't follow itself", id="itself"),
-        pytest.param(lambda: Follow("old", ours(twin=Twin("old"))), "cookie old can't follow itself", id="its twin"),
+        pytest.param(
+            lambda: Follow("old", ours(fallback=FallbackCookie("old"))), "cookie old can't follow itself", id="its twin"
+        ),
         pytest.param(lambda: Follow("SID", ours("__Host-SRV")), "names that begin with __Host-", id="a prefix"),
         pytest.param(
-            lambda: Follow("SID", ours(twin=Twin("__secure-S", secure=True))), "__Secure-", id="a twin's prefix"
+            lambda: Follow("SID", ours(fallback=FallbackCookie("__secure-S", secure=True))),
+            "__Secure-",
+            id="a twin's prefix",
         ),
         pytest.param(lambda: Follow("SID", ours(postonly=True)), f"postonly has no effect: {WRITTEN}", id="postonly"),
         pytest.param(lambda: Follow("SID", ours(refresh="always")), f"refresh has no effect: {WRITTEN}", id="refresh"),

@@ -5,15 +5,15 @@ from typing import Protocol
 
 import pytest
 
-from sticky_core.claim import NOTHING
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import NOTHING
 from sticky_core.persistence.nginx import NginxCookie, sid
-from sticky_core.request import Reply, Request
-from sticky_core.server import Server
+from sticky_core.server.server import Server
 
 
-class Told(Reply, Protocol):
+class Told(ResponseHead, Protocol):
     """A reply whose headers can be looked at."""
 
     def values(self, name: str) -> list[str]: ...
@@ -53,7 +53,7 @@ def test_or_by_its_route():
 
 
 def persistence(servers: Sequence[Server], **options: object):
-    return NginxCookie("route", **options).over("web", servers, ManualClock())  # type: ignore[arg-type]
+    return NginxCookie("route", **options).build("web", servers, ManualClock())  # type: ignore[arg-type]
 
 
 def test_two_servers_of_one_route_are_meant_in_their_order(ask: Ask):
@@ -67,7 +67,7 @@ def test_two_servers_of_one_route_are_meant_in_their_order(ask: Ask):
 def test_a_server_that_is_to_have_no_mark_has_none(ask: Ask, tell: Tell):
     server = Server("s1", app, cookie="")
     reply = tell()
-    assert persistence([server]).mark(NOTHING, server, False, ask(), reply).value == "N"
+    assert persistence([server]).stamp_response(NOTHING, server, False, ask(), reply).value == "N"
     assert reply.values("set-cookie") == []
 
 
@@ -75,11 +75,11 @@ def test_an_id_follows_the_address_of_its_server(ask: Ask, tell: Tell):
     server = Server("s1", "http://10.0.0.1:8080")
     at_work = persistence([server])
     server.config = Server("s1", "http://127.0.0.1").config
-    at_work.changed(server)
+    at_work.state_changed(server)
     assert at_work.recognise(ask(("route=cef54f47984626c9efbf070c50bfad1b",))).direct
     assert not at_work.recognise(ask(("route=05ef642f508b1e5b76612ddbd5f89a4c",))).direct
     reply = tell()
-    at_work.mark(NOTHING, server, False, ask(), reply)
+    at_work.stamp_response(NOTHING, server, False, ask(), reply)
     assert reply.values("set-cookie") == ["route=cef54f47984626c9efbf070c50bfad1b"]
 
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky_core.claim import Claim
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
+from sticky_core.http.messages import Request
+from sticky_core.persistence.claim import Claim
 from sticky_core.persistence.route import Route
-from sticky_core.request import Request
-from sticky_core.samples import cook
-from sticky_core.server import Server
+from sticky_core.samples.request import cook
+from sticky_core.server.server import Server
 
 Ask = Callable[..., Request]
 
@@ -25,7 +25,7 @@ def claimed(text: object, *routes: str, ask: Ask, separator: str = ".") -> str |
     """The server that is meant by what a sample says."""
     servers = [Server(f"s{number}", app, cookie=route) for number, route in enumerate(routes)]
     route = Route(lambda request: text, separator=separator)  # type: ignore[arg-type, return-value]
-    server = route.over("web", servers, ManualClock()).recognise(ask()).server
+    server = route.build("web", servers, ManualClock()).recognise(ask()).server
     return server.config.cookie if server is not None else None
 
 
@@ -72,7 +72,7 @@ def test_only_as_much_of_a_text_is_looked_at_as_could_be_a_route(ask: Ask):
 
 
 def test_a_stranger_is_nobody(ask: Ask):
-    at_work = Route(cook("JSESSIONID")).over("web", [Server("s1", app)], ManualClock())
+    at_work = Route(cook("JSESSIONID")).build("web", [Server("s1", app)], ManualClock())
     assert at_work.recognise(ask()).claim is Claim.NONE
     assert at_work.recognise(ask(("JSESSIONID=abc.s2",))).claim is Claim.INVALID
 

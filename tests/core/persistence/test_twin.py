@@ -5,16 +5,16 @@ from typing import Protocol
 
 import pytest
 
-from sticky_core.claim import NOTHING, Claim, Mark
 from sticky_core.clock import ManualClock
-from sticky_core.persistence.cookie import Cookie, Twin
-from sticky_core.request import Reply, Request
-from sticky_core.server import Server
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import NOTHING, Claim, Mark
+from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
+from sticky_core.server.server import Server
 
 SECRET = "a secret of some length"
 
 
-class Told(Reply, Protocol):
+class Told(ResponseHead, Protocol):
     """A reply whose headers can be looked at."""
 
     def values(self, name: str) -> list[str]: ...
@@ -28,14 +28,14 @@ def app(environ: object, start_response: object) -> list[bytes]:
     return []
 
 
-def pair(twin: Twin, **options: object):
+def pair(twin: FallbackCookie, **options: object):
     """A pair over two servers, plain unless told otherwise."""
-    cookie = Cookie(**{"name": "SRV", "signed": False, "twin": twin} | options)  # type: ignore[arg-type]
+    cookie = Cookie(**{"name": "SRV", "signed": False, "fallback": twin} | options)  # type: ignore[arg-type]
     servers = [Server("s1", app), Server("s2", app)]
-    return cookie.over("web", servers, ManualClock()), servers
+    return cookie.build("web", servers, ManualClock()), servers
 
 
-TWIN = Twin("SRV-old")
+TWIN = FallbackCookie("SRV-old")
 
 
 @pytest.mark.parametrize(
@@ -43,36 +43,42 @@ TWIN = Twin("SRV-old")
     [
         pytest.param(TWIN, {}, False, ("", ""), id="like the first"),
         pytest.param(
-            Twin("SRV-old", samesite="None", secure=True),
+            FallbackCookie("SRV-old", samesite="None", secure=True),
             {},
             False,
             ("", "; Secure; SameSite=None"),
             id="for other sites, as AWS has it",
         ),
         pytest.param(
-            Twin("SRV-old", samesite=None),
+            FallbackCookie("SRV-old", samesite=None),
             {"samesite": "None", "secure": True},
             False,
             ("; Secure; SameSite=None", "; Secure"),
             id="for browsers that take None for Strict",
         ),
-        pytest.param(Twin("SRV-old", secure="auto"), {}, True, ("", "; Secure"), id="secure where the client is"),
-        pytest.param(Twin("SRV-old", secure="auto"), {}, False, ("", ""), id="and not where it is not"),
         pytest.param(
-            Twin("SRV-old", httponly=False), {"httponly": True, "max_age": 60}, False,
+            FallbackCookie("SRV-old", secure="auto"), {}, True, ("", "; Secure"), id="secure where the client is"
+        ),
+        pytest.param(FallbackCookie("SRV-old", secure="auto"), {}, False, ("", ""), id="and not where it is not"),
+        pytest.param(
+            FallbackCookie("SRV-old", httponly=False), {"httponly": True, "max_age": 60}, False,
             ("; Max-Age=60; HttpOnly", "; Max-Age=60"), id="what is not its own is the first's",
         ),
         pytest.param(
-            Twin("SRV-old", partitioned=True, secure=True), {}, False, ("", "; Secure; Partitioned"), id="partitioned"
+            FallbackCookie("SRV-old", partitioned=True, secure=True),
+            {},
+            False,
+            ("", "; Secure; Partitioned"),
+            id="partitioned",
         ),
     ],
 )  # fmt: skip
 def test_both_are_written(
-    twin: Twin, options: dict[str, object], secure: bool, behind: tuple[str, str], ask: Ask, tell: Tell
+    twin: FallbackCookie, options: dict[str, object], secure: bool, behind: tuple[str, str], ask: Ask, tell: Tell
 ):
     persistence, servers = pair(twin, **options)
     reply = tell()
-    assert persistence.mark(NOTHING, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
+    assert persistence.stamp_response(NOTHING, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
     assert reply.values("set-cookie") == [f"SRV=s1; path=/{behind[0]}", f"SRV-old=s1; path=/{behind[1]}"]
 
 
@@ -103,17 +109,17 @@ def test_a_header_with_both_is_remembered(ask: Ask):
     persistence, _ = pair(TWIN)
     request = ask(("SRV=s1; SRV-old=s1",))
     persistence.recognise(request)
-    assert persistence.settled.get(request.cookie_key) is not None
+    assert persistence.fast_path.get(request.cookie_key) is not None
 
 
 def test_both_are_taken_back(ask: Ask, tell: Tell):
-    cookie = Cookie("SRV", signed=False, twin=Twin("SRV-old", secure=True))
+    cookie = Cookie("SRV", signed=False, fallback=FallbackCookie("SRV-old", secure=True))
     server = Server("s1", app, cookie="")
-    persistence = cookie.over("web", [server], ManualClock())
+    persistence = cookie.build("web", [server], ManualClock())
     reply = tell()
     presented = persistence.recognise(ask(("SRV-old=x",)))
     assert presented.claim is Claim.INVALID
-    assert persistence.mark(presented, server, False, ask(), reply) is Mark.DELETED
+    assert persistence.stamp_response(presented, server, False, ask(), reply) is Mark.DELETED
     gone = "Expires=Thu, 01-Jan-1970 00:00:01 GMT; path=/"
     assert reply.values("set-cookie") == [f"SRV=; {gone}", f"SRV-old=; {gone}; Secure"]
 
@@ -122,14 +128,14 @@ def test_an_application_that_sets_the_twin_is_overruled(ask: Ask, tell: Tell):
     persistence, servers = pair(TWIN)
     reply = tell()
     reply.add("set-cookie", "SRV-old=mine")
-    assert persistence.mark(NOTHING, servers[0], False, ask(), reply) is Mark.INSERTED
+    assert persistence.stamp_response(NOTHING, servers[0], False, ask(), reply) is Mark.INSERTED
     assert reply.values("set-cookie") == ["SRV=s1; path=/", "SRV-old=s1; path=/"]
 
 
 def test_a_signed_value_is_good_under_either_name(ask: Ask, tell: Tell):
     persistence, servers = pair(TWIN, signed=True, secret=SECRET, maxidle=60)
     reply = tell()
-    persistence.mark(NOTHING, servers[1], False, ask(), reply)
+    persistence.stamp_response(NOTHING, servers[1], False, ask(), reply)
     first, twin = (text.partition(";")[0] for text in reply.values("set-cookie"))
     assert first.partition("=")[2] == twin.partition("=")[2]
     assert persistence.recognise(ask((twin,))).server is servers[1]
@@ -139,10 +145,10 @@ def test_a_date_tells_browsers_how_long_to_keep_it(ask: Ask, tell: Tell):
     clock = ManualClock(1_700_000_000)
     cookie = Cookie("SRV", signed=False, expires="1h")
     server = Server("s1", app)
-    persistence = cookie.over("web", [server], clock)
+    persistence = cookie.build("web", [server], clock)
     for hour in (23, 24):
         reply = tell()
-        persistence.mark(NOTHING, server, False, ask(), reply)
+        persistence.stamp_response(NOTHING, server, False, ask(), reply)
         when = "Tue, 14 Nov 2023 23:13:20" if hour == 23 else "Wed, 15 Nov 2023 00:13:20"
         assert reply.values("set-cookie") == [f"SRV=s1; Expires={when} GMT; path=/"]
         clock.advance(3600)
@@ -151,12 +157,12 @@ def test_a_date_tells_browsers_how_long_to_keep_it(ask: Ask, tell: Tell):
 def test_a_signed_one_is_renewed_before_it_ends(ask: Ask, tell: Tell):
     clock = ManualClock(1_700_000_000)
     server = Server("s1", app)
-    persistence = Cookie("SRV", secret=SECRET, expires="8h").over("web", [server], clock)
+    persistence = Cookie("SRV", secret=SECRET, expires="8h").build("web", [server], clock)
     reply = tell()
-    persistence.mark(NOTHING, server, False, ask(), reply)
+    persistence.stamp_response(NOTHING, server, False, ask(), reply)
     request = ask((reply.values("set-cookie")[0].partition(";")[0],))
     for passed, marks in ((3596, 0), (8, 1)):  # an eighth of it
         clock.advance(passed)
         reply = tell()
-        persistence.mark(persistence.recognise(request), server, True, request, reply)
+        persistence.stamp_response(persistence.recognise(request), server, True, request, reply)
         assert len(reply.values("set-cookie")) == marks

@@ -1,0 +1,129 @@
+"""BackendConfig: what was asked of a backend, as a value: frozen, comparable, checked as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sticky_core.backend.retries import Retries
+from sticky_core.balance.algorithm import Balance
+from sticky_core.errors import check as raise_for
+from sticky_core.health.check import Check
+from sticky_core.http.forwarding import Forward
+from sticky_core.http.timeouts import Timeouts
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.follow import Follow
+from sticky_core.persistence.nginx import NginxCookie
+from sticky_core.persistence.persistence import Persist
+from sticky_core.persistence.rules import Condition
+from sticky_core.server.server import NAME, ServerConfig
+
+Unavailable = Literal["redispatch", "fail"]
+OnEmpty = Literal["fail", "panic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendConfig:
+    """What was asked of a backend. `Backend` explains the words."""
+
+    name: str
+    servers: tuple[ServerConfig, ...]
+    balance: Balance
+    persist: tuple[Persist, ...] = ()
+    retries: int = 3
+    retry_on: tuple[str, ...] = ("conn-failure",)
+    redispatch: bool | int = True
+    unavailable: Unavailable = "redispatch"
+    retry_body_limit: int = 65536
+    idempotency_key: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    forward: Forward = field(default_factory=Forward)
+    check: Check | None = None
+    on_empty: OnEmpty = "fail"
+    panic_threshold: float | None = None
+    allbackups: bool = False
+    persist_on_down: bool = False
+    force_persist: Condition | None = None
+    ignore_persist: Condition | None = None
+    use_server: tuple[tuple[str, Condition], ...] = ()
+
+    def __post_init__(self) -> None:
+        raise_for(f"backend {self.name}: {problem}" for problem in self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not NAME.fullmatch(self.name):
+            yield "a name is made of letters, digits and - _ . :"
+        names = [server.name for server in self.servers]
+        if not names:
+            yield "has no servers"
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"has {names.count(name)} servers called {name}: give each a name of its own"
+        cookies = [cookie.name for cookie in self.cookies if cookie.mode != "passive"]
+        for name in sorted({name for name in cookies if cookies.count(name) > 1}):
+            yield (
+                f"persists by cookie {name} in {cookies.count(name)} ways that would undo each other: "
+                "give each a name of its own"
+            )
+        yield from Retries(self.retries, self.retry_on, self.redispatch).problems()
+        if self.retry_body_limit < 0:
+            yield f"retry_body_limit {self.retry_body_limit} is below 0"
+        if self.unavailable not in ("redispatch", "fail"):
+            yield f"unavailable {self.unavailable!r} is neither 'redispatch' nor 'fail'"
+        yield from self._problems_of_choice()
+        yield from self._problems_of_rules()
+        yield from self._problems_of_checks()
+
+    @property
+    def cookies(self) -> list[Cookie]:
+        """The cookies by which clients are known, those of pairs and presets included."""
+        asked = (each for each in self.persist if isinstance(each, Cookie | Follow | NginxCookie))
+        return [cookie for each in asked for cookie in each.written]
+
+    def _problems_of_choice(self) -> Iterator[str]:
+        if self.on_empty not in ("fail", "panic"):
+            yield f"on_empty {self.on_empty!r} is neither 'fail' nor 'panic'"
+        if self.panic_threshold is not None:
+            if self.on_empty != "panic":
+                yield "panic_threshold has no effect without on_empty='panic'"
+            if not 0 <= self.panic_threshold <= 1:
+                yield f"panic_threshold {self.panic_threshold!r} is not a share: write 0.5 for half of the servers"
+        if self.allbackups and not any(server.backup for server in self.servers):
+            yield "allbackups has no effect without servers that have backup=True"
+
+    def _problems_of_rules(self) -> Iterator[str]:
+        for name in ("persist_on_down", "force_persist", "ignore_persist"):
+            if getattr(self, name) and not self.persist and (name == "ignore_persist" or not self.use_server):
+                yield f"{name} has no effect without persist"
+        if self.persist_on_down and self.force_persist is not None and self.ignore_persist is None:
+            yield "force_persist is what persist_on_down says of every request: leave one of them out"
+        for name in ("force_persist", "ignore_persist"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                yield f"{name} {getattr(self, name)!r} is no condition: hand a callable that is told the request"
+        names = {server.name for server in self.servers}
+        for name, condition in self.use_server:
+            if name not in names:
+                yield f"use_server names {name}, and there is no such server"
+            if not callable(condition):
+                yield f"use_server: {condition!r} is no condition: hand a callable that is told the request"
+
+    def _problems_of_checks(self) -> Iterator[str]:
+        for server in self.servers:
+            if server.check is False and self.check is None:
+                yield f"server {server.name}: check=False has no effect: the backend has no check either"
+        asked = [server.check for server in self.servers if server.check]
+        if any(check.on_marked_up for check in (self.check, *asked) if check) and not any(
+            server.backup for server in self.servers
+        ):
+            yield "check: on_marked_up has no effect without servers that have backup=True"
+        for server in self.servers:
+            if server.backup and server.check and server.check.on_marked_up:
+                yield f"server {server.name}: check: on_marked_up has no effect on a backup: leave it out"
+        checks = self.check
+        if checks is not None and checks.port is not None:
+            for server in self.servers:
+                if server.check is None and server.track is None and not server.is_url:
+                    yield (
+                        f"server {server.name}: check: port is for URLs, and this is an app: give it a check of its "
+                        "own, or check=False"
+                    )

@@ -1,0 +1,78 @@
+"""When a request is told again, and to whom (HAProxy `retries`, `retry-on`, `option redispatch`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from sticky_core.errors import Failure
+
+_WORDS = frozenset(failure.word for failure in Failure if failure.word)
+#: accepted as in HAProxy; neither happens here, where nobody speaks TLS 0-RTT
+_NEVER = frozenset(("0rtt-rejected",))
+_STATUSES = frozenset(("401", "403", "404", "408", "421", "425", "429", "500", "501", "502", "503", "504"))
+_ALL = ("conn-failure", "empty-response", "junk-response", "response-timeout", "500", "502", "503", "504")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """`retries`: further attempts in all. `retry_on`: what they are made after, in HAProxy's words, as a text or one by
+    one. `redispatch`: who gets them: another server at once (True), the same one after a pause (False), or, as HAProxy
+    counts, another one at every nth retry (n above 0) or at the nth before the last (below).
+    """
+
+    retries: int = 3
+    retry_on: tuple[str, ...] = ("conn-failure",)
+    redispatch: bool | int = True
+
+    def problems(self) -> Iterator[str]:
+        """What can't work in it."""
+        if not isinstance(self.retries, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            yield f"retries {self.retries!r} is no whole number"
+        elif self.retries < 0:
+            yield f"retries {self.retries} is below 0"
+        if not isinstance(self.redispatch, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            yield f"redispatch {self.redispatch!r} is neither True nor False nor a whole number"
+        known = {*_WORDS, *_NEVER, *_STATUSES, "none", "all-retryable-errors"}
+        for word in self.retry_on:
+            if word not in known:
+                yield (
+                    f"retry_on {word!r} is not known: write {_list(known - _STATUSES)}, "
+                    f"or a status of {_list(_STATUSES)}"
+                )
+        if "none" in self.retry_on and len(self.retry_on) > 1:
+            yield "retry_on: 'none' stands alone"
+
+    @cached_property
+    def _all(self) -> frozenset[str]:
+        words = set(self.retry_on)
+        if "all-retryable-errors" in words:
+            words.update(_ALL)
+        return frozenset(words)
+
+    @cached_property
+    def statuses(self) -> frozenset[int]:
+        """Those of answers that are held back while another server may do better."""
+        return frozenset(int(word) for word in self._all & _STATUSES)
+
+    @cached_property
+    def needs_replay(self) -> bool:
+        """Whether a request may be told again to whom comes next after somebody has read it."""
+        return bool(self.statuses) or any(failure.executed and failure.word in self._all for failure in Failure)
+
+    def after(self, failure: Failure) -> bool:
+        return failure.word in self._all
+
+    def elsewhere(self, retry: int) -> bool:
+        """Whether the `retry`th (from 1) is to go to another server."""
+        n = self.redispatch
+        if n is True or n is False:
+            return n
+        if n > 0:
+            return retry % n == 0
+        return n < 0 and retry % max(self.retries + 1 + n, 1) == 0
+
+
+def _list(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words))

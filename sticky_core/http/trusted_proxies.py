@@ -1,0 +1,76 @@
+"""Whom a request comes from: the peer of the connection, or whom the proxies that we trust name behind it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from sticky_core.cache import TwoGenerationCache
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: what stands for a peer that has no address, behind a UNIX socket
+UNIX = "unix"
+# of an address as text, with its zone; what is longer is none, and not worth remembering
+_LONGEST = 64
+
+
+def problems_of(networks: Iterable[str]) -> list[str]:
+    """Which of `networks` are none, and what one looks like."""
+    problems: list[str] = []
+    for network in networks:
+        if network not in (UNIX, "*"):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                problems.append(f"{network!r} is no network: write '10.0.0.0/8', '::1', 'unix' or '*' ({error})")
+    return problems
+
+
+class Networks:
+    """Some networks, and which peers are in them. `"*"` is every peer, `"unix"` one without an address."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._all = "*" in networks
+        self._unix = UNIX in networks
+        self._networks = [ipaddress.ip_network(network) for network in networks if network not in (UNIX, "*")]
+        self._known: TwoGenerationCache[str, bool] = TwoGenerationCache(1024)
+
+    def __bool__(self) -> bool:
+        return self._all or self._unix or bool(self._networks)
+
+    def __contains__(self, peer: str | None) -> bool:
+        if self._all:
+            return True
+        if not peer:
+            return self._unix
+        if not self._networks or len(peer) > _LONGEST:
+            return False
+        known = self._known.get(peer)
+        if known is None:
+            known = self._holds(peer)
+            self._known.put(peer, known)
+        return known
+
+    def _holds(self, peer: str) -> bool:
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._networks)
+
+    def client(self, peer: str | None, forwarded_for: Sequence[str]) -> str | None:
+        """The first address, from ours outwards, that is not a trusted proxy's; the outermost if all are."""
+        if peer not in self:
+            return peer
+        client = peer
+        for hop in reversed(",".join(forwarded_for).split(",")):
+            hop = hop.strip(" \t")
+            if not hop:
+                continue
+            client = hop
+            if hop not in self:
+                break
+        return client

@@ -1,0 +1,83 @@
+"""Upstream: a URL as an app. What both faces' have in common; each adds its connections, and how it forwards."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self, TypeVar
+
+from sticky_core.durations import Duration, seconds
+from sticky_core.http import http1
+from sticky_core.http.forwarding import Forward, Heads
+from sticky_core.http.timeouts import Timeouts
+from sticky_core.http.tls import TLS
+from sticky_core.server.server import ServerConfig
+from sticky_core.target import App, Location
+from sticky_core.upstream.allocator import keep_what_is_freed
+from sticky_core.upstream.pool import PURGE_DELAY, Pool
+
+#: of a body that may have to be told again when an upstream stands alone, in bytes
+RETRY_BODY_LIMIT = 65536
+
+C = TypeVar("C")
+
+
+class Upstream:
+    """A URL, and what is asked of the way there."""
+
+    #: how much of all bodies a thread may have in hand at once, in bytes: so much memory waits for them
+    in_hand: ClassVar[int]
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeouts: Timeouts | None = None,
+        forward: Forward | None = None,
+        tls: TLS | None = None,
+        pool_max_conn: int | None = None,
+        pool_purge_delay: Duration | None = None,
+    ) -> None:
+        config = ServerConfig(
+            name="upstream", target=url, tls=tls, pool_max_conn=pool_max_conn, pool_purge_delay=pool_purge_delay
+        )
+        self._begin(config, timeouts or Timeouts(), forward or Forward())
+
+    @classmethod
+    def of(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Self:
+        """The upstream that a server's configuration asks for."""
+        upstream = cls.__new__(cls)
+        upstream._begin(config, timeouts, forward)
+        return upstream
+
+    def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
+        http1.require()
+        keep_what_is_freed(self.in_hand)
+        assert isinstance(config.target, str)
+        self._config = config
+        self._ended = False
+        self.url = config.target
+        self.timeouts = timeouts.in_seconds
+        self._location = Location.of(config.target)
+        self._heads = Heads(Location.of(config.named), forward)
+        tls = config.tls or TLS()
+        self._context = tls.context() if self._location.scheme == "https" else None
+        self._sni = tls.sni or self._location.host
+
+    def _pool(self) -> Pool[C]:
+        delay = self._config.pool_purge_delay
+        return Pool(0 if self._ended else self._config.pool_max_conn, PURGE_DELAY if delay is None else seconds(delay))
+
+    @property
+    def app(self) -> App:
+        """What forwards, and leaves it to others to answer if the upstream does not."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Nobody is sent this way any more: close all idle connections, and keep none of those that are in use."""
+        self._ended = True
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.url}>"

@@ -1,0 +1,98 @@
+"""Begin: WSGI has no lifespan, so replicas are made by the first request, in the process that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sticky_core.backend.backend import Backend
+from sticky_core.backend.change import Change
+from sticky_core.backend.snapshot import Snapshot
+from sticky_core.runtime.apps import Apps
+from sticky_core.runtime.apps import Replicas as CoreReplicas
+from sticky_core.server.server import Server
+from sticky_core.target import App
+from sticky_core.transaction.transaction import Reporting
+from sticky_wsgi.background.checks import Checks
+from sticky_wsgi.background.discovery import Discovery
+from sticky_wsgi.interruptible import Cut
+from sticky_wsgi.messages import Environ, StartResponse, StatusRetryTransaction, Transaction, WSGIApp
+from sticky_wsgi.stores import client as stores
+from sticky_wsgi.upstream.app import Upstream
+
+
+class Reported(Reporting[Environ, StartResponse], Transaction):
+    """A transaction that reports how it turned out at each server."""
+
+    __slots__ = ()
+
+
+class ReportedSparing(Reporting[Environ, StartResponse], StatusRetryTransaction):
+    """The same of one whose answers may be held back."""
+
+    __slots__ = ()
+
+
+class Replicas(CoreReplicas):
+    """The apps behind a backend's servers."""
+
+    kind = "wsgi"
+    forwards = Upstream
+    cut = Cut
+    apps: Apps[WSGIApp]
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self.checks = Checks(self)
+        self.discovery = Discovery(self)
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        spares = bool(snapshot.retries.statuses)
+        self.transaction: type[Transaction] = StatusRetryTransaction if spares else Transaction
+        if snapshot.observes:
+            self.transaction = ReportedSparing if spares else Reported
+        super()._follow(snapshot)
+
+    @property
+    def _watched(self) -> bool:
+        return self.checks.cared_for and self.discovery.cared_for and not self.discovery.awaited
+
+    def begin(self) -> None:
+        if not self.made:
+            self.make_all()
+            stores.listen(self.backend.stores)
+        if not self.checks.cared_for:
+            self.checks.begin()
+        if not self.discovery.cared_for:
+            self.discovery.begin()
+        if self.discovery.awaited:
+            self.discovery.first()
+        super().begin()
+
+    def make(self, server: Server) -> App | None:
+        super().make(server)
+        self.seal(server.only)
+        return self.apps[server]
+
+    def swapped(self, change: Change) -> None:
+        super().swapped(change)
+        self.discovery.changed()
+        self.checks.changed()
+
+    def has_moved(self, server: Server) -> None:
+        super().has_moved(server)
+        self.checks.changed()
+
+    def retire(self, server: Server, over: Callable[[], None]) -> None:
+        self.checks.forget(server)
+        super().retire(server, over)
+
+    def end(self) -> None:
+        self.discovery.end()
+        self.checks.end()
+        stores.end(self.backend.stores)
+        super().end()
+
+    def after_fork(self) -> None:
+        self.checks.after_fork()
+        self.discovery.after_fork()
+        super().after_fork()

@@ -1,0 +1,164 @@
+"""Resolve the names behind a backend's servers in threads: one for each, which sleeps, and one for a question while it
+lasts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import socket
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from sticky_core.dns import nameservers
+from sticky_core.dns.resolvers import Answer, Query, Resolvers, Status, by_errno, questions, raised, said, system
+from sticky_core.runtime.discovery import Discovery as CoreDiscovery
+from sticky_core.runtime.discovery import Name
+
+if TYPE_CHECKING:
+    from sticky_wsgi.apps import Replicas
+
+#: how systems say that there is no such name, or none with an address; not all have both words
+_UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+
+
+class Discovery:
+    """The names of one backend in this process."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._backend = replicas.backend
+        self._core = replicas.backend.component(CoreDiscovery)
+        self._lock = threading.Lock()
+        self._stop: threading.Event | None = None  # of those that resolve now
+        self._threads: dict[Name, threading.Thread] = {}
+
+    @property
+    def cared_for(self) -> bool:
+        """Whether somebody resolves, or nobody has to."""
+        return self._core.cared_for
+
+    @property
+    def awaited(self) -> bool:
+        """Whether requests are to wait for the first addresses."""
+        return not self._core.begun.reached
+
+    def first(self) -> None:
+        """Until names have been asked for once; no longer than an answer may take."""
+        self._core.begun.wait(self._core.patience)
+
+    def begin(self) -> None:
+        """Resolve, unless somebody does."""
+        with self._lock:
+            if self._stop is not None or not self._core.own(self):
+                return
+            self._stop = threading.Event()
+            self._look(self._stop)
+        _running.add(self)
+
+    def changed(self) -> None:
+        """Other names are to be resolved."""
+        self._core.look()
+        with self._lock:
+            if self._stop is not None:
+                self._look(self._stop)
+                return
+        if not self.cared_for:
+            self._backend.schedule_timers()
+
+    def _look(self, stop: threading.Event) -> None:
+        """Ask for those names that are to be asked for; who is not wanted any more ends by itself. Under the lock."""
+        self._threads = {name: thread for name, thread in self._threads.items() if name.wanted}
+        for name in self._core.look():
+            if name not in self._threads:
+                thread = threading.Thread(
+                    target=self._resolve, args=(name, stop), name=f"resolution of {name.query.name}", daemon=True
+                )
+                self._threads[name] = thread
+                thread.start()
+
+    def end(self) -> None:
+        """Resolve no more."""
+        with self._lock:
+            stop, self._stop = self._stop, None
+            threads, self._threads = self._threads, {}
+        if stop is not None:
+            stop.set()
+        for thread in threads.values():
+            if thread is not threading.current_thread():
+                thread.join()
+        self._core.disown(self)
+
+    def after_fork(self) -> None:
+        """We are a forked child: threads did not come along."""
+        self._lock = threading.Lock()
+        self._stop = None
+        self._threads = {}
+
+    def _resolve(self, name: Name, stop: threading.Event) -> None:
+        while name.wanted and not stop.is_set():
+            delay = self._core.delay(name)
+            if delay > 0.001:
+                stop.wait(delay)
+            else:
+                self._ask(name, stop)
+
+    def _ask(self, name: Name, stop: threading.Event) -> None:
+        """Ask once. Who takes too long is told on, and still waited for: there is never a second question beside it."""
+        over = threading.Event()
+
+        def ask() -> None:
+            answer = _answer(name.query, name.resolvers)
+            if not stop.is_set():
+                self._core.observe(name, answer)
+            over.set()
+
+        threading.Thread(target=ask, name=f"question for {name.query.name}", daemon=True).start()
+        while not over.wait(name.query.timeout):
+            if stop.is_set():
+                return  # nothing ends a question to the system; nobody listens to its answer any more
+            self._core.observe(name, Answer(Status.TIMEOUT, info=f"no answer in {name.query.timeout:g} s"))
+
+
+def _answer(query: Query, resolvers: Resolvers) -> Answer:
+    resolver: Any = resolvers.resolver
+    try:
+        if resolver is not None:
+            return said(resolver(query))
+        if query.service or resolvers.nameservers:
+            return _nameservers(query, resolvers)
+        found = socket.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)
+        return system((str(each[4][0]) for each in found), query.prefer)
+    except socket.gaierror as error:
+        return by_errno(error, _UNKNOWN, socket.EAI_AGAIN)
+    except Exception as error:
+        return raised(error)
+
+
+def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
+    from dns.resolver import Resolver
+
+    asking = nameservers.asking(Resolver, resolvers, query.timeout)
+    steps = questions(query)
+    question = next(steps)
+    while True:
+        try:
+            answer = asking.resolve(nameservers.absolute(question), question.type, lifetime=query.timeout, search=False)
+            records = nameservers.told(answer)
+        except Exception as error:
+            records = nameservers.failed(error)
+        try:
+            question = steps.send(records)
+        except StopIteration as end:
+            answered: Answer = end.value
+            return answered
+
+
+_running: weakref.WeakSet[Discovery] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    for discovery in list(_running):
+        discovery.end()
+
+
+atexit.register(_end_all)

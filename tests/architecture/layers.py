@@ -1,0 +1,21 @@
+"""The floors of the packages, lowest first. A part imports parts on lower floors only, and none on its own."""
+
+from __future__ import annotations
+
+CORE: tuple[frozenset[str], ...] = (
+    frozenset({"cache", "clock", "durations", "errors", "fork"}),
+    frozenset({"dns", "health", "stores", "target"}),
+    frozenset({"http"}),
+    frozenset({"samples", "server"}),
+    frozenset({"balance", "stick_table", "upstream"}),
+    frozenset({"persistence"}),
+    frozenset({"decision"}),
+    frozenset({"backend"}),
+    frozenset({"routing", "runtime", "testing", "transaction"}),
+    frozenset({"workers"}),
+    frozenset({"exports", "pytest_plugin"}),
+)
+
+# A command, what it shows, and WebSockets need ASGI; WSGI has no event loop to watch a client on.
+ONLY_IN_ASGI = {"cli", "demo", "lifespan", "upstream/websockets", "background/task"}
+ONLY_IN_WSGI = {"clients"}

@@ -1,0 +1,72 @@
+"""How long we wait: durations as people write them, in seconds, and none that is no wait."""
+
+import pytest
+
+from sticky_core.errors import ConfigError
+from sticky_core.http.timeouts import Seconds, Timeouts
+
+
+@pytest.mark.parametrize(
+    "timeouts, expected",
+    [
+        pytest.param(Timeouts(), Seconds(5, 60, 5, 3600), id="by default"),
+        pytest.param(Timeouts(connect=2), Seconds(2, 60, 2, 3600), id="a place is waited for as long as a connection"),
+        pytest.param(Timeouts(connect=2, queue=7), Seconds(2, 60, 7, 3600), id="unless it is told"),
+        pytest.param(
+            Timeouts(connect="250ms", server="1m", queue="1500us", tunnel="8h"),
+            Seconds(0.25, 60, 0.0015, 28_800),
+            id="in HAProxy's text",
+        ),
+        pytest.param(Timeouts(connect=0.5, server="30"), Seconds(0.5, 30, 0.5, 3600), id="numbers are seconds"),
+    ],
+)
+def test_timeouts_are_seconds(timeouts: Timeouts, expected: Seconds):
+    seconds = timeouts.in_seconds
+    assert (seconds.connect, seconds.server, seconds.queue, seconds.tunnel) == pytest.approx(
+        (expected.connect, expected.server, expected.queue, expected.tunnel)
+    )
+    assert timeouts.in_seconds is seconds
+
+
+@pytest.mark.parametrize("name", ["connect", "server", "queue", "tunnel"])
+@pytest.mark.parametrize(
+    "duration, problem",
+    [
+        pytest.param(0, "0 is not above 0", id="none"),
+        pytest.param("0s", "'0s' is not above 0", id="none, as text"),
+        pytest.param(-1, "-1 is not above 0", id="less than none"),
+        pytest.param("5 s", "'5 s' is not a duration", id="text with a space"),
+        pytest.param("soon", "'soon' is not a duration", id="a word"),
+        pytest.param(True, "True is not a duration", id="a truth"),
+        pytest.param(float("nan"), "nan is not above 0", id="not a number"),
+        pytest.param(float("inf"), "inf is not above 0 and at most 2147483647 s", id="for ever"),
+        pytest.param("24856d", "'24856d' is not above 0 and at most", id="longer than anybody waits"),
+    ],
+)
+def test_what_is_no_wait_is_told(name: str, duration: float | str, problem: str):
+    with pytest.raises(ConfigError) as error:
+        Timeouts(**{name: duration})
+    (said,) = error.value.problems
+    assert said.startswith(f"timeouts: {name}")
+    assert problem in said
+
+
+@pytest.mark.parametrize("name", ["connect", "server", "tunnel"])
+def test_only_the_queue_may_be_left_open(name: str):
+    with pytest.raises(ConfigError, match=f"timeouts: {name}: None is not a duration"):
+        Timeouts(**{name: None})  # type: ignore[arg-type]
+    assert Timeouts(queue=None) == Timeouts()
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        Timeouts(0, "soon", -1, "")
+    assert len(error.value.problems) == 4
+
+
+def test_timeouts_are_values():
+    assert Timeouts(connect="5s") == Timeouts(connect="5s") != Timeouts()
+    used = Timeouts()
+    assert used.in_seconds
+    assert used == Timeouts()
+    assert {used: 1}[Timeouts()] == 1

@@ -1,0 +1,135 @@
+"""Networks and who is in them; and who it is that a chain of proxies speaks for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sticky_core.http.trusted_proxies import Networks, problems_of
+
+
+@pytest.mark.parametrize(
+    "networks, peer, inside",
+    [
+        pytest.param(["10.0.0.0/8"], "10.1.2.3", True, id="an address in a network"),
+        pytest.param(["10.0.0.0/8"], "11.1.2.3", False, id="an address beside it"),
+        pytest.param(["10.0.0.0/8", "192.0.2.0/24"], "192.0.2.7", True, id="an address in the second of two"),
+        pytest.param(["192.0.2.7"], "192.0.2.7", True, id="an address"),
+        pytest.param(["192.0.2.7"], "192.0.2.8", False, id="another address"),
+        pytest.param(["0.0.0.0/0"], "192.0.2.7", True, id="all of IPv4"),
+        pytest.param(["0.0.0.0/0"], "2001:db8::1", False, id="IPv6 in all of IPv4"),
+        pytest.param(["2001:db8::/32"], "2001:db8::1", True, id="an IPv6 address in a network"),
+        pytest.param(["2001:db8::/32"], "2001:0DB8:0::1", True, id="the same written otherwise"),
+        pytest.param(["2001:db8::/32"], "2001:db9::1", False, id="an IPv6 address beside it"),
+        pytest.param(["::/0"], "192.0.2.7", False, id="IPv4 in all of IPv6"),
+        pytest.param(["10.0.0.0/8"], "::ffff:10.1.2.3", True, id="IPv4 written as IPv6"),
+        pytest.param(["10.0.0.0/8"], "::ffff:11.1.2.3", False, id="IPv4 written as IPv6 beside it"),
+        pytest.param(["fe80::/10"], "fe80::1%eth0", True, id="IPv6 with a zone"),
+        pytest.param(["::1"], "::1", True, id="ourselves"),
+        pytest.param(["10.0.0.0/8"], None, False, id="a UNIX socket in a network"),
+        pytest.param(["10.0.0.0/8"], "", False, id="a UNIX socket as WSGI tells it, in a network"),
+        pytest.param(["unix"], None, True, id="a UNIX socket"),
+        pytest.param(["unix"], "", True, id="a UNIX socket as WSGI tells it"),
+        pytest.param(["unix"], "192.0.2.7", False, id="an address that is no UNIX socket"),
+        pytest.param(["unix", "10.0.0.0/8"], "10.1.2.3", True, id="an address beside a UNIX socket"),
+        pytest.param(["*"], "192.0.2.7", True, id="anybody"),
+        pytest.param(["*"], None, True, id="anybody, behind a UNIX socket"),
+        pytest.param(["*"], "whoever", True, id="anybody, whatever it is called"),
+        pytest.param([], "192.0.2.7", False, id="nobody"),
+        pytest.param([], None, False, id="nobody, behind a UNIX socket"),
+        pytest.param(["10.0.0.0/8"], "unix", False, id="a word that is no address"),
+        pytest.param(["unix"], "unix", False, id="whoever is called as a UNIX socket is"),
+        pytest.param(["*", "10.0.0.0/8"], "11.0.0.1", True, id="anybody, and a network as well"),
+        pytest.param(["10.0.0.0/8"], "10.1.2.3:80", False, id="an address with a port"),
+        pytest.param(["10.0.0.0/8"], " 10.1.2.3", False, id="an address with a space"),
+        pytest.param(["10.0.0.0/8"], "10.1.2.03", False, id="an address with a zero"),
+        pytest.param(["10.0.0.0/8"], "167837955", False, id="an address as a number"),
+        pytest.param(["10.0.0.0/8"], "10.1.2.3\n", False, id="an address and a line break"),
+    ],
+)
+def test_who_is_in_a_network(networks: list[str], peer: str | None, inside: bool):
+    trusted = Networks(networks)
+    for _ in range(2):  # and so it is remembered
+        assert (peer in trusted) is inside
+
+
+@pytest.mark.parametrize("networks, some", [([], False), (["unix"], True), (["*"], True), (["10.0.0.0/8"], True)])
+def test_there_are_some_or_none(networks: list[str], some: bool):
+    assert bool(Networks(networks)) is some
+
+
+OURS = ["10.0.0.0/8", "unix"]
+
+
+@pytest.mark.parametrize(
+    "networks, peer, said, client",
+    [
+        pytest.param(OURS, "192.0.2.7", ["198.51.100.1"], "192.0.2.7", id="a stranger's word is nothing"),
+        pytest.param(OURS, "192.0.2.7", [], "192.0.2.7", id="a stranger says nothing"),
+        pytest.param(OURS, "10.0.0.1", [], "10.0.0.1", id="a proxy speaks for itself"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1"], "198.51.100.1", id="a proxy speaks for its client"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1, 10.0.0.2"], "198.51.100.1", id="through another proxy"),
+        pytest.param(
+            OURS,
+            "10.0.0.1",
+            ["203.0.113.9, 198.51.100.1, 10.0.0.2"],
+            "198.51.100.1",
+            id="what a client says is nothing",
+        ),
+        pytest.param(OURS, "10.0.0.1", ["10.0.0.9, 198.51.100.1"], "198.51.100.1", id="even if it names a proxy"),
+        pytest.param(OURS, "10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3", id="the outermost if all are ours"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1", id="in two lines"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1,,\t10.0.0.2 ,"], "198.51.100.1", id="with gaps"),
+        pytest.param(OURS, "10.0.0.1", ["", " , "], "10.0.0.1", id="nothing but gaps"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1, unknown"], "unknown", id="somebody who is unknown"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1, unix"], "unix", id="nobody is a UNIX socket by saying so"),
+        pytest.param(OURS, "10.0.0.1", ["2001:db8::1, ::ffff:10.0.0.2"], "2001:db8::1", id="IPv6"),
+        pytest.param(OURS, None, ["198.51.100.1"], "198.51.100.1", id="a proxy behind a UNIX socket"),
+        pytest.param(OURS, None, [], None, id="a UNIX socket that says nothing"),
+        pytest.param(["10.0.0.0/8"], None, ["198.51.100.1"], None, id="a stranger behind a UNIX socket"),
+        pytest.param(
+            ["*"], "192.0.2.7", ["203.0.113.9, 198.51.100.1"], "203.0.113.9", id="the outermost if all are trusted"
+        ),
+        pytest.param([], "192.0.2.7", ["198.51.100.1"], "192.0.2.7", id="nobody is trusted"),
+    ],
+)
+def test_the_client_is_the_first_that_is_no_proxy_of_ours(
+    networks: list[str], peer: str | None, said: list[str], client: str | None
+):
+    assert Networks(networks).client(peer, said) == client
+
+
+@given(st.lists(st.ip_addresses(v=4).map(str), max_size=6), st.ip_addresses(v=4).map(str))
+def test_what_a_client_writes_never_hides_it(written: list[str], client: str):
+    ours = Networks(["10.0.0.0/8"])
+    if client in ours:
+        return
+    through = ", ".join([*written, client, "10.0.0.2", "10.0.0.3"])
+    assert ours.client("10.0.0.1", [through]) == client
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "::1", "2001:db8::/32", "::/0", "10.0.0.0/255.0.0.0", "unix", "*"],
+)
+def test_a_network_is_one(network: str):
+    assert problems_of([network]) == []
+    assert Networks([network])
+
+
+@pytest.mark.parametrize(
+    "network", ["", "everybody", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "10.0.0.0/8 ", "UNIX", "unix:", "shop.example"]
+)
+def test_what_is_no_network_is_told_what_one_looks_like(network: str):
+    (problem,) = problems_of(["10.0.0.0/8", network])
+    assert problem.startswith(f"{network!r} is no network: write '10.0.0.0/8', '::1', 'unix' or '*'")
+
+
+def test_whoever_comes_by_takes_no_room_without_end():
+    trusted = Networks(["10.0.0.0/8"])
+    for number in range(5000):
+        assert f"192.0.{number // 256}.{number % 256}" not in trusted
+    assert len(trusted._known) <= 2048
+    before = len(trusted._known)
+    assert "1" * 60000 not in trusted
+    assert trusted.client("10.0.0.1", ["x" * 60000]) == "x" * 60000
+    assert len(trusted._known) <= before + 1

@@ -1,0 +1,736 @@
+"""Stick rules and learned sessions: which of several rules speaks, what is stored of an answer, and what never is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sticky_core.backend.backend import Backend
+from sticky_core.balance import RoundRobin
+from sticky_core.clock import ManualClock
+from sticky_core.errors import ConfigError, Failure
+from sticky_core.http.messages import Request
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.persistence import Persist
+from sticky_core.persistence.stick import Learn, Stick
+from sticky_core.samples import response as res
+from sticky_core.samples.request import cook, form, hdr, path_param, src, url_param
+from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.stick_table.table import StickTable
+from sticky_core.stores.redis import Redis
+
+if TYPE_CHECKING:
+    from tests.core.conftest import Visit as Visit_
+
+Visit = Callable[..., "Visit_"]
+Headers = Sequence[tuple[str, str]]
+
+A, B = hdr("a"), hdr("b")
+
+
+def table(**entries: str) -> StickTable:
+    """A table of texts that knows so much already."""
+    made = StickTable("string", expire=80)
+    for key, server in entries.items():
+        made.entries.put(key, server, 0.0)
+    return made
+
+
+def over(*persist: Persist, count: int = 3, start: int = 0, **options: Any) -> Backend:
+    """s1, s2, s3 …; whoever is new goes to s1, then s2."""
+    servers = options.pop("servers", None) or [Server(f"s{n}", f"http://10.0.0.{n}") for n in range(1, count + 1)]
+    asked: dict[str, Any] = {"balance": RoundRobin(start=start), "clock": ManualClock(), "persist": persist} | options
+    return Backend("web", servers, **asked)
+
+
+def listed(table: StickTable) -> dict[str, str]:
+    return {entry.key: entry.server for entry in table}
+
+
+def held(backend: Backend, table: StickTable) -> dict[str, str]:
+    """What is in it, by the backend's own clock."""
+    return {table.shown(key): server for key, server, _ in table.entries.items(backend.clock.monotonic())}
+
+
+def later(backend: Backend, seconds: float) -> None:
+    assert isinstance(backend.clock, ManualClock)
+    backend.clock.advance(seconds)
+
+
+# -- stick on
+
+
+def test_who_has_the_same_sample_goes_to_the_same_server(visit: Visit):
+    backend = over(Stick.on(src))
+    assert [visit(backend, peer).whole() for peer in ("10.1.0.1", "10.1.0.2", "10.1.0.3")] == ["s1", "s2", "s3"]
+    assert [visit(backend, peer).whole() for peer in ("10.1.0.3", "10.1.0.1", "10.1.0.2")] == ["s3", "s1", "s2"]
+
+
+def test_who_has_none_is_balanced_and_not_remembered(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys))
+    assert [visit(backend).whole() for _ in range(3)] == ["s1", "s2", "s3"]
+    assert held(backend, keys) == {}
+
+
+def test_an_empty_sample_is_no_key(visit: Visit):
+    """HAProxy keeps an entry for it, which all that lack the value share."""
+    keys = table()
+    backend = over(Stick.on(A, keys))
+    assert [visit(backend, headers=[("a", "")]).whole() for _ in range(2)] == ["s1", "s2"]
+    assert held(backend, keys) == {}
+
+
+def test_rules_in_haproxy_s_words_are_the_same():
+    assert Stick.on("src").sample is src
+    assert Stick.on("hdr(A)").sample == A
+    assert Stick.match("cook(sid)", table()).sample == cook("sid")
+    assert Stick.store_request("url_param(u)", table()).sample == url_param("u")
+    assert Stick.store_response("res.cook(sid)", table()).sample == res.cook("sid")
+
+
+def test_a_table_of_its_own_suits_the_sample():
+    for rule, kind in ((Stick.on("src"), "ipv6"), (Stick.on("src,ipmask(24)"), "ipv6"), (Stick.on("hdr(a)"), "string")):
+        assert (rule.table.type, rule.table.expire, rule.table.entries.size) == (kind, 1800, 1 << 20)
+    assert Stick.on("src").table is not Stick.on("src").table
+
+
+# -- which of several rules speaks
+
+ONE, OTHER = [("a", "x")], [("b", "y")]
+BOTH = [*ONE, *OTHER]
+
+
+@pytest.mark.parametrize(
+    "rules, headers, server",
+    [
+        pytest.param("a b", BOTH, "s2", id="the first match wins"),
+        pytest.param("b a", BOTH, "s3", id="in the order written"),
+        pytest.param("a b", OTHER, "s3", id="whose key is there"),
+        pytest.param("b a", ONE, "s2", id="whose key is there, the other way round"),
+        pytest.param("A b", BOTH, "s3", id="whose table knows it"),
+        pytest.param("a", [("a", "z")], "s1", id="nobody knows it"),
+        pytest.param("a", [], "s1", id="nothing is there"),
+        pytest.param("dead b", BOTH, "s3", id="whose server is usable"),
+        pytest.param("dead", BOTH, "s1", id="nobody's is"),
+        pytest.param("never b", BOTH, "s3", id="for whom the rule is"),
+        pytest.param("storing b", BOTH, "s3", id="a rule that only stores does not speak"),
+    ],
+)
+def test_the_first_match_that_names_a_usable_server_speaks(visit: Visit, rules: str, headers: Headers, server: str):
+    known = {
+        "a": Stick.on(A, table(x="s2")),
+        "A": Stick.match(A, table(other="s2")),
+        "b": Stick.match(B, table(y="s3")),
+        "dead": Stick.match(A, table(x="s4")),
+        "never": Stick.on(A, table(x="s2"), when=lambda request: False),
+        "storing": Stick.store_request(A, table(x="s2")),
+    }
+    backend = over(*(known[word] for word in rules.split()), count=4)
+    backend["s4"].state = AdminState.MAINT
+    assert visit(backend, headers=headers).whole() == server
+
+
+def test_who_matches_later_is_used_all_the_same(visit: Visit):
+    first, second = table(x="s1"), table(y="s2")
+    backend = over(Stick.match(A, first), Stick.match(B, second))
+    for _ in range(4):
+        later(backend, 60)  # of 80
+        assert visit(backend, headers=BOTH).whole() == "s1"
+    assert held(backend, second) == {"y": "s2"}
+
+
+def test_of_several_that_store_into_one_table_the_first_with_a_key_does(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), Stick.on(B, keys))
+    visit(backend, headers=BOTH).whole()
+    assert held(backend, keys) == {"x": "s1"}
+    visit(backend, headers=OTHER).whole()
+    assert held(backend, keys) == {"x": "s1", "y": "s2"}
+    assert visit(backend, headers=OTHER).whole() == "s2"
+
+
+def test_a_rule_that_would_store_too_late_is_not_matched_either(visit: Visit):
+    keys = table(y="s3")
+    backend = over(Stick.on(A, keys), Stick.on(B, keys))
+    assert visit(backend, headers=[("a", "new"), ("b", "y")]).whole() == "s1"
+    assert held(backend, keys) == {"new": "s1", "y": "s3"}
+
+
+def test_each_table_is_told_for_itself(visit: Visit):
+    one, other = table(), table()
+    backend = over(Stick.on(A, one), Stick.store_request(B, other))
+    visit(backend, headers=BOTH).whole()
+    assert (held(backend, one), held(backend, other)) == ({"x": "s1"}, {"y": "s1"})
+
+
+def test_conditions_of_rules_that_come_too_late_are_not_asked(visit: Visit):
+    keys = table()
+    asked: list[str] = []
+
+    def when(name: str) -> Callable[[Request], object]:
+        def told(request: Request) -> bool:
+            asked.append(name)
+            return True
+
+        return told
+
+    backend = over(Stick.store_request(A, keys, when=when("first")), Stick.store_request(B, keys, when=when("second")))
+    visit(backend, headers=BOTH).whole()
+    assert asked == ["first"]
+
+
+def test_a_condition_is_told_the_request(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys, when=lambda request: request.path.startswith("/shop")))
+    visit(backend, target="/", headers=ONE).whole()
+    assert held(backend, keys) == {}
+    visit(backend, target="/shop/cart", headers=ONE).whole()
+    assert held(backend, keys) == {"x": "s2"}
+
+
+def test_a_condition_of_an_answer_is_told_the_request(visit: Visit):
+    keys = table()
+    backend = over(Stick.store_response(res.hdr("id"), keys, when=lambda request: request.method == "POST"))
+    for method in ("GET", "POST"):
+        visit(backend, method=method).whole(("id", method))
+    assert held(backend, keys) == {"POST": "s2"}
+
+
+def test_a_condition_of_an_answer_that_asks_for_a_body_which_was_not_read_does_not_hold(visit: Visit):
+    keys = table()
+    backend = over(Stick.store_response(res.hdr("id"), keys, when=lambda request: request.peek(10)))
+    assert visit(backend, body=b"something").whole(("id", "1")) == "s1"
+    assert held(backend, keys) == {}
+
+
+# -- servers that are not there
+
+
+@pytest.mark.parametrize(
+    "state, server, claim, reason, afterwards",
+    [
+        pytest.param("ready", "s2", Claim.VALID, Reason.BOUND, "s2", id="ready"),
+        pytest.param("drain", "s2", Claim.VALID, Reason.BOUND, "s2", id="draining: it keeps its own"),
+        pytest.param("maint", "s1", Claim.DOWN, Reason.MAINT, "s1", id="in maintenance: moved"),
+        pytest.param("down", "s1", Claim.DOWN, Reason.DOWN, "s1", id="down: moved"),
+    ],
+)
+def test_a_client_of_a_server_that_is_not_there_is_moved_for_good(
+    visit: Visit, state: str, server: str, claim: Claim, reason: Reason, afterwards: str
+):
+    keys = table(x="s2")
+    backend = over(Stick.on(A, keys))
+    if state == "down":
+        backend["s2"].health = Health.DOWN
+    else:
+        backend["s2"].state = AdminState(state)
+    asked = visit(backend, headers=ONE)
+    assert asked.whole() == server
+    assert (asked.claim, asked.reason) == (claim, reason)
+    backend["s2"].state, backend["s2"].health = AdminState.READY, Health.UP
+    assert held(backend, keys) == {"x": afterwards}
+    assert visit(backend, headers=ONE).whole() == afterwards
+
+
+@pytest.mark.parametrize(
+    "entry, reason",
+    [("gone", Reason.UNKNOWN), ("s2@0123456789abcdef", Reason.OTHER_INSTANCE), ("s9@0123", Reason.UNKNOWN)],
+)
+def test_an_entry_that_names_nobody_here_is_replaced(visit: Visit, entry: str, reason: Reason):
+    keys = table(x=entry)
+    backend = over(Stick.on(A, keys))
+    asked = visit(backend, headers=ONE)
+    assert asked.whole() == "s1"
+    assert (asked.claim, asked.reason) == (Claim.INVALID, reason)
+    assert held(backend, keys) == {"x": "s1"}
+
+
+def test_a_client_who_may_not_be_sent_elsewhere_gets_our_page_and_keeps_its_entry(visit: Visit):
+    keys = table(x="s2")
+    backend = over(Stick.on(A, keys), unavailable="fail")
+    backend["s2"].state = AdminState.MAINT
+    assert visit(backend, headers=ONE).whole() is None
+    assert held(backend, keys) == {"x": "s2"}
+
+
+def test_who_is_to_stay_though_its_server_is_down_does(visit: Visit):
+    keys = table(x="s2")
+    backend = over(Stick.on(A, keys), persist_on_down=True)
+    backend["s2"].health = Health.DOWN
+    assert visit(backend, headers=ONE).whole() == "s2"
+
+
+def test_a_redispatch_moves_the_entry_and_nobody_comes_back(visit: Visit):
+    keys = table(x="s2")
+    backend = over(Stick.on(A, keys))
+    asked = visit(backend, headers=ONE)
+    assert asked.whole(failing=("s2",)) == "s1"
+    assert (asked.claim, asked.reason) == (Claim.DOWN, Reason.FAILED)
+    assert held(backend, keys) == {"x": "s1"}
+    assert visit(backend, headers=ONE).whole() == "s1"
+
+
+def test_a_first_visit_that_is_redispatched_is_remembered_where_it_was_answered(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys))
+    assert visit(backend, headers=ONE).whole(failing=("s1", "s2")) == "s3"
+    assert held(backend, keys) == {"x": "s3"}
+
+
+# -- what is not stored
+
+
+def test_nothing_is_stored_of_an_answer_of_ours(visit: Visit):
+    one, other = table(), table()
+    backend = over(Stick.on(A, one), Stick.store_response(res.hdr("id"), other))
+    assert visit(backend, headers=ONE).whole(failing=("s1", "s2", "s3")) is None
+    assert (len(one), len(other)) == (0, 0)
+
+
+def test_nothing_is_stored_if_nobody_is_there(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), count=1)
+    backend["s1"].state = AdminState.MAINT
+    assert visit(backend, headers=ONE).whole() is None
+    assert len(keys) == 0
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 500, 503])
+def test_any_answer_of_a_server_s_counts(visit: Visit, status: int):
+    keys, given = table(), table()
+    backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), given))
+    visit(backend, headers=ONE).whole(("set-cookie", "sid=abc"), status=status)
+    assert (held(backend, keys), held(backend, given)) == ({"x": "s1"}, {"abc": "s1"})
+
+
+def test_a_server_that_is_not_to_be_stuck_to_is_never_stored(visit: Visit):
+    keys, given = table(), table()
+    servers = [Server("s1", "http://10.0.0.1", non_stick=True), Server("s2", "http://10.0.0.2")]
+    backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), given), servers=servers)
+    assert visit(backend, headers=ONE).whole(("set-cookie", "sid=abc")) == "s1"
+    assert (len(keys), len(given)) == (0, 0)
+    assert visit(backend, headers=ONE).whole() == "s2"
+    assert visit(backend, headers=ONE).whole(failing=("s2",)) == "s1"
+    assert held(backend, keys) == {"x": "s2"}  # whoever helps out is not stuck to
+
+
+def test_a_full_table_that_purges_nobody_leaves_newcomers_balanced(visit: Visit):
+    keys = StickTable("string", size=1, nopurge=True)
+    backend = over(Stick.on(A, keys))
+    assert visit(backend, headers=ONE).whole() == "s1"
+    assert [visit(backend, headers=[("a", "new")]).whole() for _ in range(2)] == ["s2", "s3"]
+    assert visit(backend, headers=ONE).whole() == "s1"
+
+
+def test_an_entry_is_forgotten_when_it_has_not_been_used_for_so_long(visit: Visit):
+    keys = table(x="s2")
+    backend = over(Stick.on(A, keys))
+    for _ in range(3):
+        later(backend, 80)
+        assert visit(backend, headers=ONE).whole() == "s2"
+    later(backend, 90.1)  # an eighth of 80 more
+    assert visit(backend, headers=ONE).whole() == "s1"
+
+
+# -- requests of one client that come together
+
+
+def test_first_visits_at_once_agree_on_one_server(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys))
+    together = [visit(backend, headers=ONE) for _ in range(4)]
+    servers = [each.begin() for each in together]
+    assert servers == [backend["s1"]] * 4
+    assert len(backend["s1"].in_flight) == 4
+    assert [len(backend[name].in_flight) for name in ("s2", "s3")] == [0, 0]
+    for each in together:
+        each.answer()
+    assert held(backend, keys) == {"x": "s1"}
+
+
+def test_one_that_finds_nobody_does_not_forget_what_another_has_reserved(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), count=1, retries=0)
+    quick, slow = visit(backend, headers=ONE), visit(backend, headers=ONE)
+    quick.begin()
+    slow.begin()
+    quick.answer()
+    assert slow.fail() is None
+    slow.unavailable_response()
+    assert held(backend, keys) == {"x": "s1"}
+
+
+def test_nor_does_one_that_came_before_and_had_to_wait(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), servers=[Server("s1", "http://10.0.0.1", maxconn=1)], retries=0)
+    busy, quick, slow = visit(backend), visit(backend, headers=ONE), visit(backend, headers=ONE)
+    assert (busy.begin(), quick.begin(), slow.begin()) == (backend["s1"], None, None)
+    busy.answer()
+    assert quick.resume(True) is backend["s1"]
+    quick.answer()
+    assert slow.resume(True) is backend["s1"]
+    assert slow.fail() is None
+    slow.unavailable_response()
+    assert held(backend, keys) == {"x": "s1"}
+
+
+def test_one_that_finds_nobody_does_not_forget_whom_another_was_moved_to(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), count=2, retries=1)
+    first, second = visit(backend, headers=ONE), visit(backend, headers=ONE)
+    assert first.begin() == second.begin() == backend["s1"]
+    assert second.fail() == backend["s2"]
+    second.answer()
+    first.fail()
+    first.fail()
+    first.unavailable_response()
+    assert held(backend, keys) == {"x": "s2"}
+
+
+def test_a_reservation_ends_with_the_request_if_nobody_answers(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), count=1, retries=0)
+    asked = visit(backend, headers=ONE)
+    asked.begin()
+    assert held(backend, keys) == {"x": "s1"}
+    assert asked.fail() is None
+    asked.unavailable_response()
+    assert held(backend, keys) == {}
+
+
+def test_a_client_who_leaves_before_anybody_answers_has_reserved_nothing(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), redispatch=False)
+    asked = visit(backend, headers=ONE)
+    asked.begin()
+    assert asked.fail() is None and asked.wait is not None  # a pause before the same server again
+    asked.abandon()
+    assert held(backend, keys) == {}
+
+
+# -- learned sessions
+
+
+def test_a_session_that_a_server_has_given_out_leads_back_to_it(visit: Visit):
+    learn = Learn.cookie("JSESSIONID")
+    backend = over(learn)
+    assert visit(backend).whole(("set-cookie", "JSESSIONID=abc; Path=/")) == "s1"
+    assert [visit(backend, cookie="JSESSIONID=abc").whole() for _ in range(2)] == ["s1", "s1"]
+    assert visit(backend).whole() == "s2"
+
+
+WAYS = [
+    pytest.param(Learn.header("Mcp-Session-Id"), ("mcp-session-id", "abc"), {"headers": [("mcp-session-id", "abc")]},
+                 id="a header"),
+    pytest.param(Learn(res.url_param("sid"), url_param("sid")), ("location", "/next?sid=abc"), {"target": "/?sid=abc"},
+                 id="the query of the Location"),
+    pytest.param(Learn(res.path_param("sid"), path_param("sid")), ("location", "/next;sid=abc"),
+                 {"target": "/cart;sid=abc"}, id="the path of the Location"),
+    pytest.param(Learn(res.cook("sid"), [cook("sid"), url_param("sid")]), ("set-cookie", "sid=abc"),
+                 {"target": "/?sid=abc"}, id="given in a cookie, brought in the URL"),
+    pytest.param(Learn([res.hdr("x-id"), res.cook("sid")], cook("sid")), ("set-cookie", "sid=abc"),
+                 {"cookie": "sid=abc"}, id="the first that is there"),
+    pytest.param(Learn(lambda reply: reply.header("x-id")[0][:3], lambda request: request.path[1:4]),
+                 ("x-id", "abcdef"), {"target": "/abc"}, id="functions"),
+    pytest.param(Learn(res.cook("sid"), form("sid")), ("set-cookie", "sid=abc"),
+                 {"method": "POST", "headers": [("content-type", "application/x-www-form-urlencoded")],
+                  "body": b"a=1&sid=abc"}, id="brought in a form"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("learn, given_out, brought", WAYS)
+def test_it_is_learned_where_servers_give_it_out(
+    visit: Visit, learn: Learn, given_out: tuple[str, str], brought: dict[str, Any]
+):
+    backend = over(learn)
+    visit(backend, target="/login").whole(given_out)
+    assert held(backend, learn.table) == {"abc": "s1"}
+    asked = visit(backend, **brought)
+    assert asked.whole(("x-id", "other")) == "s1"
+    assert asked.claim is Claim.VALID
+
+
+def test_what_no_server_has_given_out_is_never_stored(visit: Visit):
+    learn = Learn.cookie("JSESSIONID")
+    backend = over(learn)
+    for number in range(50):
+        visit(backend, cookie=f"JSESSIONID={number}").whole()
+    assert len(learn.table) == 0
+
+
+def test_invented_ones_push_no_session_out(visit: Visit):
+    learn = Learn(res.cook("sid"), cook("sid"), table=StickTable("string", size=2))
+    backend = over(learn)
+    visit(backend).whole(("set-cookie", "sid=live"))
+    for number in range(50):
+        visit(backend, cookie=f"sid={number}").whole()
+    assert visit(backend, cookie="sid=live").whole() == "s1"
+
+
+def test_a_session_is_its_server_s_until_another_has_answered(visit: Visit):
+    learn = Learn(res.cook("sid"), cook("sid"), table=table(abc="gone"))
+    backend = over(learn)
+    asked = visit(backend, cookie="sid=abc")
+    asked.begin()
+    assert (asked.claim, held(backend, learn.table)) == (Claim.INVALID, {"abc": "gone"})
+    asked.answer()
+    assert held(backend, learn.table) == {"abc": "s1"}
+
+
+def test_a_session_follows_a_client_who_is_moved(visit: Visit):
+    learn = Learn.cookie("sid")
+    backend = over(learn)
+    visit(backend).whole(("set-cookie", "sid=abc"))
+    assert visit(backend, cookie="sid=abc").whole(failing=("s1",)) == "s2"
+    assert held(backend, learn.table) == {"abc": "s2"}
+
+
+def test_a_new_identifier_stands_beside_the_old_one(visit: Visit):
+    """As when an application renews it at login: requests under way still bring the old one."""
+    learn = Learn.cookie("sid")
+    backend = over(learn)
+    visit(backend).whole(("set-cookie", "sid=old"))
+    visit(backend, cookie="sid=old").whole(("set-cookie", "sid=new"))
+    assert held(backend, learn.table) == {"old": "s1", "new": "s1"}
+
+
+LOGOUTS = ["sid=abc; Max-Age=0", "sid=; Path=/", "sid=x; Expires=Thu, 01 Jan 1970 00:00:00 GMT"]
+
+
+@pytest.mark.parametrize("line", LOGOUTS)
+def test_a_logout_forgets_the_session_and_stores_nothing(visit: Visit, line: str):
+    learn = Learn.cookie("sid")
+    backend = over(learn)
+    visit(backend).whole(("set-cookie", "sid=abc"))
+    visit(backend, cookie="sid=abc").whole(("set-cookie", line))
+    assert held(backend, learn.table) == {}
+
+
+@pytest.mark.parametrize("line", ["sid=abc; Max-Age=60", "other=; Max-Age=0", "sid=abc"])
+def test_other_cookies_forget_nothing(visit: Visit, line: str):
+    learn = Learn.cookie("sid")
+    backend = over(learn)
+    visit(backend).whole(("set-cookie", "sid=abc"))
+    visit(backend, cookie="sid=abc").whole(("set-cookie", line))
+    assert held(backend, learn.table) == {"abc": "s1"}
+
+
+def test_a_logout_forgets_only_the_session_that_was_brought(visit: Visit):
+    learn = Learn.cookie("sid")
+    backend = over(learn)
+    for value in ("abc", "def"):
+        visit(backend).whole(("set-cookie", f"sid={value}"))
+    visit(backend, cookie="sid=abc").whole(("set-cookie", "sid=; Max-Age=0"))
+    assert held(backend, learn.table) == {"def": "s2"}
+
+
+@pytest.mark.parametrize("line", LOGOUTS)
+def test_a_logout_stores_nothing_for_haproxy_s_rules_either(visit: Visit, line: str):
+    keys = table()
+    backend = over(Stick.match(cook("sid"), keys), Stick.store_response(res.cook("sid"), keys))
+    visit(backend).whole(("set-cookie", line))
+    assert held(backend, keys) == {}
+
+
+def test_of_two_cookies_of_one_name_the_last_is_learned(visit: Visit):
+    keys = table()
+    backend = over(Stick.store_response(res.cook("sid"), keys))
+    visit(backend).whole(("set-cookie", "sid=one"), ("set-cookie", "sid=two"))
+    assert held(backend, keys) == {"two": "s1"}
+
+
+def test_of_two_rules_for_one_table_the_first_with_a_key_stores(visit: Visit):
+    keys = table()
+    backend = over(Stick.store_response(res.hdr("x"), keys), Stick.store_response(res.hdr("y"), keys))
+    visit(backend).whole(("x", "1"), ("y", "2"))
+    visit(backend).whole(("y", "3"))
+    assert held(backend, keys) == {"1": "s1", "3": "s2"}
+
+
+def test_a_request_s_key_and_an_answer_s_go_into_one_table(visit: Visit):
+    keys = table()
+    backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), keys))
+    visit(backend, headers=ONE).whole(("set-cookie", "sid=abc"))
+    assert held(backend, keys) == {"x": "s1", "abc": "s1"}
+
+
+# -- tables that are shared, and what servers are called in them
+
+
+def test_backends_that_share_a_table_agree_by_the_names_of_servers(visit: Visit):
+    keys = table()
+    http, websockets = over(Stick.on(A, keys)), over(Stick.on(A, keys), start=2)
+    assert visit(http, headers=ONE).whole() == "s1"
+    assert visit(websockets, headers=ONE).whole() == "s1"
+    assert visit(websockets, headers=[("a", "new")]).whole() == "s3"
+    assert visit(http, headers=[("a", "new")]).whole() == "s3"
+
+
+def test_or_by_their_addresses(visit: Visit):
+    keys = StickTable("string", srvkey="addr")
+    one = over(Stick.on(A, keys))
+    other = over(Stick.on(A, keys), servers=[Server(name, f"http://10.0.0.{n}") for n, name in enumerate("abc", 1)])
+    visit(one).whole()
+    assert visit(one, headers=ONE).whole() == "s2"
+    assert listed(keys) == {"x": "10.0.0.2:80"}
+    assert visit(other, headers=ONE).whole() == "b"
+
+
+def test_rules_of_two_backends_keep_apart_without_it(visit: Visit):
+    one, other = over(Stick.on(A)), over(Stick.on(A), start=2)
+    assert visit(one, headers=ONE).whole() == "s1"
+    assert visit(other, headers=ONE).whole() == "s3"
+
+
+# -- beside cookies
+
+SRV = Cookie("SRV", signed=False, nocache=False)
+
+
+@pytest.mark.parametrize("persists", ["cookie first", "table first"])
+def test_a_client_whom_a_table_knows_gets_no_cookie(visit: Visit, persists: str):
+    rule = Stick.on(A, table(x="s2"))
+    backend = over(*((SRV, rule) if persists == "cookie first" else (rule, SRV)))
+    asked = visit(backend, headers=ONE)
+    assert asked.begin() is backend["s2"]
+    assert asked.answer().set_cookies == []
+
+
+def test_a_new_client_gets_both(visit: Visit):
+    keys = table()
+    backend = over(SRV, Stick.on(A, keys))
+    asked = visit(backend, headers=ONE)
+    asked.begin()
+    assert asked.answer().set_cookies == ["SRV=s1; path=/"]
+    assert held(backend, keys) == {"x": "s1"}
+
+
+@pytest.mark.parametrize("entry", ["s3", "s2", None], ids=["that says otherwise", "that says the same", "that is not"])
+def test_a_cookie_that_holds_writes_over_the_entry(visit: Visit, entry: str | None):
+    keys = table(x=entry) if entry else table()
+    backend = over(SRV, Stick.on(A, keys))
+    asked = visit(backend, headers=ONE, cookie="SRV=s2")
+    assert asked.whole() == "s2"
+    assert held(backend, keys) == {"x": "s2"}
+
+
+def test_a_store_is_not_asked_for_whom_a_cookie_has_spoken_but_told(visit: Visit):
+    keys = StickTable("string", expire=60, store=Redis("redis://localhost"))
+    backend = over(SRV, Stick.on(A, keys))
+    asked = visit(backend, headers=ONE, cookie="SRV=s2")
+    assert asked.begin() is backend["s2"]
+    asked.answer()
+    (told,) = asked.pending_writes
+    assert "s2" in told.command
+
+
+def test_nor_is_it_told_what_it_has_not_learned(visit: Visit):
+    keys = StickTable("string", expire=60, store=Redis("redis://localhost"))
+    backend = over(SRV, Learn(res.cook("sid"), cook("sid"), table=keys))
+    asked = visit(backend, cookie="SRV=s2; sid=invented")
+    assert asked.begin() is backend["s2"]
+    asked.answer()
+    assert list(asked.pending_writes) == []
+
+
+def test_a_table_that_is_asked_first_overrules_the_cookie(visit: Visit):
+    backend = over(Stick.on(A, table(x="s3")), SRV)
+    assert visit(backend, headers=ONE, cookie="SRV=s2").whole() == "s3"
+
+
+def test_a_cookie_of_a_dead_server_gives_way_to_the_table(visit: Visit):
+    backend = over(SRV, Stick.on(A, table(x="s3")))
+    backend["s2"].state = AdminState.MAINT
+    assert visit(backend, headers=ONE, cookie="SRV=s2").whole() == "s3"
+
+
+def test_rules_that_a_cookie_stands_between_are_worked_through_apart(visit: Visit):
+    backend = over(Stick.match(A, table(x="s4")), SRV, Stick.match(B, table(y="s3")), count=4)
+    backend["s4"].state = AdminState.MAINT
+    assert visit(backend, headers=BOTH, cookie="SRV=s2").whole() == "s2"
+    assert visit(backend, headers=BOTH).whole() == "s3"
+
+
+# -- what was asked for
+
+
+@pytest.mark.parametrize(
+    "wrong, problem",
+    [
+        (lambda: Stick.on(hdr), "stick on: hdr does not say which: write hdr('name')"),  # type: ignore[arg-type]
+        (lambda: Stick.on(7), "stick on: 7 is no sample"),  # type: ignore[arg-type]
+        (lambda: Stick.match("src", None), "stick match: None is no table: write StickTable"),  # type: ignore[arg-type]
+        (lambda: Stick.on("src", when="always"), "'always' is no condition"),  # type: ignore[arg-type]
+        (lambda: Stick.on("dst"), "sample 'dst' is not known"),
+        (lambda: Stick.store_response("cook(a)", StickTable()), "sample 'cook(a)' is not known"),
+        (lambda: Learn((), cook("a")), "name at least one sample of answers"),
+        (lambda: Learn(res.cook("a"), ()), "one of requests to look up"),
+        (lambda: Learn(["a"], [cook("a")]), "learn: 'a' is no sample: hand one, such as cook('JSESSIONID')"),  # type: ignore[list-item]
+        (lambda: Learn.cookie("a b"), "can't be the name of a cookie"),
+        (lambda: Learn.cookie("a", timeout="soon"), "expire: "),
+    ],
+)
+def test_what_can_not_be_is_told(wrong: Callable[[], object], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        wrong()
+    assert problem in str(refused.value)
+
+
+def test_a_table_of_addresses_needs_servers_that_have_one():
+    def app(environ: object, start_response: object) -> list[bytes]:
+        return []
+
+    servers = [Server("s1", "http://10.0.0.1"), Server("s2", app), Server("s3", "unix:/run/app.sock")]
+    with pytest.raises(ConfigError) as refused:
+        over(Stick.on("src", StickTable("ip", srvkey="addr")), servers=servers)
+    for name in ("s2", "s3"):
+        assert f"server {name}: srvkey='addr' needs an address" in str(refused.value)
+    assert "server s1" not in str(refused.value)
+
+
+# -- whatever comes
+
+KEYS = st.sampled_from(["x", "y", ""])
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["visit", "fail", "down", "up"]), KEYS, st.sampled_from(["s1", "s2", "s3"])), max_size=20
+)
+
+
+@given(STEPS)
+def test_a_client_s_entry_names_the_server_that_answered_it_last(visit: Visit, steps: list[tuple[str, str, str]]):
+    keys = table()
+    backend = over(Stick.on(A, keys), retries=3)
+    last: dict[str, str] = {}
+    for what, key, name in steps:
+        match what:
+            case "down":
+                backend[name].state = AdminState.MAINT
+            case "up":
+                backend[name].state = AdminState.READY
+            case _:
+                bound = last.get(key)
+                failing = (name,) if what == "fail" else ()
+                answered = visit(backend, headers=[("a", key)]).whole(failing=failing)
+                if bound is not None and backend[bound].usable and bound not in failing:
+                    assert answered == bound
+                if key and answered is not None:
+                    last[key] = answered
+    assert held(backend, keys) == last
+    assert all(not server.in_flight for server in backend.servers)
+
+
+def test_a_failure_after_the_head_leaves_the_entry_alone(visit: Visit):
+    keys = table(x="s2")
+    backend = over(Stick.on(A, keys))
+    asked = visit(backend, headers=ONE)
+    asked.begin()
+    asked.status = 200
+    asked.record_failure(Failure.CLOSED)
+    asked.release(backend["s2"], True)
+    assert held(backend, keys) == {"x": "s2"}

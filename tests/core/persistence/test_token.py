@@ -1,0 +1,165 @@
+"""Tokens of our own: told once, mapped in a table, worth nothing to who invents one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sticky_core.backend.backend import Backend
+from sticky_core.balance import RoundRobin
+from sticky_core.clock import ManualClock
+from sticky_core.errors import ConfigError
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.persistence import Persist
+from sticky_core.persistence.stick import Stick
+from sticky_core.persistence.token import Token
+from sticky_core.samples.request import hdr
+from sticky_core.server.server import AdminState, Server
+from sticky_core.stick_table.table import StickTable
+
+if TYPE_CHECKING:
+    from tests.core.conftest import Told
+    from tests.core.conftest import Visit as Visit_
+
+Visit = Callable[..., "Visit_"]
+
+TOKEN = re.compile("[A-Za-z0-9_-]{24}")
+
+
+def over(*persist: Persist, servers: list[Server] | None = None, **options: Any) -> Backend:
+    made = servers or [Server(f"s{n}", f"http://10.0.0.{n}") for n in (1, 2, 3)]
+    asked: dict[str, Any] = {"balance": RoundRobin(start=0), "clock": ManualClock(), "persist": persist} | options
+    return Backend("web", made, **asked)
+
+
+def told(asked: Visit_) -> Told:
+    assert asked.begin() is not None
+    return asked.answer()
+
+
+def test_a_new_client_is_told_a_token_and_brings_it_back(visit: Visit):
+    backend = over(Token(header="X-Session-Token"))
+    (token,) = told(visit(backend)).values("x-session-token")
+    assert TOKEN.fullmatch(token)
+    for _ in range(2):
+        asked = visit(backend, headers=[("x-session-token", token)])
+        assert told(asked).headers == []  # once is enough
+        assert (asked.tried[0].name, asked.claim, asked.reason) == ("s1", Claim.VALID, Reason.BOUND)
+
+
+def test_each_client_gets_one_of_its_own(visit: Visit):
+    backend = over(Token(header="t"))
+    tokens = [told(visit(backend)).values("t")[0] for _ in range(20)]
+    assert len(set(tokens)) == 20
+    servers = [visit(backend, headers=[("t", token)]).whole() for token in tokens]
+    assert servers == (["s1", "s2", "s3"] * 7)[:20]
+
+
+def test_a_cookie_carries_it_as_well_and_servers_do_not_see_it(visit: Visit):
+    backend = over(Token(cookie="tok", header="t"))
+    answer = told(visit(backend))
+    (line,), (token,) = answer.set_cookies, answer.values("t")
+    assert line == f"tok={token}; path=/; HttpOnly; SameSite=Lax"
+    assert answer.cache_control == "private"
+    asked = visit(backend, cookie=f"a=1; tok={token}; b=2")
+    assert asked.begin() is backend["s1"]
+    assert asked.cookies == ("a=1; b=2",)
+
+
+def test_a_parameter_of_the_url_brings_it_back(visit: Visit):
+    backend = over(Token(header="t", param="tok"))
+    (token,) = told(visit(backend)).values("t")
+    assert visit(backend, target=f"/cart?a=1&tok={token}").whole() == "s1"
+
+
+@pytest.mark.parametrize("invented", ["", "x", "A" * 24, "A" * 10_000, "\xff"], ids=lambda text: repr(text)[:12])
+def test_a_token_that_we_did_not_make_is_worth_nothing_and_replaced(visit: Visit, invented: str):
+    keys = StickTable("string", expire=60)
+    backend = over(Token(header="t", table=keys))
+    asked = visit(backend, headers=[("t", invented)])
+    (token,) = told(asked).values("t")
+    assert TOKEN.fullmatch(token) and asked.claim is Claim.NONE
+    assert len(keys) == 1
+
+
+def test_a_token_is_known_for_as_long_as_it_is_used(visit: Visit):
+    backend = over(Token(header="t", timeout=80))
+    clock = backend.clock
+    assert isinstance(clock, ManualClock)
+    (token,) = told(visit(backend)).values("t")
+    for _ in range(3):
+        clock.advance(80)
+        assert told(visit(backend, headers=[("t", token)])).values("t") == []
+    clock.advance(91)
+    assert told(visit(backend, headers=[("t", token)])).values("t") != []
+
+
+def test_a_client_who_is_moved_keeps_its_token(visit: Visit):
+    backend = over(Token(header="t"))
+    (token,) = told(visit(backend)).values("t")
+    backend["s1"].state = AdminState.MAINT
+    asked = visit(backend, headers=[("t", token)])
+    assert told(asked).headers == []
+    assert asked.claim is Claim.DOWN
+    backend["s1"].state = AdminState.READY
+    assert visit(backend, headers=[("t", token)]).whole() == asked.tried[-1].name != "s1"
+
+
+def test_who_is_known_otherwise_gets_none(visit: Visit):
+    backend = over(Cookie("SRV", signed=False, nocache=False), Token(header="t"))
+    assert told(visit(backend, cookie="SRV=s2")).headers == []
+    answer = told(visit(backend))
+    assert (answer.set_cookies, len(answer.values("t"))) == (["SRV=s1; path=/"], 1)
+
+
+def test_a_client_without_a_token_may_be_known_by_something_else(visit: Visit):
+    keys = StickTable("string")
+    keys["bob"] = "s3"
+    backend = over(Token(header="t"), Stick.on(hdr("user"), keys))
+    asked = visit(backend, headers=[("user", "bob")])
+    assert told(asked).headers == []
+    assert asked.tried[0].name == "s3"
+
+
+def test_an_answer_of_ours_brings_none(visit: Visit):
+    keys = StickTable("string")
+    backend = over(Token(header="t", table=keys), retries=0)
+    asked = visit(backend)
+    asked.begin()
+    assert asked.fail() is None
+    assert "t" not in dict(asked.unavailable_response().headers)
+    assert len(keys) == 0
+
+
+def test_a_server_that_is_not_to_be_stuck_to_brings_none(visit: Visit):
+    servers = [Server("s1", "http://10.0.0.1", non_stick=True)]
+    assert told(visit(over(Token(header="t"), servers=servers))).headers == []
+
+
+@pytest.mark.parametrize(
+    "asked, problem",
+    [
+        ({}, "clients are told it by header= or cookie=: name one"),
+        ({"param": "t"}, "clients are told it by header= or cookie=: name one"),
+        ({"header": "a b"}, "header 'a b' can't be the name of a header"),
+        ({"cookie": ""}, "cookie '' can't be the name of a cookie"),
+        ({"header": "t", "param": ""}, "param: a parameter has a name"),
+        ({"header": "t", "table": StickTable("ip")}, "a table of type ip holds no tokens: use type='string'"),
+        ({"header": "t", "table": StickTable("string", length=8)}, "length=8 cuts tokens off: 24 characters at least"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_is_told(asked: dict[str, Any], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        Token(**asked)
+    assert problem in str(refused.value)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError) as refused:
+        Token(header="a b", cookie="c d", param="")
+    assert str(refused.value).count("\n  - ") == 3

@@ -1,0 +1,271 @@
+"""Routes: which backend a path belongs to, and which cookies would meet."""
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from sticky_core.backend.backend import Backend, BackendComponent, BackendConfig
+from sticky_core.backend.change import Change
+from sticky_core.errors import ConfigError
+from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
+from sticky_core.persistence.follow import Follow
+from sticky_core.persistence.nginx import NginxCookie
+from sticky_core.persistence.persistence import Persist
+from sticky_core.routing import Frontend
+from sticky_core.server.server import Server
+
+
+def app(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+def backend(name: str, *persist: Persist) -> Backend:
+    return Backend(name, [Server("s1", app)], persist=persist)
+
+
+def plain(name: str = "SERVERID", **options: object) -> Cookie:
+    return Cookie(name, signed=False, **options)  # type: ignore[arg-type]
+
+
+# -- which backend
+
+
+@pytest.fixture(scope="module")
+def frontend() -> Frontend:
+    routes = {"/api": backend("api"), "/api/v2": backend("v2"), "/": backend("rest"), "/shop/cart": backend("cart")}
+    return Frontend(routes)
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("/api", "api"),
+        ("/api/", "api"),
+        ("/api/x", "api"),
+        ("/api//x", "api"),
+        ("/apix", "rest"),
+        ("/API", "rest"),
+        ("/api/v2", "v2"),
+        ("/api/v2/", "v2"),
+        ("/api/v2/x", "v2"),
+        ("/api/v20", "api"),
+        ("/api/v", "api"),
+        ("/shop/cart/7", "cart"),
+        ("/shop", "rest"),
+        ("/", "rest"),
+        ("", "rest"),
+        ("//api", "rest"),
+        ("/x/api", "rest"),
+        ("api", "rest"),
+        ("*", "rest"),
+    ],
+)
+def test_a_route_matches_whole_segments_and_the_longest_wins(frontend: Frontend, path: str, name: str):
+    found = frontend.backend(path)
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["the longer first", "the longer last"])
+def test_the_order_in_which_routes_are_written_does_not_matter(order: int):
+    routes = [("/api/v2", backend("v2")), ("/api", backend("api"))][::order]
+    assert Frontend(dict(routes)).backend("/api/v2/x") is dict(routes)["/api/v2"]
+
+
+@pytest.mark.parametrize("path", ["/", "", "/other", "/apix"])
+def test_where_no_route_matches_there_is_no_backend(path: str):
+    assert Frontend({"/api": backend("api")}).backend(path) is None
+
+
+def test_one_backend_for_every_path():
+    web = backend("web")
+    frontend = Frontend.of(web, None)
+    assert frontend.backend("/") is frontend.backend("/any/where") is frontend.backend("") is web
+
+
+def test_a_backend_under_two_routes_is_one_backend():
+    web, api = backend("web"), backend("api")
+    frontend = Frontend.of(None, {"/a": web, "/b": api, "/c": web})
+    assert frontend.backends == (web, api)
+
+
+# -- what cannot work
+
+
+@pytest.mark.parametrize("route", ["", "api", "/api/", "//", "api/", "http://x/api", "*"])
+def test_a_route_that_is_no_path_is_refused(route: str):
+    with pytest.raises(ConfigError, match="is no path"):
+        Frontend({route: backend("api")})
+
+
+def test_no_routes_are_refused():
+    with pytest.raises(ConfigError, match="routes is empty"):
+        Frontend.of(None, {})
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["both", "neither"])
+def test_a_middleware_has_either_a_backend_or_routes(both: bool):
+    with pytest.raises(ConfigError, match="needs either a backend"):
+        Frontend.of(backend("web") if both else None, {"/": backend("api")} if both else None)
+
+
+def test_two_backends_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="two backends are called web"):
+        Frontend({"/a": backend("web"), "/b": backend("web")})
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(ConfigError) as refused:
+        Frontend({"a": backend("web", plain()), "/b/": backend("web", plain())})
+    assert len(refused.value.problems) == 4
+
+
+MEET = "both insert a cookie SERVERID"
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        pytest.param(plain(), plain(), id="the whole site"),
+        pytest.param(plain(), plain(path="/api"), id="the whole site and a part"),
+        pytest.param(plain(path="/api"), plain(path="/api"), id="one path"),
+        pytest.param(plain(path="/api"), plain(path="/api/"), id="one path with a slash"),
+        pytest.param(plain(path="/api"), plain(path="/api/v2"), id="a path inside another"),
+        pytest.param(plain(domain="a.example"), plain(domain="a.example"), id="one domain"),
+        pytest.param(plain(domain="a.example"), plain(), id="a domain and whichever"),
+        pytest.param(
+            plain(domain=["a.example", "b.example"]), plain(domain=["b.example"]), id="one of several domains"
+        ),
+        # RFC 6265, 5.2.3: a leading dot is ignored, and letters are compared in lower case
+        pytest.param(plain(domain=".a.example"), plain(domain="a.example"), id="one domain with a dot"),
+        pytest.param(plain(domain="A.example"), plain(domain="a.example"), id="one domain in other letters"),
+        pytest.param(plain("A", fallback=FallbackCookie("SERVERID")), plain(), id="a twin"),
+        pytest.param(Follow("SID", plain(), attributes="own"), plain(), id="one that follows another"),
+        pytest.param(NginxCookie("SERVERID", path="/"), plain(path="/api"), id="nginx's"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True], ids=["", "the other way round"])
+def test_two_cookies_of_one_name_that_a_browser_would_mix_up_are_refused(one: Persist, other: Persist, turned: bool):
+    first, second = (other, one) if turned else (one, other)
+    with pytest.raises(ConfigError, match=MEET) as refused:
+        Frontend({"/a": backend("web", first), "/b": backend("api", second)})
+    assert "give one another name, or each the path of its route" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        pytest.param(plain("A"), plain("B"), id="two names"),
+        pytest.param(plain("a"), plain("A"), id="names in other letters"),
+        pytest.param(plain(path="/api"), plain(path="/shop"), id="two paths"),
+        pytest.param(plain(path="/api"), plain(path="/apix"), id="a path that only begins alike"),
+        pytest.param(plain(domain="a.example"), plain(domain="b.example"), id="two domains"),
+        pytest.param(plain(), Cookie("SERVERID", mode="passive"), id="one that we never insert"),
+        pytest.param(plain(mode="prefix"), plain(mode="prefix"), id="cookies of applications"),
+        pytest.param(Follow("SID", plain()), plain(), id="one whose path the application decides"),
+        pytest.param(NginxCookie("SERVERID"), plain(), id="one whose path browsers decide"),
+        pytest.param(NginxCookie("SERVERID", path="/a", domain="a.example"), plain(path="/b"), id="nginx's elsewhere"),
+    ],
+)
+def test_cookies_that_cannot_meet_are_left_alone(one: Persist, other: Persist):
+    Frontend({"/a": backend("web", one), "/b": backend("api", other)})
+
+
+def test_one_backend_under_two_routes_does_not_meet_itself():
+    web = backend("web", plain())
+    Frontend({"/a": web, "/b": web})
+
+
+def test_all_of_a_backend_s_cookies_are_compared():
+    with pytest.raises(ConfigError, match="both insert a cookie B"):
+        Frontend({"/a": backend("web", plain("A"), plain("B")), "/b": backend("api", plain("B"), plain("C"))})
+
+
+def test_what_is_no_backend_is_told_so():
+    with pytest.raises(ConfigError, match=r"is no Backend: write Backend\(name, servers="):
+        Frontend({"/": [Server("s1", app)]})  # type: ignore[dict-item]
+
+
+# -- what is changed later
+
+
+def test_a_backend_that_is_changed_is_held_to_its_neighbours_cookies():
+    web, api, far = backend("web", plain("A")), backend("api", plain("B"), plain("C")), backend("far", plain("A"))
+    frontend = Frontend({"/a": web, "/b": api})
+    Frontend({"/": far})
+    before = web.config, web.snapshot
+    asked = replace(web.config, name="else", persist=(plain("B"), plain("C")))
+    for change in (web.apply, web.plan):
+        with pytest.raises(ConfigError) as refused:
+            change(asked)
+        assert [("another backend's" in each, "both insert a cookie" in each) for each in refused.value.problems] == [
+            (True, False),
+            (False, True),
+            (False, True),
+        ]
+    assert (web.config, web.snapshot) == before
+    web.apply(replace(web.config, persist=(plain("D"),)))
+    api.apply(replace(api.config, persist=(plain("A"),)))
+    with pytest.raises(ConfigError, match="backends web and api both insert a cookie A"):
+        web.apply(replace(web.config, persist=(plain("A"),)))
+    del frontend
+    gc.collect()
+    web.apply(replace(web.config, persist=(plain("A"),)))
+
+
+class Slow(BackendComponent):
+    """What takes its time to be ready."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.ready: Callable[[Exception | None], None]
+
+    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+        self.ready = ready
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_what_a_neighbour_is_about_to_be_counts_until_nothing_comes_of_it(succeeds: bool):
+    web, api = backend("web", plain("A")), backend("api", plain("B"))
+    routes = Frontend({"/a": web, "/b": api})
+    slow = web.component(Slow)
+    change = web.apply(replace(web.config, persist=(plain("C"),)))
+    for name in ("A", "C"):
+        with pytest.raises(ConfigError, match=f"both insert a cookie {name}"):
+            api.apply(replace(api.config, persist=(plain(name),)))
+    slow.ready(None if succeeds else RuntimeError("no luck"))
+    assert change.is_in_force is succeeds and routes.backends == (web, api)
+    api.apply(replace(api.config, persist=(plain("A" if succeeds else "C"),)))
+
+
+def test_in_a_forked_child_nothing_is_about_to_be():
+    web, api = backend("web", plain("A")), backend("api", plain("B"))
+    routes = Frontend({"/a": web, "/b": api})
+    web.component(Slow)
+    web.apply(replace(web.config, persist=(plain("C"),)))
+    web.after_fork()
+    api.apply(replace(api.config, persist=(plain("C"),)))
+    assert routes.backends == (web, api)
+
+
+class Rival(BackendComponent):
+    """Has its backend's neighbour changed in the moment in which the backend is: what it is to be has been looked at,
+    and nobody knows of it yet.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.acts: Callable[[], object] = lambda: None
+
+    def clashes(self, config: BackendConfig) -> Iterator[str]:
+        self.acts()
+        yield from ()
+
+
+def test_of_two_that_change_at_the_same_moment_one_gives_way():
+    web, api = backend("web", plain("A")), backend("api", plain("B"))
+    routes = Frontend({"/a": web, "/b": api})
+    api.component(Rival).acts = lambda: web.apply(replace(web.config, persist=(plain("C"),)))
+    with pytest.raises(ConfigError, match="both insert a cookie C"):
+        api.apply(replace(api.config, persist=(plain("C"),)))
+    assert [each.config.cookies[0].name for each in routes.backends] == ["C", "B"]

@@ -1,0 +1,95 @@
+"""What workers are asked to be, and who may have siblings."""
+
+from typing import Any
+
+import pytest
+
+from sticky_core.errors import ConfigError
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.workers.backend import Template, WorkersConfig, alone
+
+SECRET = "a-secret-of-sixteen-bytes-at-least"
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"name": "a b"}, "name 'a b' is made of"),
+        ({"on_lost": "cry"}, "on_lost 'cry' is neither"),
+        ({"cookie": None}, "neither a cookie nor a key"),
+        ({"cookie": "a b"}, "a cookie's name is made of"),
+        ({"cookie": Cookie("X", secret=SECRET), "secret": SECRET}, "secret has no effect beside a Cookie"),
+        ({"cookie": Cookie("X", signed=False)}, "known by a signed cookie of ours"),
+        ({"cookie": Cookie("X", mode="prefix", secret=SECRET)}, "known by a signed cookie of ours"),
+        ({"secret": "short"}, "a secret shorter than 16 bytes"),
+        ({"on_lost": "gone"}, "a secret that the workers make does not outlive one"),
+        ({"on_lost": "gone", "cookie": None, "key": "src"}, "has no effect without a cookie"),
+        ({"slots": 4}, "no effect without key="),
+        ({"key": "src", "slots": 0}, "slots 0 is not within 1..128"),
+        ({"key": "src", "slots": "four"}, "slots 'four' is not within 1..128"),
+        ({"key": "nonsense"}, "sample 'nonsense' is not known"),
+        ({"key": 3}, "key 3 is no sample"),
+        ({"key": "/rooms"}, "nothing in braces"),
+        ({"drain": 0}, "drain 0 is not above 0"),
+        ({"drain": "soon"}, "drain: 'soon' is not a duration"),
+    ],
+)
+def test_what_can_not_work_is_told_with_the_way_out(options, problem, monkeypatch):
+    monkeypatch.delenv("STICKY_SECRET", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        WorkersConfig(**options)
+    assert problem in str(caught.value)
+
+
+def keys(cookie):
+    return cookie.keys()
+
+
+def test_a_secret_is_whats_given_or_the_environments_or_their_own(monkeypatch):
+    monkeypatch.delenv("STICKY_SECRET", raising=False)
+    assert WorkersConfig().makes_secret
+    assert keys(WorkersConfig().persisted("made" * 8)) == (b"made" * 8,)
+    assert not WorkersConfig(secret=SECRET).makes_secret
+    monkeypatch.setenv("STICKY_SECRET", SECRET)
+    assert not WorkersConfig(on_lost="gone").makes_secret
+    assert keys(WorkersConfig().persisted("")) == (SECRET.encode(),)
+
+
+@pytest.mark.parametrize(
+    "options, spawned, software, expected",
+    [
+        pytest.param({}, False, "", True, id="a server of one process"),
+        pytest.param({}, True, "", False, id="a child that Python has spawned"),
+        pytest.param({}, False, "gunicorn/27.0", False, id="gunicorn"),
+        pytest.param({"name": "family"}, False, "", False, id="a name"),
+    ],
+)
+def test_who_may_have_siblings(options, spawned, software, expected):
+    assert alone(WorkersConfig(**options), spawned, software) is expected
+
+
+class Request:
+    def __init__(self, path):
+        self.path = path
+
+
+@pytest.mark.parametrize(
+    "template, path, key",
+    [
+        ("/rooms/{id}", "/rooms/7", "7"),
+        ("/rooms/{id}", "/rooms/7/chat", "7"),
+        ("/rooms/{id}", "/rooms/a%20b", "a%20b"),
+        ("/rooms/{id}", "/rooms/", None),
+        ("/rooms/{id}", "/rooms", None),
+        ("/rooms/{id}", "/other/7", None),
+        ("/rooms/{id}", "/x/rooms/7", None),
+        ("/rooms/{id}/chat", "/rooms/7/chat", "7"),
+        ("/rooms/{id}/chat", "/rooms/7/chats", None),
+        ("/rooms/{id}/chat", "/rooms/7", None),
+        ("/{house}/rooms/{id}", "/red/rooms/7", "red/7"),
+        ("/v1.0/{id}", "/v1x0/7", None),
+    ],
+)
+def test_a_template_is_a_sample_of_the_path(template, path, key):
+    sample: Any = Template(template)
+    assert sample(Request(path)) == key
