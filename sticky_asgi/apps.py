@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from sticky_asgi.background.checks import Checks
 from sticky_asgi.background.discovery import Discovery
-from sticky_asgi.interruptible import Cut
+from sticky_asgi.interruptible import InterruptibleApp
 from sticky_asgi.messages import (
     ASGIApp,
     Message,
@@ -64,7 +64,7 @@ class Replicas(CoreReplicas):
 
     kind = "asgi"
     forwards = Upstream
-    cut = Cut
+    interruptible_app = InterruptibleApp
     apps: Apps[ASGIApp]
 
     def __init__(self, backend: Backend) -> None:
@@ -83,13 +83,13 @@ class Replicas(CoreReplicas):
 
     @property
     def _watched(self) -> bool:
-        return self.checks.cared_for and self.discovery.cared_for and not self.discovery.awaited
+        return self.checks.has_owner and self.discovery.has_owner and not self.discovery.is_pending
 
     def begin(self) -> None:
-        if not self.checks.cared_for and self.lifespans is None:
-            self.checks.begin()
-        if not self.discovery.cared_for and self.lifespans is None:
-            self.discovery.begin()
+        if not self.checks.has_owner and self.lifespans is None:
+            self.checks.start()
+        if not self.discovery.has_owner and self.lifespans is None:
+            self.discovery.start()
         super().begin()
 
     def make_all(self) -> bool:
@@ -123,7 +123,7 @@ class Replicas(CoreReplicas):
     def swapped(self, change: Change) -> None:
         super().swapped(change)
         self.seal(change.came)
-        self.discovery.changed()
+        self.discovery.update()
         self._check_anew()
 
     def has_moved(self, server: Server) -> None:
@@ -131,12 +131,12 @@ class Replicas(CoreReplicas):
         self._check_anew()
 
     def _check_anew(self) -> None:
-        self.checks.changed()
-        if self.lifespans is not None and not (self.checks.cared_for and self.discovery.cared_for):
+        self.checks.update()
+        if self.lifespans is not None and not (self.checks.has_owner and self.discovery.has_owner):
             self.lifespans.start_checks(self)
 
     def retire(self, server: Server, over: Callable[[], None]) -> None:
-        self.checks.forget(server)
+        self.checks.remove(server)
         if self.lifespans is not None:
             super().retire(server, lambda: None)
             self.lifespans.retire(server, over)
@@ -280,8 +280,8 @@ class Lifespans:
                 continue
             replicas.lifespans = self
             self._owned.append(replicas)
-            replicas.discovery.start(self._group)
-            await replicas.discovery.first()
+            replicas.discovery.start_in(self._group)
+            await replicas.discovery.wait_for_first_answers()
             begun: set[Server] = set()
             while rest := [server for server in replicas.backend.servers if server not in begun]:
                 for server in rest:  # while it starts, others may come and go
@@ -290,7 +290,7 @@ class Lifespans:
                     if failure is not None:
                         return failure
             replicas.start()
-            replicas.checks.start(self._group)
+            replicas.checks.start_in(self._group)
         return None
 
     async def _start_replica(self, replicas: Replicas, server: Server) -> str | None:
@@ -378,8 +378,8 @@ class Lifespans:
 
         async def start() -> None:
             if not self._ending:
-                replicas.checks.start(self._group)
-                replicas.discovery.start(self._group)
+                replicas.checks.start_in(self._group)
+                replicas.discovery.start_in(self._group)
 
         self._spawn(start)
 
@@ -413,8 +413,8 @@ class Lifespans:
         self._running_errands.cancel()
         self._begin_errands()
         for replicas in self._owned:
-            await replicas.discovery.end()
-            await replicas.checks.end()
+            await replicas.discovery.stop()
+            await replicas.checks.stop()
         for name, lifespan in reversed(list(self._running.values())):
             failure = await lifespan.stop()
             if failure is not None:

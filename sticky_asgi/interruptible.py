@@ -12,7 +12,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
 
 
-class Cut:
+class InterruptibleApp:
     """An app that can be left before it is through (`on_marked_down`, `on_marked_up`)."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
@@ -34,7 +34,7 @@ class Cut:
         if here.cancelled_caught:
             raise ServerFailure(Failure.SHUT, self._server.name, self._why)
 
-    def end(self, why: str) -> None:
+    def interrupt(self, why: str) -> None:
         """End what is open, from whatever thread."""
         self._why = why
         for here, soon in list(self._open.items()):

@@ -31,8 +31,8 @@ class DispatchApp:
                 return await self._pass_by(scope, receive, send)
         if not replicas.begun:
             replicas.begin()
-            if replicas.discovery.awaited:
-                await replicas.discovery.first()
+            if replicas.discovery.is_pending:
+                await replicas.discovery.wait_for_first_answers()
         transaction = replicas.transaction()
         transaction.snapshot = replicas.snapshot
         transaction.raw_request = scope

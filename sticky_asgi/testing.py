@@ -16,7 +16,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
 from sticky_core.target import App, Factory
 from sticky_core.testing.cluster import Cluster as CoreCluster
-from sticky_core.testing.cluster import ClusterFactory, Options, Visit
+from sticky_core.testing.cluster import ClusterFactory, ClusterOptions, RecordedRequest
 
 try:
     from starlette.testclient import TestClient
@@ -42,7 +42,7 @@ class Cluster(CoreCluster[TestClient]):
         replicas: int = 3,
         *,
         anyio_backend: Literal["asyncio", "trio"] = "asyncio",
-        **options: Unpack[Options],
+        **options: Unpack[ClusterOptions],
     ) -> None:
         super().__init__(create_app, replicas, **options)
         self.app = Dispatcher(self.backend)
@@ -56,7 +56,7 @@ class Cluster(CoreCluster[TestClient]):
         self._lives[name] = mortal = Mortal(name, app, self._alive)
         return mortal
 
-    def _client(self, visits: list[Visit], **options: Any) -> TestClient:
+    def _client(self, visits: list[RecordedRequest], **options: Any) -> TestClient:
         client = TestClient(_Visited(self.app, visits), backend=self._anyio_backend, **options)
         client.portal = self._running.portal if self._running is not None else None
         return client
@@ -129,13 +129,13 @@ class Mortal:
 class _Visited:
     """The cluster's app as one client sees it."""
 
-    def __init__(self, app: ASGIApp, visits: list[Visit]) -> None:
+    def __init__(self, app: ASGIApp, visits: list[RecordedRequest]) -> None:
         self._app = app
         self._visits = visits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            self._visits.append(Visit(f"{scope.get('method', 'WebSocket')} {scope['path']}", scope, KEY))
+            self._visits.append(RecordedRequest(f"{scope.get('method', 'WebSocket')} {scope['path']}", scope, KEY))
         try:
             await self._app(scope, receive, send)
         except ServerFailure as error:

@@ -14,7 +14,7 @@ from sticky_core.target import App
 from sticky_core.transaction.transaction import Reporting
 from sticky_wsgi.background.checks import Checks
 from sticky_wsgi.background.discovery import Discovery
-from sticky_wsgi.interruptible import Cut
+from sticky_wsgi.interruptible import InterruptibleApp
 from sticky_wsgi.messages import Environ, StartResponse, StatusRetryTransaction, Transaction, WSGIApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.upstream.app import Upstream
@@ -37,7 +37,7 @@ class Replicas(CoreReplicas):
 
     kind = "wsgi"
     forwards = Upstream
-    cut = Cut
+    interruptible_app = InterruptibleApp
     apps: Apps[WSGIApp]
 
     def __init__(self, backend: Backend) -> None:
@@ -54,18 +54,18 @@ class Replicas(CoreReplicas):
 
     @property
     def _watched(self) -> bool:
-        return self.checks.cared_for and self.discovery.cared_for and not self.discovery.awaited
+        return self.checks.has_owner and self.discovery.has_owner and not self.discovery.is_pending
 
     def begin(self) -> None:
         if not self.made:
             self.make_all()
             stores.listen(self.backend.stores)
-        if not self.checks.cared_for:
-            self.checks.begin()
-        if not self.discovery.cared_for:
-            self.discovery.begin()
-        if self.discovery.awaited:
-            self.discovery.first()
+        if not self.checks.has_owner:
+            self.checks.start()
+        if not self.discovery.has_owner:
+            self.discovery.start()
+        if self.discovery.is_pending:
+            self.discovery.wait_for_first_answers()
         super().begin()
 
     def make(self, server: Server) -> App | None:
@@ -75,20 +75,20 @@ class Replicas(CoreReplicas):
 
     def swapped(self, change: Change) -> None:
         super().swapped(change)
-        self.discovery.changed()
-        self.checks.changed()
+        self.discovery.update()
+        self.checks.update()
 
     def has_moved(self, server: Server) -> None:
         super().has_moved(server)
-        self.checks.changed()
+        self.checks.update()
 
     def retire(self, server: Server, over: Callable[[], None]) -> None:
-        self.checks.forget(server)
+        self.checks.remove(server)
         super().retire(server, over)
 
     def end(self) -> None:
-        self.discovery.end()
-        self.checks.end()
+        self.discovery.stop()
+        self.checks.stop()
         stores.end(self.backend.stores)
         super().end()
 

@@ -10,7 +10,7 @@ from sticky_core.server.server import Server
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp
 
 
-class Cut:
+class InterruptibleApp:
     """An app that can be left before it is through (`on_marked_down`, `on_marked_up`).
 
     As far as WSGI lets it: an app in this process is cut off at its next item; an upstream also while we wait for it.
@@ -43,7 +43,7 @@ class Cut:
         body = self.app(environ, start_response)
         return body if isinstance(body, (list, tuple)) else _Cut(body, look)
 
-    def end(self, why: str) -> None:
+    def interrupt(self, why: str) -> None:
         """End what is open, from whatever thread."""
         self._why = why
         self._ends += 1

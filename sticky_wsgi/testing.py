@@ -13,7 +13,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
 from sticky_core.target import App
 from sticky_core.testing.cluster import Cluster as CoreCluster
-from sticky_core.testing.cluster import ClusterFactory, Visit
+from sticky_core.testing.cluster import ClusterFactory, RecordedRequest
 from sticky_wsgi.messages import KEY, Environ, StartResponse, WSGIApp
 from sticky_wsgi.middleware import Dispatcher
 
@@ -44,7 +44,7 @@ class Cluster(CoreCluster[Client]):
     def _mortal(self, name: str, app: App) -> App:
         return Mortal(name, app, self._alive)
 
-    def _client(self, visits: list[Visit], **options: Any) -> Client:
+    def _client(self, visits: list[RecordedRequest], **options: Any) -> Client:
         return Client(_Visited(self.app, visits), **options)
 
     def _end_streams(self, name: str) -> None:
@@ -105,11 +105,11 @@ class _Cut:
 class _Visited:
     """The cluster's app as one client sees it."""
 
-    def __init__(self, app: WSGIApp, visits: list[Visit]) -> None:
+    def __init__(self, app: WSGIApp, visits: list[RecordedRequest]) -> None:
         self._app = app
         self._visits = visits
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         label = f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
-        self._visits.append(Visit(label, environ, KEY))
+        self._visits.append(RecordedRequest(label, environ, KEY))
         return self._app(environ, start_response)

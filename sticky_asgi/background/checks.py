@@ -18,8 +18,8 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.streams.tls import TLSStream
 
-from sticky_asgi.background.task import Running
-from sticky_asgi.interruptible import Cut
+from sticky_asgi.background.task import BackgroundTask
+from sticky_asgi.interruptible import InterruptibleApp
 from sticky_asgi.messages import ASGIApp, Message, Scope, waker
 from sticky_core.backend.events import LieDown, Loop
 from sticky_core.errors import ServerFailure
@@ -40,7 +40,7 @@ _READ = 65536
 _SOON = 0.05
 
 
-class Checks(Running):
+class Checks(BackgroundTask):
     """The checks of one backend, on the event loop that owns them."""
 
     def __init__(self, replicas: Replicas) -> None:
@@ -50,12 +50,12 @@ class Checks(Running):
         self._contexts: dict[Server, ssl.SSLContext] = {}
 
     @property
-    def cared_for(self) -> bool:
+    def has_owner(self) -> bool:
         """Whether somebody runs them, or nobody has to."""
         return not self._backend.checked or not self._backend.checks_are_free
 
     @property
-    def wanted(self) -> bool:
+    def is_needed(self) -> bool:
         return self._backend.checked
 
     def _claimed(self) -> bool:
@@ -75,14 +75,14 @@ class Checks(Running):
                 self._look(group)
                 await self._bell.wait()
 
-    def changed(self) -> None:
+    def update(self) -> None:
         """Other servers are to be checked, or otherwise. From whatever thread."""
         soon = self._soon
         if soon is not None:
             with suppress(RuntimeError):  # the event loop has just ended, and they with it
                 soon(lambda: self._bell.set())
 
-    def forget(self, server: Server) -> None:
+    def remove(self, server: Server) -> None:
         """It was removed."""
         self._contexts.pop(server, None)
 
@@ -133,7 +133,7 @@ class Checks(Running):
             result = await self._exchanged(HttpProbe(server, checking), server, checking)
         else:
             app = self._replicas.apps[server]
-            result = await self._answered(app.app if isinstance(app, Cut) else app, server, checking)
+            result = await self._answered(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
         self._backend.record_check(server, replace(result, duration=anyio.current_time() - begun), checking)
 
     async def _ask_agent(self, server: Server, agent: Checking) -> None:

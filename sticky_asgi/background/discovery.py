@@ -12,11 +12,11 @@ import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 
-from sticky_asgi.background.task import Running
+from sticky_asgi.background.task import BackgroundTask
 from sticky_core.dns import nameservers
 from sticky_core.dns.resolvers import Answer, Query, Resolvers, Status, by_errno, questions, raised, said, system
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
-from sticky_core.runtime.discovery import Name
+from sticky_core.runtime.discovery import ResolvedName
 
 if TYPE_CHECKING:
     from sticky_asgi.apps import Replicas
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
-class Discovery(Running):
+class Discovery(BackgroundTask):
     """The names of one backend, on the event loop that owns them."""
 
     _group: anyio.abc.TaskGroup | None
@@ -36,25 +36,25 @@ class Discovery(Running):
         self._core = replicas.backend.component(CoreDiscovery)
 
     @property
-    def cared_for(self) -> bool:
+    def has_owner(self) -> bool:
         """Whether somebody resolves, or nobody has to."""
-        return self._core.cared_for
+        return self._core.has_owner
 
     @property
-    def awaited(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether requests are to wait for the first addresses."""
-        return not self._core.begun.reached
+        return not self._core.first_answers.reached
 
-    async def first(self) -> None:
+    async def wait_for_first_answers(self) -> None:
         """Until names have been asked for once; no longer than an answer may take."""
-        with anyio.move_on_after(self._core.patience):
-            await self._core.begun
+        with anyio.move_on_after(self._core.first_answers_timeout):
+            await self._core.first_answers
 
     def _claimed(self) -> bool:
-        return self._core.own(self)
+        return self._core.acquire(self)
 
     def _disowned(self) -> None:
-        self._core.disown(self)
+        self._core.release(self)
         self._backend.schedule_timers()
 
     async def _work(self) -> None:
@@ -62,14 +62,14 @@ class Discovery(Running):
             self._look()
             await anyio.sleep_forever()
 
-    def changed(self) -> None:
+    def update(self) -> None:
         """Other names are to be resolved. From whatever thread."""
-        self._core.look()
+        self._core.update_names()
         soon = self._soon
         if soon is not None:
             with suppress(RuntimeError):  # the event loop has just ended, and they with it
                 soon(self._look)
-        elif not self.cared_for:
+        elif not self.has_owner:
             self._backend.schedule_timers()
 
     def _look(self) -> None:
@@ -77,7 +77,7 @@ class Discovery(Running):
         group = self._group
         if group is None:
             return
-        names = self._core.look()
+        names = self._core.update_names()
         for name in [each for each in self._asked if each not in names]:
             self._asked.pop(name).cancel()
         for name in names:
@@ -88,9 +88,9 @@ class Discovery(Running):
     def _let_go(self) -> None:
         super()._let_go()
         self._group = None
-        self._asked: dict[Name, anyio.CancelScope] = {}
+        self._asked: dict[ResolvedName, anyio.CancelScope] = {}
 
-    async def _resolve(self, name: Name, scope: anyio.CancelScope) -> None:
+    async def _resolve(self, name: ResolvedName, scope: anyio.CancelScope) -> None:
         with scope:
             while True:
                 delay = self._core.delay(name)
@@ -100,13 +100,13 @@ class Discovery(Running):
                     await anyio.lowlevel.checkpoint()
                     await self._ask(name)
 
-    async def _ask(self, name: Name) -> None:
+    async def _ask(self, name: ResolvedName) -> None:
         """Ask once. Who takes too long is told on, and still waited for: there is never a second question beside it."""
         over = anyio.Event()
 
         async def ask() -> None:
             answer = await _answer(name.query, name.resolvers)
-            self._core.observe(name, answer)
+            self._core.record_answer(name, answer)
             over.set()
 
         async with anyio.create_task_group() as group:
@@ -115,7 +115,9 @@ class Discovery(Running):
                 with anyio.move_on_after(name.query.timeout):
                     await over.wait()
                 if not over.is_set():
-                    self._core.observe(name, Answer(Status.TIMEOUT, info=f"no answer in {name.query.timeout:g} s"))
+                    self._core.record_answer(
+                        name, Answer(Status.TIMEOUT, info=f"no answer in {name.query.timeout:g} s")
+                    )
 
 
 async def _answer(query: Query, resolvers: Resolvers) -> Answer:

@@ -11,7 +11,7 @@ from anyio.lowlevel import current_token
 from sticky_asgi.messages import Soon, soon_here
 
 
-class Running:
+class BackgroundTask:
     """What runs beside requests for as long as an event loop lives, or a lifespan: once, on the event loop that owns
     it.
     """
@@ -25,7 +25,7 @@ class Running:
         self._let_go()
 
     @property
-    def wanted(self) -> bool:
+    def is_needed(self) -> bool:
         """Whether there is anything to run."""
         return True
 
@@ -41,9 +41,9 @@ class Running:
         """What it does, for ever."""
         raise NotImplementedError
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Run it as a task of this event loop, where no lifespan does."""
-        if not self.wanted or self._ended is not None:
+        if not self.is_needed or self._ended is not None:
             return
         native: Any = current_token().native_token
         if hasattr(native, "create_task"):
@@ -55,9 +55,9 @@ class Running:
             if self._own():
                 trio.lowlevel.spawn_system_task(self.run)
 
-    def start(self, group: anyio.abc.TaskGroup) -> None:
+    def start_in(self, group: anyio.abc.TaskGroup) -> None:
         """Run it in `group`, until `end`."""
-        if self.wanted and self._ended is None and self._own():
+        if self.is_needed and self._ended is None and self._own():
             group.start_soon(self.run)
 
     def _own(self) -> bool:
@@ -79,7 +79,7 @@ class Running:
             self._disowned()
             ended.set()
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         """Run it no more; over when nothing of it is on its way."""
         scope, ended = self._scope, self._ended
         if scope is not None and ended is not None:

@@ -28,7 +28,7 @@ TICK = 0.1
 WINDOW = 262144
 
 
-class Flow(asyncio.Protocol):
+class FlowControlProtocol(asyncio.Protocol):
     """A protocol whose peer takes in only so much at once."""
 
     __slots__ = ("_writable",)
@@ -46,7 +46,7 @@ class Flow(asyncio.Protocol):
             writable.set_result(None)
 
 
-class Connection(Flow):
+class Connection(FlowControlProtocol):
     """A connection, and the exchange that is under way on it."""
 
     __slots__ = (
@@ -231,11 +231,11 @@ class Connection(Flow):
             return self._fail(Failure.BAD_ANSWER, str(error))
         self._fail(self._cut_short)
 
-    def swept(self, number: int) -> None:
+    def on_sweep(self, number: int) -> None:
         body = self.body
         if body is None:
             if self.closed:
-                self.sweep.drop(self)
+                self.sweep.remove(self)
         elif self.gone:
             if self._news is None and number > self._since + 1 and self._task is not None:
                 # a server that never takes what its client, who has left, does not (hypercorn's HTTP/2): enough of that
@@ -257,7 +257,7 @@ class Connection(Flow):
 
     def hand_over(self) -> None:
         """The connection is no affair of ours any more."""
-        self.sweep.drop(self)
+        self.sweep.remove(self)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -306,7 +306,7 @@ class Connections:
         self.loop = loop
         self.thread = 0  #: in which its event loop was last seen; who looks for them says so
         self.patience = max(1, round(timeout / TICK))  # the same, in sweeps
-        self.sweep = Sweep.of(loop)
+        self.sweep = TimeoutSweep.for_loop(loop)
         self._location = location
         self._context = context
         self._sni = sni
@@ -386,30 +386,30 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class Swept(Protocol):
+class SweepTarget(Protocol):
     """What the sweep looks at."""
 
-    def swept(self, number: int) -> None:
+    def on_sweep(self, number: int) -> None:
         """It is the `number`th sweep."""
         ...
 
 
-class Sweep:
+class TimeoutSweep:
     """What goes around on one event loop, ten times a second while there is anything to look at."""
 
-    _of: dict[asyncio.AbstractEventLoop, Sweep] = {}  # noqa: RUF012
+    _of: dict[asyncio.AbstractEventLoop, TimeoutSweep] = {}  # noqa: RUF012
     _lock = threading.Lock()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.number = 0
         self.pools: weakref.WeakSet[Connections] = weakref.WeakSet()
         self._loop = loop
-        self._watched: set[Swept] = set()
+        self._watched: set[SweepTarget] = set()
         self._next: asyncio.TimerHandle | None = None
         self._ends = self._until_the_loop_ends()
 
     @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Sweep:
+    def for_loop(cls, loop: asyncio.AbstractEventLoop) -> TimeoutSweep:
         with cls._lock:
             for old in [each for each in cls._of if each.is_closed()]:
                 del cls._of[old]
@@ -434,12 +434,12 @@ class Sweep:
                 self._next.cancel()
             await asyncio.sleep(0)  # what was aborted is told so in the loop's next round
 
-    def add(self, each: Swept) -> None:
+    def add(self, each: SweepTarget) -> None:
         self._watched.add(each)
         if self._next is None:
             self._begin()
 
-    def drop(self, each: Swept) -> None:
+    def remove(self, each: SweepTarget) -> None:
         self._watched.discard(each)
 
     def _begin(self) -> None:
@@ -448,7 +448,7 @@ class Sweep:
     def _sweep(self) -> None:
         self.number += 1
         for each in list(self._watched):
-            each.swept(self.number)
+            each.on_sweep(self.number)
         for pool in list(self.pools):
             pool.purge()
         self._next = None

@@ -24,7 +24,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sticky_asgi.body import Body
 from sticky_asgi.messages import KEY, Headers, Message, Scope, Send, gone
-from sticky_asgi.upstream.connections import TICK, WINDOW, Connection, Flow
+from sticky_asgi.upstream.connections import TICK, WINDOW, Connection, FlowControlProtocol
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.http1 import Header
 
@@ -137,7 +137,7 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
     await send({"type": "websocket.http.response.body", "body": body + connection.take()})
 
 
-class Tunnel(Flow):
+class Tunnel(FlowControlProtocol):
     """A connection that has become a WebSocket."""
 
     def __init__(self, connection: Connection, rest: bytes, timeout: float) -> None:
@@ -221,7 +221,7 @@ class Tunnel(Flow):
         self.resume_writing()  # there is nothing to wait for any more
         self._wake()
 
-    def swept(self, number: int) -> None:
+    def on_sweep(self, number: int) -> None:
         if number - self._since > self._patience:
             self._drop(1001, "silent for too long")
             self._wake()
@@ -279,12 +279,12 @@ class Tunnel(Flow):
 
     def end(self) -> None:
         """What is written is still sent."""
-        self._sweep.drop(self)
+        self._sweep.remove(self)
         self._transport.close()
 
     def cut(self) -> None:
         """The client is gone without a word, and so are we."""
-        self._sweep.drop(self)
+        self._sweep.remove(self)
         self._transport.abort()
 
 

@@ -40,7 +40,7 @@ from sticky_asgi.messages import (
 )
 from sticky_asgi.middleware import DispatchApp
 from sticky_asgi.stores import client as stores
-from sticky_asgi.upstream.connections import Flow, Sweep
+from sticky_asgi.upstream.connections import FlowControlProtocol, TimeoutSweep
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
@@ -366,7 +366,7 @@ class Here:
             self._emptied.set()
 
 
-class End(Flow):
+class End(FlowControlProtocol):
     """One of the two ends of a line."""
 
     transport: asyncio.Transport
@@ -734,7 +734,7 @@ class Line(End):
         self.say(Kind.REQUEST, presented.claim.name, presented.reason.name, begins.value, extensions, *_carried(scope))
         if begins is Begins.NOW:
             self._look_out()
-        sweep = Sweep.of(self.loop)
+        sweep = TimeoutSweep.for_loop(self.loop)
         self._since = sweep.number
         sweep.add(self)
         over = False
@@ -758,7 +758,7 @@ class Line(End):
         finally:
             self._receive = None
             self.taken()
-            sweep.drop(self)
+            sweep.remove(self)
             if self._pump is not None:
                 self._pump.cancel()
                 self._pump = None
@@ -804,7 +804,7 @@ class Line(End):
         self.tell(message)
         self._decision.client_disconnected()
 
-    def swept(self, number: int) -> None:
+    def on_sweep(self, number: int) -> None:
         """Who was not answered at once may leave."""
         if number > self._since + 1:
             self._look_out()

@@ -36,7 +36,7 @@ class Apps(dict[Server, A | None]):
         return None
 
 
-class Cut(Protocol):
+class InterruptibleApp(Protocol):
     """An app that can be left before it is through (`on_marked_down`, `on_marked_up`)."""
 
     app: Any
@@ -45,7 +45,7 @@ class Cut(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def end(self, why: str) -> None:
+    def interrupt(self, why: str) -> None:
         """End what is open, from whatever thread."""
         ...
 
@@ -55,7 +55,7 @@ class Replicas(BackendComponent):
 
     kind: Kind
     forwards: type[Upstream]  #: what stands for a server that is a URL
-    cut: type[Cut]  #: what stands around an app that may be cut off
+    interruptible_app: type[InterruptibleApp]  #: what stands around an app that may be cut off
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -74,7 +74,7 @@ class Replicas(BackendComponent):
         self._stale: list[Upstream] = []  # to be let go
         self._misfits: list[Server] = []  # moved while they were to be sent another way
         self._making = False
-        self._cuts: dict[Server, Cut] = {}
+        self._interruptible_apps: dict[Server, InterruptibleApp] = {}
         self._shuts_backups = False
         self._events: Events | None = None  # once somebody is to be cut off
         self._follow(self.snapshot)
@@ -150,12 +150,12 @@ class Replicas(BackendComponent):
         """Let the apps of those servers be cut off that may have to be."""
         for server in servers:
             app = self.apps[server]
-            if app is None or isinstance(app, self.cut):
+            if app is None or isinstance(app, self.interruptible_app):
                 continue
             if server.shuts_down or (self._shuts_backups and server.config.backup):
-                cut = self._cuts.get(server)
+                cut = self._interruptible_apps.get(server)
                 if cut is None:
-                    cut = self._cuts[server] = self.cut(app, server)
+                    cut = self._interruptible_apps[server] = self.interruptible_app(app, server)
                 cut.app = app  # one for all that it has had, so that whoever is still at one it has left is cut off too
                 self.apps[server] = cut
 
@@ -173,9 +173,9 @@ class Replicas(BackendComponent):
                     self._cut_off(backup, f"{server.name} is marked up")
 
     def _cut_off(self, server: Server, why: str) -> None:
-        cut = self._cuts.get(server)
+        cut = self._interruptible_apps.get(server)
         if cut is not None:
-            cut.end(why)
+            cut.interrupt(why)
 
     def start(self) -> None:
         """All apps are made: requests may come."""
@@ -324,7 +324,7 @@ class Replicas(BackendComponent):
 
     def retire(self, server: Server, over: Callable[[], None]) -> None:
         upstream = self._upstreams.pop(server, None)
-        self._cuts.pop(server, None)
+        self._interruptible_apps.pop(server, None)
         if upstream is not None:
             upstream.end()
         over()
@@ -341,7 +341,7 @@ class Replicas(BackendComponent):
         """What was made in the parent shares no memory with it from here on: begin again."""
         self._making = False
         self._fresh.clear()
-        self._cuts.clear()
+        self._interruptible_apps.clear()
         for server in [each for each in self.apps if each not in self.snapshot.members]:
             del self.apps[server]
         for server in self.backend.servers:

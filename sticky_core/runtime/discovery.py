@@ -26,7 +26,7 @@ _log = logging.getLogger("sticky_sessions")
 SYSTEM = Resolvers()
 
 
-class Name:
+class ResolvedName:
     """A name, with the servers that it fills, and how far its resolution is."""
 
     def __init__(self, host: str, resolvers: Resolvers, servers: Sequence[Server], now: float) -> None:
@@ -34,12 +34,12 @@ class Name:
         self.resolvers = resolvers
         self.query = Query(host, is_service(host), resolvers.resolve_prefer, self.resolution.patience)
         #: whether it is still some server's
-        self.wanted = True
+        self.is_used = True
         #: where servers could not be moved to
-        self.refused: dict[Server, str | None] = {}
+        self.rejected_urls: dict[Server, str | None] = {}
         #: whether servers may not be where they belong, and whether somebody is about to move them
-        self.astray = False
-        self.placing = False
+        self.needs_placement = False
+        self.is_placing = False
 
     def __repr__(self) -> str:
         return f"<Name {self.query.name}: {len(self.resolution.places)} of {len(self.resolution.slots)} servers>"
@@ -52,19 +52,19 @@ class Discovery(BackendComponent):
         self.backend = backend
         self._lock = threading.Lock()
         self._owner: object = None
-        self._names: dict[Hashable, Name] = {}
-        self._answered: set[Name] = set()
+        self._names: dict[Hashable, ResolvedName] = {}
+        self._answered: set[ResolvedName] = set()
         #: that each name has been asked for once: requests need not wait for it any more
-        self.begun = Milestone()
-        self.look()
+        self.first_answers = Milestone()
+        self.update_names()
 
-    def look(self) -> tuple[Name, ...]:
+    def update_names(self) -> tuple[ResolvedName, ...]:
         """What is to be resolved, as the backend's servers are now."""
         with self._lock:
             self._look()
             names = tuple(self._names.values())
         if not names:
-            self.begun.reach()
+            self.first_answers.reach()
         return names
 
     def _look(self) -> None:
@@ -76,7 +76,7 @@ class Discovery(BackendComponent):
         now = self.backend.clock.monotonic()
         for key, name in list(self._names.items()):
             if key not in wanted:
-                name.wanted = False
+                name.is_used = False
                 del self._names[key]
         for key, servers in wanted.items():
             known = self._names.get(key)
@@ -85,13 +85,13 @@ class Discovery(BackendComponent):
                 continue
             config = servers[0].config
             host = Location.of(config.template or "").host
-            self._names[key] = Name(host, config.resolvers or SYSTEM, servers, now)
+            self._names[key] = ResolvedName(host, config.resolvers or SYSTEM, servers, now)
         self._answered &= set(self._names.values())
 
     def swapped(self, change: Change) -> None:
-        self.look()
+        self.update_names()
 
-    def own(self, owner: object) -> bool:
+    def acquire(self, owner: object) -> bool:
         """Whether `owner` is to resolve: the first that asks, until it disowns, while there is something to resolve."""
         with self._lock:
             if self._owner is None and self._names:
@@ -99,84 +99,84 @@ class Discovery(BackendComponent):
             return self._owner is owner
 
     @property
-    def cared_for(self) -> bool:
+    def has_owner(self) -> bool:
         """Whether somebody resolves, or nobody has to."""
         return self._owner is not None or not self._names
 
-    def disown(self, owner: object) -> None:
+    def release(self, owner: object) -> None:
         with self._lock:
             if self._owner is owner:
                 self._owner = None
 
     @property
-    def patience(self) -> float:
+    def first_answers_timeout(self) -> float:
         """For how many seconds at most a beginning waits for addresses."""
         return max((name.resolution.patience for name in list(self._names.values())), default=0.0)
 
-    def delay(self, name: Name) -> float:
+    def delay(self, name: ResolvedName) -> float:
         """For how many seconds there is nothing to ask of `name`."""
         return name.resolution.delay(self.backend.clock.monotonic())
 
-    def observe(self, name: Name, answer: Answer) -> None:
+    def record_answer(self, name: ResolvedName, answer: Answer) -> None:
         """What came of asking for `name`: its servers get the addresses that are theirs now."""
         with self._lock:
-            if not name.wanted:
+            if not name.is_used:
                 return
             resolution = name.resolution
             before, surplus = resolution.status, resolution.surplus
             resolution.observe(answer, self.backend.clock.monotonic())
             news = self._news(name, before, surplus)
-            name.astray |= resolution.status is Status.VALID or resolution.lapsed
+            name.needs_placement |= resolution.status is Status.VALID or resolution.lapsed
         for text, *values in news:
             _log.warning(text, *values)
         self._place_all(name)
         with self._lock:
             self._answered.add(name)
-            first = not self.begun.reached and self._answered >= set(self._names.values())
+            first = not self.first_answers.reached and self._answered >= set(self._names.values())
         if first:
-            self.begun.reach()
+            self.first_answers.reach()
             self.backend.schedule_timers()
 
-    def _place_all(self, name: Name) -> None:
+    def _place_all(self, name: ResolvedName) -> None:
         """Move the servers of `name` to where they belong. Without the lock, since that is told to others; one thread
         at a time, so that the last answer has the last word.
         """
         while True:
             with self._lock:
-                if not name.astray or name.placing:
+                if not name.needs_placement or name.is_placing:
                     return
-                name.astray, name.placing = False, True
+                name.needs_placement, name.is_placing = False, True
                 resolution = name.resolution
                 places = [(server, resolution.places.get(server)) for server in resolution.slots]
             try:
                 for server, found in places:
-                    if name.wanted:
+                    if name.is_used:
                         self._place(server, found, name)
             finally:
-                name.placing = False
+                name.is_placing = False
 
-    def _place(self, server: Server, found: Found | None, name: Name) -> None:
+    def _place(self, server: Server, found: Found | None, name: ResolvedName) -> None:
         """`server` is there now; None: nowhere."""
         url = None
         if found is not None and found.address is not None:
             url = Location.of(server.config.template or "").at(found.address, found.port)
         if server.target != url:
-            if url is not None and name.refused.get(server) == url:
+            if url is not None and name.rejected_urls.get(server) == url:
                 return
             try:
                 server.target = url
             except Exception:  # a port that is none, a file for TLS that is not there: no reason to resolve no more
-                name.refused[server] = url
+                name.rejected_urls[server] = url
                 _log.exception("backend %s: server %s can't be moved to %s", self.backend.name, server.name, url)
                 return
-            name.refused.pop(server, None)
+            name.rejected_urls.pop(server, None)
         if found is not None and found.weight is not None and not name.resolvers.ignore_weight:
             # HAProxy's scale: 65536 steps of a record become 256, and none is 0, which would mean that it is not used
             weight = found.weight // 256 + 1
             if server.weight != weight:
                 server.weight = weight
 
-    def _news(self, name: Name, before: Status | None, surplus: int) -> list[tuple[object, ...]]:
+    def _news(self, name: ResolvedName, before: Status | None, surplus: int) -> list[tuple[object, ...]]:
         """What is news, to be logged."""
         resolution, where = name.resolution, (self.backend.name, name.query.name)
         status = resolution.status
@@ -201,9 +201,9 @@ class Discovery(BackendComponent):
         self._lock = threading.Lock()
         self._owner = None
         for name in self._names.values():
-            name.placing = False
-        if not self.begun.reached:
-            self.begun = Milestone()
+            name.is_placing = False
+        if not self.first_answers.reached:
+            self.first_answers = Milestone()
 
 
 def problems_of(asked: ServerConfig, kind: Kind) -> Iterator[str]:

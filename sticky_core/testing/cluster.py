@@ -26,7 +26,7 @@ SECRET = "a secret for tests and nothing else"
 Client = TypeVar("Client")
 
 
-class Visit:
+class RecordedRequest:
     """One request of a client, and what was decided about it."""
 
     def __init__(self, label: str, message: MutableMapping[str, Any], key: str) -> None:
@@ -46,7 +46,7 @@ class Visit:
         return f"{self.label}: {decision.server or 'no server'} ({decision.why}; status {decision.status})"
 
 
-class Options(TypedDict, total=False):
+class ClusterOptions(TypedDict, total=False):
     """What a cluster may be given beside its app and the number of replicas."""
 
     persist: Persist | Sequence[Persist] | None
@@ -93,7 +93,7 @@ class Cluster(Generic[Client]):
         self._deaths: Counter[str] = Counter()  # by name: what was open at one does not come back with `revive`
         self.clock: Final = ManualClock()
         self.decisions: Final[list[Decision]] = []
-        self._visits: list[tuple[Client, list[Visit]]] = []
+        self._visits: list[tuple[Client, list[RecordedRequest]]] = []
         servers = [Server(f"r{number}", factory=self._factory(f"r{number}")) for number in range(1, replicas + 1)]
         self.backend: Final = Backend(
             name,
@@ -130,7 +130,7 @@ class Cluster(Generic[Client]):
         deaths = self._deaths[name]
         return lambda: self._deaths[name] == deaths
 
-    def _client(self, visits: list[Visit], **options: Any) -> Client:
+    def _client(self, visits: list[RecordedRequest], **options: Any) -> Client:
         """A client with a cookie jar of its own, each of whose requests is a visit."""
         raise NotImplementedError
 
@@ -152,7 +152,7 @@ class Cluster(Generic[Client]):
 
     def client(self, **options: Any) -> Client:
         """A new client, with a cookie jar of its own. `options` are those of the face's own test client."""
-        visits: list[Visit] = []
+        visits: list[RecordedRequest] = []
         client = self._client(visits, **options)
         self._visits.append((client, visits))
         return client
@@ -213,7 +213,7 @@ class Cluster(Generic[Client]):
         story = "\n".join(f"  {number}. {visit}" for number, visit in enumerate(visits, 1))
         raise AssertionError(f"the client did not stay on one replica:\n{story}")
 
-    def _visits_of(self, client: Client) -> list[Visit]:
+    def _visits_of(self, client: Client) -> list[RecordedRequest]:
         for known, visits in self._visits:
             if known is client:
                 return visits

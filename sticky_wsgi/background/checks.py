@@ -26,7 +26,7 @@ from sticky_core.health.expect import LOOKED_AT
 from sticky_core.http.tls import TLS
 from sticky_core.server.server import Server
 from sticky_core.upstream.probe import AgentProbe, HttpProbe, Probe, failed, raised
-from sticky_wsgi.interruptible import Cut
+from sticky_wsgi.interruptible import InterruptibleApp
 from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class Checks:
         self._stale = False
 
     @property
-    def cared_for(self) -> bool:
+    def has_owner(self) -> bool:
         """Whether somebody runs them, or nobody has to."""
         return not self._backend.checked or not self._backend.checks_are_free
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Run them, unless somebody does."""
         if not self._backend.checked or not self._backend.own_checks(self):
             return
@@ -85,7 +85,7 @@ class Checks:
             self._thread.start()
         _running.add(self)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Run them no more."""
         with self._news:
             thread, self._thread = self._thread, None
@@ -95,13 +95,13 @@ class Checks:
             thread.join()
         self._backend.disown_checks(self)
 
-    def changed(self) -> None:
+    def update(self) -> None:
         """Other servers are to be checked, or otherwise."""
         with self._news:
             self._stale = True
             self._news.notify_all()
 
-    def forget(self, server: Server) -> None:
+    def remove(self, server: Server) -> None:
         """It was removed."""
         self._contexts.pop(server, None)
 
@@ -218,7 +218,7 @@ class Checks:
             else:
                 replicas = self._replicas()
                 app = replicas.apps[each.server] if replicas is not None else None
-                result = _answered(app.app if isinstance(app, Cut) else app, each)
+                result = _answered(app.app if isinstance(app, InterruptibleApp) else app, each)
         except Exception as error:  # whatever it is, the next check comes
             _log.exception("a check of server %s failed by itself", each.server.name)
             result = CheckResult(CheckStatus.SOCKERR, info=str(error))
@@ -387,7 +387,7 @@ _running: weakref.WeakSet[Checks] = weakref.WeakSet()
 
 def _end_all() -> None:
     for checks in list(_running):
-        checks.end()
+        checks.stop()
 
 
 atexit.register(_end_all)

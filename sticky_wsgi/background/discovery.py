@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sticky_core.dns import nameservers
 from sticky_core.dns.resolvers import Answer, Query, Resolvers, Status, by_errno, questions, raised, said, system
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
-from sticky_core.runtime.discovery import Name
+from sticky_core.runtime.discovery import ResolvedName
 
 if TYPE_CHECKING:
     from sticky_wsgi.apps import Replicas
@@ -30,45 +30,45 @@ class Discovery:
         self._core = replicas.backend.component(CoreDiscovery)
         self._lock = threading.Lock()
         self._stop: threading.Event | None = None  # of those that resolve now
-        self._threads: dict[Name, threading.Thread] = {}
+        self._threads: dict[ResolvedName, threading.Thread] = {}
 
     @property
-    def cared_for(self) -> bool:
+    def has_owner(self) -> bool:
         """Whether somebody resolves, or nobody has to."""
-        return self._core.cared_for
+        return self._core.has_owner
 
     @property
-    def awaited(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether requests are to wait for the first addresses."""
-        return not self._core.begun.reached
+        return not self._core.first_answers.reached
 
-    def first(self) -> None:
+    def wait_for_first_answers(self) -> None:
         """Until names have been asked for once; no longer than an answer may take."""
-        self._core.begun.wait(self._core.patience)
+        self._core.first_answers.wait(self._core.first_answers_timeout)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Resolve, unless somebody does."""
         with self._lock:
-            if self._stop is not None or not self._core.own(self):
+            if self._stop is not None or not self._core.acquire(self):
                 return
             self._stop = threading.Event()
             self._look(self._stop)
         _running.add(self)
 
-    def changed(self) -> None:
+    def update(self) -> None:
         """Other names are to be resolved."""
-        self._core.look()
+        self._core.update_names()
         with self._lock:
             if self._stop is not None:
                 self._look(self._stop)
                 return
-        if not self.cared_for:
+        if not self.has_owner:
             self._backend.schedule_timers()
 
     def _look(self, stop: threading.Event) -> None:
         """Ask for those names that are to be asked for; who is not wanted any more ends by itself. Under the lock."""
-        self._threads = {name: thread for name, thread in self._threads.items() if name.wanted}
-        for name in self._core.look():
+        self._threads = {name: thread for name, thread in self._threads.items() if name.is_used}
+        for name in self._core.update_names():
             if name not in self._threads:
                 thread = threading.Thread(
                     target=self._resolve, args=(name, stop), name=f"resolution of {name.query.name}", daemon=True
@@ -76,7 +76,7 @@ class Discovery:
                 self._threads[name] = thread
                 thread.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Resolve no more."""
         with self._lock:
             stop, self._stop = self._stop, None
@@ -86,7 +86,7 @@ class Discovery:
         for thread in threads.values():
             if thread is not threading.current_thread():
                 thread.join()
-        self._core.disown(self)
+        self._core.release(self)
 
     def after_fork(self) -> None:
         """We are a forked child: threads did not come along."""
@@ -94,29 +94,29 @@ class Discovery:
         self._stop = None
         self._threads = {}
 
-    def _resolve(self, name: Name, stop: threading.Event) -> None:
-        while name.wanted and not stop.is_set():
+    def _resolve(self, name: ResolvedName, stop: threading.Event) -> None:
+        while name.is_used and not stop.is_set():
             delay = self._core.delay(name)
             if delay > 0.001:
                 stop.wait(delay)
             else:
                 self._ask(name, stop)
 
-    def _ask(self, name: Name, stop: threading.Event) -> None:
+    def _ask(self, name: ResolvedName, stop: threading.Event) -> None:
         """Ask once. Who takes too long is told on, and still waited for: there is never a second question beside it."""
         over = threading.Event()
 
         def ask() -> None:
             answer = _answer(name.query, name.resolvers)
             if not stop.is_set():
-                self._core.observe(name, answer)
+                self._core.record_answer(name, answer)
             over.set()
 
         threading.Thread(target=ask, name=f"question for {name.query.name}", daemon=True).start()
         while not over.wait(name.query.timeout):
             if stop.is_set():
                 return  # nothing ends a question to the system; nobody listens to its answer any more
-            self._core.observe(name, Answer(Status.TIMEOUT, info=f"no answer in {name.query.timeout:g} s"))
+            self._core.record_answer(name, Answer(Status.TIMEOUT, info=f"no answer in {name.query.timeout:g} s"))
 
 
 def _answer(query: Query, resolvers: Resolvers) -> Answer:
@@ -158,7 +158,7 @@ _running: weakref.WeakSet[Discovery] = weakref.WeakSet()
 
 def _end_all() -> None:
     for discovery in list(_running):
-        discovery.end()
+        discovery.stop()
 
 
 atexit.register(_end_all)

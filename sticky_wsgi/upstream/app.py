@@ -16,7 +16,7 @@ from sticky_core.upstream.upstream import Upstream as CoreUpstream
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import has_left
 from sticky_wsgi.messages import KEY, Environ, StartResponse, WSGIApp, headers_of, start_page
-from sticky_wsgi.upstream.connections import ClientLeft, Connection, Connections
+from sticky_wsgi.upstream.connections import ClientDisconnected, Connection, Connections
 
 #: how much of a body is read and sent on at once, in bytes
 _PIECE = 16384
@@ -74,7 +74,7 @@ class Upstream(CoreUpstream):
                 first = _read(body) if outgoing.has_body else b""
             connection = self._connections.open(self.timeouts.connect)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
-        except ClientLeft:
+        except ClientDisconnected:
             _gone(environ)
             start_response("499 Client Closed Request", [])
             return []
@@ -163,7 +163,7 @@ class _Answered:
                 raise StopIteration
             try:
                 connection.read()
-            except ClientLeft:
+            except ClientDisconnected:
                 connection.spoiled = True
                 _gone(self._environ)
                 raise StopIteration from None
@@ -196,7 +196,7 @@ def _read(body: Body) -> bytes:
     try:
         return body.read(_PIECE)
     except OSError:
-        raise ClientLeft from None
+        raise ClientDisconnected from None
 
 
 def _upload(connection: Connection, outgoing: Outgoing, first: bytes, body: Body) -> None:

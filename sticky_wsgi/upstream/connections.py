@@ -29,10 +29,10 @@ _TIMEVAL = struct.pack("@ll", 0, int(TICK * 1_000_000))
 
 
 #: what a socket says that has woken up in vain
-TICKED = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+TICK_ERRORS = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class ClientLeft(Exception):
+class ClientDisconnected(Exception):
     """Nobody waits for the answer any more."""
 
 
@@ -62,7 +62,7 @@ class Connection:
         while True:
             try:
                 sent = self._socket.send(view)
-            except TICKED:
+            except TICK_ERRORS:
                 if self.heard():
                     return False
                 waited = self._wait_longer(waited)
@@ -97,7 +97,7 @@ class Connection:
             try:
                 data = self._socket.recv(_READ)
                 break
-            except TICKED:
+            except TICK_ERRORS:
                 waited = self._wait_longer(waited)
             except OSError:  # not the end of anything, and least of all of a body that ends with the connection
                 self.closed = True
@@ -118,7 +118,7 @@ class Connection:
 
     def _wait_longer(self, waited: int) -> int:
         if self.has_left():
-            raise ClientLeft
+            raise ClientDisconnected
         if waited >= self._keeper.patience:
             failure = Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT
             raise ServerFailure(failure, detail="silent for too long")
@@ -148,7 +148,7 @@ class Connection:
         self._socket.close()
 
 
-def tick(connected: socket.socket) -> None:
+def set_tick_timeout(connected: socket.socket) -> None:
     """Have it wake up now and then, at the price of no system call: a timeout in Python's sockets polls before each."""
     if type(connected) is socket.socket and socket.socket.__module__ == "socket" and sys.platform != "win32":
         connected.settimeout(None)
@@ -202,7 +202,7 @@ class Connections:
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
                 connected = self._context.wrap_socket(connected, server_hostname=self._sni)
-            tick(connected)
+            set_tick_timeout(connected)
             return Connection(self, connected)
         except TimeoutError:
             failure = ServerFailure(Failure.CONNECT_TIMEOUT)

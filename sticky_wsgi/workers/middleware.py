@@ -77,7 +77,7 @@ from sticky_wsgi.messages import (
 )
 from sticky_wsgi.middleware import DispatchApp
 from sticky_wsgi.stores import client as stores
-from sticky_wsgi.upstream.connections import TICK, TICKED, ClientLeft, tick
+from sticky_wsgi.upstream.connections import TICK, TICK_ERRORS, ClientDisconnected, set_tick_timeout
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -524,7 +524,7 @@ class End:
         while rest:
             try:
                 rest = rest[self.socket.send(rest) :]
-            except TICKED:
+            except TICK_ERRORS:
                 if look is not None:
                     look()
 
@@ -545,7 +545,7 @@ class End:
         while not inbox:
             try:
                 data = self.socket.recv(_READ)
-            except TICKED:
+            except TICK_ERRORS:
                 if look is not None:
                     look()
                 continue
@@ -636,7 +636,7 @@ class Errand:
         try:
             return self._body.read(size)
         except OSError:
-            raise ClientLeft from None
+            raise ClientDisconnected from None
 
     def rewind(self) -> None:
         """Another is told it from the beginning."""
@@ -645,7 +645,7 @@ class Errand:
     def look(self) -> None:
         """ClientLeft if nobody waits for the answer any more."""
         if self._left():
-            raise ClientLeft
+            raise ClientDisconnected
 
     def failure(self, detail: str = "") -> ServerFailure:
         """The sibling has gone away with it."""
@@ -674,7 +674,7 @@ class Sibling:
             except ServerFailure:
                 errand.rewind()
                 raise
-        except ClientLeft:
+        except ClientDisconnected:
             decision.client_disconnected()
             start_response("499 Client Closed Request", [])
             return []
@@ -723,7 +723,7 @@ class Sibling:
             connected.connect(self._workers.slots.socket(self._number, life))
             if not _is_ours(connected):
                 raise PermissionError("somebody else than this user listens there")
-            tick(connected)
+            set_tick_timeout(connected)
             line = Line(connected, self, life)
         except (TimeoutError, BlockingIOError):
             failure = ServerFailure(Failure.CONNECT_TIMEOUT, name)
@@ -959,7 +959,7 @@ class Answered:
                 raise StopIteration
             try:
                 self._items.extend(self._line.answered(self._errand))
-            except ClientLeft:
+            except ClientDisconnected:
                 self._errand.decision.client_disconnected()
                 raise StopIteration from None
         return self._items.popleft()

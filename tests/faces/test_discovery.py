@@ -283,7 +283,7 @@ def running(
             if lifespan:
                 stack.enter_context(portal.wrap_async_context_manager(dispatcher.lifespan()))
             else:
-                stack.callback(portal.call, dispatcher.replicas.discovery.end)
+                stack.callback(portal.call, dispatcher.replicas.discovery.stop)
         else:
             stack.callback(dispatcher.replicas.end)
         run = Running(face, dispatcher, portal)

@@ -64,20 +64,20 @@ class House:
             backend.run_due_timers()
             backend.servers[0].weight = 7 - backend.servers[0].weight
             backend.schedule_timers()
-            backend.component(Discovery).look()
+            backend.component(Discovery).update_names()
             backend.add(Server(f"n{len(backend.servers)}", "http://10.0.0.9"))
             backend.remove(backend.servers[-1].name)
 
     def resolve(self, *addresses: str) -> None:
-        [name] = self.discovery.look()
-        self.discovery.observe(name, stores_replied(map(Found, addresses)))
+        [name] = self.discovery.update_names()
+        self.discovery.record_answer(name, stores_replied(map(Found, addresses)))
 
     def lose_the_name(self) -> None:
         self.resolve("10.0.0.7")
-        [name] = self.discovery.look()
+        [name] = self.discovery.update_names()
         for _ in range(4):
             self.clock.advance(1000)
-            self.discovery.observe(name, Answer(Status.NX))
+            self.discovery.record_answer(name, Answer(Status.NX))
 
     def drain(self) -> None:
         self.backend["s1"].drain(deadline=1)

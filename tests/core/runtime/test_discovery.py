@@ -28,17 +28,17 @@ class Asking:
         servers = Server.template("web", n, where, **(options or {}))
         self.backend = Backend("shop", servers, clock=self.clock, **of_backend)
         self.discovery = self.backend.component(Discovery)
-        [self.name] = self.discovery.look()
+        [self.name] = self.discovery.update_names()
 
     def hears(self, *found, after=1.0):
         self.clock.advance(after)
         whole = stores_replied(Found(each) if isinstance(each, str) else each for each in found)
-        self.discovery.observe(self.name, whole)
+        self.discovery.record_answer(self.name, whole)
 
     def fails(self, answer=NX, after=1.0):
         self.clock.advance(after)
         for _ in range(3):
-            self.discovery.observe(self.name, answer)
+            self.discovery.record_answer(self.name, answer)
 
     @property
     def targets(self):
@@ -257,7 +257,7 @@ def test_servers_of_one_name_are_resolved_once_and_others_by_themselves():
         Server("fixed", "http://10.0.0.9:80"),
     ]
     discovery = Backend("shop", servers).component(Discovery)
-    names = discovery.look()
+    names = discovery.update_names()
     assert [(name.query.name, len(name.resolution.slots)) for name in names] == [
         ("myservice.local", 4),
         ("other.local", 1),
@@ -268,31 +268,31 @@ def test_servers_of_one_name_are_resolved_once_and_others_by_themselves():
 def test_requests_wait_until_every_name_was_asked_for_once():
     servers = [*Server.template("web", 1, "web.local:80"), *Server.template("api", 1, "api.local:80")]
     discovery = Backend("shop", servers).component(Discovery)
-    web, api = discovery.look()
-    assert not discovery.begun.reached
-    discovery.observe(web, stores_replied([Found(A)]))
-    assert not discovery.begun.reached
-    discovery.observe(api, NX)
-    assert discovery.begun.reached
+    web, api = discovery.update_names()
+    assert not discovery.first_answers.reached
+    discovery.record_answer(web, stores_replied([Found(A)]))
+    assert not discovery.first_answers.reached
+    discovery.record_answer(api, NX)
+    assert discovery.first_answers.reached
 
 
 def test_nobody_waits_for_names_where_there_are_none():
     discovery = Backend("shop", [Server("web1", "http://10.0.0.1")]).component(Discovery)
-    assert discovery.begun.reached
-    assert discovery.cared_for
-    assert not discovery.own(object())
+    assert discovery.first_answers.reached
+    assert discovery.has_owner
+    assert not discovery.acquire(object())
 
 
 def test_names_have_one_owner_until_it_lets_go():
     discovery = Asking().discovery
     one, other = object(), object()
-    assert not discovery.cared_for
-    assert discovery.own(one)
-    assert not discovery.own(other)
-    discovery.disown(other)
-    assert discovery.cared_for
-    discovery.disown(one)
-    assert discovery.own(other)
+    assert not discovery.has_owner
+    assert discovery.acquire(one)
+    assert not discovery.acquire(other)
+    discovery.release(other)
+    assert discovery.has_owner
+    discovery.release(one)
+    assert discovery.acquire(other)
 
 
 def test_a_server_that_is_added_gets_an_address_and_one_that_is_removed_leaves_its_own():
@@ -326,7 +326,7 @@ def test_an_answer_that_comes_while_servers_are_moved_has_the_last_word():
 
 def test_a_child_that_was_forked_while_servers_were_moved_moves_them():
     asking = Asking(n=1)
-    asking.name.placing = True  # by a thread that is not in the child
+    asking.name.is_placing = True  # by a thread that is not in the child
     asking.backend.after_fork()
     asking.hears(A)
     assert asking.targets == ["http://10.0.0.1:8080/base"]
@@ -337,7 +337,7 @@ def test_what_is_heard_of_a_name_that_nobody_has_any_more_changes_nothing():
     asking.backend.add(Server("fixed", "http://10.0.0.9:80"))
     asking.backend.remove("web1")
     asking.hears(A)
-    assert asking.discovery.look() == ()
+    assert asking.discovery.update_names() == ()
     assert asking.targets == ["http://10.0.0.9:80"]
 
 
