@@ -48,8 +48,8 @@ from sticky_core.persistence.stick import Stick
 from sticky_core.samples.request import hdr
 from sticky_core.stick_table.memory import PARTS, Entries
 from sticky_core.stick_table.table import StickTable
-from sticky_core.stores import Ask
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.store import StoreCommand
 
 EXPIRE = 1800.0
 SERVERS = [f"s{number}" for number in range(1, 11)]
@@ -271,11 +271,11 @@ class Asgi:
     async def get(self) -> None:
         await self.client.get("nobody")
 
-    async def ask(self, ask: Ask) -> None:
-        await sticky_asgi.stores.client.ask([ask])
+    async def ask(self, ask: StoreCommand) -> None:
+        await sticky_asgi.stores.client.execute([ask])
 
-    async def at_once(self, asks: Sequence[Ask]) -> None:
-        await asyncio.gather(*(sticky_asgi.stores.client.ask([each]) for each in asks))
+    async def at_once(self, asks: Sequence[StoreCommand]) -> None:
+        await asyncio.gather(*(sticky_asgi.stores.client.execute([each]) for each in asks))
 
     async def request(self, app: Any, user: str) -> None:
         scope = {
@@ -294,7 +294,7 @@ class Asgi:
     async def end(self) -> None:
         await self.client.aclose()
         assert self.table.store is not None
-        await sticky_asgi.stores.client.end([self.table.store])
+        await sticky_asgi.stores.client.close([self.table.store])
 
 
 async def _nothing() -> Any:
@@ -327,11 +327,11 @@ class Wsgi:
     async def get(self) -> None:
         self.client.get("nobody")
 
-    async def ask(self, ask: Ask) -> None:
-        sticky_wsgi.stores.client.ask([ask])
+    async def ask(self, ask: StoreCommand) -> None:
+        sticky_wsgi.stores.client.execute([ask])
 
-    async def at_once(self, asks: Sequence[Ask]) -> None:
-        list(self.threads.map(lambda ask: sticky_wsgi.stores.client.ask([ask]), asks))
+    async def at_once(self, asks: Sequence[StoreCommand]) -> None:
+        list(self.threads.map(lambda ask: sticky_wsgi.stores.client.execute([ask]), asks))
 
     async def request(self, app: Any, user: str) -> None:
         environ = {
@@ -355,7 +355,7 @@ class Wsgi:
         self.client.close()
         self.threads.shutdown()
         assert self.table.store is not None
-        sticky_wsgi.stores.client.end([self.table.store])
+        sticky_wsgi.stores.client.close([self.table.store])
 
 
 def _started(*_: Any) -> Callable[[bytes], object]:
@@ -363,14 +363,14 @@ def _started(*_: Any) -> Callable[[bytes], object]:
 
 
 def _until_heard_of(store: Redis) -> None:
-    while not store.heard_of:
+    while not store.is_listening:
         time.sleep(0.01)
 
 
 async def of_a_face(face: Asgi | Wsgi) -> dict[str, float]:
     """Microseconds, by what was done."""
     table = face.table
-    space = table.space
+    space = table.namespace
     assert space is not None
     strangers = itertools.count()
     users = [key(number) for number in range(100)]
@@ -451,31 +451,31 @@ class Follower:
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
 
-    def heard(self, digest: str, text: str | None, era: int) -> None:
+    def on_invalidation(self, digest: str, text: str | None, era: int) -> None:
         self._pipe.send(time.monotonic())
 
 
 def follow(face: str, url: str, pipe: Any) -> None:
     """Another process, which listens until it is told to end."""
     store = Redis(url, timeout=5.0)
-    space = store.space("moves", EXPIRE)
-    space.near = Follower(pipe)
+    space = store.namespace("moves", EXPIRE)
+    space.local_cache = Follower(pipe)
 
     async def on_a_loop() -> None:
-        await sticky_asgi.stores.client.ask([space.recall("d")])
+        await sticky_asgi.stores.client.execute([space.recall("d")])
         await asyncio.to_thread(_until_heard_of, store)
         pipe.send("ready")
         await asyncio.to_thread(pipe.recv)
-        await sticky_asgi.stores.client.end([store])
+        await sticky_asgi.stores.client.close([store])
 
     if face == Asgi.name:
         asyncio.run(on_a_loop())
         return
-    sticky_wsgi.stores.client.ask([space.recall("d")])
+    sticky_wsgi.stores.client.execute([space.recall("d")])
     _until_heard_of(store)
     pipe.send("ready")
     pipe.recv()
-    sticky_wsgi.stores.client.end([store])
+    sticky_wsgi.stores.client.close([store])
 
 
 def followed(face: str, url: str) -> list[float]:
@@ -485,16 +485,16 @@ def followed(face: str, url: str) -> list[float]:
     process.start()
     assert ours.recv() == "ready"
     store = Redis(url, timeout=5.0)
-    space = store.space("moves", EXPIRE)
+    space = store.namespace("moves", EXPIRE)
     delays: list[float] = []
     for number in range(300):
         begin = time.monotonic()
-        sticky_wsgi.stores.client.ask([space.put("d", f"s{number}")])
+        sticky_wsgi.stores.client.execute([space.put("d", f"s{number}")])
         if number:
             delays.append((ours.recv() - begin) * 1e3)
     ours.send("end")
     process.join()
-    sticky_wsgi.stores.client.end([store])
+    sticky_wsgi.stores.client.close([store])
     return sorted(delays)
 
 

@@ -420,7 +420,7 @@ class Lifespans:
             if failure is not None:
                 problems.append(f"{name}: {failure}" if name else failure)
         for replicas in self._owned:
-            await stores.end(replicas.backend.stores)
+            await stores.close(replicas.backend.stores)
         for problem in problems:
             _log.error("at shutdown: %s", problem)
         return problems

@@ -12,7 +12,7 @@ import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sticky_asgi.stores.client import ask
+from sticky_asgi.stores.client import execute
 from sticky_core.http.error_page import Page
 from sticky_core.http.forwarding import SAFE
 from sticky_core.server.server import Server
@@ -315,7 +315,7 @@ def gone(scope: Scope) -> None:
 
 async def pay(transaction: Transaction) -> None:
     """Tell stores what they are owed."""
-    transaction.writes_done(await ask(transaction.pending_writes))
+    transaction.writes_done(await execute(transaction.pending_writes))
 
 
 async def send_page(page: Page, scope: Scope, send: Send) -> None:

@@ -10,7 +10,7 @@ import anyio
 
 from sticky_asgi.body import Body
 from sticky_asgi.messages import Transaction, waker
-from sticky_asgi.stores.client import ask
+from sticky_asgi.stores.client import execute
 from sticky_core.server.server import Server
 from sticky_core.transaction.waits import Need, NeedBody, NeedSlot, NeedStores
 
@@ -42,7 +42,7 @@ async def _opened(transaction: Transaction, wait: Need, body: Body) -> Server | 
             beginning = await body.peek(wait.limit)
             return None if body.gone else transaction.peeked(beginning)
         case NeedStores():
-            return transaction.stores_replied(await ask([question.ask for question in wait.questions]))
+            return transaction.stores_replied(await execute([question.command for question in wait.queries]))
 
 
 async def _woken(transaction: Transaction, wait: NeedSlot, body: Body) -> bool:

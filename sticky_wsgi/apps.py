@@ -89,7 +89,7 @@ class Replicas(CoreReplicas):
     def end(self) -> None:
         self.discovery.stop()
         self.checks.stop()
-        stores.end(self.backend.stores)
+        stores.close(self.backend.stores)
         super().end()
 
     def after_fork(self) -> None:

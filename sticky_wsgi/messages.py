@@ -14,7 +14,7 @@ from sticky_core.http.forwarding import SAFE
 from sticky_core.http.http1 import Header
 from sticky_core.server.server import Server
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
-from sticky_wsgi.stores.client import ask
+from sticky_wsgi.stores.client import execute
 
 #: where an environ carries its decision
 KEY = "sticky.decision"
@@ -246,7 +246,7 @@ class Head:
 
 def pay(transaction: Transaction) -> None:
     """Tell stores what they are owed."""
-    transaction.writes_done(ask(transaction.pending_writes))
+    transaction.writes_done(execute(transaction.pending_writes))
 
 
 def start_page(page: Page, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

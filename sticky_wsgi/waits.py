@@ -11,7 +11,7 @@ from sticky_core.transaction.waits import Need, NeedBody, NeedSlot, NeedStores
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import has_left
 from sticky_wsgi.messages import Transaction
-from sticky_wsgi.stores.client import ask
+from sticky_wsgi.stores.client import execute
 from sticky_wsgi.upstream.connections import TICK
 
 
@@ -35,7 +35,7 @@ def _opened(transaction: Transaction, wait: Need) -> Server | None:
         case NeedBody():
             return transaction.peeked(_body(transaction).peek(wait.limit))
         case NeedStores():
-            return transaction.stores_replied(ask([question.ask for question in wait.questions]))
+            return transaction.stores_replied(execute([question.command for question in wait.queries]))
 
 
 def _body(transaction: Transaction) -> Body:

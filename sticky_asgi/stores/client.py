@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Protocol
 
 from sticky_core.errors import ConfigError
-from sticky_core.stores import Ask, Command, Store
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.store import Command, Store, StoreCommand
 
-_Lines = dict[Store, "Answering"]
+_Lines = dict[Store, "StoreClient"]
 _of: dict[asyncio.AbstractEventLoop, _Lines] = {}
 
 
-async def ask(asks: Sequence[Ask]) -> list[object]:
+async def execute(asks: Sequence[StoreCommand]) -> list[object]:
     """What the stores answer, in order: bytes, a number, None; or a `StoreFailure` where there was no answer in the
     store's `timeout`, and at once while its breaker is open.
 
@@ -28,7 +28,7 @@ async def ask(asks: Sequence[Ask]) -> list[object]:
     for number, each in enumerate(asks):
         of.setdefault(each.store, []).append(number)
     # all are on their way before the first is waited for
-    coming = [_line(lines, store).ask([asks[number].command for number in numbers]) for store, numbers in of.items()]
+    coming = [_line(lines, store).execute([asks[number].words for number in numbers]) for store, numbers in of.items()]
     answers: list[object] = [None] * len(asks)
     for said, numbers in zip(coming, of.values(), strict=True):
         for number, answer in zip(numbers, await said, strict=True):
@@ -41,16 +41,16 @@ def listen(stores: Iterable[Redis]) -> None:
     try:
         lines = _lines()
         for store in stores:
-            from sticky_asgi.stores.redis import Line  # redis-py is an extra
+            from sticky_asgi.stores.redis import RedisClient  # redis-py is an extra
 
             line = _line(lines, store)
-            if isinstance(line, Line):  # else nobody has news
+            if isinstance(line, RedisClient):  # else nobody has news
                 line.listen()
     except ConfigError:
         pass
 
 
-async def end(stores: Iterable[Store]) -> None:
+async def close(stores: Iterable[Store]) -> None:
     """Close what this event loop has opened. Whoever asks again opens it anew."""
     try:
         lines = _lines()
@@ -59,17 +59,17 @@ async def end(stores: Iterable[Store]) -> None:
     for store in stores:
         line = lines.pop(store, None)
         if line is not None:
-            await line.end()
+            await line.close()
 
 
-class Answering(Protocol):
+class StoreClient(Protocol):
     """What answers in a store's place, as `Line` does."""
 
-    def ask(self, commands: Sequence[Command], /) -> Awaitable[list[object]]: ...
-    async def end(self) -> None: ...
+    def execute(self, commands: Sequence[Command], /) -> Awaitable[list[object]]: ...
+    async def close(self) -> None: ...
 
 
-def answers(store: Store, by: Answering) -> None:
+def register_client(store: Store, by: StoreClient) -> None:
     """What is asked of `store` on this event loop is answered by this line: workers answer each other in a store's
     place.
     """
@@ -90,11 +90,11 @@ def _lines() -> _Lines:
     return lines
 
 
-def _line(lines: _Lines, store: Store) -> Answering:
+def _line(lines: _Lines, store: Store) -> StoreClient:
     line = lines.get(store)
     if line is None:
-        from sticky_asgi.stores.redis import Line  # redis-py is an extra
+        from sticky_asgi.stores.redis import RedisClient  # redis-py is an extra
 
         assert isinstance(store, Redis)  # nobody else has said who answers
-        line = lines[store] = Line(store, asyncio.get_running_loop())
+        line = lines[store] = RedisClient(store, asyncio.get_running_loop())
     return line

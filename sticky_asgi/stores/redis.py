@@ -20,10 +20,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from sticky_core.errors import ConfigError, StoreFailure
-from sticky_core.stores import BEAT, Command, packed
-from sticky_core.stores.breaker import Pauses
-from sticky_core.stores.invalidation import News
+from sticky_core.stores.breaker import Backoff
+from sticky_core.stores.invalidation import InvalidationFeed
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.store import HEARTBEAT_INTERVAL, Command, pack_commands
 
 ERRORS = RedisError, OSError
 
@@ -61,7 +61,7 @@ class _Flight:
         self.land()
 
 
-class Line:
+class RedisClient:
     """The connection to one store on one event loop, and who listens to its news there."""
 
     def __init__(self, store: Redis, loop: asyncio.AbstractEventLoop) -> None:
@@ -80,15 +80,15 @@ class Line:
 
     def listen(self) -> None:
         """Listen to the news, unless somebody does in this process."""
-        if self._store.listener is None and self._store.appoint(self):
+        if self._store.listener is None and self._store.acquire_listener(self):
             self._listening = self._task(self._listen())
 
-    def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[object]]:
+    def execute(self, commands: Sequence[Command]) -> asyncio.Future[list[object]]:
         """Their answers, when they have come."""
         store = self._store
         future: asyncio.Future[list[object]] = self._loop.create_future()
         self.listen()
-        if not self._breaker.may(self._now()):
+        if not self._breaker.allows(self._now()):
             future.set_result([store.failure()] * len(commands))
             return future
         flight = _Flight(commands, future, self._loop.time() + store.timeout)
@@ -110,7 +110,7 @@ class Line:
                 connection = self._connection or await self._connected()
                 flights, self._waiting = self._waiting, deque()
                 self._sent += flights
-                question = packed(command for flight in flights for command in flight.commands)
+                question = pack_commands(command for flight in flights for command in flight.commands)
                 try:
                     await connection.send_packed_command(question, False)
                 except ERRORS as error:
@@ -143,12 +143,12 @@ class Line:
                 flight = self._sent[0]
                 flight.answers.append(answer)
                 if isinstance(answer, StoreFailure):
-                    self._breaker.failed(self._now(), answer.detail)
+                    self._breaker.record_failure(self._now(), answer.detail)
                 if len(flight.answers) == len(flight.commands):
                     self._sent.popleft()
                     flight.land()
                     if not isinstance(answer, StoreFailure):
-                        self._breaker.worked(self._now())
+                        self._breaker.record_success(self._now())
         except ERRORS as error:
             if self._connection is connection:
                 self._lost(_said(error))
@@ -205,10 +205,10 @@ class Line:
             self._fail(flight, why)
 
     def _fail(self, flight: _Flight, why: str) -> None:
-        self._breaker.failed(self._now(), why)
+        self._breaker.record_failure(self._now(), why)
         flight.crash(StoreFailure(self._store.name, why))
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         """Close what is open. Who waits is not answered."""
         tasks = [task for task in (self._flushing, self._reading, self._listening) if task is not None]
         for flight in (*self._sent, *self._waiting):
@@ -225,29 +225,29 @@ class Line:
     async def _listen(self) -> None:
         """Hear the news, as long as there is this event loop."""
         store = self._store
-        pauses = Pauses(store.rng)
+        pauses = Backoff(store.rng)
         try:
             while True:
-                if self._breaker.may(self._now()):
+                if self._breaker.allows(self._now()):
                     try:
                         await self._hear(pauses)
                     except (*ERRORS, StoreFailure) as error:
-                        store.missed(_said(error))
-                    await asyncio.sleep(pauses.next())
+                        store.feed_failed(_said(error))
+                    await asyncio.sleep(pauses.next_pause())
                 else:
-                    await asyncio.sleep(min(self._breaker.delay(self._now()), BEAT))
+                    await asyncio.sleep(min(self._breaker.delay(self._now()), HEARTBEAT_INTERVAL))
         finally:
-            store.dismiss(self)
+            store.release_listener(self)
 
     async def _run_errands(self) -> None:
         """What is to be done beside requests."""
-        errands = self._store.errands(self._now())
+        errands = self._store.background_commands(self._now())
         if errands:
-            answers = await self.ask([errand.command for errand in errands])
+            answers = await self.execute([errand.command for errand in errands])
             for errand, answer in zip(errands, answers, strict=True):
-                errand.told(answer)
+                errand.on_reply(answer)
 
-    async def _hear(self, pauses: Pauses) -> None:
+    async def _hear(self, pauses: Backoff) -> None:
         """Hear the news, as long as there is this connection."""
         store = self._store
         connection = self._make()
@@ -256,23 +256,23 @@ class Line:
                 async with asyncio.timeout(store.timeout):
                     await connection.connect()
             except ERRORS as error:
-                self._breaker.failed(self._now(), _said(error))
+                self._breaker.record_failure(self._now(), _said(error))
                 return
             heard = False
-            news = News(store, self._now())
+            news = InvalidationFeed(store, self._now())
             while True:
-                while (command := news.due(self._now())) is not None:
-                    await connection.send_packed_command(packed([command]), False)
+                while (command := news.next_command(self._now())) is not None:
+                    await connection.send_packed_command(pack_commands([command]), False)
                 await self._run_errands()  # also before it is known whether there is anything to hear
                 answer = await connection.read_response(True, news.delay(self._now()), disconnect_on_error=False)
                 if answer is not None:
-                    news.hear(answer)
+                    news.on_reply(answer)
                     if not heard:
                         heard = True
-                        pauses.forget()
-                        self._breaker.worked(self._now())
+                        pauses.reset()
+                        self._breaker.record_success(self._now())
         finally:
-            store.deaf()
+            store.disconnected()
             await connection.disconnect(True)
 
 

@@ -314,7 +314,7 @@ class Here:
         keys = self.workers.keys
         if keys is not None:
             self.asking = Asking(self, keys)
-            stores.answers(keys, self.asking)
+            stores.register_client(keys, self.asking)
 
     def _sibling(self, workers: Workers, number: int) -> Sibling:
         sibling = self.siblings[number] = Sibling(workers, number)
@@ -351,7 +351,7 @@ class Here:
         for sibling in self.siblings.values():
             sibling.close()
         if self.workers.keys is not None:
-            await stores.end((self.workers.keys,))
+            await stores.close((self.workers.keys,))
 
     def after_fork(self) -> None:
         """In a forked child: siblings must not knock where nobody opens once the worker has died."""
@@ -590,7 +590,7 @@ class Asking:
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._given_away: dict[str, asyncio.Future[None]] = {}
 
-    async def ask(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
+    async def execute(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
         """As a store is asked, once for each key at a time. What comes of it is in `Keys`."""
         for command in commands:
             key = str(command[0])
@@ -633,7 +633,7 @@ class Asking:
                 return claimant  # whoever had it has ended in this moment
         return text
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         """There is nothing to close."""
 
 

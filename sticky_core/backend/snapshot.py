@@ -80,8 +80,8 @@ class Snapshot:
         if self.persistence is not None:
             self.max_idle = max(each.max_idle for each in self._persistences or (self.persistence,))
         for table in self.tables:
-            if table.space is not None:
-                table.space.bound.known_for(self.max_idle)
+            if table.namespace is not None:
+                table.namespace.presence.extend_expiry(self.max_idle)
         # a backup that stands in a row is nobody's to balance
         self._algorithms: Mapping[Server, Algorithm] = {}
         self._assign()
@@ -156,8 +156,8 @@ class Snapshot:
     def bound_somewhere(self, server: Server) -> bool:
         """Whether a process may still serve clients of `server`, as far as the stores of shared tables say."""
         sticky = [each for each in self._persistences if isinstance(each, StickRules)]
-        spaces = [(table.space, each.text(server, table)) for each in sticky for table in each.tables]
-        return any(space.bound.somewhere(text) for space, text in spaces if space is not None)
+        spaces = [(table.namespace, each.text(server, table)) for each in sticky for table in each.tables]
+        return any(space.presence.has_clients(text) for space, text in spaces if space is not None)
 
     def _begin_to_balance(self) -> None:
         balance, rng = self.config.balance, self._alive.rng

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from sticky_core.stores import Ask, Question
+    from sticky_core.stores.store import StoreCommand, StoreQuery
 
 
 class Unread(Exception):
@@ -22,11 +22,11 @@ class Unread(Exception):
 class SharedTable(Protocol):
     """A table that is kept in a store."""
 
-    def ask(self, ask: Ask) -> Question:
+    def query(self, ask: StoreCommand) -> StoreQuery:
         """The same as a question of now."""
         ...
 
-    def on_written(self, key: str, question: Question, now: float) -> None:
+    def on_written(self, key: str, question: StoreQuery, now: float) -> None:
         """The store was told what it was owed, and this is what it said."""
         ...
 
@@ -91,11 +91,11 @@ class Request(Protocol):
         """
         ...
 
-    def question(self, ask: Ask) -> Question | None:
+    def store_query(self, ask: StoreCommand) -> StoreQuery | None:
         """What a store has answered to `ask` on behalf of this request; None if it was not asked."""
         ...
 
-    def queue_write(self, table: SharedTable, key: str, ask: Ask) -> None:
+    def queue_write(self, table: SharedTable, key: str, ask: StoreCommand) -> None:
         """Have a store told this at the head of the answer; the table will hear what it said."""
         ...
 

@@ -41,7 +41,7 @@ class PersistenceChain:
             spoken or telling or parts[0],
             parts=tuple(parts),
             needs_no_mark=settled,
-            questions=tuple(question for part in parts for question in part.questions),
+            queries=tuple(question for part in parts for question in part.queries),
             reservations=tuple(reserve for part in parts for reserve in part.reservations),
         )
 
@@ -55,7 +55,7 @@ class PersistenceChain:
         claim, reason = part.claim, part.reason
         if claim is not Claim.NONE:
             claim, reason = Claim.UNUSED, Reason.NOT_ASKED
-        return replace(part, claim=claim, reason=reason, questions=(), reservations=())
+        return replace(part, claim=claim, reason=reason, queries=(), reservations=())
 
     def stamp_response(
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead

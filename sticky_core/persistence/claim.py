@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
-from sticky_core.stores import Question
+from sticky_core.stores.store import StoreQuery
 
 
 class Claim(Enum):
@@ -65,11 +65,11 @@ class Reservation(Protocol):
     agree on one.
     """
 
-    def question(self, server: Server) -> Question | None:
+    def query(self, server: Server) -> StoreQuery | None:
         """What to ask a store so that it is `server`'s; None: nobody has to be asked."""
         ...
 
-    def confirm(self, server: Server, question: Question | None) -> Server | None:
+    def confirm(self, server: Server, question: StoreQuery | None) -> Server | None:
         """After that was asked: whose it is; None: nobody's who could take a request."""
         ...
 
@@ -93,7 +93,7 @@ class PersistenceResult:
     sent: bool = False  #: it goes to `server` although the claim is not valid: by a rule, or though it is down
     forced: bool = False  #: and nowhere else (`force_persist`)
     ignored: bool = False  #: whatever it claims, and it is told nothing (`ignore_persist`)
-    questions: tuple[Question, ...] = ()  #: what stores have to be asked first, to be recognised anew then
+    queries: tuple[StoreQuery, ...] = ()  #: what stores have to be asked first, to be recognised anew then
     reservations: tuple[Reservation, ...] = ()  #: what is to be the server's that takes the request
     note: object = None  #: what the persistence wants to know again when it marks
 

@@ -123,6 +123,4 @@ def _unused(presented: PersistenceResult) -> PersistenceResult:
     claim, reason = presented.claim, presented.reason
     if claim is not Claim.NONE:
         claim, reason = Claim.UNUSED, Reason.RULE
-    return replace(
-        presented, claim=claim, reason=reason, needs_no_mark=False, parts=parts, questions=(), reservations=()
-    )
+    return replace(presented, claim=claim, reason=reason, needs_no_mark=False, parts=parts, queries=(), reservations=())

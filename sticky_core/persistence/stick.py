@@ -26,8 +26,8 @@ from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
 from sticky_core.samples.request import Key, Sample
 from sticky_core.server.server import Server
-from sticky_core.stick_table.table import Found, KeyType, StickTable, table_for
-from sticky_core.stores import Question
+from sticky_core.stick_table.table import KeyType, StickTable, TableHit, table_for
+from sticky_core.stores.store import StoreQuery
 from sticky_core.target import address
 
 #: a key in a table
@@ -198,17 +198,17 @@ class _Stored:
         self.sure = sure  # else the store has lost it
         self.reserved = False  # by this request
 
-    def question(self, server: Server) -> Question | None:
+    def query(self, server: Server) -> StoreQuery | None:
         if server.config.non_stick:
             return None
         return self.table.reserve(self.key, self.was, self.rules.text(server, self.table))
 
-    def confirm(self, server: Server, question: Question | None) -> Server | None:
+    def confirm(self, server: Server, question: StoreQuery | None) -> Server | None:
         if server.config.non_stick:
             return None
         text = self.rules.text(server, self.table)
-        before = self.table.known(self.key, self.rules.now)
-        self.was = self.table.settle(self.key, self.was, text, question, self.rules.now)
+        before = self.table.peek(self.key, self.rules.now)
+        self.was = self.table.confirm(self.key, self.was, text, question, self.rules.now)
         self.sure = self.was == text
         self.reserved = self.sure and before != text  # else another request of the same client has done so
         winner = self.rules.server(self.was)
@@ -216,7 +216,7 @@ class _Stored:
 
     def cancel(self, request: Request) -> None:
         if self.reserved and self.was is not None:
-            self.table.forget_for(self.key, self.was, request)
+            self.table.forget_entry(self.key, self.was, request)
 
 
 class StickRules:
@@ -232,7 +232,7 @@ class StickRules:
         )
         self.tables: tuple[StickTable, ...] = tuple(dict.fromkeys(rule.table for rule in rules))
         for number, table in enumerate(self.tables):
-            table.join(f"{backend}.{number}" if number else backend)
+            table.attach(f"{backend}.{number}" if number else backend)
         self.max_idle = max((table.expire for table in self.tables), default=0.0)
         self._servers = servers
         self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
@@ -287,7 +287,7 @@ class StickRules:
     def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
         now = self.now
         claimed: PersistenceResult | None = None
-        questions: list[Question] = []
+        questions: list[StoreQuery] = []
         stored: dict[StickTable, _Stored] = {}
         for rule in self._requests:
             table = rule.table
@@ -298,8 +298,8 @@ class StickRules:
             key = rule.key(request)
             if key is None:
                 continue
-            found = table.look_up(key, request, now) if rule.matches else Found(table.known(key, now), True)
-            if isinstance(found, Question):
+            found = table.look_up(key, request, now) if rule.matches else TableHit(table.peek(key, now), True)
+            if isinstance(found, StoreQuery):
                 questions.append(found)
                 if rule.stores:  # should nobody ask, because a cookie has spoken, the store is told all the same
                     stored[table] = _Stored(self, table, key, None, learned=False, sure=False)
@@ -308,7 +308,7 @@ class StickRules:
             if rule.matches and was is not None:
                 claimed = self._better(claimed, self._claimed(was, stopped))
             if table not in stored and (rule.stores or (rule.follows and was is not None)):
-                stored[table] = _Stored(self, table, key, was, learned=rule.follows, sure=found.sure)
+                stored[table] = _Stored(self, table, key, was, learned=rule.follows, sure=found.is_confirmed)
         if claimed is None:
             claimed = NO_ENTRY if stored else NO_KEY
         return self._with(claimed, tuple(stored.values()), tuple(questions))
@@ -334,7 +334,7 @@ class StickRules:
         return before
 
     def _with(
-        self, claimed: PersistenceResult, stored: tuple[_Stored, ...], questions: tuple[Question, ...]
+        self, claimed: PersistenceResult, stored: tuple[_Stored, ...], questions: tuple[StoreQuery, ...]
     ) -> PersistenceResult:
         server = claimed.server if claimed.direct else None
         agreed = server is not None and not any(
@@ -354,7 +354,7 @@ class StickRules:
             claimed.server,
             needs_no_mark=agreed and not self._responses,
             sent=claimed.sent,
-            questions=questions,
+            queries=questions,
             reservations=reserves,
             note=stored,
         )
@@ -374,7 +374,7 @@ class StickRules:
             if rule.ended(reply, wall):
                 for each in stored:
                     if each.table is table and each.was is not None:
-                        table.forget_for(each.key, each.was, request)
+                        table.forget_entry(each.key, each.was, request)
                 stored = [each for each in stored if each.table is not table]
             elif (key := rule.given_key(reply)) is not None:
                 given[table] = key
@@ -383,9 +383,9 @@ class StickRules:
         for each in stored:
             text = self.text(server, each.table)
             if each.was != text or not each.sure:
-                each.table.store_for(each.key, each.was, text, request, now)
+                each.table.store_entry(each.key, each.was, text, request, now)
         for table, key in given.items():
-            table.store_for(key, None, self.text(server, table), request, now)
+            table.store_entry(key, None, self.text(server, table), request, now)
         return Mark.NONE
 
 

@@ -105,7 +105,7 @@ class TokenPersistence(StickRules):
         if key is None:
             return mark
         text = self.text(server, self._table)
-        self._table.store_for(key, None, text, request, self._clock.monotonic())
+        self._table.store_entry(key, None, text, request, self._clock.monotonic())
         if self._header is not None:
             reply.add(self._header, token)
         if self._cookie is not None:

@@ -25,7 +25,7 @@ K = TypeVar("K", bound=Hashable)
 #: in how many parts `expire` is divided, and how many uses, as a part of the size, begin a new age
 PARTS = 8
 #: ages that uses have begun: no more than so many, so that there is an end to them where nothing is ever purged
-MOST_AGES = 32
+MAX_GENERATIONS = 32
 #: Below, one dictionary. Above, the growth of a single one would hold up whoever is served meanwhile.
 _SMALL = 4096
 _SHARDS = 256
@@ -39,19 +39,19 @@ _BUNDLE = 16
 _NOBODY = ""
 
 
-class Cell:
+class EntryCell:
     """What entries say that name the same `server` and are of the same age: used last after `began`, if not since."""
 
-    __slots__ = ("age", "began", "heir", "server")
+    __slots__ = ("age", "began", "replacement", "server")
 
-    def __init__(self, server: str, age: _Age[Any]) -> None:
+    def __init__(self, server: str, age: _Generation[Any]) -> None:
         self.server = server
         self.began = age.began
         self.age = age
-        self.heir: Cell = self  # the latest to which entries were moved that were used again
+        self.replacement: EntryCell = self  # the latest to which entries were moved that were used again
 
 
-class _Line(Generic[K]):
+class _KeyQueue(Generic[K]):
     """Keys in a queue. Most stand in tuples: garbage collection looks once into a tuple of texts or numbers, and into a
     deque of them each time, which doubles what a table costs it.
     """
@@ -84,7 +84,7 @@ class _Line(Generic[K]):
         return self._first
 
 
-class _Age(Generic[K]):
+class _Generation(Generic[K]):
     """A stretch of time."""
 
     __slots__ = ("began", "cells", "count", "keys", "until")
@@ -93,13 +93,13 @@ class _Age(Generic[K]):
         self.began = began
         self.until = until  # when its entries expire
         self.count = 0  # entries that were used last in it
-        self.keys: _Line[K] = _Line()
-        self.cells: dict[str, Cell] = {}  # by server
+        self.keys: _KeyQueue[K] = _KeyQueue()
+        self.cells: dict[str, EntryCell] = {}  # by server
 
-    def cell(self, server: str) -> Cell:
+    def cell(self, server: str) -> EntryCell:
         cell = self.cells.get(server)
         if cell is None:
-            cell = self.cells[server] = Cell(server, self)
+            cell = self.cells[server] = EntryCell(server, self)
         return cell
 
 
@@ -127,13 +127,13 @@ class Entries(Generic[K]):
     def clear(self) -> None:
         """Forget all."""
         with self._lock:
-            self._shards: list[dict[K, Cell]] = [{} for _ in range(self._mask + 1)]
-            self._ages: deque[_Age[K]] = deque()
-            self._young: _Age[K] = _Age(-inf, -inf)
+            self._shards: list[dict[K, EntryCell]] = [{} for _ in range(self._mask + 1)]
+            self._generations: deque[_Generation[K]] = deque()
+            self._young: _Generation[K] = _Generation(-inf, -inf)
             self._next = -inf  # the first use begins an age of its own
             self._enough = self._most_uses  # entries of the youngest age, after which another begins
             self._hurries = False
-            self._held = 0  # keys in the queues, those included that were forgotten and are not swept yet
+            self._queued = 0  # keys in the queues, those included that were forgotten and are not swept yet
             self._live = 0
 
     def get(self, key: K, now: float) -> str | None:
@@ -141,7 +141,7 @@ class Entries(Generic[K]):
         cell = self.use(key, now)
         return cell.server if cell is not None else None
 
-    def use(self, key: K, now: float) -> Cell | None:
+    def use(self, key: K, now: float) -> EntryCell | None:
         """The entry of `key` as it was, which is used now; None if there is no such entry."""
         with self._lock:
             if now >= self._next:
@@ -161,9 +161,9 @@ class Entries(Generic[K]):
                 young = self._young
             if self._hurries:
                 self._sweep(now, _SWEPT)
-            heir = cell.heir
+            heir = cell.replacement
             if heir.age is not young:
-                heir = cell.heir = young.cell(cell.server)
+                heir = cell.replacement = young.cell(cell.server)
             shard[key] = heir
             age.count -= 1
             young.count += 1
@@ -222,23 +222,23 @@ class Entries(Generic[K]):
         shard = self._shards[hash(key) & self._mask]
         cell = shard.get(key)
         if cell is None or not cell.server:
-            if (self._live >= self.size or self._held >= self._most_held) and not self._has_made_room(now):
+            if (self._live >= self.size or self._queued >= self._most_held) and not self._has_made_room(now):
                 return False
             self._live += 1
             if key not in shard:
-                self._held += 1
+                self._queued += 1
                 self._young.keys.append(key)
         else:
             cell.age.count -= 1
         self._point(shard, key, server)
         return True
 
-    def _point(self, shard: dict[K, Cell], key: K, server: str) -> None:
+    def _point(self, shard: dict[K, EntryCell], key: K, server: str) -> None:
         young = self._young
         shard[key] = young.cell(server)
         young.count += 1
 
-    def _void(self, key: K, cell: Cell) -> None:
+    def _void(self, key: K, cell: EntryCell) -> None:
         """What is queued stays known until its turn comes, lest it be queued twice."""
         cell.age.count -= 1
         self._live -= 1
@@ -251,25 +251,25 @@ class Entries(Generic[K]):
 
     def _begin(self, now: float) -> None:
         if now >= self._next or (self._young.count >= self._enough and self._has_few_ages()):
-            self._young = _Age(now, now + self.step + self.expire)
+            self._young = _Generation(now, now + self.step + self.expire)
             self._next = now + self.step
             self._enough = self._most_uses
-            self._ages.append(self._young)
+            self._generations.append(self._young)
             # else who is used again is queued anew but once, when the turn comes to who puts
-            self._hurries = len(self._ages) > MOST_AGES // 2
+            self._hurries = len(self._generations) > MAX_GENERATIONS // 2
 
     def _has_few_ages(self) -> bool:
         """Whether there may be one more, now that enough uses have been seen."""
-        if len(self._ages) >= MOST_AGES:
-            self._ages = deque(age for age in self._ages if age.keys or age.count or age is self._young)
+        if len(self._generations) >= MAX_GENERATIONS:
+            self._generations = deque(age for age in self._generations if age.keys or age.count or age is self._young)
         self._enough += self._most_uses
-        return len(self._ages) < MOST_AGES
+        return len(self._generations) < MAX_GENERATIONS
 
     def _sweep(self, now: float, most: float) -> bool:
         """Look at `most` of the oldest keys: queue those where they belong that were used since, and drop those that
         are of no use. Whether what is then in front is the oldest of all.
         """
-        ages = self._ages
+        ages = self._generations
         while ages:
             age = ages[0]
             while keys := age.keys.front:
@@ -291,25 +291,25 @@ class Entries(Generic[K]):
             ages.popleft()  # its entries would be queued in it, or before
         return False
 
-    def _drop(self, shard: dict[K, Cell], key: K, cell: Cell) -> None:
+    def _drop(self, shard: dict[K, EntryCell], key: K, cell: EntryCell) -> None:
         del shard[key]
-        self._held -= 1
+        self._queued -= 1
         if cell.server:
             cell.age.count -= 1
             self._live -= 1
 
     def _has_made_room(self, now: float) -> bool:
         found = self._sweep(now, _SEARCHED)
-        if self._live < self.size and self._held < self._most_held:
+        if self._live < self.size and self._queued < self._most_held:
             return True
         if self._nopurge:
             return False
         if not found:
-            if self._live < self.size + self._slack and self._held < self._most_held:
+            if self._live < self.size + self._slack and self._queued < self._most_held:
                 return True
             if not self._sweep(now, inf):
                 return True
-        key = self._ages[0].keys.front.popleft()
+        key = self._generations[0].keys.front.popleft()
         shard = self._shards[hash(key) & self._mask]
         self._drop(shard, key, shard[key])
         return True

@@ -20,8 +20,8 @@ from sticky_core.errors import ConfigError, StoreFailure, check
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import Address, Key, address, in_bytes, in_text, ipmask, src
 from sticky_core.stick_table.memory import Entries
-from sticky_core.stores import Ask, Question
-from sticky_core.stores.redis import Redis, Space
+from sticky_core.stores.redis import Redis, TableNamespace
+from sticky_core.stores.store import StoreCommand, StoreQuery
 
 KeyType = Literal["ip", "ipv6", "integer", "string", "binary"]
 SrvKey = Literal["name", "addr"]
@@ -38,14 +38,14 @@ class Entry(NamedTuple):
     expires_in: float  #: in so many seconds, at the earliest, if it is not used; inf is never
 
 
-class Found(NamedTuple):
+class TableHit(NamedTuple):
     """What a table has said of a key."""
 
     server: str | None
-    sure: bool  #: else it is only what we had known before the store lost it
+    is_confirmed: bool  #: else it is only what we had known before the store lost it
 
 
-_NOTHING = Found(None, True)
+_NOTHING = TableHit(None, True)
 #: how many servers, as often as news were interrupted, are taken apart but once
 _MOST_READ = 4096
 
@@ -126,15 +126,15 @@ class StickTable:
             "ipv6": lambda sample: _text(_ipv6(sample)),
         }
         self._convert = convert[type]
-        self.space: Space | None = None
-        self._read: dict[str, tuple[Found, int]] = {}
+        self.namespace: TableNamespace | None = None
+        self._read: dict[str, tuple[TableHit, int]] = {}
 
-    def join(self, name: str) -> None:
+    def attach(self, name: str) -> None:
         """A backend uses it, and has a name for it unless it has one."""
-        if self.store is not None and self.space is None:
+        if self.store is not None and self.namespace is None:
             self.name = self.name or name
-            self.space = self.store.space(self.name, self.expire)
-            self.space.near = self
+            self.namespace = self.store.namespace(self.name, self.expire)
+            self.namespace.local_cache = self
 
     # Keys
 
@@ -145,9 +145,9 @@ class StickTable:
         if sample is None or (not sample and isinstance(sample, str | bytes)):
             return None
         key = self._convert(sample)
-        if key is None or self.space is None:
+        if key is None or self.namespace is None:
             return key
-        return self.space.digest(key)
+        return self.namespace.digest(key)
 
     def _string(self, sample: Key) -> str:
         return (sample if isinstance(sample, str) else in_text(sample))[: self.length]
@@ -155,125 +155,125 @@ class StickTable:
     def _binary(self, sample: Key) -> bytes:
         return in_bytes(sample)[: self.length].ljust(self.length, b"\0")
 
-    def shown(self, key: int | str | bytes) -> str:
+    def key_text(self, key: int | str | bytes) -> str:
         """A key as people write it."""
-        return _shown(self.type if self.space is None else "string", key)
+        return _shown(self.type if self.namespace is None else "string", key)
 
     # What a request asks
 
-    def look_up(self, key: int | str | bytes, request: Request, now: float) -> Found | Question:
+    def look_up(self, key: int | str | bytes, request: Request, now: float) -> TableHit | StoreQuery:
         """Whom `key` belongs to, which is used now; or what has to be asked first."""
-        space = self.space
+        space = self.namespace
         entry = self.entries.use(key, now)
         if space is None:
-            return Found(entry.server, True) if entry is not None else _NOTHING
+            return TableHit(entry.server, True) if entry is not None else _NOTHING
         assert isinstance(key, str)
         if entry is not None:
             found, era = self._read.get(entry.server) or self._understood(entry.server)
-            if space.fresh(era):
+            if space.is_fresh(era):
                 if now - entry.began >= self.entries.step:
                     assert found.server is not None
                     request.queue_write(self, key, space.touch(key, found.server))
                 return found
         recall = space.recall(key)
-        question = request.question(recall)
-        return self._answered(key, question, now) if question is not None else Question(recall, space.news)
+        question = request.store_query(recall)
+        return self._answered(key, question, now) if question is not None else StoreQuery(recall, space.sequence)
 
-    def _understood(self, kept: str) -> tuple[Found, int]:
+    def _understood(self, kept: str) -> tuple[TableHit, int]:
         """What the near copy keeps of a key, taken apart once for all keys of which it keeps the same."""
         text, era = _kept(kept)
         if len(self._read) >= _MOST_READ:
             self._read = {}
-        self._read[kept] = read = Found(text, True), era
+        self._read[kept] = read = TableHit(text, True), era
         return read
 
-    def _answered(self, key: str, question: Question, now: float) -> Found:
-        space, answer = self.space, question.answer
+    def _answered(self, key: str, question: StoreQuery, now: float) -> TableHit:
+        space, answer = self.namespace, question.reply
         assert space is not None
         if not isinstance(answer, StoreFailure):
-            text = space.read(answer)
+            text = space.read_reply(answer)
             if text is not None:
-                self._keep(key, text, question.since, now)
-                return Found(text, True)
+                self._keep(key, text, question.sequence, now)
+                return TableHit(text, True)
         kept = self.entries.get(key, now)
-        return Found(_kept(kept)[0] if kept is not None else None, isinstance(answer, StoreFailure))
+        return TableHit(_kept(kept)[0] if kept is not None else None, isinstance(answer, StoreFailure))
 
-    def known(self, key: int | str | bytes, now: float) -> str | None:
+    def peek(self, key: int | str | bytes, now: float) -> str | None:
         """Whom `key` belongs to as far as is known here, without using it."""
         kept = self.entries.peek(key, now)
-        if kept is None or self.space is None:
+        if kept is None or self.namespace is None:
             return kept
         text, era = _kept(kept)
-        return text if self.space.fresh(era) else None
+        return text if self.namespace.is_fresh(era) else None
 
-    def reserve(self, key: int | str | bytes, was: str | None, server: str) -> Question | None:
+    def reserve(self, key: int | str | bytes, was: str | None, server: str) -> StoreQuery | None:
         """What to ask a store, so that `key` is `server`'s unless it has become somebody's who was not `was`; None:
         nobody has to be asked.
         """
-        space = self.space
+        space = self.namespace
         if space is None:
             return None
         assert isinstance(key, str)
-        return Question(space.reserve(key, server) if was is None else space.move(key, was, server), space.news)
+        return StoreQuery(space.reserve(key, server) if was is None else space.move(key, was, server), space.sequence)
 
-    def settle(
-        self, key: int | str | bytes, was: str | None, server: str, question: Question | None, now: float
+    def confirm(
+        self, key: int | str | bytes, was: str | None, server: str, question: StoreQuery | None, now: float
     ) -> str:
         """Whose `key` is, after that was asked."""
-        space = self.space
+        space = self.namespace
         if space is None:
             return self.entries.reserve(key, server, now, was)
         assert isinstance(key, str) and question is not None
-        answer = question.answer
+        answer = question.reply
         if isinstance(answer, StoreFailure):  # then at least all in this process agree
             kept = self.entries.reserve(key, _kept_as(server, 0), now, self.entries.peek(key, now) if was else None)
             return _kept(kept)[0]
-        text = space.read(answer) or server
-        self._keep(key, text, question.since, now)
+        text = space.read_reply(answer) or server
+        self._keep(key, text, question.sequence, now)
         return text
 
-    def store_for(self, key: int | str | bytes, was: str | None, server: str, request: Request, now: float) -> None:
+    def store_entry(self, key: int | str | bytes, was: str | None, server: str, request: Request, now: float) -> None:
         """`server` has answered a request with `key`, which was `was`'s as far as was known."""
-        space = self.space
+        space = self.namespace
         if space is None:
             self.entries.put(key, server, now)
             return
         assert isinstance(key, str)
         request.queue_write(self, key, space.put(key, server) if was is None else space.move(key, was, server))
 
-    def forget_for(self, key: int | str | bytes, server: str, request: Request) -> None:
+    def forget_entry(self, key: int | str | bytes, server: str, request: Request) -> None:
         """`key`, which was `server`'s, is nobody's any more, unless it has become somebody else's meanwhile."""
-        if self.space is None:
+        if self.namespace is None:
             self.entries.forget(key, server)
         else:
             self.entries.forget(key)
             assert isinstance(key, str)
-            request.queue_write(self, key, self.space.forget(key, server))
+            request.queue_write(self, key, self.namespace.forget(key, server))
 
-    def ask(self, ask: Ask) -> Question:
+    def query(self, ask: StoreCommand) -> StoreQuery:
         """The same as a question of now."""
-        assert self.space is not None
-        return Question(ask, self.space.news)
+        assert self.namespace is not None
+        return StoreQuery(ask, self.namespace.sequence)
 
-    def on_written(self, key: str, question: Question, now: float) -> None:
+    def on_written(self, key: str, question: StoreQuery, now: float) -> None:
         """What was owed to the store was told: what it says now."""
-        space, answer = self.space, question.answer
+        space, answer = self.namespace, question.reply
         if space is None or isinstance(answer, StoreFailure):
             return
-        text = space.read(answer)
+        text = space.read_reply(answer)
         if text is not None:
-            self._keep(key, text, question.since, now)
+            self._keep(key, text, question.sequence, now)
 
     def _keep(self, key: str, text: str, since: int, now: float) -> None:
         """Into the near copy, to be believed unless there has been news of it `since`."""
-        assert self.space is not None
-        self.space.bound.served(text)
-        era = self.space.era_of(key, text, since)
+        assert self.namespace is not None
+        self.namespace.presence.record(text)
+        era = self.namespace.epoch_of(key, text, since)
         self.entries.put(key, _kept_as(text, era), now)
-        if self.space.era_of(key, text, since) != era:  # it came in this moment, in another thread
+        if self.namespace.epoch_of(key, text, since) != era:  # it came in this moment, in another thread
             self.entries.put(key, _kept_as(text, 0), now)
 
-    def heard(self, digest: str, text: str | None, era: int) -> None:
+    def on_invalidation(self, digest: str, text: str | None, era: int) -> None:
         """News from the store: another process has moved a key, or forgotten it. From any thread."""
         now = self.clock.monotonic()
         if text is None:
@@ -290,12 +290,12 @@ class StickTable:
     def __iter__(self) -> Iterator[Entry]:
         """All entries in this process (HAProxy `show table`). Others may come and go meanwhile."""
         for key, kept, left in self.entries.items(self.clock.monotonic()):
-            yield Entry(self.shown(key), kept if self.space is None else _kept(kept)[0], left)
+            yield Entry(self.key_text(key), kept if self.namespace is None else _kept(kept)[0], left)
 
     def __getitem__(self, sample: Key) -> str:
         """The server of a key; KeyError if there is none. The entry is not used by this."""
         key = self.key(sample)
-        found = self.known(key, self.clock.monotonic()) if key is not None else None
+        found = self.peek(key, self.clock.monotonic()) if key is not None else None
         if found is None:
             raise KeyError(sample)
         return found
@@ -305,7 +305,7 @@ class StickTable:
         key = self.key(sample)
         if key is None:
             raise ConfigError(f"stick table {self.name}: {sample!r} is no key of type {self.type}")
-        if self.space is not None:
+        if self.namespace is not None:
             raise ConfigError(f"stick table {self.name}: it is shared, so its entries are the store's to change")
         self.entries.put(key, server, self.clock.monotonic())
 
@@ -327,7 +327,7 @@ class StickTable:
         """
         wall, now = self.clock.wall(), self.clock.monotonic()
         for key, server, left in self.entries.items(now):
-            if "@" not in server and self.space is None:
+            if "@" not in server and self.namespace is None:
                 until = "-" if left == inf else f"{wall + left:.3f}"
                 yield f"{until} {server} {_written(self.type, key)}\n"
 
@@ -358,7 +358,7 @@ class StickTable:
 
     def _look_at(self, kind: KeyType, key: int | str | bytes, server: str) -> None:
         """Whether an entry that was saved goes in here. ConfigError if not."""
-        if self.space is not None:
+        if self.namespace is not None:
             raise ConfigError(f"stick table {self.name}: it is shared, so its entries are the store's to keep")
         if kind != self.type:
             raise ConfigError(

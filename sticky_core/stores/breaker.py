@@ -16,8 +16,8 @@ from sticky_core.clock import Rng
 _log = logging.getLogger("sticky_sessions")
 
 #: the first pause, and the longest, in seconds
-FIRST = 0.1
-LONGEST = 5.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
 
 
 class State(Enum):
@@ -26,20 +26,20 @@ class State(Enum):
     HALF_OPEN = "half-open"
 
 
-class Pauses:
+class Backoff:
     """Pauses that grow: each up to twice as long as the one before, and never less than half of what it may be."""
 
     def __init__(self, rng: Rng) -> None:
         self._rng = rng
-        self._most = FIRST
+        self._most = FIRST_PAUSE
 
-    def next(self) -> float:
-        most, self._most = self._most, min(2 * self._most, LONGEST)
+    def next_pause(self) -> float:
+        most, self._most = self._most, min(2 * self._most, LONGEST_PAUSE)
         return most * (1 + self._rng.random()) / 2
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """It went well for long enough: the next is the first again."""
-        self._most = FIRST
+        self._most = FIRST_PAUSE
 
 
 class Breaker:
@@ -53,11 +53,11 @@ class Breaker:
         self._name = name
         self._otherwise = otherwise
         self._patience = patience
-        self._pauses = Pauses(rng)
+        self._pauses = Backoff(rng)
         self._lock = threading.Lock()
         self.state = State.CLOSED
         #: what went wrong last
-        self.why = ""
+        self.last_error = ""
         #: how many failures there were, and how often it has opened
         self.failures = 0
         self.openings = 0
@@ -66,16 +66,16 @@ class Breaker:
         self._back = float("-inf")  # when it was closed again
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether the store answers, as far as anybody knows."""
         return self.state is State.CLOSED
 
-    def may(self, now: float) -> bool:
+    def allows(self, now: float) -> bool:
         """Whether the store may be asked now. Whoever may tells how it went: `worked` or `failed`."""
-        if self.closed:
+        if self.is_closed:
             return True
         with self._lock:
-            if self.closed:
+            if self.is_closed:
                 return True
             if now < self._until:
                 return False
@@ -85,35 +85,35 @@ class Breaker:
 
     def delay(self, now: float) -> float:
         """Seconds until the store may be asked."""
-        return 0.0 if self.closed else max(0.0, self._until - now)
+        return 0.0 if self.is_closed else max(0.0, self._until - now)
 
-    def worked(self, now: float) -> None:
+    def record_success(self, now: float) -> None:
         """It has answered."""
-        if self.closed:
+        if self.is_closed:
             return
         with self._lock:
-            if self.closed:
+            if self.is_closed:
                 return
             self.state = State.CLOSED
             self._back = now
             _log.warning("store %s: back after %.1f s", self._name, now - self._since)
 
-    def failed(self, now: float, why: str) -> None:
+    def record_failure(self, now: float, why: str) -> None:
         """It has not."""
         with self._lock:
             self.failures += 1
-            self.why = why
+            self.last_error = why
             if self.state is State.OPEN:
                 return  # one of many that were on their way when it opened
             if self.state is State.CLOSED:
                 # one that is back and gone, again and again, is asked as seldom as one that stays away
-                if now - self._back > LONGEST:
-                    self._pauses.forget()
+                if now - self._back > LONGEST_PAUSE:
+                    self._pauses.reset()
                 self.openings += 1
                 self._since = now
                 _log.warning("store %s: %s; %s until it is back", self._name, why, self._otherwise)
             self.state = State.OPEN
-            self._until = now + self._pauses.next()
+            self._until = now + self._pauses.next_pause()
 
     def after_fork(self) -> None:
         """We are a forked child: whoever holds the lock in the parent is not here."""

@@ -16,21 +16,21 @@ from typing import NamedTuple
 
 from sticky_core.clock import Clock
 from sticky_core.errors import StoreFailure
-from sticky_core.stores import BEAT, LEASE, Command
 from sticky_core.stores.breaker import Breaker
+from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, Command
 
 #: into how many parts the time is divided for which clients are known
 _PARTS = 8
 
 
-class Errand(NamedTuple):
+class BackgroundCommand(NamedTuple):
     """A command that no request waits for."""
 
     command: Command
-    told: Callable[[object], None]  #: to be called with its answer
+    on_reply: Callable[[object], None]  #: to be called with its answer
 
 
-class Bound:
+class Presence:
     """The servers of one table, by what it says of them. `keys`: what the keys of their marks begin with.
 
     Requests say who `served`, states ask `somewhere`, from any thread; each step is one of a set's or a dict's. One
@@ -44,20 +44,20 @@ class Bound:
         self._lasts = expire
         self._served: set[str] = set()  # since the store was told
         #: when the store was told of each, if that was within one part of the time
-        self.told: dict[str, float] = {}
+        self.marked_at: dict[str, float] = {}
         self._wanted: dict[str, float] = {}  # when somebody has wanted to know last
         self._answers: dict[str, tuple[float, bool]] = {}  # when the store was asked, and whether there was a mark
 
-    def known_for(self, seconds: float) -> None:
+    def extend_expiry(self, seconds: float) -> None:
         """Clients may be known for so long, by something else than the table. Not, if that is for ever."""
         if seconds < inf:
             self._lasts = max(self._lasts, seconds)
 
-    def served(self, server: str) -> None:
+    def record(self, server: str) -> None:
         """A client was bound to `server`, or came back to it."""
         self._served.add(server)
 
-    def somewhere(self, server: str) -> bool:
+    def has_clients(self, server: str) -> bool:
         """Whether a process has served a client of `server` for as long as clients are known, as far as the store
         says. True until it has answered; False if it does not.
         """
@@ -65,22 +65,24 @@ class Bound:
         self._wanted[server] = now
         asked, there = self._answers.get(server, (-inf, True))
         # who looks seldom finds an answer, too
-        return there if now - asked < max(LEASE, self._part) else self._breaker.closed
+        return there if now - asked < max(FEED_TIMEOUT, self._part) else self._breaker.is_closed
 
     @property
     def _part(self) -> float:
         return self._lasts / _PARTS
 
-    def errands(self, now: float) -> Iterator[Errand]:
+    def background_commands(self, now: float) -> Iterator[BackgroundCommand]:
         """What is to be told and asked now."""
         for server in self._served.copy():
-            if now - self.told.get(server, -inf) >= self._part:
+            if now - self.marked_at.get(server, -inf) >= self._part:
                 self._served.discard(server)  # first: whoever comes from here on is told of the next time
-                until = round(1000 * (self._lasts + 2 * self._part + BEAT))
-                yield Errand(("SET", self._keys + server, 1, "PX", until), partial(self._was_told, server, now))
+                until = round(1000 * (self._lasts + 2 * self._part + HEARTBEAT_INTERVAL))
+                yield BackgroundCommand(
+                    ("SET", self._keys + server, 1, "PX", until), partial(self._was_told, server, now)
+                )
         for server, wanted in self._wanted.copy().items():
-            if now - wanted < LEASE:
-                yield Errand(("GET", self._keys + server), partial(self._was_asked, server, now))
+            if now - wanted < FEED_TIMEOUT:
+                yield BackgroundCommand(("GET", self._keys + server), partial(self._was_asked, server, now))
             elif now - wanted >= self._part:
                 self._wanted.pop(server, None)
                 self._answers.pop(server, None)
@@ -90,8 +92,8 @@ class Bound:
             self._served.add(server)
         else:
             # servers come and go under ever new names
-            self.told = {each: when for each, when in self.told.items() if now - when < self._part}
-            self.told[server] = now
+            self.marked_at = {each: when for each, when in self.marked_at.items() if now - when < self._part}
+            self.marked_at[server] = now
 
     def _was_asked(self, server: str, now: float, answer: object) -> None:
         if not isinstance(answer, StoreFailure):

@@ -28,16 +28,16 @@ from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, check
 from sticky_core.fork import renewed
-from sticky_core.stores import BEAT, LEASE, Ask
 from sticky_core.stores.breaker import Breaker
-from sticky_core.stores.presence import Bound, Errand
+from sticky_core.stores.presence import BackgroundCommand, Presence
+from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, StoreCommand
 
 _log = logging.getLogger("sticky_sessions")
 
 Key = str | bytes | int
 
 #: the shortest secret that is taken, in bytes
-SHORTEST = 16
+MIN_SECRET_BYTES = 16
 
 _MISSING = "redis-py is not installed, and a store in Redis or Valkey needs it: pip install 'sticky-sessions[redis]'"
 #: redis-py's words for how to get there, and those that Valkey's clients use
@@ -77,10 +77,10 @@ return nil
 """
 
 
-class Near(Protocol):
+class LocalCache(Protocol):
     """A near copy. Called from whatever thread listens to the news."""
 
-    def heard(self, digest: str, text: str | None, era: int) -> None:
+    def on_invalidation(self, digest: str, text: str | None, era: int) -> None:
         """This is what the store says now of `digest`, if the near copy has it at all; None: nothing."""
         ...
 
@@ -134,8 +134,8 @@ class Redis:
         if secret is not None:
             first = secret if isinstance(secret, (str, bytes)) else next(iter(secret), "")
             key = first.encode() if isinstance(first, str) else first
-            if len(key) < SHORTEST:
-                problems.append(f"store {self.name}: secret: at least {SHORTEST} bytes, or none at all")
+            if len(key) < MIN_SECRET_BYTES:
+                problems.append(f"store {self.name}: secret: at least {MIN_SECRET_BYTES} bytes, or none at all")
         if find_spec("redis") is None:
             problems.append(f"store {self.name}: {_MISSING}")
         check(problems)
@@ -150,35 +150,35 @@ class Redis:
         }
         self.breaker = Breaker(self.name, otherwise[on_store_failure], 2 * self.timeout, self.rng)
         self.db = _db(url)
-        self._spaces: tuple[ref[Space], ...] = ()
+        self._spaces: tuple[ref[TableNamespace], ...] = ()
         self._lock = threading.Lock()
         self._listener: object = None
         self._hears = True  # or nobody has been told yet that it does not
         self._beat = -inf  # when there may be errands
         #: by `clock`: until when the channel of news is taken to be alive
-        self.heard_until = -inf
+        self.fresh_until = -inf
         renewed(self)
 
-    def space(self, name: str, expire: float | None) -> Space:
+    def namespace(self, name: str, expire: float | None) -> TableNamespace:
         """The entries of the table `name`, each kept for `expire` seconds after it was last used.
 
         Raises `ConfigError` without `expire`: nothing else would bound it in the store.
         """
         if expire is None or expire < 0.001:
             raise ConfigError(f"table {name}: in a store it needs an expire, or entries would stay there for ever")
-        space = Space(self, name, expire, self._key)
+        space = TableNamespace(self, name, expire, self._key)
         with self._lock:
             self._spaces = (*(each for each in self._spaces if each() is not None), ref(space))
         return space
 
     @property
-    def spaces(self) -> Sequence[Space]:
+    def namespaces(self) -> Sequence[TableNamespace]:
         """Those that are in use. There may be several of one table."""
         return [space for each in self._spaces if (space := each()) is not None]
 
     # Who listens to the news
 
-    def appoint(self, listener: object) -> bool:
+    def acquire_listener(self, listener: object) -> bool:
         """Let `listener` listen. False: somebody does."""
         if self._listener is not None:
             return False
@@ -187,79 +187,79 @@ class Redis:
                 self._listener = listener
             return self._listener is listener
 
-    def dismiss(self, listener: object) -> None:
+    def release_listener(self, listener: object) -> None:
         """It listens no more."""
         with self._lock:
             if self._listener is not listener:
                 return
             self._listener = None
-        self.deaf()
+        self.disconnected()
 
     @property
     def listener(self) -> object:
         """Who listens to the news; None: nobody."""
         return self._listener
 
-    def deaf(self) -> None:
+    def disconnected(self) -> None:
         """The channel of news is lost: nothing that is kept may be believed."""
-        self.heard_until = -inf
-        for space in self.spaces:
-            space.era = 0
+        self.fresh_until = -inf
+        for space in self.namespaces:
+            space.epoch = 0
 
-    def missed(self, why: str) -> None:
+    def feed_failed(self, why: str) -> None:
         """The channel was lost, or could not be opened."""
         if self._hears:
             self._hears = False
             _log.warning("store %s: no news of other processes (%s); each request asks the store", self.name, why)
 
-    def alive(self, asked: float) -> None:
+    def feed_confirmed(self, asked: float) -> None:
         """All news from before `asked` have been heard."""
         self._hears = True
-        self.heard_until = asked + LEASE
+        self.fresh_until = asked + FEED_TIMEOUT
 
     @property
-    def heard_of(self) -> bool:
+    def is_listening(self) -> bool:
         """Whether the channel of news is known to be alive."""
-        return self.clock.monotonic() < self.heard_until
+        return self.clock.monotonic() < self.fresh_until
 
-    def errands(self, now: float) -> list[Errand]:
+    def background_commands(self, now: float) -> list[BackgroundCommand]:
         """What whoever listens is to do beside that, about once a second."""
         if now < self._beat:
             return []
-        self._beat = now + BEAT
-        return [errand for space in self.spaces for errand in space.bound.errands(now)]
+        self._beat = now + HEARTBEAT_INTERVAL
+        return [errand for space in self.namespaces for errand in space.presence.background_commands(now)]
 
     def failure(self) -> StoreFailure:
         """The answer that is not asked for."""
-        return StoreFailure(self.name, self.breaker.why)
+        return StoreFailure(self.name, self.breaker.last_error)
 
     def after_fork(self) -> None:
         """We are a forked child: whoever listens in the parent does not tell us."""
         self._lock = threading.Lock()
         self._listener = None
-        self.deaf()
+        self.disconnected()
         self.breaker.after_fork()
 
     def __repr__(self) -> str:
-        near = "listening" if self.heard_of else "deaf"
+        near = "listening" if self.is_listening else "deaf"
         return f"<Redis {self.name} {self.breaker.state.value}, {near}>"
 
 
-class Space:
+class TableNamespace:
     """The entries of one table in a store, of which this process has a near copy (`near`)."""
 
     def __init__(self, store: Redis, name: str, expire: float, key: bytes) -> None:
         self.store = store
         self.name = name
         self.expire = expire
-        self.near: Near | None = None
+        self.local_cache: LocalCache | None = None
         #: which stretch of the life of its channel of news this is; 0: it is not alive
-        self.era = 0
+        self.epoch = 0
         #: how many news were heard, or may have been missed
-        self.news = 0
+        self.sequence = 0
         self._keys = f"{store.prefix}:{name}:"
         #: which servers have clients; no digest looks as these keys do
-        self.bound = Bound(f"{self._keys}bound:", expire, store.clock, store.breaker)
+        self.presence = Presence(f"{self._keys}bound:", expire, store.clock, store.breaker)
         #: channels are of the whole server, keys of one of its databases
         self.channel = f"{store.prefix}:{store.db}:{name}"
         self._milliseconds = max(1, round(expire * 1000))
@@ -283,39 +283,39 @@ class Space:
         seed.update(data)
         return seed.hexdigest()
 
-    def recall(self, digest: str) -> Ask:
+    def recall(self, digest: str) -> StoreCommand:
         """What is remembered; its expiry begins anew. Answers the text, or None."""
-        return Ask(self.store, ("GETEX", self._keys + digest, "PX", self._milliseconds))
+        return StoreCommand(self.store, ("GETEX", self._keys + digest, "PX", self._milliseconds))
 
-    def reserve(self, digest: str, text: str) -> Ask:
+    def reserve(self, digest: str, text: str) -> StoreCommand:
         """Remember `text` if nothing is. Answers None if that was so, else what is remembered."""
-        return Ask(self.store, ("SET", self._keys + digest, text, "NX", "GET", "PX", self._milliseconds))
+        return StoreCommand(self.store, ("SET", self._keys + digest, text, "NX", "GET", "PX", self._milliseconds))
 
-    def move(self, digest: str, was: str, text: str) -> Ask:
+    def move(self, digest: str, was: str, text: str) -> StoreCommand:
         """Remember `text` if `was` is remembered, or nothing, and publish it. Answers what is remembered now."""
         return self._ask(_MOVE, digest, was, text, self._milliseconds, self.channel, digest)
 
-    def put(self, digest: str, text: str) -> Ask:
+    def put(self, digest: str, text: str) -> StoreCommand:
         """Remember `text`, and publish it if something else was remembered. Answers `text`."""
         return self._ask(_PUT, digest, text, self._milliseconds, self.channel, digest)
 
-    def touch(self, digest: str, text: str) -> Ask:
+    def touch(self, digest: str, text: str) -> StoreCommand:
         """Let the expiry begin anew; if nothing is remembered any more, remember `text`. Answers what is remembered
         now.
         """
         return self._ask(_TOUCH, digest, text, self._milliseconds)
 
-    def forget(self, digest: str, text: str) -> Ask:
+    def forget(self, digest: str, text: str) -> StoreCommand:
         """Remember nothing, if it was `text`, and publish that. Answers None, or what is remembered instead."""
         return self._ask(_FORGET, digest, text, self.channel, digest)
 
-    def _ask(self, script: str, digest: str, *words: str | int) -> Ask:
+    def _ask(self, script: str, digest: str, *words: str | int) -> StoreCommand:
         # EVAL rather than EVALSHA: a server that was started anew knows no scripts, and a second way for that would
         # cost more than to send two hundred bytes
-        return Ask(self.store, ("EVAL", script, 1, self._keys + digest, *words))
+        return StoreCommand(self.store, ("EVAL", script, 1, self._keys + digest, *words))
 
     @staticmethod
-    def read(answer: object) -> str | None:
+    def read_reply(answer: object) -> str | None:
         """The text in an answer; None: nothing is remembered, or after `reserve`, nothing else was. A `StoreFailure` is
         raised.
         """
@@ -329,37 +329,37 @@ class Space:
             case _:
                 raise TypeError(f"no answer of ours: {answer!r}")
 
-    def listening(self) -> None:
+    def on_subscribed(self) -> None:
         """Its channel is open: what is asked for from now on may be believed."""
-        self.news += _REMEMBERED  # nobody knows how many were not heard
-        self.era = next(_eras)
+        self.sequence += _REMEMBERED  # nobody knows how many were not heard
+        self.epoch = next(_eras)
 
-    def heard(self, payload: bytes) -> None:
+    def on_message(self, payload: bytes) -> None:
         """Something was published in the channel."""
         digest, space, said = payload.decode("utf-8", "replace").partition(" ")
         text = said if space else None
         # remembered before it is counted: whoever sees the count sees what was heard
-        self._heard.put(digest, (self.news + 1, text))
-        self.news += 1
-        if self.near is not None:
-            self.near.heard(digest, text, self.era)
+        self._heard.put(digest, (self.sequence + 1, text))
+        self.sequence += 1
+        if self.local_cache is not None:
+            self.local_cache.on_invalidation(digest, text, self.epoch)
 
-    def era_of(self, digest: str, text: str | None, since: int) -> int:
+    def epoch_of(self, digest: str, text: str | None, since: int) -> int:
         """The era in which an answer may be kept as fresh that was asked for when there had been `since` news; 0: none.
 
         The answer and the news come by two ways, and the later to come may be the earlier to have been sent: what
         contradicts news that have come meanwhile is not believed.
         """
-        if self.news - since >= _REMEMBERED:
+        if self.sequence - since >= _REMEMBERED:
             return 0
         heard = self._heard.get(digest)
         if heard is not None and heard[0] > since and heard[1] != text:
             return 0
-        return self.era
+        return self.epoch
 
-    def fresh(self, era: int) -> bool:
+    def is_fresh(self, era: int) -> bool:
         """Whether what was kept in `era` may be believed without asking."""
-        return era == self.era != 0 and self._now() < self.store.heard_until
+        return era == self.epoch != 0 and self._now() < self.store.fresh_until
 
     def __repr__(self) -> str:
         return f"<Space {self.name} in {self.store.name}>"

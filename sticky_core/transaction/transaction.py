@@ -21,7 +21,7 @@ from sticky_core.http.messages import Request, ResponseHead, SharedTable, Unread
 from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Reason, Reservation
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
-from sticky_core.stores import Ask, Question
+from sticky_core.stores.store import StoreCommand, StoreQuery
 from sticky_core.transaction.waits import Need, NeedBody, NeedSlot, NeedStores
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     _following: Server | None
     _door: Need | None
     _peeked: tuple[bytes, int]  # the beginning of the body, and how much was asked for
-    _questions: dict[Ask, Question]  # what stores have answered on its behalf
-    _owed: list[tuple[SharedTable, str, Question]]  # what stores are to be told
+    _questions: dict[StoreCommand, StoreQuery]  # what stores have answered on its behalf
+    _owed: list[tuple[SharedTable, str, StoreQuery]]  # what stores are to be told
     _reserved: Sequence[Reservation]  # what is the first server's because of it
 
     # A face sets these three, and `status` to 0, by itself: every request does, and an __init__ takes twice the time.
@@ -146,8 +146,8 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             except Unread as unread:
                 self._door = NeedBody(unread.limit, self._recognised)
                 return None
-            if presented.questions:
-                self._door = NeedStores(presented.questions, self._recognised, None)
+            if presented.queries:
+                self._door = NeedStores(presented.queries, self._recognised, None)
                 return None
             if presented.needs_no_mark and (self.has_writes or self.debug):
                 self.persisted = replace(presented, needs_no_mark=False)
@@ -187,14 +187,14 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         self._peeked = beginning, door.limit
         return door.then()
 
-    def question(self, ask: Ask) -> Question | None:
-        questions: dict[Ask, Question] = getattr(self, "_questions", {})
+    def store_query(self, ask: StoreCommand) -> StoreQuery | None:
+        questions: dict[StoreCommand, StoreQuery] = getattr(self, "_questions", {})
         return questions.get(ask)
 
-    def queue_write(self, table: SharedTable, key: str, ask: Ask) -> None:
-        owed: list[tuple[SharedTable, str, Question]] = getattr(self, "_owed", [])
+    def queue_write(self, table: SharedTable, key: str, ask: StoreCommand) -> None:
+        owed: list[tuple[SharedTable, str, StoreQuery]] = getattr(self, "_owed", [])
         self._owed = owed
-        owed.append((table, key, table.ask(ask)))
+        owed.append((table, key, table.query(ask)))
 
     @property
     def has_writes(self) -> bool:
@@ -202,16 +202,16 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         return bool(getattr(self, "_owed", ()))
 
     @property
-    def pending_writes(self) -> Sequence[Ask]:
+    def pending_writes(self) -> Sequence[StoreCommand]:
         """What stores are to be told now, before the client hears more; `paid` when that is done."""
-        return [question.ask for _, _, question in getattr(self, "_owed", ())]
+        return [query.command for _, _, query in getattr(self, "_owed", ())]
 
     def writes_done(self, answers: Sequence[object]) -> None:
         """Stores were told what they were `owed`, and this is what they said."""
         owed, self._owed = self._owed, []
         now = self.snapshot.clock.monotonic()
         for (table, key, question), answer in zip(owed, answers, strict=True):
-            question.answer = answer
+            question.reply = answer
             table.on_written(key, question, now)
 
     def stores_replied(self, answers: Sequence[object]) -> Server | None:
@@ -219,12 +219,12 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         door = self._door
         assert isinstance(door, NeedStores)
         self._door = None
-        questions: dict[Ask, Question] = getattr(self, "_questions", {})
+        questions: dict[StoreCommand, StoreQuery] = getattr(self, "_questions", {})
         self._questions = questions
-        for question, answer in zip(door.questions, answers, strict=True):
-            question.answer = answer
-            questions[question.ask] = question
-            if isinstance(answer, StoreFailure) and question.ask.store.on_store_failure == "fail":
+        for question, answer in zip(door.queries, answers, strict=True):
+            question.reply = answer
+            questions[question.command] = question
+            if isinstance(answer, StoreFailure) and question.command.store.on_store_failure == "fail":
                 if door.server is not None:
                     self._give_back(door.server)
                 return None
@@ -399,7 +399,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
 
     def _reserving(self, server: Server, bound: Server | None) -> Server | None:
         """Its client is to be `server`'s, unless another request of the same client has been quicker."""
-        questions = [(each, each.question(server)) for each in self.persisted.reservations]
+        questions = [(each, each.query(server)) for each in self.persisted.reservations]
 
         def agreed() -> Server | None:
             reserves = self.persisted.reservations

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sticky_core.backend.queue import Ticket
 from sticky_core.server.server import Server
-from sticky_core.stores import Question
+from sticky_core.stores.store import StoreQuery
 
 __all__ = ["Need", "NeedBody", "NeedSlot", "NeedStores"]
 
@@ -32,7 +32,7 @@ class NeedBody(NamedTuple):
 class NeedStores(NamedTuple):
     """Stores have to be asked."""
 
-    questions: tuple[Question, ...]
+    queries: tuple[StoreQuery, ...]
     then: Callable[[], Server | None]
     server: Server | None  #: whose place is held meanwhile
 

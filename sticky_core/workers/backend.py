@@ -39,7 +39,7 @@ from sticky_core.server import instance as life
 from sticky_core.server.counters import Total
 from sticky_core.server.server import NAME, Health, Server
 from sticky_core.stick_table.table import StickTable
-from sticky_core.stores import Ask, Question
+from sticky_core.stores.store import StoreCommand, StoreQuery
 from sticky_core.target import App
 from sticky_core.transaction.transaction import Message, Out, Transaction
 from sticky_core.workers import frames
@@ -391,7 +391,7 @@ class Keys:
 
     def last(self, key: str) -> str | None:
         """Whose it was when we heard of it last, there or not."""
-        return self.table.known(key, self.table.clock.monotonic())
+        return self.table.peek(key, self.table.clock.monotonic())
 
     def settled(self, key: str, text: str | None, before: str | None) -> None:
         """The arbiter has given it to that one; None: it could not be asked, so it is ours. `before`: the last whose it
@@ -459,9 +459,9 @@ class Learned:
             return PersistenceResult(Claim.VALID, Reason.BOUND, server, note=key)
         if keys.workers.gone and before is not None:
             return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, note=key)
-        ask = Ask(keys, (key,))
-        if request.question(ask) is None:
-            return replace(NO_ENTRY, questions=(Question(ask, 0),), note=key)
+        ask = StoreCommand(keys, (key,))
+        if request.store_query(ask) is None:
+            return replace(NO_ENTRY, queries=(StoreQuery(ask, 0),), note=key)
         return replace(NO_ENTRY, note=key)  # whose it was has ended in this moment
 
     def stamp_response(

@@ -13,11 +13,11 @@ from typing import Protocol
 
 from sticky_core.errors import ConfigError
 from sticky_core.fork import renewed
-from sticky_core.stores import Ask, Command, Store
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.store import Command, Store, StoreCommand
 
 
-def ask(asks: Sequence[Ask]) -> list[object]:
+def execute(asks: Sequence[StoreCommand]) -> list[object]:
     """What the stores answer, in order: bytes, a number, None; or a `StoreFailure` where there was no answer in the
     store's `timeout`, and at once while its breaker is open.
     """
@@ -26,7 +26,7 @@ def ask(asks: Sequence[Ask]) -> list[object]:
         of.setdefault(each.store, []).append(number)
     answers: list[object] = [None] * len(asks)
     for store, numbers in of.items():
-        said = _lines.line(store).ask([asks[number].command for number in numbers])
+        said = _lines.line(store).execute([asks[number].words for number in numbers])
         for number, answer in zip(numbers, said, strict=True):
             answers[number] = answer
     return answers
@@ -36,31 +36,31 @@ def listen(stores: Iterable[Redis]) -> None:
     """Begin to hear the news, although nothing is asked yet. What stands in the way is told to who asks."""
     try:
         for store in stores:
-            from sticky_wsgi.stores.redis import Line  # redis-py is an extra
+            from sticky_wsgi.stores.redis import RedisClient  # redis-py is an extra
 
             line = _lines.line(store)
-            if isinstance(line, Line):  # else nobody has news
+            if isinstance(line, RedisClient):  # else nobody has news
                 line.listen()
     except ConfigError:
         pass
 
 
-def end(stores: Iterable[Store]) -> None:
+def close(stores: Iterable[Store]) -> None:
     """Close what this process has opened. Whoever asks again opens it anew."""
     for store in stores:
         line = _lines.of.pop(store, None)
         if line is not None and os.getpid() == _lines.pid:  # else its locks, and what it has open, are the parent's
-            line.end()
+            line.close()
 
 
-class Answering(Protocol):
+class StoreClient(Protocol):
     """What answers in a store's place, as `Line` does."""
 
-    def ask(self, commands: Sequence[Command], /) -> list[object]: ...
-    def end(self) -> None: ...
+    def execute(self, commands: Sequence[Command], /) -> list[object]: ...
+    def close(self) -> None: ...
 
 
-def answers(store: Store, by: Answering) -> None:
+def register_client(store: Store, by: StoreClient) -> None:
     """What is asked of `store` in this process is answered by this line: workers answer each other in a store's
     place.
     """
@@ -71,21 +71,21 @@ class _Lines:
     """Those of this process."""
 
     def __init__(self) -> None:
-        self.of: dict[Store, Answering] = {}
+        self.of: dict[Store, StoreClient] = {}
         self._lock = threading.Lock()
         self.pid = os.getpid()
         renewed(self)
 
-    def line(self, store: Store) -> Answering:
+    def line(self, store: Store) -> StoreClient:
         line = self.of.get(store)
         if line is None:
-            from sticky_wsgi.stores.redis import Line  # redis-py is an extra
+            from sticky_wsgi.stores.redis import RedisClient  # redis-py is an extra
 
             assert isinstance(store, Redis)  # nobody else has said who answers
             with self._lock:
                 line = self.of.get(store)
                 if line is None:
-                    line = self.of[store] = Line(store)
+                    line = self.of[store] = RedisClient(store)
         return line
 
     def after_fork(self) -> None:
@@ -101,7 +101,7 @@ _lines = _Lines()
 
 
 def _end_all() -> None:
-    end(list(_lines.of))
+    close(list(_lines.of))
 
 
 atexit.register(_end_all)

@@ -18,10 +18,10 @@ from redis.exceptions import TimeoutError as TimedOut
 from redis.retry import Retry
 
 from sticky_core.errors import ConfigError, StoreFailure
-from sticky_core.stores import BEAT, Command, packed
-from sticky_core.stores.breaker import Pauses
-from sticky_core.stores.invalidation import News
+from sticky_core.stores.breaker import Backoff
+from sticky_core.stores.invalidation import InvalidationFeed
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.store import HEARTBEAT_INTERVAL, Command, pack_commands
 
 ERRORS = RedisError, OSError
 
@@ -35,7 +35,7 @@ class Connection(Protocol):
     def read_response(self, disable_decoding: bool, *, timeout: float, disconnect_on_error: bool) -> object: ...
 
 
-class Line:
+class RedisClient:
     """The connections to one store in this process, and who listens to its news here."""
 
     def __init__(self, store: Redis) -> None:
@@ -50,18 +50,18 @@ class Line:
 
     def listen(self) -> None:
         """Listen to the news, unless somebody does in this process."""
-        if self._store.listener is None and self._store.appoint(self):
+        if self._store.listener is None and self._store.acquire_listener(self):
             name = f"news of {self._store.name}"
             self._listening = threading.Thread(target=self._listen, name=name, daemon=True)
             self._listening.start()
 
-    def ask(self, commands: Sequence[Command]) -> list[object]:
+    def execute(self, commands: Sequence[Command]) -> list[object]:
         """Their answers."""
         store = self._store
         self.listen()
-        if not self._breaker.may(self._now()):
+        if not self._breaker.allows(self._now()):
             return [store.failure()] * len(commands)
-        question = packed(commands)
+        question = pack_commands(commands)
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -76,8 +76,8 @@ class Line:
                     pass  # the store has closed it since it was last used: once more on another
             return self._exchange(self._make(), question, len(commands))
         except ERRORS as error:
-            self._close()  # the others may be no better
-            self._breaker.failed(self._now(), _said(error))
+            self._close_idle()  # the others may be no better
+            self._breaker.record_failure(self._now(), _said(error))
             return [StoreFailure(store.name, _said(error))] * len(commands)
 
     def _exchange(self, connection: Connection, question: bytes, count: int) -> list[object]:
@@ -95,9 +95,9 @@ class Line:
             self._idle.append(connection)
         refused = next((answer for answer in answers if isinstance(answer, StoreFailure)), None)
         if refused is None:
-            self._breaker.worked(self._now())
+            self._breaker.record_success(self._now())
         else:
-            self._breaker.failed(self._now(), refused.detail)
+            self._breaker.record_failure(self._now(), refused.detail)
         return answers
 
     def _answer(self, connection: Connection, end: float) -> object:
@@ -107,7 +107,7 @@ class Line:
         except ResponseError as error:
             return StoreFailure(self._store.name, str(error))
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Close what is open."""
         self._ended.set()
         hearing, listening = self._hearing, self._listening
@@ -115,9 +115,9 @@ class Line:
             hearing.disconnect()
         if listening is not None and listening is not threading.current_thread():
             listening.join()
-        self._close()
+        self._close_idle()
 
-    def _close(self) -> None:
+    def _close_idle(self) -> None:
         """Close what idles."""
         idle, self._idle = self._idle, []
         for connection in idle:
@@ -126,29 +126,29 @@ class Line:
     def _listen(self) -> None:
         """Hear the news, until the end."""
         store = self._store
-        pauses = Pauses(store.rng)
+        pauses = Backoff(store.rng)
         try:
             while not self._ended.is_set():
-                if self._breaker.may(self._now()):
+                if self._breaker.allows(self._now()):
                     try:
                         self._hear(pauses)
                     except (*ERRORS, StoreFailure) as error:
-                        store.missed(_said(error))
-                    self._ended.wait(pauses.next())
+                        store.feed_failed(_said(error))
+                    self._ended.wait(pauses.next_pause())
                 else:
-                    self._ended.wait(min(self._breaker.delay(self._now()), BEAT))
+                    self._ended.wait(min(self._breaker.delay(self._now()), HEARTBEAT_INTERVAL))
         finally:
-            store.dismiss(self)
+            store.release_listener(self)
 
     def _run_errands(self) -> None:
         """What is to be done beside requests."""
-        errands = self._store.errands(self._now())
+        errands = self._store.background_commands(self._now())
         if errands:
-            answers = self.ask([errand.command for errand in errands])
+            answers = self.execute([errand.command for errand in errands])
             for errand, answer in zip(errands, answers, strict=True):
-                errand.told(answer)
+                errand.on_reply(answer)
 
-    def _hear(self, pauses: Pauses) -> None:
+    def _hear(self, pauses: Backoff) -> None:
         """Hear the news, as long as there is this connection."""
         store = self._store
         connection = self._make()
@@ -156,30 +156,30 @@ class Line:
             try:
                 connection.connect()
             except ERRORS as error:
-                self._breaker.failed(self._now(), _said(error))
+                self._breaker.record_failure(self._now(), _said(error))
                 return
             self._hearing = connection
             heard = False
-            news = News(store, self._now())
+            news = InvalidationFeed(store, self._now())
             while not self._ended.is_set():
-                while (command := news.due(self._now())) is not None:
-                    connection.send_packed_command([packed([command])], False)
+                while (command := news.next_command(self._now())) is not None:
+                    connection.send_packed_command([pack_commands([command])], False)
                 self._run_errands()  # also before it is known whether there is anything to hear
                 try:
                     answer = connection.read_response(True, timeout=news.delay(self._now()), disconnect_on_error=False)
                 except TimedOut:
                     continue
-                news.hear(answer)
+                news.on_reply(answer)
                 if not heard:
                     heard = True
-                    pauses.forget()
-                    self._breaker.worked(self._now())
+                    pauses.reset()
+                    self._breaker.record_success(self._now())
         except Exception:
             if not self._ended.is_set():  # else it was closed under our hands
                 raise
         finally:
             self._hearing = None
-            store.deaf()
+            store.disconnected()
             connection.disconnect()
 
 

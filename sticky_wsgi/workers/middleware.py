@@ -44,7 +44,7 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import Secret
 from sticky_core.samples.request import Sample
 from sticky_core.server.server import Server
-from sticky_core.stores import Command
+from sticky_core.stores.store import Command
 from sticky_core.workers.backend import (
     BACKLOG,
     CONNECT,
@@ -250,7 +250,7 @@ class StickyWorkers(DispatchApp):
             here.drain(seconds(self._asked.drain))
             here.workers.slot.release()
             if here.workers.keys is not None:
-                stores.end((here.workers.keys,))
+                stores.close((here.workers.keys,))
 
     def _routed(self, environ: Environ) -> None:
         return None
@@ -341,7 +341,7 @@ class Here:
         keys = self.workers.keys
         if keys is not None:
             self.asking = Asking(self, keys)
-            stores.answers(keys, self.asking)
+            stores.register_client(keys, self.asking)
         self.over = False
         self._most = threads or THREADS
         self._threads: list[threading.Thread] = []
@@ -763,7 +763,7 @@ class Asking:
         self._claimed = Once()
         self._given = Once()
 
-    def ask(self, commands: Sequence[Command]) -> list[object]:
+    def execute(self, commands: Sequence[Command]) -> list[object]:
         """As a store is asked, once for each key at a time. What comes of it is in `Keys`."""
         for command in commands:
             key = str(command[0])
@@ -795,7 +795,7 @@ class Asking:
                     return self._keys.learn(key, text)
         self._keys.learn(key, claimant)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """There is nothing to close."""
 
 

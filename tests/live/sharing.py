@@ -193,7 +193,7 @@ class Told:
     def known(self, *users: str) -> list[str | None]:
         """Whose they are, as far as the near copy knows and believes."""
         table, now = self._face.table, self._face.clock.monotonic()
-        return [table.known(table.key(user), now) for user in users]
+        return [table.peek(table.key(user), now) for user in users]
 
     def state(self, server: str, state: str) -> None:
         self._face.backend[server].state = state
@@ -207,7 +207,7 @@ class Told:
 
     def marked(self) -> list[str]:
         """The servers of which the store was told that they have clients."""
-        return sorted(self._face.table.space.bound.told)
+        return sorted(self._face.table.namespace.presence.marked_at)
 
     def advance(self, seconds: float) -> None:
         self._face.clock.advance(seconds)
@@ -217,7 +217,7 @@ class Told:
         return state
 
     def listens(self) -> bool:
-        heard_of: bool = self._face.store.heard_of
+        heard_of: bool = self._face.store.is_listening
         return heard_of
 
     def load(self, *users: str) -> None:

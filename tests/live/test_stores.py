@@ -41,16 +41,16 @@ class Asgi:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def ask(self, *asks):
-        return self.run(sticky_asgi.stores.client.ask(asks))
+        return self.run(sticky_asgi.stores.client.execute(asks))
 
     def at_once(self, asks):
         async def gathered():
-            return await asyncio.gather(*(sticky_asgi.stores.client.ask([each]) for each in asks))
+            return await asyncio.gather(*(sticky_asgi.stores.client.execute([each]) for each in asks))
 
         return list(itertools.chain(*self.run(gathered())))
 
     def end(self, *stores):
-        self.run(sticky_asgi.stores.client.end(stores))
+        self.run(sticky_asgi.stores.client.close(stores))
 
     def close(self):
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -62,14 +62,14 @@ class Wsgi:
     """`ask` in threads."""
 
     def ask(self, *asks):
-        return sticky_wsgi.stores.client.ask(asks)
+        return sticky_wsgi.stores.client.execute(asks)
 
     def at_once(self, asks):
         with ThreadPoolExecutor(16) as threads:
-            return list(itertools.chain(*threads.map(lambda each: sticky_wsgi.stores.client.ask([each]), asks)))
+            return list(itertools.chain(*threads.map(lambda each: sticky_wsgi.stores.client.execute([each]), asks)))
 
     def end(self, *stores):
-        sticky_wsgi.stores.client.end(stores)
+        sticky_wsgi.stores.client.close(stores)
 
     def close(self):
         pass
@@ -98,7 +98,7 @@ def store(valkey, face):
 class Copy(dict[str, tuple[str, int]]):
     """A near copy: text and era by digest."""
 
-    def heard(self, digest, text, era):
+    def on_invalidation(self, digest, text, era):
         if text is None:
             self.pop(digest, None)
         elif digest in self:
@@ -110,11 +110,11 @@ TABLE = "app/sessions", 60.0
 
 @pytest.fixture
 def space(store):
-    return store().space(*TABLE)
+    return store().namespace(*TABLE)
 
 
 def listens(space):
-    return space.fresh(space.era_of("nobody", None, space.news))
+    return space.is_fresh(space.epoch_of("nobody", None, space.sequence))
 
 
 # -- answers
@@ -169,9 +169,9 @@ def test_no_session_id_is_to_be_read_in_the_store(face, valkey, space):
 
 
 def test_two_databases_of_one_server_have_nothing_in_common(face, valkey, store, until):
-    one, other = (store(f"{valkey.url}?db={db}").space(*TABLE) for db in (1, 2))
+    one, other = (store(f"{valkey.url}?db={db}").namespace(*TABLE) for db in (1, 2))
     d = one.digest("ann")
-    other.near = Copy({d: ("s7", 0)})
+    other.local_cache = Copy({d: ("s7", 0)})
     assert face.ask(one.put(d, "s1"), other.recall(d)) == [b"s1", None]
     until(lambda: listens(other), "the other listens")
     with valkey.client() as client:
@@ -180,7 +180,7 @@ def test_two_databases_of_one_server_have_nothing_in_common(face, valkey, store,
             (other.channel.encode(), 1),
         ]
     face.ask(one.put(d, "s2"))
-    assert other.near[d] == ("s7", 0)
+    assert other.local_cache[d] == ("s7", 0)
 
 
 def reads(client):
@@ -201,7 +201,7 @@ def test_what_many_requests_ask_for_in_one_turn_of_the_event_loop_shares_a_round
     face = Asgi()
     try:
         store = Redis(valkey.url, timeout=PATIENCE)
-        space = store.space(*TABLE)
+        space = store.namespace(*TABLE)
         face.ask(space.recall("d"))
         until(lambda: listens(space), "the news are heard")
         with valkey.client() as client:
@@ -229,8 +229,8 @@ def test_of_many_who_reserve_one_key_one_wins_and_all_agree(face, space):
 
 
 def test_two_stores_are_asked_in_one_go(face, valkey, store):
-    one = store(f"{valkey.url}?db=1").space(*TABLE)
-    two = store(f"{valkey.url}?db=2").space(*TABLE)
+    one = store(f"{valkey.url}?db=1").namespace(*TABLE)
+    two = store(f"{valkey.url}?db=2").namespace(*TABLE)
     face.ask(one.put("d", "s1"), two.put("d", "s2"))
     assert face.ask(two.recall("d"), one.recall("d"), two.recall("e"), one.recall("d")) == [b"s2", b"s1", None, b"s1"]
 
@@ -238,15 +238,15 @@ def test_two_stores_are_asked_in_one_go(face, valkey, store):
 def test_a_request_that_is_over_takes_no_answer_from_another(valkey):
     async def scene():
         store = Redis(valkey.url, timeout=PATIENCE)
-        space = store.space(*TABLE)
-        await sticky_asgi.stores.client.ask([space.put("d", "s1"), space.put("e", "s2")])
-        given_up = asyncio.ensure_future(sticky_asgi.stores.client.ask([space.recall("d")]))
-        waiting = asyncio.ensure_future(sticky_asgi.stores.client.ask([space.recall("e")]))
+        space = store.namespace(*TABLE)
+        await sticky_asgi.stores.client.execute([space.put("d", "s1"), space.put("e", "s2")])
+        given_up = asyncio.ensure_future(sticky_asgi.stores.client.execute([space.recall("d")]))
+        waiting = asyncio.ensure_future(sticky_asgi.stores.client.execute([space.recall("e")]))
         await asyncio.sleep(0)
         given_up.cancel()
         assert await waiting == [b"s2"]
-        assert await sticky_asgi.stores.client.ask([space.recall("d")]) == [b"s1"]
-        await sticky_asgi.stores.client.end([store])
+        assert await sticky_asgi.stores.client.execute([space.recall("d")]) == [b"s1"]
+        await sticky_asgi.stores.client.close([store])
         return given_up.cancelled(), store.breaker.failures
 
     assert asyncio.run(scene()) == (True, 0)
@@ -256,33 +256,35 @@ def test_a_request_that_is_over_takes_no_answer_from_another(valkey):
 
 
 def test_a_client_that_is_moved_is_followed_by_whoever_has_him_in_his_near_copy(face, store, until):
-    here, there = store().space(*TABLE), store().space(*TABLE)
+    here, there = store().namespace(*TABLE), store().namespace(*TABLE)
     d, e = here.digest("ann"), here.digest("bob")
     face.ask(here.reserve(d, "s1"), here.reserve(e, "s1"), there.recall(d))
     until(lambda: listens(there), "the other listens")
-    there.near = Copy({d: ("s1", there.era), e: ("s1", there.era)})
+    there.local_cache = Copy({d: ("s1", there.epoch), e: ("s1", there.epoch)})
     face.ask(here.move(d, "s1", "s2"))
-    until(lambda: there.near[d] == ("s2", there.era), "the news of ann have come")
+    until(lambda: there.local_cache[d] == ("s2", there.epoch), "the news of ann have come")
     face.ask(here.put(e, "s3"))
-    until(lambda: there.near[e] == ("s3", there.era), "the news of bob have come")
+    until(lambda: there.local_cache[e] == ("s3", there.epoch), "the news of bob have come")
     face.ask(here.forget(d, "s2"))
-    until(lambda: d not in there.near, "ann is forgotten")
+    until(lambda: d not in there.local_cache, "ann is forgotten")
 
 
 def test_a_channel_that_was_cut_is_opened_again_and_what_was_kept_before_is_not_believed(face, valkey, space, until):
     face.ask(space.recall("d"))
     until(lambda: listens(space), "the news are heard")
-    era = space.era
+    era = space.epoch
     with valkey.client() as client:
         client.client_kill_filter(_type="pubsub")
-        until(lambda: not space.fresh(era), "nothing is believed")
+        until(lambda: not space.is_fresh(era), "nothing is believed")
         until(lambda: listens(space), "the news are heard again")
-    assert space.era != era
+    assert space.epoch != era
     assert space.store.breaker.openings == 0
 
 
 def test_as_soon_as_the_channel_is_lost_nothing_is_believed(face, valkey, store, until):
-    space = store(clock=ManualClock()).space(*TABLE)  # no time passes: it is not that nothing was heard for too long
+    space = store(clock=ManualClock()).namespace(
+        *TABLE
+    )  # no time passes: it is not that nothing was heard for too long
     face.ask(space.recall("d"))
     until(lambda: listens(space), "the news are heard")
     valkey.kill()
@@ -291,7 +293,7 @@ def test_as_soon_as_the_channel_is_lost_nothing_is_believed(face, valkey, store,
 
 def test_when_the_event_loop_that_listened_has_ended_another_takes_over(valkey, until):
     store = Redis(valkey.url, timeout=PATIENCE)
-    space = store.space(*TABLE)
+    space = store.namespace(*TABLE)
     for _ in range(2):
         face = Asgi()
         face.ask(space.recall("d"))
@@ -333,7 +335,7 @@ def test_a_store_that_is_killed_and_comes_back(face, valkey, space, until, said)
 
 
 def test_a_store_that_hangs_is_waited_for_by_few(face, valkey, store, until, said):
-    space = store(timeout=0.1).space(*TABLE)
+    space = store(timeout=0.1).namespace(*TABLE)
     breaker = space.store.breaker
     face.ask(space.put("d", "s1"))
     valkey.freeze()
@@ -377,12 +379,12 @@ def test_a_command_that_is_refused_is_a_failure_and_told(face, valkey, space, sa
 def test_a_password_opens_the_store_and_is_never_told(face, valkey, store, until, caplog):
     valkey.kill()
     valkey.start("--requirepass", "hush-hush")
-    stranger = store().space(*TABLE)
+    stranger = store().namespace(*TABLE)
     (answer,) = face.ask(stranger.recall("d"))
     assert isinstance(answer, StoreFailure) and "Authentication" in str(answer)
-    friend = store(f"{valkey.url}?password=hush-hush").space(*TABLE)
+    friend = store(f"{valkey.url}?password=hush-hush").namespace(*TABLE)
     assert face.ask(friend.put("d", "s1")) == [b"s1"]
-    wrong = store(f"{valkey.url}?password=hush-hush!").space(*TABLE)
+    wrong = store(f"{valkey.url}?password=hush-hush!").namespace(*TABLE)
     (answer,) = face.ask(wrong.recall("d"))
     assert isinstance(answer, StoreFailure)
     assert "hush" not in f"{answer} {caplog.text} {friend.store!r} {wrong.store!r}"
@@ -392,14 +394,14 @@ def test_who_may_not_subscribe_is_told_once_and_asks_each_time(face, valkey, sto
     with valkey.client() as client:
         client.acl_setuser("deaf", enabled=True, passwords=["+hush-hush"], categories=["+@all"], keys=["*"])
         client.execute_command("ACL", "SETUSER", "deaf", "resetchannels")
-    space = store(f"{valkey.url.replace('unix://', 'unix://deaf@')}?password=hush-hush").space(*TABLE)
+    space = store(f"{valkey.url.replace('unix://', 'unix://deaf@')}?password=hush-hush").namespace(*TABLE)
     assert face.ask(space.reserve("d", "s1")) == [None]
     until(lambda: "no news of other processes" in caplog.text, "it is told")
     assert face.ask(space.recall("d")) == [b"s1"]
     assert not listens(space)
     assert caplog.text.count("no news of other processes") == 1
-    space.bound.served("s1")
-    until(lambda: "s1" in space.bound.told, "others learn from the store that it has clients")
+    space.presence.record("s1")
+    until(lambda: "s1" in space.presence.marked_at, "others learn from the store that it has clients")
 
 
 def test_a_user_needs_no_more_rights_than_the_documentation_says(face, valkey, store, until):
@@ -407,7 +409,7 @@ def test_a_user_needs_no_more_rights_than_the_documentation_says(face, valkey, s
     assert rights in (ROOT / "docs" / "shared_tables.md").read_text()
     with valkey.client() as client:
         client.execute_command("ACL", "SETUSER", "shop", "on", ">hush-hush", *rights.split())
-    space = store(f"{valkey.url.replace('unix://', 'unix://shop@')}?password=hush-hush").space(*TABLE)
+    space = store(f"{valkey.url.replace('unix://', 'unix://shop@')}?password=hush-hush").namespace(*TABLE)
     answers = face.ask(
         space.recall("d"),
         space.reserve("d", "s1"),
@@ -417,8 +419,8 @@ def test_a_user_needs_no_more_rights_than_the_documentation_says(face, valkey, s
         space.forget("d", "s3"),
     )
     assert answers == [None, None, b"s2", b"s3", b"s3", None]
-    space.bound.served("s1")
-    until(lambda: listens(space) and "s1" in space.bound.told, "the news are heard, and the store knows of s1")
+    space.presence.record("s1")
+    until(lambda: listens(space) and "s1" in space.presence.marked_at, "the news are heard, and the store knows of s1")
 
 
 class Relay:
@@ -463,10 +465,10 @@ def test_over_tls_the_store_is_asked_and_heard_and_a_stranger_is_not_trusted(fac
     relay = Relay(valkey.url.removeprefix("unix://"), context)
     try:
         trusting = store(f"rediss://127.0.0.1:{relay.port}/1?ssl_ca_certs={tmp_path / 'ca.pem'}")
-        space = trusting.space(*TABLE)
+        space = trusting.namespace(*TABLE)
         assert face.ask(space.reserve("d", "s1"), space.recall("d")) == [None, b"s1"]
         until(lambda: listens(space), "the news are heard")
-        (answer,) = face.ask(store(f"rediss://127.0.0.1:{relay.port}").space(*TABLE).recall("d"))
+        (answer,) = face.ask(store(f"rediss://127.0.0.1:{relay.port}").namespace(*TABLE).recall("d"))
         assert isinstance(answer, StoreFailure)
         assert "CERTIFICATE_VERIFY_FAILED" in answer.detail
     finally:
@@ -476,7 +478,7 @@ def test_over_tls_the_store_is_asked_and_heard_and_a_stranger_is_not_trusted(fac
 
 @pytest.mark.parametrize("query", ["?db=one", "?socket_keepalive=perhaps&nonsense=1"])
 def test_a_url_that_redis_py_can_t_read_is_a_wrong_configuration(face, valkey, store, query):
-    space = store(valkey.url + query).space(*TABLE)
+    space = store(valkey.url + query).namespace(*TABLE)
     with pytest.raises(ConfigError, match="unix://"):
         face.ask(space.recall("d"))
 
@@ -485,7 +487,7 @@ def test_a_url_that_redis_py_can_t_read_is_a_wrong_configuration(face, valkey, s
     "query", ["?decode_responses=yes", "?protocol=3", "?socket_timeout=0.000001", "?max_connections=1"]
 )
 def test_what_a_url_says_of_our_own_business_changes_nothing(face, valkey, store, query):
-    space = store(valkey.url + query).space(*TABLE)
+    space = store(valkey.url + query).namespace(*TABLE)
     assert face.at_once([space.put(f"{number}", "s1") for number in range(32)]) == [b"s1"] * 32
 
 
@@ -512,7 +514,7 @@ def test_at_the_end_nothing_is_left_open_and_who_asks_again_opens_it_anew(face, 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_uses_no_connection_of_its_parent_and_leaves_them_alone(valkey, until):
     store = Redis(valkey.url, timeout=PATIENCE)
-    space = store.space(*TABLE)
+    space = store.namespace(*TABLE)
     face = Wsgi()
     face.ask(space.put("d", "s1"))
     until(lambda: listens(space), "the news are heard")
@@ -540,10 +542,10 @@ def test_a_forked_child_uses_no_connection_of_its_parent_and_leaves_them_alone(v
 
 
 def test_on_another_event_loop_than_asyncio_s_it_is_a_wrong_configuration(valkey):
-    space = Redis(valkey.url, timeout=PATIENCE).space(*TABLE)
+    space = Redis(valkey.url, timeout=PATIENCE).namespace(*TABLE)
 
     async def ask():
-        await sticky_asgi.stores.client.ask([space.recall("d")])
+        await sticky_asgi.stores.client.execute([space.recall("d")])
 
     with pytest.raises(ConfigError, match="a store needs asyncio"):
         trio.run(ask)

@@ -54,7 +54,7 @@ def listed(table: StickTable) -> dict[str, str]:
 
 def held(backend: Backend, table: StickTable) -> dict[str, str]:
     """What is in it, by the backend's own clock."""
-    return {table.shown(key): server for key, server, _ in table.entries.items(backend.clock.monotonic())}
+    return {table.key_text(key): server for key, server, _ in table.entries.items(backend.clock.monotonic())}
 
 
 def later(backend: Backend, seconds: float) -> None:
@@ -627,7 +627,7 @@ def test_a_store_is_not_asked_for_whom_a_cookie_has_spoken_but_told(visit: Visit
     assert asked.begin() is backend["s2"]
     asked.answer()
     (told,) = asked.pending_writes
-    assert "s2" in told.command
+    assert "s2" in told.words
 
 
 def test_nor_is_it_told_what_it_has_not_learned(visit: Visit):

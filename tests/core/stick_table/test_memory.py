@@ -205,7 +205,7 @@ def test_to_put_and_forget_the_same_key_for_ever_keeps_nothing():
         entries.put("a", "web1", 1.0)
         entries.forget("a")
     assert len(entries) == 0
-    assert sum(len(age.keys) for age in entries._ages) <= 1
+    assert sum(len(age.keys) for age in entries._generations) <= 1
 
 
 @pytest.mark.parametrize("size", [16, 5000])
@@ -214,8 +214,8 @@ def test_whatever_is_used_the_queues_hold_each_key_once(size):
     for number in range(size * 3):
         entries.put(f"k{number % (size + size // 2)}", f"web{number % 3}", 0.0)
         entries.get(f"k{number * 7 % size}", 0.0)
-    assert sum(len(age.keys) for age in entries._ages) == entries._held <= size + size // 1000
-    assert len(entries._ages) <= 33
+    assert sum(len(age.keys) for age in entries._generations) == entries._queued <= size + size // 1000
+    assert len(entries._generations) <= 33
 
 
 def test_a_table_for_millions_is_divided_and_looked_through_by_parts():

@@ -59,7 +59,7 @@ def test_a_sample_becomes_a_key_as_in_haproxy(kind, sample, shown):
     table = StickTable(kind, length=4)
     key = table.key(sample)
     # the text of a mapped address differs between versions of Python
-    assert (key if key is None else table.shown(key).replace("::ffff:10.0.0.1", "::ffff:a00:1")) == shown
+    assert (key if key is None else table.key_text(key).replace("::ffff:10.0.0.1", "::ffff:a00:1")) == shown
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_what_is_no_key_of_its_type_is_passed_over(line: str):
 
 def test_nothing_is_restored_into_a_table_that_is_shared():
     saved, shared = StickTable("string"), StickTable("string", expire="1m", store=Redis("redis://nowhere"))
-    shared.join("clients")
+    shared.attach("clients")
     assert shared.restore(shared.dump()) == 0
     saved["tea"] = "web1"
     with pytest.raises(ConfigError, match="stick table clients: it is shared, so its entries are the store's to keep"):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from sticky_core.stores.breaker import FIRST, LONGEST, Breaker, Pauses, State
+from sticky_core.stores.breaker import FIRST_PAUSE, LONGEST_PAUSE, Backoff, Breaker, State
 
 PATIENCE = 0.5
 
@@ -29,75 +29,79 @@ def breaker():
 
 
 def test_whoever_asks_gets_through_until_the_first_failure(breaker):
-    assert [breaker.may(now) for now in (0.0, 0.0, 7.0)] == [True] * 3
-    breaker.failed(7.0, "refused")
-    assert not breaker.may(7.0)
-    assert (breaker.state, breaker.failures, breaker.openings, breaker.why) == (State.OPEN, 1, 1, "refused")
+    assert [breaker.allows(now) for now in (0.0, 0.0, 7.0)] == [True] * 3
+    breaker.record_failure(7.0, "refused")
+    assert not breaker.allows(7.0)
+    assert (breaker.state, breaker.failures, breaker.openings, breaker.last_error) == (State.OPEN, 1, 1, "refused")
 
 
 def test_after_the_pause_one_gets_through_and_the_others_do_not_wait_for_him(breaker):
-    breaker.failed(0.0, "refused")
-    assert breaker.delay(0.02) == pytest.approx(FIRST - 0.02)
-    assert [breaker.may(FIRST), breaker.may(FIRST), breaker.may(FIRST + PATIENCE / 2)] == [True, False, False]
+    breaker.record_failure(0.0, "refused")
+    assert breaker.delay(0.02) == pytest.approx(FIRST_PAUSE - 0.02)
+    assert [breaker.allows(FIRST_PAUSE), breaker.allows(FIRST_PAUSE), breaker.allows(FIRST_PAUSE + PATIENCE / 2)] == [
+        True,
+        False,
+        False,
+    ]
     assert breaker.state is State.HALF_OPEN
 
 
 def test_if_he_is_never_heard_of_again_another_gets_through(breaker):
-    breaker.failed(0.0, "refused")
-    assert breaker.may(FIRST)
-    assert breaker.may(FIRST + PATIENCE)
+    breaker.record_failure(0.0, "refused")
+    assert breaker.allows(FIRST_PAUSE)
+    assert breaker.allows(FIRST_PAUSE + PATIENCE)
 
 
 def test_what_he_finds_out_holds_for_all(breaker):
-    breaker.failed(0.0, "refused")
-    assert breaker.may(1.0)
-    breaker.worked(1.1)
+    breaker.record_failure(0.0, "refused")
+    assert breaker.allows(1.0)
+    breaker.record_success(1.1)
     assert (breaker.state, breaker.delay(1.1)) == (State.CLOSED, 0.0)
-    assert [breaker.may(1.1), breaker.may(1.1)] == [True, True]
+    assert [breaker.allows(1.1), breaker.allows(1.1)] == [True, True]
 
 
 def test_pauses_double_up_to_the_longest(breaker):
     now = 0.0
     pauses = []
     for _ in range(9):
-        breaker.failed(now, "refused")
+        breaker.record_failure(now, "refused")
         pauses.append(breaker.delay(now))
         now += pauses[-1]
-        assert breaker.may(now)
+        assert breaker.allows(now)
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
 
 
 def test_failures_of_those_who_were_on_their_way_are_counted_and_make_no_pause_longer(breaker):
     for _ in range(64):
-        breaker.failed(0.0, "no answer")
-    assert (breaker.failures, breaker.openings, breaker.delay(0.0)) == (64, 1, FIRST)
+        breaker.record_failure(0.0, "no answer")
+    assert (breaker.failures, breaker.openings, breaker.delay(0.0)) == (64, 1, FIRST_PAUSE)
 
 
 def test_a_store_that_comes_and_goes_is_asked_as_seldom_as_one_that_stays_away(breaker):
-    breaker.failed(0.0, "refused")
-    breaker.worked(1.0)
-    breaker.failed(1.5, "refused")
-    assert breaker.delay(1.5) == pytest.approx(2 * FIRST)
-    breaker.worked(2.0)
-    breaker.failed(2.0 + LONGEST + 0.1, "refused")  # it had been well for long enough
-    assert breaker.delay(2.0 + LONGEST + 0.1) == pytest.approx(FIRST)
+    breaker.record_failure(0.0, "refused")
+    breaker.record_success(1.0)
+    breaker.record_failure(1.5, "refused")
+    assert breaker.delay(1.5) == pytest.approx(2 * FIRST_PAUSE)
+    breaker.record_success(2.0)
+    breaker.record_failure(2.0 + LONGEST_PAUSE + 0.1, "refused")  # it had been well for long enough
+    assert breaker.delay(2.0 + LONGEST_PAUSE + 0.1) == pytest.approx(FIRST_PAUSE)
 
 
 def test_chance_makes_pauses_shorter_and_no_less_than_half():
-    pauses = [Pauses(random.Random(seed)).next() for seed in range(200)]
-    assert FIRST / 2 <= min(pauses) < 0.6 * FIRST
-    assert 0.9 * FIRST < max(pauses) <= FIRST
+    pauses = [Backoff(random.Random(seed)).next_pause() for seed in range(200)]
+    assert FIRST_PAUSE / 2 <= min(pauses) < 0.6 * FIRST_PAUSE
+    assert 0.9 * FIRST_PAUSE < max(pauses) <= FIRST_PAUSE
 
 
 def test_each_change_is_told_once(breaker, caplog):
     caplog.set_level(logging.WARNING, "sticky_sessions")
     for now in (0.0, 0.0, 0.0):
-        breaker.failed(now, "connection refused")
-    assert breaker.may(0.1)
-    breaker.failed(0.1, "connection refused")
-    assert breaker.may(0.4)
-    breaker.worked(0.4)
-    breaker.worked(0.4)
+        breaker.record_failure(now, "connection refused")
+    assert breaker.allows(0.1)
+    breaker.record_failure(0.1, "connection refused")
+    assert breaker.allows(0.4)
+    breaker.record_success(0.4)
+    breaker.record_success(0.4)
     assert caplog.messages == [
         "store redis://cache: connection refused; going on until it is back",
         "store redis://cache: back after 0.4 s",
@@ -105,5 +109,5 @@ def test_each_change_is_told_once(breaker, caplog):
 
 
 def test_a_breaker_says_how_it_is(breaker):
-    breaker.failed(0.0, "refused")
+    breaker.record_failure(0.0, "refused")
     assert repr(breaker) == "<Breaker redis://cache open, 1 failures>"

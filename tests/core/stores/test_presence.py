@@ -12,8 +12,8 @@ from sticky_core.persistence.stick import Stick
 from sticky_core.samples.request import hdr
 from sticky_core.server.server import LOOK, AdminState, Server
 from sticky_core.stick_table.table import StickTable
-from sticky_core.stores import BEAT, LEASE, Command
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, Command
 
 EXPIRE = 80.0
 PART = EXPIRE / 8
@@ -54,14 +54,14 @@ class Process:
 
     def serve(self, server: str) -> None:
         """A client of `server` has come, and the store was told so."""
-        assert self.table.space is not None
-        question = self.table.ask(self.table.space.touch("d", server))
-        question.answer = server.encode()
+        assert self.table.namespace is not None
+        question = self.table.query(self.table.namespace.touch("d", server))
+        question.reply = server.encode()
         self.table.on_written("d", question, self.clock.monotonic())
 
     def listen(self) -> None:
-        for errand in self.store.errands(self.clock.monotonic()):
-            errand.told(self.valkey.answer(errand.command))
+        for errand in self.store.background_commands(self.clock.monotonic()):
+            errand.on_reply(self.valkey.answer(errand.command))
 
     def drained(self) -> bool:
         return self.backend.drained("s1").wait(0)
@@ -107,7 +107,7 @@ def test_a_server_has_drained_when_its_clients_have_been_silent_in_every_process
     while not passes(clock, 1, here, there):
         silent += 1
     # an eighth for the near copy, an eighth for marks, and a beat each for the mark and the question
-    assert EXPIRE <= silent <= EXPIRE + 2 * PART + 2 * BEAT
+    assert EXPIRE <= silent <= EXPIRE + 2 * PART + 2 * HEARTBEAT_INTERVAL
 
 
 def test_clients_of_other_servers_and_of_other_tables_do_not_count(valkey: Valkey, clock: ManualClock):
@@ -117,7 +117,7 @@ def test_clients_of_other_servers_and_of_other_tables_do_not_count(valkey: Valke
     assert not passes(clock, EXPIRE - 1, here, there, elsewhere)
     there.serve("s2")
     elsewhere.serve("s1")
-    assert passes(clock, 2 + BEAT, here, there, elsewhere)
+    assert passes(clock, 2 + HEARTBEAT_INTERVAL, here, there, elsewhere)
 
 
 def test_clients_that_come_to_the_same_process_keep_it_as_well(valkey: Valkey, clock: ManualClock):
@@ -150,7 +150,7 @@ def test_who_looks_seldom_is_answered_the_next_time(valkey: Valkey, clock: Manua
     clock.advance(EXPIRE)
     assert not here.drained()
     for _ in range(5):
-        clock.advance(BEAT)
+        clock.advance(HEARTBEAT_INTERVAL)
         here.listen()
     assert here.drained()
 
@@ -160,7 +160,7 @@ def test_while_the_store_is_away_a_process_goes_by_what_it_knows(valkey: Valkey,
     there.serve("s1")
     there.listen()
     valkey.away = True
-    here.store.breaker.failed(clock.monotonic(), "away")
+    here.store.breaker.record_failure(clock.monotonic(), "away")
     clock.advance(EXPIRE - 1)
     assert not here.drained()
     clock.advance(1)
@@ -175,7 +175,7 @@ def test_what_the_store_has_just_said_counts_although_it_has_gone_since(valkey: 
     assert not here.drained()
     here.listen()
     valkey.away = True
-    here.store.breaker.failed(clock.monotonic(), "away")
+    here.store.breaker.record_failure(clock.monotonic(), "away")
     assert not here.drained()
     assert passes(clock, PART + 1, here)
 
@@ -187,7 +187,7 @@ def test_processes_that_know_servers_by_their_addresses_need_not_agree_on_names(
     there.serve("10.0.0.1:80")
     there.listen()
     assert not passes(clock, EXPIRE, here, there)
-    assert passes(clock, 2 * PART + 2 * BEAT, here, there)
+    assert passes(clock, 2 * PART + 2 * HEARTBEAT_INTERVAL, here, there)
 
 
 # -- what that costs
@@ -201,7 +201,7 @@ def test_a_mark_is_made_once_in_an_eighth_of_the_expiry_for_each_server(valkey: 
             process.listen()
         clock.advance(1)
     marks = [(command[1], command[4]) for command in valkey.heard if command[0] == "SET"]
-    until = round(1000 * (EXPIRE + 2 * PART + BEAT))
+    until = round(1000 * (EXPIRE + 2 * PART + HEARTBEAT_INTERVAL))
     assert sorted(marks) == [("sticky:app:bound:s1", until)] * 8 + [("sticky:app:bound:s2", until)] * 8
     assert len(marks) == len(valkey.heard)
 
@@ -217,9 +217,9 @@ def test_who_came_within_the_eighth_is_told_of_when_it_has_passed(valkey: Valkey
     process = Process(valkey, clock)
     process.serve("s1")
     process.listen()
-    clock.advance(BEAT)
+    clock.advance(HEARTBEAT_INTERVAL)
     process.serve("s1")
-    passes(clock, PART - BEAT - 1, process)
+    passes(clock, PART - HEARTBEAT_INTERVAL - 1, process)
     assert len(valkey.heard) == 1
     passes(clock, 1, process)
     assert len(valkey.heard) == 2
@@ -239,7 +239,7 @@ def test_marks_last_for_as_long_as_cookies_do_if_that_is_longer(valkey: Valkey, 
     process = Process(valkey, clock, Cookie("S", signed=False, maxidle=8 * EXPIRE))
     process.serve("s1")
     process.listen()
-    assert valkey.heard == [("SET", "sticky:app:bound:s1", 1, "PX", round(1000 * (10 * EXPIRE + BEAT)))]
+    assert valkey.heard == [("SET", "sticky:app:bound:s1", 1, "PX", round(1000 * (10 * EXPIRE + HEARTBEAT_INTERVAL)))]
 
 
 def test_the_store_is_asked_while_somebody_wants_to_know_and_not_more_often_than_once_a_second(
@@ -251,11 +251,11 @@ def test_the_store_is_asked_while_somebody_wants_to_know_and_not_more_often_than
     assert not any(command[0] == "GET" for command in valkey.heard)
     valkey.heard.clear()
     for _ in range(50):
-        clock.advance(BEAT / 10)
+        clock.advance(HEARTBEAT_INTERVAL / 10)
         here.drained()
         here.listen()
     assert {command[0] for command in valkey.heard} == {"GET"}
     assert 4 <= len(valkey.heard) <= 6
     here.backend["s1"].state = AdminState.READY
     passes(clock, EXPIRE, here)
-    assert len(valkey.heard) <= 6 + LEASE
+    assert len(valkey.heard) <= 6 + FEED_TIMEOUT

@@ -13,9 +13,9 @@ from sticky_core.errors import ConfigError, StoreFailure
 from sticky_core.persistence.stick import Stick
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
-from sticky_core.stores import BEAT, LEASE, packed
-from sticky_core.stores.invalidation import News
+from sticky_core.stores.invalidation import InvalidationFeed
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, pack_commands
 
 SECRET = "a-secret-of-the-store-tests"
 
@@ -32,13 +32,13 @@ def store(clock):
 
 @pytest.fixture
 def space(store):
-    return store.space("app/sessions", 1800.0)
+    return store.namespace("app/sessions", 1800.0)
 
 
 class Copy(dict[str, tuple[str, int]]):
     """A near copy: text and era by digest."""
 
-    def heard(self, digest, text, era):
+    def on_invalidation(self, digest, text, era):
         if text is None:
             self.pop(digest, None)
         elif digest in self:
@@ -69,7 +69,7 @@ class Copy(dict[str, tuple[str, int]]):
 def test_a_store_is_named_by_its_url_without_user_and_password(url, name, db):
     store = Redis(url)
     assert (store.name, store.db, store.url) == (name, db, url)
-    told = [repr(store), repr(store.breaker), repr(store.space("app/sessions", 60.0)), str(store.failure())]
+    told = [repr(store), repr(store.breaker), repr(store.namespace("app/sessions", 60.0)), str(store.failure())]
     assert not any(word in text for text in told for word in ("ann", "hush", "pass"))
 
 
@@ -115,7 +115,7 @@ def test_without_redis_py_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("expire", [None, 0.0])
 def test_a_table_without_expire_would_fill_the_store_for_ever(store, expire):
     with pytest.raises(ConfigError, match="it needs an expire"):
-        store.space("app/sessions", expire)
+        store.namespace("app/sessions", expire)
 
 
 # -- keys and commands
@@ -125,21 +125,21 @@ def test_a_key_is_not_to_be_read_from_its_digest_and_has_the_same_in_every_proce
     digest = space.digest("session-of-ann")
     assert len(digest) == 32
     assert set(digest) <= set("0123456789abcdef")
-    assert Redis("redis://elsewhere").space("app/sessions", 5.0).digest("session-of-ann") == digest
+    assert Redis("redis://elsewhere").namespace("app/sessions", 5.0).digest("session-of-ann") == digest
 
 
 def test_keys_are_told_apart_by_table_and_secret(store, space):
     others = [
-        store.space("app/other", 60.0),
-        Redis("redis://cache", secret=SECRET).space("app/sessions", 60.0),
-        Redis("redis://cache", secret=SECRET + "!").space("app/sessions", 60.0),
+        store.namespace("app/other", 60.0),
+        Redis("redis://cache", secret=SECRET).namespace("app/sessions", 60.0),
+        Redis("redis://cache", secret=SECRET + "!").namespace("app/sessions", 60.0),
     ]
     assert len({each.digest("ann") for each in (space, *others)}) == 4
 
 
 def test_of_several_secrets_the_oldest_counts_so_that_a_new_one_can_be_told_before_it_does():
     def digest(*secrets):
-        return Redis("redis://cache", secret=list(secrets)).space("app/sessions", 60.0).digest("ann")
+        return Redis("redis://cache", secret=list(secrets)).namespace("app/sessions", 60.0).digest("ann")
 
     assert digest(SECRET, SECRET + "2") == digest(SECRET) != digest(SECRET + "2")
 
@@ -154,20 +154,20 @@ def test_keys_of_all_types_have_a_digest(space, key, same):
 
 
 def test_commands_go_to_a_key_that_names_prefix_backend_and_table(space):
-    assert space.recall("d").command == ("GETEX", "sticky:app/sessions:d", "PX", 1800000)
-    assert space.reserve("d", "s1").command == (
+    assert space.recall("d").words == ("GETEX", "sticky:app/sessions:d", "PX", 1800000)
+    assert space.reserve("d", "s1").words == (
         *("SET", "sticky:app/sessions:d", "s1"),
         *("NX", "GET", "PX", 1800000),
     )
     scripts = [space.move("d", "s1", "s2"), space.put("d", "s2"), space.touch("d", "s2"), space.forget("d", "s2")]
-    assert {ask.command[0] for ask in scripts} == {"EVAL"}
-    assert {ask.command[2:4] for ask in scripts} == {(1, "sticky:app/sessions:d")}
+    assert {ask.words[0] for ask in scripts} == {"EVAL"}
+    assert {ask.words[2:4] for ask in scripts} == {(1, "sticky:app/sessions:d")}
     assert {ask.store for ask in (space.recall("d"), *scripts)} == {space.store}
 
 
 def test_commands_are_packed_as_redis_reads_them():
     commands = [("PING",), ("SET", "k", "\u00e9", "PX", 10), ("GET", b"\xff")]
-    assert packed(commands) == (
+    assert pack_commands(commands) == (
         b"*1\r\n$4\r\nPING\r\n"
         b"*5\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\xc3\xa9\r\n$2\r\nPX\r\n$2\r\n10\r\n"
         b"*2\r\n$3\r\nGET\r\n$1\r\n\xff\r\n"
@@ -175,10 +175,10 @@ def test_commands_are_packed_as_redis_reads_them():
 
 
 def test_an_answer_is_a_text_or_nothing_or_the_store_s_failure(space):
-    assert space.read(b"s1") == "s1"
-    assert space.read(None) is None
+    assert space.read_reply(b"s1") == "s1"
+    assert space.read_reply(None) is None
     with pytest.raises(StoreFailure, match="store redis://cache: refused"):
-        space.read(StoreFailure("redis://cache", "refused"))
+        space.read_reply(StoreFailure("redis://cache", "refused"))
 
 
 # -- who listens, and what is believed
@@ -186,112 +186,112 @@ def test_an_answer_is_a_text_or_nothing_or_the_store_s_failure(space):
 
 def heard(store, clock, answers=()):
     """One connection to the channel of news on which everything is answered."""
-    news = News(store, clock.monotonic())
-    while (command := news.due(clock.monotonic())) is not None:
+    news = InvalidationFeed(store, clock.monotonic())
+    while (command := news.next_command(clock.monotonic())) is not None:
         match command:
             case ("PING",):
-                news.hear([b"pong", b""])
+                news.on_reply([b"pong", b""])
             case ("SUBSCRIBE", *channels):
                 for number, channel in enumerate(channels):
-                    news.hear([b"subscribe", str(channel).encode(), number + 1])
+                    news.on_reply([b"subscribe", str(channel).encode(), number + 1])
     for answer in answers:
-        news.hear(answer)
+        news.on_reply(answer)
     return news
 
 
 def test_nothing_is_believed_before_anybody_listens(space):
-    assert not space.fresh(space.era_of("d", "s1", space.news))
+    assert not space.is_fresh(space.epoch_of("d", "s1", space.sequence))
 
 
 def test_what_is_kept_while_the_channel_is_alive_is_believed_for_as_long(store, space, clock):
     heard(store, clock)
-    era = space.era_of("d", "s1", space.news)
-    assert space.fresh(era)
-    clock.advance(LEASE - 0.01)
-    assert space.fresh(era)
+    era = space.epoch_of("d", "s1", space.sequence)
+    assert space.is_fresh(era)
+    clock.advance(FEED_TIMEOUT - 0.01)
+    assert space.is_fresh(era)
     clock.advance(0.02)
-    assert not space.fresh(era)
+    assert not space.is_fresh(era)
 
 
 def test_each_beat_that_is_answered_lets_it_be_believed_for_longer(store, space, clock):
     news = heard(store, clock)
-    era = space.era_of("d", "s1", space.news)
+    era = space.epoch_of("d", "s1", space.sequence)
     for _ in range(10):
-        clock.advance(BEAT)
+        clock.advance(HEARTBEAT_INTERVAL)
         assert news.delay(clock.monotonic()) == 0.0
-        assert news.due(clock.monotonic()) == ("PING",)
-        assert news.due(clock.monotonic()) is None
-        news.hear([b"pong", b""])
-        assert space.fresh(era)
+        assert news.next_command(clock.monotonic()) == ("PING",)
+        assert news.next_command(clock.monotonic()) is None
+        news.on_reply([b"pong", b""])
+        assert space.is_fresh(era)
 
 
 def test_a_beat_proves_nothing_about_what_came_after_it_was_sent(store, space, clock):
     news = heard(store, clock)
-    era = space.era_of("d", "s1", space.news)
-    clock.advance(BEAT)
-    assert news.due(clock.monotonic()) == ("PING",)
-    clock.advance(LEASE - 0.5)
-    news.hear([b"pong", b""])
-    assert space.fresh(era)
+    era = space.epoch_of("d", "s1", space.sequence)
+    clock.advance(HEARTBEAT_INTERVAL)
+    assert news.next_command(clock.monotonic()) == ("PING",)
+    clock.advance(FEED_TIMEOUT - 0.5)
+    news.on_reply([b"pong", b""])
+    assert space.is_fresh(era)
     clock.advance(0.6)
-    assert not space.fresh(era)
+    assert not space.is_fresh(era)
 
 
 def test_a_channel_that_does_not_answer_is_lost(store, space, clock):
     news = heard(store, clock)
-    clock.advance(BEAT)
-    assert news.due(clock.monotonic()) == ("PING",)
-    clock.advance(LEASE)
+    clock.advance(HEARTBEAT_INTERVAL)
+    assert news.next_command(clock.monotonic()) == ("PING",)
+    clock.advance(FEED_TIMEOUT)
     with pytest.raises(StoreFailure, match="silent for 3 s"):
-        news.due(clock.monotonic())
+        news.next_command(clock.monotonic())
 
 
 def test_what_was_kept_before_the_channel_was_lost_is_not_believed_when_it_is_back(store, space, clock):
     heard(store, clock)
-    era = space.era_of("d", "s1", space.news)
-    store.deaf()
-    assert not space.fresh(era)
+    era = space.epoch_of("d", "s1", space.sequence)
+    store.disconnected()
+    assert not space.is_fresh(era)
     heard(store, clock)
-    assert not space.fresh(era)
-    assert space.fresh(space.era_of("d", "s1", space.news))
+    assert not space.is_fresh(era)
+    assert space.is_fresh(space.epoch_of("d", "s1", space.sequence))
 
 
 def test_what_was_asked_before_the_channel_was_back_is_not_believed_either(store, space, clock):
     heard(store, clock)
-    since = space.news
-    store.deaf()
+    since = space.sequence
+    store.disconnected()
     heard(store, clock)
-    assert space.era_of("d", "s1", since) == 0
+    assert space.epoch_of("d", "s1", since) == 0
 
 
 def test_a_table_that_comes_later_is_subscribed_to_with_the_next_beat(store, space, clock):
     news = heard(store, clock)
-    later = store.space("app/later", 60.0)
-    assert not later.fresh(later.era_of("d", "s1", later.news))
-    assert news.due(clock.monotonic()) == ("SUBSCRIBE", "sticky:0:app/later")
-    assert news.due(clock.monotonic()) is None
-    news.hear([b"subscribe", b"sticky:0:app/later", 2])
-    assert later.fresh(later.era_of("d", "s1", later.news))
+    later = store.namespace("app/later", 60.0)
+    assert not later.is_fresh(later.epoch_of("d", "s1", later.sequence))
+    assert news.next_command(clock.monotonic()) == ("SUBSCRIBE", "sticky:0:app/later")
+    assert news.next_command(clock.monotonic()) is None
+    news.on_reply([b"subscribe", b"sticky:0:app/later", 2])
+    assert later.is_fresh(later.epoch_of("d", "s1", later.sequence))
 
 
 def test_two_near_copies_of_one_table_both_hear_its_news(store, space, clock):
     news = heard(store, clock)
-    era = space.era
-    again = store.space("app/sessions", 60.0)
-    assert news.due(clock.monotonic()) == ("SUBSCRIBE", "sticky:0:app/sessions")
-    news.hear([b"subscribe", b"sticky:0:app/sessions", 1])
-    assert space.era == era  # it has heard all the time
-    space.near, again.near = Copy(d=("s1", space.era)), Copy(d=("s1", again.era))
-    news.hear(message(space, b"d s2"))
-    assert (space.near["d"], again.near["d"]) == (("s2", space.era), ("s2", again.era))
-    assert space.fresh(space.era) and again.fresh(again.era)
+    era = space.epoch
+    again = store.namespace("app/sessions", 60.0)
+    assert news.next_command(clock.monotonic()) == ("SUBSCRIBE", "sticky:0:app/sessions")
+    news.on_reply([b"subscribe", b"sticky:0:app/sessions", 1])
+    assert space.epoch == era  # it has heard all the time
+    space.local_cache, again.local_cache = Copy(d=("s1", space.epoch)), Copy(d=("s1", again.epoch))
+    news.on_reply(message(space, b"d s2"))
+    assert (space.local_cache["d"], again.local_cache["d"]) == (("s2", space.epoch), ("s2", again.epoch))
+    assert space.is_fresh(space.epoch) and again.is_fresh(again.epoch)
 
 
 def test_a_near_copy_that_nobody_has_any_more_is_let_go(store, clock):
-    gone = weakref.ref(store.space("app/gone", 60.0))
+    gone = weakref.ref(store.namespace("app/gone", 60.0))
     gc.collect()
     assert gone() is None
-    assert News(store, clock.monotonic()).due(clock.monotonic()) == ("PING",)
+    assert InvalidationFeed(store, clock.monotonic()).next_command(clock.monotonic()) == ("PING",)
 
 
 def message(space, payload):
@@ -308,17 +308,17 @@ def message(space, payload):
 )
 def test_news_change_what_a_near_copy_has_and_nothing_else(store, space, clock, payload, after):
     news = heard(store, clock)
-    space.near = Copy({"d": ("s1", space.era), "e": ("s1", space.era)})
-    news.hear(message(space, payload))
-    assert {digest: text for digest, (text, _) in space.near.items()} == after
-    assert all(space.fresh(era) for _, era in space.near.values())
+    space.local_cache = Copy({"d": ("s1", space.epoch), "e": ("s1", space.epoch)})
+    news.on_reply(message(space, payload))
+    assert {digest: text for digest, (text, _) in space.local_cache.items()} == after
+    assert all(space.is_fresh(era) for _, era in space.local_cache.values())
 
 
 def test_news_are_of_one_table(store, space, clock):
-    other = store.space("app/other", 60.0)
-    space.near, other.near = Copy(d=("s1", 1)), Copy(d=("s1", 1))
+    other = store.namespace("app/other", 60.0)
+    space.local_cache, other.local_cache = Copy(d=("s1", 1)), Copy(d=("s1", 1))
     heard(store, clock, [message(other, b"d s2"), [b"message", b"sticky:0:app/nobody", b"d s3"]])
-    assert (space.near["d"][0], other.near["d"][0]) == ("s1", "s2")
+    assert (space.local_cache["d"][0], other.local_cache["d"][0]) == ("s1", "s2")
 
 
 @pytest.mark.parametrize(
@@ -338,48 +338,48 @@ def test_an_answer_that_contradicts_news_that_came_before_it_is_not_believed(
     store, space, clock, payloads, answer, believed
 ):
     news = heard(store, clock, [message(space, b"d s7")])
-    since = space.news
+    since = space.sequence
     for payload in payloads:
-        news.hear(message(space, payload))
-    assert space.fresh(space.era_of("d", answer, since)) is believed
+        news.on_reply(message(space, payload))
+    assert space.is_fresh(space.epoch_of("d", answer, since)) is believed
 
 
 def test_one_listens_and_when_it_stops_another_may(store, space, clock):
     one, other = object(), object()
-    assert [store.appoint(one), store.appoint(other)] == [True, False]
+    assert [store.acquire_listener(one), store.acquire_listener(other)] == [True, False]
     heard(store, clock)
-    era = space.era_of("d", "s1", space.news)
-    store.dismiss(other)
-    assert (store.listener, space.fresh(era)) == (one, True)
-    store.dismiss(one)
-    assert (store.listener, space.fresh(era)) == (None, False)
-    assert store.appoint(other)
+    era = space.epoch_of("d", "s1", space.sequence)
+    store.release_listener(other)
+    assert (store.listener, space.is_fresh(era)) == (one, True)
+    store.release_listener(one)
+    assert (store.listener, space.is_fresh(era)) == (None, False)
+    assert store.acquire_listener(other)
 
 
 def test_a_forked_child_believes_nothing_and_has_to_listen_for_itself(store, space, clock):
-    store.appoint(object())
+    store.acquire_listener(object())
     heard(store, clock)
-    era = space.era_of("d", "s1", space.news)
+    era = space.epoch_of("d", "s1", space.sequence)
     store.after_fork()
-    assert (store.listener, space.fresh(era)) == (None, False)
+    assert (store.listener, space.is_fresh(era)) == (None, False)
 
 
 def test_that_no_news_come_is_told_once_until_they_do(store, clock, caplog):
     caplog.set_level(logging.WARNING, "sticky_sessions")
     for _ in range(3):
-        store.missed("NOPERM no permissions")
+        store.feed_failed("NOPERM no permissions")
     assert caplog.messages == [
         "store redis://cache: no news of other processes (NOPERM no permissions); each request asks the store"
     ]
     heard(store, clock)
-    store.missed("connection lost")
+    store.feed_failed("connection lost")
     assert len(caplog.messages) == 2
 
 
 def test_a_store_says_how_it_is(store, space, clock):
     assert repr(store) == "<Redis redis://cache closed, deaf>"
     heard(store, clock)
-    store.breaker.failed(0.0, "refused")
+    store.breaker.record_failure(0.0, "refused")
     assert repr(store) == "<Redis redis://cache open, listening>"
     assert repr(space) == "<Space app/sessions in redis://cache>"
 
