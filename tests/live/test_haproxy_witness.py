@@ -2,7 +2,7 @@
 the same; what the servers saw and what the client got must be the same, too.
 
 A row is a backend, and some requests to it in order. Where we differ on purpose, the row says why and what is
-ours, and the witness must contradict, or the difference would be none. HAProxy 2.6 is enough.
+ours, and the witness must contradict, or the difference would be none. HAProxy 2.6 and later will do.
 """
 
 import asyncio

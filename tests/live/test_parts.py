@@ -1,6 +1,8 @@
-"""The rule that holds for every part: without it a test is skipped and says so, and under CI it fails."""
+"""How a part is found: in its wheel, else on the system. Without it a test is skipped, and under CI it fails."""
 
+import importlib.util
 import shutil
+import subprocess
 
 import pytest
 
@@ -10,6 +12,7 @@ pytestmark = pytest.mark.live
 @pytest.fixture
 def nothing_installed(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     return monkeypatch
 
 
@@ -23,3 +26,14 @@ def test_under_ci_it_fails_instead(part, nothing_installed):
     nothing_installed.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="haproxy is not installed"):
         part("haproxy")
+
+
+@pytest.mark.parametrize("name, argument", [("haproxy", "-v"), ("nginx", "-v")])
+def test_the_wheel_is_found_before_the_system(part, monkeypatch, name, argument):
+    installed = part(name)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: f"/nowhere/{name}")
+    if (found := part(name)) == f"/nowhere/{name}":
+        pytest.skip(f"the wheel of {name} is not installed")
+    assert found == installed
+    printed = subprocess.run([found, argument], capture_output=True, text=True)
+    assert name in (printed.stdout + printed.stderr).lower()

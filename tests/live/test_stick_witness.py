@@ -2,7 +2,7 @@
 servers; who answers must be the same, and what the tables know afterwards.
 
 A row is a backend's stick table and rules, in HAProxy's words, and some requests to it in order. Where we differ on
-purpose, the row says why and what is ours, and the witness must contradict. HAProxy 2.6 is enough.
+purpose, the row says why and what is ours, and the witness must contradict. HAProxy 2.6 and later will do.
 """
 
 from __future__ import annotations
@@ -494,11 +494,11 @@ ROWS = [
         for value in ("10.0.0.1", "10.0.0.1:80", "2001:db8::1", "nobody", "10.0.0", "10.0.0.256", "::1")
     ),
     keyed("ip: ::ffff:10.0.0.1", "type ip size 100", "::ffff:10.0.0.1",
-          why="as HAProxy 3.5 has it; 2.6 looks for no IPv4 address in such a text",
+          why="as HAProxy 3.5 has it; 2.8 looks for no IPv4 address in such a text",
           ours=Outcome(["s1"], {"10.0.0.1": "s1"})),
     *(keyed(f"ipv6: {value}", "type ipv6 size 100", value) for value in ("2001:db8::1", "nobody", "::")),
     keyed("ipv6: 10.0.0.1", "type ipv6 size 100", "10.0.0.1",
-          why="as HAProxy 3.5 has it; 2.6 takes no text that names an IPv4 address",
+          why="as HAProxy 3.5 has it; 2.8 takes no text that names an IPv4 address",
           ours=Outcome(["s1"], {str(ip_address("::ffff:10.0.0.1")): "s1"})),
     # when it is full
     keyed("full: somebody goes", "type string size 3 expire 30m", "a", "b", "c", "d", "e", "e", nearly=True),
