@@ -37,7 +37,7 @@ from sticky_core.balance import (
     Uri,
     UrlParam,
 )
-from sticky_core.balance.algorithm import Algorithm, Balance, Timed
+from sticky_core.balance.algorithm import Algorithm, Balance, LatencyAware
 from sticky_core.samples.request import hdr
 from sticky_core.server.server import AdminState, Server
 
@@ -107,7 +107,7 @@ class Work:
         begin = time.thread_time()
         self.algorithm: Algorithm = contender.balance.build(servers, random)
         self.made = time.thread_time() - begin
-        if isinstance(self.algorithm, Timed):
+        if isinstance(self.algorithm, LatencyAware):
             for server in servers:
                 self.algorithm.record_latency(server, 0.1)
 

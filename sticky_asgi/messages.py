@@ -13,7 +13,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sticky_asgi.stores.client import execute
-from sticky_core.http.error_page import Page
+from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.forwarding import SAFE
 from sticky_core.server.server import Server
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
@@ -318,7 +318,7 @@ async def pay(transaction: Transaction) -> None:
     transaction.writes_done(await execute(transaction.pending_writes))
 
 
-async def send_page(page: Page, scope: Scope, send: Send) -> None:
+async def send_page(page: ErrorPage, scope: Scope, send: Send) -> None:
     """An answer of our own."""
     kind = "http"
     if scope["type"] == "websocket":

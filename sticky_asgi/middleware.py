@@ -13,7 +13,7 @@ from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key,
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
-from sticky_core.errors import ConfigError, Failure, ServerFailure, check
+from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
 from sticky_core.routing import Frontend
 
 
@@ -106,7 +106,7 @@ class Dispatcher(DispatchApp):
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
         self.replicas = self._always = backend.component(Replicas)
         self._debug = debug
-        check(self.replicas.problems())
+        raise_problems(self.replicas.problems())
 
     def _routed(self, scope: Scope) -> None:
         return None
@@ -154,7 +154,7 @@ class StickyMiddleware(DispatchApp):
         try:
             self._frontend = Frontend.of(backend, routes)
             self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
-            check(problem for replicas in self._replicas.values() for problem in replicas.problems())
+            raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         except ConfigError as error:
             if event_loop() is None:
                 raise

@@ -20,7 +20,7 @@ class ConfigError(ValueError):
         return "\n".join((f"{len(self.problems)} problems:", *(f"  - {problem}" for problem in self.problems)))
 
 
-def check(problems: Iterable[str]) -> None:
+def raise_problems(problems: Iterable[str]) -> None:
     """Raise one `ConfigError` with all `problems`, if there are any."""
     found = tuple(problems)
     if found:
@@ -28,7 +28,7 @@ def check(problems: Iterable[str]) -> None:
 
 
 @contextmanager
-def collected(problems: list[str], where: str = "") -> Generator[None]:
+def collect_problems(problems: list[str], where: str = "") -> Generator[None]:
     """Add the problems of a `ConfigError` to `problems`, each behind `where`, and go on: all are told at once."""
     try:
         yield
@@ -56,11 +56,11 @@ class Failure(Enum):
     #: it, or another server, has changed its state, and what was on its way here was to end with that
     SHUT = "sessions shut down", True, 502, "empty-response"
     #: what it said was no answer, or not the whole head of one
-    BAD_ANSWER = "no valid answer", True, 502, "junk-response"
+    BAD_RESPONSE = "no valid answer", True, 502, "junk-response"
     #: it took too long to begin its answer
     TIMEOUT = "no answer in time", True, 504, "response-timeout"
     #: the request can't be passed on without ambiguity, which is the client's fault and no server's
-    UNFIT = "request can't be passed on", True, 400, ""
+    NOT_FORWARDABLE = "request can't be passed on", True, 400, ""
     #: it answered, with a status after which another server is asked
     RETRIED_STATUS = "answer not passed on", True, 502, ""
     #: the server went away, or fell silent, in the middle of its answer
@@ -68,15 +68,15 @@ class Failure(Enum):
 
     def __init__(self, text: str, executed: bool, status: int, word: str) -> None:
         self.text = text
-        self.executed = executed
+        self.maybe_executed = executed
         #: what the client is told when nobody else answers, if it has not been told anything yet
         self.status = status
-        self.word = word
+        self.retry_word = word
 
     @property
-    def blames(self) -> bool:
+    def is_server_fault(self) -> bool:
         """Whether it says how the server is."""
-        return self is not Failure.UNFIT and self is not Failure.SHUT
+        return self is not Failure.NOT_FORWARDABLE and self is not Failure.SHUT
 
 
 class ServerFailure(Exception):

@@ -4,7 +4,7 @@ from sticky_core.backend.backend import Backend, BackendConfig
 from sticky_core.backend.events import Events, StateChange
 from sticky_core.balance import *
 from sticky_core.decision import Decision
-from sticky_core.dns.resolvers import Found, Resolvers
+from sticky_core.dns.resolvers import Address, Resolvers
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.health.agent import AgentCheck
 from sticky_core.health.check import Check, CheckResult, CheckStatus
@@ -29,6 +29,7 @@ from sticky_core.workers.backend import HandedOverError
 
 __all__ = [
     "TLS",
+    "Address",
     "AdminState",
     "AgentCheck",
     "Backend",
@@ -45,7 +46,6 @@ __all__ = [
     "FallbackCookie",
     "Follow",
     "Forward",
-    "Found",
     "HandedOverError",
     "Health",
     "Learn",

@@ -10,7 +10,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 
-class Forked(Protocol):
+class ForkAware(Protocol):
     """What does not survive a fork as it is."""
 
     def after_fork(self) -> None:
@@ -19,10 +19,10 @@ class Forked(Protocol):
 
 
 _numbers = count()
-_alive: WeakValueDictionary[int, Forked] = WeakValueDictionary()
+_alive: WeakValueDictionary[int, ForkAware] = WeakValueDictionary()
 
 
-def renewed(each: Forked) -> None:
+def register(each: ForkAware) -> None:
     """Have `each`, as long as it lives, told in every child that is forked from here on."""
     _alive[next(_numbers)] = each
 

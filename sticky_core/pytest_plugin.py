@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sticky_core.errors import ConfigError
-from sticky_core.target import App, Factory, expect_factory, kinds
+from sticky_core.target import App, Factory, possible_kinds, require_factory
 
 if TYPE_CHECKING:
     from sticky_core.testing.cluster import Cluster, ClusterFactory
@@ -23,7 +23,7 @@ def sticky_cluster() -> Iterator[ClusterFactory]:
     with ExitStack() as stack:
 
         def begin(create_app: Factory, *args: Any, **options: Any) -> Cluster[Any]:
-            expect_factory(create_app, "sticky_cluster")
+            require_factory(create_app, "sticky_cluster")
             app = create_app()
             made = [app]  # the app that was looked at is the first replica's
             cluster = _kind(app)(lambda: made.pop() if made else create_app(), *args, **options)
@@ -34,7 +34,7 @@ def sticky_cluster() -> Iterator[ClusterFactory]:
 
 def _kind(app: App) -> Any:
     # imported late: who tests a Flask app need not have Starlette's test client, and the other way round
-    found = kinds(app)
+    found = possible_kinds(app)
     if "asgi" in found and "wsgi" not in found:
         from sticky_asgi.testing import Cluster as ASGICluster
 

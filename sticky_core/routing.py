@@ -10,7 +10,7 @@ from typing import cast
 from sticky_core.backend.backend import Backend, BackendComponent
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.persistence.cookie.config import Cookie
 
 
@@ -23,7 +23,7 @@ class Frontend:
     """
 
     def __init__(self, routes: Mapping[str, Backend]) -> None:
-        check(_problems(routes))
+        raise_problems(_problems(routes))
         longest_first = sorted(routes.items(), key=lambda route: -len(route[0]))
         self._routes = [(prefix, f"{prefix}/", backend) for prefix, backend in longest_first if prefix != "/"]
         self._rest = routes.get("/")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 
 #: An ASGI or a WSGI application. The core never calls one, so it does not say more of it than the faces can check.
 App = Callable[..., Any]
@@ -25,7 +25,7 @@ _SCHEMES = ("http://", "https://", "unix:")
 _PORTS = {"http": 80, "https": 443}
 
 
-def kinds(callee: object) -> frozenset[str]:
+def possible_kinds(callee: object) -> frozenset[str]:
     """What `callee` may be ("asgi", "wsgi", "factory"), as far as its signature tells: all three where it does not."""
     if not callable(callee):
         return frozenset()
@@ -43,7 +43,7 @@ def kinds(callee: object) -> frozenset[str]:
     return frozenset(fits)
 
 
-def problem_of(target: object, factory: object) -> str | None:
+def target_problem(target: object, factory: object) -> str | None:
     """What is wrong with a server's target or factory, and the way out; None if nothing is."""
     if target is not None and factory is not None:
         return "has both a target and a factory: give one"
@@ -51,20 +51,20 @@ def problem_of(target: object, factory: object) -> str | None:
         return "has neither a target (an app or a URL) nor a factory"
     if isinstance(target, str):
         try:
-            Location.of(target)
+            Location.parse(target)
         except ValueError as error:
             return str(error)
         return None
-    if target is not None and kinds(target) == frozenset(("factory",)):
+    if target is not None and possible_kinds(target) == frozenset(("factory",)):
         return f"{target!r} takes no arguments, so it is a factory rather than an app: write factory={_name(target)}"
-    if target is not None and not kinds(target) & {"asgi", "wsgi"}:
+    if target is not None and not possible_kinds(target) & {"asgi", "wsgi"}:
         return f"{target!r} is neither an app nor a URL"
     if inspect.iscoroutinefunction(factory):
         return (
             f"factory={factory!r} is async: a factory hands an app over, and what must wait belongs into its lifespan"
         )
-    if factory is not None and "factory" not in kinds(factory):
-        if kinds(factory) & {"asgi", "wsgi"}:
+    if factory is not None and "factory" not in possible_kinds(factory):
+        if possible_kinds(factory) & {"asgi", "wsgi"}:
             return f"factory={factory!r} needs arguments, so it is an app rather than a factory: hand it as the target"
         return f"factory={factory!r} cannot be called without arguments"
     return None
@@ -75,9 +75,9 @@ def has_scheme(text: str) -> bool:
     return text.startswith(_SCHEMES)
 
 
-def problem_of_name(url: str) -> str | None:
+def name_problem(url: str) -> str | None:
     """Why the host of `url`, which is one, can't be resolved to several addresses; None if it can."""
-    location = Location.of(url)
+    location = Location.parse(url)
     if location.socket is not None:
         return f"{url}: a UNIX socket has no name to resolve: write Server(name, {url!r})"
     try:
@@ -87,10 +87,10 @@ def problem_of_name(url: str) -> str | None:
     return f"{url}: {location.host} is an address already: write Server(name, {url!r})"
 
 
-def expect_factory(factory: object, where: str) -> None:
+def require_factory(factory: object, where: str) -> None:
     """ConfigError, beginning with `where`, unless `factory` is one."""
-    problem = problem_of(None, factory)
-    check([f"{where}: {problem}"] if problem is not None else ())
+    problem = target_problem(None, factory)
+    raise_problems([f"{where}: {problem}"] if problem is not None else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,10 @@ class Location:
     host: str  #: a name or an IP address without brackets; "localhost" for a UNIX socket
     port: int
     socket: str | None  #: the path of a UNIX socket, which then stands for host and port
-    base: str  #: what every request target begins with; no slash at its end, empty for none
+    base_path: str  #: what every request target begins with; no slash at its end, empty for none
 
     @classmethod
-    def of(cls, url: str) -> Location:
+    def parse(cls, url: str) -> Location:
         """`http://host:port/base`, `https://host`, `unix:/run/app.sock`, and as nginx writes it,
         `unix:/run/app.sock:/base` with or without `http://` before it. ValueError says what is wrong.
         """
@@ -136,10 +136,10 @@ class Location:
             )
         return cls(scheme, host, port if port is not None else _PORTS[scheme], None, _base(url, split.path))
 
-    def at(self, address: str, port: int | None = None) -> str:
+    def url_at(self, address: str, port: int | None = None) -> str:
         """The same at an address of its host, as a URL."""
         host = f"[{address}]" if ":" in address else address
-        return f"{self.scheme}://{host}:{self.port if port is None else port}{self.base}"
+        return f"{self.scheme}://{host}:{self.port if port is None else port}{self.base_path}"
 
     @property
     def authority(self) -> str:
@@ -158,9 +158,9 @@ def _base(url: str, path: str) -> str:
     return path.rstrip("/")
 
 
-def address(url: str) -> tuple[str, int] | None:
+def host_and_port(url: str) -> tuple[str, int] | None:
     """Host and port of an upstream's URL; None for a UNIX socket. ValueError if it is none."""
-    location = Location.of(url)
+    location = Location.parse(url)
     return None if location.socket is not None else (location.host, location.port)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 from urllib.parse import quote
 
 from sticky_core.cache import TwoGenerationCache
-from sticky_core.http.error_page import Page
+from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.forwarding import SAFE
 from sticky_core.http.http1 import Header
 from sticky_core.server.server import Server
@@ -249,7 +249,7 @@ def pay(transaction: Transaction) -> None:
     transaction.writes_done(execute(transaction.pending_writes))
 
 
-def start_page(page: Page, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+def start_page(page: ErrorPage, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """An answer of our own."""
     start_response(f"{page.status} {page.reason}", page.headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
-from sticky_core.errors import Failure, ServerFailure, check
+from sticky_core.errors import Failure, ServerFailure, raise_problems
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_wsgi.apps import Replicas
@@ -107,7 +107,7 @@ class Dispatcher(DispatchApp):
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
         self.replicas = self._always = backend.component(Replicas)
         self._debug = debug
-        check(self.replicas.problems())
+        raise_problems(self.replicas.problems())
 
 
 class StickyMiddleware(DispatchApp):
@@ -132,7 +132,7 @@ class StickyMiddleware(DispatchApp):
         self._debug = debug
         self._frontend = Frontend.of(backend, routes)
         self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
-        check(problem for replicas in self._replicas.values() for problem in replicas.problems())
+        raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         self._always = self._replicas[self._frontend.only] if self._frontend.only is not None else None
 
     def _routed(self, environ: Environ) -> Replicas | None:

@@ -24,11 +24,12 @@ from sticky_asgi.messages import ASGIApp, Message, Scope, waker
 from sticky_core.backend.events import LieDown, Loop
 from sticky_core.errors import ServerFailure
 from sticky_core.health.agent import AgentReply
-from sticky_core.health.check import Checking, CheckResult, CheckStatus, said
-from sticky_core.health.expect import LOOKED_AT
+from sticky_core.health.check import CheckResult, CheckStatus, probe_result
+from sticky_core.health.expect import MAX_BODY
+from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
 from sticky_core.server.server import Server
-from sticky_core.upstream.probe import AgentProbe, HttpProbe, Probe, failed, raised
+from sticky_core.upstream.probe import AgentProbe, HttpProbe, NetworkProbe, result_from_exception, result_from_failure
 
 if TYPE_CHECKING:
     from sticky_asgi.apps import Replicas
@@ -103,10 +104,10 @@ class Checks(BackgroundTask):
 
     def _let_go(self) -> None:
         super()._let_go()
-        self._watched: dict[Checking, anyio.CancelScope] = {}
+        self._watched: dict[CheckRuntime, anyio.CancelScope] = {}
 
     async def _watch(
-        self, server: Server, checking: Checking, check: Callable[..., Any], scope: anyio.CancelScope
+        self, server: Server, checking: CheckRuntime, check: Callable[..., Any], scope: anyio.CancelScope
     ) -> None:
         with scope:
             now = self._backend.clock.monotonic
@@ -124,7 +125,7 @@ class Checks(BackgroundTask):
                     await check(server, checking)
                     self._backend.run_due_timers()
 
-    async def _check(self, server: Server, checking: Checking) -> None:
+    async def _check(self, server: Server, checking: CheckRuntime) -> None:
         begun = anyio.current_time()
         check = checking.check
         if check.probe is not None:
@@ -136,33 +137,33 @@ class Checks(BackgroundTask):
             result = await self._answered(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
         self._backend.record_check(server, replace(result, duration=anyio.current_time() - begun), checking)
 
-    async def _ask_agent(self, server: Server, agent: Checking) -> None:
+    async def _ask_agent(self, server: Server, agent: CheckRuntime) -> None:
         begun = anyio.current_time()
         probe = AgentProbe(server)
         result = await self._exchanged(probe, server, agent)
         result = replace(result, duration=anyio.current_time() - begun)
-        told = probe.said
+        told = probe.reply
         self._backend.on_agent_reply(
             server, AgentReply(result) if told is None else replace(told, result=result), agent
         )
 
-    async def _called(self, probe: Callable[[Any], Any], server: Server, checking: Checking) -> CheckResult:
-        with anyio.move_on_after(checking.patience):
+    async def _called(self, probe: Callable[[Any], Any], server: Server, checking: CheckRuntime) -> CheckResult:
+        with anyio.move_on_after(checking.timeout):
             try:
                 if inspect.iscoroutinefunction(probe) or inspect.iscoroutinefunction(type(probe).__call__):
                     answer = await probe(server)
                 else:
                     answer = await anyio.to_thread.run_sync(probe, server, abandon_on_cancel=True)
-                return said(answer)
+                return probe_result(answer)
             except ServerFailure as error:
-                return failed(error.failure)
+                return result_from_failure(error.failure)
             except Exception as error:
                 return CheckResult(CheckStatus.L7RSP, info=f"{type(error).__name__}: {error}")
         return CheckResult(CheckStatus.L7TOUT)
 
-    async def _exchanged(self, probe: Probe, server: Server, checking: Checking) -> CheckResult:
+    async def _exchanged(self, probe: NetworkProbe, server: Server, checking: CheckRuntime) -> CheckResult:
         begun = anyio.current_time()
-        connect, rest = checking.limits(self._backend.config.timeouts.in_seconds.connect)
+        connect, rest = checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
         try:
             with anyio.fail_after(connect):
                 stream = await self._connected(probe, server)
@@ -173,7 +174,7 @@ class Checks(BackgroundTask):
         except OSError as error:
             return CheckResult(CheckStatus.L4CON, info=_why(error))
         try:
-            result = probe.connected()
+            result = probe.on_connected()
             left = max(0.0, begun + connect - anyio.current_time()) if rest is None else rest
             with anyio.fail_after(left):
                 if result is None and probe.request:
@@ -192,7 +193,7 @@ class Checks(BackgroundTask):
             await anyio.aclose_forcefully(stream)
         return result
 
-    async def _connected(self, probe: Probe, server: Server) -> anyio.abc.ByteStream:
+    async def _connected(self, probe: NetworkProbe, server: Server) -> anyio.abc.ByteStream:
         stream: anyio.abc.ByteStream
         if probe.socket is not None:
             stream = await anyio.connect_unix(probe.socket)
@@ -218,7 +219,7 @@ class Checks(BackgroundTask):
             context = self._contexts[server] = (server.config.tls or TLS()).context()
         return context
 
-    async def _answered(self, app: ASGIApp | None, server: Server, checking: Checking) -> CheckResult:
+    async def _answered(self, app: ASGIApp | None, server: Server, checking: CheckRuntime) -> CheckResult:
         """What an app in this process answers."""
         path = checking.check.path
         if app is None:
@@ -226,22 +227,22 @@ class Checks(BackgroundTask):
         if path is None:
             return CheckResult(CheckStatus.L4OK)
         heard = _Heard()
-        patience = anyio.move_on_after(checking.patience)
+        patience = anyio.move_on_after(checking.timeout)
         try:
             with patience:
                 await app(_scope(checking, path, server), heard.asks(checking.check.payload), heard.send)
         except ServerFailure as error:
-            return failed(error.failure)
+            return result_from_failure(error.failure)
         except _Enough:
             pass
         except Exception as error:
             if not heard.over:
-                return raised(error)
+                return result_from_exception(error)
         if patience.cancelled_caught and (not heard.status or checking.expect.needs_body):
             return CheckResult(CheckStatus.L7TOUT)
         if not heard.status:
             return CheckResult(CheckStatus.L7RSP, info="no answer")
-        return checking.judged(heard.status, heard.headers, heard.body)
+        return checking.judge(heard.status, heard.headers, heard.body)
 
 
 class _Enough(Exception):
@@ -281,12 +282,12 @@ class _Heard:
             self.body += message.get("body", b"")
             if not message.get("more_body", False):
                 self.over = True
-            elif len(self.body) >= LOOKED_AT:
+            elif len(self.body) >= MAX_BODY:
                 self.over = True
                 raise _Enough
 
 
-def _scope(checking: Checking, target: str, server: Server) -> Scope:
+def _scope(checking: CheckRuntime, target: str, server: Server) -> Scope:
     check = checking.check
     path, _, query = target.partition("?")
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in check.header_list]

@@ -14,7 +14,17 @@ import anyio.to_thread
 
 from sticky_asgi.background.task import BackgroundTask
 from sticky_core.dns import nameservers
-from sticky_core.dns.resolvers import Answer, Query, Resolvers, Status, by_errno, questions, raised, said, system
+from sticky_core.dns.questions import questions
+from sticky_core.dns.resolvers import (
+    Answer,
+    Query,
+    Resolvers,
+    Status,
+    answer_from_exception,
+    answer_from_os_error,
+    answer_from_resolver,
+    answer_from_system,
+)
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
 from sticky_core.runtime.discovery import ResolvedName
 
@@ -125,16 +135,16 @@ async def _answer(query: Query, resolvers: Resolvers) -> Answer:
     try:
         if resolver is not None:
             if inspect.iscoroutinefunction(resolver) or inspect.iscoroutinefunction(type(resolver).__call__):
-                return said(await resolver(query))
-            return said(await anyio.to_thread.run_sync(resolver, query, abandon_on_cancel=True))
+                return answer_from_resolver(await resolver(query))
+            return answer_from_resolver(await anyio.to_thread.run_sync(resolver, query, abandon_on_cancel=True))
         if query.service or resolvers.nameservers:
             return await _nameservers(query, resolvers)
         found = await anyio.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)
-        return system((str(each[4][0]) for each in found), query.prefer)
+        return answer_from_system((str(each[4][0]) for each in found), query.prefer)
     except socket.gaierror as error:
-        return by_errno(error, _UNKNOWN, socket.EAI_AGAIN)
+        return answer_from_os_error(error, _UNKNOWN, socket.EAI_AGAIN)
     except Exception as error:
-        return raised(error)
+        return answer_from_exception(error)
 
 
 async def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
@@ -143,17 +153,17 @@ async def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
 
     # said each time: by itself it keeps to whichever kind of event loop the process has had first
     loop = asyncbackend.get_backend(asyncbackend.sniff())
-    asking = nameservers.asking(Resolver, resolvers, query.timeout)
+    asking = nameservers.build_resolver(Resolver, resolvers, query.timeout)
     steps = questions(query)
     question = next(steps)
     while True:
         try:
             answer = await asking.resolve(
-                nameservers.absolute(question), question.type, lifetime=query.timeout, search=False, backend=loop
+                nameservers.absolute_name(question), question.type, lifetime=query.timeout, search=False, backend=loop
             )
-            records = nameservers.told(answer)
+            records = nameservers.records_from_answer(answer)
         except Exception as error:
-            records = nameservers.failed(error)
+            records = nameservers.records_from_error(error)
         try:
             question = steps.send(records)
         except StopIteration as end:

@@ -11,10 +11,10 @@ from sticky_asgi.body import Body
 from sticky_asgi.messages import ASGIApp, GivenUp, Message, Receive, Scope, Send, gone, send_page
 from sticky_asgi.upstream.connections import Connection, Connections
 from sticky_core.errors import ConfigError, Failure, ServerFailure
-from sticky_core.fork import renewed
+from sticky_core.fork import register
 from sticky_core.http import http1
-from sticky_core.http.error_page import page
-from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, Outgoing, target_of
+from sticky_core.http.error_page import error_page
+from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest, request_target
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.server.server import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
@@ -37,19 +37,19 @@ class Upstream(CoreUpstream):
     Raises `ConfigError` for what can't work, and when httptools is not installed. It needs asyncio.
     """
 
-    in_hand = 8 << 20  # one thread passes on all that the event loop's clients are sent
+    buffer_limit = 8 << 20  # one thread passes on all that the event loop's clients are sent
 
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
-        super()._begin(config, timeouts, forward)
+        super()._set_up(config, timeouts, forward)
         try:
             from sticky_asgi.upstream.websockets import tunnel
         except ModuleNotFoundError as error:
-            raise ConfigError(http1.MISSING.format("wsproto")) from error
+            raise ConfigError(http1.MISSING_PACKAGE.format("wsproto")) from error
         self._tunnel = tunnel
         self._lock = threading.Lock()
         self._everywhere: dict[asyncio.AbstractEventLoop, Connections] = {}
         self._latest: Connections | None = None
-        renewed(self)
+        register(self)
 
     @property
     def app(self) -> ASGIApp:
@@ -72,7 +72,7 @@ class Upstream(CoreUpstream):
         except ServerFailure as error:
             if begun:
                 raise
-            await send_page(page(error.failure.status), scope, send)
+            await send_page(error_page(error.failure.status), scope, send)
         finally:
             body.close()
 
@@ -100,12 +100,12 @@ class Upstream(CoreUpstream):
         finally:
             body.close()
 
-    def head(self, scope: Scope, method: str, upgrade: tuple[bytes, ...] = ()) -> Outgoing:
+    def head(self, scope: Scope, method: str, upgrade: tuple[bytes, ...] = ()) -> OutgoingRequest:
         """The head of the request that `scope` is."""
         client = scope.get("client")
-        return self._heads.head(
+        return self._heads.build(
             method,
-            target_of(
+            request_target(
                 scope.get("raw_path") or None, scope.get("root_path") or "", scope["path"], scope["query_string"]
             ),
             scope["headers"],
@@ -116,12 +116,12 @@ class Upstream(CoreUpstream):
             trailers=_takes_trailers(scope),
         )
 
-    async def _with_body(self, scope: Scope, outgoing: Outgoing, body: Body, send: Send) -> None:
+    async def _with_body(self, scope: Scope, outgoing: OutgoingRequest, body: Body, send: Send) -> None:
         first: Message | None = None
-        if outgoing.continues:
+        if outgoing.expects_continue:
             body.silent = True  # to ask for the body is to promise that it is wanted
         else:
-            first = await (body() if outgoing.framing is Framing.UNTOLD else body.at_once())
+            first = await (body() if outgoing.framing is Framing.UNDECLARED else body.at_once())
             if first is not None:
                 if first["type"] == "http.disconnect":
                     return gone(scope)
@@ -129,7 +129,7 @@ class Upstream(CoreUpstream):
         await self._through(scope, outgoing, first, body, send)
 
     def _through(
-        self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send
+        self, scope: Scope, outgoing: OutgoingRequest, first: Message | None, body: Body, send: Send
     ) -> Awaitable[None]:
         """Through an idle connection, if there is one that may be used."""
         repeatable = scope["method"] in IDEMPOTENT
@@ -138,7 +138,9 @@ class Upstream(CoreUpstream):
             return self._anew(scope, outgoing, first, body, send)
         return self._exchange(connection, scope, outgoing, first, body, send, repeatable)
 
-    async def _anew(self, scope: Scope, outgoing: Outgoing, first: Message | None, body: Body, send: Send) -> None:
+    async def _anew(
+        self, scope: Scope, outgoing: OutgoingRequest, first: Message | None, body: Body, send: Send
+    ) -> None:
         """Through a connection of its own."""
         connection = await self.connections().open(self.timeouts.connect, body)
         if connection is None:
@@ -149,7 +151,7 @@ class Upstream(CoreUpstream):
         self,
         connection: Connection,
         scope: Scope,
-        outgoing: Outgoing,
+        outgoing: OutgoingRequest,
         first: Message | None,
         body: Body,
         send: Send,
@@ -171,14 +173,14 @@ class Upstream(CoreUpstream):
                 if await connection.news() and connection.left():
                     return gone(scope)
             start: Message = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-            trails = answer.announced is not None and _takes_trailers(scope)
+            trails = answer.trailer_names is not None and _takes_trailers(scope)
             if trails:
                 start["trailers"] = True
-                start["headers"] = [*answer.headers, (b"trailer", answer.announced)]
+                start["headers"] = [*answer.headers, (b"trailer", answer.trailer_names)]
             await send(start)
             while True:
                 part = connection.take()
-                if answer.over and not answer.parts:
+                if answer.finished and not answer.body_parts:
                     break
                 if part:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -201,7 +203,7 @@ class Upstream(CoreUpstream):
                 raise
             return gone(scope)
         except GivenUp:
-            connection.gone = not answer.over
+            connection.gone = not answer.finished
             return
         except OSError:  # nobody takes the answer any more
             connection.gone = True
@@ -247,7 +249,7 @@ class Upstream(CoreUpstream):
                 connections.close()
 
     def end(self) -> None:
-        super().end()
+        super().retire()
         with self._lock:
             everywhere = list(self._everywhere.items())
         for loop, connections in everywhere:
@@ -266,9 +268,9 @@ def _takes_trailers(scope: Scope) -> bool:
     return "http.response.trailers" in (scope.get("extensions") or ())
 
 
-def _told(outgoing: Outgoing, first: Message) -> Outgoing:
+def _told(outgoing: OutgoingRequest, first: Message) -> OutgoingRequest:
     """How the body is framed, where only its first message tells."""
-    if outgoing.framing is not Framing.UNTOLD:
+    if outgoing.framing is not Framing.UNDECLARED:
         return outgoing
     if first.get("more_body", False):
         return outgoing.with_framing(Framing.CHUNKED)
@@ -276,22 +278,22 @@ def _told(outgoing: Outgoing, first: Message) -> Outgoing:
     return outgoing.with_framing(Framing.LENGTH, length) if length else outgoing.with_framing(Framing.NONE)
 
 
-def _is_all(outgoing: Outgoing, message: Message) -> bool:
+def _is_all(outgoing: OutgoingRequest, message: Message) -> bool:
     """Whether this is the whole body; some servers say so in a further message only."""
     if not message.get("more_body", False):
         return True
     return outgoing.framing is Framing.LENGTH and len(message.get("body", b"")) == outgoing.length
 
 
-def _fits(outgoing: Outgoing, message: Message) -> bytes:
+def _fits(outgoing: OutgoingRequest, message: Message) -> bytes:
     """The whole body. ServerFailure if it is not as long as it says."""
     data: bytes = message.get("body", b"")
     if outgoing.framing is Framing.LENGTH and len(data) != outgoing.length:
-        raise ServerFailure(Failure.UNFIT, detail="the body is not as long as Content-Length says")
+        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the body is not as long as Content-Length says")
     return data
 
 
-def _framed(outgoing: Outgoing, data: bytes, last: bool) -> bytes:
+def _framed(outgoing: OutgoingRequest, data: bytes, last: bool) -> bytes:
     """A piece of the body as it goes over the line."""
     if outgoing.framing is not Framing.CHUNKED:
         return data
@@ -299,11 +301,11 @@ def _framed(outgoing: Outgoing, data: bytes, last: bool) -> bytes:
     return chunk + b"0\r\n\r\n" if last else chunk
 
 
-async def _upload(connection: Connection, outgoing: Outgoing, first: Message | None, body: Body) -> None:
+async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Message | None, body: Body) -> None:
     """Send a body as it comes, no faster than the upstream takes it in."""
     answer = connection.answer
     if first is None:
-        if outgoing.continues:
+        if outgoing.expects_continue:
             await connection.continues(CONTINUE)
             if answer.status or connection.closed:
                 answer.reusable = False  # it has not seen the body that it was promised

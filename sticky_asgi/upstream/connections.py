@@ -18,7 +18,7 @@ from typing import Protocol, cast
 
 from sticky_asgi.body import Body
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.http.http1 import Answers, BadAnswer
+from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.target import Location
 from sticky_core.upstream.pool import Pool
 
@@ -77,7 +77,7 @@ class Connection(FlowControlProtocol):
         self._keeper = keeper
         self.loop = keeper.loop
         self.sweep = keeper.sweep
-        self.answer = Answers()
+        self.answer = ResponseParser()
         self.closed = False
         self._paused = False
         self._buffered = 0
@@ -103,21 +103,21 @@ class Connection(FlowControlProtocol):
         answer = self.answer
         try:
             answer.feed(data)
-        except BadAnswer as error:
-            if not answer.over:  # else it is one too many, and nobody's
-                self._fail(Failure.TRUNCATED if answer.status else Failure.BAD_ANSWER, str(error))
+        except BadResponse as error:
+            if not answer.finished:  # else it is one too many, and nobody's
+                self._fail(Failure.TRUNCATED if answer.status else Failure.BAD_RESPONSE, str(error))
             self.transport.abort()
-            if answer.over:
+            if answer.finished:
                 self._keeper.closed(self)
             return
         self._since = self.sweep.number
         if answer.status:
             self._buffered += len(data)
-            if self._buffered > WINDOW and not answer.over:
+            if self._buffered > WINDOW and not answer.finished:
                 self._paused = True
                 self.transport.pause_reading()
             self._wake()
-        elif self._continued is not None and not answer.waiting_for_continue:
+        elif self._continued is not None and not answer.awaits_continue:
             self._continued.set()
 
     def eof_received(self) -> None:
@@ -127,7 +127,7 @@ class Connection(FlowControlProtocol):
         self.closed = True
         if exc is None:
             self._end()
-        elif not self.answer.over and not self.gone:
+        elif not self.answer.finished and not self.gone:
             self._fail(self._cut_short)  # a reset is not the end of anything
         else:
             self._wake()
@@ -140,7 +140,7 @@ class Connection(FlowControlProtocol):
         """A request is about to be sent, and its client's `body` is to be watched. Nothing has gone wrong so far: else
         the connection would not have been kept.
         """
-        self.answer.begin(method, upgrade)
+        self.answer.begin_response(method, upgrade)
         self._buffered = 0
         self.body = body
         self._begun = self._since = self.sweep.number
@@ -182,11 +182,11 @@ class Connection(FlowControlProtocol):
     def take(self) -> bytes:
         """What has come of the body."""
         self._buffered = 0
-        return self.answer.take()
+        return self.answer.take_body()
 
     async def continues(self, patience: float) -> None:
         """Wait for a 100, an answer, or so many seconds."""
-        self.answer.waiting_for_continue = True
+        self.answer.awaits_continue = True
         self._continued = asyncio.Event()
         try:
             async with asyncio.timeout(patience):
@@ -195,11 +195,11 @@ class Connection(FlowControlProtocol):
             pass
         finally:
             self._continued = None
-            self.answer.waiting_for_continue = False
+            self.answer.awaits_continue = False
 
     def spoil(self, detail: str) -> None:
         """What the client sends is not what it has announced: nobody may take it for a request."""
-        self._fail(Failure.UNFIT, detail)
+        self._fail(Failure.NOT_FORWARDABLE, detail)
         self.transport.abort()
 
     def _wake(self) -> None:
@@ -222,13 +222,13 @@ class Connection(FlowControlProtocol):
 
     def _end(self) -> None:
         answer = self.answer
-        if answer.over or self.gone:
+        if answer.finished or self.gone:
             return self._wake()
         try:
-            if answer.finish():
+            if answer.feed_eof():
                 return self._wake()
-        except BadAnswer as error:
-            return self._fail(Failure.BAD_ANSWER, str(error))
+        except BadResponse as error:
+            return self._fail(Failure.BAD_RESPONSE, str(error))
         self._fail(self._cut_short)
 
     def on_sweep(self, number: int) -> None:
@@ -281,7 +281,7 @@ class Connection(FlowControlProtocol):
         """The exchange is over: the connection is kept if it may be, and closed if not."""
         self._let_go()
         answer = self.answer
-        if answer.over and answer.reusable and not self.closed and self.why is None and not self.gone:
+        if answer.finished and answer.reusable and not self.closed and self.why is None and not self.gone:
             if self._paused:
                 self._paused = False
                 self.transport.resume_reading()
@@ -316,7 +316,7 @@ class Connections:
     def take(self, repeatable: bool) -> Connection | None:
         """An idle one. If the request can't be repeated: one that is known to have been open just now."""
         while True:
-            connection = self._pool.take(self.loop.time(), repeatable)
+            connection = self._pool.acquire(self.loop.time(), repeatable)
             if connection is None or repeatable or connection.quiet():
                 return connection
             connection.transport.abort()
@@ -358,7 +358,7 @@ class Connections:
 
     def keep(self, connection: Connection) -> None:
         """Its exchange is over, and it may carry another."""
-        if not self._pool.put(connection, self.loop.time()):
+        if not self._pool.release(connection, self.loop.time()):
             connection.transport.abort()
 
     def closed(self, connection: Connection) -> None:
@@ -376,7 +376,7 @@ class Connections:
 
     def end(self) -> None:
         """The same, and keep none from here on."""
-        self._pool.end()
+        self._pool.retire()
         self.close()
 
 

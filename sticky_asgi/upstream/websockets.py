@@ -75,7 +75,7 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
         if answer.status != 101:
             return await _deny(connection, scope, send)
         if answer.upgrade.lower() != b"websocket":
-            raise ServerFailure(Failure.BAD_ANSWER, detail="a change to another protocol than asked for")
+            raise ServerFailure(Failure.BAD_RESPONSE, detail="a change to another protocol than asked for")
         subprotocol = _checked(answer.headers, key, scope)
         tunnelled = True
     finally:
@@ -83,7 +83,7 @@ async def tunnel(upstream: Upstream, scope: Scope, body: Body, send: Send) -> No
             connection.hand_over()
         else:
             connection.end()
-    ends = Tunnel(connection, answer.rest, upstream.timeouts.tunnel)
+    ends = Tunnel(connection, answer.upgraded_data, upstream.timeouts.tunnel)
     passed_on = [header for header in answer.headers if not header[0].startswith(b"sec-websocket-")]
     await _stand_between(ends, body, scope, send, {"subprotocol": subprotocol, "headers": passed_on})
 
@@ -104,15 +104,15 @@ def _checked(headers: Headers, key: bytes, scope: Scope) -> str | None:
     """The subprotocol that the upstream has chosen. ServerFailure if it has not understood what it agreed to."""
     said = dict(headers)
     if said.get(b"sec-websocket-accept") != base64.b64encode(hashlib.sha1(key + _UUID).digest()):
-        raise ServerFailure(Failure.BAD_ANSWER, detail="a 101 with another's Sec-WebSocket-Accept")
+        raise ServerFailure(Failure.BAD_RESPONSE, detail="a 101 with another's Sec-WebSocket-Accept")
     if b"sec-websocket-extensions" in said:
-        raise ServerFailure(Failure.BAD_ANSWER, detail="a 101 with extensions that nobody asked for")
+        raise ServerFailure(Failure.BAD_RESPONSE, detail="a 101 with extensions that nobody asked for")
     chosen = said.get(b"sec-websocket-protocol")
     if chosen is None:
         return None
     subprotocol = chosen.decode("latin-1")
     if subprotocol not in (scope.get("subprotocols") or ()):
-        raise ServerFailure(Failure.BAD_ANSWER, detail="a 101 with a subprotocol that nobody asked for")
+        raise ServerFailure(Failure.BAD_RESPONSE, detail="a 101 with a subprotocol that nobody asked for")
     return subprotocol
 
 
@@ -120,16 +120,18 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
     """The upstream has answered with something else than a WebSocket: the client is told what, if the server can."""
     answer = connection.answer
     if answer.status < 300:
-        raise ServerFailure(Failure.BAD_ANSWER, detail=f"status {answer.status} where 101 was asked for")
+        raise ServerFailure(Failure.BAD_RESPONSE, detail=f"status {answer.status} where 101 was asked for")
     if "websocket.http.response" not in (scope.get("extensions") or ()):
         return await send({"type": "websocket.close", "code": 1000})
     body = b""
-    while not answer.over and len(body) < WINDOW:  # in one piece, if it is of a usual size: not all servers take more
+    while (
+        not answer.finished and len(body) < WINDOW
+    ):  # in one piece, if it is of a usual size: not all servers take more
         if await connection.news() and connection.left():
             return gone(scope)
         body += connection.take()
     await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
-    while not answer.over:
+    while not answer.finished:
         await send({"type": "websocket.http.response.body", "body": body, "more_body": True})
         if await connection.news() and connection.left():
             return gone(scope)

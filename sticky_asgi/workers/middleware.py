@@ -45,7 +45,7 @@ from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, Failure, ServerFailure
-from sticky_core.fork import renewed
+from sticky_core.fork import register
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import Secret
 from sticky_core.samples.request import Sample
@@ -201,7 +201,7 @@ class StickyWorkers(DispatchApp):
             if event_loop() is None:
                 raise
             self._error = error
-        renewed(self)
+        register(self)
 
     @property
     def workers(self) -> Workers | None:

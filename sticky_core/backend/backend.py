@@ -25,11 +25,11 @@ from sticky_core.balance import RoundRobin, parse_balance
 from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
-from sticky_core.errors import ConfigError, Failure, collected
-from sticky_core.errors import check as raise_for
-from sticky_core.fork import renewed
+from sticky_core.errors import ConfigError, Failure, collect_problems, raise_problems
+from sticky_core.fork import register
 from sticky_core.health import agent as agent_check
-from sticky_core.health.check import Check, Checking, CheckResult, spread_out
+from sticky_core.health.check import Check, CheckResult
+from sticky_core.health.runtime import CheckRuntime, stagger_first_checks
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.messages import Request
 from sticky_core.http.timeouts import Timeouts
@@ -161,10 +161,10 @@ class Backend:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
-        raise_for(f"backend {name}: {problem}" for problem in _type_problems(servers, persist, check))
+        raise_problems(f"backend {name}: {problem}" for problem in _type_problems(servers, persist, check))
         problems: list[str] = []
         asked_persist = tuple(persist) if isinstance(persist, Sequence) else (persist,)
-        with collected(problems, f"backend {name}: "):
+        with collect_problems(problems, f"backend {name}: "):
             balance = parse_balance(balance) if isinstance(balance, str) else balance
         config: BackendConfig | None = None
         try:
@@ -193,7 +193,7 @@ class Backend:
         except ConfigError as error:
             problems += error.problems
             for asked in asked_persist:  # what is wrong with the rest is told along with it
-                with collected(problems, f"backend {name}: "):
+                with collect_problems(problems, f"backend {name}: "):
                     asked.build(name, servers, SystemClock())
         self._begin(name, config, servers, log, clock, rng, problems)
 
@@ -255,9 +255,9 @@ class Backend:
             server.id = number
         tracked = self._all_tracked(servers, problems)
         if config is not None:
-            with collected(problems):
+            with collect_problems(problems):
                 self.snapshot = Snapshot(self, config, servers)
-        raise_for(problems)
+        raise_problems(problems)
         #: what was asked; of the servers too, which may have been moved and weighed anew by hand since
         self.config = self.snapshot.config
         now = self.clock.monotonic()
@@ -272,7 +272,7 @@ class Backend:
             self._note_due(server)
         self._take_census()
         self._schedule_timers()
-        renewed(self)
+        register(self)
         _latest[name] = self
 
     # What of it is in force
@@ -312,7 +312,7 @@ class Backend:
         """Have more servers, beside those that there are. `apply` says how, and what it raises."""
         with self.turn:
             strangers = list(self._attach_problems(servers))
-            raise_for(f"backend {self.name}: {problem}" for problem in strangers)
+            raise_problems(f"backend {self.name}: {problem}" for problem in strangers)
             asked = (*self.config.servers, *(server.requested for server in servers))
             return self._apply(replace(self.config, servers=asked), {server.name: server for server in servers})
 
@@ -322,7 +322,7 @@ class Backend:
         `unavailable="fail"` too, since it will not come back. `apply` says how, and what it raises.
         """
         with self.turn:
-            raise_for(
+            raise_problems(
                 f"backend {self.name}: there is no server {name} to be removed"
                 for name in names
                 if name not in self._by_name
@@ -390,7 +390,7 @@ class Backend:
                 came.append(heir)
                 server = heir
             elif asked != server.requested:
-                with collected(problems, where):
+                with collect_problems(problems, where):
                     server.effective_config(asked)
                     changed[server] = asked
             servers.append(server)
@@ -410,12 +410,12 @@ class Backend:
             problems += (where + problem for problem in kept.problems_of(beginning))
             problems += kept.clashes(new)
         if not problems:
-            with collected(problems):
+            with collect_problems(problems):
                 trial = Snapshot(
                     self, new, self._shadows(change) if changed else servers, None if changed else self.snapshot
                 )
                 change.snapshot = None if changed else trial
-        raise_for(problems)
+        raise_problems(problems)
         return change
 
     def _number(self, change: Change) -> None:
@@ -571,7 +571,7 @@ class Backend:
         """What servers have of their backend. Under the lock, but for the first time."""
         config, servers = snapshot.config, snapshot.servers
         alone = sum(not server.config.backup for server in servers) == 1  # nginx never leaves the only one alone
-        fresh: tuple[list[Checking], list[Checking]] = [], []
+        fresh: tuple[list[CheckRuntime], list[CheckRuntime]] = [], []
         for server in servers:
             server.max_idle = snapshot.max_idle
             server.bound_somewhere = snapshot.bound_somewhere
@@ -588,9 +588,9 @@ class Backend:
                 ("checking", _check_of(config, server), fresh[0]),
                 ("agent", _agent(agent) if agent is not None else None, fresh[1]),
             ):
-                checking: Checking | None = getattr(server, name)
+                checking: CheckRuntime | None = getattr(server, name)
                 if asked is None or checking is None or checking.check != asked:
-                    made = Checking(asked, self.rng) if asked is not None else None
+                    made = CheckRuntime(asked, self.rng) if asked is not None else None
                     if made is not None:
                         if checking is not None:
                             made.inherit_from(checking)
@@ -599,7 +599,7 @@ class Backend:
                         checking.wake()
                     setattr(server, name, made)
         for group in fresh:
-            spread_out(group)
+            stagger_first_checks(group)
         snapshot.draw()
 
     def _take_census(self) -> None:
@@ -666,7 +666,7 @@ class Backend:
         by_name = {server.name: server for server in servers}
         tracked: dict[Server, Server] = {}
         for server in servers:
-            with collected(problems, f"backend {self.name}: server {server.name}: "):
+            with collect_problems(problems, f"backend {self.name}: server {server.name}: "):
                 if server.requested.track is not None:
                     tracked[server] = self._tracked(server, server.requested.track, by_name)
         return tracked
@@ -965,13 +965,13 @@ class Backend:
             if self._checks_owner is owner:
                 self._checks_owner = None
 
-    def record_check(self, server: Server, result: CheckResult, checking: Checking | None = None) -> None:
+    def record_check(self, server: Server, result: CheckResult, checking: CheckRuntime | None = None) -> None:
         """A check of `server` has come back: of `checking`, which need not be the one at work over it any more."""
         with self.lock:
             at_work = server.checking
             if at_work is None or server.removed or (checking is not None and checking is not at_work):
                 return
-            at_work.observe(result, self.clock.monotonic())
+            at_work.record_check(result, self.clock.monotonic())
             if server.in_maint:
                 return  # it was on its way when that began
             woken = self._judged(server, str(result))
@@ -985,13 +985,13 @@ class Backend:
         self._schedule_timers()
         return woken
 
-    def on_agent_reply(self, server: Server, said: agent_check.AgentReply, asked: Checking | None = None) -> None:
+    def on_agent_reply(self, server: Server, said: agent_check.AgentReply, asked: CheckRuntime | None = None) -> None:
         """What the agent of `server` has said: to `asked`, which need not be who asks it now."""
         agent = server.agent
         if agent is None or server.removed or (asked is not None and asked is not agent):
             return
         with self.lock:
-            agent.observe(said.result, self.clock.monotonic())
+            agent.record_check(said.result, self.clock.monotonic())
             if said.up is not None:
                 server.agent_up = said.up
             woken = self._judged(server, f"agent: {said.result}")
@@ -1019,7 +1019,7 @@ class Backend:
         checking = server.checking
         observe = checking.check.observe if checking is not None else None
         if observe == "layer4":
-            well = failure is None or failure.executed
+            well = failure is None or failure.maybe_executed
         else:
             well = not failed and (status < 500 or status in (501, 505))
         listed = failed or (status in snapshot.retries.statuses)
@@ -1030,7 +1030,7 @@ class Backend:
             now = self.clock.monotonic()
             news, reason = False, ""
             if checking is not None and observe is not None and server.status not in ("DOWN", "MAINT"):
-                news = checking.served(well, why, now)
+                news = checking.record_request(well, why, now)
                 reason = str(checking.result)
             if server.max_fails and server.status != "DOWN":
                 if not listed:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sticky_core.backend.retries import Retries
 from sticky_core.balance.algorithm import Balance
-from sticky_core.errors import check as raise_for
+from sticky_core.errors import raise_problems
 from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
@@ -49,7 +49,7 @@ class BackendConfig:
     use_server: tuple[tuple[str, Condition], ...] = ()
 
     def __post_init__(self) -> None:
-        raise_for(f"backend {self.name}: {problem}" for problem in self._problems())
+        raise_problems(f"backend {self.name}: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):

@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from sticky_core.backend.config import BackendConfig
-from sticky_core.balance.algorithm import Balance, Keyed
+from sticky_core.balance.algorithm import Balance, HashAware
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.server.server import Server
 
@@ -87,7 +87,7 @@ def moved_keys(
     rng = random.Random(0)
     one = before.balance.build([server for server in servers if not server.config.backup], rng)
     other = after.balance.build([server for server in servers_after if not server.config.backup], rng)
-    if not isinstance(one, Keyed):
+    if not isinstance(one, HashAware):
         return None
     # Where something else is hashed, or in another way, a key tells nothing of where it will fall.
     same = _hashed(before.balance) == _hashed(after.balance)
@@ -95,7 +95,7 @@ def moved_keys(
     for _ in range(count):
         number = rng.getrandbits(32)
         was = one.server_for_hash(number)
-        then = other.server_for_hash(number if same else rng.getrandbits(32)) if isinstance(other, Keyed) else None
+        then = other.server_for_hash(number if same else rng.getrandbits(32)) if isinstance(other, HashAware) else None
         way = (None if was is None else was.name, None if then is None else then.name)
         if way[0] != way[1]:
             moved[way] += 1

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from sticky_core.errors import Failure
 
-_WORDS = frozenset(failure.word for failure in Failure if failure.word)
+_WORDS = frozenset(failure.retry_word for failure in Failure if failure.retry_word)
 #: accepted as in HAProxy; neither happens here, where nobody speaks TLS 0-RTT
 _NEVER = frozenset(("0rtt-rejected",))
 _STATUSES = frozenset(("401", "403", "404", "408", "421", "425", "429", "500", "501", "502", "503", "504"))
@@ -59,10 +59,12 @@ class Retries:
     @cached_property
     def needs_replay(self) -> bool:
         """Whether a request may be told again to whom comes next after somebody has read it."""
-        return bool(self.statuses) or any(failure.executed and failure.word in self._all for failure in Failure)
+        return bool(self.statuses) or any(
+            failure.maybe_executed and failure.retry_word in self._all for failure in Failure
+        )
 
     def after(self, failure: Failure) -> bool:
-        return failure.word in self._all
+        return failure.retry_word in self._all
 
     def elsewhere(self, retry: int) -> bool:
         """Whether the `retry`th (from 1) is to go to another server."""

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from sticky_core.backend.config import BackendConfig, Unavailable
 from sticky_core.backend.queue import Queue, Ticket
 from sticky_core.backend.retries import Retries
-from sticky_core.balance.algorithm import Algorithm, Placed, Timed
+from sticky_core.balance.algorithm import AddressAware, Algorithm, LatencyAware
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.errors import Failure, collected
-from sticky_core.errors import check as raise_for
+from sticky_core.errors import Failure, collect_problems, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.http.trusted_proxies import Networks
 from sticky_core.persistence.chain import PersistenceChain
@@ -66,15 +65,19 @@ class Snapshot:
         self._backup_balance: Algorithm | None
         #: where balance knows servers to be
         self._places: dict[Server, object]
-        with collected(problems, f"backend {self.name}: "):
+        with collect_problems(problems, f"backend {self.name}: "):
             if before is not None and self._balances_as(before):
                 self._balance, self._backup_balance = before._balance, before._backup_balance
                 self._places = before._places
             else:
                 self._begin_to_balance()
-                if before is not None and isinstance(self._balance, Timed) and isinstance(before._balance, Timed):
+                if (
+                    before is not None
+                    and isinstance(self._balance, LatencyAware)
+                    and isinstance(before._balance, LatencyAware)
+                ):
                     self._balance.inherit_from(before._balance)
-        raise_for(problems)
+        raise_problems(problems)
         #: for how many seconds a client may stay away and is still known
         self.max_idle = 0.0
         if self.persistence is not None:
@@ -111,7 +114,7 @@ class Snapshot:
     def _persist(self, problems: list[str]) -> None:
         persistences: list[Persistence] = []
         for asked in grouped(self.config.persist):
-            with collected(problems, f"backend {self.name}: "):
+            with collect_problems(problems, f"backend {self.name}: "):
                 persistence = asked.build(self.name, self.servers, self.clock)
                 if self.config.ignore_persist is not None and not isinstance(persistence, StickRules):
                     persistence = Ignored(self.config, persistence)
@@ -169,7 +172,7 @@ class Snapshot:
     def draw(self) -> None:
         """What follows from how the servers are checked and limited now. Under the lock."""
         servers = self.servers
-        self._timed = self._balance if isinstance(self._balance, Timed) else None
+        self._timed = self._balance if isinstance(self._balance, LatencyAware) else None
         checks = [server.checking.check for server in servers if server.checking is not None]
         #: whether who comes and goes must be told: to balance, or because a server takes only so many
         self.counts_requests = self._balance.counts_requests or any(
@@ -211,7 +214,7 @@ class Snapshot:
         """A server has another address; `changed` comes behind. Under the lock."""
         self._places[server] = server.config.target
         algorithm = self._algorithm_of(server)
-        if isinstance(algorithm, Placed):
+        if isinstance(algorithm, AddressAware):
             algorithm.address_changed(server)
 
     def _algorithm_of(self, server: Server) -> Algorithm | None:
@@ -339,7 +342,7 @@ class Snapshot:
         """We are a forked child: the parent may have been caught in the middle of a choice."""
         self._begin_to_balance()
         self._assign()
-        self._timed = self._balance if isinstance(self._balance, Timed) else None
+        self._timed = self._balance if isinstance(self._balance, LatencyAware) else None
 
 
 class _Crowded:

@@ -43,20 +43,20 @@ class Algorithm(Protocol):
 
 
 @runtime_checkable
-class Timed(Protocol):
+class LatencyAware(Protocol):
     """An algorithm that also wants to know how long servers take."""
 
     def record_latency(self, server: Server, seconds: float) -> None:
         """`server` has begun an answer so long after it was asked."""
         ...
 
-    def inherit_from(self, before: Timed) -> None:
+    def inherit_from(self, before: LatencyAware) -> None:
         """Go on with what another has seen of the servers that it had as well."""
         ...
 
 
 @runtime_checkable
-class Placed(Protocol):
+class AddressAware(Protocol):
     """An algorithm that also goes by where servers are."""
 
     def address_changed(self, server: Server) -> None:
@@ -65,7 +65,7 @@ class Placed(Protocol):
 
 
 @runtime_checkable
-class Keyed(Protocol):
+class HashAware(Protocol):
     """An algorithm that goes by keys, each of which is hashed to a number."""
 
     def server_for_hash(self, number: int) -> Server | None:

@@ -20,7 +20,7 @@ from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 
@@ -37,7 +37,7 @@ class Ewma:
     clock: Clock = field(default_factory=SystemClock, compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        check(self._problems())
+        raise_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
         if self.draws < 1:

@@ -25,12 +25,12 @@ from sticky_core.balance.start import begun
 from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.samples import request as samples
 from sticky_core.samples.request import Key
 from sticky_core.server.server import Server
-from sticky_core.target import address
+from sticky_core.target import host_and_port
 
 HashKey = Literal["id", "id32", "addr", "addr-port", "name"]
 
@@ -173,7 +173,7 @@ class Hashing:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        check(self._problems())
+        raise_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
         method = ""
@@ -329,7 +329,7 @@ def base(server: Server, number: int, hash_key: HashKey) -> int:
     """The number from which a server's points are counted on; `number` is its own, from 1."""
     where, port = None, 0
     if hash_key in ("addr", "addr-port") and isinstance(server.config.target, str):
-        host, port = address(server.config.target) or ("", 0)
+        host, port = host_and_port(server.config.target) or ("", 0)
         where = samples.address(host)
     if where is not None:
         seed = avalanche(port) if hash_key == "addr-port" else 0

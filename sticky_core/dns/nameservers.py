@@ -7,7 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
-from sticky_core.dns.resolvers import Question, Records, Resolvers, Service, Status, nameserver
+from sticky_core.dns.questions import Question, Records, Service
+from sticky_core.dns.resolvers import Resolvers, Status, parse_nameserver
 from sticky_core.errors import ConfigError
 
 R = TypeVar("R")
@@ -23,9 +24,9 @@ def require() -> None:
         )
 
 
-def asking(kind: type[R], resolvers: Resolvers, timeout: float) -> R:
+def build_resolver(kind: type[R], resolvers: Resolvers, timeout: float) -> R:
     """A resolver of dnspython's, of this kind, that asks whom it is to ask; each so long that all have their turn."""
-    given = [nameserver(each) for each in resolvers.nameservers]
+    given = [parse_nameserver(each) for each in resolvers.nameservers]
     made: Any = kind(configure=not given)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     if given:
         server = import_module("dns.nameserver").Do53Nameserver
@@ -35,12 +36,12 @@ def asking(kind: type[R], resolvers: Resolvers, timeout: float) -> R:
     return resolver
 
 
-def absolute(question: Question) -> str:
+def absolute_name(question: Question) -> str:
     """The name, to be asked for as it stands, without the domains that a system may add."""
     return f"{question.name.rstrip('.')}."
 
 
-def told(answer: Any) -> Records:
+def records_from_answer(answer: Any) -> Records:
     """What an answer of dnspython's says."""
     wanted: str = answer.rdtype.name
     rrset: Iterable[Any] = answer.rrset or ()
@@ -52,10 +53,10 @@ def told(answer: Any) -> Records:
         if additional.rdtype.name in ("A", "AAAA"):
             name = _text(additional.name)
             beside[name] = (*beside.get(name, ()), *(each.address for each in additional))
-    return Records(Status.VALID, services=services, beside=beside)
+    return Records(Status.VALID, services=services, additional=beside)
 
 
-def failed(error: Exception) -> Records:
+def records_from_error(error: Exception) -> Records:
     """What it means that dnspython has raised."""
     return Records(_status(error), info=f"{type(error).__name__}: {error}")
 

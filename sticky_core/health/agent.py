@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sticky_core.durations import Duration
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.health.check import CheckResult, CheckStatus, problems_of_duration
 
 
@@ -25,7 +25,7 @@ class AgentCheck:
     timeout: Duration | None = None
 
     def __post_init__(self) -> None:
-        check(f"agent_check: {problem}" for problem in self._problems())
+        raise_problems(f"agent_check: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
         if not 1 <= self.port <= 65535:
@@ -35,7 +35,7 @@ class AgentCheck:
 
 
 #: of an agent's line, in bytes
-LONGEST = 1024
+MAX_LINE = 1024
 
 _UP = ("up",)
 _DOWN = ("down", "fail", "stopped")
@@ -54,7 +54,7 @@ class AgentReply:
     maxconn: int | None = None
 
 
-def read(line: bytes, duration: float | None = None) -> AgentReply:
+def parse_reply(line: bytes, duration: float | None = None) -> AgentReply:
     """What an agent's line means; words that nobody knows make all of it worth nothing."""
     text = line.decode("ascii", "replace").splitlines()[0].strip() if line.strip() else ""
     words, _, why = text.partition("#")

@@ -13,14 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from http import HTTPStatus
-from math import inf
 from typing import Any, Literal, get_args
 
-from sticky_core.clock import Rng
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import check as raise_for
-from sticky_core.health.expect import Expect, Headers
+from sticky_core.errors import raise_problems
+from sticky_core.health.expect import Expect
 
 InitState = Literal["up", "down", "fully-up", "fully-down"]
 Observe = Literal["layer4", "layer7"]
@@ -30,7 +27,7 @@ OnMarkedUp = Literal["shutdown-backup-sessions"]
 
 #: what stands for a probe of ours: told the server, it says whether that is well, or how it is; in the ASGI face it may
 #: be a coroutine function
-Probe = Callable[[Any], Any]
+ProbeFunction = Callable[[Any], Any]
 
 
 class Verdict(Enum):
@@ -91,7 +88,7 @@ class CheckResult:
 _SAID = {True: CheckResult(CheckStatus.L7OK), False: CheckResult(CheckStatus.L7RSP, info="the probe said no")}
 
 
-def said(answer: object) -> CheckResult:
+def probe_result(answer: object) -> CheckResult:
     """What the answer of a callable that stands for the probe means."""
     if isinstance(answer, CheckResult):
         return answer
@@ -142,7 +139,7 @@ class Check:
     """
 
     path: str | None = None
-    probe: Probe | None = field(default=None, kw_only=True)
+    probe: ProbeFunction | None = field(default=None, kw_only=True)
     method: str | _Given = field(default=_UNSET, kw_only=True)
     headers: Mapping[str, str] | Sequence[tuple[str, str]] | _Given = field(default=_UNSET, kw_only=True)
     body: str | bytes | _Given = field(default=_UNSET, kw_only=True)
@@ -164,7 +161,7 @@ class Check:
     on_marked_up: OnMarkedUp | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        raise_for(f"check: {problem}" for problem in self._problems())
+        raise_problems(f"check: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
         given = {each.name for each in fields(self) if getattr(self, each.name) is not _UNSET}
@@ -213,7 +210,7 @@ class Check:
                 yield f"{name} {getattr(self, name)!r} is none of {known}"
         if self.expect is not _UNSET:
             try:
-                Expect.read(self.expect)
+                Expect.parse(self.expect)
             except ValueError as error:
                 yield str(error)
         if self.method is not _UNSET and not (self.method.isascii() and self.method.isalpha()):
@@ -241,15 +238,15 @@ class Check:
         return b"" if body is _UNSET else body.encode() if isinstance(body, str) else body
 
     @property
-    def expected(self) -> Expect:
-        return Expect.read("status 200-399" if self.expect is _UNSET else self.expect)
+    def expectation(self) -> Expect:
+        return Expect.parse("status 200-399" if self.expect is _UNSET else self.expect)
 
     @property
-    def heeds_404(self) -> bool:
+    def stops_on_404(self) -> bool:
         return self.disable_on_404 is True
 
     @property
-    def limit(self) -> int:
+    def max_errors(self) -> int:
         """How many failures in a row mean something, with `observe`."""
         return 10 if self.error_limit is _UNSET else self.error_limit
 
@@ -267,182 +264,3 @@ def problems_of_duration(name: str, asked: Duration | None) -> Iterator[str]:
             yield f"{name} {asked!r} is not above 0"
     except ValueError as error:
         yield f"{name}: {error}"
-
-
-class Checking:
-    """A check at work over one server. Under the backend's lock, but for `delay`.
-
-    `first`: how many seconds from its first look the first check is due. `wake`: set by whoever sleeps until the next
-    check, and called when that is due earlier than was said.
-    """
-
-    def __init__(self, check: Check, rng: Rng) -> None:
-        self.check = check
-        self.expect = check.expected
-        self._rng = rng
-        self._inter = seconds(check.inter)
-        self._fastinter = self._inter if check.fastinter is None else seconds(check.fastinter)
-        self._downinter = self._inter if check.downinter is None else seconds(check.downinter)
-        self._most = check.rise + check.fall - 1
-        self.health = {
-            "up": check.rise,
-            "down": check.rise - 1,
-            "fully-up": self._most,
-            "fully-down": 0,
-        }[check.init_state]
-        self.stopping = False  #: whether it passes, but wants no new clients
-        self.result = CheckResult(CheckStatus.INI)
-        self.first = 0.0
-        self._due: float | None = None
-        self._errors = 0  # in a row, of clients' requests
-        self.wake: Callable[[], object] | None = None
-
-    def anew(self) -> Checking:
-        """The same check where nobody has looked yet: what was known of health holds, and it is due at once."""
-        made = Checking(self.check, self._rng)
-        made.health, made.stopping, made.result = self.health, self.stopping, self.result
-        if self.wake is not None:
-            self.wake()
-        return made
-
-    def inherit_from(self, before: Checking) -> None:
-        """Go on where another check was: what it knew of the server's health holds."""
-        self.health = (self._most if before.health == before._most else self.check.rise) if before.up else 0
-        self.stopping = before.stopping
-        self.result = before.result
-
-    @property
-    def up(self) -> bool:
-        return self.health >= self.check.rise
-
-    @property
-    def inter(self) -> float:
-        return self._inter
-
-    def limits(self, connect: float) -> tuple[float, float | None]:
-        """How long a connection may take, where one usually may take `connect`, and how long what comes after it; None:
-        what is left of the interval.
-        """
-        timeout = self.check.timeout
-        return (self._inter, None) if timeout is None else (min(connect, self._inter), seconds(timeout))
-
-    @property
-    def patience(self) -> float:
-        """How long a check may take that needs no connection."""
-        return self._inter if self.check.timeout is None else seconds(self.check.timeout)
-
-    @property
-    def interval(self) -> float:
-        """Until the next check, as health stands."""
-        if self.health == self._most:
-            return self._inter
-        return self._downinter if self.health == 0 else self._fastinter
-
-    def delay(self, now: float) -> float:
-        """How many seconds until the next check."""
-        if self._due is None:
-            self._due = now + self.first
-        return max(0.0, self._due - now)
-
-    def observe(self, result: CheckResult, now: float) -> None:
-        """A check has come back."""
-        self._note(result)
-        interval = self.interval
-        varying = interval * self.check.spread / 100
-        self._due = now + interval + (varying * (2 * self._rng.random() - 1) if varying else 0.0)
-
-    def _note(self, result: CheckResult) -> None:
-        self.result = result
-        match result.status.verdict:
-            case Verdict.PASSED | Verdict.STOPPING:
-                self.health = self._most if self.health + 1 >= self.check.rise else self.health + 1
-                self.stopping = result.status.verdict is Verdict.STOPPING
-                self._errors = 0
-            case Verdict.FAILED:
-                if self.health:
-                    self.health -= 1
-                if not self.up:
-                    self.health = 0
-                    self.stopping = False
-            case Verdict.UNKNOWN:
-                pass
-
-    def judged(self, status: int, headers: Headers, body: bytes) -> CheckResult:
-        """What an answer means."""
-        if self.check.heeds_404 and status == 404 and self.up:
-            return CheckResult(CheckStatus.L7OKC, status, "Not Found")
-        verdict = self.expect.judge(status, headers, body)
-        info = ""
-        if verdict != "L7OK":
-            info = f"expect {self.expect.text}" if self.expect.needs_body else _phrase(status)
-        return CheckResult(CheckStatus[verdict], status, info)
-
-    def force(self, up: bool, stopping: bool = False) -> None:
-        """Somebody knows better (`set server … health up|stopping|down`)."""
-        self.health = self._most if up else 0
-        self.stopping = stopping
-        self._errors = 0
-
-    def reset(self) -> None:
-        """It comes back from maintenance: believed to be well until the next check, which is due at once."""
-        self.health = self.check.rise
-        self.stopping = False
-        self._errors = 0
-        self.hurry(-inf)
-
-    def hurry(self, due: float) -> None:
-        """Let the next check be due then, unless it is earlier anyway."""
-        if self._due is None or due < self._due:
-            self._due = due
-            if self.wake is not None:
-                self.wake()
-
-    def served(self, well: bool, why: str, now: float) -> bool:
-        """A client's request has turned out well or not. Whether that means anything (HAProxy `__health_adjust`)."""
-        if well:
-            self._errors = 0
-            return False
-        self._errors += 1
-        if self._errors < self.check.limit:
-            return False
-        self._errors = 0
-        rise, on_error = self.check.rise, self.check.on_error
-        failed = CheckResult(
-            CheckStatus.HANA, info=f"Detected {self.check.limit} consecutive errors, last one was: {why}"
-        )
-        if on_error == "sudden-death":
-            self.health = min(self.health, rise + 1)
-        elif on_error == "mark-down":
-            self.health = min(self.health, rise)
-        if on_error != "fastinter":
-            self._note(failed)
-        self.hurry(now + self._fastinter)
-        return True
-
-    @property
-    def trusting(self) -> bool:
-        """Whether one more that turns out well means nothing new."""
-        return not self._errors
-
-    @property
-    def summary(self) -> str:
-        """How far it is from the other state: `2/3` of `fall` while it is up, `1/2` of `rise` while it is down."""
-        if self.up:
-            return f"{self.health - self.check.rise + 1}/{self.check.fall}"
-        return f"{self.health}/{self.check.rise}"
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
-
-
-def spread_out(checks: Sequence[Checking]) -> None:
-    """Let the first checks of a backend come one by one rather than all at once, within the shortest interval of those
-    that are a second or more.
-    """
-    within = min((each.inter for each in checks if each.inter >= 1), default=0.0)
-    for number, each in enumerate(checks):
-        each.first = max(within, each.inter) * number / len(checks)

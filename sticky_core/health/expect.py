@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: of an answer's body, in bytes: what is looked at, and so what has to be read
-LOOKED_AT = 16384
+MAX_BODY = 16384
 
 Headers = Sequence[tuple[str, str]]
 
@@ -31,7 +31,7 @@ class Match:
     method: str
     pattern: str
 
-    def fits(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         return _METHODS[self.method](text, self.pattern)
 
 
@@ -41,7 +41,7 @@ class Status:
 
     ranges: tuple[tuple[int, int], ...]
 
-    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+    def matches(self, status: int, headers: Headers, body: bytes) -> bool:
         return any(low <= status <= high for low, high in self.ranges)
 
 
@@ -49,7 +49,7 @@ class Status:
 class StatusRegex:
     pattern: str
 
-    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+    def matches(self, status: int, headers: Headers, body: bytes) -> bool:
         return re.search(self.pattern, str(status)) is not None
 
 
@@ -59,7 +59,7 @@ class Text:
 
     text: str
 
-    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+    def matches(self, status: int, headers: Headers, body: bytes) -> bool:
         return self.text.encode() in body
 
 
@@ -67,7 +67,7 @@ class Text:
 class TextRegex:
     pattern: str
 
-    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+    def matches(self, status: int, headers: Headers, body: bytes) -> bool:
         return re.search(self.pattern.encode(), body) is not None
 
 
@@ -79,18 +79,18 @@ class HeaderField:
     name: Match
     value: Match | None
 
-    def holds(self, status: int, headers: Headers, body: bytes) -> bool:
+    def matches(self, status: int, headers: Headers, body: bytes) -> bool:
         for name, line in headers:
-            if self.name.fits(name.lower()):
+            if self.name.matches(name.lower()):
                 if self.value is None:
                     return True
                 parts = (line,) if self.whole else line.split(",")
-                if any(self.value.fits(part.strip()) for part in parts):
+                if any(self.value.matches(part.strip()) for part in parts):
                     return True
         return False
 
 
-Asked = Status | StatusRegex | Text | TextRegex | HeaderField
+Rule = Status | StatusRegex | Text | TextRegex | HeaderField
 Verdict = Literal["L7OK", "L7STS", "L7RSP"]
 
 
@@ -99,11 +99,11 @@ class Expect:
     """What is expected, or, `negated`, what is not."""
 
     text: str
-    asked: Asked
+    rule: Rule
     negated: bool
 
     @classmethod
-    def read(cls, text: str) -> Expect:
+    def parse(cls, text: str) -> Expect:
         """`status 200,204,300-302`, `! string oops`, `hdr name -m beg X- value -m sub up`, … ValueError says what is
         wrong.
         """
@@ -125,14 +125,14 @@ class Expect:
 
     @property
     def needs_body(self) -> bool:
-        return isinstance(self.asked, Text | TextRegex)
+        return isinstance(self.rule, Text | TextRegex)
 
     def judge(self, status: int, headers: Headers, body: bytes) -> Verdict:
         """`body`: what has been read of it. Without one, no word about it is true, not even what it does not say."""
         if self.needs_body:
-            body = body[:LOOKED_AT]
-            return "L7OK" if body and self.asked.holds(status, headers, body) is not self.negated else "L7RSP"
-        return "L7OK" if self.asked.holds(status, headers, body) is not self.negated else "L7STS"
+            body = body[:MAX_BODY]
+            return "L7OK" if body and self.rule.matches(status, headers, body) is not self.negated else "L7RSP"
+        return "L7OK" if self.rule.matches(status, headers, body) is not self.negated else "L7STS"
 
 
 def _status(word: str, pattern: str) -> Status:
@@ -190,7 +190,7 @@ def _header(word: str, pattern: str) -> HeaderField:
     return HeaderField(word == "fhdr", name, value)
 
 
-_READERS: dict[str, Callable[[str, str], Asked]] = {
+_READERS: dict[str, Callable[[str, str], Rule]] = {
     "status": _status,
     "rstatus": _status_regex,
     "string": _text,

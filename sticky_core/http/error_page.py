@@ -17,7 +17,7 @@ _TOLD = {
 }
 
 
-class Page(NamedTuple):
+class ErrorPage(NamedTuple):
     """A whole answer. It never carries a mark: nobody's client has been served."""
 
     status: int
@@ -26,7 +26,7 @@ class Page(NamedTuple):
     body: bytes
 
 
-def page(status: int) -> Page:
+def error_page(status: int) -> ErrorPage:
     """What a client sees when no server answers: 503 where none could take the request, 502 where one has lost it, 504
     where it took too long; 400 where the request is at fault, 410 where the client's session is lost.
     """
@@ -39,4 +39,4 @@ def page(status: int) -> Page:
     ]
     if status == 503:
         headers.append(("retry-after", str(RETRY_AFTER)))
-    return Page(status, reason, headers, body)
+    return ErrorPage(status, reason, headers, body)

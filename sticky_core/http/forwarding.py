@@ -14,9 +14,16 @@ from typing import Final, Literal
 from urllib.parse import quote, unquote_to_bytes
 
 from sticky_core.cache import TwoGenerationCache
-from sticky_core.errors import Failure, ServerFailure, check
+from sticky_core.errors import Failure, ServerFailure, raise_problems
 from sticky_core.http import trusted_proxies as proxies
-from sticky_core.http.http1 import HOP_BY_HOP, LONGEST_KNOWN, MOST_KNOWN, Header, names_of, taken_along
+from sticky_core.http.http1 import (
+    HOP_BY_HOP,
+    MAX_KNOWN_NAME_LENGTH,
+    MAX_KNOWN_NAMES,
+    Header,
+    connection_options,
+    headers_to_remove,
+)
 from sticky_core.http.trusted_proxies import Networks
 from sticky_core.target import Location
 
@@ -49,7 +56,7 @@ class Forward:
     if_none: bool = False
 
     def __post_init__(self) -> None:
-        check(f"forward: {problem}" for problem in self._problems())
+        raise_problems(f"forward: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
         if not self.host or not _AUTHORITY.fullmatch(self.host):
@@ -60,7 +67,7 @@ class Forward:
             if isinstance(networks, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 yield f"{name}={networks!r} is one text: write {name}=({networks!r},)"
             else:
-                yield from (f"{name}: {problem}" for problem in proxies.problems_of(networks))
+                yield from (f"{name}: {problem}" for problem in proxies.network_problems(networks))
         if self.trusted_proxies and self.by in ("forwardfor", "none"):
             yield f"trusted_proxies has no effect with by={self.by!r}, which touches nothing that the client says"
 
@@ -71,10 +78,10 @@ class Framing(Enum):
     NONE = "there is none"
     LENGTH = "by Content-Length"
     CHUNKED = "chunked"
-    UNTOLD = "by the message itself: HTTP/2 and later need not say"
+    UNDECLARED = "by the message itself: HTTP/2 and later need not say"
 
 
-class Outgoing:
+class OutgoingRequest:
     """A request's head, and how its body is told: most have none, and are told by the head alone."""
 
     # Who makes one sets this by itself: every request does, and an __init__ takes twice the time.
@@ -83,24 +90,24 @@ class Outgoing:
     framing = Framing.NONE
     length = 0  #: with LENGTH: of the body in bytes
     has_body = False  #: whether there is, or may be, any of it
-    continues = False  #: whether the client waits for a 100 before it sends its body
+    expects_continue = False  #: whether the client waits for a 100 before it sends its body
 
     @classmethod
-    def framed(cls, head: bytes, framing: Framing, length: int = 0, continues: bool = False) -> Outgoing:
+    def framed(cls, head: bytes, framing: Framing, length: int = 0, continues: bool = False) -> OutgoingRequest:
         outgoing = cls()
         outgoing.head = head
         outgoing.framing = framing
         outgoing.length = length
-        outgoing.has_body = length > 0 or framing in (Framing.CHUNKED, Framing.UNTOLD)
-        outgoing.continues = continues
+        outgoing.has_body = length > 0 or framing in (Framing.CHUNKED, Framing.UNDECLARED)
+        outgoing.expects_continue = continues
         return outgoing
 
-    def with_framing(self, framing: Framing, length: int = 0) -> Outgoing:
+    def with_framing(self, framing: Framing, length: int = 0) -> OutgoingRequest:
         """The same where the framing was UNTOLD and is known now."""
         if framing is Framing.NONE:
-            return Outgoing.framed(self.head, framing)
+            return OutgoingRequest.framed(self.head, framing)
         line = b"content-length: %d" % length if framing is Framing.LENGTH else b"transfer-encoding: chunked"
-        return Outgoing.framed(b"%b%b\r\n\r\n" % (self.head[:-2], line), framing, length)
+        return OutgoingRequest.framed(b"%b%b\r\n\r\n" % (self.head[:-2], line), framing, length)
 
 
 class _Kind(Enum):
@@ -161,17 +168,17 @@ _IS_HOST, _IS_CONNECTION = _Kind.HOST, _Kind.CONNECTION
 def _introduced(name: bytes) -> tuple[bytes, _Kind | None]:
     """The same for a name that was not met before."""
     if not _TOKEN.fullmatch(name):
-        raise ServerFailure(Failure.UNFIT, detail="the name of a header is none")
+        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the name of a header is none")
     lower = name.lower()
     if lower in _NAMES:
         return _NAMES[lower]
     known = lower + b": ", _Kind.FORWARDED if lower.startswith(b"x-forwarded-") else None
-    if len(_NAMES) < MOST_KNOWN and len(lower) <= LONGEST_KNOWN:
+    if len(_NAMES) < MAX_KNOWN_NAMES and len(lower) <= MAX_KNOWN_NAME_LENGTH:
         _NAMES[lower] = known
     return known
 
 
-def target_of(raw: bytes | None, root: str, path: str, query: bytes, charset: str = "utf-8") -> bytes:
+def request_target(raw: bytes | None, root: str, path: str, query: bytes, charset: str = "utf-8") -> bytes:
     """The request target as the client wrote it, less what it is mounted under.
 
     `raw`: path and perhaps query as they came, if the server tells; `root`, `path`: unquoted, and decoded by `charset`,
@@ -181,13 +188,15 @@ def target_of(raw: bytes | None, root: str, path: str, query: bytes, charset: st
         raw = quote(path, safe=SAFE, encoding=charset, errors="surrogateescape").encode()
     if root or raw[:1] != b"/":
         absolute = _ABSOLUTE.match(raw)
-        raw = beyond(raw[absolute.end() :] if absolute is not None else raw, root.encode(charset, "surrogateescape"))
+        raw = strip_root(
+            raw[absolute.end() :] if absolute is not None else raw, root.encode(charset, "surrogateescape")
+        )
         if raw[:1] in b"?":
             raw = b"/" + raw
     return b"%b?%b" % (raw, query) if query else raw
 
 
-def beyond(raw: bytes, root: bytes) -> bytes:
+def strip_root(raw: bytes, root: bytes) -> bytes:
     """What of a path is behind `root`, which is decoded where `raw` is not. All of it if `root` is no prefix: some
     servers have not put it there.
     """
@@ -207,7 +216,7 @@ def beyond(raw: bytes, root: bytes) -> bytes:
     return raw[end:] if raw[end : end + 1] in (b"/", b"", b"?") else raw
 
 
-def escapes(target: bytes) -> bool:
+def leaves_base_path(target: bytes) -> bool:
     """Whether somebody who resolves dot segments would leave the path that `target` is put behind, whatever they take
     for a slash, and for the end of a name or a path.
     """
@@ -223,11 +232,11 @@ def escapes(target: bytes) -> bool:
     return False
 
 
-class Heads:
+class RequestHeads:
     """Makes the heads of requests to one upstream."""
 
     def __init__(self, location: Location, forward: Forward) -> None:
-        self._base = location.base.encode()
+        self._base = location.base_path.encode()
         self._by = forward.by
         self._authority = location.authority.encode()
         self._host: bytes | None = {"keep": None, "upstream": self._authority}.get(forward.host, forward.host.encode())
@@ -237,7 +246,7 @@ class Heads:
         # what is said of clients that have said nothing themselves
         self._said: TwoGenerationCache[tuple[str | None, bool, bytes | None], bytes] = TwoGenerationCache(1024)
 
-    def head(
+    def build(
         self,
         method: str,
         target: bytes,
@@ -248,7 +257,7 @@ class Heads:
         untold: bool = False,
         upgrade: tuple[bytes, ...] = (),
         trailers: bool = False,
-    ) -> Outgoing:
+    ) -> OutgoingRequest:
         """The head of a request. `headers`: names in lower case. `peer`: the address that the connection comes from.
         `secure`: whether by TLS. `untold`: the body may come without any header that says so. `upgrade`: lines that ask
         for another protocol. `trailers`: those of the answer can be passed on.
@@ -256,12 +265,14 @@ class Heads:
         Raises `ServerFailure` (UNFIT) if no two readers need to agree about it.
         """
         if target[:1] != b"/" and not (target == b"*" and method == "OPTIONS"):
-            raise ServerFailure(Failure.UNFIT, detail="the request target is no path")
+            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the request target is no path")
         if _not_in_target(target):
-            raise ServerFailure(Failure.UNFIT, detail="the request target holds what no target may")
+            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the request target holds what no target may")
         if self._base and target != b"*":
-            if (b".." in target or b"%2" in target) and escapes(target):
-                raise ServerFailure(Failure.UNFIT, detail="the path leads out of the place that is served here")
+            if (b".." in target or b"%2" in target) and leaves_base_path(target):
+                raise ServerFailure(
+                    Failure.NOT_FORWARDABLE, detail="the path leads out of the place that is served here"
+                )
             target = self._base + target
         lines = [b" ".join((_METHODS.get(method) or _method(method), target, b"HTTP/1.1"))]
         host: bytes | None = None
@@ -278,29 +289,29 @@ class Heads:
                 lines.append(begins + value)
             elif kind is _IS_HOST:
                 if host is not None and host != value:
-                    raise ServerFailure(Failure.UNFIT, detail="two Hosts")
+                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="two Hosts")
                 host = value
             elif kind is _IS_CONNECTION:
-                hops = [*(hops or ()), *names_of(value)]
+                hops = [*(hops or ()), *connection_options(value)]
             elif kind is _Kind.LENGTH:
                 if not value.isdigit() or len(value) > 18 or (length is not None and length != int(value)):
-                    raise ServerFailure(Failure.UNFIT, detail="Content-Length is no length")
+                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="Content-Length is no length")
                 length = int(value)
             elif kind is _Kind.CODING:
                 if chunked or value.strip(b" \t").lower() != b"chunked":
-                    raise ServerFailure(Failure.UNFIT, detail="a transfer coding that is not chunked alone")
+                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="a transfer coding that is not chunked alone")
                 chunked = True
             elif kind is _Kind.EXPECT:
                 continues = value.lower() == b"100-continue"
             elif kind is _Kind.FORWARDED:
                 said = [*(said or ()), (begins[:-2], value)]
             elif kind is _Kind.TE:
-                if trailers and b"trailers" in names_of(value):
+                if trailers and b"trailers" in connection_options(value):
                     trailers = False  # said
                     upgrade += (b"connection: te", b"te: trailers")
         if chunked and length is not None:
-            raise ServerFailure(Failure.UNFIT, detail="both Content-Length and Transfer-Encoding")
-        if hops and (gone := taken_along(hops)):
+            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="both Content-Length and Transfer-Encoding")
+        if hops and (gone := headers_to_remove(hops)):
             lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0] not in gone)]
         lines += upgrade
         if said is None:  # as nearly always, and then the same for all that a client asks
@@ -313,8 +324,8 @@ class Heads:
             lines += client, b"", b""
             head = b"\r\n".join(lines)
             if untold:
-                return Outgoing.framed(head, Framing.UNTOLD)
-            outgoing = Outgoing()
+                return OutgoingRequest.framed(head, Framing.UNDECLARED)
+            outgoing = OutgoingRequest()
             outgoing.head = head
             return outgoing
         continues = continues and length != 0  # else there is nothing that could be continued
@@ -323,7 +334,7 @@ class Heads:
             lines.append(b"expect: 100-continue")
         lines += b"", b""
         framing = Framing.CHUNKED if length is None else Framing.LENGTH
-        return Outgoing.framed(b"\r\n".join(lines), framing, length or 0, continues)
+        return OutgoingRequest.framed(b"\r\n".join(lines), framing, length or 0, continues)
 
     def _of_silent(self, about: tuple[str | None, bool, bytes | None]) -> bytes:
         """`_of_client` for one who was not met lately, and has said nothing."""
@@ -343,7 +354,7 @@ class Heads:
         self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None
     ) -> list[bytes]:
         if host is not None and host.translate(None, _HOST):
-            raise ServerFailure(Failure.UNFIT, detail="Host is no host")
+            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="Host is no host")
         sent_host = self._host if self._host is not None else host if host is not None else self._authority
         lines = [b"host: %b" % sent_host]
         by = self._by
@@ -367,7 +378,7 @@ class Heads:
             else:
                 lines.extend(b"%b: %b" % header for header in said if header[0] != field)
                 if before:
-                    behind = self._trusted.client(peer, [value.decode("latin-1") for value in before])
+                    behind = self._trusted.find_client(peer, [value.decode("latin-1") for value in before])
                     client = behind.encode("latin-1", "replace") if behind else None
                     ours = b", ".join(before if ours is None or self._if_none else (*before, ours))
         if ours is not None:
@@ -385,7 +396,7 @@ class Heads:
 def _method(method: str) -> bytes:
     """A method that few use. ServerFailure if it is none that can be passed on."""
     if method == "CONNECT" or not _TOKEN.fullmatch(written := method.encode("latin-1", "replace")):
-        raise ServerFailure(Failure.UNFIT, detail="the method is none that can be passed on")
+        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the method is none that can be passed on")
     return written
 
 
@@ -394,7 +405,7 @@ def _single(lines: list[bytes]) -> None:
     text = b"".join(lines)
     # asked for a number: to look for bytes of length 1 takes ten times as long
     if 0x0A in text or 0x0D in text or 0 in text:
-        raise ServerFailure(Failure.UNFIT, detail="a line break or NUL within a header")
+        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="a line break or NUL within a header")
 
 
 def _element(peer: str | None, secure: bool, host: bytes | None) -> bytes:

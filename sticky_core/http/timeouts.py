@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from sticky_core.durations import LONGEST, Duration, seconds
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Timeouts:
     tunnel: Duration = 3600
 
     def __post_init__(self) -> None:
-        check(self._problems())
+        raise_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
         for field in fields(self):
@@ -41,15 +41,15 @@ class Timeouts:
                 yield f"timeouts: {field.name}: {error}"
 
     @cached_property
-    def in_seconds(self) -> Seconds:
+    def in_seconds(self) -> TimeoutSeconds:
         connect = seconds(self.connect)
-        return Seconds(
+        return TimeoutSeconds(
             connect, seconds(self.server), connect if self.queue is None else seconds(self.queue), seconds(self.tunnel)
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Seconds:
+class TimeoutSeconds:
     """The same as numbers."""
 
     connect: float

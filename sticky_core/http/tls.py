@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import ConfigError, raise_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class TLS:
     verify: bool = True
 
     def __post_init__(self) -> None:
-        check(self._problems())
+        raise_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
         for name in ("ca_file", "crt", "key"):

@@ -15,7 +15,7 @@ UNIX = "unix"
 _LONGEST = 64
 
 
-def problems_of(networks: Iterable[str]) -> list[str]:
+def network_problems(networks: Iterable[str]) -> list[str]:
     """Which of `networks` are none, and what one looks like."""
     problems: list[str] = []
     for network in networks:
@@ -61,7 +61,7 @@ class Networks:
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
 
-    def client(self, peer: str | None, forwarded_for: Sequence[str]) -> str | None:
+    def find_client(self, peer: str | None, forwarded_for: Sequence[str]) -> str | None:
         """The first address, from ours outwards, that is not a trusted proxy's; the outermost if all are."""
         if peer not in self:
             return peer

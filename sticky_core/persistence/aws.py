@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.persistence.cookie.config import UNSET, Cookie, FallbackCookie, Given
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.signing import Secret
@@ -32,7 +32,7 @@ def elb(
 
     `secret`: as with `Cookie`. Raises `ConfigError`.
     """
-    check(_problems_of_elb(duration, application))
+    raise_problems(_problems_of_elb(duration, application))
     cookie = Cookie(
         "AWSELB",
         secret=secret,
@@ -76,7 +76,7 @@ def alb(
 
     `secret`: as with `Cookie`. Raises `ConfigError`.
     """
-    check(_problems_of_alb(duration, application))
+    raise_problems(_problems_of_alb(duration, application))
     if application is not None:
         cookie = Cookie(
             "AWSALBAPP-0", secret=secret, opaque=True, httponly=False, secure=False, samesite=None, expires=_WEEK

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from sticky_core.clock import Clock
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult
@@ -52,7 +52,7 @@ class Follow:
     attributes: Attributes = field(default="copied", kw_only=True)
 
     def __post_init__(self) -> None:
-        check(f"follow {self.application}: {problem}" for problem in self._problems())
+        raise_problems(f"follow {self.application}: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
         cookie = self.cookie

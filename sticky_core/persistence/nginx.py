@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.durations import LONGEST, Duration, seconds
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason, why_not
@@ -58,7 +58,7 @@ class NginxCookie:
     path: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check(f"nginx cookie {self.name}: {problem}" for problem in self._problems())
+        raise_problems(f"nginx cookie {self.name}: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
         if not cookies.is_name(self.name):
@@ -103,7 +103,7 @@ class NginxCookiePersistence:
             TwoGenerationCache(0)
         )
         self._servers = servers
-        check(self._problems())
+        raise_problems(self._problems())
         self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._enrol()
 
@@ -185,7 +185,7 @@ def _place(server: Server) -> str:
     """Where a server is, as nginx writes it (`$upstream_addr`)."""
     if not isinstance(server.config.target, str):
         return server.name
-    location = Location.of(server.config.target)
+    location = Location.parse(server.config.target)
     if location.socket is not None:
         return f"unix:{location.socket}"
     host = address(location.host) or location.host

@@ -10,7 +10,7 @@ from math import inf
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason, why_not
@@ -37,7 +37,7 @@ class Route:
     separator: str
 
     def __init__(self, *samples: Sample, separator: str = ".") -> None:
-        check(_problems(samples, separator))
+        raise_problems(_problems(samples, separator))
         object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "separator", separator)
 

@@ -17,7 +17,7 @@ from typing import Literal, cast
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.durations import Duration
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.messages import Request, ResponseHead, Unread
 from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason, why_not
 from sticky_core.persistence.persistence import Persist, Persistence
@@ -28,7 +28,7 @@ from sticky_core.samples.request import Key, Sample
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import KeyType, StickTable, TableHit, table_for
 from sticky_core.stores.store import StoreQuery
-from sticky_core.target import address
+from sticky_core.target import host_and_port
 
 #: a key in a table
 _Key = int | str | bytes
@@ -79,7 +79,7 @@ class Stick:
         return cls("store-response", res.named(sample) if isinstance(sample, str) else sample, table, when)
 
     def __post_init__(self) -> None:
-        check(self._problems())
+        raise_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
         problem = problem_of(self.sample)
@@ -128,7 +128,7 @@ class Learn:
         if not _each(self.create) or not _each(self.lookup):
             raise ConfigError("learn: name at least one sample of answers to create by, and one of requests to look up")
         problems = map(problem_of, (*_each(self.create), *_each(self.lookup)))
-        check(f"learn: {problem}" for problem in problems if problem is not None)
+        raise_problems(f"learn: {problem}" for problem in problems if problem is not None)
         if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
             table = StickTable("string", size=SIZE, expire=self.timeout, length=256)
             object.__setattr__(self, "table", table)
@@ -238,7 +238,7 @@ class StickRules:
         self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._names: dict[str, Server] = {}
         self._texts: dict[tuple[Server, bool], str] = {}
-        check(self._problems())
+        raise_problems(self._problems())
         for server in servers:
             self._enrol(server)
 
@@ -251,7 +251,7 @@ class StickRules:
                     "share: put StickyWorkers around the app, or hand URLs, or stateless=True"
                 )
             target = server.config.target
-            located = server.config.is_url and (not isinstance(target, str) or address(target) is not None)
+            located = server.config.is_url and (not isinstance(target, str) or host_and_port(target) is not None)
             if not located and any(table.srvkey == "addr" for table in self.tables):
                 yield f"server {server.name}: srvkey='addr' needs an address: use srvkey='name'"
 
@@ -272,7 +272,7 @@ class StickRules:
 
     def _enrol(self, server: Server) -> None:
         name = f"{server.name}@{server.instance}" if server.instance else server.name
-        where = address(server.config.target) if isinstance(server.config.target, str) else None
+        where = host_and_port(server.config.target) if isinstance(server.config.target, str) else None
         texts = {False: name, True: f"{where[0]}:{where[1]}" if where is not None else name}
         for by_address, text in texts.items():
             before = self._texts.get((server, by_address))

@@ -11,7 +11,7 @@ from typing import cast
 
 from sticky_core.clock import Clock
 from sticky_core.durations import Duration
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Mark, PersistenceResult
@@ -44,7 +44,7 @@ class Token:
     table: StickTable = field(default=cast("StickTable", None))
 
     def __post_init__(self) -> None:
-        check(f"token: {problem}" for problem in self._problems())
+        raise_problems(f"token: {problem}" for problem in self._problems())
         if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
             object.__setattr__(self, "table", StickTable("string", size=SIZE, expire=self.timeout))
 

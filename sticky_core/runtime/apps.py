@@ -18,7 +18,7 @@ from sticky_core.http import http1
 from sticky_core.runtime import discovery
 from sticky_core.server import instance as life
 from sticky_core.server.server import Health, Server, ServerConfig
-from sticky_core.target import OTHER_FACE, App, Kind, kinds
+from sticky_core.target import OTHER_FACE, App, Kind, possible_kinds
 from sticky_core.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Replicas(BackendComponent):
                 except ConfigError as error:
                     yield f"{where}: {error}"
                 yield from (f"{where}: {problem}" for problem in discovery.problems_of(asked, self.kind))
-            elif asked.target is not None and self.kind not in kinds(asked.target):
+            elif asked.target is not None and self.kind not in possible_kinds(asked.target):
                 other = OTHER_FACE[self.kind]
                 yield (
                     f"{where}: {asked.target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
@@ -217,7 +217,7 @@ class Replicas(BackendComponent):
         upstream = self._upstreams.get(server)
         if upstream is None:
             asked = self.backend.snapshot.config
-            upstream = self._upstreams[server] = self.forwards.of(server.config, asked.timeouts, asked.forward)
+            upstream = self._upstreams[server] = self.forwards.build(server.config, asked.timeouts, asked.forward)
         return upstream
 
     def _new_life(self, server: Server) -> str:
@@ -241,7 +241,7 @@ class Replicas(BackendComponent):
                     continue
                 if asked.is_url:
                     known = asked.target is not None
-                    self._fresh[server] = self.forwards.of(asked, config.timeouts, config.forward) if known else None
+                    self._fresh[server] = self.forwards.build(asked, config.timeouts, config.forward) if known else None
         self.begin_those_who_come(change, ready)
 
     def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
@@ -264,7 +264,7 @@ class Replicas(BackendComponent):
         fresh, self._fresh = self._fresh, {}
         for upstream in fresh.values():
             if upstream is not None:
-                upstream.end()
+                upstream.retire()
 
     def swap(self, change: Change, snapshot: Snapshot) -> None:
         for server, upstream in self._fresh.items():
@@ -302,13 +302,13 @@ class Replicas(BackendComponent):
         with self.backend.lock:
             stale, self._stale = self._stale, []
         for upstream in stale:
-            upstream.end()
+            upstream.retire()
 
     def moving(self, server: Server, config: ServerConfig) -> Upstream | None:
         if not self.made or config.target is None:
             return None
         asked = self.snapshot.config
-        return self.forwards.of(config, asked.timeouts, asked.forward)
+        return self.forwards.build(config, asked.timeouts, asked.forward)
 
     def moved(self, server: Server, made: object) -> None:
         if self.made:
@@ -326,7 +326,7 @@ class Replicas(BackendComponent):
         upstream = self._upstreams.pop(server, None)
         self._interruptible_apps.pop(server, None)
         if upstream is not None:
-            upstream.end()
+            upstream.retire()
         over()
 
     def end(self) -> None:

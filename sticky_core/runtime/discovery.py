@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from sticky_core.backend.backend import BackendComponent
 from sticky_core.backend.change import Change, Milestone
 from sticky_core.dns import nameservers
-from sticky_core.dns.resolvers import Answer, Found, Query, Resolution, Resolvers, Status, is_service
+from sticky_core.dns.resolution import Resolution
+from sticky_core.dns.resolvers import Address, Answer, Query, Resolvers, Status, is_service
 from sticky_core.errors import ConfigError
 from sticky_core.server.server import Server, ServerConfig
 from sticky_core.target import Kind, Location
@@ -32,7 +33,7 @@ class ResolvedName:
     def __init__(self, host: str, resolvers: Resolvers, servers: Sequence[Server], now: float) -> None:
         self.resolution = Resolution(resolvers, servers, now)
         self.resolvers = resolvers
-        self.query = Query(host, is_service(host), resolvers.resolve_prefer, self.resolution.patience)
+        self.query = Query(host, is_service(host), resolvers.resolve_prefer, self.resolution.timeout)
         #: whether it is still some server's
         self.is_used = True
         #: where servers could not be moved to
@@ -42,7 +43,7 @@ class ResolvedName:
         self.is_placing = False
 
     def __repr__(self) -> str:
-        return f"<Name {self.query.name}: {len(self.resolution.places)} of {len(self.resolution.slots)} servers>"
+        return f"<Name {self.query.name}: {len(self.resolution.assigned)} of {len(self.resolution.servers)} servers>"
 
 
 class Discovery(BackendComponent):
@@ -81,10 +82,10 @@ class Discovery(BackendComponent):
         for key, servers in wanted.items():
             known = self._names.get(key)
             if known is not None:
-                known.resolution.serve(servers)
+                known.resolution.set_servers(servers)
                 continue
             config = servers[0].config
-            host = Location.of(config.template or "").host
+            host = Location.parse(config.template or "").host
             self._names[key] = ResolvedName(host, config.resolvers or SYSTEM, servers, now)
         self._answered &= set(self._names.values())
 
@@ -111,7 +112,7 @@ class Discovery(BackendComponent):
     @property
     def first_answers_timeout(self) -> float:
         """For how many seconds at most a beginning waits for addresses."""
-        return max((name.resolution.patience for name in list(self._names.values())), default=0.0)
+        return max((name.resolution.timeout for name in list(self._names.values())), default=0.0)
 
     def delay(self, name: ResolvedName) -> float:
         """For how many seconds there is nothing to ask of `name`."""
@@ -124,9 +125,9 @@ class Discovery(BackendComponent):
                 return
             resolution = name.resolution
             before, surplus = resolution.status, resolution.surplus
-            resolution.observe(answer, self.backend.clock.monotonic())
+            resolution.record_answer(answer, self.backend.clock.monotonic())
             news = self._news(name, before, surplus)
-            name.needs_placement |= resolution.status is Status.VALID or resolution.lapsed
+            name.needs_placement |= resolution.status is Status.VALID or resolution.has_expired
         for text, *values in news:
             _log.warning(text, *values)
         self._place_all(name)
@@ -147,7 +148,7 @@ class Discovery(BackendComponent):
                     return
                 name.needs_placement, name.is_placing = False, True
                 resolution = name.resolution
-                places = [(server, resolution.places.get(server)) for server in resolution.slots]
+                places = [(server, resolution.assigned.get(server)) for server in resolution.servers]
             try:
                 for server, found in places:
                     if name.is_used:
@@ -155,11 +156,11 @@ class Discovery(BackendComponent):
             finally:
                 name.is_placing = False
 
-    def _place(self, server: Server, found: Found | None, name: ResolvedName) -> None:
+    def _place(self, server: Server, found: Address | None, name: ResolvedName) -> None:
         """`server` is there now; None: nowhere."""
         url = None
         if found is not None and found.address is not None:
-            url = Location.of(server.config.template or "").at(found.address, found.port)
+            url = Location.parse(server.config.template or "").url_at(found.address, found.port)
         if server.target != url:
             if url is not None and name.rejected_urls.get(server) == url:
                 return
@@ -213,7 +214,7 @@ def problems_of(asked: ServerConfig, kind: Kind) -> Iterator[str]:
     resolvers = asked.resolvers or SYSTEM
     resolver = resolvers.resolver
     if resolver is None:
-        if resolvers.nameservers or is_service(Location.of(asked.template).host):
+        if resolvers.nameservers or is_service(Location.parse(asked.template).host):
             try:
                 nameservers.require()
             except ConfigError as error:

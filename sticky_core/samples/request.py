@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from string import ascii_lowercase, ascii_uppercase
 from typing import cast
 
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request
 
@@ -190,7 +190,7 @@ class form:
     limit: int = 16384
 
     def __post_init__(self) -> None:
-        check(_wrong("form", self.name, self.limit))
+        raise_problems(_wrong("form", self.name, self.limit))
 
     def __call__(self, request: Request) -> str | None:
         if _content_type(request) != "application/x-www-form-urlencoded":
@@ -213,7 +213,7 @@ class json_field:
     limit: int = 16384
 
     def __post_init__(self) -> None:
-        check(_wrong("json_field", self.name, self.limit))
+        raise_problems(_wrong("json_field", self.name, self.limit))
 
     def __call__(self, request: Request) -> str | None:
         kind = _content_type(request)

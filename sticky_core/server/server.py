@@ -13,9 +13,10 @@ from typing import Literal, TypedDict, Unpack, cast
 from sticky_core import target as targets
 from sticky_core.dns.resolvers import Resolvers, is_service
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.health.agent import AgentCheck
-from sticky_core.health.check import Check, Checking, problems_of_duration
+from sticky_core.health.check import Check, problems_of_duration
+from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.cookies import is_value
 from sticky_core.http.tls import TLS
 from sticky_core.server.counters import Counters
@@ -107,8 +108,8 @@ class ServerConfig:
     resolvers: Resolvers | None = None
 
     def __post_init__(self) -> None:
-        check(f"server {self.name}: {problem}" for problem in self._strangers())
-        check(f"server {self.name}: {problem}" for problem in self._problems())
+        raise_problems(f"server {self.name}: {problem}" for problem in self._strangers())
+        raise_problems(f"server {self.name}: {problem}" for problem in self._problems())
 
     def _strangers(self) -> Iterator[str]:
         """What is not of the kind that it stands for, told before it is looked at more closely."""
@@ -156,7 +157,7 @@ class ServerConfig:
         which no host is called by.
         """
         assert isinstance(self.target, str)
-        if self.template is None or is_service(targets.Location.of(self.template).host):
+        if self.template is None or is_service(targets.Location.parse(self.template).host):
             return self.target
         return self.template
 
@@ -167,17 +168,17 @@ class ServerConfig:
 
     def _problems_of_target(self) -> Iterator[str]:
         if self.template is None:
-            problem = targets.problem_of(self.target, self.factory)
+            problem = targets.target_problem(self.target, self.factory)
         elif self.factory is not None or not isinstance(self.target, str | None):
             problem = "template is for URLs: leave the app out, or the template"
         else:
-            problem = targets.problem_of(self.template, None)
+            problem = targets.target_problem(self.template, None)
             if problem is None and self.target is not None:
-                problem = targets.problem_of(self.target, None)
+                problem = targets.target_problem(self.target, None)
         if problem is not None:
             yield problem
         elif self.template is not None:
-            problem = targets.problem_of_name(self.template)
+            problem = targets.name_problem(self.template)
             if problem is not None:
                 yield problem
             elif self.template.startswith("https:") and (self.tls is None or self.tls.sni is None):
@@ -399,8 +400,8 @@ class Server:
         if not numbers:
             raise ConfigError(f"template {prefix}: {n!r} are no servers: write how many, or from which to which: '3-7'")
         url = where if targets.has_scheme(where) else f"http://{where}"
-        if url.startswith("https:") and targets.problem_of(url, None) is None:
-            host = targets.Location.of(url).host
+        if url.startswith("https:") and targets.target_problem(url, None) is None:
+            host = targets.Location.parse(url).host
             tls = options.get("tls") or TLS()
             if tls.sni is None and not is_service(host):
                 options["tls"] = replace(tls, sni=host)
@@ -440,8 +441,8 @@ class Server:
         self.limit = config.maxconn
         self.counters = Counters.new()
         #: the check at work over it, and when its agent is asked; None: nobody checks
-        self.checking: Checking | None = None
-        self.agent: Checking | None = None
+        self.checking: CheckRuntime | None = None
+        self.agent: CheckRuntime | None = None
         self.agent_up = True
         #: whose health is its health, and who has its health of it
         self.tracks: Server | None = None
@@ -525,8 +526,8 @@ class Server:
         at once. Under the backend's lock.
         """
         unresolved, self.config = self.unresolved, config
-        self.checking = self.checking.anew() if self.checking is not None else None
-        self.agent = self.agent.anew() if self.agent is not None else None
+        self.checking = self.checking.restarted() if self.checking is not None else None
+        self.agent = self.agent.restarted() if self.agent is not None else None
         if unresolved and not self.in_maint:
             self._is_back()
 
@@ -592,7 +593,7 @@ class Server:
         checking = self.checking
         if checking is None:
             return self._health
-        return Health.DOWN if not checking.up else Health.NOLB if checking.stopping else Health.UP
+        return Health.DOWN if not checking.is_up else Health.NOLB if checking.is_stopping else Health.UP
 
     @health.setter
     def health(self, health: Health) -> None:
@@ -803,7 +804,7 @@ class Server:
     @property
     def faultless(self) -> bool:
         """Whether one more request that does not fail means nothing new."""
-        return not self._fails and (self.checking is None or self.checking.trusting)
+        return not self._fails and (self.checking is None or self.checking.is_error_free)
 
     def __repr__(self) -> str:
         return f"<Server {self.summary}>"

@@ -18,7 +18,7 @@ from collections.abc import Hashable, Iterator
 from math import inf
 from typing import Any, Generic, TypeVar
 
-from sticky_core.fork import renewed
+from sticky_core.fork import register
 
 K = TypeVar("K", bound=Hashable)
 
@@ -122,7 +122,7 @@ class Entries(Generic[K]):
         self._mask = (1 if size <= _SMALL else _SHARDS) - 1
         self._lock = threading.Lock()
         self.clear()
-        renewed(self)
+        register(self)
 
     def clear(self) -> None:
         """Forget all."""

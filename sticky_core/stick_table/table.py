@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 from sticky_core.clock import Clock, SystemClock
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import ConfigError, StoreFailure, check
+from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import Address, Key, address, in_bytes, in_text, ipmask, src
 from sticky_core.stick_table.memory import Entries
@@ -113,7 +113,7 @@ class StickTable:
             if nopurge:
                 problems.append("nopurge has no effect on a shared table: the store bounds it by expire")
         where = f"stick table {name}" if name else "stick table"
-        check(f"{where}: {problem}" for problem in problems)
+        raise_problems(f"{where}: {problem}" for problem in problems)
         #: what is known in this process: all of it, or a near copy of what a store knows
         self.entries: Entries[int | str | bytes] = Entries(
             entries or 1, self.expire, nopurge=nopurge, by_use=store is None

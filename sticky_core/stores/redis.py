@@ -26,8 +26,8 @@ from weakref import ref
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import ConfigError, StoreFailure, check
-from sticky_core.fork import renewed
+from sticky_core.errors import ConfigError, StoreFailure, raise_problems
+from sticky_core.fork import register
 from sticky_core.stores.breaker import Breaker
 from sticky_core.stores.presence import BackgroundCommand, Presence
 from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, StoreCommand
@@ -138,7 +138,7 @@ class Redis:
                 problems.append(f"store {self.name}: secret: at least {MIN_SECRET_BYTES} bytes, or none at all")
         if find_spec("redis") is None:
             problems.append(f"store {self.name}: {_MISSING}")
-        check(problems)
+        raise_problems(problems)
         self.on_store_failure: Literal["local", "fail"] = on_store_failure
         self.prefix = prefix
         self.clock: Clock = clock if clock is not None else SystemClock()
@@ -157,7 +157,7 @@ class Redis:
         self._beat = -inf  # when there may be errands
         #: by `clock`: until when the channel of news is taken to be alive
         self.fresh_until = -inf
-        renewed(self)
+        register(self)
 
     def namespace(self, name: str, expire: float | None) -> TableNamespace:
         """The entries of the table `name`, each kept for `expire` seconds after it was last used.

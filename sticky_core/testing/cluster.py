@@ -14,11 +14,11 @@ from sticky_core.balance import RoundRobin
 from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
-from sticky_core.errors import ConfigError, Failure, ServerFailure, check
+from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.server.server import AdminState, Server
-from sticky_core.target import OTHER_FACE, App, Factory, Kind, expect_factory, kinds
+from sticky_core.target import OTHER_FACE, App, Factory, Kind, possible_kinds, require_factory
 
 #: good for tests and for nothing else
 SECRET = "a secret for tests and nothing else"
@@ -86,8 +86,8 @@ class Cluster(Generic[Client]):
         seed: int = 0,
         name: str = "cluster",
     ) -> None:
-        expect_factory(create_app, "cluster")
-        check([f"cluster: {replicas} replicas can't serve anybody"] if replicas < 1 else ())
+        require_factory(create_app, "cluster")
+        raise_problems([f"cluster: {replicas} replicas can't serve anybody"] if replicas < 1 else ())
         self._create_app = create_app
         self._killed: set[str] = set()
         self._deaths: Counter[str] = Counter()  # by name: what was open at one does not come back with `revive`
@@ -110,7 +110,7 @@ class Cluster(Generic[Client]):
     def _factory(self, name: str) -> Factory:
         def create() -> App:
             app = self._create_app()
-            if self.kind not in kinds(app):
+            if self.kind not in possible_kinds(app):
                 other = OTHER_FACE[self.kind]
                 raise ConfigError(f"{app!r} is no {self.kind.upper()} app: use Cluster of {other}.testing")
             return self._mortal(name, app)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from sticky_core.backend.queue import Ticket
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, StoreFailure
-from sticky_core.http.error_page import Page, page
+from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.http.forwarding import IDEMPOTENT
 from sticky_core.http.messages import Request, ResponseHead, SharedTable, Unread
 from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Reason, Reservation
@@ -164,14 +164,14 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             self._following = None
             return following
         failure = self.failures[-1]
-        may = self._may_be_told_again if failure.executed else not self._forgotten
+        may = self._may_be_told_again if failure.maybe_executed else not self._forgotten
         return self._again(failure) if may and self.snapshot.retries.after(failure) else None
 
     @property
     def src(self) -> str:
         trusted = self.snapshot.trusted_proxies
         peer = self.peer
-        return (trusted.client(peer, self.header("x-forwarded-for")) or "") if trusted else peer
+        return (trusted.find_client(peer, self.header("x-forwarded-for")) or "") if trusted else peer
 
     def peek(self, limit: int) -> bytes:
         peeked, asked = getattr(self, "_peeked", (b"", -1))
@@ -262,7 +262,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         last = self.tried[-1]
         if not self._moves(retry):
             # whatever was answered shows that nobody needs a pause, and an app in this process never does
-            if not failure.executed and isinstance(last.config.target, str):
+            if not failure.maybe_executed and isinstance(last.config.target, str):
                 pause = min(LONGEST_PAUSE, backend.config.timeouts.in_seconds.connect)
                 self._door = NeedSlot(backend.clock.monotonic() + pause, None, last)
                 return None
@@ -473,8 +473,8 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if self.status:
             failure = Failure.TRUNCATED
         self._failures = (*self.failures, failure)
-        if failure is not Failure.UNFIT:
-            self.tried[-1].counters.cell[Total.ERESP if failure.executed else Total.ECON] += 1
+        if failure is not Failure.NOT_FORWARDABLE:
+            self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1
         return failure
 
     def client_disconnected(self) -> None:
@@ -509,7 +509,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             if log is not None:
                 log(self)
 
-    def unavailable_response(self) -> Page:
+    def unavailable_response(self) -> ErrorPage:
         """What the client is told when nobody answers. The transaction is over with it, but for what it is still
         `owed`.
         """
@@ -527,9 +527,9 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         for reservation in getattr(self, "_reserved", ()):
             reservation.cancel(self)
 
-    def _page(self) -> Page:
+    def _page(self) -> ErrorPage:
         """What that is."""
-        return page(self.failures[-1].status if self.failures else 503)
+        return error_page(self.failures[-1].status if self.failures else 503)
 
     def _depart(self) -> None:
         """Let go of what holds us, so that no cycle is left behind, and tell whoever wants to know."""
@@ -575,7 +575,7 @@ class Reporting(Transaction[Message, Out]):
         backend.record_request(server, failure, status, backend.clock.monotonic() - self._asked)
 
     def record_failure(self, failure: Failure) -> Failure:
-        blames = failure.blames
+        blames = failure.is_server_fault
         failure = super().record_failure(failure)
         if blames and not self.holds_response:
             self._report(failure, 0)

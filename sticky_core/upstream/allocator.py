@@ -6,7 +6,7 @@ from functools import cache
 
 
 @cache
-def keep_what_is_freed(in_hand: int) -> None:
+def keep_freed_memory(in_hand: int) -> None:
     """Let memory that is freed stay with this process: twice `in_hand` bytes at the end of each heap, and only of what
     was in use. A thread has a heap of its own, until there are eight per core.
 

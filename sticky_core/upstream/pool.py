@@ -29,7 +29,7 @@ class Pool(Generic[C]):
         self._max = max_conn
         self._purge_delay = purge_delay
 
-    def take(self, now: float, repeatable: bool) -> C | None:
+    def acquire(self, now: float, repeatable: bool) -> C | None:
         """The one that came last. `repeatable`: whether the request may be sent again should the connection turn out to
         be closed; if not, it has not idled for long.
         """
@@ -41,7 +41,7 @@ class Pool(Generic[C]):
         self._idle[connection] = since
         return None
 
-    def put(self, connection: C, now: float) -> bool:
+    def release(self, connection: C, now: float) -> bool:
         """Keep it. False: there are enough."""
         if self._max is not None and len(self._idle) >= self._max:
             return False
@@ -69,7 +69,7 @@ class Pool(Generic[C]):
         self._idle.clear()
         return every
 
-    def end(self) -> None:
+    def retire(self) -> None:
         """Keep none from here on."""
         self._max = 0
 

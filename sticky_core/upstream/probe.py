@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sticky_core.errors import Failure
-from sticky_core.health.agent import LONGEST, AgentReply
-from sticky_core.health.agent import read as read_agent
-from sticky_core.health.check import Checking, CheckResult, CheckStatus
-from sticky_core.health.expect import LOOKED_AT
-from sticky_core.http.http1 import Answers, BadAnswer
+from sticky_core.health.agent import MAX_LINE, AgentReply
+from sticky_core.health.agent import parse_reply as read_agent
+from sticky_core.health.check import CheckResult, CheckStatus
+from sticky_core.health.expect import MAX_BODY
+from sticky_core.health.runtime import CheckRuntime
+from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 
@@ -21,43 +22,43 @@ _FAILED = {
 }
 
 
-def failed(failure: Failure) -> CheckResult:
+def result_from_failure(failure: Failure) -> CheckResult:
     """A server, not the application in it, has failed the check."""
     return CheckResult(_FAILED.get(failure, CheckStatus.SOCKERR), info=failure.text)
 
 
-def raised(error: BaseException) -> CheckResult:
+def result_from_exception(error: BaseException) -> CheckResult:
     """An exception came out of an app, where a server would answer 500."""
     return CheckResult(CheckStatus.L7STS, 500, f"{type(error).__name__}: {error}")
 
 
-def location_of(server: Server) -> Location:
+def check_location(server: Server) -> Location:
     """Where a check of `server` connects to; `server` is a URL, if only one that is not known yet."""
     url = server.config.target or server.config.template
     assert isinstance(url, str)
-    return Location.of(url)
+    return Location.parse(url)
 
 
 class HttpProbe:
     """One check by HTTP over a connection, or only of the connection if there is nothing to ask for."""
 
-    def __init__(self, server: Server, checking: Checking) -> None:
-        location = location_of(server)
+    def __init__(self, server: Server, checking: CheckRuntime) -> None:
+        location = check_location(server)
         check = checking.check
         self.host, self.port, self.socket = location.host, check.port or location.port, location.socket
         # with a port of its own a check goes where the URL says nothing about TLS; HAProxy keeps to it all the same
         self.tls = location.scheme == "https"
         self._checking = checking
-        self._authority = Location.of(server.config.named).authority
+        self._authority = Location.parse(server.config.named).authority
         #: what to send; empty: that the connection came about is enough
         self.request = b"" if check.path is None else self._written(location)
-        self._answers: Answers | None = None
+        self._answers: ResponseParser | None = None
         self._body = b""
 
     def _written(self, location: Location) -> bytes:
         check = self._checking.check
         assert check.path is not None
-        lines = [f"{check.http_method} {location.base}{check.path} HTTP/1.1"]
+        lines = [f"{check.http_method} {location.base_path}{check.path} HTTP/1.1"]
         if not any(name.lower() == "host" for name, _ in check.header_list):
             lines.append(f"host: {self._authority}")
         lines += [f"{name}: {value}" for name, value in check.header_list]
@@ -66,12 +67,12 @@ class HttpProbe:
         lines += ["connection: close", "", ""]
         return "\r\n".join(lines).encode("latin-1") + check.payload
 
-    def connected(self) -> CheckResult | None:
+    def on_connected(self) -> CheckResult | None:
         """The connection stands. None: there is something to ask for."""
         if not self.request:
             return CheckResult(CheckStatus.L4OK)
-        self._answers = Answers()
-        self._answers.begin(self._checking.check.http_method)
+        self._answers = ResponseParser()
+        self._answers.begin_response(self._checking.check.http_method)
         return None
 
     def feed(self, data: bytes) -> CheckResult | None:
@@ -81,21 +82,21 @@ class HttpProbe:
         try:
             if data:
                 answers.feed(data)
-                ended = answers.over
+                ended = answers.finished
             else:
-                ended = answers.finish() or bool(answers.status)
+                ended = answers.feed_eof() or bool(answers.status)
                 if not ended:
                     return CheckResult(CheckStatus.SOCKERR, info="closed before the answer")
-        except BadAnswer as error:
+        except BadResponse as error:
             if not answers.status:
                 return CheckResult(CheckStatus.L7RSP, info=str(error))
             ended = True
         if not answers.status:
             return None
-        self._body += answers.take()
-        if ended or not self._checking.expect.needs_body or len(self._body) >= LOOKED_AT:
+        self._body += answers.take_body()
+        if ended or not self._checking.expect.needs_body or len(self._body) >= MAX_BODY:
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answers.headers]
-            return self._checking.judged(answers.status, headers, self._body)
+            return self._checking.judge(answers.status, headers, self._body)
         return None
 
 
@@ -108,22 +109,22 @@ class AgentProbe:
     def __init__(self, server: Server) -> None:
         asked = server.config.agent_check
         assert asked is not None
-        self.host, self.port = location_of(server).host, asked.port
+        self.host, self.port = check_location(server).host, asked.port
         self.request = asked.send.encode()
         self._line = b""
-        self.said: AgentReply | None = None
+        self.reply: AgentReply | None = None
 
-    def connected(self) -> CheckResult | None:
+    def on_connected(self) -> CheckResult | None:
         return None
 
     def feed(self, data: bytes) -> CheckResult | None:
         self._line += data
-        if data and b"\n" not in self._line and len(self._line) < LONGEST:
+        if data and b"\n" not in self._line and len(self._line) < MAX_LINE:
             return None
         if not self._line.strip():
             return CheckResult(CheckStatus.SOCKERR, info="closed before the answer")
-        self.said = read_agent(self._line)
-        return self.said.result
+        self.reply = read_agent(self._line)
+        return self.reply.result
 
 
-Probe = HttpProbe | AgentProbe
+NetworkProbe = HttpProbe | AgentProbe

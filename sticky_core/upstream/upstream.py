@@ -6,12 +6,12 @@ from typing import ClassVar, Self, TypeVar
 
 from sticky_core.durations import Duration, seconds
 from sticky_core.http import http1
-from sticky_core.http.forwarding import Forward, Heads
+from sticky_core.http.forwarding import Forward, RequestHeads
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.http.tls import TLS
 from sticky_core.server.server import ServerConfig
 from sticky_core.target import App, Location
-from sticky_core.upstream.allocator import keep_what_is_freed
+from sticky_core.upstream.allocator import keep_freed_memory
 from sticky_core.upstream.pool import PURGE_DELAY, Pool
 
 #: of a body that may have to be told again when an upstream stands alone, in bytes
@@ -24,7 +24,7 @@ class Upstream:
     """A URL, and what is asked of the way there."""
 
     #: how much of all bodies a thread may have in hand at once, in bytes: so much memory waits for them
-    in_hand: ClassVar[int]
+    buffer_limit: ClassVar[int]
 
     def __init__(
         self,
@@ -39,32 +39,34 @@ class Upstream:
         config = ServerConfig(
             name="upstream", target=url, tls=tls, pool_max_conn=pool_max_conn, pool_purge_delay=pool_purge_delay
         )
-        self._begin(config, timeouts or Timeouts(), forward or Forward())
+        self._set_up(config, timeouts or Timeouts(), forward or Forward())
 
     @classmethod
-    def of(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Self:
+    def build(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Self:
         """The upstream that a server's configuration asks for."""
         upstream = cls.__new__(cls)
-        upstream._begin(config, timeouts, forward)
+        upstream._set_up(config, timeouts, forward)
         return upstream
 
-    def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
+    def _set_up(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         http1.require()
-        keep_what_is_freed(self.in_hand)
+        keep_freed_memory(self.buffer_limit)
         assert isinstance(config.target, str)
         self._config = config
-        self._ended = False
+        self._is_retired = False
         self.url = config.target
         self.timeouts = timeouts.in_seconds
-        self._location = Location.of(config.target)
-        self._heads = Heads(Location.of(config.named), forward)
+        self._location = Location.parse(config.target)
+        self._heads = RequestHeads(Location.parse(config.named), forward)
         tls = config.tls or TLS()
         self._context = tls.context() if self._location.scheme == "https" else None
         self._sni = tls.sni or self._location.host
 
     def _pool(self) -> Pool[C]:
         delay = self._config.pool_purge_delay
-        return Pool(0 if self._ended else self._config.pool_max_conn, PURGE_DELAY if delay is None else seconds(delay))
+        return Pool(
+            0 if self._is_retired else self._config.pool_max_conn, PURGE_DELAY if delay is None else seconds(delay)
+        )
 
     @property
     def app(self) -> App:
@@ -75,9 +77,9 @@ class Upstream:
         """Close the idle connections."""
         raise NotImplementedError
 
-    def end(self) -> None:
+    def retire(self) -> None:
         """Nobody is sent this way any more: close all idle connections, and keep none of those that are in use."""
-        self._ended = True
+        self._is_retired = True
 
     def __repr__(self) -> str:
         return f"<Upstream {self.url}>"

@@ -24,8 +24,8 @@ from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import ConfigError, check, collected
-from sticky_core.http.error_page import Page, page
+from sticky_core.errors import ConfigError, collect_problems, raise_problems
+from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
@@ -83,17 +83,17 @@ class WorkersConfig:
     drain: Duration = 10
 
     def __post_init__(self) -> None:
-        check(f"StickyWorkers: {problem}" for problem in self._problems())
+        raise_problems(f"StickyWorkers: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
         problems: list[str] = []
-        with collected(problems):
+        with collect_problems(problems):
             frames.require()
         if self.name is not None and not NAME.fullmatch(self.name):
             yield f"name {self.name!r} is made of letters, digits and - _ . :"
         if self.on_lost not in ("rebind", "gone"):
             yield f"on_lost {self.on_lost!r} is neither 'rebind' nor 'gone'"
-        with collected(problems):
+        with collect_problems(problems):
             self.persisted("only to look whether it can be")
             self.sample()
         yield from problems
@@ -514,10 +514,10 @@ class Handing(Transaction[Message, Out]):
         presented = self.persisted
         return self.workers.gone and presented.reason is Reason.OTHER_INSTANCE and not presented.ignored
 
-    def _page(self) -> Page:
+    def _page(self) -> ErrorPage:
         if not self._is_gone:
             return super()._page()
-        answer = page(410)
+        answer = error_page(410)
         answer.headers.append(("set-cookie", self.workers.farewell(self.secure)))
         return answer
 

@@ -21,11 +21,12 @@ from urllib.parse import unquote
 
 from sticky_core.errors import ServerFailure
 from sticky_core.health.agent import AgentReply
-from sticky_core.health.check import Checking, CheckResult, CheckStatus, said
-from sticky_core.health.expect import LOOKED_AT
+from sticky_core.health.check import CheckResult, CheckStatus, probe_result
+from sticky_core.health.expect import MAX_BODY
+from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
 from sticky_core.server.server import Server
-from sticky_core.upstream.probe import AgentProbe, HttpProbe, Probe, failed, raised
+from sticky_core.upstream.probe import AgentProbe, HttpProbe, NetworkProbe, result_from_exception, result_from_failure
 from sticky_wsgi.interruptible import InterruptibleApp
 from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
 
@@ -42,7 +43,7 @@ PAUSE = 1.0
 class Round:
     """One check of one server, and whether a probe of it is on its way."""
 
-    def __init__(self, server: Server, checking: Checking) -> None:
+    def __init__(self, server: Server, checking: CheckRuntime) -> None:
         self.server = server
         self.checking = checking
         self.is_agent = checking is server.agent
@@ -63,7 +64,7 @@ class Checks:
         self._news = threading.Condition()
         self._stopped = False
         self._woken: set[Round] = set()
-        self._rounds: dict[Checking, Round] = {}
+        self._rounds: dict[CheckRuntime, Round] = {}
         self._stale = False
 
     @property
@@ -183,10 +184,10 @@ class Checks:
 
     def _patience(self, each: Round) -> float:
         """How long a probe may take before it is given up: sockets know their own end."""
-        connect, rest = each.checking.limits(self._backend.config.timeouts.in_seconds.connect)
+        connect, rest = each.checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
         if each.checking.check.probe is None and each.server.config.is_url:
             return connect + (rest or 0.0) + PAUSE
-        return each.checking.patience
+        return each.checking.timeout
 
     def _waker(self, each: Round) -> Callable[[], None]:
         def wake() -> None:
@@ -210,7 +211,7 @@ class Checks:
             if each.is_agent:
                 asked = AgentProbe(each.server)
                 result = self._exchanged(asked, each)
-                told = asked.said
+                told = asked.reply
             elif each.checking.check.probe is not None:
                 result = _called(each.checking.check.probe, each.server)
             elif each.server.config.is_url:
@@ -227,9 +228,9 @@ class Checks:
         each.busy = False
         self._waker(each)()
 
-    def _exchanged(self, probe: Probe, each: Round) -> CheckResult:
+    def _exchanged(self, probe: NetworkProbe, each: Round) -> CheckResult:
         begun = time.monotonic()
-        connect, rest = each.checking.limits(self._backend.config.timeouts.in_seconds.connect)
+        connect, rest = each.checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
         stream: socket.socket | None = None
         try:
             try:
@@ -248,7 +249,7 @@ class Checks:
                 return CheckResult(CheckStatus.L6RSP, info=str(error))
             except OSError as error:
                 return CheckResult(CheckStatus.L4CON, info=error.strerror or str(error))
-            result = probe.connected()
+            result = probe.on_connected()
             end = begun + connect if rest is None else time.monotonic() + rest
             try:
                 if result is None and probe.request:
@@ -269,7 +270,7 @@ class Checks:
             if stream is not None:
                 stream.close()
 
-    def _wrapped(self, stream: socket.socket, probe: Probe, server: Server) -> ssl.SSLSocket:
+    def _wrapped(self, stream: socket.socket, probe: NetworkProbe, server: Server) -> ssl.SSLSocket:
         tls = server.config.tls or TLS()
         context = self._contexts.get(server)
         if context is None:
@@ -307,9 +308,9 @@ def _called(probe: Callable[[Any], Any], server: Server) -> CheckResult:
         if inspect.iscoroutine(answer):
             answer.close()
             return CheckResult(CheckStatus.L7RSP, info="the probe is a coroutine function, which WSGI can't await")
-        return said(answer)
+        return probe_result(answer)
     except ServerFailure as error:
-        return failed(error.failure)
+        return result_from_failure(error.failure)
     except Exception as error:
         return CheckResult(CheckStatus.L7RSP, info=f"{type(error).__name__}: {error}")
 
@@ -339,19 +340,19 @@ def _answered(app: WSGIApp | None, each: Round) -> CheckResult:
         try:
             for item in items:
                 body += item
-                if len(body) >= LOOKED_AT:
+                if len(body) >= MAX_BODY:
                     break
         finally:
             close = getattr(items, "close", None)
             if close is not None:
                 close()
     except ServerFailure as error:
-        return failed(error.failure)
+        return result_from_failure(error.failure)
     except Exception as error:
-        return raised(error)
+        return result_from_exception(error)
     if not status:
         return CheckResult(CheckStatus.L7RSP, info="no answer")
-    return each.checking.judged(status, said_headers, body)
+    return each.checking.judge(status, said_headers, body)
 
 
 def _environ(each: Round, target: str) -> Environ:

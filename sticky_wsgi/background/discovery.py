@@ -11,7 +11,17 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from sticky_core.dns import nameservers
-from sticky_core.dns.resolvers import Answer, Query, Resolvers, Status, by_errno, questions, raised, said, system
+from sticky_core.dns.questions import questions
+from sticky_core.dns.resolvers import (
+    Answer,
+    Query,
+    Resolvers,
+    Status,
+    answer_from_exception,
+    answer_from_os_error,
+    answer_from_resolver,
+    answer_from_system,
+)
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
 from sticky_core.runtime.discovery import ResolvedName
 
@@ -123,29 +133,31 @@ def _answer(query: Query, resolvers: Resolvers) -> Answer:
     resolver: Any = resolvers.resolver
     try:
         if resolver is not None:
-            return said(resolver(query))
+            return answer_from_resolver(resolver(query))
         if query.service or resolvers.nameservers:
             return _nameservers(query, resolvers)
         found = socket.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)
-        return system((str(each[4][0]) for each in found), query.prefer)
+        return answer_from_system((str(each[4][0]) for each in found), query.prefer)
     except socket.gaierror as error:
-        return by_errno(error, _UNKNOWN, socket.EAI_AGAIN)
+        return answer_from_os_error(error, _UNKNOWN, socket.EAI_AGAIN)
     except Exception as error:
-        return raised(error)
+        return answer_from_exception(error)
 
 
 def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
     from dns.resolver import Resolver
 
-    asking = nameservers.asking(Resolver, resolvers, query.timeout)
+    asking = nameservers.build_resolver(Resolver, resolvers, query.timeout)
     steps = questions(query)
     question = next(steps)
     while True:
         try:
-            answer = asking.resolve(nameservers.absolute(question), question.type, lifetime=query.timeout, search=False)
-            records = nameservers.told(answer)
+            answer = asking.resolve(
+                nameservers.absolute_name(question), question.type, lifetime=query.timeout, search=False
+            )
+            records = nameservers.records_from_answer(answer)
         except Exception as error:
-            records = nameservers.failed(error)
+            records = nameservers.records_from_error(error)
         try:
             question = steps.send(records)
         except StopIteration as end:

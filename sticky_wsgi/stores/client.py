@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from sticky_core.errors import ConfigError
-from sticky_core.fork import renewed
+from sticky_core.fork import register
 from sticky_core.stores.redis import Redis
 from sticky_core.stores.store import Command, Store, StoreCommand
 
@@ -74,7 +74,7 @@ class _Lines:
         self.of: dict[Store, StoreClient] = {}
         self._lock = threading.Lock()
         self.pid = os.getpid()
-        renewed(self)
+        register(self)
 
     def line(self, store: Store) -> StoreClient:
         line = self.of.get(store)

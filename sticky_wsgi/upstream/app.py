@@ -7,8 +7,8 @@ from http import HTTPStatus
 from typing import Any
 
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.http.error_page import page
-from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, Outgoing, target_of
+from sticky_core.http.error_page import error_page
+from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest, request_target
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.server.server import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
@@ -35,10 +35,10 @@ class Upstream(CoreUpstream):
     Raises `ConfigError` for what can't work, and when httptools is not installed.
     """
 
-    in_hand = 2 << 20  # each thread has one client
+    buffer_limit = 2 << 20  # each thread has one client
 
     def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
-        super()._begin(config, timeouts, forward)
+        super()._set_up(config, timeouts, forward)
         self._connections = Connections(self._location, self._context, self._sni, self._pool(), self.timeouts.server)
 
     @property
@@ -51,7 +51,7 @@ class Upstream(CoreUpstream):
         try:
             return self.forward(environ, start_response)
         except ServerFailure as error:
-            return start_page(page(error.failure.status), environ, start_response)
+            return start_page(error_page(error.failure.status), environ, start_response)
 
     def forward(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
@@ -79,16 +79,16 @@ class Upstream(CoreUpstream):
             start_response("499 Client Closed Request", [])
             return []
 
-    def _head(self, environ: Environ, method: str) -> Outgoing:
+    def _head(self, environ: Environ, method: str) -> OutgoingRequest:
         raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
         script: str = environ.get("SCRIPT_NAME", "")
         if raw is not None:
-            target = target_of(raw.encode("latin-1"), script, "", b"", "latin-1")
+            target = request_target(raw.encode("latin-1"), script, "", b"", "latin-1")
         else:
             query: str = environ.get("QUERY_STRING", "")
             path: str = script + environ.get("PATH_INFO", "")
-            target = target_of(None, script, path, query.encode("latin-1"), "latin-1")
-        return self._heads.head(
+            target = request_target(None, script, path, query.encode("latin-1"), "latin-1")
+        return self._heads.build(
             method,
             target,
             headers_of(environ),
@@ -100,7 +100,7 @@ class Upstream(CoreUpstream):
         self,
         connection: Connection,
         environ: Environ,
-        outgoing: Outgoing,
+        outgoing: OutgoingRequest,
         first: bytes,
         body: Body,
         start_response: StartResponse,
@@ -116,7 +116,7 @@ class Upstream(CoreUpstream):
             while not answer.status:
                 connection.read()
             # Servers hold a head until there is something behind it (PEP 3333), so until then nobody has seen it.
-            while not answer.over and not answer.parts:
+            while not answer.finished and not answer.body_parts:
                 try:
                     connection.read()
                 except ServerFailure as error:
@@ -125,8 +125,8 @@ class Upstream(CoreUpstream):
                     raise
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
             start_response(_LINES[answer.status], headers)
-            if answer.over:
-                return [answer.take()]
+            if answer.finished:
+                return [answer.take_body()]
             passed_on = True
             return _Answered(connection, environ)
         finally:
@@ -138,7 +138,7 @@ class Upstream(CoreUpstream):
         self._connections.close()
 
     def end(self) -> None:
-        super().end()
+        super().retire()
         self._connections.end()
 
 
@@ -156,10 +156,10 @@ class _Answered:
         connection = self._connection
         answer = connection.answer
         while True:
-            part = answer.take()
+            part = answer.take_body()
             if part:
                 return part
-            if answer.over:
+            if answer.finished:
                 raise StopIteration
             try:
                 connection.read()
@@ -170,7 +170,7 @@ class _Answered:
 
     def close(self) -> None:
         connection = self._connection
-        if not connection.answer.over:
+        if not connection.answer.finished:
             connection.spoiled = True
         connection.end()
 
@@ -199,7 +199,7 @@ def _read(body: Body) -> bytes:
         raise ClientDisconnected from None
 
 
-def _upload(connection: Connection, outgoing: Outgoing, first: bytes, body: Body) -> None:
+def _upload(connection: Connection, outgoing: OutgoingRequest, first: bytes, body: Body) -> None:
     """Send a body as it comes, as long as the upstream listens."""
     answer = connection.answer
     chunked = outgoing.framing is Framing.CHUNKED
@@ -214,7 +214,7 @@ def _upload(connection: Connection, outgoing: Outgoing, first: bytes, body: Body
             data += piece
         if not piece and not chunked and left > 0:
             connection.spoiled = True
-            raise ServerFailure(Failure.UNFIT, detail="the body is not as long as Content-Length says")
+            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the body is not as long as Content-Length says")
         heard = not connection.write(data) or connection.heard()
         over = not piece if chunked else left <= 0
         if heard and not over:

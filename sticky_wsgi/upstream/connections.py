@@ -17,8 +17,8 @@ from collections.abc import Callable
 from math import ceil
 
 from sticky_core.errors import Failure, ServerFailure
-from sticky_core.fork import renewed
-from sticky_core.http.http1 import Answers, BadAnswer
+from sticky_core.fork import register
+from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.target import Location
 from sticky_core.upstream.pool import Pool
 
@@ -46,13 +46,13 @@ class Connection:
         self._socket = connected
         self._poll = select.poll()
         self._poll.register(connected.fileno(), select.POLLIN)
-        self.answer = Answers()
+        self.answer = ResponseParser()
         self.closed = False
         self.spoiled = False
 
     def begin(self, method: str, has_left: Callable[[], bool]) -> None:
         """A request is about to be sent."""
-        self.answer.begin(method)
+        self.answer.begin_response(method)
         self.has_left = has_left
 
     def write(self, data: bytes) -> bool:
@@ -108,12 +108,12 @@ class Connection:
             if data:
                 return answer.feed(data)
             self.closed = True
-            if answer.finish():
+            if answer.feed_eof():
                 return
-        except BadAnswer as error:
-            if answer.over and had:
+        except BadResponse as error:
+            if answer.finished and had:
                 return
-            raise ServerFailure(Failure.TRUNCATED if had else Failure.BAD_ANSWER, detail=str(error)) from None
+            raise ServerFailure(Failure.TRUNCATED if had else Failure.BAD_RESPONSE, detail=str(error)) from None
         raise ServerFailure(Failure.TRUNCATED if had else Failure.CLOSED)
 
     def _wait_longer(self, waited: int) -> int:
@@ -131,7 +131,7 @@ class Connection:
     def end(self) -> None:
         """The exchange is over: the connection is kept if it may be, and closed if not."""
         self.has_left = _nobody
-        if self.answer.over and self.answer.reusable and not self.closed and not self.spoiled:
+        if self.answer.finished and self.answer.reusable and not self.closed and not self.spoiled:
             self._keeper.keep(self)
         else:
             self.close()
@@ -175,14 +175,14 @@ class Connections:
         self._sni = sni
         self._pool = pool
         self._lock = threading.Lock()
-        renewed(self)
+        register(self)
         weakref.finalize(self, _close, pool)
 
     def take(self, repeatable: bool) -> Connection | None:
         """An idle one that was open, and silent, just now. `repeatable`: whether the request may be sent again."""
         while True:
             with self._lock:
-                connection = self._pool.take(time.monotonic(), repeatable)
+                connection = self._pool.acquire(time.monotonic(), repeatable)
             # Nobody listens to idle connections: what came on one since would pass for the next answer.
             if connection is None or connection.quiet():
                 return connection
@@ -219,7 +219,7 @@ class Connections:
         now = time.monotonic()
         with self._lock:
             old = self._pool.purge(now)
-            kept = self._pool.put(connection, now)
+            kept = self._pool.release(connection, now)
         if not kept:
             connection.close()
         for each in old:
@@ -234,7 +234,7 @@ class Connections:
 
     def end(self) -> None:
         """The same, and keep none from here on."""
-        self._pool.end()
+        self._pool.retire()
         self.close()
 
     def after_fork(self) -> None:

@@ -38,8 +38,8 @@ from typing import Any, Final, cast
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import Failure, ServerFailure, check, collected
-from sticky_core.fork import renewed
+from sticky_core.errors import Failure, ServerFailure, collect_problems, raise_problems
+from sticky_core.fork import register
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import Secret
 from sticky_core.samples.request import Sample
@@ -196,7 +196,7 @@ class StickyWorkers(DispatchApp):
         self._here: Here | None = None
         self._threads = threads
         problems: list[str] = []
-        with collected(problems):
+        with collect_problems(problems):
             self._asked = WorkersConfig(
                 name=name,
                 cookie=cookie,
@@ -211,8 +211,8 @@ class StickyWorkers(DispatchApp):
             problems.append(
                 f"StickyWorkers: threads {threads} is not above 0: leave it out, or write how many there are"
             )
-        check(problems)
-        renewed(self)
+        raise_problems(problems)
+        register(self)
 
     @property
     def workers(self) -> Workers | None:

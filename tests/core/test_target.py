@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
-from sticky_core.target import Kind, Location, address, kinds, problem_of
+from sticky_core.target import Kind, Location, host_and_port, possible_kinds, target_problem
 
 ANYTHING: set[Kind] = {"asgi", "wsgi", "factory"}
 
@@ -116,15 +116,15 @@ class MadeWithAName:
     ],
 )
 def test_a_signature_tells_what_a_callable_may_be(callee: object, expected: set[Kind]):
-    assert kinds(callee) == expected
+    assert possible_kinds(callee) == expected
 
 
 def test_real_applications_are_known_for_what_they_are():
     fastapi = pytest.importorskip("fastapi")
     flask = pytest.importorskip("flask")
-    assert kinds(fastapi.FastAPI()) == {"asgi"}
-    assert kinds(flask.Flask("shop")) == {"wsgi"}
-    assert kinds(flask.Flask("shop").wsgi_app) == {"wsgi"}
+    assert possible_kinds(fastapi.FastAPI()) == {"asgi"}
+    assert possible_kinds(flask.Flask("shop")) == {"wsgi"}
+    assert possible_kinds(flask.Flask("shop").wsgi_app) == {"wsgi"}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_real_applications_are_known_for_what_they_are():
     ],
 )
 def test_what_can_be_served_has_no_problem(target: object, factory: object):
-    assert problem_of(target, factory) is None
+    assert target_problem(target, factory) is None
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_what_can_be_served_has_no_problem(target: object, factory: object):
     ],
 )
 def test_what_cannot_is_told_the_way_out(target: object, factory: object, problem: str):
-    said = problem_of(target, factory)
+    said = target_problem(target, factory)
     assert said is not None
     assert problem in said
 
@@ -207,13 +207,13 @@ def test_what_cannot_is_told_the_way_out(target: object, factory: object, proble
     ],
 )
 def test_an_address_is_a_host_and_a_port(url: str, expected: tuple[str, int] | None):
-    assert address(url) == expected
+    assert host_and_port(url) == expected
 
 
 @pytest.mark.parametrize("url", ["http://", "http://:80", "http://host:port", "http://host:99999"])
 def test_a_url_without_a_host_or_with_a_wrong_port_has_no_address(url: str):
     with pytest.raises(ValueError):
-        address(url)
+        host_and_port(url)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_url_without_a_host_or_with_a_wrong_port_has_no_address(url: str):
     ],
 )
 def test_a_url_tells_where_an_upstream_listens(url: str, expected: Location):
-    assert Location.of(url) == expected
+    assert Location.parse(url) == expected
 
 
 @pytest.mark.parametrize(
@@ -301,10 +301,10 @@ def test_a_url_tells_where_an_upstream_listens(url: str, expected: Location):
 )
 def test_a_url_that_is_no_place_is_told_why(url: str, problem: str):
     with pytest.raises(ValueError) as error:
-        Location.of(url)
+        Location.parse(url)
     assert problem in str(error.value)
     assert repr(url) in str(error.value)
-    assert problem_of(url, None) == str(error.value)
+    assert target_problem(url, None) == str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -322,4 +322,4 @@ def test_a_url_that_is_no_place_is_told_why(url: str, problem: str):
     ],
 )
 def test_an_authority_is_what_host_says(url: str, authority: str):
-    assert Location.of(url).authority == authority
+    assert Location.parse(url).authority == authority

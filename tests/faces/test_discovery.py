@@ -26,7 +26,7 @@ import trustme
 from werkzeug.test import EnvironBuilder
 
 import sticky_wsgi
-from sticky_core.dns.resolvers import Found, Query, Resolvers
+from sticky_core.dns.resolvers import Address, Query, Resolvers
 from sticky_core.errors import ConfigError
 from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward
@@ -165,8 +165,8 @@ def responder() -> Iterator[Responder]:
 class Book:
     """A resolver that is handed in: it says what it has been told, and counts how often."""
 
-    def __init__(self, *found: str | Found) -> None:
-        self.found: list[str | Found] = list(found)
+    def __init__(self, *found: str | Address) -> None:
+        self.found: list[str | Address] = list(found)
         self.raises: Exception | None = None
         self.queries: list[Query] = []
         self.free = threading.Event()
@@ -174,7 +174,7 @@ class Book:
         self.at_once = 0
         self.most_at_once = 0
 
-    def __call__(self, query: Query) -> list[str | Found]:
+    def __call__(self, query: Query) -> list[str | Address]:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.queries.append(query)

@@ -374,4 +374,4 @@ def test_a_check_of_a_backup_is_none_of_what_is_ended_there(face: Face) -> None:
 
 
 def test_failures_that_say_how_a_server_is() -> None:
-    assert {failure for failure in Failure if not failure.blames} == {Failure.UNFIT, Failure.SHUT}
+    assert {failure for failure in Failure if not failure.is_server_fault} == {Failure.NOT_FORWARDABLE, Failure.SHUT}

@@ -324,8 +324,8 @@ def tried(answer: Answer) -> tuple[str, ...]:
 # -- which failures of which requests
 
 NOT_EXECUTED = [Failure.REFUSED, Failure.CONNECT_TIMEOUT, Failure.TLS, Failure.NOT_STARTED]
-NAMED = {Failure.CLOSED: "empty-response", Failure.BAD_ANSWER: "junk-response", Failure.TIMEOUT: "response-timeout"}
-NEVER = [Failure.UNFIT, Failure.TRUNCATED]
+NAMED = {Failure.CLOSED: "empty-response", Failure.BAD_RESPONSE: "junk-response", Failure.TIMEOUT: "response-timeout"}
+NEVER = [Failure.NOT_FORWARDABLE, Failure.TRUNCATED]
 LINES = ["conn-failure", "none", *NAMED.values(), "conn-failure empty-response 503", "all-retryable-errors"]
 
 #: what is sent, and how much of that is read; whether that can be told again, and what of it was already more than may

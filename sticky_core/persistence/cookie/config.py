@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar, get_args
 
 from sticky_core.clock import Clock
 from sticky_core.durations import LONGEST, Duration, seconds
-from sticky_core.errors import ConfigError, check
+from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
 from sticky_core.persistence.cookie.engine import CookiePersistence
 from sticky_core.persistence.signing import Secret, secrets
@@ -144,7 +144,7 @@ class Cookie:
     fallback: FallbackCookie | Given = field(default=UNSET, kw_only=True)
 
     def __post_init__(self) -> None:
-        check(f"cookie {self.name}: {problem}" for problem in _problems(self))
+        raise_problems(f"cookie {self.name}: {problem}" for problem in _problems(self))
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> CookiePersistence:
         return CookiePersistence(self, backend, servers, clock)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
-from sticky_core.errors import check
+from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence import xxh64
@@ -20,7 +20,7 @@ from sticky_core.persistence.signing import ADDED as SIGNATURE
 from sticky_core.persistence.signing import Signing
 from sticky_core.server import instance as life
 from sticky_core.server.server import Server
-from sticky_core.target import address
+from sticky_core.target import host_and_port
 
 if TYPE_CHECKING:
     from sticky_core.persistence.cookie.config import Cookie
@@ -88,7 +88,7 @@ class CookiePersistence:
         self._groups: dict[str, list[Server]] = {}
         # What each server is called, by key, the newest first; none if it has no mark.
         self._ids: dict[Server, tuple[str, ...]] = {}
-        check(self._name_servers(servers))
+        raise_problems(self._name_servers(servers))
         # Nothing that is longer was signed by us, and so it costs no signature to know.
         self._longest = max(map(len, self._groups), default=0) + life.ADDED + dates.ADDED + SIGNATURE
 
@@ -437,7 +437,7 @@ def _dynamic_id(key: str, server: Server) -> str:
         return ""  # until it has an address
     if not isinstance(server.config.target, str):
         raise ValueError("it is an app")
-    where = address(server.config.target)
+    where = host_and_port(server.config.target)
     if where is None:
         raise ValueError("it is a UNIX socket")
     return xxh64.dynamic_id(key, *where)

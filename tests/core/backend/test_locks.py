@@ -14,7 +14,7 @@ import pytest
 from sticky_core.backend.backend import Backend
 from sticky_core.backend.events import StateChange
 from sticky_core.clock import ManualClock
-from sticky_core.dns.resolvers import Answer, Found, Status, stores_replied
+from sticky_core.dns.resolvers import Address, Answer, Status, answer_with
 from sticky_core.errors import Failure
 from sticky_core.health.agent import AgentCheck, AgentReply
 from sticky_core.health.check import Check, CheckResult, CheckStatus
@@ -70,7 +70,7 @@ class House:
 
     def resolve(self, *addresses: str) -> None:
         [name] = self.discovery.update_names()
-        self.discovery.record_answer(name, stores_replied(map(Found, addresses)))
+        self.discovery.record_answer(name, answer_with(map(Address, addresses)))
 
     def lose_the_name(self) -> None:
         self.resolve("10.0.0.7")

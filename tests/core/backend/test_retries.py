@@ -19,7 +19,7 @@ from sticky_core.server.server import AdminState, Health, Server
 from sticky_core.transaction.transaction import Transaction
 from sticky_core.transaction.waits import NeedSlot
 
-EXECUTED = [failure for failure in Failure if failure.executed and failure.word]
+EXECUTED = [failure for failure in Failure if failure.maybe_executed and failure.retry_word]
 STATUSES = (401, 403, 404, 408, 421, 425, 429, 500, 501, 502, 503, 504)
 
 
@@ -86,7 +86,7 @@ def test_each_of_haproxy_s_words_is_known(word: str):
 WORDS = {
     "conn-failure": {Failure.REFUSED, Failure.CONNECT_TIMEOUT, Failure.TLS, Failure.NOT_STARTED},
     "empty-response": {Failure.CLOSED, Failure.SHUT},
-    "junk-response": {Failure.BAD_ANSWER},
+    "junk-response": {Failure.BAD_RESPONSE},
     "response-timeout": {Failure.TIMEOUT},
     "0rtt-rejected": set(),
     "none": set(),
@@ -109,7 +109,7 @@ def test_a_word_stands_for_failures(words: tuple[str, ...], failures: set[Failur
 
 
 @pytest.mark.parametrize(
-    "failure", [Failure.UNFIT, Failure.TRUNCATED, Failure.RETRIED_STATUS], ids=lambda each: each.name
+    "failure", [Failure.NOT_FORWARDABLE, Failure.TRUNCATED, Failure.RETRIED_STATUS], ids=lambda each: each.name
 )
 def test_some_failures_are_never_tried_again(failure: Failure):
     assert not Retries(retry_on=("all-retryable-errors", *map(str, STATUSES))).after(failure)

@@ -3,7 +3,7 @@
 import pytest
 
 from sticky_core.balance import Ewma
-from sticky_core.balance.algorithm import Timed
+from sticky_core.balance.algorithm import LatencyAware
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
 
@@ -22,7 +22,7 @@ def two(bench, scripted, clock):
 
 
 def test_it_wants_to_know_how_long_servers_take(two):
-    assert isinstance(two.algorithm, Timed)
+    assert isinstance(two.algorithm, LatencyAware)
 
 
 def test_the_quicker_is_chosen(two):

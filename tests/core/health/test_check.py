@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.errors import ConfigError
-from sticky_core.health.agent import AgentCheck, read
-from sticky_core.health.check import Check, Checking, CheckResult, CheckStatus, said, spread_out
+from sticky_core.health.agent import AgentCheck, parse_reply
+from sticky_core.health.check import Check, CheckResult, CheckStatus, probe_result
+from sticky_core.health.runtime import CheckRuntime, stagger_first_checks
 
 PASS, FAIL = CheckResult(CheckStatus.L7OK, 200), CheckResult(CheckStatus.L7STS, 503, "Service Unavailable")
 LETTERS = {"+": PASS, "-": FAIL, "c": CheckResult(CheckStatus.L7OKC, 404), "?": CheckResult(CheckStatus.UNK)}
 
 
-def at_work(**options: Any) -> Checking:
-    return Checking(Check("/", **options), random.Random(1))
+def at_work(**options: Any) -> CheckRuntime:
+    return CheckRuntime(Check("/", **options), random.Random(1))
 
 
 # -- rise and fall
@@ -51,33 +52,33 @@ def at_work(**options: Any) -> Checking:
 def test_health(options: dict[str, Any], results: str, story: str):
     checking = at_work(**options)
     for letter in results:
-        checking.observe(LETTERS[letter], 0.0)
-    assert f"{'UP' if checking.up else 'DOWN'} {checking.summary}" == story
+        checking.record_check(LETTERS[letter], 0.0)
+    assert f"{'UP' if checking.is_up else 'DOWN'} {checking.summary}" == story
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.text("+-?", max_size=40))
 def test_health_stays_within_its_bounds_and_is_never_between_down_and_up(rise: int, fall: int, results: str):
     checking = at_work(rise=rise, fall=fall)
     for letter in results:
-        was_up = checking.up
-        checking.observe(LETTERS[letter], 0.0)
+        was_up = checking.is_up
+        checking.record_check(LETTERS[letter], 0.0)
         assert 0 <= checking.health <= rise + fall - 1
-        assert not (was_up and not checking.up) or checking.health == 0
-        assert not (checking.up and not was_up) or checking.health == rise + fall - 1
+        assert not (was_up and not checking.is_up) or checking.health == 0
+        assert not (checking.is_up and not was_up) or checking.health == rise + fall - 1
 
 
 def test_a_server_that_answers_404_keeps_its_clients_only():
     checking = at_work(disable_on_404=True)
-    assert checking.judged(404, (), b"").status is CheckStatus.L7OKC
-    checking.observe(checking.judged(404, (), b""), 0.0)
-    assert (checking.up, checking.stopping) == (True, True)
-    checking.observe(PASS, 0.0)
-    assert (checking.up, checking.stopping) == (True, False)
+    assert checking.judge(404, (), b"").status is CheckStatus.L7OKC
+    checking.record_check(checking.judge(404, (), b""), 0.0)
+    assert (checking.is_up, checking.is_stopping) == (True, True)
+    checking.record_check(PASS, 0.0)
+    assert (checking.is_up, checking.is_stopping) == (True, False)
 
 
 def test_one_that_is_down_and_answers_404_stays_down():
     checking = at_work(disable_on_404=True, init_state="fully-down")
-    assert checking.judged(404, (), b"").status is CheckStatus.L7STS
+    assert checking.judge(404, (), b"").status is CheckStatus.L7STS
 
 
 # -- when
@@ -91,7 +92,7 @@ def test_one_that_is_down_and_answers_404_stays_down():
 def test_the_next_check_comes_sooner_while_health_changes(results: str, delay: float):
     checking = at_work(inter=10, fastinter=1, downinter=5)
     for letter in results:
-        checking.observe(LETTERS[letter], 100.0)
+        checking.record_check(LETTERS[letter], 100.0)
     assert checking.delay(100.0) == delay
     assert checking.delay(100.25) == delay - 0.25
     assert checking.delay(200.0) == 0
@@ -101,7 +102,7 @@ def test_the_next_check_comes_sooner_while_health_changes(results: str, delay: f
 def test_without_other_words_inter_is_for_all(results: str):
     checking = at_work(inter="500ms")
     for letter in results:
-        checking.observe(LETTERS[letter], 1.0)
+        checking.record_check(LETTERS[letter], 1.0)
     assert checking.delay(1.0) == 0.5
 
 
@@ -109,14 +110,14 @@ def test_intervals_vary_as_far_as_they_may():
     checking = at_work(spread=50)
     delays = []
     for _ in range(200):
-        checking.observe(PASS, 0.0)
+        checking.record_check(PASS, 0.0)
         delays.append(checking.delay(0.0))
     assert 1.0 <= min(delays) < 1.2 and 2.8 < max(delays) <= 3.0
 
 
 def test_first_checks_come_one_by_one_within_the_shortest_interval_of_a_second_or_more():
     checks = [at_work(inter=inter) for inter in (4, 2, 0.5, 8)]
-    spread_out(checks)
+    stagger_first_checks(checks)
     assert [check.delay(10.0) for check in checks] == [0.0, 0.5, 1.0, 6.0]
 
 
@@ -124,10 +125,10 @@ def test_who_comes_back_from_maintenance_is_well_until_the_next_check_which_is_d
     checking = at_work()
     rung: list[bool] = []
     for letter in "+---":
-        checking.observe(LETTERS[letter], 0.0)
+        checking.record_check(LETTERS[letter], 0.0)
     checking.wake = lambda: rung.append(True)
     checking.reset()
-    assert (checking.up, checking.summary, checking.delay(0.0), rung) == (True, "1/3", 0.0, [True])
+    assert (checking.is_up, checking.summary, checking.delay(0.0), rung) == (True, "1/3", 0.0, [True])
 
 
 # -- what clients see counts as well
@@ -144,20 +145,20 @@ def test_who_comes_back_from_maintenance_is_well_until_the_next_check_which_is_d
 )
 def test_so_many_failures_in_a_row(on_error: Any, story: str, next_failure: str):
     checking = at_work(inter=10, fastinter=1, observe="layer7", error_limit=3, on_error=on_error)
-    checking.observe(PASS, 0.0)
-    told = [checking.served(False, "closed", 1.0) for _ in range(3)]
+    checking.record_check(PASS, 0.0)
+    told = [checking.record_request(False, "closed", 1.0) for _ in range(3)]
     assert told == [False, False, True]
-    shown = lambda: f"{'UP' if checking.up else 'DOWN'} {checking.summary}"  # noqa: E731
+    shown = lambda: f"{'UP' if checking.is_up else 'DOWN'} {checking.summary}"  # noqa: E731
     assert shown() == story
     assert checking.delay(1.0) == 1.0, "whatever it means, the next check comes soon"
-    checking.observe(FAIL, 2.0)
+    checking.record_check(FAIL, 2.0)
     assert shown() == next_failure
 
 
 def test_one_that_turns_out_well_makes_up_for_the_failures_before_it():
     checking = at_work(observe="layer7", error_limit=2)
-    assert [checking.served(well, "", 0.0) for well in (False, True, False)] == [False, False, False]
-    assert not checking.trusting
+    assert [checking.record_request(well, "", 0.0) for well in (False, True, False)] == [False, False, False]
+    assert not checking.is_error_free
 
 
 # -- in words
@@ -171,7 +172,7 @@ def test_a_result_is_told_as_in_haproxy_s_log():
 
 @pytest.mark.parametrize("answer, status", [(True, "L7OK"), (None, "L7OK"), (False, "L7RSP"), (FAIL, "L7STS")])
 def test_what_a_probe_says(answer: object, status: str):
-    assert said(answer).status is CheckStatus[status]
+    assert probe_result(answer).status is CheckStatus[status]
 
 
 # -- what can't work
@@ -233,11 +234,11 @@ def test_every_problem_is_told_at_once():
     ],
 )
 def test_what_an_agent_says(line: bytes, told: dict[str, object]):
-    heard = read(line)
+    heard = parse_reply(line)
     shown = {name: getattr(heard, name) for name in ("up", "admin", "weight", "percent", "maxconn")}
     assert {name: value for name, value in shown.items() if value is not None} == told
     assert (heard.result.status is CheckStatus.L7RSP) is (b"splendid" in line)
 
 
 def test_an_agent_says_why():
-    assert read(b"down #out of memory\n").result == CheckResult(CheckStatus.L7STS, info="out of memory")
+    assert parse_reply(b"down #out of memory\n").result == CheckResult(CheckStatus.L7STS, info="out of memory")

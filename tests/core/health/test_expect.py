@@ -2,7 +2,7 @@
 
 import pytest
 
-from sticky_core.health.expect import LOOKED_AT, Expect
+from sticky_core.health.expect import MAX_BODY, Expect
 
 HEADERS = [("x-state", "up, warm"), ("x-via", "a, b"), ("content-type", "text/plain")]
 
@@ -30,8 +30,8 @@ HEADERS = [("x-state", "up, warm"), ("x-via", "a, b"), ("content-type", "text/pl
         (r"rstring ok\s+[0-9]+", 200, b"ok  12", "L7OK"),
         (r"rstring ok\s+[0-9]+", 200, b"ok", "L7RSP"),
         ("! rstring err.r", 200, b"error", "L7RSP"),
-        ("string late", 200, b"x" * LOOKED_AT + b"late", "L7RSP"),
-        ("string late", 200, b"x" * (LOOKED_AT - 4) + b"late", "L7OK"),
+        ("string late", 200, b"x" * MAX_BODY + b"late", "L7RSP"),
+        ("string late", 200, b"x" * (MAX_BODY - 4) + b"late", "L7OK"),
         ("hdr name x-state", 200, b"", "L7OK"),
         ("hdr name X-State", 200, b"", "L7OK"),
         ("hdr name x-other", 200, b"", "L7STS"),
@@ -46,7 +46,7 @@ HEADERS = [("x-state", "up, warm"), ("x-via", "a, b"), ("content-type", "text/pl
     ],
 )
 def test_an_answer(text: str, status: int, body: bytes, verdict: str):
-    assert Expect.read(text).judge(status, HEADERS, body) == verdict
+    assert Expect.parse(text).judge(status, HEADERS, body) == verdict
 
 
 @pytest.mark.parametrize(
@@ -69,5 +69,5 @@ def test_an_answer(text: str, status: int, body: bytes, verdict: str):
 )
 def test_what_cannot_be_expected_is_refused(text: str, problem: str):
     with pytest.raises(ValueError, match=r".*") as refused:
-        Expect.read(text)
+        Expect.parse(text)
     assert problem in str(refused.value)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from sticky_core.http.error_page import RETRY_AFTER, page
+from sticky_core.http.error_page import RETRY_AFTER, error_page
 
 
 @pytest.mark.parametrize("status, reason", [(502, "Bad Gateway"), (503, "Service Unavailable")])
 def test_a_page_is_whole_and_says_what_happened(status: int, reason: str):
-    answer = page(status)
+    answer = error_page(status)
     headers = dict(answer.headers)
     assert (answer.status, answer.reason) == (status, reason)
     assert headers["content-length"] == str(len(answer.body))
@@ -17,18 +17,18 @@ def test_a_page_is_whole_and_says_what_happened(status: int, reason: str):
 
 @pytest.mark.parametrize("status", [502, 503])
 def test_a_page_is_not_kept_and_marks_nobody(status: int):
-    names = [name for name, _ in page(status).headers]
-    assert dict(page(status).headers)["cache-control"] == "no-store"
+    names = [name for name, _ in error_page(status).headers]
+    assert dict(error_page(status).headers)["cache-control"] == "no-store"
     assert "set-cookie" not in names
     assert all(name == name.lower() for name in names)
     assert len(names) == len(set(names))
 
 
 def test_only_who_may_try_again_is_told_when():
-    assert dict(page(503).headers)["retry-after"] == str(RETRY_AFTER)
-    assert "retry-after" not in dict(page(502).headers), "the request may have been executed"
+    assert dict(error_page(503).headers)["retry-after"] == str(RETRY_AFTER)
+    assert "retry-after" not in dict(error_page(502).headers), "the request may have been executed"
 
 
 def test_two_pages_share_no_headers():
-    page(503).headers.append(("x-mine", "1"))
-    assert "x-mine" not in dict(page(503).headers)
+    error_page(503).headers.append(("x-mine", "1"))
+    assert "x-mine" not in dict(error_page(503).headers)

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.http import forwarding
-from sticky_core.http.forwarding import Forward, Framing, Heads, Outgoing, beyond, escapes, target_of
-from sticky_core.http.http1 import HOP_BY_HOP, MOST_KNOWN, Header
+from sticky_core.http.forwarding import (
+    Forward,
+    Framing,
+    OutgoingRequest,
+    RequestHeads,
+    leaves_base_path,
+    request_target,
+    strip_root,
+)
+from sticky_core.http.http1 import HOP_BY_HOP, MAX_KNOWN_NAMES, Header
 from sticky_core.target import Location
 
 HOST = (b"host", b"shop.example")
@@ -29,8 +37,8 @@ def made(
     peer: str | None = CLIENT,
     secure: bool = False,
     **more: Any,
-) -> Outgoing:
-    return Heads(Location.of(url), forward).head(method, target, headers, peer=peer, secure=secure, **more)
+) -> OutgoingRequest:
+    return RequestHeads(Location.parse(url), forward).build(method, target, headers, peer=peer, secure=secure, **more)
 
 
 def parsed(head: bytes) -> tuple[bytes, list[Header]]:
@@ -56,7 +64,7 @@ def sent(headers: Iterable[Header] = (HOST,), **more: Any) -> list[Header]:
 def refused(headers: Iterable[Header] = (HOST,), **more: Any) -> str:
     with pytest.raises(ServerFailure) as failure:
         made(headers, **more)
-    assert failure.value.failure is Failure.UNFIT
+    assert failure.value.failure is Failure.NOT_FORWARDABLE
     assert failure.value.failure.status == 400
     return failure.value.detail
 
@@ -89,7 +97,7 @@ def test_a_head_to_the_byte():
         b"\r\n"
     )
     assert outgoing.framing is Framing.LENGTH
-    assert (outgoing.length, outgoing.continues, outgoing.has_body) == (5, False, True)
+    assert (outgoing.length, outgoing.expects_continue, outgoing.has_body) == (5, False, True)
 
 
 def test_headers_that_come_twice_go_twice_and_in_their_order():
@@ -248,7 +256,7 @@ def test_a_target_is_what_the_client_wrote_less_the_root(
 ):
     for charset in ("utf-8", "latin-1"):
         root_told, path_told = (text.decode(charset, "surrogateescape") for text in (root, path))
-        assert target_of(raw, root_told, path_told, query, charset) == expected
+        assert request_target(raw, root_told, path_told, query, charset) == expected
 
 
 @given(root=st.text("ab%/ä ", max_size=6), rest=st.text("ab%/ä ?", max_size=6), data=st.data())
@@ -261,7 +269,7 @@ def test_whatever_of_a_root_is_quoted_what_is_behind_it_is_found(root: str, rest
         return written
 
     behind = b"/" + rest.encode()
-    assert beyond(quoted("/" + root) + behind, b"/" + root.encode()) == behind
+    assert strip_root(quoted("/" + root) + behind, b"/" + root.encode()) == behind
 
 
 @pytest.mark.parametrize(
@@ -294,7 +302,7 @@ def test_whatever_of_a_root_is_quoted_what_is_behind_it_is_found(root: str, rest
     ],
 )
 def test_dots_that_lead_out_are_found_however_they_are_written(target: bytes, leaves: bool):
-    assert escapes(target) is leaves
+    assert leaves_base_path(target) is leaves
 
 
 # -- hop by hop
@@ -401,7 +409,7 @@ LENGTH, CHUNKED = b"content-length", b"transfer-encoding"
     "said, untold, framing, length, lines",
     [
         pytest.param([], False, Framing.NONE, 0, [], id="nothing"),
-        pytest.param([], True, Framing.UNTOLD, 0, [], id="nothing, and a body may come all the same"),
+        pytest.param([], True, Framing.UNDECLARED, 0, [], id="nothing, and a body may come all the same"),
         pytest.param([(LENGTH, b"5")], False, Framing.LENGTH, 5, [(LENGTH, b"5")], id="a length"),
         pytest.param(
             [(LENGTH, b"5")], True, Framing.LENGTH, 5, [(LENGTH, b"5")], id="a length, where it need not be said"
@@ -494,7 +502,7 @@ def test_a_client_that_waits_to_send_its_body_lets_the_upstream_know(
     value: bytes, said: list[Header], continues: bool, untold: bool
 ):
     outgoing = made([HOST, (b"expect", value), *said], "POST", untold=untold)
-    assert outgoing.continues is continues
+    assert outgoing.expects_continue is continues
     assert parsed(outgoing.head)[1] == [
         HOST,
         *[(name, value.lower()) for name, value in said],
@@ -603,9 +611,9 @@ def test_names_that_nobody_knows_take_no_room_without_end():
     known = forwarding._NAMES
     before = len(known)
     try:
-        for number in range(MOST_KNOWN + 100):
+        for number in range(MAX_KNOWN_NAMES + 100):
             made([HOST, (b"x-nobody-knows-%d" % number, b"1")])
-        assert len(known) <= MOST_KNOWN
+        assert len(known) <= MAX_KNOWN_NAMES
         made([HOST, (b"x" * 60000, b"1")])
         assert max(map(len, known)) <= 64
         # those that are known and those that are not are told apart all the same

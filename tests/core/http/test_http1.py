@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from sticky_core.errors import ConfigError
 from sticky_core.http import http1
-from sticky_core.http.http1 import LONGEST_HEAD, MOST_INTERIM, Answers, BadAnswer, Header, names_of, takes_along
+from sticky_core.http.http1 import (
+    MAX_HEAD,
+    MAX_INTERIM,
+    BadResponse,
+    Header,
+    ResponseParser,
+    connection_options,
+    is_removable,
+)
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = OK + b"Content-Length: 5\r\n\r\n"
@@ -40,47 +48,47 @@ def read(*reads: bytes, method: str = "GET", upgrade: bool = False, closed: bool
     """The answer that came in these reads. What comes behind its end in a further read is refused, and ends the
     connection as it would have in the same read.
     """
-    answers = Answers()
-    answers.begin(method, upgrade)
+    answers = ResponseParser()
+    answers.begin_response(method, upgrade)
     pieces = []
     for at, data in enumerate(reads):
         if answers.status == 101:
-            answers.rest += b"".join(reads[at:])
+            answers.upgraded_data += b"".join(reads[at:])
             break
-        if answers.over:
-            with pytest.raises(BadAnswer, match="more than was asked for"):
+        if answers.finished:
+            with pytest.raises(BadResponse, match="more than was asked for"):
                 answers.feed(data)
             break
         answers.feed(data)
         pieces.append(taken(answers))
     if closed:
-        answers.finish()
+        answers.feed_eof()
     return Got(
         answers.status,
         tuple(answers.headers),
         b"".join(pieces),
         tuple(answers.trailers),
-        answers.over,
-        answers.over and answers.reusable,
-        answers.rest,
+        answers.finished,
+        answers.finished and answers.reusable,
+        answers.upgraded_data,
     )
 
 
-def taken(answers: Answers) -> bytes:
+def taken(answers: ResponseParser) -> bytes:
     """What has come of the body, in however many pieces."""
-    return b"".join(iter(answers.take, b""))
+    return b"".join(iter(answers.take_body, b""))
 
 
-def feed_and_finish(answers: Answers, sent: bytes) -> None:
+def feed_and_finish(answers: ResponseParser, sent: bytes) -> None:
     answers.feed(sent)
-    answers.finish()
+    answers.feed_eof()
 
 
 def outcome(*reads: bytes, method: str = "GET", upgrade: bool = False, closed: bool = False) -> Got | None:
     """The answer, or None if it is none."""
     try:
         return read(*reads, method=method, upgrade=upgrade, closed=closed)
-    except BadAnswer:
+    except BadResponse:
         return None
 
 
@@ -178,7 +186,7 @@ INTERIM = {
     "100": Row(CONTINUE + WHOLE, HELLO),
     "103": Row(EARLY + WHOLE, HELLO),
     "several": Row(CONTINUE + EARLY + EARLY + WHOLE, HELLO),
-    "as many as may be": Row(CONTINUE * MOST_INTERIM + WHOLE, HELLO),
+    "as many as may be": Row(CONTINUE * MAX_INTERIM + WHOLE, HELLO),
     "one with a length": Row(b"HTTP/1.1 103 x\r\nContent-Length: 9\r\n\r\n" + WHOLE, HELLO),
     "one that takes a header along": Row(
         b"HTTP/1.1 103 x\r\nConnection: x-a\r\n\r\n" + OK + b"X-A: 1\r\nContent-Length: 0\r\n\r\n",
@@ -380,7 +388,7 @@ NO_ANSWER = {
     "a trailer without a colon": CHUNKED + b"0\r\nX-Sum\r\n\r\n",
     "a change of protocol that nobody asked for": SWITCH,
     "a change of protocol that nobody asked for, with more": SWITCH + b"\x81\x00",
-    "too many interim ones": CONTINUE * (MOST_INTERIM + 1) + WHOLE,
+    "too many interim ones": CONTINUE * (MAX_INTERIM + 1) + WHOLE,
     "interim, and close": b"HTTP/1.1 103 x\r\nConnection: close\r\n\r\n" + WHOLE,
 }
 
@@ -439,7 +447,7 @@ def test_a_connection_is_not_used_again_that_the_server_closes(row: Row):
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
 def test_what_is_no_answer_or_can_be_read_in_two_ways_is_refused(sent: bytes):
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         read(sent, closed=True)
 
 
@@ -461,50 +469,50 @@ def test_whatever_comes_later_is_refused_and_ends_the_connection(method: str, en
 
 
 def test_whatever_comes_before_anything_was_asked_is_refused():
-    answers = Answers()
-    with pytest.raises(BadAnswer, match="more than was asked for"):
+    answers = ResponseParser()
+    with pytest.raises(BadResponse, match="more than was asked for"):
         answers.feed(WHOLE)
     assert not answers.reusable
 
 
 def test_after_what_was_no_answer_nothing_is_one():
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     for sent in (b"SSH-2.0-OpenSSH_9.2\r\n", WHOLE, WHOLE):
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadResponse):
             answers.feed(sent)
-        assert (answers.status, answers.over, answers.reusable, answers.take()) == (0, False, False, b"")
+        assert (answers.status, answers.finished, answers.reusable, answers.take_body()) == (0, False, False, b"")
 
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
 def test_what_is_no_answer_has_no_status_and_is_not_over(sent: bytes):
-    answers = Answers()
-    answers.begin("GET")
-    with pytest.raises(BadAnswer):
+    answers = ResponseParser()
+    answers.begin_response("GET")
+    with pytest.raises(BadResponse):
         feed_and_finish(answers, sent)
-    assert (answers.status, answers.over, answers.take()) == (0, False, b"")
+    assert (answers.status, answers.finished, answers.take_body()) == (0, False, b"")
 
 
 @pytest.mark.parametrize("spoilt", [b"5\nhello", b"x", b"5\r\nhellox"])
 def test_a_head_that_was_told_stays_told_when_its_body_is_spoilt(spoilt: bytes):
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     answers.feed(CHUNKED + b"1\r\nx\r\n")
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         answers.feed(spoilt)
-    assert (answers.status, answers.over, answers.reusable) == (200, False, False)
+    assert (answers.status, answers.finished, answers.reusable) == (200, False, False)
 
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_connection_that_brought_no_answer_is_never_kept(sent: bytes, method: str):
-    answers = Answers()
-    answers.begin(method)
+    answers = ResponseParser()
+    answers.begin_response(method)
     try:
         feed_and_finish(answers, sent)
-    except BadAnswer:
+    except BadResponse:
         pass
-    assert not (answers.over and answers.reusable)
+    assert not (answers.finished and answers.reusable)
 
 
 # -- however the bytes are cut
@@ -611,24 +619,24 @@ def test_connection_may_come_in_several_lines():
     ],
 )
 def test_names_in_a_connection_header(value: bytes, names: list[bytes]):
-    assert names_of(value) == names
+    assert connection_options(value) == names
 
 
 @pytest.mark.parametrize("name", [b"host", b"cookie", b"content-length", b"authorization", b"x-forwarded-for"])
 def test_what_connection_can_not_take_along(name: bytes):
-    assert not takes_along(name)
+    assert not is_removable(name)
 
 
 @pytest.mark.parametrize("name", [b"x-a", b"te", b"x-forward", b"etag"])
 def test_what_connection_can_take_along(name: bytes):
-    assert takes_along(name)
+    assert is_removable(name)
 
 
 def test_the_trailers_that_are_announced_are_told():
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     answers.feed(CHUNKED[:-2] + b"Trailer: X-Sum\r\n\r\n")
-    assert answers.announced == b"X-Sum"
+    assert answers.trailer_names == b"X-Sum"
 
 
 # -- limits
@@ -642,8 +650,8 @@ def head_of(size: int, line: bytes = b"X-A: %b\r\n") -> bytes:
 
 @pytest.mark.parametrize("read_size", [1000, 16384, 70000])
 def test_a_head_may_be_as_long_as_it_may_be(read_size: int):
-    head = head_of(LONGEST_HEAD)
-    assert len(head) == LONGEST_HEAD
+    head = head_of(MAX_HEAD)
+    assert len(head) == MAX_HEAD
     got = read(*(head[at : at + read_size] for at in range(0, len(head), read_size)))
     assert (got.over, got.reusable, len(got.headers)) == (True, True, 2)
 
@@ -657,26 +665,26 @@ def test_a_head_may_be_as_long_as_it_may_be(read_size: int):
     ],
 )
 def test_a_longer_head_is_refused(read_size: int, line: bytes):
-    head = head_of(LONGEST_HEAD + 1, line)
-    with pytest.raises(BadAnswer, match="a head of more than 65536 bytes"):
+    head = head_of(MAX_HEAD + 1, line)
+    with pytest.raises(BadResponse, match="a head of more than 65536 bytes"):
         read(*(head[at : at + read_size] for at in range(0, len(head), read_size)))
 
 
 def test_many_short_headers_are_a_long_head_too():
-    with pytest.raises(BadAnswer, match="a head of more than"):
+    with pytest.raises(BadResponse, match="a head of more than"):
         read(OK, *[b"a:b\r\n" * 1000] * 20)
 
 
 def test_a_long_reason_is_a_long_head_too():
-    with pytest.raises(BadAnswer, match="a head of more than"):
+    with pytest.raises(BadResponse, match="a head of more than"):
         read(b"HTTP/1.1 200 ", *[b"x" * 16384] * 5)
 
 
 @pytest.mark.parametrize("cut", range(1, 6))
 def test_a_long_head_ends_where_it_ends_however_much_comes_with_its_last_bytes(cut: int):
-    head = head_of(LONGEST_HEAD).replace(b"Content-Length: 0\r\nX-A: xx", b"Content-Length: 50000\r\n")
+    head = head_of(MAX_HEAD).replace(b"Content-Length: 0\r\nX-A: xx", b"Content-Length: 50000\r\n")
     head = head.replace(b"50000\r\nxx", b"50000\r\nX-A: ")
-    assert LONGEST_HEAD - 10 < len(head) <= LONGEST_HEAD
+    assert MAX_HEAD - 10 < len(head) <= MAX_HEAD
     got = read(head[:-cut], head[-cut:] + b"x" * 50000)
     assert (got.over, got.reusable, len(got.body)) == (True, True, 50000)
 
@@ -688,14 +696,14 @@ def test_a_long_body_is_no_long_head():
 
 def test_interim_answers_and_the_head_share_one_limit():
     early = b"HTTP/1.1 103 x\r\nLink: %b\r\n\r\n" % (b"x" * 8000)
-    with pytest.raises(BadAnswer, match="a head of more than"):
+    with pytest.raises(BadResponse, match="a head of more than"):
         read(*[early] * 9)
 
 
 def test_there_is_an_end_to_interim_answers():
-    assert read(*[CONTINUE] * MOST_INTERIM, WHOLE) == HELLO
-    with pytest.raises(BadAnswer, match="more than 16 answers before the answer"):
-        read(*[CONTINUE] * (MOST_INTERIM + 1))
+    assert read(*[CONTINUE] * MAX_INTERIM, WHOLE) == HELLO
+    with pytest.raises(BadResponse, match="more than 16 answers before the answer"):
+        read(*[CONTINUE] * (MAX_INTERIM + 1))
 
 
 @pytest.mark.parametrize(
@@ -710,12 +718,12 @@ def test_there_is_an_end_to_interim_answers():
 )
 def test_there_is_an_end_to_what_is_not_body(around: bytes):
     first, more = around[:100], around[-1000:]
-    with pytest.raises(BadAnswer, match="chunks with more around them than in them"):
+    with pytest.raises(BadResponse, match="chunks with more around them than in them"):
         read(CHUNKED, first, *[more] * 200)
 
 
 def test_many_extensions_are_too_much_even_where_each_is_short():
-    with pytest.raises(BadAnswer, match="chunks with more around them than in them"):
+    with pytest.raises(BadResponse, match="chunks with more around them than in them"):
         read(CHUNKED, *[(b"1;" + b"x" * 150 + b"\r\nx\r\n") * 10] * 200)
 
 
@@ -734,46 +742,46 @@ def test_long_trailers_are_let_through_up_to_the_length_of_a_head():
 
 
 def test_a_body_with_a_length_is_passed_by_without_a_copy():
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     answers.feed(OK + b"Content-Length: 3000\r\n\r\n")
     for _ in range(3):
         piece = bytes(1000)
         answers.feed(piece)
-        assert answers.take() is piece
-    assert answers.over
+        assert answers.take_body() is piece
+    assert answers.finished
     assert answers.reusable
 
 
 def test_a_body_until_the_end_is_passed_by_without_a_copy():
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     answers.feed(UNTIL_CLOSE)
     for _ in range(3):
         piece = bytes(1000)
         answers.feed(piece)
-        assert answers.take() is piece
-    assert not answers.over
-    assert answers.finish()
+        assert answers.take_body() is piece
+    assert not answers.finished
+    assert answers.feed_eof()
     assert not answers.reusable
 
 
 def test_large_pieces_are_taken_as_they_came():
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     answers.feed(UNTIL_CLOSE)
     pieces = [bytes([number]) * 20000 for number in range(3)]
     for piece in pieces:
         answers.feed(piece)
     for piece in pieces:
-        assert answers.take() is piece
-    assert answers.take() == b""
+        assert answers.take_body() is piece
+    assert answers.take_body() == b""
 
 
 @given(st.lists(st.integers(1, 20000), max_size=6))
 def test_a_body_is_taken_whole_in_whatever_pieces_it_came(sizes: list[int]):
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     answers.feed(OK + b"\r\n")
     pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
     for piece in pieces:
@@ -782,22 +790,22 @@ def test_a_body_is_taken_whole_in_whatever_pieces_it_came(sizes: list[int]):
 
 
 def test_small_pieces_that_nobody_took_are_taken_as_one():
-    answers = Answers()
-    answers.begin("GET")
-    assert answers.take() == b""
+    answers = ResponseParser()
+    answers.begin_response("GET")
+    assert answers.take_body() == b""
     for piece in (LENGTH + b"he", b"l", b"lo"):
         answers.feed(piece)
-    assert answers.take() == b"hello"
-    assert answers.take() == b""
+    assert answers.take_body() == b"hello"
+    assert answers.take_body() == b""
 
 
 # -- the end of the connection
 
 
 def test_a_close_before_the_answer_is_no_answer_and_no_mistake():
-    answers = Answers()
-    answers.begin("GET")
-    assert not answers.finish()
+    answers = ResponseParser()
+    answers.begin_response("GET")
+    assert not answers.feed_eof()
     assert (answers.status, answers.reusable) == (0, False)
 
 
@@ -812,7 +820,7 @@ def test_a_close_before_the_answer_is_no_answer_and_no_mistake():
     ],
 )
 def test_a_head_that_is_cut_short_is_none(sent: bytes):
-    with pytest.raises(BadAnswer, match="a head that is cut short"):
+    with pytest.raises(BadResponse, match="a head that is cut short"):
         read(sent, closed=True)
 
 
@@ -829,11 +837,11 @@ def test_a_head_that_is_cut_short_is_none(sent: bytes):
     ],
 )
 def test_the_end_tells_whether_the_answer_is_whole(sent: bytes, whole: bool):
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     answers.feed(sent)
-    assert answers.finish() is whole
-    assert answers.over is whole
+    assert answers.feed_eof() is whole
+    assert answers.finished is whole
 
 
 # -- one answer after another
@@ -847,29 +855,29 @@ def one_after_another() -> Iterator[tuple[str, str, bytes, Got]]:
 
 @pytest.mark.parametrize("method, sent, got", [pytest.param(*rest, id=name) for name, *rest in one_after_another()])
 def test_the_next_answer_on_the_connection_is_read_anew(method: str, sent: bytes, got: Got):
-    answers = Answers()
+    answers = ResponseParser()
     for reads in ([sent], [sent[:-1], sent[-1:]], [sent]):
-        answers.begin(method)
-        assert (answers.over, answers.status, answers.headers, answers.trailers) == (False, 0, [], [])
+        answers.begin_response(method)
+        assert (answers.finished, answers.status, answers.headers, answers.trailers) == (False, 0, [], [])
         for data in reads:
             answers.feed(data)
         assert (answers.status, answers.headers, taken(answers)) == (got.status, list(got.headers), got.body)
-        assert (answers.over, answers.reusable) == (True, True)
-        answers.begin("GET")
+        assert (answers.finished, answers.reusable) == (True, True)
+        answers.begin_response("GET")
         answers.feed(CHUNKED + b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n")
-        assert (answers.over, answers.reusable, answers.take()) == (True, True, b"hello")
+        assert (answers.finished, answers.reusable, answers.take_body()) == (True, True, b"hello")
 
 
 def test_a_100_is_news_once():
-    answers = Answers()
-    answers.begin("POST")
-    answers.waiting_for_continue = True
+    answers = ResponseParser()
+    answers.begin_response("POST")
+    answers.awaits_continue = True
     answers.feed(EARLY)
-    assert answers.waiting_for_continue
+    assert answers.awaits_continue
     answers.feed(CONTINUE)
-    assert not answers.waiting_for_continue
+    assert not answers.awaits_continue
     answers.feed(WHOLE)
-    assert (answers.over, answers.status) == (True, 200)
+    assert (answers.finished, answers.status) == (True, 200)
 
 
 @pytest.mark.parametrize("accepts", [False, True])
@@ -889,10 +897,10 @@ def test_a_change_of_protocol_takes_both_upgrade_and_connection(fields: bytes, a
 
 
 def test_the_protocol_that_it_is_changed_to_is_told():
-    answers = Answers()
-    answers.begin("GET", upgrade=True)
+    answers = ResponseParser()
+    answers.begin_response("GET", upgrade=True)
     answers.feed(SWITCH)
-    assert (answers.status, answers.over, answers.upgrade) == (101, True, b"websocket")
+    assert (answers.status, answers.finished, answers.upgrade) == (101, True, b"websocket")
 
 
 def test_what_comes_behind_a_change_of_protocol_is_left_as_it_came():
@@ -906,7 +914,7 @@ def test_what_comes_behind_a_change_of_protocol_is_left_as_it_came():
 
 def test_without_httptools_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "httptools", None)
-    for use in (http1.require, Answers):
+    for use in (http1.require, ResponseParser):
         with pytest.raises(ConfigError, match=r"pip install 'sticky-sessions\[proxy\]'"):
             use()
 
@@ -921,9 +929,9 @@ def test_names_that_servers_invent_take_no_room_without_end(monkeypatch: pytest.
     monkeypatch.setattr(http1, "_HEADERS", known)
     got = read(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + b"X" * 6000 + b": 1\r\nX-Not-Kept: 2\r\nDATE: 3\r\n\r\n")
     assert list(got.headers) == [(b"content-length", b"0"), (b"x" * 6000, b"1"), (b"x-not-kept", b"2")]
-    assert max(map(len, known)) <= http1.LONGEST_KNOWN
-    for number in range(0, http1.MOST_KNOWN + 100, 100):
+    assert max(map(len, known)) <= http1.MAX_KNOWN_NAME_LENGTH
+    for number in range(0, http1.MAX_KNOWN_NAMES + 100, 100):
         names = b"".join(b"X-Invented-%d: 1\r\n" % (number + each) for each in range(100))
         got = read(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + names + b"\r\n")
         assert len(got.headers) == 101
-    assert len(known) <= http1.MOST_KNOWN
+    assert len(known) <= http1.MAX_KNOWN_NAMES

@@ -13,7 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sticky_core.http.http1 import HOP_BY_HOP, LONGEST_HEAD, Answers, BadAnswer, Header, names_of, takes_along
+from sticky_core.http.http1 import (
+    HOP_BY_HOP,
+    MAX_HEAD,
+    BadResponse,
+    Header,
+    ResponseParser,
+    connection_options,
+    is_removable,
+)
 
 h11 = pytest.importorskip("h11")
 
@@ -46,27 +54,27 @@ class Read:
 
 def ours(reads: Sequence[bytes], method: str, closed: bool) -> Read | str:
     """What we read, or why it is no answer."""
-    answers = Answers()
-    answers.begin(method)
+    answers = ResponseParser()
+    answers.begin_response(method)
     body: list[bytes] = []
     try:
         for data in reads:
-            if answers.over:
+            if answers.finished:
                 answers.reusable = False
                 break
             answers.feed(data)
-            body += iter(answers.take, b"")
+            body += iter(answers.take_body, b"")
         if closed:
-            answers.finish()
-    except BadAnswer as problem:
+            answers.feed_eof()
+    except BadResponse as problem:
         return str(problem)
     headers = answers.headers if answers.status else []
-    return Read(answers.status, headers, b"".join(body), answers.over, answers.over and answers.reusable)
+    return Read(answers.status, headers, b"".join(body), answers.finished, answers.finished and answers.reusable)
 
 
 def theirs(reads: Sequence[bytes], method: str, closed: bool) -> Read | str:
     """What h11 reads, less the headers that we drop, or why it is no answer."""
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEAD)
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
     connection.send(h11.Request(method=method, target="/", headers=[("Host", "shop.example")]))
     connection.send(h11.EndOfMessage())
     status, headers, body, over = 0, list[Header](), list[bytes](), False
@@ -94,8 +102,8 @@ def theirs(reads: Sequence[bytes], method: str, closed: bool) -> Read | str:
 
 def passed_on(headers: Sequence[Header], status: int) -> list[Header]:
     """The headers of an answer that go further (RFC 9110, 7.6.1), less Date and Server."""
-    named = [name for key, value in headers if key == b"connection" for name in names_of(value)]
-    gone = {*HOP_BY_HOP, b"date", b"server", *filter(takes_along, named)}
+    named = [name for key, value in headers if key == b"connection" for name in connection_options(value)]
+    gone = {*HOP_BY_HOP, b"date", b"server", *filter(is_removable, named)}
     if status in (204, 304):
         gone.add(b"content-length")
     return [(name, value) for name, value in headers if name not in gone]
@@ -438,8 +446,8 @@ def without_end(begin: bytes, more: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("begin, more", [pytest.param(*row, id=name) for name, row in ENDLESS.items()])
 def test_what_never_ends_is_given_up_soon(begin: bytes, more: bytes):
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     fed = 0
 
     def feed() -> None:
@@ -447,26 +455,26 @@ def test_what_never_ends_is_given_up_soon(begin: bytes, more: bytes):
         for data in without_end(begin, more):
             fed += len(data)
             answers.feed(data)
-            while answers.take():
+            while answers.take_body():
                 pass
 
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadResponse):
         feed()
-    assert fed <= 2 * LONGEST_HEAD
+    assert fed <= 2 * MAX_HEAD
 
 
 @pytest.mark.parametrize("begin, more", [pytest.param(*row, id=name) for name, row in UNENDING_BODIES.items()])
 def test_a_body_that_never_ends_takes_no_more_room_than_a_read(begin: bytes, more: bytes):
-    answers = Answers()
-    answers.begin("GET")
+    answers = ResponseParser()
+    answers.begin_response("GET")
     reads = list(without_end(begin, more))
     tracemalloc.start()
     try:
         for data in reads:
             answers.feed(data)
-            while answers.take():
+            while answers.take_body():
                 pass
         assert tracemalloc.get_traced_memory()[1] < 2**20 / 2 + 40 * READ
     finally:
         tracemalloc.stop()
-    assert not answers.over
+    assert not answers.finished

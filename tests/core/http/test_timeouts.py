@@ -3,24 +3,26 @@
 import pytest
 
 from sticky_core.errors import ConfigError
-from sticky_core.http.timeouts import Seconds, Timeouts
+from sticky_core.http.timeouts import Timeouts, TimeoutSeconds
 
 
 @pytest.mark.parametrize(
     "timeouts, expected",
     [
-        pytest.param(Timeouts(), Seconds(5, 60, 5, 3600), id="by default"),
-        pytest.param(Timeouts(connect=2), Seconds(2, 60, 2, 3600), id="a place is waited for as long as a connection"),
-        pytest.param(Timeouts(connect=2, queue=7), Seconds(2, 60, 7, 3600), id="unless it is told"),
+        pytest.param(Timeouts(), TimeoutSeconds(5, 60, 5, 3600), id="by default"),
+        pytest.param(
+            Timeouts(connect=2), TimeoutSeconds(2, 60, 2, 3600), id="a place is waited for as long as a connection"
+        ),
+        pytest.param(Timeouts(connect=2, queue=7), TimeoutSeconds(2, 60, 7, 3600), id="unless it is told"),
         pytest.param(
             Timeouts(connect="250ms", server="1m", queue="1500us", tunnel="8h"),
-            Seconds(0.25, 60, 0.0015, 28_800),
+            TimeoutSeconds(0.25, 60, 0.0015, 28_800),
             id="in HAProxy's text",
         ),
-        pytest.param(Timeouts(connect=0.5, server="30"), Seconds(0.5, 30, 0.5, 3600), id="numbers are seconds"),
+        pytest.param(Timeouts(connect=0.5, server="30"), TimeoutSeconds(0.5, 30, 0.5, 3600), id="numbers are seconds"),
     ],
 )
-def test_timeouts_are_seconds(timeouts: Timeouts, expected: Seconds):
+def test_timeouts_are_seconds(timeouts: Timeouts, expected: TimeoutSeconds):
     seconds = timeouts.in_seconds
     assert (seconds.connect, seconds.server, seconds.queue, seconds.tunnel) == pytest.approx(
         (expected.connect, expected.server, expected.queue, expected.tunnel)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky_core.http.trusted_proxies import Networks, problems_of
+from sticky_core.http.trusted_proxies import Networks, network_problems
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ OURS = ["10.0.0.0/8", "unix"]
 def test_the_client_is_the_first_that_is_no_proxy_of_ours(
     networks: list[str], peer: str | None, said: list[str], client: str | None
 ):
-    assert Networks(networks).client(peer, said) == client
+    assert Networks(networks).find_client(peer, said) == client
 
 
 @given(st.lists(st.ip_addresses(v=4).map(str), max_size=6), st.ip_addresses(v=4).map(str))
@@ -104,7 +104,7 @@ def test_what_a_client_writes_never_hides_it(written: list[str], client: str):
     if client in ours:
         return
     through = ", ".join([*written, client, "10.0.0.2", "10.0.0.3"])
-    assert ours.client("10.0.0.1", [through]) == client
+    assert ours.find_client("10.0.0.1", [through]) == client
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_a_client_writes_never_hides_it(written: list[str], client: str):
     ["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "::1", "2001:db8::/32", "::/0", "10.0.0.0/255.0.0.0", "unix", "*"],
 )
 def test_a_network_is_one(network: str):
-    assert problems_of([network]) == []
+    assert network_problems([network]) == []
     assert Networks([network])
 
 
@@ -120,7 +120,7 @@ def test_a_network_is_one(network: str):
     "network", ["", "everybody", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "10.0.0.0/8 ", "UNIX", "unix:", "shop.example"]
 )
 def test_what_is_no_network_is_told_what_one_looks_like(network: str):
-    (problem,) = problems_of(["10.0.0.0/8", network])
+    (problem,) = network_problems(["10.0.0.0/8", network])
     assert problem.startswith(f"{network!r} is no network: write '10.0.0.0/8', '::1', 'unix' or '*'")
 
 
@@ -131,5 +131,5 @@ def test_whoever_comes_by_takes_no_room_without_end():
     assert len(trusted._known) <= 2048
     before = len(trusted._known)
     assert "1" * 60000 not in trusted
-    assert trusted.client("10.0.0.1", ["x" * 60000]) == "x" * 60000
+    assert trusted.find_client("10.0.0.1", ["x" * 60000]) == "x" * 60000
     assert len(trusted._known) <= before + 1

@@ -8,7 +8,7 @@ import pytest
 
 from sticky_core.backend.backend import Backend
 from sticky_core.clock import ManualClock
-from sticky_core.dns.resolvers import Answer, Found, Resolvers, Status, stores_replied
+from sticky_core.dns.resolvers import Address, Answer, Resolvers, Status, answer_with
 from sticky_core.errors import ConfigError
 from sticky_core.health.check import Check
 from sticky_core.persistence import xxh64
@@ -32,7 +32,7 @@ class Asking:
 
     def hears(self, *found, after=1.0):
         self.clock.advance(after)
-        whole = stores_replied(Found(each) if isinstance(each, str) else each for each in found)
+        whole = answer_with(Address(each) if isinstance(each, str) else each for each in found)
         self.discovery.record_answer(self.name, whole)
 
     def fails(self, answer=NX, after=1.0):
@@ -147,7 +147,7 @@ def test_a_server_whose_address_has_left_goes_to_another_without_a_stop():
     asking.hears(A, B)
     seen = []
     asking.backend.events(lambda change: seen.append((change.server, change.after)))
-    asking.hears(Found(B), Found(C))
+    asking.hears(Address(B), Address(C))
     assert asking.targets == [f"http://{each}:8080/base" for each in (C, B)] + [None]
     assert ("web1", "MAINT") not in seen, "another address took its place at once"
 
@@ -198,7 +198,7 @@ def test_clients_go_to_servers_that_have_an_address(ask):
 
 def test_srv_records_give_port_and_weight_on_haproxy_s_scale():
     asking = Asking("_http._tcp.myservice.local", n=3)
-    asking.hears(Found(A, 8081, 0, "a"), Found(B, 8082, 256, "b"), Found(C, 8083, 65535, "c"))
+    asking.hears(Address(A, 8081, 0, "a"), Address(B, 8082, 256, "b"), Address(C, 8083, 65535, "c"))
     assert asking.targets == ["http://10.0.0.1:8081", "http://10.0.0.2:8082", "http://10.0.0.3:8083"]
     assert [server.weight for server in asking.backend.servers] == [1, 2, 256]
 
@@ -207,7 +207,7 @@ def test_weights_of_srv_records_may_be_ignored():
     asking = Asking(
         "_http._tcp.myservice.local", n=1, options={"weight": 7, "resolvers": Resolvers(ignore_weight=True)}
     )
-    asking.hears(Found(A, 8081, 65535, "a"))
+    asking.hears(Address(A, 8081, 65535, "a"))
     assert asking.backend["web1"].weight == 7
 
 
@@ -231,10 +231,10 @@ def test_dynamic_cookies_follow_addresses(ask):
 def test_a_place_that_is_none_is_refused_once_and_the_others_are_filled(caplog):
     asking = Asking("_http._tcp.myservice.local", n=2)
     for _ in range(2):
-        asking.hears(Found(A, 70000, 0, "a"), Found(B, 8082, 0, "b"))
+        asking.hears(Address(A, 70000, 0, "a"), Address(B, 8082, 0, "b"))
     assert asking.targets == [None, "http://10.0.0.2:8082"]
     assert caplog.text.count("server web1 can't be moved to http://10.0.0.1:70000") == 1
-    asking.hears(Found(A, 8081, 0, "a"), Found(B, 8082, 0, "b"))
+    asking.hears(Address(A, 8081, 0, "a"), Address(B, 8082, 0, "b"))
     assert asking.targets == ["http://10.0.0.1:8081", "http://10.0.0.2:8082"]
 
 
@@ -258,7 +258,7 @@ def test_servers_of_one_name_are_resolved_once_and_others_by_themselves():
     ]
     discovery = Backend("shop", servers).component(Discovery)
     names = discovery.update_names()
-    assert [(name.query.name, len(name.resolution.slots)) for name in names] == [
+    assert [(name.query.name, len(name.resolution.servers)) for name in names] == [
         ("myservice.local", 4),
         ("other.local", 1),
         ("myservice.local", 1),
@@ -270,7 +270,7 @@ def test_requests_wait_until_every_name_was_asked_for_once():
     discovery = Backend("shop", servers).component(Discovery)
     web, api = discovery.update_names()
     assert not discovery.first_answers.reached
-    discovery.record_answer(web, stores_replied([Found(A)]))
+    discovery.record_answer(web, answer_with([Address(A)]))
     assert not discovery.first_answers.reached
     discovery.record_answer(api, NX)
     assert discovery.first_answers.reached
@@ -321,7 +321,7 @@ def test_an_answer_that_comes_while_servers_are_moved_has_the_last_word():
     asking.backend.events(hear_more)
     asking.hears(A, B)
     assert sorted(asking.targets) == [f"http://{each}:8080/base" for each in (d, e)]
-    assert asking.targets == [f"http://{found.address}:8080/base" for found in asking.name.resolution.places.values()]
+    assert asking.targets == [f"http://{found.address}:8080/base" for found in asking.name.resolution.assigned.values()]
 
 
 def test_a_child_that_was_forked_while_servers_were_moved_moves_them():

@@ -12,7 +12,7 @@ from sticky_core.backend.events import StateChange
 from sticky_core.balance import RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, Failure
-from sticky_core.health.agent import read
+from sticky_core.health.agent import parse_reply
 from sticky_core.health.check import Check, CheckResult, CheckStatus
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import AdminState, Health, Server
@@ -159,9 +159,9 @@ def test_an_agent_s_word(line: bytes, status: str, weight: int, maxconn: int):
 
     server = Server("s1", "http://127.0.0.1:1", weight=10, maxconn=8, agent_check=AgentCheck(9000))
     backend, _ = made(server)
-    backend.on_agent_reply(server, read(line))
+    backend.on_agent_reply(server, parse_reply(line))
     assert (server.status, server.weight, server.limit) == (status, weight, maxconn)
-    backend.on_agent_reply(server, read(b"ready up"))
+    backend.on_agent_reply(server, parse_reply(b"ready up"))
     assert server.status == "UP"
 
 

@@ -20,8 +20,8 @@ import resource, sys
 from pathlib import Path
 in_hand, at_once = map(int, sys.argv[1:])
 if in_hand:
-    from sticky_core.upstream.allocator import keep_what_is_freed
-    keep_what_is_freed(in_hand)
+    from sticky_core.upstream.allocator import keep_freed_memory
+    keep_freed_memory(in_hand)
 resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 pieces = [None] * at_once
 empty = resident()

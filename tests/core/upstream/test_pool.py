@@ -12,8 +12,8 @@ from sticky_core.upstream.pool import FRESH, PURGE_DELAY, Pool
 def test_the_last_that_came_is_the_first_that_goes():
     pool: Pool[str] = Pool()
     for now, connection in enumerate("abc"):
-        assert pool.put(connection, now)
-    assert [pool.take(3, True) for _ in range(4)] == ["c", "b", "a", None]
+        assert pool.release(connection, now)
+    assert [pool.acquire(3, True) for _ in range(4)] == ["c", "b", "a", None]
 
 
 @pytest.mark.parametrize(
@@ -30,22 +30,22 @@ def test_a_request_that_must_not_be_sent_twice_takes_none_that_has_idled_for_lon
     idle: float, repeatable: bool, taken: bool
 ):
     pool: Pool[str] = Pool()
-    pool.put("a", 100.0)
-    assert pool.take(100.0 + idle, repeatable) == ("a" if taken else None)
+    pool.release("a", 100.0)
+    assert pool.acquire(100.0 + idle, repeatable) == ("a" if taken else None)
     assert len(pool) == (0 if taken else 1), "who is passed over stays, for a request that may be repeated"
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_it_keeps_so_many_and_no_more(most: int):
     pool: Pool[int] = Pool(most)
-    assert [pool.put(number, 0.0) for number in range(5)] == [True] * most + [False] * (5 - most)
+    assert [pool.release(number, 0.0) for number in range(5)] == [True] * most + [False] * (5 - most)
     assert len(pool) == most
     assert sorted(pool.clear()) == list(range(most))
 
 
 def test_any_number_for_five_seconds_unless_told_otherwise():
     pool: Pool[int] = Pool()
-    assert all(pool.put(number, 0.0) for number in range(1000))
+    assert all(pool.release(number, 0.0) for number in range(1000))
     assert pool.purge(5.0) == []
     assert pool.purge(5.1) == [*range(1000)]
 
@@ -53,18 +53,18 @@ def test_any_number_for_five_seconds_unless_told_otherwise():
 def test_those_that_have_idled_too_long_are_purged_the_oldest_first():
     pool: Pool[str] = Pool(purge_delay=10.0)
     for now, connection in enumerate("abcd"):
-        pool.put(connection, now)
+        pool.release(connection, now)
     assert pool.purge(10.0) == []
     assert pool.purge(11.5) == ["a", "b"]
     assert pool.purge(11.5) == []
     assert pool.clear() == ["c", "d"]
-    assert (len(pool), pool.take(12.0, True)) == (0, None)
+    assert (len(pool), pool.acquire(12.0, True)) == (0, None)
 
 
 def test_one_that_is_closed_is_removed_and_one_that_is_not_there_is_no_matter():
     pool: Pool[str] = Pool()
     for connection in "abc":
-        pool.put(connection, 0.0)
+        pool.release(connection, 0.0)
     pool.remove("b")
     pool.remove("b")
     assert pool.clear() == ["a", "c"]
@@ -90,12 +90,12 @@ def test_it_behaves_as_a_stack_of_dated_connections(steps: Sequence[tuple]):  # 
         match step:
             case ("put",):
                 number += 1
-                assert pool.put(number, now) is (len(stack) < 3)
+                assert pool.release(number, now) is (len(stack) < 3)
                 if len(stack) < 3:
                     stack.append((number, now))
             case "take", repeatable:
                 fits = stack and (repeatable or now - stack[-1][1] <= FRESH)
-                assert pool.take(now, repeatable) == (stack.pop()[0] if fits else None)
+                assert pool.acquire(now, repeatable) == (stack.pop()[0] if fits else None)
             case "remove", which:
                 pool.remove(which)
                 stack = [each for each in stack if each[0] != which]

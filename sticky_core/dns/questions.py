@@ -1,0 +1,78 @@
+"""Q."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from sticky_core.dns.resolvers import Address, Answer, Family, Query, Status, answer_with, preferred_addresses
+
+
+class Question(NamedTuple):
+    """What a name server is asked: for records of this type."""
+
+    name: str
+    type: Literal["A", "AAAA", "SRV"]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An SRV record (RFC 2782). Its priority does not count, as with HAProxy."""
+
+    host: str
+    port: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a name server said to a question. `beside`: addresses that it told without being asked, by name."""
+
+    status: Status
+    addresses: tuple[str, ...] = ()
+    services: tuple[Service, ...] = ()
+    additional: Mapping[str, tuple[str, ...]] | None = None
+    info: str = ""
+
+
+def questions(query: Query) -> Generator[Question, Records, Answer]:
+    """Ask what it yields, and send what came of it, until it returns the answer."""
+    if not query.service:
+        records = yield from _addresses(query.name, query.prefer)
+        if records.status is not Status.VALID:
+            return Answer(records.status, info=records.info)
+        return answer_with(Address(address) for address in records.addresses)
+    records = yield Question(query.name, "SRV")
+    if records.status is not Status.VALID:
+        return Answer(records.status, info=records.info)
+    found: list[Address] = []
+    info = ""
+    for service in records.services:
+        if service.host == ".":  # there is decidedly no such service (RFC 2782)
+            continue
+        addresses: Sequence[str] = preferred_addresses((records.additional or {}).get(service.host, ()), query.prefer)
+        if not addresses:
+            hosts = yield from _addresses(service.host, query.prefer)
+            addresses = hosts.addresses
+            if not addresses:
+                info = f"{service.host}: {hosts.info}"
+                # a host that nobody knows has gone; of any other it is only not known where it is
+                if hosts.status is not Status.NX:
+                    found.append(Address(None, service.port, service.weight, service.host))
+        found += (Address(address, service.port, service.weight, service.host) for address in addresses)
+    if not any(each.address for each in found):
+        return Answer(Status.OTHER, info=info or "no address")
+    return answer_with(found)
+
+
+def _addresses(name: str, prefer: Family) -> Generator[Question, Records, Records]:
+    """The preferred family's, or else the other's. How it failed is what the preferred one's said."""
+    first: Literal["A", "AAAA"]
+    second: Literal["A", "AAAA"]
+    first, second = ("A", "AAAA") if prefer == "ipv4" else ("AAAA", "A")
+    records = yield Question(name, first)
+    if records.addresses or records.status in (Status.NX, Status.TIMEOUT):
+        return records
+    other = yield Question(name, second)
+    return other if other.addresses else records
