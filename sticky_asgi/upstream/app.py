@@ -39,7 +39,7 @@ class Upstream(CoreUpstream):
 
     buffer_limit = 8 << 20  # one thread passes on all that the event loop's clients are sent
 
-    def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
+    def _set_up(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._set_up(config, timeouts, forward)
         try:
             from sticky_asgi.upstream.websockets import tunnel
@@ -248,7 +248,7 @@ class Upstream(CoreUpstream):
             if connections is not None:
                 connections.close()
 
-    def end(self) -> None:
+    def retire(self) -> None:
         super().retire()
         with self._lock:
             everywhere = list(self._everywhere.items())

@@ -37,7 +37,7 @@ class Upstream(CoreUpstream):
 
     buffer_limit = 2 << 20  # each thread has one client
 
-    def _begin(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
+    def _set_up(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._set_up(config, timeouts, forward)
         self._connections = Connections(self._location, self._context, self._sni, self._pool(), self.timeouts.server)
 
@@ -137,7 +137,7 @@ class Upstream(CoreUpstream):
         """Close the idle connections."""
         self._connections.close()
 
-    def end(self) -> None:
+    def retire(self) -> None:
         super().retire()
         self._connections.end()
 
