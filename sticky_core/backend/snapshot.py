@@ -21,7 +21,7 @@ from sticky_core.http.messages import Request
 from sticky_core.http.trusted_proxies import Networks
 from sticky_core.persistence.chain import PersistenceChain
 from sticky_core.persistence.persistence import Persistence
-from sticky_core.persistence.rules import Ignored, Ruled
+from sticky_core.persistence.rules import IgnorablePersistence, RuledPersistence
 from sticky_core.persistence.stick import StickRules, grouped
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
@@ -117,7 +117,7 @@ class Snapshot:
             with collect_problems(problems, f"backend {self.name}: "):
                 persistence = asked.build(self.name, self.servers, self.clock)
                 if self.config.ignore_persist is not None and not isinstance(persistence, StickRules):
-                    persistence = Ignored(self.config, persistence)
+                    persistence = IgnorablePersistence(self.config, persistence)
                 persistences.append(persistence)
         self._persistences = persistences
         names = [table.name for table in self.tables if table.store is not None]
@@ -127,7 +127,7 @@ class Snapshot:
         )
         if persistences:
             self.persistence = PersistenceChain(persistences) if len(persistences) > 1 else persistences[0]
-        rules = Ruled.of(self.config, self.servers)
+        rules = RuledPersistence.of(self.config, self.servers)
         if rules is not None:
             self.persistence = rules(self.persistence)
 
@@ -146,7 +146,7 @@ class Snapshot:
                 for table in set(rules.tables) - seen:
                     seen.add(table)
                     for text, count in table.per_server().items():
-                        server = rules.server(text)
+                        server = rules.server_of(text)
                         if server is not None:
                             sessions[server] += count
         return sessions
@@ -159,7 +159,7 @@ class Snapshot:
     def bound_somewhere(self, server: Server) -> bool:
         """Whether a process may still serve clients of `server`, as far as the stores of shared tables say."""
         sticky = [each for each in self._persistences if isinstance(each, StickRules)]
-        spaces = [(table.namespace, each.text(server, table)) for each in sticky for table in each.tables]
+        spaces = [(table.namespace, each.server_text(server, table)) for each in sticky for table in each.tables]
         return any(space.presence.has_clients(text) for space, text in spaces if space is not None)
 
     def _begin_to_balance(self) -> None:

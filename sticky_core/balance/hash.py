@@ -36,7 +36,7 @@ class Hash(Hashing):
         if sample is None:
             raise line.refused("hash needs a sample: hash src, hash hdr(X-User)")
         line.end()
-        return cls(samples.named(sample))
+        return cls(samples.parse_sample(sample))
 
     def digest(self, kind: HashType) -> Callable[[Request], int | None]:
         number = kind.hasher()

@@ -120,7 +120,7 @@ class HashType:
         function, scattered = FUNCTIONS[self.function], self.avalanche
 
         def compute(key: Key) -> int:
-            number = function(samples.in_bytes(key))
+            number = function(samples.key_bytes(key))
             return avalanche(number) if scattered else number
 
         remembered = lru_cache(maxsize=8192)(compute)
@@ -330,7 +330,7 @@ def base(server: Server, number: int, hash_key: HashKey) -> int:
     where, port = None, 0
     if hash_key in ("addr", "addr-port") and isinstance(server.config.target, str):
         host, port = host_and_port(server.config.target) or ("", 0)
-        where = samples.address(host)
+        where = samples.parse_address(host)
     if where is not None:
         seed = avalanche(port) if hash_key == "addr-port" else 0
         if isinstance(where, IPv4Address):

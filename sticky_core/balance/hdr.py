@@ -57,7 +57,7 @@ class Hdr(Hashing):
                 return None
             value = headers[0]
             if "," in value:
-                value = samples.listed([value])[0]
+                value = samples.split_list([value])[0]
             if not value:
                 return None
             return number(domain(value) if use_domain_only else value)

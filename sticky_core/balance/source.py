@@ -47,7 +47,7 @@ class Source(Hashing):
 
         @lru_cache(maxsize=8192)
         def remembered(text: str) -> int | None:
-            return compute(samples.address(text))
+            return compute(samples.parse_address(text))
 
         # the text says as much as the address, and what was made of it is known
         sample: Sample = _text if self.key is samples.src else self.key

@@ -23,15 +23,15 @@ class PersistenceChain:
         )
         self.max_idle = max(each.max_idle for each in persistences)
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         """What the first says that speaks; if none does, what the first says to whom the client has said anything."""
         parts: list[PersistenceResult] = []
         spoken = telling = None
         for persistence in self._persistences:
             # those that come too late still take their own out of the request
-            part = self._part(persistence, request, stopped, overtaken=spoken is not None)
+            part = self._part(persistence, request, accept_down, overtaken=spoken is not None)
             if spoken is None:
-                if part.direct:
+                if part.is_bound:
                     spoken = part
                 elif telling is None and part.claim is not Claim.NONE:
                     telling = part
@@ -39,22 +39,24 @@ class PersistenceChain:
         settled = spoken is not None and all(_holds(part, spoken.server) for part in parts)
         return replace(
             spoken or telling or parts[0],
-            parts=tuple(parts),
+            results=tuple(parts),
             needs_no_mark=settled,
             queries=tuple(question for part in parts for question in part.queries),
             reservations=tuple(reserve for part in parts for reserve in part.reservations),
         )
 
-    def _part(self, persistence: Persistence, request: Request, stopped: bool, *, overtaken: bool) -> PersistenceResult:
+    def _part(
+        self, persistence: Persistence, request: Request, accept_down: bool, *, overtaken: bool
+    ) -> PersistenceResult:
         if not overtaken:
-            return persistence.recognise(request, stopped=stopped)
+            return persistence.recognise(request, accept_down=accept_down)
         try:
-            part = persistence.recognise(request, stopped=stopped)
+            part = persistence.recognise(request, accept_down=accept_down)
         except Unread:  # nobody reads a body for what does not count
-            return PersistenceResult(Claim.UNUSED, Reason.NOT_ASKED)
+            return PersistenceResult(Claim.UNUSED, Reason.SUPERSEDED)
         claim, reason = part.claim, part.reason
         if claim is not Claim.NONE:
-            claim, reason = Claim.UNUSED, Reason.NOT_ASKED
+            claim, reason = Claim.UNUSED, Reason.SUPERSEDED
         return replace(part, claim=claim, reason=reason, queries=(), reservations=())
 
     def stamp_response(
@@ -63,7 +65,7 @@ class PersistenceChain:
         """Each marks for itself; the most telling of what they did."""
         marks = [
             persistence.stamp_response(part, server, direct, request, reply)
-            for persistence, part in zip(self._persistences, presented.parts, strict=True)
+            for persistence, part in zip(self._persistences, presented.results, strict=True)
         ]
         return next((mark for mark in marks if mark is not Mark.NONE), Mark.NONE)
 
@@ -74,6 +76,6 @@ class PersistenceChain:
 
 def _holds(part: PersistenceResult, server: Server | None) -> bool:
     """Whether it has nothing to say, and nothing to remember, of an answer of `server`'s."""
-    if part.note is None:
+    if part.persistence_state is None:
         return part.needs_no_mark or part.claim is Claim.NONE
     return part.needs_no_mark and part.server is server

@@ -33,20 +33,20 @@ class Reason(Enum):
     EMPTY = "empty cookie"
     UNKNOWN = "names no server"
     FORGED = "not signed by us"
-    OTHER_INSTANCE = "other life"
+    OTHER_INSTANCE = "other instance"
     EXPIRED = "idle for too long"
     OLD = "too old"
     DOWN = "server is down"
     MAINT = "server is in maintenance"
     DRAINED = "server has drained"
-    FAILED = "server did not answer"
-    FULL = "server has as many requests as it may"
+    FAILED = "server did not respond"
+    FULL = "server is at maxconn"
     BOUND = "server is usable"
-    NOT_ASKED = "another persistence spoke first"
-    RULE = "a rule spoke first"
-    NO_KEY = "nothing to know it by"
+    SUPERSEDED = "another persistence matched first"
+    RULE = "a rule matched first"
+    NO_KEY = "request has no key"
     NO_ENTRY = "not in the table"
-    NO_PERSISTENCE = "nothing to persist on"
+    NO_PERSISTENCE = "no persistence configured"
 
 
 class Mark(Enum):
@@ -85,29 +85,31 @@ class PersistenceResult:
     claim: Claim
     reason: Reason
     server: Server | None = None  #: the server that is claimed, usable or not
-    last: int | None = None  #: when the client was last seen, in the mark's own words: seconds since the epoch
-    first: int | None = None  #: when it was first seen
-    renew: bool = False  #: honoured, but written in a way that we would not write today (an old key)
+    last_seen: int | None = None  #: when the client was last seen, in the mark's own words: seconds since the epoch
+    first_seen: int | None = None  #: when it was first seen
+    is_outdated: bool = False  #: honoured, but written in a way that we would not write today (an old key)
     needs_no_mark: bool = False  #: whatever the time, a client that is where it belongs needs no new mark
-    parts: tuple[PersistenceResult, ...] = ()  #: where several persistences were asked: what each of them made of it
-    sent: bool = False  #: it goes to `server` although the claim is not valid: by a rule, or though it is down
-    forced: bool = False  #: and nowhere else (`force_persist`)
-    ignored: bool = False  #: whatever it claims, and it is told nothing (`ignore_persist`)
+    results: tuple[PersistenceResult, ...] = ()  #: where several persistences were asked: what each of them made of it
+    overrides_claim: bool = (
+        False  #: it goes to `server` although the claim is not valid: by a rule, or though it is down
+    )
+    is_forced: bool = False  #: and nowhere else (`force_persist`)
+    is_ignored: bool = False  #: whatever it claims, and it is told nothing (`ignore_persist`)
     queries: tuple[StoreQuery, ...] = ()  #: what stores have to be asked first, to be recognised anew then
     reservations: tuple[Reservation, ...] = ()  #: what is to be the server's that takes the request
-    note: object = None  #: what the persistence wants to know again when it marks
+    persistence_state: object = None  #: what the persistence wants to know again when it marks
 
     @property
-    def direct(self) -> bool:
+    def is_bound(self) -> bool:
         """Whether it goes to `server`, rather than where balance sends it."""
-        return self.sent or self.claim is Claim.VALID
+        return self.overrides_claim or self.claim is Claim.VALID
 
 
-NOTHING = PersistenceResult(Claim.NONE, Reason.NO_COOKIE)
+NO_COOKIE = PersistenceResult(Claim.NONE, Reason.NO_COOKIE)
 NO_PERSISTENCE = PersistenceResult(Claim.NONE, Reason.NO_PERSISTENCE)
 
 
-def why_not(server: Server) -> Reason:
+def unusable_reason(server: Server) -> Reason:
     """Why its clients can't go to a server."""
     if server.in_maint:
         return Reason.MAINT

@@ -12,9 +12,9 @@ from sticky_core.clock import Clock
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult
+from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult
 from sticky_core.persistence.cookie.config import UNSET, Cookie, FallbackCookie
-from sticky_core.persistence.cookie.engine import CookiePersistence
+from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.server.server import Server
 
 Attributes = Literal["copied", "elb", "own"]
@@ -86,11 +86,11 @@ class Follow:
         """The cookies of which is known beforehand where browsers send them: none where the application decides it."""
         return self.cookie.written if self.attributes == "own" else ()
 
-    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> FollowPersistence:
-        return FollowPersistence(self, backend, servers, clock)
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> FollowEngine:
+        return FollowEngine(self, backend, servers, clock)
 
 
-class FollowPersistence(CookiePersistence):
+class FollowEngine(CookieEngine):
     """`Follow` at work."""
 
     def __init__(self, follow: Follow, backend: str, servers: Sequence[Server], clock: Clock) -> None:
@@ -101,14 +101,14 @@ class FollowPersistence(CookiePersistence):
         self._as_elb = follow.attributes == "elb"
         self._twin = None if follow.cookie.fallback is UNSET else follow.cookie.fallback
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
-            return NOTHING
+            return NO_COOKIE
         # asked first: what the cookie alone would say is not to be remembered for such a header
         if not any(cookies.take(text, self._application)[0] for text in request.cookies):
             self._taken(request.cookies, request)
-            return NOTHING
-        return super().recognise(request, stopped=stopped)
+            return NO_COOKIE
+        return super().recognise(request, accept_down=accept_down)
 
     def stamp_response(
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
@@ -148,7 +148,7 @@ class FollowPersistence(CookiePersistence):
         """
         if not direct:
             return presented.claim not in (Claim.NONE, Claim.UNUSED)
-        return presented.renew and not self._copies
+        return presented.is_outdated and not self._copies
 
     def _write_beside(self, text: str, value: str, request: Request, reply: ResponseHead) -> None:
         """Ours beside one of the application's, each for each: it may delete one and set another elsewhere."""

@@ -14,10 +14,10 @@ from sticky_core.durations import LONGEST, Duration, seconds
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason, why_not
+from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie import dates
 from sticky_core.persistence.cookie.config import UNSET, Cookie
-from sticky_core.samples.request import address
+from sticky_core.samples.request import parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 
@@ -128,16 +128,16 @@ class NginxCookiePersistence:
         if self._ids[server] != sid(server):
             self._enrol()
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
-            return NOTHING
+            return NO_COOKIE
         for text in request.cookies:
             values, _ = cookies.take(text, self._name)
             if values:
-                return self._claimed(values[0], stopped)
-        return NOTHING
+                return self._claimed(values[0], accept_down)
+        return NO_COOKIE
 
-    def _claimed(self, value: str, stopped: bool) -> PersistenceResult:
+    def _claimed(self, value: str, accept_down: bool) -> PersistenceResult:
         if not value:
             return PersistenceResult(Claim.INVALID, Reason.EMPTY)
         group = self._groups.get(value)
@@ -145,13 +145,13 @@ class NginxCookiePersistence:
             return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)
         for server in group:
             if not server.usable:
-                if stopped:
-                    return PersistenceResult(Claim.DOWN, why_not(server), server, sent=True)
+                if accept_down:
+                    return PersistenceResult(Claim.DOWN, unusable_reason(server), server, overrides_claim=True)
             elif self._is_asked(server) and not _is_full(server):
                 return self._bound[server]
         server = group[0]
         if not server.usable:
-            return PersistenceResult(Claim.DOWN, why_not(server), server)
+            return PersistenceResult(Claim.DOWN, unusable_reason(server), server)
         if self._is_asked(server):
             return PersistenceResult(Claim.DOWN, Reason.FULL, server)
         return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)  # nginx does not look among the backups
@@ -188,7 +188,7 @@ def _place(server: Server) -> str:
     location = Location.parse(server.config.target)
     if location.socket is not None:
         return f"unix:{location.socket}"
-    host = address(location.host) or location.host
+    host = parse_address(location.host) or location.host
     return f"[{host}]:{location.port}" if ":" in location.host else f"{host}:{location.port}"
 
 

@@ -25,8 +25,8 @@ class Persistence(Protocol):
     #: for how many seconds a client may stay away and is still known
     max_idle: float
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
-        """What the client claims. Takes out of `request` what the server is not to see. `stopped`: a server that is
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
+        """What the client claims. Takes out of `request` what the server is not to see. `accept_down`: a server that is
         down will do (HAProxy `option persist`).
         """
         ...

@@ -13,8 +13,8 @@ from sticky_core.clock import Clock
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason, why_not
-from sticky_core.samples.request import Sample, in_text
+from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
+from sticky_core.samples.request import Sample, key_text
 from sticky_core.server.server import Server
 
 
@@ -74,12 +74,12 @@ class RoutePersistence:
         self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._longest = max(map(len, self._groups), default=0)
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         for sample in self._samples:
             key = sample(request)
-            if key is not None and (text := cookies.unquote(in_text(key))):
-                return self._claimed(self._named(text), stopped)
-        return NOTHING
+            if key is not None and (text := cookies.unquote(key_text(key))):
+                return self._claimed(self._named(text), accept_down)
+        return NO_COOKIE
 
     def _named(self, text: str) -> Sequence[Server]:
         """The servers whose route stands at the end of `text`. However long that is, only so much of it is looked at as
@@ -94,15 +94,15 @@ class RoutePersistence:
                 return self._groups[text[at:]]
         return ()
 
-    def _claimed(self, group: Sequence[Server], stopped: bool) -> PersistenceResult:
+    def _claimed(self, group: Sequence[Server], accept_down: bool) -> PersistenceResult:
         for server in group:
             if server.usable:
                 return self._bound[server]
-            if stopped:
-                return PersistenceResult(Claim.DOWN, why_not(server), server, sent=True)
+            if accept_down:
+                return PersistenceResult(Claim.DOWN, unusable_reason(server), server, overrides_claim=True)
         if not group:
             return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)
-        return PersistenceResult(Claim.DOWN, why_not(group[0]), group[0])
+        return PersistenceResult(Claim.DOWN, unusable_reason(group[0]), group[0])
 
     def stamp_response(
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead

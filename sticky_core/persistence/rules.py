@@ -20,7 +20,7 @@ from sticky_core.server.server import Server
 Condition = Callable[[Request], object]
 
 
-class Asked(Protocol):
+class RuleOptions(Protocol):
     """The rules as a backend is told them."""
 
     @property
@@ -33,12 +33,12 @@ class Asked(Protocol):
     def use_server(self) -> Sequence[tuple[str, Condition]]: ...
 
 
-class Ruled:
+class RuledPersistence:
     """A persistence, or none, under rules."""
 
     fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]]
 
-    def __init__(self, asked: Asked, servers: Sequence[Server], persistence: Persistence | None) -> None:
+    def __init__(self, asked: RuleOptions, servers: Sequence[Server], persistence: Persistence | None) -> None:
         by_name = {server.name: server for server in servers}
         self._always = asked.persist_on_down
         self._force = asked.force_persist
@@ -53,7 +53,9 @@ class Ruled:
         self._renew()
 
     @classmethod
-    def of(cls, asked: Asked, servers: Sequence[Server]) -> Callable[[Persistence | None], Ruled] | None:
+    def of(
+        cls, asked: RuleOptions, servers: Sequence[Server]
+    ) -> Callable[[Persistence | None], RuledPersistence] | None:
         """The rules, to be put around a persistence; None if there are none."""
         if not (asked.persist_on_down or asked.force_persist or asked.use_server):
             return None
@@ -62,16 +64,16 @@ class Ruled:
     def _renew(self) -> None:
         self.fast_path = self._none if self._asks or self._persistence is None else self._persistence.fast_path
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         forced = self._force is not None and bool(self._force(request))
-        stopped = self._always or forced
+        accept_down = self._always or forced
         presented = NO_PERSISTENCE
         if self._persistence is not None:
-            presented = self._persistence.recognise(request, stopped=stopped)
+            presented = self._persistence.recognise(request, accept_down=accept_down)
         for server, condition in self._use:
-            if (server.usable or stopped) and condition(request):
-                return replace(_unused(presented), server=server, sent=True, forced=forced)
-        return replace(presented, forced=True, needs_no_mark=False) if forced else presented
+            if (server.usable or accept_down) and condition(request):
+                return replace(_unused(presented), server=server, overrides_claim=True, is_forced=forced)
+        return replace(presented, is_forced=True, needs_no_mark=False) if forced else presented
 
     def stamp_response(
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
@@ -86,12 +88,12 @@ class Ruled:
             self._renew()
 
 
-class Ignored:
+class IgnorablePersistence:
     """A persistence whose word does not count for some requests, and which tells them nothing (`ignore-persist`). It is
     for cookies: stick rules are worked through all the same, as in HAProxy.
     """
 
-    def __init__(self, asked: Asked, persistence: Persistence) -> None:
+    def __init__(self, asked: RuleOptions, persistence: Persistence) -> None:
         self._force = asked.force_persist
         self._ignore = asked.ignore_persist
         self._persistence = persistence
@@ -100,16 +102,16 @@ class Ignored:
             TwoGenerationCache(0)
         )
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
-        presented = self._persistence.recognise(request, stopped=stopped)
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
+        presented = self._persistence.recognise(request, accept_down=accept_down)
         if self._ignore is None or not self._ignore(request) or (self._force is not None and self._force(request)):
             return presented
-        return replace(_unused(presented), server=None, ignored=True)
+        return replace(_unused(presented), server=None, is_ignored=True)
 
     def stamp_response(
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
     ) -> Mark:
-        if presented.ignored:
+        if presented.is_ignored:
             return Mark.NONE
         return self._persistence.stamp_response(presented, server, direct, request, reply)
 
@@ -119,8 +121,10 @@ class Ignored:
 
 def _unused(presented: PersistenceResult) -> PersistenceResult:
     """A claim that a rule has overtaken."""
-    parts = tuple(_unused(part) for part in presented.parts)
+    parts = tuple(_unused(part) for part in presented.results)
     claim, reason = presented.claim, presented.reason
     if claim is not Claim.NONE:
         claim, reason = Claim.UNUSED, Reason.RULE
-    return replace(presented, claim=claim, reason=reason, needs_no_mark=False, parts=parts, queries=(), reservations=())
+    return replace(
+        presented, claim=claim, reason=reason, needs_no_mark=False, results=parts, queries=(), reservations=()
+    )

@@ -19,7 +19,7 @@ from sticky_core.clock import Clock
 from sticky_core.durations import Duration
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.messages import Request, ResponseHead, Unread
-from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason, why_not
+from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.persistence import Persist, Persistence
 from sticky_core.persistence.rules import Condition
 from sticky_core.samples import request as samples
@@ -33,7 +33,7 @@ from sticky_core.target import host_and_port
 #: a key in a table
 _Key = int | str | bytes
 
-Does = Literal["on", "match", "store-request", "store-response"]
+StickAction = Literal["on", "match", "store-request", "store-response"]
 
 #: what a table is like that was not given: HAProxy's guides
 SIZE, EXPIRE = "1m", "30m"
@@ -43,7 +43,7 @@ SIZE, EXPIRE = "1m", "30m"
 class Stick:
     """One rule; made by `Stick.on`, `Stick.match`, `Stick.store_request`, `Stick.store_response`."""
 
-    does: Does
+    action: StickAction
     sample: Sample | res.Sample
     table: StickTable
     when: Condition | None = None
@@ -58,25 +58,25 @@ class Stick:
         default one of its own, with room for a million clients, who are forgotten after 30 minutes. `when`: told the
         request, whether the rule is for it.
         """
-        asked = samples.named(sample) if isinstance(sample, str) else sample
+        asked = samples.parse_sample(sample) if isinstance(sample, str) else sample
         return cls("on", asked, table if table is not None else _table(table_for(asked)), when)
 
     @classmethod
     def match(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
         """A client that the table knows goes to its server (HAProxy `stick match`)."""
-        return cls("match", samples.named(sample) if isinstance(sample, str) else sample, table, when)
+        return cls("match", samples.parse_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     @classmethod
     def store_request(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
         """The table is told who answered a request with this `sample` (HAProxy `stick store-request`)."""
-        return cls("store-request", samples.named(sample) if isinstance(sample, str) else sample, table, when)
+        return cls("store-request", samples.parse_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     @classmethod
     def store_response(cls, sample: res.Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
         """The table is told who has given out this `sample` of an answer: one of `sticky_core.samples.response`, a
         function of the `ResponseHead`, or HAProxy's words: `"res.cook(JSESSIONID)"` (HAProxy `stick store-response`).
         """
-        return cls("store-response", res.named(sample) if isinstance(sample, str) else sample, table, when)
+        return cls("store-response", res.parse_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     def __post_init__(self) -> None:
         raise_problems(self._problems())
@@ -84,21 +84,21 @@ class Stick:
     def _problems(self) -> Iterator[str]:
         problem = problem_of(self.sample)
         if problem is not None:
-            yield f"stick {self.does}: {problem}"
+            yield f"stick {self.action}: {problem}"
         if not isinstance(cast("object", self.table), StickTable):
-            yield f"stick {self.does}: {self.table!r} is no table: write StickTable('string', expire='30m')"
+            yield f"stick {self.action}: {self.table!r} is no table: write StickTable('string', expire='30m')"
         if self.when is not None and not callable(self.when):
-            yield f"stick {self.does}: {self.when!r} is no condition: hand a callable that is told the request"
+            yield f"stick {self.action}: {self.when!r} is no condition: hand a callable that is told the request"
 
-    def rules(self) -> Iterator[Rule]:
-        if self.does == "store-response":
-            yield Rule(self.table, given=(cast("res.Sample", self.sample),), when=self.when)
+    def rules(self) -> Iterator[StickRule]:
+        if self.action == "store-response":
+            yield StickRule(self.table, response_samples=(cast("res.Sample", self.sample),), when=self.when)
         else:
-            yield Rule(
+            yield StickRule(
                 self.table,
                 (cast("Sample", self.sample),),
-                matches=self.does != "store-request",
-                stores=self.does != "match",
+                matches=self.action != "store-request",
+                stores=self.action != "match",
                 when=self.when,
             )
 
@@ -143,49 +143,49 @@ class Learn:
         """Sessions that servers name in a header of their answers, and clients in the same one: `Mcp-Session-Id`."""
         return cls(res.hdr(name), samples.hdr(name), timeout=timeout, table=cast("StickTable", table))
 
-    def rules(self) -> Iterator[Rule]:
-        yield Rule(self.table, _each(self.lookup), matches=True, follows=True)
-        yield Rule(self.table, given=_each(self.create))
+    def rules(self) -> Iterator[StickRule]:
+        yield StickRule(self.table, _each(self.lookup), matches=True, updates_only=True)
+        yield StickRule(self.table, response_samples=_each(self.create))
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
         return StickRules(tuple(self.rules()), backend, servers, clock)
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class StickRule:
     """What is looked at, and what becomes of it."""
 
     table: StickTable
-    seen: tuple[Sample, ...] = ()  #: in the request, the first that is there
-    given: tuple[res.Sample, ...] = ()  #: in the answer, the first that is there
+    request_samples: tuple[Sample, ...] = ()  #: in the request, the first that is there
+    response_samples: tuple[res.Sample, ...] = ()  #: in the answer, the first that is there
     matches: bool = False
     stores: bool = False
-    follows: bool = False  #: an entry that is there follows its client; there is none made
+    updates_only: bool = False  #: an entry that is there follows its client; there is none made
     when: Condition | None = None
 
-    def key(self, request: Request) -> _Key | None:
-        for sample in self.seen:
+    def request_key(self, request: Request) -> _Key | None:
+        for sample in self.request_samples:
             key = self.table.key(sample(request))
             if key is not None:
                 return key
         return None
 
-    def given_key(self, reply: ResponseHead) -> _Key | None:
-        for sample in self.given:
+    def response_key(self, reply: ResponseHead) -> _Key | None:
+        for sample in self.response_samples:
             key = self.table.key(sample(reply))
             if key is not None:
                 return key
         return None
 
-    def ended(self, reply: ResponseHead, now: float) -> bool:
+    def is_ended_by(self, reply: ResponseHead, now: float) -> bool:
         """Whether the server takes back what it has given; `now` in seconds since the epoch."""
-        return any(sample.ends(reply, now) for sample in self.given if isinstance(sample, res.cook))
+        return any(sample.ends(reply, now) for sample in self.response_samples if isinstance(sample, res.cook))
 
 
-class _Stored:
+class StoredKey:
     """A key of one request that is to be its server's."""
 
-    __slots__ = ("key", "learned", "reserved", "rules", "sure", "table", "was")
+    __slots__ = ("bound_text", "is_certain", "is_learned", "key", "reserved", "rules", "table")
 
     def __init__(
         self, rules: StickRules, table: StickTable, key: _Key, was: str | None, *, learned: bool, sure: bool
@@ -193,38 +193,38 @@ class _Stored:
         self.rules = rules
         self.table = table
         self.key = key
-        self.was = was  # whose it is, as far as is known
-        self.learned = learned
-        self.sure = sure  # else the store has lost it
+        self.bound_text = was  # whose it is, as far as is known
+        self.is_learned = learned
+        self.is_certain = sure  # else the store has lost it
         self.reserved = False  # by this request
 
     def query(self, server: Server) -> StoreQuery | None:
         if server.config.non_stick:
             return None
-        return self.table.reserve(self.key, self.was, self.rules.text(server, self.table))
+        return self.table.reserve(self.key, self.bound_text, self.rules.server_text(server, self.table))
 
     def confirm(self, server: Server, question: StoreQuery | None) -> Server | None:
         if server.config.non_stick:
             return None
-        text = self.rules.text(server, self.table)
+        text = self.rules.server_text(server, self.table)
         before = self.table.peek(self.key, self.rules.now)
-        self.was = self.table.confirm(self.key, self.was, text, question, self.rules.now)
-        self.sure = self.was == text
-        self.reserved = self.sure and before != text  # else another request of the same client has done so
-        winner = self.rules.server(self.was)
+        self.bound_text = self.table.confirm(self.key, self.bound_text, text, question, self.rules.now)
+        self.is_certain = self.bound_text == text
+        self.reserved = self.is_certain and before != text  # else another request of the same client has done so
+        winner = self.rules.server_of(self.bound_text)
         return winner if winner is not None and winner.usable else None
 
     def cancel(self, request: Request) -> None:
-        if self.reserved and self.was is not None:
-            self.table.forget_entry(self.key, self.was, request)
+        if self.reserved and self.bound_text is not None:
+            self.table.forget_entry(self.key, self.bound_text, request)
 
 
 class StickRules:
     """Rules at work over the servers of one backend."""
 
-    def __init__(self, rules: Sequence[Rule], backend: str, servers: Sequence[Server], clock: Clock) -> None:
-        self._requests = [rule for rule in rules if rule.seen]
-        self._responses = [rule for rule in rules if rule.given]
+    def __init__(self, rules: Sequence[StickRule], backend: str, servers: Sequence[Server], clock: Clock) -> None:
+        self._requests = [rule for rule in rules if rule.request_samples]
+        self._responses = [rule for rule in rules if rule.response_samples]
         self._clock = clock
         # tables change with each request
         self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
@@ -259,11 +259,11 @@ class StickRules:
     def now(self) -> float:
         return self._clock.monotonic()
 
-    def server(self, text: str) -> Server | None:
+    def server_of(self, text: str) -> Server | None:
         """Whom a table means."""
         return self._names.get(text)
 
-    def text(self, server: Server, table: StickTable) -> str:
+    def server_text(self, server: Server, table: StickTable) -> str:
         """What a table says of a server: a replica's memory ends with its life, and so does what is known of it."""
         return self._texts[server, table.srvkey == "addr"]
 
@@ -284,36 +284,36 @@ class StickRules:
 
     # -- whom do you belong to
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         now = self.now
         claimed: PersistenceResult | None = None
         questions: list[StoreQuery] = []
-        stored: dict[StickTable, _Stored] = {}
+        stored: dict[StickTable, StoredKey] = {}
         for rule in self._requests:
             table = rule.table
             if rule.stores and table in stored:
                 continue  # neither is it matched then, as in HAProxy
             if rule.when is not None and not rule.when(request):
                 continue
-            key = rule.key(request)
+            key = rule.request_key(request)
             if key is None:
                 continue
             found = table.look_up(key, request, now) if rule.matches else TableHit(table.peek(key, now), True)
             if isinstance(found, StoreQuery):
                 questions.append(found)
                 if rule.stores:  # should nobody ask, because a cookie has spoken, the store is told all the same
-                    stored[table] = _Stored(self, table, key, None, learned=False, sure=False)
+                    stored[table] = StoredKey(self, table, key, None, learned=False, sure=False)
                 continue
             was = found.server
             if rule.matches and was is not None:
-                claimed = self._better(claimed, self._claimed(was, stopped))
-            if table not in stored and (rule.stores or (rule.follows and was is not None)):
-                stored[table] = _Stored(self, table, key, was, learned=rule.follows, sure=found.is_confirmed)
+                claimed = self._better(claimed, self._claimed(was, accept_down))
+            if table not in stored and (rule.stores or (rule.updates_only and was is not None)):
+                stored[table] = StoredKey(self, table, key, was, learned=rule.updates_only, sure=found.is_confirmed)
         if claimed is None:
             claimed = NO_ENTRY if stored else NO_KEY
         return self._with(claimed, tuple(stored.values()), tuple(questions))
 
-    def _claimed(self, text: str, stopped: bool) -> PersistenceResult:
+    def _claimed(self, text: str, accept_down: bool) -> PersistenceResult:
         server = self._names.get(text)
         if server is None:
             known = self._names.get(text.partition("@")[0]) or self._named(text.partition("@")[0])
@@ -321,7 +321,7 @@ class StickRules:
             return PersistenceResult(Claim.INVALID, reason, known)
         if server.usable:
             return self._bound[server]
-        return PersistenceResult(Claim.DOWN, why_not(server), server, sent=stopped)
+        return PersistenceResult(Claim.DOWN, unusable_reason(server), server, overrides_claim=accept_down)
 
     def _named(self, name: str) -> Server | None:
         return next((server for server in self._servers if server.name == name), None)
@@ -329,34 +329,37 @@ class StickRules:
     @staticmethod
     def _better(before: PersistenceResult | None, found: PersistenceResult) -> PersistenceResult:
         """The first match counts whose server is usable; if none is, what tells most."""
-        if before is None or (not before.direct and (found.direct or before.claim is Claim.INVALID)):
+        if before is None or (not before.is_bound and (found.is_bound or before.claim is Claim.INVALID)):
             return found
         return before
 
     def _with(
-        self, claimed: PersistenceResult, stored: tuple[_Stored, ...], questions: tuple[StoreQuery, ...]
+        self, claimed: PersistenceResult, stored: tuple[StoredKey, ...], questions: tuple[StoreQuery, ...]
     ) -> PersistenceResult:
-        server = claimed.server if claimed.direct else None
+        server = claimed.server if claimed.is_bound else None
         agreed = server is not None and not any(
-            not each.sure or each.was != self.text(server, each.table) for each in stored
+            not each.is_certain or each.bound_text != self.server_text(server, each.table) for each in stored
         )
-        reserves: tuple[_Stored, ...] = ()
+        reserves: tuple[StoredKey, ...] = ()
         if not agreed:
             reserves = tuple(
                 each
                 for each in stored
-                if not each.learned
-                and (not each.sure or (server is None and (each.was is None or claimed.claim is Claim.INVALID)))
+                if not each.is_learned
+                and (
+                    not each.is_certain
+                    or (server is None and (each.bound_text is None or claimed.claim is Claim.INVALID))
+                )
             )
         return PersistenceResult(  # `replace` takes three times as long
             claimed.claim,
             claimed.reason,
             claimed.server,
             needs_no_mark=agreed and not self._responses,
-            sent=claimed.sent,
+            overrides_claim=claimed.overrides_claim,
             queries=questions,
             reservations=reserves,
-            note=stored,
+            persistence_state=stored,
         )
 
     # -- here is your mark
@@ -365,27 +368,27 @@ class StickRules:
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
     ) -> Mark:
         now, wall = self._clock.monotonic(), self._clock.wall()
-        stored = list(cast("tuple[_Stored, ...]", presented.note or ()))
+        stored = list(cast("tuple[StoredKey, ...]", presented.persistence_state or ()))
         given: dict[StickTable, _Key] = {}
         for rule in self._responses:
             table = rule.table
             if table in given or not _holds(rule.when, request):
                 continue
-            if rule.ended(reply, wall):
+            if rule.is_ended_by(reply, wall):
                 for each in stored:
-                    if each.table is table and each.was is not None:
-                        table.forget_entry(each.key, each.was, request)
+                    if each.table is table and each.bound_text is not None:
+                        table.forget_entry(each.key, each.bound_text, request)
                 stored = [each for each in stored if each.table is not table]
-            elif (key := rule.given_key(reply)) is not None:
+            elif (key := rule.response_key(reply)) is not None:
                 given[table] = key
         if server.config.non_stick:
             return Mark.NONE
         for each in stored:
-            text = self.text(server, each.table)
-            if each.was != text or not each.sure:
-                each.table.store_entry(each.key, each.was, text, request, now)
+            text = self.server_text(server, each.table)
+            if each.bound_text != text or not each.is_certain:
+                each.table.store_entry(each.key, each.bound_text, text, request, now)
         for table, key in given.items():
-            table.store_entry(key, None, self.text(server, table), request, now)
+            table.store_entry(key, None, self.server_text(server, table), request, now)
         return Mark.NONE
 
 
@@ -405,13 +408,13 @@ def grouped(persist: Sequence[Persist]) -> Iterator[Persist]:
     """The same with rules that stand beside each other taken together."""
     for sticks, each in groupby(persist, lambda asked: isinstance(asked, Stick | Learn)):
         if sticks:
-            yield _Group(tuple(cast("Iterator[Stick | Learn]", each)))
+            yield StickGroup(tuple(cast("Iterator[Stick | Learn]", each)))
         else:
             yield from each
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class StickGroup:
     asked: tuple[Stick | Learn, ...]
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> StickRules:

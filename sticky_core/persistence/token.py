@@ -15,7 +15,7 @@ from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Mark, PersistenceResult
-from sticky_core.persistence.stick import SIZE, Rule, StickRules
+from sticky_core.persistence.stick import SIZE, StickRule, StickRules
 from sticky_core.samples.request import Sample, cook, hdr, url_param
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
@@ -81,12 +81,12 @@ class TokenPersistence(StickRules):
             seen.append(cook(token.cookie))
         if token.param is not None:
             seen.append(url_param(token.param))
-        rule = Rule(token.table, tuple(seen), matches=True, follows=True)
+        rule = StickRule(token.table, tuple(seen), matches=True, updates_only=True)
         super().__init__((rule,), backend, servers, clock)
         self.make: Callable[[], str] = lambda: secrets.token_urlsafe(_BYTES)
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
-        presented = super().recognise(request, stopped=stopped)
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
+        presented = super().recognise(request, accept_down=accept_down)
         if self._cookie is not None and request.cookie_key is not None:
             texts = request.cookies
             left = [cookies.take(text, self._cookie)[1] for text in texts]
@@ -98,13 +98,13 @@ class TokenPersistence(StickRules):
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
     ) -> Mark:
         mark = super().stamp_response(presented, server, direct, request, reply)
-        if presented.note or direct or server.config.non_stick:
+        if presented.persistence_state or direct or server.config.non_stick:
             return mark
         token = self.make()
         key = self._table.key(token)
         if key is None:
             return mark
-        text = self.text(server, self._table)
+        text = self.server_text(server, self._table)
         self._table.store_entry(key, None, text, request, self._clock.monotonic())
         if self._header is not None:
             reply.add(self._header, token)

@@ -221,7 +221,7 @@ class Replicas(BackendComponent):
         return upstream
 
     def _new_life(self, server: Server) -> str:
-        return life.begin(self.backend.clock, self.backend.rng) if server.is_in_process else ""
+        return life.new_instance(self.backend.clock, self.backend.rng) if server.is_in_process else ""
 
     # The backend is changed
 

@@ -29,27 +29,27 @@ __all__ = [
     "Address",
     "Key",
     "Sample",
-    "address",
     "bearer",
     "cook",
     "digest",
     "field",
     "form",
     "hdr",
-    "in_bytes",
-    "in_text",
     "ipmask",
     "json_field",
     "jwt",
-    "listed",
+    "key_bytes",
+    "key_text",
     "lower",
     "method",
-    "named",
-    "param",
+    "parse_address",
+    "parse_sample",
     "path",
     "path_param",
     "prefix",
+    "query_parameter",
     "scheme",
+    "split_list",
     "src",
     "url_param",
 ]
@@ -65,7 +65,7 @@ _MOST_PEEKED = 1 << 24  # bytes of a body
 
 def src(request: Request) -> Address | None:
     """The client's address."""
-    return address(request.src)
+    return parse_address(request.src)
 
 
 def path(request: Request) -> str:
@@ -117,13 +117,13 @@ class hdr:
         object.__setattr__(self, "name", self.name.lower())
 
     def __call__(self, request: Request) -> str | None:
-        return nth(request.header(self.name), self.number)
+        return pick_value(request.header(self.name), self.number)
 
 
-def nth(values: Sequence[str], number: int) -> str | None:
+def pick_value(values: Sequence[str], number: int) -> str | None:
     """Of the parts that commas divide `values` into the `number`th, from the end if below 0."""
     if len(values) != 1 or "," in values[0]:
-        values = listed(values)
+        values = split_list(values)
     at = number - 1 if number > 0 else number
     return values[at] if -len(values) <= at < len(values) else None
 
@@ -139,10 +139,10 @@ class url_param:
             raise ConfigError("url_param: a parameter has a name")
 
     def __call__(self, request: Request) -> str | None:
-        return param(request.query, self.name)
+        return query_parameter(request.query, self.name)
 
 
-def param(query: str, name: str) -> str | None:
+def query_parameter(query: str, name: str) -> str | None:
     """The value of the first parameter called `name` in a query, as it was sent."""
     wanted = f"{name}="
     if wanted in query:
@@ -165,10 +165,10 @@ class path_param:
             raise ConfigError("path_param: a parameter has a name")
 
     def __call__(self, request: Request) -> str | None:
-        return of_path(request.path, self.name)
+        return path_parameter(request.path, self.name)
 
 
-def of_path(path: str, name: str) -> str | None:
+def path_parameter(path: str, name: str) -> str | None:
     """The value of the first parameter called `name` in a path."""
     if ";" not in path:
         return None
@@ -295,7 +295,7 @@ class lower:
 
     def __call__(self, request: Request) -> str | None:
         key = self.sample(request)
-        return None if key is None else in_text(key).translate(_SMALL)
+        return None if key is None else key_text(key).translate(_SMALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ class prefix:
 
     def __call__(self, request: Request) -> str | None:
         key = self.sample(request)
-        return None if key is None else in_text(key)[: self.length]
+        return None if key is None else key_text(key)[: self.length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +322,7 @@ class digest:
 
     def __call__(self, request: Request) -> str | None:
         key = self.sample(request)
-        return None if key is None else sha256(in_bytes(key)).hexdigest()
+        return None if key is None else sha256(key_bytes(key)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +345,7 @@ class field:
         key = self.sample(request)
         if key is None:
             return None
-        parts = re.split(f"[{re.escape(self.delimiters)}]", in_text(key))
+        parts = re.split(f"[{re.escape(self.delimiters)}]", key_text(key))
         at = self.number - 1 if self.number > 0 else self.number
         return parts[at] if -len(parts) <= at < len(parts) else None
 
@@ -366,7 +366,7 @@ class ipmask:
 
     def __call__(self, request: Request) -> Address | None:
         found = self.sample(request)
-        where = found if isinstance(found, Address) else address(in_text(found)) if found else None
+        where = found if isinstance(found, Address) else parse_address(key_text(found)) if found else None
         if where is None:
             return None
         if isinstance(where, IPv6Address):
@@ -383,7 +383,7 @@ def _masked(where: Address, bits: int) -> Address:
     return type(where)(int(where) >> rest << rest)
 
 
-def listed(values: Sequence[str]) -> list[str]:
+def split_list(values: Sequence[str]) -> list[str]:
     """The parts that commas outside of quotes divide `values` into, without space around them (RFC 9110, 5.6.1)."""
     parts: list[str] = []
     for value in values:
@@ -412,7 +412,7 @@ def _divided(value: str) -> list[str]:
 LONGEST_ADDRESS = 64  # 45 characters, and a zone
 
 
-def address(text: str) -> Address | None:
+def parse_address(text: str) -> Address | None:
     """The address that `text` names; None if it names none, such as the path of a UNIX socket."""
     return _parsed(text) if len(text) <= LONGEST_ADDRESS else None
 
@@ -425,7 +425,7 @@ def _parsed(text: str) -> Address | None:
         return None
 
 
-def in_bytes(key: Key) -> bytes:
+def key_bytes(key: Key) -> bytes:
     """`key` as HAProxy hashes it: addresses and numbers in network order."""
     if isinstance(key, str):
         try:
@@ -439,7 +439,7 @@ def in_bytes(key: Key) -> bytes:
     return key.packed
 
 
-def in_text(key: Key) -> str:
+def key_text(key: Key) -> str:
     """`key` as people write it."""
     return key if isinstance(key, str) else key.decode("latin-1") if isinstance(key, bytes) else str(key)
 
@@ -448,7 +448,7 @@ _WORD = re.compile(r"([a-z_.0-9]+)(?:\(([^()]*)\))?")
 _CHAIN = re.compile(r"[a-z_.0-9]+(?:\([^()]*\))?(?:,[a-z_.0-9]+(?:\([^()]*\))?)*")
 
 
-def named(text: str) -> Sample:
+def parse_sample(text: str) -> Sample:
     """The sample that HAProxy's words name: `src`, `path`, `method`, `hdr(X-User)`, `hdr(X-Forwarded-For,1)`,
     `cook(sid)`, `url_param(userid)`, `url_param(jsessionid,;)`, with converters behind it: `lower`, `ipmask(24,64)`,
     `field(2,/)`, `bytes(0,8)`, `sha2`.

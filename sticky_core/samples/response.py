@@ -13,7 +13,7 @@ from sticky_core.errors import ConfigError
 from sticky_core.http import cookies
 from sticky_core.http.messages import ResponseHead
 from sticky_core.samples import request as samples
-from sticky_core.samples.request import Key, listed
+from sticky_core.samples.request import Key, split_list
 
 __all__ = ["Sample", "cook", "hdr", "path_param", "url_param"]
 
@@ -59,7 +59,7 @@ class hdr:
         object.__setattr__(self, "name", samples.hdr(self.name, self.number).name)
 
     def __call__(self, reply: ResponseHead) -> str | None:
-        return samples.nth(reply.header(self.name), self.number)
+        return samples.pick_value(reply.header(self.name), self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class url_param:
         samples.url_param(self.name)
 
     def __call__(self, reply: ResponseHead) -> str | None:
-        return samples.param(_location(reply).partition("#")[0].partition("?")[2], self.name)
+        return samples.query_parameter(_location(reply).partition("#")[0].partition("?")[2], self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +85,17 @@ class path_param:
         samples.path_param(self.name)
 
     def __call__(self, reply: ResponseHead) -> str | None:
-        return samples.of_path(_location(reply).partition("#")[0].partition("?")[0], self.name)
+        return samples.path_parameter(_location(reply).partition("#")[0].partition("?")[0], self.name)
 
 
 def _location(reply: ResponseHead) -> str:
     return next(iter(reply.header("location")), "")
 
 
-def named(text: str) -> Sample:
+def parse_sample(text: str) -> Sample:
     """The sample that HAProxy's words name: `res.cook(name)`, `res.hdr(name)`, `res.hdr(name,1)`."""
     word, bracket, rest = text.partition("(")
-    arguments = listed([rest.removesuffix(")")]) if bracket and rest.endswith(")") else []
+    arguments = split_list([rest.removesuffix(")")]) if bracket and rest.endswith(")") else []
     match word, arguments:
         case "res.cook" | "set-cookie" | "scook", [name] if name:
             return cook(name)

@@ -18,7 +18,7 @@ from sticky_core.clock import Clock, SystemClock
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.http.messages import Request
-from sticky_core.samples.request import Address, Key, address, in_bytes, in_text, ipmask, src
+from sticky_core.samples.request import Address, Key, ipmask, key_bytes, key_text, parse_address, src
 from sticky_core.stick_table.memory import Entries
 from sticky_core.stores.redis import Redis, TableNamespace
 from sticky_core.stores.store import StoreCommand, StoreQuery
@@ -150,10 +150,10 @@ class StickTable:
         return self.namespace.digest(key)
 
     def _string(self, sample: Key) -> str:
-        return (sample if isinstance(sample, str) else in_text(sample))[: self.length]
+        return (sample if isinstance(sample, str) else key_text(sample))[: self.length]
 
     def _binary(self, sample: Key) -> bytes:
-        return in_bytes(sample)[: self.length].ljust(self.length, b"\0")
+        return key_bytes(sample)[: self.length].ljust(self.length, b"\0")
 
     def key_text(self, key: int | str | bytes) -> str:
         """A key as people write it."""
@@ -406,7 +406,7 @@ def _integer(sample: Key) -> int:
         return int(sample) & 0xFFFF_FFFF
     if isinstance(sample, int):
         return sample & 0xFFFF_FFFF
-    match = _DIGITS.match(in_text(sample))
+    match = _DIGITS.match(key_text(sample))
     assert match is not None
     number = int(match[2][-32:] or 0)  # 10^32 is a multiple of 2^32
     return (-number if match[1] == "-" else number) & 0xFFFF_FFFF
@@ -417,10 +417,10 @@ def _address(sample: Key) -> Address | None:
         return sample
     if isinstance(sample, int):
         return IPv4Address(sample & 0xFFFF_FFFF)
-    text = in_text(sample)
+    text = key_text(sample)
     if "." in text and text.count(":") == 1:
         text = text.partition(":")[0]  # with a port
-    return address(text)
+    return parse_address(text)
 
 
 def _text(number: int | None) -> str | None:

@@ -151,7 +151,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
                 return None
             if presented.needs_no_mark and (self.has_writes or self.debug):
                 self.persisted = replace(presented, needs_no_mark=False)
-            if presented.server is not None and (presented.sent or presented.claim is _VALID):
+            if presented.server is not None and (presented.overrides_claim or presented.claim is _VALID):
                 return self._placed(presented.server)
         return self._chosen()
 
@@ -274,18 +274,18 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         """The client, if it had a server, has to be content with another one."""
         if self.persisted.claim is _VALID:
             self.persisted = replace(self.persisted, claim=Claim.DOWN, reason=reason, needs_no_mark=False)
-        elif self.persisted.sent:
-            self.persisted = replace(self.persisted, sent=False)
+        elif self.persisted.overrides_claim:
+            self.persisted = replace(self.persisted, overrides_claim=False)
 
     def _moves(self, retry: int) -> bool:
         """Whether the `retry`th is to go to another server."""
         retries = self.snapshot.retries
-        if self.persisted.forced:
+        if self.persisted.is_forced:
             return False
         if retries.elsewhere(retry):
             return True
         # HAProxy does not wait for the turn that its option names if the client belongs nowhere, or the server is gone
-        return bool(retries.redispatch) and (not self.tried[-1].usable or (retry == 1 and not self.persisted.direct))
+        return bool(retries.redispatch) and (not self.tried[-1].usable or (retry == 1 and not self.persisted.is_bound))
 
     @property
     def wait(self) -> Need | None:
@@ -460,7 +460,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         persistence = self.snapshot.persistence
         if persistence is not None:
             presented = self.persisted
-            self._mark = persistence.stamp_response(presented, self.tried[-1], presented.direct, self, reply)
+            self._mark = persistence.stamp_response(presented, self.tried[-1], presented.is_bound, self, reply)
         if self.debug:
             reply.add(DEBUG_HEADER, str(self))
 

@@ -159,7 +159,7 @@ class WorkersConfig:
             if key is not None and not callable(key):
                 raise ConfigError(f"key {key!r} is no sample: write 'hdr(Mcp-Session-Id)', or hand a function")
             return key
-        return Template(key) if key.startswith("/") else samples.named(key)
+        return Template(key) if key.startswith("/") else samples.parse_sample(key)
 
 
 class Template:
@@ -324,10 +324,10 @@ class Seeking:
         self.max_idle = persistence.max_idle
         self.fast_path = persistence.fast_path
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         if request.cookie_key is not None:
             self._look()
-        return self._persistence.recognise(request, stopped=stopped)
+        return self._persistence.recognise(request, accept_down=accept_down)
 
     def stamp_response(
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
@@ -377,7 +377,7 @@ class Keys:
     @property
     def own(self) -> str:
         """What stands for this worker."""
-        return life.marked(self.workers.own.name, self.workers.own.instance)
+        return life.id_with_instance(self.workers.own.name, self.workers.own.instance)
 
     def learn(self, key: str, text: str) -> None:
         """It is that one's."""
@@ -387,7 +387,7 @@ class Keys:
     def arbiter(self, key: str) -> Server:
         """Who gives it away."""
         there = sorted((self.workers.own, *self.workers.siblings), key=lambda server: server.id)
-        return there[crc32(samples.in_bytes(key)) % len(there)]
+        return there[crc32(samples.key_bytes(key)) % len(there)]
 
     def last(self, key: str) -> str | None:
         """Whose it was when we heard of it last, there or not."""
@@ -409,7 +409,7 @@ class Keys:
 
     def server(self, text: str) -> Server | None:
         """Who is meant, if that one is still there, with the same memory."""
-        name, lived = life.split(text)
+        name, lived = life.split_instance(text)
         number = name.removeprefix(PREFIX)
         if not number.isdecimal() or not 0 < int(number) <= MOST:
             return None
@@ -422,7 +422,7 @@ class Keys:
         """`server` has answered, and may have given out a key."""
         key = self.key(self.given(reply)) if self.given is not None else None
         if key is not None:
-            self.learn(key, life.marked(server.name, server.instance))
+            self.learn(key, life.id_with_instance(server.name, server.instance))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -445,7 +445,7 @@ class Learned:
             TwoGenerationCache(0)
         )
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         keys = self._keys
         key = keys.key(keys.sample(request))
         if key is None:
@@ -455,21 +455,21 @@ class Learned:
         if server is not None:
             if server is keys.workers.own and (reason := keys.news(key)) is not None:
                 claim = Claim.NONE if reason is Reason.NO_ENTRY else Claim.INVALID
-                return PersistenceResult(claim, reason, server, sent=True, note=key)
-            return PersistenceResult(Claim.VALID, Reason.BOUND, server, note=key)
+                return PersistenceResult(claim, reason, server, overrides_claim=True, persistence_state=key)
+            return PersistenceResult(Claim.VALID, Reason.BOUND, server, persistence_state=key)
         if keys.workers.gone and before is not None:
-            return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, note=key)
+            return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, persistence_state=key)
         ask = StoreCommand(keys, (key,))
         if request.store_query(ask) is None:
-            return replace(NO_ENTRY, queries=(StoreQuery(ask, 0),), note=key)
-        return replace(NO_ENTRY, note=key)  # whose it was has ended in this moment
+            return replace(NO_ENTRY, queries=(StoreQuery(ask, 0),), persistence_state=key)
+        return replace(NO_ENTRY, persistence_state=key)  # whose it was has ended in this moment
 
     def stamp_response(
         self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
     ) -> Mark:
         keys = self._keys
-        if presented.note is not None:
-            keys.learn(cast(str, presented.note), life.marked(server.name, server.instance))
+        if presented.persistence_state is not None:
+            keys.learn(cast(str, presented.persistence_state), life.id_with_instance(server.name, server.instance))
         keys.stores_replied(reply, server)
         return Mark.NONE
 
@@ -491,7 +491,9 @@ class Handing(Transaction[Message, Out]):
     def _mark_redispatched(self, reason: Reason) -> None:
         if getattr(self, "_lost", False) and self.persisted.claim is Claim.VALID:
             self._lost = False
-            self._claims_anew = self.persisted.note is not None  # it came by a key, and others may come by the same
+            self._claims_anew = (
+                self.persisted.persistence_state is not None
+            )  # it came by a key, and others may come by the same
             self.persisted = replace(
                 self.persisted, claim=Claim.INVALID, reason=Reason.OTHER_INSTANCE, needs_no_mark=False
             )
@@ -512,7 +514,7 @@ class Handing(Transaction[Message, Out]):
     @property
     def _is_gone(self) -> bool:
         presented = self.persisted
-        return self.workers.gone and presented.reason is Reason.OTHER_INSTANCE and not presented.ignored
+        return self.workers.gone and presented.reason is Reason.OTHER_INSTANCE and not presented.is_ignored
 
     def _page(self) -> ErrorPage:
         if not self._is_gone:
@@ -584,7 +586,7 @@ def begin(
     """
     clock = clock if clock is not None else SystemClock()
     slots = Slots.of(asked.name, number, clock, directory)
-    slot = slots.take(life.begin(clock, rng if rng is not None else random))
+    slot = slots.take(life.new_instance(clock, rng if rng is not None else random))
     try:
         return Workers(asked, slots, slot, app, sibling, log=log, clock=clock, rng=rng)
     except BaseException:

@@ -238,7 +238,7 @@ def test_only_the_clients_of_a_worker_that_is_killed_are_bound_anew_and_only_onc
         told = [ask_again(served, client, f"/count?client={names[pid]}") for _ in range(6)]
         if pid == victim:
             assert [each["n"] for each in told] == [1, 2, 3, 4, 5, 6]
-            assert [each["reason"] for each in told] == ["other life", *["server is usable"] * 5]
+            assert [each["reason"] for each in told] == ["other instance", *["server is usable"] * 5]
             rebound += 1
         else:
             assert [each["n"] for each in told] == [4, 5, 6, 7, 8, 9]
@@ -346,7 +346,7 @@ def test_a_kill_under_load_moves_only_the_clients_of_the_victim_and_fails_nobody
         if pid == victim:
             assert each.begun_anew == 2
             assert statuses in ([], [502])  # what was at the victim in that moment
-            assert [told["reason"] for told in each.told if isinstance(told, dict)].count("other life") <= 1
+            assert [told["reason"] for told in each.told if isinstance(told, dict)].count("other instance") <= 1
         else:
             assert (each.begun_anew, statuses) == (1, [])
             assert {told["pid"] for told in each.told if isinstance(told, dict)} == {pid}

@@ -274,7 +274,7 @@ def test_only_the_clients_of_a_worker_that_is_killed_are_bound_anew_and_only_onc
     assert {pid for pid, _ in failed} <= {victim}  # what was on its way at the victim itself
     for pid, seen in told.items():
         numbers = [each["n"] for each in seen]
-        again = [index for index, each in enumerate(seen) if each["reason"] == "other life"]
+        again = [index for index, each in enumerate(seen) if each["reason"] == "other instance"]
         if pid != victim:
             assert numbers == sorted(set(numbers))
             assert numbers[-1] - len(numbers) <= cut[pid]  # its own worker counted what the victim could not tell

@@ -5,7 +5,7 @@ import pytest
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure
-from sticky_core.persistence.claim import NO_PERSISTENCE, NOTHING, Claim, Mark, PersistenceResult, Reason
+from sticky_core.persistence.claim import NO_COOKIE, NO_PERSISTENCE, Claim, Mark, PersistenceResult, Reason
 from sticky_core.server.server import Server
 
 
@@ -72,7 +72,7 @@ def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
             id="bound",
         ),
         pytest.param(
-            Made(NOTHING, (R2,), mark=Mark.INSERTED),
+            Made(NO_COOKIE, (R2,), mark=Mark.INSERTED),
             "no cookie; balance chose r2",
             'server=r2; claim=NONE; attempts=r2; mark=INSERTED; why="no cookie; balance chose r2"',
             id="first visit",
@@ -85,8 +85,8 @@ def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
         ),
         pytest.param(
             Made(PersistenceResult(Claim.DOWN, Reason.FAILED, R1), (R1, R2), (REFUSED,)),
-            "r1: server did not answer; balance chose r2",
-            'server=r2; claim=DOWN; attempts=r1,r2; mark=NONE; why="r1: server did not answer; balance chose r2"',
+            "r1: server did not respond; balance chose r2",
+            'server=r2; claim=DOWN; attempts=r1,r2; mark=NONE; why="r1: server did not respond; balance chose r2"',
             id="redispatched",
         ),
         pytest.param(

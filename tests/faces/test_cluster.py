@@ -656,7 +656,7 @@ def test_a_client_that_moved_tells_its_story(cluster):
         "the client did not stay on one replica:",
         "  1. POST /cart/tea: r1 (no cookie; balance chose r1; status 200)",
         "  2. GET /cart: r1 (r1: server is usable; status 200)",
-        "  3. GET /cart: r2 (r1: server did not answer; balance chose r2; status 200)",
+        "  3. GET /cart: r2 (r1: server did not respond; balance chose r2; status 200)",
     ]
 
 

@@ -199,7 +199,7 @@ FORGERIES: dict[str, Callable[[str], str]] = {
     "plain id": lambda value: value.partition("@")[0],
     "other server": lambda value: re.sub("(.)@", lambda last: chr(ord(last[1]) + 1) + "@", value, count=1),
     "longer id": lambda value: value.replace("@", "1@", 1),
-    "other life": lambda value: re.sub("@.", "@2", value, count=1),
+    "other instance": lambda value: re.sub("@.", "@2", value, count=1),
     "no signature": lambda value: value.rpartition(".")[0],
     "empty signature": lambda value: value.rpartition(".")[0] + ".",
     "signature alone": lambda value: "." + value.rpartition(".")[2],

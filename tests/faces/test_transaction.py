@@ -520,7 +520,7 @@ def test_a_claim_that_comes_too_late_is_unused_and_not_written_to(face: Face) ->
     assert (alone.server, alone.letters) == ("s2", "VU")
     beside = get(cookie=f"FIRST=s1; {late}")
     assert (beside.server, beside.letters, beside.all("set-cookie")) == ("s1", "VN", [])
-    assert [part.claim for part in beside.decision.persisted.parts] == [Claim.VALID, Claim.UNUSED]
+    assert [part.claim for part in beside.decision.persisted.results] == [Claim.VALID, Claim.UNUSED]
 
 
 # -- routes

@@ -553,7 +553,7 @@ def test_a_client_of_a_worker_that_has_died_is_bound_anew_once_and_the_decision_
         lost = await other.ask(cookie=mark)
         assert lost.body == b"1"
         assert [(each.server, each.claim.name, each.reason.value) for each in seen[1:]] == [
-            ("w2", "INVALID", "other life")
+            ("w2", "INVALID", "other instance")
         ]
         again = await third.ask(cookie=lost.mark)
         assert (again.body, again.cookies) == (b"2", [])
@@ -574,7 +574,7 @@ def test_the_next_in_a_slot_is_not_taken_for_the_last(run):
         successor = await start()
         assert successor.backend.own.name == "w1"
         lost = await successor.ask(cookie=mark)
-        assert (lost.body, decision(successor.inner.scopes[0]).reason.value) == (b"1", "other life")
+        assert (lost.body, decision(successor.inner.scopes[0]).reason.value) == (b"1", "other instance")
         assert (await other.ask(cookie=lost.mark)).body == b"2"
         assert len(successor.inner.scopes) == 2
 
@@ -668,7 +668,7 @@ def test_a_worker_that_ends_in_peace_serves_what_it_has_and_is_found_no_more(run
             stopping = asyncio.ensure_future(one.stop())
             await gone.wait()
         lost = await other.ask(cookie=mark)
-        assert (lost.body, decision(other.inner.scopes[0]).reason.value) == (b"1", "other life")
+        assert (lost.body, decision(other.inner.scopes[0]).reason.value) == (b"1", "other instance")
         assert not stopping.done()
         app.lets.set()
         assert (await asking).body == b"xy"
@@ -965,7 +965,7 @@ def test_the_keys_of_a_worker_that_has_died_are_bound_anew_and_together(run):
             path = f"/rooms/{room}"
             homes = [each for each in (other, third) if any(scope["path"] == path for scope in each.inner.scopes)]
             assert len(homes) == 1
-        assert [each.reason.value for each in seen].count("other life") == 6
+        assert [each.reason.value for each in seen].count("other instance") == 6
 
     run(test, key="/rooms/{id}", cookie=None)
 

@@ -143,7 +143,7 @@ class Keys:
         key = self._sample(request)
         server: Server | None = None
         if key is not None and key != "":
-            server = self._table.find(samples.in_bytes(key), avoid)
+            server = self._table.find(samples.key_bytes(key), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
     def server_for_hash(self, number: int) -> Server | None:

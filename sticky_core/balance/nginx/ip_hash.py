@@ -58,7 +58,7 @@ class Networks:
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         key = self._sample(request)
-        address = samples.address(key) if isinstance(key, str) else key
+        address = samples.parse_address(key) if isinstance(key, str) else key
         server: Server | None = None
         if isinstance(address, IPv4Address):
             server = self._shares.first(numbers(address.packed[:3]), avoid)

@@ -15,11 +15,11 @@ from sticky_core.clock import Clock
 from sticky_core.durations import LONGEST, Duration, seconds
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
-from sticky_core.persistence.cookie.engine import CookiePersistence
+from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.signing import Secret, secrets
 from sticky_core.server.server import Server
 
-__all__ = ["UNSET", "Cookie", "CookiePersistence", "FallbackCookie", "Given", "Mode", "Refresh", "SameSite"]
+__all__ = ["UNSET", "Cookie", "CookieEngine", "FallbackCookie", "Given", "Mode", "Refresh", "SameSite"]
 
 T = TypeVar("T")
 
@@ -146,8 +146,8 @@ class Cookie:
     def __post_init__(self) -> None:
         raise_problems(f"cookie {self.name}: {problem}" for problem in _problems(self))
 
-    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> CookiePersistence:
-        return CookiePersistence(self, backend, servers, clock)
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> CookieEngine:
+        return CookieEngine(self, backend, servers, clock)
 
     # What is in force where nothing was given. Read once, when the persistence is built.
 

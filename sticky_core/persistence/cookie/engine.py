@@ -14,7 +14,7 @@ from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence import xxh64
-from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason, why_not
+from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie import dates
 from sticky_core.persistence.signing import ADDED as SIGNATURE
 from sticky_core.persistence.signing import Signing
@@ -39,7 +39,7 @@ _LONGEST = 1024  # characters of a header or value that is remembered: so all of
 _Known = tuple[tuple[Server, PersistenceResult], ...]
 
 
-class CookiePersistence:
+class CookieEngine:
     """`Cookie` at work. Values that carry no dates are made once and looked up; dated ones are verified once and
     remembered.
     """
@@ -90,7 +90,7 @@ class CookiePersistence:
         self._ids: dict[Server, tuple[str, ...]] = {}
         raise_problems(self._name_servers(servers))
         # Nothing that is longer was signed by us, and so it costs no signature to know.
-        self._longest = max(map(len, self._groups), default=0) + life.ADDED + dates.ADDED + SIGNATURE
+        self._longest = max(map(len, self._groups), default=0) + life.SUFFIX_LENGTH + dates.ADDED + SIGNATURE
 
         # What undated marks say: all that are honoured; of each server, in its present life, all, and today's.
         self._lives: dict[Server, str] = {}
@@ -167,7 +167,7 @@ class CookiePersistence:
         for each in ids:
             shared = each in self._groups
             self._groups[each] = [other for other in self._ids if each in self._ids[other]] if shared else [server]
-            self._longest = max(self._longest, len(each) + life.ADDED + dates.ADDED + SIGNATURE)
+            self._longest = max(self._longest, len(each) + life.SUFFIX_LENGTH + dates.ADDED + SIGNATURE)
         self._enrol(server)
         for each in (*before, *ids):  # what they share means others now
             for other in self._groups.get(each, ()):
@@ -194,7 +194,7 @@ class CookiePersistence:
         self.fast_path = TwoGenerationCache(_REMEMBERED)
 
     def _payload(self, server: Server, server_id: str) -> str:
-        return life.marked(server_id, server.instance) if self._signed else server_id
+        return life.id_with_instance(server_id, server.instance) if self._signed else server_id
 
     def _signed_text(self, payload: str, key: int = 0) -> str:
         return self._signing.sign(payload, key) if self._signed and self._signing is not None else payload
@@ -208,28 +208,28 @@ class CookiePersistence:
 
     # -- whom do you belong to
 
-    def recognise(self, request: Request, *, stopped: bool = False) -> PersistenceResult:
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         key = request.cookie_key
         if key is None:
-            return NOTHING
+            return NO_COOKIE
         # Taken now: what is read of a life that ends meanwhile is remembered in tables that nobody looks into any more.
         read, settled = self._read, self.fast_path
         if (remembered := read.get(key)) is not None:
             known, request.forwarded_cookies = remembered
-            return self._claimed(known, stopped)
+            return self._claimed(known, accept_down)
         if (known_well := settled.get(key)) is not None and known_well[0].usable:
             _, presented, request.forwarded_cookies = known_well
             return presented
         texts = request.cookies
         values = self._taken(texts, request)
         if not values:
-            return NOTHING
+            return NO_COOKIE
         if len(values) > 1:
-            return self._best(values, stopped)
+            return self._best(values, accept_down)
         known_or_not = self._look_up(values[0])
         if isinstance(known_or_not, PersistenceResult):
             return known_or_not
-        presented = self._claimed(known_or_not, stopped)
+        presented = self._claimed(known_or_not, accept_down)
         if len(texts) == 1 and len(texts[0]) <= _LONGEST:
             if known_or_not[0][1].needs_no_mark:
                 settled.put(key, (*known_or_not[0], request.forwarded_cookies))
@@ -256,13 +256,13 @@ class CookiePersistence:
             values = [cookies.unquote(value).partition("~")[0] for value in values]
         return values if len(self._names) == 1 else [*dict.fromkeys(values)]
 
-    def _best(self, values: Sequence[str], stopped: bool) -> PersistenceResult:
+    def _best(self, values: Sequence[str], accept_down: bool) -> PersistenceResult:
         """Of several cookies by our name the first counts whose server is usable; if none does, what tells most."""
         best: PersistenceResult | None = None
         for value in values:
             known = self._look_up(value)
-            presented = known if isinstance(known, PersistenceResult) else self._claimed(known, stopped)
-            if presented.direct:
+            presented = known if isinstance(known, PersistenceResult) else self._claimed(known, accept_down)
+            if presented.is_bound:
                 return presented
             if best is None or presented.claim is not Claim.INVALID:
                 best = presented
@@ -283,20 +283,26 @@ class CookiePersistence:
             dated.put(value, known := found)
         return known
 
-    def _claimed(self, known: _Known, stopped: bool) -> PersistenceResult:
+    def _claimed(self, known: _Known, accept_down: bool) -> PersistenceResult:
         for server, presented in known:
             if not presented.needs_no_mark and (expired := self._expired(presented)) is not None:
                 return expired
             if server.usable:
                 return presented
-            if stopped:
+            if accept_down:
                 break
         else:
             server, presented = known[0]
-        return replace(presented, claim=Claim.DOWN, reason=why_not(server), needs_no_mark=False, sent=stopped)
+        return replace(
+            presented,
+            claim=Claim.DOWN,
+            reason=unusable_reason(server),
+            needs_no_mark=False,
+            overrides_claim=accept_down,
+        )
 
     def _expired(self, presented: PersistenceResult) -> PersistenceResult | None:
-        last, first = presented.last, presented.first
+        last, first = presented.last_seen, presented.first_seen
         if last is None and first is None:
             return None
         now = int(self._clock.wall())
@@ -319,7 +325,7 @@ class CookiePersistence:
         last = first = None
         if self.mode != "prefix":
             payload, last, first = dates.split(payload)
-        server_id, marked_life = life.split(payload) if self._signed else (payload, "")
+        server_id, marked_life = life.split_instance(payload) if self._signed else (payload, "")
         group = self._groups.get(server_id)
         if group is None:
             # when the client came first stays known, whoever serves it from here on
@@ -332,7 +338,9 @@ class CookiePersistence:
 
     def _look_for_siblings(self, group: Sequence[Server], marked_life: str) -> None:
         """A life younger than ours can't be one we came after: it is another process's, and clients come to both."""
-        if not self._warned and any(server.instance and life.younger(marked_life, server.instance) for server in group):
+        if not self._warned and any(
+            server.instance and life.began_after(marked_life, server.instance) for server in group
+        ):
             self._warned = True
             _log.warning(
                 "backend %s: a client came with the mark of a replica in another process. Replicas live in one "
@@ -393,7 +401,7 @@ class CookiePersistence:
         if self.mode == "passive" or not self._ids[server]:
             return Mark.PASSED
         if self.mode == "rewrite":
-            value = self._value(server, NOTHING)
+            value = self._value(server, NO_COOKIE)
             self._edit_own(reply, lambda text: cookies.set_value(text, lambda _: value))
         else:
             value = self._values[server]
@@ -405,8 +413,8 @@ class CookiePersistence:
 
     def _due(self, presented: PersistenceResult) -> bool:
         """Whether a client that is where it belongs needs a new mark."""
-        last, first = presented.last, presented.first
-        if presented.renew or self._always:
+        last, first = presented.last_seen, presented.first_seen
+        if presented.is_outdated or self._always:
             return True
         if last is None and first is None and not self._dated:
             return False
@@ -423,7 +431,7 @@ class CookiePersistence:
         if not self._dated:
             return self._values[server]
         now = int(self._clock.wall())
-        first = (presented.first or now) if self._maxlife else None
+        first = (presented.first_seen or now) if self._maxlife else None
         return self._signed_text(dates.stamped(self._payload(server, self._ids[server][0]), now, first))
 
 

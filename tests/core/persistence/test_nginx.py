@@ -8,7 +8,7 @@ import pytest
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NOTHING
+from sticky_core.persistence.claim import NO_COOKIE
 from sticky_core.persistence.nginx import NginxCookie, sid
 from sticky_core.server.server import Server
 
@@ -67,7 +67,7 @@ def test_two_servers_of_one_route_are_meant_in_their_order(ask: Ask):
 def test_a_server_that_is_to_have_no_mark_has_none(ask: Ask, tell: Tell):
     server = Server("s1", app, cookie="")
     reply = tell()
-    assert persistence([server]).stamp_response(NOTHING, server, False, ask(), reply).value == "N"
+    assert persistence([server]).stamp_response(NO_COOKIE, server, False, ask(), reply).value == "N"
     assert reply.values("set-cookie") == []
 
 
@@ -76,10 +76,10 @@ def test_an_id_follows_the_address_of_its_server(ask: Ask, tell: Tell):
     at_work = persistence([server])
     server.config = Server("s1", "http://127.0.0.1").config
     at_work.state_changed(server)
-    assert at_work.recognise(ask(("route=cef54f47984626c9efbf070c50bfad1b",))).direct
-    assert not at_work.recognise(ask(("route=05ef642f508b1e5b76612ddbd5f89a4c",))).direct
+    assert at_work.recognise(ask(("route=cef54f47984626c9efbf070c50bfad1b",))).is_bound
+    assert not at_work.recognise(ask(("route=05ef642f508b1e5b76612ddbd5f89a4c",))).is_bound
     reply = tell()
-    at_work.stamp_response(NOTHING, server, False, ask(), reply)
+    at_work.stamp_response(NO_COOKIE, server, False, ask(), reply)
     assert reply.values("set-cookie") == ["route=cef54f47984626c9efbf070c50bfad1b"]
 
 

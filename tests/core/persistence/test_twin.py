@@ -7,7 +7,7 @@ import pytest
 
 from sticky_core.clock import ManualClock
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NOTHING, Claim, Mark
+from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.server.server import Server
 
@@ -78,7 +78,7 @@ def test_both_are_written(
 ):
     persistence, servers = pair(twin, **options)
     reply = tell()
-    assert persistence.stamp_response(NOTHING, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
+    assert persistence.stamp_response(NO_COOKIE, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
     assert reply.values("set-cookie") == [f"SRV=s1; path=/{behind[0]}", f"SRV-old=s1; path=/{behind[1]}"]
 
 
@@ -128,14 +128,14 @@ def test_an_application_that_sets_the_twin_is_overruled(ask: Ask, tell: Tell):
     persistence, servers = pair(TWIN)
     reply = tell()
     reply.add("set-cookie", "SRV-old=mine")
-    assert persistence.stamp_response(NOTHING, servers[0], False, ask(), reply) is Mark.INSERTED
+    assert persistence.stamp_response(NO_COOKIE, servers[0], False, ask(), reply) is Mark.INSERTED
     assert reply.values("set-cookie") == ["SRV=s1; path=/", "SRV-old=s1; path=/"]
 
 
 def test_a_signed_value_is_good_under_either_name(ask: Ask, tell: Tell):
     persistence, servers = pair(TWIN, signed=True, secret=SECRET, maxidle=60)
     reply = tell()
-    persistence.stamp_response(NOTHING, servers[1], False, ask(), reply)
+    persistence.stamp_response(NO_COOKIE, servers[1], False, ask(), reply)
     first, twin = (text.partition(";")[0] for text in reply.values("set-cookie"))
     assert first.partition("=")[2] == twin.partition("=")[2]
     assert persistence.recognise(ask((twin,))).server is servers[1]
@@ -148,7 +148,7 @@ def test_a_date_tells_browsers_how_long_to_keep_it(ask: Ask, tell: Tell):
     persistence = cookie.build("web", [server], clock)
     for hour in (23, 24):
         reply = tell()
-        persistence.stamp_response(NOTHING, server, False, ask(), reply)
+        persistence.stamp_response(NO_COOKIE, server, False, ask(), reply)
         when = "Tue, 14 Nov 2023 23:13:20" if hour == 23 else "Wed, 15 Nov 2023 00:13:20"
         assert reply.values("set-cookie") == [f"SRV=s1; Expires={when} GMT; path=/"]
         clock.advance(3600)
@@ -159,7 +159,7 @@ def test_a_signed_one_is_renewed_before_it_ends(ask: Ask, tell: Tell):
     server = Server("s1", app)
     persistence = Cookie("SRV", secret=SECRET, expires="8h").build("web", [server], clock)
     reply = tell()
-    persistence.stamp_response(NOTHING, server, False, ask(), reply)
+    persistence.stamp_response(NO_COOKIE, server, False, ask(), reply)
     request = ask((reply.values("set-cookie")[0].partition(";")[0],))
     for passed, marks in ((3596, 0), (8, 1)):  # an eighth of it
         clock.advance(passed)

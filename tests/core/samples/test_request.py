@@ -22,18 +22,18 @@ from sticky_core.samples.request import (
     field,
     form,
     hdr,
-    in_bytes,
     ipmask,
     json_field,
     jwt,
-    listed,
+    key_bytes,
     lower,
     method,
-    named,
+    parse_sample,
     path,
     path_param,
     prefix,
     scheme,
+    split_list,
     src,
     url_param,
 )
@@ -120,7 +120,7 @@ def test_an_empty_header_is_an_empty_sample():
     ids=repr,
 )
 def test_a_list_is_divided_by_commas_outside_of_quotes(values, parts):
-    assert listed(values) == parts
+    assert split_list(values) == parts
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_url_param_is_the_first_of_that_name(query, value):
     ids=repr,
 )
 def test_a_key_is_hashed_as_haproxy_has_it_in_bytes(key, data):
-    assert in_bytes(key) == data
+    assert key_bytes(key) == data
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_key_is_hashed_as_haproxy_has_it_in_bytes(key, data):
     ],
 )
 def test_a_sample_may_be_named_by_haproxy_s_word(text, sample):
-    assert named(text) == sample
+    assert parse_sample(text) == sample
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_another_word_is_refused_with_those_that_there_are(text):
     with pytest.raises(
         ConfigError, match=r"write src, path, method, hdr\(<name>\), cook\(<name>\) or url_param\(<name>\)"
     ) as refused:
-        named(text)
+        parse_sample(text)
     assert repr(text) in str(refused.value)
 
 
@@ -218,7 +218,7 @@ def test_another_word_is_refused_with_those_that_there_are(text):
         (lambda: field(path, 1, ""), "name the delimiters"),
         (lambda: ipmask(src, 33), "a mask has 0..32 bits, and 0..128 for IPv6"),
         (lambda: ipmask(src, 24, -1), "a mask has 0..32 bits, and 0..128 for IPv6"),
-        (lambda: named("src,ipmask(64)"), "a mask has 0..32 bits"),
+        (lambda: parse_sample("src,ipmask(64)"), "a mask has 0..32 bits"),
         (lambda: form(""), "form: a field has a name"),
         (lambda: form("a", 0), "form: a limit of 0 bytes"),
         (lambda: json_field(""), "json_field: a field has a name"),

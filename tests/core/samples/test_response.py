@@ -138,7 +138,7 @@ def test_an_answer_without_a_location_has_none(reply):
     ],
 )
 def test_a_sample_may_be_named_by_haproxy_s_word(text, sample):
-    assert res.named(text) == sample
+    assert res.parse_sample(text) == sample
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_sample_may_be_named_by_haproxy_s_word(text, sample):
 )
 def test_another_word_is_refused_with_those_that_there_are(text):
     with pytest.raises(ConfigError, match=r"write res\.cook\(<name>\) or res\.hdr\(<name>\)") as refused:
-        res.named(text)
+        res.parse_sample(text)
     assert repr(text) in str(refused.value)
 
 

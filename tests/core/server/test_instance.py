@@ -12,7 +12,7 @@ from sticky_core.server import instance as life
 
 
 def begun(wall: float, seed: int = 1) -> str:
-    return life.begin(ManualClock(wall), random.Random(seed))
+    return life.new_instance(ManualClock(wall), random.Random(seed))
 
 
 def test_a_life_is_eleven_digits_of_milliseconds_and_five_of_chance():
@@ -43,12 +43,12 @@ def test_the_same_clock_and_chance_begin_the_same_life():
     ],
 )
 def test_a_life_is_younger_if_it_began_after_the_other(one: str, other: str, is_younger: bool):
-    assert life.younger(one, other) is is_younger
+    assert life.began_after(one, other) is is_younger
 
 
 @given(st.floats(0, 1e10), st.floats(0, 1e10))
 def test_lives_are_ordered_as_their_beginnings_are(one: float, other: float):
-    assert life.younger(begun(one), begun(other)) is (int(one * 1000) > int(other * 1000))
+    assert life.began_after(begun(one), begun(other)) is (int(one * 1000) > int(other * 1000))
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,18 @@ def test_lives_are_ordered_as_their_beginnings_are(one: float, other: float):
     ],
 )
 def test_a_mark_carries_the_life_after_an_at_sign(server_id: str, life_text: str, text: str):
-    assert life.marked(server_id, life_text) == text
-    assert life.split(text) == (server_id, life_text)
+    assert life.id_with_instance(server_id, life_text) == text
+    assert life.split_instance(text) == (server_id, life_text)
 
 
 @given(st.text("abc019.:-_", max_size=12), st.floats(0, 1e10))
 def test_what_was_marked_comes_apart_again(server_id: str, wall: float):
-    text = life.marked(server_id, begun(wall))
-    assert life.split(text) == (server_id, begun(wall))
-    assert len(text) == len(server_id) + life.ADDED
+    text = life.id_with_instance(server_id, begun(wall))
+    assert life.split_instance(text) == (server_id, begun(wall))
+    assert len(text) == len(server_id) + life.SUFFIX_LENGTH
     assert cookies.is_value(text)
 
 
 @pytest.mark.parametrize("text, parts", [("", ("", "")), ("@", ("", "")), ("a@b@c", ("a@b", "c"))])
 def test_the_last_at_sign_counts(text: str, parts: tuple[str, str]):
-    assert life.split(text) == parts
+    assert life.split_instance(text) == parts

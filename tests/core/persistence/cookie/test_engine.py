@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sticky_core.clock import ManualClock
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NOTHING, Claim, Mark, PersistenceResult, Reason
+from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie import dates
 from sticky_core.persistence.cookie import engine as module
 from sticky_core.persistence.cookie.config import Cookie
@@ -75,7 +75,7 @@ def told(
     server: Server,
     ask: Ask,
     tell: Tell,
-    presented: PersistenceResult = NOTHING,
+    presented: PersistenceResult = NO_COOKIE,
     name: str = NAME,
 ) -> str:
     """The value with which an answer of `server` marks a client that balance sent there."""
@@ -512,7 +512,7 @@ def test_a_date_ends_a_claim(
         presented = claim(persistence, ask, f"{NAME}={value}")
         assert presented.claim is expected
         if expected is not Claim.VALID:
-            assert (presented.last, presented.first) == (None, None), "its dates are forgotten"
+            assert (presented.last_seen, presented.first_seen) == (None, None), "its dates are forgotten"
 
 
 @pytest.mark.parametrize(
@@ -943,7 +943,7 @@ def test_the_client_sees(ask: Ask, tell: Tell, options: dict[str, object], secur
     servers = three()
     reply = tell()
     persistence = at_work(cookie(**options), servers)
-    assert persistence.stamp_response(NOTHING, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
+    assert persistence.stamp_response(NO_COOKIE, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
     (written,) = reply.values("set-cookie")
     assert re.sub(r"\.[\w-]{43};", ".SIG;", written) == line
     assert reply.values("cache-control") == ["private"]
@@ -1022,7 +1022,7 @@ def test_the_application_s_own_cookie_becomes(
     signing: dict[str, object] = {} if options.get("mode") == "passive" else {"signed": False}
     servers = three()
     persistence = at_work(cookie(**signing, **options), servers)
-    presented = claim(persistence, ask, "SRV=r1") if direct else NOTHING
+    presented = claim(persistence, ask, "SRV=r1") if direct else NO_COOKIE
     reply = tell()
     reply.add("set-cookie", theirs)
     reply.add("set-cookie", "KEEP=me; Path=/")
@@ -1059,7 +1059,7 @@ def test_postonly_inserts_only_into_answers_to_post(ask: Ask, tell: Tell, method
     persistence = at_work(cookie(signed=False, postonly=True), servers)
     reply = tell()
     assert (
-        persistence.stamp_response(NOTHING, servers[0], False, ask(method=method), reply) is Mark.INSERTED
+        persistence.stamp_response(NO_COOKIE, servers[0], False, ask(method=method), reply) is Mark.INSERTED
     ) is marked
     assert bool(reply.values("set-cookie")) is marked
 
@@ -1087,7 +1087,7 @@ def test_an_answer_that_carries_a_cookie_is_private_unless_it_says_so(
     reply = tell()
     for text in said:
         reply.add("cache-control", text)
-    persistence.stamp_response(NOTHING, servers[0], False, ask(), reply)
+    persistence.stamp_response(NO_COOKIE, servers[0], False, ask(), reply)
     assert reply.values("cache-control") == ([*said, "private"] if added and nocache else said)
 
 
