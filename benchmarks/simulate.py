@@ -348,6 +348,7 @@ class Run:
             advance(gap)
             visit = kind()
             visit.snapshot = backend.snapshot
+            visit.owner = backend
             visit.raw_request = keys[session]
             visit.client_send = None
             visit.status = 0

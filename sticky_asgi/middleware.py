@@ -35,6 +35,7 @@ class DispatchApp:
                 await replicas.discovery.wait_for_first_answers()
         transaction = replicas.transaction()
         transaction.snapshot = replicas.snapshot
+        transaction.owner = replicas.backend
         transaction.raw_request = scope
         transaction.client_send = send
         transaction.status = 0

@@ -49,7 +49,7 @@ async def _woken(transaction: Transaction, wait: NeedSlot, body: Body) -> bool:
     """Whether somebody has woken us; else the time is up."""
     woken = anyio.Event()
     backend = transaction.snapshot
-    if wait.ticket is not None and not backend.subscribe(wait.ticket, waker(woken)):
+    if wait.ticket is not None and not transaction.owner.placement.subscribe(wait.ticket, waker(woken)):
         return True
     with anyio.move_on_after(wait.until - backend.clock.monotonic()):
         async with anyio.create_task_group() as group:

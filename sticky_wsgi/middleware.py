@@ -37,6 +37,7 @@ class DispatchApp:
             replicas.begin()
         transaction = replicas.transaction()
         transaction.snapshot = replicas.snapshot
+        transaction.owner = replicas.backend
         transaction.raw_request = environ
         transaction.client_send = start_response
         transaction.status = 0

@@ -56,7 +56,7 @@ def _woken(transaction: Transaction, wait: NeedSlot) -> bool:
         woken.set()
         return True
 
-    if wait.ticket is not None and not backend.subscribe(wait.ticket, wake):
+    if wait.ticket is not None and not transaction.owner.placement.subscribe(wait.ticket, wake):
         return True
     client_left = has_left(transaction.raw_request)
     while (left := wait.until - backend.clock.monotonic()) > 0:

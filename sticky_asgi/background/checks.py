@@ -65,7 +65,7 @@ class Checks(BackgroundTask):
 
     def _disowned(self) -> None:
         self._backend.disown_checks(self)
-        self._backend.schedule_timers()
+        self._backend.monitor.schedule_timers()
 
     async def _work(self) -> None:
         # A loop that lives for one request ends before there is anything to be cancelled.
@@ -123,7 +123,7 @@ class Checks(BackgroundTask):
                     checking.wake = None
                     await anyio.lowlevel.checkpoint()
                     await check(server, checking)
-                    self._backend.run_due_timers()
+                    self._backend.monitor.run_due_timers()
 
     async def _check(self, server: Server, checking: CheckRuntime) -> None:
         begun = anyio.current_time()
@@ -135,7 +135,7 @@ class Checks(BackgroundTask):
         else:
             app = self._replicas.apps[server]
             result = await self._answered(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
-        self._backend.record_check(server, replace(result, duration=anyio.current_time() - begun), checking)
+        self._backend.monitor.record_check(server, replace(result, duration=anyio.current_time() - begun), checking)
 
     async def _ask_agent(self, server: Server, agent: CheckRuntime) -> None:
         begun = anyio.current_time()
@@ -143,7 +143,7 @@ class Checks(BackgroundTask):
         result = await self._exchanged(probe, server, agent)
         result = replace(result, duration=anyio.current_time() - begun)
         told = probe.reply
-        self._backend.on_agent_reply(
+        self._backend.monitor.on_agent_reply(
             server, AgentReply(result) if told is None else replace(told, result=result), agent
         )
 

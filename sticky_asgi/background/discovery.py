@@ -65,7 +65,7 @@ class Discovery(BackgroundTask):
 
     def _disowned(self) -> None:
         self._core.release(self)
-        self._backend.schedule_timers()
+        self._backend.monitor.schedule_timers()
 
     async def _work(self) -> None:
         async with anyio.create_task_group() as self._group:
@@ -80,7 +80,7 @@ class Discovery(BackgroundTask):
             with suppress(RuntimeError):  # the event loop has just ended, and they with it
                 soon(self._look)
         elif not self.has_owner:
-            self._backend.schedule_timers()
+            self._backend.monitor.schedule_timers()
 
     def _look(self) -> None:
         """Ask for those names that are to be asked for, and no others."""

@@ -25,6 +25,9 @@ class ChangeLock:
     """
 
     def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
         self._lock = threading.RLock()
         self._whose = 0
         self._depth = 0
@@ -44,6 +47,10 @@ class ChangeLock:
         self._lock.release()
         for call in waiting:
             call()
+
+    def after_fork(self) -> None:
+        """Release it in a forked child, where the thread that held it does not exist."""
+        self._renew()
 
     def afterwards(self, call: Callable[[], object]) -> None:
         """Have `call` made when this thread's turn is over; at once, if it is not its turn."""

@@ -74,6 +74,12 @@ class BackendConfig:
         yield from self._problems_of_rules()
         yield from self._problems_of_checks()
 
+    def check_of(self, server: ServerConfig) -> Check | None:
+        """Return the check of a server: its own, else the backend's; None if it is not checked."""
+        if server.check is False or server.track is not None:
+            return None
+        return server.check if server.check is not None else self.check
+
     @property
     def cookies(self) -> list[Cookie]:
         """The cookies by which clients are known, those of pairs and presets included."""

@@ -116,13 +116,13 @@ class Replicas(BackendComponent):
         """
         if not self.made:
             self.make_all()
-        self.backend.run_due_timers()
+        self.backend.monitor.run_due_timers()
         if not self._timed:
             self._settle()
 
     def make_all(self) -> bool:
         """Make all apps. False: somebody has, or is about to and asks us for something meanwhile."""
-        with self.backend.turn:
+        with self.backend.reconfigure.change_lock:
             if self.made or self._making:
                 return False
             self._making = True
@@ -143,7 +143,9 @@ class Replicas(BackendComponent):
             self.make(server)
         except Exception as error:
             text = "backend %s: replica %s failed to start and is DOWN"
-            self.backend.turn.afterwards(partial(_log.error, text, self.backend.name, server.name, exc_info=error))
+            self.backend.reconfigure.change_lock.afterwards(
+                partial(_log.error, text, self.backend.name, server.name, exc_info=error)
+            )
             server.health = Health.DOWN
 
     def seal(self, servers: Iterable[Server]) -> None:
@@ -193,7 +195,7 @@ class Replicas(BackendComponent):
         return True
 
     def _settle(self) -> None:
-        self.backend.schedule_timers()
+        self.backend.monitor.schedule_timers()
 
     def make(self, server: Server) -> App | None:
         """Begin a server's life: a factory makes a new app with an empty memory; an app that was handed over keeps what
@@ -280,7 +282,7 @@ class Replicas(BackendComponent):
         while self._misfits:
             server = self._misfits.pop()
             made = self.moving(server, server.config)
-            with self.backend.lock:
+            with self.backend.placement.lock:
                 self.moved(server, made)
         self._let_go()
         if self.made:
@@ -299,7 +301,7 @@ class Replicas(BackendComponent):
 
     def _let_go(self) -> None:
         """End what nobody is sent through any more: requests on their way finish."""
-        with self.backend.lock:
+        with self.backend.placement.lock:
             stale, self._stale = self._stale, []
         for upstream in stale:
             upstream.retire()
@@ -333,7 +335,7 @@ class Replicas(BackendComponent):
         """Let all apps go. The next to begin has new ones."""
         for upstream in self._upstreams.values():
             upstream.close()
-        with self.backend.turn:
+        with self.backend.reconfigure.change_lock:
             self.begun = self.made = False
             self.apps.update(dict.fromkeys(self.apps))
 

@@ -136,7 +136,7 @@ class Discovery(BackendComponent):
             first = not self.first_answers.reached and self._answered >= set(self._names.values())
         if first:
             self.first_answers.reach()
-            self.backend.schedule_timers()
+            self.backend.monitor.schedule_timers()
 
     def _place_all(self, name: ResolvedName) -> None:
         """Move the servers of `name` to where they belong. Without the lock, since that is told to others; one thread

@@ -25,6 +25,7 @@ from sticky_core.stores.store import StoreCommand, StoreQuery
 from sticky_core.transaction.waits import Need, NeedBody, NeedSlot, NeedStores
 
 if TYPE_CHECKING:
+    from sticky_core.backend.backend import Backend
     from sticky_core.backend.snapshot import Snapshot
 
 #: the response header that `debug=True` adds
@@ -76,6 +77,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         "client_send",
         "cookie_key",
         "forwarded_cookies",
+        "owner",
         "raw_request",
         "snapshot",
     )
@@ -90,8 +92,9 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     _owed: list[tuple[SharedTable, str, StoreQuery]]  # what stores are to be told
     _reserved: Sequence[Reservation]  # what is the first server's because of it
 
-    # A face sets these three, and `status` to 0, by itself: every request does, and an __init__ takes twice the time.
-    snapshot: Snapshot
+    # A face sets these, and `status` to 0, by itself: every request does, and an __init__ takes twice the time.
+    snapshot: Snapshot  #: the configuration by which this request goes
+    owner: Backend  #: the backend that serves it
     body: Body | None  #: set only where it may have to be read again
     raw_request: Message  #: it holds this decision, so until it is over they hold each other
     client_send: Out  #: where answers go
@@ -307,7 +310,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
                 return self._placed(wait.server)
             self._mark_redispatched(Reason.FAILED)
             return self._chosen()
-        server = self.snapshot.redeem(wait.ticket)
+        server = self.owner.placement.redeem(wait.ticket)
         if server is not None:
             return self._seated(server, wait.server)
         if not woken:
@@ -337,7 +340,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         self._door = None
         server: Server | None = None
         if isinstance(door, NeedSlot) and door.ticket is not None:
-            server = self.snapshot.redeem(door.ticket)
+            server = self.owner.placement.redeem(door.ticket)
         elif isinstance(door, NeedStores):
             server = door.server
         if server is not None:
@@ -345,8 +348,9 @@ class Transaction(Decision, Request, Generic[Message, Out]):
 
     def _give_back(self, server: Server) -> None:
         """A place that nobody takes."""
-        if self.snapshot.counts_requests:
-            self.snapshot.release(server)
+        owner = self.owner
+        if owner.counts_requests:
+            owner.placement.release(server)
         else:
             server.in_flight.pop()
 
@@ -356,9 +360,9 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             if self.persisted.reason is not Reason.DRAINED:  # that one was asked to let its clients go
                 return None  # the client is rather sent away than to another server than its own
         try:
-            if backend.counts_requests:
+            if self.owner.counts_requests:
                 return self._placed(None, until)
-            server = backend.choose(self, self.tried)
+            server = self.owner.placement.choose(backend, self, self.tried)
         except Unread as unread:
             self._door = NeedBody(unread.limit, lambda: self._chosen(until))
             return None
@@ -370,10 +374,10 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     def _placed(self, bound: Server | None, until: float | None = None) -> Server | None:
         """A place at `bound`, or at a server that is chosen; perhaps not yet."""
         backend = self.snapshot
-        if not backend.counts_requests and bound is not None:
+        if not self.owner.counts_requests and bound is not None:
             bound.in_flight.append(None)
             return self._seated(bound, bound)
-        placed = backend.acquire_or_enqueue(self, bound, self.tried)
+        placed = self.owner.placement.acquire_or_enqueue(backend, self, bound, self.tried)
         if isinstance(placed, Ticket):
             if until is None:
                 until = backend.clock.monotonic() + backend.config.timeouts.in_seconds.queue
@@ -496,16 +500,16 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         transaction.
         """
         server.counters.cell[self.status // 100] += 1
-        backend = self.snapshot
-        if backend.counts_requests:
-            backend.release(server)
+        owner = self.owner
+        if owner.counts_requests:
+            owner.placement.release(server)
         else:
             server.in_flight.pop()
         if over:
             # `_depart` once more, in line: every request passes here, and a call is a fiftieth of what it costs
             del self.raw_request, self.client_send
             self.body = None
-            log = backend.log
+            log = owner.log
             if log is not None:
                 log(self)
 
@@ -571,8 +575,8 @@ class Reporting(Transaction[Message, Out]):
         self._served(self.tried[-1], failure, status)
 
     def _served(self, server: Server, failure: Failure | None, status: int) -> None:
-        backend = self.snapshot
-        backend.record_request(server, failure, status, backend.clock.monotonic() - self._asked)
+        owner = self.owner
+        owner.monitor.record_request(server, failure, status, owner.clock.monotonic() - self._asked)
 
     def record_failure(self, failure: Failure) -> Failure:
         blames = failure.is_server_fault

@@ -155,7 +155,7 @@ class Checks:
                 wait = self._look_at(each, now())
                 heappush(agenda, (time.monotonic() + wait, next(numbers), each))
             agenda = _once(agenda)
-            backend.run_due_timers()
+            backend.monitor.run_due_timers()
         for checking in self._rounds:
             checking.wake = None
         self._rounds = {}
@@ -200,9 +200,9 @@ class Checks:
     def _tell(self, each: Round, result: CheckResult, told: AgentReply | None = None) -> None:
         if each.is_agent:
             heard = AgentReply(result) if told is None else replace(told, result=result)
-            self._backend.on_agent_reply(each.server, heard, each.checking)
+            self._backend.monitor.on_agent_reply(each.server, heard, each.checking)
         else:
-            self._backend.record_check(each.server, result, each.checking)
+            self._backend.monitor.record_check(each.server, result, each.checking)
 
     def _probe(self, each: Round) -> None:
         begun = time.monotonic()

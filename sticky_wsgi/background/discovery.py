@@ -73,7 +73,7 @@ class Discovery:
                 self._look(self._stop)
                 return
         if not self.has_owner:
-            self._backend.schedule_timers()
+            self._backend.monitor.schedule_timers()
 
     def _look(self, stop: threading.Event) -> None:
         """Ask for those names that are to be asked for; who is not wanted any more ends by itself. Under the lock."""

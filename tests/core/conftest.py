@@ -84,6 +84,7 @@ class Visit(Transaction[str, None]):
         method: str = "GET",
         body: bytes = b"",
     ) -> None:
+        self.owner = backend
         self.snapshot, self.raw_request, self.client_send, self.status = backend.snapshot, "a request", None, 0
         self._peer, self._target, self._headers, self._method, self._body = peer, target, headers, method, body
         self._came = (cookie,) if cookie else ()

@@ -563,11 +563,11 @@ def test_while_an_answer_is_held_back_both_servers_have_the_request(ring: Ring) 
 
 def test_where_the_next_would_have_to_wait_the_answer_passes(ring: Ring) -> None:
     backend = ring.backend(ring.server("s1", OFF, maxconn=1), ring.server("s2", maxconn=1), retry_on="503")
-    backend.acquire(backend["s2"])
+    backend.placement.acquire(backend["s2"])
     answer = ring.ask(cookie="SERVERID=s1", others=True)
     assert (answer.status, tried(answer), answer.decision.failures) == (503, ("s1",), ())
     assert answer.all("set-cookie") == ["secret=of-the-loser"], "it stays where it belongs"
-    backend.release(backend["s2"])
+    backend.placement.release(backend["s2"])
     assert ring.at_rest
     passed(ring.ask(cookie="SERVERID=s1"), server="s2", attempts="s1 s2")
 

@@ -388,7 +388,7 @@ def test_first_requests_of_several_clients_are_spread(face: Face):
 
 
 def test_a_client_waits_for_its_server_though_another_is_free(face: Face):
-    crowd = Together(face, lambda crowd: bool(crowd.served) or backend.queue.waiting_for(backend["s1"]) == 1)
+    crowd = Together(face, lambda crowd: bool(crowd.served) or backend.placement.queue.waiting_for(backend["s1"]) == 1)
     servers = [crowd.server(name, maxconn=1) for name in ("s1", "s2")]
     backend = face.backend(*servers, persist=Stick.on(hdr("x")))
     assert crowd.ask(backend, ANN, ANN) == [200, 200]
@@ -406,7 +406,7 @@ def test_a_client_moves_if_too_many_wait_for_its_server(face: Face):
 
 
 def test_who_comes_first_and_has_to_wait_reserves_what_it_gets(face: Face):
-    crowd = Together(face, lambda crowd: bool(crowd.served) or backend.queue.waiting == 2)
+    crowd = Together(face, lambda crowd: bool(crowd.served) or backend.placement.queue.waiting == 2)
     keys = StickTable("string")
     server = crowd.server("s1", maxconn=1)
     backend = face.backend(server, persist=Stick.on(hdr("x"), keys))

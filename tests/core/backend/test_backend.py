@@ -223,7 +223,7 @@ def sorry() -> Backend:
 
 
 def chosen(backend: Backend, ask: Ask, tried: Container[Server] = ()) -> str | None:
-    server = backend.choose(ask(), tried)
+    server = backend.placement.choose(backend.snapshot, ask(), tried)
     return server.name if server is not None else None
 
 
@@ -298,8 +298,8 @@ def test_clients_leave_the_backups_when_a_server_is_back(sorry: Backend, ask: As
 def test_a_backend_of_backups_alone_serves(ask: Ask):
     backend = Backend("web", [Server("b1", app, backup=True), Server("b2", app, backup=True)], balance="leastconn")
     assert chosen(backend, ask) == "b1"
-    backend.acquire(backend["b1"])
-    backend.release(backend["b1"])
+    backend.placement.acquire(backend["b1"])
+    backend.placement.release(backend["b1"])
 
 
 # -- what is kept beside it
@@ -369,7 +369,7 @@ def full(
     made = [Server(name, app, maxconn=1, maxqueue=maxqueue) for name in names]
     backend = Backend("web", [*made, *others], **{"balance": RoundRobin(start=0)} | options)
     for name in names if taken is None else taken:
-        backend.acquire(backend[name])
+        backend.placement.acquire(backend[name])
     return backend
 
 
@@ -379,25 +379,25 @@ class Waiter:
     def __init__(self, backend: Backend, ticket: Server | Ticket | None, alive: bool = True) -> None:
         assert isinstance(ticket, Ticket), f"{ticket} is no ticket"
         self.backend, self.ticket, self.alive, self.woken = backend, ticket, alive, 0
-        self.lies_down = backend.subscribe(ticket, self._wake)
+        self.lies_down = backend.placement.subscribe(ticket, self._wake)
 
     def _wake(self) -> bool:
-        assert not self.backend.lock.locked(), "woken while nobody can do anything"
+        assert not self.backend.placement.lock.locked(), "woken while nobody can do anything"
         self.woken += 1
         return self.alive
 
     @property
     def server(self) -> str | None:
         """Who it has a place at, once it has looked up."""
-        server = self.backend.redeem(self.ticket)
+        server = self.backend.placement.redeem(self.ticket)
         return server.name if server is not None else None
 
 
 @pytest.fixture
 def wait(ask: Ask) -> Callable[..., Waiter]:
     def wait(backend: Backend, bound: str | None = None, tried: Sequence[str] = (), alive: bool = True) -> Waiter:
-        placed = backend.acquire_or_enqueue(
-            ask(), backend[bound] if bound else None, tuple(backend[name] for name in tried)
+        placed = backend.placement.acquire_or_enqueue(
+            backend.snapshot, ask(), backend[bound] if bound else None, tuple(backend[name] for name in tried)
         )
         return Waiter(backend, placed, alive)
 
@@ -411,7 +411,10 @@ def in_flight(backend: Backend) -> list[int]:
 @pytest.mark.parametrize("bound", [None, "s2"])
 def test_a_free_place_is_taken_at_once(ask: Ask, bound: str | None):
     backend = full("s1", "s2", taken=["s1"])
-    assert backend.acquire_or_enqueue(ask(), backend[bound] if bound else None, ()) is backend["s2"]
+    assert (
+        backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend[bound] if bound else None, ())
+        is backend["s2"]
+    )
     assert in_flight(backend) == [1, 1]
 
 
@@ -419,7 +422,7 @@ def test_who_belongs_to_a_full_server_waits_there_and_nowhere_else(wait: Wait):
     backend = full("s1", "s2", taken=["s1"])
     waiter = wait(backend, "s1")
     assert waiter.lies_down and waiter.woken == 0 and waiter.ticket.server is backend["s1"]
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert waiter.woken == 1
     assert waiter.server == "s1"
     assert in_flight(backend) == [1, 0]
@@ -428,8 +431,8 @@ def test_who_belongs_to_a_full_server_waits_there_and_nowhere_else(wait: Wait):
 def test_who_belongs_nowhere_waits_for_whichever_has_room_first(wait: Wait):
     backend = full("s1", "s2")
     first, second = wait(backend), wait(backend)
-    backend.release(backend["s2"])
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s2"])
+    backend.placement.release(backend["s1"])
     assert (first.server, second.server) == ("s2", "s1")
     assert in_flight(backend) == [1, 1]
 
@@ -438,10 +441,10 @@ def test_a_place_goes_to_who_has_waited_longest(wait: Wait):
     backend = full("s1", "s2")
     waiters = [wait(backend, bound) for bound in (None, "s1", None, "s1")]
     for _ in waiters:
-        backend.release(backend["s1"])
+        backend.placement.release(backend["s1"])
         assert in_flight(backend) == [1, 1]
     assert [waiter.woken for waiter in waiters] == [1, 1, 1, 1]
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert [waiter.server for waiter in waiters] == ["s1"] * 4
     assert in_flight(backend) == [0, 1]
 
@@ -449,24 +452,24 @@ def test_a_place_goes_to_who_has_waited_longest(wait: Wait):
 def test_who_has_tried_a_server_is_not_granted_it(wait: Wait):
     backend = full("s1", "s2")
     waiter = wait(backend, tried=["s1"])
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert (waiter.woken, in_flight(backend)) == (0, [0, 1])
-    backend.release(backend["s2"])
+    backend.placement.release(backend["s2"])
     assert waiter.server == "s2"
 
 
 def test_who_has_tried_all_servers_does_not_wait_for_any(ask: Ask):
     backend = full("s1", "s2")
-    assert backend.acquire_or_enqueue(ask(), None, backend.servers) is None
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, backend.servers) is None
 
 
 def test_news_that_come_before_a_waiter_lies_down_are_seen_before(ask: Ask):
     backend = full("s1", "s2")
     granted, dismissed = (
-        backend.acquire_or_enqueue(ask(), None, ()),
-        backend.acquire_or_enqueue(ask(), backend["s2"], ()),
+        backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()),
+        backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s2"], ()),
     )
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     backend["s2"].state = AdminState.MAINT
     assert Waiter(backend, granted).lies_down is False
     assert Waiter(backend, dismissed).lies_down is False
@@ -476,28 +479,28 @@ def test_news_that_come_before_a_waiter_lies_down_are_seen_before(ask: Ask):
 def test_a_place_that_was_granted_in_time_is_kept_however_late_the_waiter_looks_up(wait: Wait):
     backend = full("s1")
     late, in_vain = wait(backend), wait(backend)
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert late.server == "s1"
     assert in_vain.server is None, "whose time is up"
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert (in_vain.woken, in_flight(backend)) == (0, [0]), "it waits no longer"
 
 
 def test_a_waiter_that_nobody_can_wake_gives_way_to_the_next(wait: Wait):
     backend = full("s1")
     gone, gone_too, there = wait(backend, alive=False), wait(backend, alive=False), wait(backend)
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert (gone.woken, gone_too.woken, there.woken) == (1, 1, 1)
     assert there.server == "s1"
     assert in_flight(backend) == [1]
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert in_flight(backend) == [0]
 
 
 def test_the_place_of_one_that_nobody_can_wake_is_free_if_nobody_else_waits(wait: Wait):
     backend = full("s1")
     wait(backend, alive=False)
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert in_flight(backend) == [0]
 
 
@@ -505,7 +508,7 @@ def test_a_thousand_that_nobody_can_wake_are_no_matter_either(wait: Wait):
     backend = full("s1")
     gone = [wait(backend, alive=False) for _ in range(3000)]
     there = wait(backend)
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert all(waiter.woken == 1 for waiter in gone)
     assert there.server == "s1"
 
@@ -541,7 +544,7 @@ def test_where_enough_wait_already_who_comes_goes_elsewhere_or_is_sent_away(
     )
     for _ in range(2):
         assert wait(backend, "s1").ticket.server is backend["s1"]
-    placed = backend.acquire_or_enqueue(ask(), backend["s1"], ())
+    placed = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s1"], ())
     assert placed is (backend[goes] if goes else None)
 
 
@@ -549,9 +552,9 @@ def test_where_the_others_are_full_too_it_waits_for_whichever_has_room_first(wai
     backend = full("s1", "s2", maxqueue=1)
     bound, overflowing = wait(backend, "s1"), wait(backend, "s1")
     assert overflowing.ticket.server is None
-    backend.release(backend["s2"])
+    backend.placement.release(backend["s2"])
     assert overflowing.server == "s2"
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert bound.server == "s1"
 
 
@@ -559,21 +562,25 @@ def test_no_more_wait_for_anyone_than_may_wait_for_all(ask: Ask, wait: Wait):
     backend = full("s1", "s2", maxqueue=2)
     for _ in range(4):
         wait(backend)
-    assert backend.acquire_or_enqueue(ask(), None, ()) is None
-    backend.release(backend["s1"])
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is None
+    backend.placement.release(backend["s1"])
     wait(backend)
 
 
 def test_any_number_waits_where_one_of_them_has_no_limit(wait: Wait):
     backend = full("s1", maxqueue=1, others=[Server("s2", app, maxconn=1)])
-    backend.acquire(backend["s2"])
+    backend.placement.acquire(backend["s2"])
     assert all(wait(backend).lies_down for _ in range(50))
 
 
 def test_nobody_waits_for_a_server_without_a_limit(ask: Ask):
     backend = full("s1", others=servers("s2"))
-    assert [backend.acquire_or_enqueue(ask(), None, ()) for _ in range(3)] == [backend["s2"]] * 3
-    assert [backend.acquire_or_enqueue(ask(), backend["s2"], ()) for _ in range(3)] == [backend["s2"]] * 3
+    assert [backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) for _ in range(3)] == [
+        backend["s2"]
+    ] * 3
+    assert [backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s2"], ()) for _ in range(3)] == [
+        backend["s2"]
+    ] * 3
 
 
 @pytest.mark.parametrize(
@@ -585,15 +592,15 @@ def test_how_far_a_hash_insists_on_a_server_that_is_full(ask: Ask, affinity: Any
     balance = Hash(Always("a"), hash_preserve_affinity=affinity)
     made = [Server("s1", app, maxconn=1, maxqueue=2 if affinity == "maxqueue" else 0), Server("s2", app, maxconn=1)]
     backend = Backend("web", made, balance=balance)
-    first = backend.acquire_or_enqueue(ask(), None, ())
+    first = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ())
     if first is backend["s2"]:  # whom the key means is the hash's business
         made = [Server("s2", app, maxconn=1), Server("s1", app, maxconn=1, maxqueue=made[0].config.maxqueue)]
         backend = Backend("web", made, balance=balance)
-        first = backend.acquire_or_enqueue(ask(), None, ())
+        first = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ())
     assert first is backend["s1"]
     went = []
     for _ in placed:
-        there = backend.acquire_or_enqueue(ask(), None, ())
+        there = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ())
         server = there.server if isinstance(there, Ticket) else there
         went.append(server.name if server is not None else None)
     assert went == placed
@@ -632,7 +639,7 @@ def test_who_waits_for_a_server_that_goes_out_is_sent_on_as_in_haproxy(
     put(backend["s1"], state)
     assert waiter.woken == (1 if sent_on else 0)
     assert waiter.ticket.over is sent_on
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert waiter.ticket.granted is (None if state in ("down", "maint") else backend["s1"])
 
 
@@ -640,7 +647,7 @@ def test_who_waits_for_a_server_that_comes_back_has_waited_long_enough(wait: Wai
     backend = full("s1", redispatch=False)
     put(backend["s1"], "down")
     waiter = wait(backend, "s1")
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert waiter.woken == 0
     put(backend["s1"], "up")
     assert (waiter.woken, waiter.server) == (1, "s1")
@@ -652,9 +659,9 @@ def test_who_waits_for_anyone_waits_on_while_there_is_somebody(wait: Wait, state
     waiter = wait(backend)
     put(backend["s1"], state)
     assert waiter.woken == 0
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert waiter.woken == 0, "it takes no new clients"
-    backend.release(backend["s2"])
+    backend.placement.release(backend["s2"])
     assert waiter.server == "s2"
 
 
@@ -681,7 +688,7 @@ def test_who_waits_for_anyone_is_sent_on_when_only_those_are_left_that_it_does_n
     waiter = wait(backend)
     put(backend["s1"], "maint")
     assert (waiter.woken, waiter.server) == (1, None)
-    assert backend.acquire_or_enqueue(ask(), None, ()) is backend["s2"]
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is backend["s2"]
 
 
 @pytest.mark.parametrize("state", ["up", "ready"])
@@ -698,7 +705,7 @@ def test_a_server_that_drains_still_takes_those_who_wait_for_it(wait: Wait):
     backend = full("s1", "s2")
     own, anyone = wait(backend, "s1"), wait(backend)
     put(backend["s1"], "drain")
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert (own.server, anyone.woken) == ("s1", 0)
 
 
@@ -709,15 +716,15 @@ def test_a_backup_does_not_help_out_while_the_others_are_only_full(wait: Wait):
     backend = full("s1", others=[Server("sorry", app, backup=True)])
     waiter = wait(backend)
     assert in_flight(backend) == [1, 0]
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert waiter.server == "s1"
 
 
 def test_a_backup_with_room_takes_nobody_who_waits_for_the_others(ask: Ask, wait: Wait):
     backend = full("s1", others=[Server("sorry", app, backup=True, maxconn=1)])
-    assert backend.acquire_or_enqueue(ask(), backend["sorry"], ()) is backend["sorry"]
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["sorry"], ()) is backend["sorry"]
     waiter = wait(backend)
-    backend.release(backend["sorry"])
+    backend.placement.release(backend["sorry"])
     assert (waiter.woken, in_flight(backend)) == (0, [1, 0])
 
 
@@ -726,15 +733,15 @@ def test_a_backup_takes_those_who_wait_when_the_others_go_out(ask: Ask, wait: Wa
     waiter = wait(backend)
     put(backend["s1"], "down")
     assert (waiter.woken, waiter.server) == (1, None), "it is to choose anew"
-    assert backend.acquire_or_enqueue(ask(), None, ()) is backend["sorry"]
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is backend["sorry"]
 
 
 def test_a_backup_may_be_full_as_well_and_then_is_waited_for(wait: Wait):
     backend = full("s1", others=[Server("sorry", app, backup=True, maxconn=1)])
     put(backend["s1"], "down")
-    backend.acquire(backend["sorry"])
+    backend.placement.acquire(backend["sorry"])
     waiter = wait(backend)
-    backend.release(backend["sorry"])
+    backend.placement.release(backend["sorry"])
     assert waiter.server == "sorry"
 
 
@@ -743,7 +750,7 @@ def test_a_server_that_drains_does_not_help_out_while_the_others_are_only_full(w
     put(backend["s2"], "drain")
     waiter = wait(backend)
     assert in_flight(backend) == [1, 0]
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert waiter.server == "s1"
 
 
@@ -796,12 +803,12 @@ def forking(request: pytest.FixtureRequest) -> Backend:
 def test_a_child_chooses_counts_and_changes(forking: Backend, ask: Ask, in_child: InChild):
     def work() -> str:
         for _ in range(60):
-            server = forking.choose(ask(), ())
+            server = forking.placement.choose(forking.snapshot, ask(), ())
             assert server is not None
-            forking.acquire(server)
+            forking.placement.acquire(server)
             server.counters.cell[Total.LBTOT] += 1
         forking["s1"].state = AdminState.MAINT
-        assert all(forking.choose(ask(), ()) is not forking["s1"] for _ in range(20))
+        assert all(forking.placement.choose(forking.snapshot, ask(), ()) is not forking["s1"] for _ in range(20))
         return " ".join("busy" if server.counters[Total.LBTOT] > 5 else "idle" for server in forking.servers)
 
     assert in_child(work) == "busy busy busy"
@@ -830,17 +837,25 @@ def test_a_child_forked_while_a_thread_holds_the_lock_neither_hangs_nor_forgets_
     forking: Backend, ask: Ask, in_child: InChild, stop_at: int
 ):
     """The thread, in the midst of a choice, is not in the child; what it was about to put back must be."""
-    first = forking.choose(ask(), ())
+    first = forking.placement.choose(forking.snapshot, ask(), ())
     assert first is not None
     avoided = next(server for server in forking.servers if server is not first)
     pausing = Pausing(avoided, stop_at)
-    thread = threading.Thread(target=forking.choose, args=(ask(), pausing))
+    thread = threading.Thread(target=forking.placement.choose, args=(forking.snapshot, ask(), pausing))
     thread.start()
     try:
         assert pausing.reached.wait(PATIENCE)
 
         def work() -> str:
-            return " ".join(sorted({server.name for _ in range(90) if (server := forking.choose(ask(), ()))}))
+            return " ".join(
+                sorted(
+                    {
+                        server.name
+                        for _ in range(90)
+                        if (server := forking.placement.choose(forking.snapshot, ask(), ()))
+                    }
+                )
+            )
 
         assert in_child(work) == "s1 s2 s3"
     finally:
@@ -885,7 +900,7 @@ def test_a_child_has_nothing_in_flight_and_its_leastconn_knows_it(ask: Ask, in_c
     if begun:
         chosen(backend, ask)
     for _ in range(5):
-        backend.acquire(backend["s1"])
+        backend.placement.acquire(backend["s1"])
 
     def work() -> str:
         assert [len(server.in_flight) for server in backend.servers] == [0, 0]
@@ -902,14 +917,14 @@ def test_a_child_has_nobody_waiting(wait: Wait, ask: Ask, in_child: InChild):
     parents = [wait(backend, "s1"), wait(backend)]
 
     def work() -> str:
-        assert backend.acquire_or_enqueue(ask(), backend["s1"], ()) is backend["s1"]
-        assert backend.acquire_or_enqueue(ask(), None, ()) is backend["s2"]
+        assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s1"], ()) is backend["s1"]
+        assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is backend["s2"]
         waiter = wait(backend, "s1")
-        backend.release(backend["s1"])
+        backend.placement.release(backend["s1"])
         return f"{waiter.server} {in_flight(backend)} {[waiter.woken for waiter in parents]}"
 
     assert in_child(work) == "s1 [1, 1] [0, 0]"
-    backend.release(backend["s1"])
+    backend.placement.release(backend["s1"])
     assert parents[0].server == "s1", "the parent's wait on"
 
 

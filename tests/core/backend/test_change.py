@@ -73,6 +73,7 @@ class Asking(Transaction[str, None]):
     __slots__ = ("_cookie", "_src")
 
     def __init__(self, backend: Backend, cookie: str = "", src: str = "192.0.2.1") -> None:
+        self.owner = backend
         self.snapshot, self.raw_request, self.client_send, self.status = backend.snapshot, "a request", None, 0
         self._cookie, self._src = cookie, src
 
@@ -269,7 +270,7 @@ def test_a_server_that_keeps_its_name_keeps_what_was_done_and_counted():
     web = backend(urls(1, 2), check=Check(fall=1))
     web["s1"].state = AdminState.DRAIN
     web["s1"].weight = 7
-    web.record_check(web["s2"], FAILED)
+    web.monitor.record_check(web["s2"], FAILED)
     served(web, "SRV=s1")
     first, second, checking = web["s1"], web["s2"], web["s2"].checking
     web.apply(replace(web.config, servers=(*web.config.servers, ServerConfig(name="s3", target=url(3))), retries=1))
@@ -289,11 +290,11 @@ def test_a_weight_that_was_changed_by_hand_stays_unless_another_is_asked():
 
 def test_another_check_goes_on_from_what_the_one_before_knew():
     web = backend(urls(1, 2), check=Check(fall=1))
-    web.record_check(web["s1"], FAILED)
+    web.monitor.record_check(web["s1"], FAILED)
     late = web["s1"].checking
     web.apply(replace(web.config, check=Check("/health", fall=3)))
     assert [server.health for server in web.servers] == [Health.DOWN, Health.UP]
-    web.record_check(web["s2"], FAILED, late)
+    web.monitor.record_check(web["s2"], FAILED, late)
     assert web["s2"].checking is not None and web["s2"].checking.summary == "3/3", "the old one has nothing to say"
     web.apply(replace(web.config, check=None))
     assert [server.health for server in web.servers] == [Health.UP, Health.UP], "nobody says otherwise any more"
@@ -340,9 +341,9 @@ def test_times_that_were_seen_are_not_forgotten_when_others_come():
     web = backend(urls(1, 2), balance=Ewma(), rng=random.Random(1))
     for server, seconds in (("s1", 9.0), ("s2", 0.1)):
         for _ in range(5):
-            web.record_request(web[server], None, 200, seconds)
+            web.monitor.record_request(web[server], None, 200, seconds)
     web.add(Server("s3", url(3)))
-    web.record_request(web["s3"], None, 200, 9.0)
+    web.monitor.record_request(web["s3"], None, 200, 9.0)
     assert [served(web) for _ in range(40)].count("s2") > 20
 
 
@@ -460,17 +461,17 @@ def test_a_server_that_moves_keeps_its_name_its_clients_and_what_was_counted():
     server.target = url(9)
     assert web["s1"] is server and server.target == url(9) and server.total == 1
     assert served(web, "SRV=s1") == "s1"
-    web.record_check(server, FAILED, late)
+    web.monitor.record_check(server, FAILED, late)
     assert server.health is Health.UP, "what the old address has said is nothing to the new one"
     assert server.checking is not None and server.checking.delay(0.0) == 0.0, "which is looked at at once"
 
 
 def test_a_server_that_was_down_is_down_at_its_new_address_until_it_is_checked():
     web = backend(urls(1, 2), check=Check(fall=1, rise=1))
-    web.record_check(web["s1"], FAILED)
+    web.monitor.record_check(web["s1"], FAILED)
     web["s1"].target = url(9)
     assert web["s1"].health is Health.DOWN
-    web.record_check(web["s1"], CheckResult(CheckStatus.L4OK))
+    web.monitor.record_check(web["s1"], CheckResult(CheckStatus.L4OK))
     assert web["s1"].status == "UP"
 
 
@@ -627,7 +628,7 @@ def test_a_check_that_was_on_its_way_when_the_address_was_lost_says_nothing():
     web = backend([*urls(1), template("s2", target=url(2), check=Check(fall=1))])
     late = web["s2"].checking
     web["s2"].target = None
-    web.record_check(web["s2"], FAILED, late)
+    web.monitor.record_check(web["s2"], FAILED, late)
     web["s2"].target = url(3)
     assert web["s2"].status == "UP"
 
@@ -670,11 +671,11 @@ def test_who_comes_and_who_goes_is_told():
 def test_when_the_last_that_could_serve_is_removed_health_counts_for_nothing_if_that_was_asked():
     web = backend(urls(1, 2), on_empty="panic")
     web["s1"].health = Health.DOWN
-    assert not web.panics
+    assert not web.monitor.panics
     web.remove("s2")
-    assert web.panics and served(web) == "s1"
+    assert web.monitor.panics and served(web) == "s1"
     web.add(*urls(3))
-    assert not web.panics and served(web, "SRV=s1") == "s3"
+    assert not web.monitor.panics and served(web, "SRV=s1") == "s3"
 
 
 # -- what is kept beside a backend takes part

@@ -61,9 +61,9 @@ class House:
     def everything(self) -> None:
         """Each lock that there is, taken once."""
         for backend in (self.backend, self.other):
-            backend.run_due_timers()
+            backend.monitor.run_due_timers()
             backend.servers[0].weight = 7 - backend.servers[0].weight
-            backend.schedule_timers()
+            backend.monitor.schedule_timers()
             backend.component(Discovery).update_names()
             backend.add(Server(f"n{len(backend.servers)}", "http://10.0.0.9"))
             backend.remove(backend.servers[-1].name)
@@ -82,7 +82,7 @@ class House:
     def drain(self) -> None:
         self.backend["s1"].drain(deadline=1)
         self.clock.advance(2)
-        self.backend.run_due_timers()
+        self.backend.monitor.run_due_timers()
 
 
 def move_in_place(house: House) -> None:
@@ -95,15 +95,15 @@ def move_in_place(house: House) -> None:
 CHANGES = [
     pytest.param(lambda house: setattr(house.backend["s1"], "state", AdminState.MAINT), id="by hand"),
     pytest.param(lambda house: setattr(house.backend["s1"], "health", Health.DOWN), id="its health by hand"),
-    pytest.param(lambda house: house.backend.record_check(house.backend["s1"], FAILED), id="by its check"),
+    pytest.param(lambda house: house.backend.monitor.record_check(house.backend["s1"], FAILED), id="by its check"),
     pytest.param(
-        lambda house: house.backend.on_agent_reply(
+        lambda house: house.backend.monitor.on_agent_reply(
             house.backend["s1"], AgentReply(CheckResult(CheckStatus.L7OK), admin="maint", up=False)
         ),
         id="by its agent",
     ),
     pytest.param(
-        lambda house: house.backend.record_request(house.backend["s1"], Failure.REFUSED, 0, 0.0),
+        lambda house: house.backend.monitor.record_request(house.backend["s1"], Failure.REFUSED, 0, 0.0),
         id="by how requests turn out",
     ),
     pytest.param(House.drain, id="as time passes"),
@@ -177,7 +177,14 @@ class Listener(logging.Handler):
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_log_is_written_without_a_lock(house: House, change: Callable[[House], object]):
     """Who writes it may have to wait for a disk, and nobody waits for that who has to choose a server."""
-    listener = Listener(lambda: house.backend.acquire_or_enqueue(None, house.backend["web1"], ()))  # type: ignore[arg-type]
+    listener = Listener(
+        lambda: house.backend.placement.acquire_or_enqueue(
+            house.backend.snapshot,
+            None,  # type: ignore[arg-type]
+            house.backend["web1"],
+            (),
+        )
+    )
     log = logging.getLogger("sticky_sessions")
     level = log.level
     log.setLevel(logging.INFO)

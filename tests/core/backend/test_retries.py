@@ -170,6 +170,7 @@ class Asked(Transaction[str, None]):
     __slots__ = ("_cookie", "_headers", "_method")
 
     def __init__(self, backend: Backend, method: str = "GET", cookie: str = "", **headers: str) -> None:
+        self.owner = backend
         self.snapshot, self.raw_request, self.client_send, self.status = backend.snapshot, "a request", None, 0
         self._method, self._cookie, self._headers = method, cookie, headers
 
@@ -426,7 +427,7 @@ def full(**options: Any) -> Backend:
     """s1 and s2 with a place each, of which both are taken."""
     one = backend([Server(name, app, maxconn=1) for name in ("s1", "s2")], **options)
     for server in one.servers:
-        one.acquire(server)
+        one.placement.acquire(server)
     return one
 
 
@@ -434,7 +435,7 @@ def test_who_retries_waits_behind_those_that_wait_already():
     one = full(redispatch=True)
     earlier = Asked(one)
     assert earlier.first(None) is None
-    one.release(one["s1"])  # … goes to the one that waits
+    one.placement.release(one["s1"])  # … goes to the one that waits
     first = earlier.resume(True)
     assert first is one["s1"]
     later = Asked(one)
@@ -442,7 +443,7 @@ def test_who_retries_waits_behind_those_that_wait_already():
     earlier.record_failure(Failure.REFUSED)
     earlier.release(first, False)
     assert earlier.next() is None and earlier.wait is not None, "s2 is full"
-    one.release(one["s2"])
+    one.placement.release(one["s2"])
     assert later.resume(True) is one["s1"], "the place that was left"
     assert earlier.resume(True) is one["s2"]
     assert totals(one["s1"], Total.WREDIS, Total.WRETR) == [1, 0]
@@ -453,7 +454,7 @@ def test_a_place_that_was_granted_wins_over_a_wait_that_is_over(woken: bool):
     one = full()
     request = Asked(one)
     assert request.first(None) is None
-    one.release(one["s2"])
+    one.placement.release(one["s2"])
     assert request.resume(woken) is one["s2"]
     assert request.wait is None
 
@@ -465,7 +466,7 @@ def test_a_wait_in_vain_ends_with_nobody_and_no_place_in_the_queue():
     assert isinstance(request.wait, NeedSlot) and request.wait.until == 7.0
     assert request.resume(False) is None
     assert request.wait is None
-    one.release(one["s1"])
+    one.placement.release(one["s1"])
     assert not one["s1"].in_flight, "nobody has it"
     assert request.unavailable_response().status == 503
 
@@ -479,7 +480,7 @@ def test_who_is_sent_on_from_one_queue_to_another_does_not_wait_longer_for_that(
     one["s1"].state = AdminState.MAINT
     assert request.resume(True) is None
     assert isinstance(request.wait, NeedSlot) and request.wait.until == 7.0
-    one.release(one["s2"])
+    one.placement.release(one["s2"])
     assert request.resume(True) is one["s2"]
     assert (request.claim, request.reason) == (Claim.DOWN, Reason.DOWN)
 
@@ -491,12 +492,12 @@ def test_who_leaves_the_queue_gives_back_what_it_was_granted_to_whoever_waits(gr
     leaving, staying = Asked(one), Asked(one)
     assert leaving.first(None) is None and staying.first(None) is None
     if granted:
-        one.release(one["s1"])
+        one.placement.release(one["s1"])
     leaving.abandon()
     assert leaving.finished and leaving.server is None and leaving.wait is None
     assert logged == [leaving]
     if not granted:
-        one.release(one["s1"])
+        one.placement.release(one["s1"])
     assert staying.resume(True) is one["s1"]
     assert [len(server.in_flight) for server in one.servers] == [1, 1]
 
@@ -506,7 +507,7 @@ def test_what_balance_has_chosen_is_counted_whether_it_had_to_wait_or_not():
     bound, chosen = Asked(one, cookie="SRV=s2"), Asked(one)
     assert bound.first(bound.cookies) is None and chosen.first(None) is None
     for server in one.servers:
-        one.release(server)
+        one.placement.release(server)
     assert (chosen.resume(True), bound.resume(True)) == (one["s1"], one["s2"])
     assert [server.counters[Total.LBTOT] for server in one.servers] == [1, 0]
 
@@ -518,7 +519,7 @@ def test_who_is_sent_on_from_the_queue_of_its_server_is_counted_there_as_in_hapr
     request = Asked(one, cookie=BOUND)
     assert request.first(request.cookies) is None
     if not waits_on:
-        one.release(one["s2"])
+        one.placement.release(one["s2"])
     if out == "down":
         one["s1"].health = Health.DOWN
     else:
@@ -526,7 +527,7 @@ def test_who_is_sent_on_from_the_queue_of_its_server_is_counted_there_as_in_hapr
     server = request.resume(True)
     if waits_on:
         assert server is None and request.wait is not None
-        one.release(one["s2"])
+        one.placement.release(one["s2"])
         server = request.resume(True)
     assert server is one["s2"]
     assert [totals(each, Total.WREDIS, Total.WRETR, Total.LBTOT) for each in one.servers] == [[1, 0, 0], [0, 0, 1]]
@@ -540,13 +541,13 @@ def test_who_is_sent_on_from_the_queue_of_its_server_is_counted_there_as_in_hapr
 def test_who_finds_the_queue_of_its_server_full_is_counted_there_as_in_haproxy(waits_on: bool):
     one = backend([Server(name, app, maxconn=1, maxqueue=1) for name in ("s1", "s2")])
     for server in one.servers if waits_on else [one["s1"]]:
-        one.acquire(server)
+        one.placement.acquire(server)
     waiting, request = Asked(one, cookie=BOUND), Asked(one, cookie=BOUND)
     assert waiting.first(waiting.cookies) is None
     moved = request.first(request.cookies)
     if waits_on:
         assert moved is None
-        one.release(one["s2"])
+        one.placement.release(one["s2"])
         moved = request.resume(True)
     assert moved is one["s2"]
     assert [totals(each, Total.WREDIS, Total.WRETR) for each in one.servers] == [[1, 0], [0, 0]]
@@ -566,7 +567,7 @@ def test_who_is_sent_away_from_the_queue_is_not_counted_as_sent_on(unavailable: 
 
 def test_who_waits_for_anyone_leaves_nobody():
     one = backend([Server("s1", app, maxconn=1), Server("b1", app, backup=True)])
-    one.acquire(one["s1"])
+    one.placement.acquire(one["s1"])
     request = Asked(one)
     assert request.first(None) is None
     one["s1"].health = Health.DOWN
@@ -609,13 +610,13 @@ def test_an_answer_is_held_back_only_once_another_server_has_been_reserved():
 
 def test_where_the_next_would_have_to_wait_the_answer_passes_and_nothing_is_counted():
     one = with_one_place_each()
-    one.acquire(one["s2"])
+    one.placement.acquire(one["s2"])
     request, _ = begun(one, cookie=BOUND)
     assert not request.hold_response(503)
     assert not request.holds_response
     assert (request.failures, request.claim, request.wait) == ((), Claim.VALID, None)
     assert totals(one["s1"], Total.WRETR, Total.WREDIS) == [0, 0]
-    one.release(one["s2"])
+    one.placement.release(one["s2"])
     assert not one["s2"].in_flight, "it waits no longer"
 
 

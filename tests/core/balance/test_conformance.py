@@ -305,12 +305,14 @@ def test_a_thousand_threads_choose_at_once_and_every_server_has_its_share(client
         try:
             together.wait()
             for turn in range(3):
-                server = backend.acquire_or_enqueue(cast(Any, client(3 * number + turn)), None, ())
+                server = backend.placement.acquire_or_enqueue(
+                    backend.snapshot, cast(Any, client(3 * number + turn)), None, ()
+                )
                 assert isinstance(server, Server)
                 mine.append(server)
                 if number % 20 == turn == 1:
                     server.health = Health.UP  # changes are told meanwhile
-                backend.release(server)
+                backend.placement.release(server)
         except BaseException as error:
             wrong.append(error)
 
@@ -337,4 +339,4 @@ def test_a_thousand_threads_choose_at_once_and_every_server_has_its_share(client
         assert min(shares[server] for server in backend.servers) > 100
     for server in backend.servers[:-1]:
         server.state = AdminState.DRAIN
-    assert backend.choose(cast(Any, client()), ()) is backend.servers[-1]
+    assert backend.placement.choose(backend.snapshot, cast(Any, client()), ()) is backend.servers[-1]

@@ -189,11 +189,15 @@ def test_health_belongs_to_the_server_and_outlives_another_address():
 
 def test_clients_go_to_servers_that_have_an_address(ask):
     asking = Asking()
-    assert asking.backend.choose(ask(), ()) is None
+    assert asking.backend.placement.choose(asking.backend.snapshot, ask(), ()) is None
     asking.hears(A)
-    assert {asking.backend.choose(ask(), ()) for _ in range(6)} == {asking.backend["web1"]}
+    assert {asking.backend.placement.choose(asking.backend.snapshot, ask(), ()) for _ in range(6)} == {
+        asking.backend["web1"]
+    }
     asking.hears(A, B)
-    assert {asking.backend.choose(ask(), ()) for _ in range(6)} == {asking.backend[name] for name in ("web1", "web2")}
+    assert {asking.backend.placement.choose(asking.backend.snapshot, ask(), ()) for _ in range(6)} == {
+        asking.backend[name] for name in ("web1", "web2")
+    }
 
 
 def test_srv_records_give_port_and_weight_on_haproxy_s_scale():

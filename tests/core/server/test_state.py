@@ -34,7 +34,7 @@ class Anybody:
 
 
 def chosen(backend: Backend, times: int) -> list[str]:
-    servers = [backend.choose(Anybody(), ()) for _ in range(times)]  # type: ignore[arg-type]
+    servers = [backend.placement.choose(backend.snapshot, Anybody(), ()) for _ in range(times)]  # type: ignore[arg-type]
     return [server.name if server is not None else "-" for server in servers]
 
 
@@ -68,7 +68,7 @@ def test_it_grows_by_steps_and_nobody_has_to_ask_but_who_chooses():
         seen.append(backend["s1"].eweight)
         clock.advance(1)
     assert seen[0] == 1 and seen == sorted(seen) and seen[-1] == 16
-    assert not backend.has_timers
+    assert not backend.monitor.has_timers
 
 
 def test_maxconn_grows_as_well():
@@ -76,7 +76,7 @@ def test_maxconn_grows_as_well():
     seen: dict[int, int] = {}
     for second in (0, 8, 16, 32):
         clock.advance(second - max(seen, default=0))
-        backend.run_due_timers()
+        backend.monitor.run_due_timers()
         seen[second] = backend["s1"].limit
     assert seen == {0: 1, 8: 25, 16: 50, 32: 100}
 
@@ -104,7 +104,7 @@ def test_a_server_goes_down_and_comes_back_as_its_checks_say():
     backend, _ = made(Server("s1", app), Server("s2", app), check=Check("/"))
     story = []
     for result in (PASS, FAIL, FAIL, FAIL, PASS, PASS):
-        backend.record_check(backend["s1"], result)
+        backend.monitor.record_check(backend["s1"], result)
         story.append(backend["s1"].status)
     assert story == ["UP", "UP", "UP", "DOWN", "DOWN", "UP"]
     assert backend["s2"].status == "UP"
@@ -114,7 +114,7 @@ def test_what_comes_back_in_maintenance_changes_nothing_until_it_is_over():
     backend, _ = made(Server("s1", app), check=Check("/"))
     backend["s1"].state = AdminState.MAINT
     for _ in range(3):
-        backend.record_check(backend["s1"], FAIL)
+        backend.monitor.record_check(backend["s1"], FAIL)
     assert backend["s1"].status == "MAINT"
     backend["s1"].state = AdminState.READY
     assert backend["s1"].status == "UP"
@@ -122,7 +122,7 @@ def test_what_comes_back_in_maintenance_changes_nothing_until_it_is_over():
 
 def test_who_is_stopping_takes_no_new_clients():
     backend, _ = made(Server("s1", app), Server("s2", app), check=Check("/", disable_on_404=True))
-    backend.record_check(backend["s1"], CheckResult(CheckStatus.L7OKC, 404))
+    backend.monitor.record_check(backend["s1"], CheckResult(CheckStatus.L7OKC, 404))
     assert (backend["s1"].status, backend["s1"].usable, backend["s1"].electable) == ("NOLB", True, False)
     assert chosen(backend, 2) == ["s2", "s2"]
 
@@ -132,7 +132,7 @@ def test_who_tracks_another_has_its_health():
     backend, _ = made(leader, Server("s2", app, track="s1"), check=Check("/"))
     followers = Backend("other", [Server("s1", app, track=leader), Server("s2", app, track="web/s1")])
     for _ in range(3):
-        backend.record_check(leader, FAIL)
+        backend.monitor.record_check(leader, FAIL)
     tracking = [backend["s2"], followers["s1"], followers["s2"]]
     assert [server.status for server in tracking] == ["DOWN"] * 3
     assert [server.checking for server in tracking] == [None] * 3
@@ -159,9 +159,9 @@ def test_an_agent_s_word(line: bytes, status: str, weight: int, maxconn: int):
 
     server = Server("s1", "http://127.0.0.1:1", weight=10, maxconn=8, agent_check=AgentCheck(9000))
     backend, _ = made(server)
-    backend.on_agent_reply(server, parse_reply(line))
+    backend.monitor.on_agent_reply(server, parse_reply(line))
     assert (server.status, server.weight, server.limit) == (status, weight, maxconn)
-    backend.on_agent_reply(server, parse_reply(b"ready up"))
+    backend.monitor.on_agent_reply(server, parse_reply(b"ready up"))
     assert server.status == "UP"
 
 
@@ -174,7 +174,7 @@ def test_an_agent_s_word(line: bytes, status: str, weight: int, maxconn: int):
 def test_what_clients_meet_counts(observe: Any, failure: Failure, down: bool):
     backend, _ = made(Server("s1", app), check=Check("/", observe=observe, error_limit=2, on_error="mark-down"))
     for _ in range(2):
-        backend.record_request(backend["s1"], failure, 0, 0.1)
+        backend.monitor.record_request(backend["s1"], failure, 0, 0.1)
     assert (backend["s1"].status == "DOWN") is down
 
 
@@ -184,7 +184,7 @@ def test_what_clients_meet_counts(observe: Any, failure: Failure, down: bool):
 def test_statuses_that_count_as_failures(status: int, down: bool):
     backend, _ = made(Server("s1", app), check=Check("/", observe="layer7", error_limit=2, on_error="mark-down"))
     for _ in range(2):
-        backend.record_request(backend["s1"], None, status, 0.1)
+        backend.monitor.record_request(backend["s1"], None, status, 0.1)
     assert (backend["s1"].status == "DOWN") is down
 
 
@@ -194,24 +194,24 @@ def test_statuses_that_count_as_failures(status: int, down: bool):
 def test_a_server_that_fails_too_often_is_left_alone_for_a_while():
     backend, clock = made(Server("s1", app, max_fails=2, fail_timeout=10), Server("s2", app))
     server = backend["s1"]
-    backend.record_request(server, Failure.TIMEOUT, 0, 0.1)
+    backend.monitor.record_request(server, Failure.TIMEOUT, 0, 0.1)
     assert server.usable
-    backend.record_request(server, Failure.TIMEOUT, 0, 0.1)
+    backend.monitor.record_request(server, Failure.TIMEOUT, 0, 0.1)
     assert not server.usable and chosen(backend, 2) == ["s2", "s2"]
     clock.advance(10)
     assert "s1" in chosen(backend, 2)
-    backend.record_request(server, Failure.TIMEOUT, 0, 0.1)
+    backend.monitor.record_request(server, Failure.TIMEOUT, 0, 0.1)
     assert not server.usable, "on probation one failure is enough"
     clock.advance(10.5)
-    backend.run_due_timers()
-    backend.record_request(server, None, 200, 0.1)
-    backend.record_request(server, Failure.TIMEOUT, 0, 0.1)
+    backend.monitor.run_due_timers()
+    backend.monitor.record_request(server, None, 200, 0.1)
+    backend.monitor.record_request(server, Failure.TIMEOUT, 0, 0.1)
     assert server.usable, "a success has made up for them"
 
 
 def test_the_only_server_is_never_left_alone():
     backend, _ = made(Server("s1", app, max_fails=1))
-    backend.record_request(backend["s1"], Failure.TIMEOUT, 0, 0.1)
+    backend.monitor.record_request(backend["s1"], Failure.TIMEOUT, 0, 0.1)
     assert backend["s1"].usable and not backend.snapshot.observes
 
 
@@ -222,10 +222,10 @@ def test_after_the_deadline_its_clients_go_elsewhere():
     backend, clock = made(Server("s1", app), Server("s2", app), persist=Cookie("S", signed=False))
     backend["s1"].drain(deadline="60s")
     clock.advance(59)
-    backend.run_due_timers()
+    backend.monitor.run_due_timers()
     assert (backend["s1"].usable, backend["s1"].drained) == (True, False)
     clock.advance(1)
-    backend.run_due_timers()
+    backend.monitor.run_due_timers()
     assert (backend["s1"].usable, backend["s1"].drained) == (False, True)
     backend["s1"].state = AdminState.READY
     assert (backend["s1"].usable, backend["s1"].drained) == (True, False)
@@ -235,7 +235,7 @@ def test_a_drain_without_a_deadline_lasts():
     backend, clock = made(Server("s1", app), Server("s2", app), persist=Cookie("S", signed=False))
     backend["s1"].drain(deadline=None)
     clock.advance(100_000)
-    backend.run_due_timers()
+    backend.monitor.run_due_timers()
     assert (backend["s1"].usable, backend["s1"].drained) == (True, False)
 
 
@@ -245,15 +245,15 @@ def test_it_is_drained_when_nobody_has_come_for_as_long_as_marks_last():
     server.drain(deadline=None)
     server.in_flight.append(None)
     clock.advance(61)
-    backend.run_due_timers()
+    backend.monitor.run_due_timers()
     assert not server.drained, "somebody is here"
     server.in_flight.pop()
     server.counters.cell[2] += 1
     clock.advance(59)
-    backend.run_due_timers()
+    backend.monitor.run_due_timers()
     assert not server.drained, "somebody was here a minute ago"
     clock.advance(61)
-    backend.run_due_timers()
+    backend.monitor.run_due_timers()
     assert server.drained and server.usable
 
 
@@ -276,7 +276,7 @@ def test_who_waits_for_a_drain_is_told_when_the_server_is_removed_meanwhile():
     removed = backend["s1"]
     backend.remove("s1")
     assert not drained.wait(0)
-    backend.release(removed)
+    backend.placement.release(removed)
     assert drained.wait(0)
 
 
@@ -302,10 +302,10 @@ def test_in_panic_all_are_used_but_those_in_maintenance():
     backend["s3"].state = AdminState.MAINT
     for name in ("s1", "s2"):
         backend[name].health = Health.DOWN
-    assert backend.panics and sorted(chosen(backend, 2)) == ["s1", "s2"]
+    assert backend.monitor.panics and sorted(chosen(backend, 2)) == ["s1", "s2"]
     assert backend["s1"].status == "DOWN"
     backend["s2"].health = Health.UP
-    assert not backend.panics and chosen(backend, 2) == ["s2", "s2"]
+    assert not backend.monitor.panics and chosen(backend, 2) == ["s2", "s2"]
 
 
 @pytest.mark.parametrize("down, panics", [(1, False), (2, False), (3, True)])
@@ -314,13 +314,13 @@ def test_panic_may_come_before_the_last_is_down(down: int, panics: bool):
     backend, _ = made(*servers, on_empty="panic", panic_threshold=0.5)
     for server in servers[:down]:
         server.health = Health.DOWN
-    assert backend.panics is panics
+    assert backend.monitor.panics is panics
 
 
 def test_a_backup_comes_before_panic():
     backend, _ = made(Server("s1", app), Server("sorry", app, backup=True), on_empty="panic")
     backend["s1"].health = Health.DOWN
-    assert chosen(backend, 1) == ["sorry"] and not backend.panics
+    assert chosen(backend, 1) == ["sorry"] and not backend.monitor.panics
 
 
 @pytest.mark.parametrize("allbackups, who", [(False, ["b1"] * 4), (True, ["b1", "b2"] * 2)])
@@ -340,7 +340,7 @@ def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture):
     told: list[StateChange] = []
     with backend.events(told.append):
         for result in (PASS, FAIL, FAIL, FAIL, FAIL, PASS, PASS, PASS):
-            backend.record_check(backend["s1"], result)
+            backend.monitor.record_check(backend["s1"], result)
         backend["s1"].state = AdminState.DRAIN
         backend["s1"].weight = 5
     backend["s1"].state = AdminState.READY

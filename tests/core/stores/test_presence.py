@@ -80,7 +80,7 @@ def valkey(clock: ManualClock) -> Valkey:
 def drains(process: Process, deadline: float | None = None) -> Process:
     """Process of which nobody is left at s1, as far as it knows."""
     process.backend["s1"].drain(deadline)
-    process.backend.run_due_timers()
+    process.backend.monitor.run_due_timers()
     return process
 
 

@@ -1,0 +1,94 @@
+"""Balancing: the algorithm of a backend at work over its servers, and that of its backups if these share clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sticky_core.balance.algorithm import AddressAware, Algorithm, Balance, LatencyAware
+from sticky_core.clock import Rng
+from sticky_core.server.server import Server
+
+
+class Balancing:
+    """A `Balance` at work over servers. Snapshots that differ in something else share it. Called under the backend's
+    lock.
+
+    - `balance`: the configured balance.
+    - `servers`: all servers, backups included, in the order in which they were declared.
+    - `allbackups`: whether the backups share clients by an algorithm of their own; else they serve in order.
+    - `before`: the one in force until now; what it has measured of servers is taken over.
+    """
+
+    algorithm: Algorithm  #: over the servers that are no backups
+    timed: LatencyAware | None  #: the algorithm, if it uses the latencies of servers
+    backup_algorithm: Algorithm | None  #: over the backups; None: they serve in order
+
+    def __init__(
+        self, balance: Balance, servers: Sequence[Server], allbackups: bool, rng: Rng, before: Balancing | None = None
+    ) -> None:
+        self._balance = balance
+        self._servers = tuple(servers)
+        self._allbackups = allbackups
+        self._rng = rng
+        self._is_backup: Mapping[Server, bool] = {server: server.config.backup for server in servers}
+        self.active = tuple(server for server in servers if not server.config.backup)
+        self.backups = tuple(server for server in servers if server.config.backup)
+        self._build()
+        if before is not None and self.timed is not None and before.timed is not None:
+            self.timed.inherit_from(before.timed)
+
+    def _build(self) -> None:
+        self.algorithm = self._balance.build(self.active, self._rng)
+        self.timed = self.algorithm if isinstance(self.algorithm, LatencyAware) else None
+        self.backup_algorithm = self._balance.build(self.backups, self._rng) if self._allbackups else None
+        # a backup that serves in order has no algorithm
+        algorithms = (
+            (server, self.backup_algorithm if is_backup else self.algorithm)
+            for server, is_backup in self._is_backup.items()
+        )
+        self._algorithms = {server: algorithm for server, algorithm in algorithms if algorithm is not None}
+        self._addresses = {server: server.config.target for server in self._servers}  # as the algorithms know them
+
+    def fits(self, balance: Balance, servers: Sequence[Server], allbackups: bool) -> bool:
+        """Return whether it may go on as it is under another configuration."""
+        return (
+            self._servers == tuple(servers)
+            and self._is_backup == {server: server.config.backup for server in servers}
+            and (self._balance, self._allbackups) == (balance, allbackups)
+        )
+
+    def acquired(self, server: Server) -> None:
+        algorithm = self._algorithms.get(server)
+        if algorithm is not None:
+            algorithm.acquired(server)
+
+    def released(self, server: Server) -> None:
+        algorithm = self._algorithms.get(server)
+        if algorithm is not None:
+            algorithm.released(server)
+
+    def state_changed(self, server: Server) -> None:
+        algorithm = self._algorithms.get(server)
+        if algorithm is not None:
+            algorithm.state_changed(server)
+
+    def address_changed(self, server: Server) -> None:
+        """Pass on that `server` has another address. `state_changed` is called next."""
+        self._addresses[server] = server.config.target
+        algorithm = self._algorithms.get(server)
+        if isinstance(algorithm, AddressAware):
+            algorithm.address_changed(server)
+
+    def refresh_address(self, server: Server) -> None:
+        """Pass on the address of `server` if it was changed while another snapshot was in force."""
+        if server.config.target != self._addresses[server]:
+            self.address_changed(server)
+
+    def record_latency(self, server: Server, seconds: float) -> None:
+        """Pass on that a response of `server` has begun `seconds` after the request was sent."""
+        if self.timed is not None and self._is_backup.get(server) is False:
+            self.timed.record_latency(server, seconds)
+
+    def after_fork(self) -> None:
+        """Build the algorithms anew in a forked child: the parent may have been in the middle of a choice."""
+        self._build()

@@ -1,0 +1,55 @@
+"""Deadlines: when time changes something about a server next: slow start, fail_timeout, drain."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from sticky_core.server.server import Server
+
+
+class Deadlines:
+    """The next deadline of each server that has one, as a heap. Called under the backend's lock; `next` may be read
+    without it.
+    """
+
+    def __init__(self) -> None:
+        #: the earliest deadline as of the last `refresh`, by the clock's `monotonic`; infinity if there is none
+        self.next = inf
+        self._by_server: dict[Server, float] = {}
+        self._heap: list[tuple[float, int, Server]] = []  # with outdated entries, which `refresh` skips
+
+    def update(self, server: Server) -> None:
+        """Read the next deadline of `server`."""
+        due = server.due
+        if due == self._by_server.get(server, inf):
+            return
+        if due == inf:
+            del self._by_server[server]
+            return
+        self._by_server[server] = due
+        heappush(self._heap, (due, server.id, server))
+        if len(self._heap) > 2 * len(self._by_server) + 32:
+            self._heap = [(when, each.id, each) for each, when in self._by_server.items()]
+            heapify(self._heap)
+
+    def remove(self, server: Server) -> None:
+        self._by_server.pop(server, None)
+
+    def pop_due(self, now: float) -> list[Server]:
+        """Remove and return the servers whose deadline has passed."""
+        due: list[Server] = []
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            when, _, server = heappop(heap)
+            if self._by_server.get(server) == when:
+                del self._by_server[server]
+                due.append(server)
+        return due
+
+    def refresh(self) -> None:
+        """Set `next`."""
+        heap = self._heap
+        while heap and self._by_server.get(heap[0][2]) != heap[0][0]:
+            heappop(heap)
+        self.next = heap[0][0] if heap else inf

@@ -1,0 +1,293 @@
+"""Monitor: the states of a backend's servers. Checks, agents and requests report to it; timers run; changes of state
+are passed on to balance and the queue, and announced.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from math import inf
+
+from sticky_core.backend.announcements import Announcements
+from sticky_core.backend.change import Change, ChangeLock
+from sticky_core.backend.events import StateChange
+from sticky_core.backend.owner import Owner
+from sticky_core.backend.placement import Placement
+from sticky_core.backend.queue import Ticket
+from sticky_core.errors import Failure
+from sticky_core.health.agent import AgentReply
+from sticky_core.health.check import CheckResult
+from sticky_core.health.runtime import CheckRuntime
+from sticky_core.server.server import AdminState, Server
+
+#: states in which a server serves some clients
+_SERVING = ("UP", "NOLB", "DRAIN")
+
+
+class Monitor:
+    """Watches the servers of one backend. "Under the lock" means `Placement.lock`."""
+
+    def __init__(self, owner: Owner, placement: Placement, change_lock: ChangeLock) -> None:
+        self._owner = owner
+        self._placement = placement
+        self._deadlines = placement.deadlines
+        self.announcements = Announcements(owner.name, change_lock)
+        #: whether health is ignored at present, because too few servers are up (`on_empty="panic"`)
+        self.panics = False
+        self._empty = False
+        self._status: dict[Server, str] = {}  # as it was announced
+        self._counts: Counter[tuple[bool, str]] = Counter()  # backups (True) and others by status
+        placement.run_due_timers = self.run_due_timers
+
+    def start(self, now: float) -> None:
+        """Read the states of the first servers. Nothing is announced."""
+        snapshot = self._owner.snapshot
+        for server in snapshot.servers:
+            server.refresh_state(now)
+            self._status[server] = server.status
+            if not server.electable:  # it is down from the start
+                snapshot.state_changed(server)
+            self._deadlines.update(server)
+        self._count_statuses()
+        self.refresh_timers()
+
+    # A server changes
+
+    def on_change(self, server: Server) -> None:
+        """Apply a change of `server`, and announce it. Called by the server."""
+        with self._placement.lock:
+            woken = self.apply_change(server)
+            self.refresh_timers()
+        self.publish(woken, server)
+
+    def apply_change(self, server: Server) -> list[Ticket]:
+        """Derive the state of `server`, and pass it on. Under the lock. Return the tickets that have left the queue,
+        for `publish`.
+        """
+        if server.removed:
+            return []
+        now = self._owner.clock.monotonic()
+        before, drained = self._status.get(server, "UP"), server.drained
+        server.refresh_state(now, self.panics)
+        self._deadlines.update(server)
+        after = self._status[server] = server.status
+        if after != before:
+            backup = server.config.backup
+            self._counts[backup, before] -= 1
+            self._counts[backup, after] += 1
+            self._announce(server, before, after)
+        if server.drained and not drained:
+            self._announce(server, after, "DRAINED")
+        woken = self._placement.state_changed(server)
+        if after != before:
+            woken += self._update_panic()
+        server.why = ""
+        return woken
+
+    def publish(self, woken: list[Ticket], *servers: Server) -> None:
+        """Wake requests that have left the queue, announce what has changed, and notify the servers that track one of
+        `servers`. Called without the lock.
+        """
+        self._placement.wake(woken)
+        self.announcements.publish(servers)
+
+    def on_swap(self, change: Change, now: float) -> list[Ticket]:
+        """Watch the servers of the snapshot that was put in force, and no longer those that `change` removes. Under the
+        lock. Return the tickets that have left the queue, for `publish`.
+        """
+        servers = self._owner.snapshot.servers
+        woken: list[Ticket] = []
+        for server in servers:
+            server.refresh_state(now, self.panics)
+            self._deadlines.update(server)
+        self._count_statuses()
+        replacements = set(change.went.values())
+        for server in change.came:
+            if server not in replacements:
+                self._announce(server, "NEW", server.status)
+            self._status[server] = server.status
+        for server, replacement in change.went.items():
+            before = self._status.pop(server)
+            if replacement is None:
+                self._announce(server, before, server.status)
+        for server in servers:
+            woken += self._placement.state_changed(server)
+        return woken + self._update_panic()
+
+    # Panic
+
+    def _count_statuses(self) -> None:
+        self._counts = Counter((server.config.backup, server.status) for server in self._owner.snapshot.servers)
+
+    def _count_serving(self, backup: bool) -> int:
+        return sum(
+            count for (is_backup, status), count in self._counts.items() if is_backup is backup and status in _SERVING
+        )
+
+    def _update_panic(self) -> list[Ticket]:
+        """Begin or end panic. Every server is in another state then."""
+        woken: list[Ticket] = []
+        active = self._count_serving(False)
+        usable = bool(active or self._count_serving(True))
+        panics = False
+        config = self._owner.snapshot.config
+        if config.on_empty == "panic":
+            threshold = config.panic_threshold or 0.0
+            counted = active + self._counts[False, "DOWN"]
+            panics = not usable or (bool(counted) and active < threshold * counted)
+        log, name = self.announcements.queue_log_line, self._owner.name
+        if panics is not self.panics:
+            self.panics = panics
+            now = self._owner.clock.monotonic()
+            for server in self._owner.snapshot.servers:
+                server.refresh_state(now, panics)
+                self._deadlines.update(server)
+                woken += self._placement.state_changed(server)
+            if panics:
+                log(logging.ERROR, "backend %s: too few servers are up, so all are used, up or not", name)
+            else:
+                log(logging.WARNING, "backend %s: enough servers are up again", name)
+        if not usable and not self._empty:
+            log(logging.ERROR, "backend %s has no server available!", name)
+        self._empty = not usable
+        return woken
+
+    def _announce(self, server: Server, before: str, after: str) -> None:
+        change = StateChange(self._owner.name, server.name, before, after, server.why, self._owner.clock.wall())
+        counts = self._count_serving(False), self._count_serving(True), self._placement.queue.waiting_for(server)
+        self.announcements.queue_change(change, server, counts)
+
+    # Timers
+
+    @property
+    def next_deadline(self) -> float:
+        """When the next timer is due, by the clock's `monotonic`; infinity if there is none."""
+        return self._deadlines.next
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether time changes something about the servers."""
+        return self._deadlines.next < inf
+
+    def run_due_timers(self) -> None:
+        """Apply what time has changed about the servers. Faces call it before requests while there are timers."""
+        if self._deadlines.next == inf or self._owner.clock.monotonic() < self._deadlines.next:
+            return
+        now = self._owner.clock.monotonic()
+        woken: list[Ticket] = []
+        with self._placement.lock:
+            due = self._deadlines.pop_due(now)
+            for server in due:
+                woken += self.apply_change(server)
+            self.refresh_timers()
+        self.publish(woken, *due)
+
+    def schedule_timers(self) -> None:
+        """Notify components anew whether there are timers."""
+        with self._placement.lock:
+            self.refresh_timers()
+
+    def refresh_timers(self) -> None:
+        """Find the next deadline, and notify components whether there is one. Under the lock."""
+        self._deadlines.refresh()
+        for component in self._owner.components.values():
+            component.set_has_timers(self._deadlines.next < inf)
+
+    def forget(self, server: Server) -> None:
+        """Drop the timer of `server`, which is removed. Under the lock."""
+        self._deadlines.remove(server)
+
+    # Checks, agents and requests report
+
+    def record_check(self, server: Server, result: CheckResult, checking: CheckRuntime | None = None) -> None:
+        """Record the result of a check of `server`. It is ignored if `checking`, which made the check, was replaced
+        meanwhile.
+        """
+        with self._placement.lock:
+            running = server.checking
+            if running is None or server.removed or (checking is not None and checking is not running):
+                return
+            running.record_check(result, self._owner.clock.monotonic())
+            if server.in_maint:
+                return  # the check was on its way when maintenance began
+            woken = self._apply_health(server, str(result))
+        self.publish(woken, server)
+
+    def _apply_health(self, server: Server, why: str) -> list[Ticket]:
+        if server.status == self._status.get(server, "UP"):
+            return []
+        server.why = why
+        woken = self.apply_change(server)
+        self.refresh_timers()
+        return woken
+
+    def on_agent_reply(self, server: Server, reply: AgentReply, checking: CheckRuntime | None = None) -> None:
+        """Record the reply of the agent of `server`. It is ignored if `checking`, which called the agent, was replaced
+        meanwhile.
+        """
+        agent = server.agent
+        if agent is None or server.removed or (checking is not None and checking is not agent):
+            return
+        with self._placement.lock:
+            agent.record_check(reply.result, self._owner.clock.monotonic())
+            if reply.up is not None:
+                server.agent_up = reply.up
+            woken = self._apply_health(server, f"agent: {reply.result}")
+        self.publish(woken, server)
+        server.why = f"agent: {reply.result}"
+        if reply.admin is not None and server.state.value != reply.admin:
+            server.state = AdminState(reply.admin)
+        weight = reply.weight
+        if reply.percent is not None:
+            weight = min(server.config.weight * reply.percent // 100, 256)
+        if weight is not None and weight != server.weight and weight <= 256:
+            server.weight = weight
+        if reply.maxconn is not None and server.config.maxconn and reply.maxconn != server.maxconn:
+            server.maxconn = reply.maxconn
+            server.notify()
+
+    def record_request(self, server: Server, failure: Failure | None, status: int, seconds: float) -> None:
+        """Record the result of a request to `server`: a failure, or the status of its response, which began `seconds`
+        after the request was sent. Called only if the snapshot `observes`.
+        """
+        if server.removed:
+            return
+        snapshot = self._owner.snapshot
+        if failure is None and status < 500 and snapshot.balancing.timed is not None:
+            with self._placement.lock:
+                snapshot.balancing.record_latency(server, seconds)
+        failed = failure is not None
+        checking = server.checking
+        observe = checking.check.observe if checking is not None else None
+        if observe == "layer4":
+            well = failure is None or failure.maybe_executed
+        else:
+            well = not failed and (status < 500 or status in (501, 505))
+        counted = failed or (status in snapshot.retries.statuses)  # by max_fails
+        if well and not counted and server.faultless:
+            return
+        why = failure.text if failure is not None else f"status {status}"
+        with self._placement.lock:
+            now = self._owner.clock.monotonic()
+            changed, reason = False, ""
+            if checking is not None and observe is not None and server.status not in ("DOWN", "MAINT"):
+                changed = checking.record_request(well, why, now)
+                reason = str(checking.result)
+            if server.max_fails and server.status != "DOWN":
+                if not counted:
+                    server.served_at(now)
+                elif server.failed_at(now):
+                    changed, reason = True, server.why
+            woken = self._apply_health(server, reason) if changed else []
+            if changed:
+                self._deadlines.update(server)
+                self.refresh_timers()
+        self.publish(woken, server)
+
+    def after_fork(self) -> None:
+        """Discard what belongs to the parent process. Called in a forked child."""
+        self.announcements.after_fork()
+        for server in self._owner.snapshot.servers:
+            for checking in (server.checking, server.agent):
+                if checking is not None:
+                    checking.wake = None

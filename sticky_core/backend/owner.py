@@ -1,0 +1,28 @@
+"""Owner: a backend as its parts see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sticky_core.backend.component import BackendComponent
+from sticky_core.backend.config import BackendConfig
+from sticky_core.backend.snapshot import Snapshot
+from sticky_core.clock import Clock, Rng
+from sticky_core.decision import Decision
+from sticky_core.server.server import Server
+
+
+class Owner(Protocol):
+    """What the parts of a backend share. They read it; only `Reconfigure` replaces values, under `Placement.lock`."""
+
+    name: str
+    log: Callable[[Decision], None] | None
+    clock: Clock
+    rng: Rng
+    snapshot: Snapshot  #: the snapshot in force
+    config: BackendConfig  #: what was configured last: of servers too, whose weight may have been changed since
+    servers_by_name: dict[str, Server]
+    components: dict[object, BackendComponent]
+    #: Whether a request must call `Placement.release` at its end. Else it removes itself from `Server.in_flight`.
+    counts_requests: bool

@@ -1,0 +1,256 @@
+"""Placement: the one place that decides which server gets a request, and which request gets a slot that is free."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Container
+from math import inf
+
+from sticky_core.backend.deadlines import Deadlines
+from sticky_core.backend.owner import Owner
+from sticky_core.backend.queue import Queue, Ticket
+from sticky_core.backend.snapshot import Snapshot
+from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.http.messages import Request
+from sticky_core.server.server import Server
+
+
+def _run_no_timers() -> None:
+    """There is no monitor yet."""
+
+
+class Placement:
+    """Chooses servers, counts requests in flight, and lets requests wait for a slot where `maxconn` is reached.
+
+    A request passes the snapshot that it began with, which may not be in force any more: it chooses among those
+    servers, by that balance. Requests in flight are counted for the snapshot in force, whichever a request began with.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        #: For balance, the queue and the states of servers. A bound request takes it only if requests are counted.
+        self.lock = threading.Lock()
+        #: requests that wait for a slot
+        self.queue = Queue()
+        self.deadlines = Deadlines()
+        #: set by `Monitor`
+        self.run_due_timers: Callable[[], None] = _run_no_timers
+        #: Called after each release while servers that were removed still have requests in flight. Set by
+        #: `Reconfigure`.
+        self.on_release: Callable[[], None] | None = None
+
+    # Choose
+
+    def choose(self, snapshot: Snapshot, request: Request, tried: Container[Server]) -> Server | None:
+        """Return a server for a request that is not bound to one: the server that balance chooses, else the first
+        backup that is usable, else a server that drains. None: no server can take it.
+
+        `tried`: servers that are not chosen.
+        """
+        if self.deadlines.next < inf:
+            self.run_due_timers()
+        with self.lock:
+            if snapshot is not self._owner.snapshot:
+                snapshot.refresh()
+            server = snapshot.balancing.algorithm.choose(request, tried)
+            return server if server is not None else self._choose_fallback(snapshot, request, tried)
+
+    def _choose_fallback(self, snapshot: Snapshot, request: Request, tried: Container[Server]) -> Server | None:
+        """Return a server if balance has none: a backup, or one that drains."""
+        balancing = snapshot.balancing
+        if balancing.backup_algorithm is not None:
+            server = balancing.backup_algorithm.choose(request, tried)
+            if server is not None:
+                return server
+        else:
+            for server in balancing.backups:
+                if server.electable and server not in tried:
+                    return server
+        # HAProxy answers 503 here; a server that drains is still better than none
+        draining = [server for server in snapshot.servers if server.reachable and server not in tried]
+        return min(
+            (server for server in draining if not server.electable),
+            key=lambda server: len(server.in_flight),
+            default=None,
+        )
+
+    def acquire_or_enqueue(
+        self, snapshot: Snapshot, request: Request, bound: Server | None, tried: tuple[Server, ...]
+    ) -> Server | Ticket | None:
+        """Acquire a slot for a request, where requests are counted: at the server that it is `bound` to, else at a
+        server that is chosen. If every server that could take it has reached its `maxconn`, return a ticket of the
+        queue. None: no server can take it, or too many requests wait already (`maxqueue`).
+
+        `tried`: servers that are not chosen.
+        """
+        if self.deadlines.next < inf:
+            self.run_due_timers()
+        avoid = tried
+        with self.lock:
+            if snapshot is not self._owner.snapshot:
+                snapshot.refresh()
+            if bound is not None:
+                placed = self._acquire_or_enqueue_at(bound, snapshot, tried)
+                if placed is not None or not snapshot.retries.redispatch or snapshot.unavailable == "fail":
+                    return placed
+                avoid += bound.only
+            balancing = snapshot.balancing
+            affinity = balancing.algorithm.preserve_affinity
+            server = balancing.algorithm.choose(
+                request, avoid if affinity == "always" else _Crowded(avoid, self.queue, affinity)
+            )
+            if server is not None:
+                return self._acquire_or_enqueue_at(server, snapshot, tried)
+            # a server that only lacks a free slot is waited for: backups do not help out
+            full = [server for server in balancing.active if server.electable and server not in avoid]
+            if full:
+                most = sum(server.config.maxqueue for server in full)
+                if all(server.config.maxqueue for server in full) and self.queue.waiting >= most:
+                    return None
+                return self.enqueue(Ticket(None, tried, snapshot.members))
+            server = self._choose_fallback(snapshot, request, _Crowded(avoid, self.queue, "maxconn"))
+            if server is None:
+                server = self._choose_fallback(snapshot, request, avoid)
+            return self._acquire_or_enqueue_at(server, snapshot, tried) if server is not None else None
+
+    def _acquire_or_enqueue_at(
+        self, server: Server, snapshot: Snapshot, tried: tuple[Server, ...]
+    ) -> Server | Ticket | None:
+        """Acquire a slot at `server`, or return a ticket of its queue; None if that is full (`maxqueue`)."""
+        waiting = self.queue.waiting_for(server)
+        if not server.limit or not (server.full or waiting):
+            return self._acquire(server)
+        if server.config.maxqueue and waiting >= server.config.maxqueue:
+            return None
+        return self.enqueue(Ticket(server, tried, snapshot.members))
+
+    # Acquire and release slots
+
+    def acquire(self, server: Server) -> None:
+        """Count one more request in flight at `server`. Called only if requests are counted."""
+        with self.lock:
+            self._acquire(server)
+
+    def _acquire(self, server: Server) -> Server:
+        server.in_flight.append(None)
+        self._owner.snapshot.balancing.acquired(server)
+        return server
+
+    def release(self, server: Server) -> None:
+        """Count one request less in flight at `server`, and grant its slot to a request that waits. Called if
+        `Backend.counts_requests`; else a request removes itself from `Server.in_flight`.
+        """
+        with self.lock:
+            granted = self._release(server)
+        self.wake(granted)
+        if self.on_release is not None:
+            self.on_release()
+
+    def _release(self, server: Server) -> list[Ticket]:
+        server.in_flight.pop()
+        self._owner.snapshot.balancing.released(server)
+        return self.grant(server) if server.limit else []
+
+    # Wait for a slot
+
+    def enqueue(self, ticket: Ticket) -> Ticket:
+        """Put a ticket into the queue. Under the lock."""
+        self.queue.join(ticket)
+        return ticket
+
+    def subscribe(self, ticket: Ticket, wake: Callable[[], bool]) -> bool:
+        """Have `wake` called when `ticket` has left the queue. False: it has left already."""
+        with self.lock:
+            if ticket.over:
+                return False
+            ticket.wake = wake
+            return True
+
+    def redeem(self, ticket: Ticket) -> Server | None:
+        """End the wait of a ticket. Return the server at which it was granted a slot, if it was."""
+        with self.lock:
+            self.queue.leave(ticket)
+            return ticket.granted
+
+    def grant(self, server: Server) -> list[Ticket]:
+        """Grant the free slots of `server` to the requests that have waited longest. Under the lock. Return their
+        tickets, for `wake`.
+        """
+        granted: list[Ticket] = []
+        while server.usable and not server.full:
+            ticket = self.queue.next(server)
+            if ticket is None:
+                break
+            ticket.granted = self._acquire(server)
+            granted.append(ticket)
+        return granted
+
+    def wake(self, tickets: list[Ticket]) -> None:
+        """Notify the requests of these tickets that they have left the queue. A slot granted to a request that has
+        ended meanwhile is granted to the next one. Called without the lock.
+        """
+        while tickets:
+            again: list[Ticket] = []
+            for ticket in tickets:
+                # None: the request has not subscribed yet, and will see that its ticket has left the queue
+                if ticket.wake is not None and not ticket.wake() and ticket.granted is not None:
+                    again += self._release_granted(ticket)
+            tickets = again
+
+    def _release_granted(self, ticket: Ticket) -> list[Ticket]:
+        server = ticket.granted
+        assert server is not None
+        with self.lock:
+            ticket.granted = None
+            return self._release(server)
+
+    # A server changes
+
+    def state_changed(self, server: Server) -> list[Ticket]:
+        """Notify balance and persistence that `server` is in another state, and grant its free slots. Under the lock.
+        Return the tickets that have left the queue, for `wake`: those granted a slot, and those for which no server is
+        left.
+        """
+        snapshot = self._owner.snapshot
+        snapshot.state_changed(server)
+        woken = self.grant(server)
+        if not server.usable:
+            # HAProxy redispatches requests that wait for a server in MAINT always, and else only with `redispatch`
+            if snapshot.retries.redispatch or server.in_maint:
+                woken += self.queue.dismiss(server)
+        if not server.electable and self.queue.waiting:
+            woken += self.queue.dismiss_hopeless([each for each in snapshot.balancing.active if each.electable])
+        return woken
+
+    def after_fork(self) -> None:
+        """Renew the lock and the queue in a forked child: the requests are the parent's."""
+        self.lock = threading.Lock()
+        self.queue = Queue()
+        self.on_release = None
+        for server in self._owner.snapshot.servers:
+            server.counters.renew_lock()
+            server.in_flight.clear()
+        self._owner.snapshot.balancing.after_fork()
+
+
+class _Crowded:
+    """Servers that are not chosen now: those that were tried, and those that have reached `maxconn` or have a queue."""
+
+    __slots__ = ("_affinity", "_queue", "_tried")
+
+    def __init__(self, tried: Container[Server], queue: Queue, affinity: Affinity) -> None:
+        self._tried = tried
+        self._queue = queue
+        self._affinity = affinity
+
+    def __contains__(self, server: object) -> bool:
+        if not isinstance(server, Server):
+            return False
+        if server in self._tried:
+            return True
+        if not server.limit:
+            return False
+        waiting = self._queue.waiting_for(server)
+        if self._affinity == "maxqueue":
+            return server.full and 0 < server.config.maxqueue <= waiting
+        return server.full or waiting > 0

@@ -1,0 +1,348 @@
+"""Reconfigure: a backend's configuration is replaced while it runs: draft, prepare, swap, retire.
+
+1. Draft: what has to be added, removed and changed is found out. Problems raise `ConfigError`; nothing has changed.
+2. Prepare: components start what is added. If that fails, they undo it, and nothing has changed.
+3. Swap: the new snapshot is put in force, under the lock. Requests from then on use it; those in flight keep theirs.
+4. Retire: each removed server is ended when its last request in flight is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from sticky_core.backend.change import Change, ChangeLock
+from sticky_core.backend.component import BackendComponent
+from sticky_core.backend.config import BackendConfig
+from sticky_core.backend.monitor import Monitor
+from sticky_core.backend.owner import Owner
+from sticky_core.backend.placement import Placement
+from sticky_core.backend.queue import Ticket
+from sticky_core.backend.snapshot import Snapshot
+from sticky_core.backend.tracking import find_tracked, track
+from sticky_core.errors import ConfigError, collect_problems, raise_problems
+from sticky_core.health.agent import AgentCheck
+from sticky_core.health.check import Check
+from sticky_core.health.runtime import CheckRuntime, stagger_first_checks
+from sticky_core.server.server import Server, ServerConfig
+
+
+class Reconfigure:
+    """Changes the configuration of one backend, one change at a time. "Under the lock" means `Placement.lock`."""
+
+    def __init__(self, owner: Owner, placement: Placement, monitor: Monitor, change_lock: ChangeLock) -> None:
+        self._owner = owner
+        self._placement = placement
+        self._monitor = monitor
+        #: Held while a change is drafted, prepared as far as that needs no event loop, and swapped.
+        self.change_lock = change_lock
+        self._pending: Change | None = None  # prepared, and not in force yet
+        self._leaving: dict[Server, Change] = {}  # removed servers with requests in flight
+
+    def start(self, tracked: Mapping[Server, Server]) -> None:
+        """Attach the servers of the first snapshot."""
+        snapshot = self._owner.snapshot
+        now = self._owner.clock.monotonic()
+        for server in snapshot.servers:
+            self._register(server)
+        self._set_up(snapshot, tracked)
+        self._monitor.start(now)
+
+    # Draft
+
+    def draft(self, config: BackendConfig, given: Mapping[str, Server]) -> Change:
+        """Find out what has to be done for `config`. ConfigError with every problem found; nothing has changed.
+
+        `given`: servers that were made already, by name.
+        """
+        owner = self._owner
+        problems: list[str] = []
+        where = f"backend {owner.name}: "
+        if self._pending is not None:
+            raise ConfigError(f"{where}another change is being prepared: await it first")
+        if config.name != owner.name:
+            problems.append(f"{where}the configuration is another backend's, {config.name}'s")
+        servers: list[Server] = []
+        added: list[Server] = []
+        replacements: dict[Server, Server | None] = {}
+        changed: dict[Server, ServerConfig] = {}
+        for requested in config.servers:
+            server = owner.servers_by_name.get(requested.name)
+            if server is None or requested.is_another_app(server.requested):
+                replacement = given.get(requested.name) or Server.of(requested)
+                if server is not None:
+                    replacements[server] = replacement
+                added.append(replacement)
+                server = replacement
+            elif requested != server.requested:
+                with collect_problems(problems, where):
+                    server.effective_config(requested)
+                    changed[server] = requested
+            servers.append(server)
+        stay = set(servers)
+        removed = {server: replacements.get(server) for server in owner.snapshot.servers if server not in stay}
+        change = Change(config, servers, added, removed, changed, self.retire_idle)
+        _number(change)
+        problems += (
+            f"{where}server {server.name} is tracked by {tracker.name}: remove that first, or both"
+            for server in removed
+            for tracker in server.trackers
+            if tracker not in removed and tracker not in stay
+        )
+        find_tracked(owner, servers, problems)
+        starting = [*(server.requested for server in added), *changed.values()]
+        for component in owner.components.values():
+            problems += (where + problem for problem in component.problems_of(starting))
+            problems += component.clashes(config)
+        if not problems:
+            with collect_problems(problems):
+                trial = self._build(
+                    config,
+                    trial_copies(change) if changed else change.servers,
+                    before=None if changed else owner.snapshot,
+                )
+                change.snapshot = None if changed else trial
+        raise_problems(problems)
+        return change
+
+    def _build(self, config: BackendConfig, servers: Sequence[Server], before: Snapshot | None) -> Snapshot:
+        owner = self._owner
+        return Snapshot.build(config, servers, clock=owner.clock, rng=owner.rng, log=owner.log, before=before)
+
+    # Prepare
+
+    def apply(self, config: BackendConfig, given: Mapping[str, Server]) -> Change:
+        """Put `config` in force, at once or when all components are ready. Under the change lock."""
+        change = self.draft(config, given)
+        components = list(self._owner.components.values())
+        change.prepares(components)
+        self._pending = change
+        for component in components:
+            try:
+                component.prepare(change, self._on_ready(change, component))
+            except BaseException as error:
+                if self._pending is change:
+                    self._fail(change, error)
+                raise
+            if change.failure is not None:
+                raise change.failure
+        if not components:
+            self._swap(change)
+        return change
+
+    def _on_ready(self, change: Change, component: BackendComponent) -> Callable[[Exception | None], None]:
+        """Return what `component` calls when it is ready for `change`, or has failed to be."""
+
+        def on_ready(failure: Exception | None) -> None:
+            with self.change_lock:
+                if self._pending is not change:
+                    component.undo(change)  # another component has failed meanwhile
+                elif failure is not None:
+                    self._monitor.announcements.queue_log_line(logging.ERROR, "%s, so nothing has changed", failure)
+                    self._fail(change, failure)
+                elif change.is_ready(component):
+                    self._swap(change)
+
+        return on_ready
+
+    def _fail(self, change: Change, failure: BaseException) -> None:
+        self._pending = None
+        for component in self._owner.components.values():
+            component.undo(change)
+        change.fail(failure)
+        self._monitor.publish([])
+
+    # Swap
+
+    def _swap(self, change: Change) -> None:
+        """Put a change in force. Under the change lock."""
+        owner, monitor = self._owner, self._monitor
+        self._pending = None
+        for server, requested in change.asked.items():
+            self._update(server, requested)
+        snapshot = change.snapshot
+        if snapshot is None:
+            snapshot = self._build(change.config, change.servers, owner.snapshot)
+        tracked = find_tracked(owner, change.servers, [])
+        woken: list[Ticket] = []
+        components = list(owner.components.values())
+        with self._placement.lock:
+            now = owner.clock.monotonic()
+            for server, replacement in change.went.items():
+                if replacement is not None:
+                    replacement.inherit_from(server)
+            for server in change.came:
+                self._register(server)
+            self._set_up(snapshot, tracked)
+            snapshot.refresh()
+            owner.snapshot = snapshot
+            owner.config = change.config
+            self._update_counting()
+            for server in change.went:
+                woken += self._unregister(server)
+            woken += monitor.on_swap(change, now)
+            for component in components:
+                component.swap(change, snapshot)
+            monitor.refresh_timers()
+            self._leaving.update(dict.fromkeys(change.went, change))
+            self._update_counting()
+            change.retires((server, each) for server in change.went for each in (*components, self))
+        monitor.announcements.queue_log_line(logging.INFO, "backend %s: %s", owner.name, change.signs)
+        monitor.publish(woken)
+        for component in components:
+            component.swapped(change)
+        change.succeed()
+        self.retire_idle()
+
+    def _update(self, server: Server, requested: ServerConfig) -> None:
+        """Change a server in place."""
+        with self._placement.lock:
+            target = server.config.target
+            server.update(requested)
+            if server.config.target != target:
+                self._owner.snapshot.balancing.address_changed(server)
+            woken = self._monitor.apply_change(server)
+            self._monitor.refresh_timers()
+        self._monitor.publish(woken, server)
+
+    def _register(self, server: Server) -> None:
+        self._owner.servers_by_name[server.name] = server
+        server.attach(self._monitor.on_change, self.move)
+
+    def _unregister(self, server: Server) -> list[Ticket]:
+        """Detach a server from the backend. Return the tickets that have left the queue."""
+        if self._owner.servers_by_name.get(server.name) is server:
+            del self._owner.servers_by_name[server.name]
+        if server.tracks is not None:
+            server.tracks.trackers = tuple(each for each in server.tracks.trackers if each is not server)
+        self._monitor.forget(server)
+        server.remove()
+        return self._placement.queue.dismiss(server)
+
+    def _set_up(self, snapshot: Snapshot, tracked: Mapping[Server, Server]) -> None:
+        """Give the servers of `snapshot` what they have from their backend. Under the lock, but for the first time."""
+        new_checks: list[CheckRuntime] = []
+        new_agents: list[CheckRuntime] = []
+        for server in snapshot.servers:
+            server.max_idle = snapshot.max_idle
+            server.bound_somewhere = snapshot.bound_somewhere
+            server.max_fails = snapshot.max_fails[server]
+            track(server, tracked.get(server))
+            server.checking = self._renew(server.checking, snapshot.config.check_of(server.config), new_checks)
+            server.agent = self._renew(server.agent, _check_of_agent(server.config.agent_check), new_agents)
+        stagger_first_checks(new_checks)
+        stagger_first_checks(new_agents)
+
+    def _renew(self, running: CheckRuntime | None, check: Check | None, new: list[CheckRuntime]) -> CheckRuntime | None:
+        """Return `running` if it is of `check`, else a new one, which is appended to `new`."""
+        if check is not None and running is not None and running.check == check:
+            return running
+        checking = CheckRuntime(check, self._owner.rng) if check is not None else None
+        if checking is not None:
+            if running is not None:
+                checking.inherit_from(running)
+            new.append(checking)
+        if running is not None and running.wake is not None:
+            running.wake()
+        return checking
+
+    def move(self, server: Server, config: ServerConfig) -> None:
+        """Give `server` the address of `config`, or none. Called by the server."""
+        components = list(self._owner.components.values())
+        made = [component.moving(server, config) for component in components]
+        with self._placement.lock:
+            if server.removed:
+                return
+            before = server.config.target
+            server.move(config)
+            self._owner.snapshot.balancing.address_changed(server)
+            if not server.why:
+                server.why = "resolution" if server.unresolved else f"address {config.target}"
+            for component, its in zip(components, made, strict=True):
+                component.moved(server, its)
+            woken = self._monitor.apply_change(server)
+            self._monitor.refresh_timers()
+        where = before or "nowhere", config.target or "nowhere"
+        self._monitor.announcements.queue_log_line(
+            logging.INFO, "%s/%s moved from %s to %s", self._owner.name, server.name, *where
+        )
+        self._monitor.publish(woken, server)
+        for component in components:
+            component.has_moved(server)
+
+    # Retire
+
+    def _update_counting(self) -> None:
+        """Let requests be counted if the snapshot in force says so, and while removed servers have requests in flight,
+        so that their end is noticed. Under the lock.
+        """
+        self._placement.on_release = self.retire_idle if self._leaving else None
+        self._owner.counts_requests = self._owner.snapshot.counts_requests or bool(self._leaving)
+
+    def retire_idle(self) -> None:
+        """End the servers that were removed and have no request in flight any more."""
+        for server in list(self._leaving):
+            self._retire(server)
+
+    def _retire(self, server: Server) -> None:
+        if server.in_flight:
+            return
+        components = list(self._owner.components.values())
+        for component in components:
+            component.unlist(server)
+        if server.in_flight:
+            return  # a request has arrived just before; its release leads here again
+        with self._placement.lock:
+            change = self._leaving.pop(server, None)
+            self._update_counting()
+            self._placement.queue.forget(server)
+        if change is None:
+            return
+        for component in components:
+            component.retire(server, partial(change.gone, server, component))
+        change.gone(server, self)
+
+    def after_fork(self) -> None:
+        """Discard what belongs to the parent process. Called in a forked child."""
+        self.change_lock.after_fork()
+        self._pending = None
+        self._leaving.clear()
+        self._update_counting()
+
+
+def _number(change: Change) -> None:
+    """Give new servers the lowest numbers that are free (HAProxy `id`), so that others keep theirs, and with that their
+    points on a ring. A replacement has the number of the server that it replaces.
+    """
+    for server, replacement in change.went.items():
+        if replacement is not None:
+            replacement.id = server.id
+    replacements = set(change.went.values())
+    used = {server.id for server in change.servers if server not in change.came or server in replacements}
+    number = 0
+    for server in change.came:
+        if server not in replacements:
+            number += 1
+            while number in used:
+                number += 1
+            server.id = number
+
+
+def trial_copies(change: Change) -> list[Server]:
+    """Return copies of the servers as they would be after `change`. They belong to no backend."""
+    added = set(change.came)
+    copies: list[Server] = []
+    for server, requested in zip(change.servers, change.config.servers, strict=True):
+        if server in added:
+            copy = Server.of(requested)
+            copy.id = server.id
+        else:
+            copy = server.trial_copy(requested)
+        copies.append(copy)
+    return copies
+
+
+def _check_of_agent(agent: AgentCheck | None) -> Check | None:
+    """Return when an agent is called, as a check (HAProxy `agent-inter`, with rise and fall of 1)."""
+    return Check(inter=agent.inter, timeout=agent.timeout, rise=1, fall=1) if agent is not None else None

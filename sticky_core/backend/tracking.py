@@ -1,0 +1,64 @@
+"""Tracking: which server has its health from which other one (HAProxy `track`), in this backend or another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from weakref import WeakValueDictionary
+
+from sticky_core.backend.owner import Owner
+from sticky_core.errors import ConfigError, collect_problems
+from sticky_core.server.server import Server
+
+#: by name, the backend that was made last
+_latest: WeakValueDictionary[str, Owner] = WeakValueDictionary()
+
+
+def register(backend: Owner) -> None:
+    """Let servers of other backends track those of `backend`."""
+    _latest[backend.name] = backend
+
+
+def find_tracked(backend: Owner, servers: Sequence[Server], problems: list[str]) -> dict[Server, Server]:
+    """Return, for each of `servers` that tracks another server, that server. Problems are appended to `problems`."""
+    by_name = {server.name: server for server in servers}
+    tracked: dict[Server, Server] = {}
+    for server in servers:
+        with collect_problems(problems, f"backend {backend.name}: server {server.name}: "):
+            if server.requested.track is not None:
+                tracked[server] = _find(backend, server, server.requested.track, by_name)
+    return tracked
+
+
+def _find(backend: Owner, server: Server, track: str | Server, by_name: Mapping[str, Server]) -> Server:
+    """Return the server that `track` names. ConfigError if `server` can't track it."""
+    if isinstance(track, str):
+        backend_name, _, name = track.rpartition("/")
+        if backend_name and backend_name != backend.name:
+            other = _latest.get(backend_name)
+            if other is None:
+                raise ConfigError(f"track {track}: there is no backend {backend_name} yet: make it first")
+            by_name = other.servers_by_name
+        found = by_name.get(name)
+        if found is None:
+            raise ConfigError(f"track {track}: there is no such server")
+    else:
+        found = track
+    if backend.servers_by_name.get(found.name) is found and by_name.get(found.name) is not found:
+        raise ConfigError(f"track: {found.name} is to go: name another server, or leave track out")
+    if found is server or found.config.track is not None:
+        raise ConfigError(f"track: {found.name} has no health of its own: name the server that is checked")
+    if found.removed:
+        raise ConfigError(f"track: {found.name} was removed")
+    return found
+
+
+def track(server: Server, tracked: Server | None) -> None:
+    """Let `server` have its health from `tracked`, or from itself. Under the lock of its backend."""
+    before = server.tracks
+    if tracked is before:
+        return
+    if before is not None:
+        before.trackers = tuple(each for each in before.trackers if each is not server)
+    if tracked is not None:
+        tracked.trackers += server.only
+    server.tracks = tracked
