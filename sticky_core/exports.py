@@ -25,7 +25,7 @@ from sticky_core.samples.request import cook, hdr, path, path_param, src, url_pa
 from sticky_core.server.server import AdminState, Health, Server, ServerConfig
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
-from sticky_core.workers.backend import HandedOverError
+from sticky_core.workers.transaction import RemoteAppError
 
 __all__ = [
     "TLS",
@@ -46,13 +46,13 @@ __all__ = [
     "FallbackCookie",
     "Follow",
     "Forward",
-    "HandedOverError",
     "Health",
     "Learn",
     "Mark",
     "NginxCookie",
     "Reason",
     "Redis",
+    "RemoteAppError",
     "Resolvers",
     "Route",
     "Server",

@@ -1,8 +1,8 @@
-"""What workers say to each other over a UNIX socket, without I/O: frames in, frames out.
+"""Frames: what workers send each other over a UNIX socket, without I/O.
 
-A frame is its length in four bytes, and a msgpack array whose first item says what it is. Nothing in it can be
-executed, which is why it is neither pickle nor marshal. What comes is believed to be one of ours only after it has been
-looked at: whoever receives `BadFrame` closes that connection and nothing else.
+A frame is its length in four bytes, then a msgpack array whose first item is its kind. Nothing in it can be executed,
+which is why it is neither pickle nor marshal. What is received is checked before it is used: a receiver of `BadFrame`
+closes that connection and nothing else.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any, Final, TypeAlias
 
 from sticky_core.errors import ConfigError
 
-#: of one frame, in bytes: a WebSocket message can't be cut in pieces, and servers let 16 MB of one pass
-LONGEST: Final = 32 * 1024 * 1024
-#: of a body, in bytes: pieces above this are cut, so that a slow reader is felt soon
+#: of one frame, in bytes: a WebSocket message can't be cut in pieces, and servers accept 16 MB for one
+MAX_FRAME: Final = 32 * 1024 * 1024
+#: of a body, in bytes: larger pieces are cut, so that backpressure of a slow reader works early
 PIECE: Final = 128 * 1024
 
 
 class Kind:
-    """What frames are, and what follows in them."""
+    """The kinds of frames, and what follows in each."""
 
-    HELLO: Final = 1  #: the worker's life: the first thing that it says on a connection
-    REQUEST: Final = 2  #: claim, reason, and what the face says of a request that is handed over; one at a time
-    MESSAGES: Final = 3  #: messages of the face, on their way to the app or back
-    END: Final = 4  #: what the app has raised, or None, and its last messages: it is through with the request
-    BYE: Final = 5  #: the worker is about to end: who hears it begins nothing more here, and hangs up when through
-    WANT: Final = 6  #: the app asks for the body, which the client sends only then
-    ASK: Final = 7  #: a key: whose is it?
-    CLAIM: Final = 8  #: a key, and whose it is to be if it is nobody's
-    KNOWN: Final = 9  #: whose it is, or None
+    HELLO: Final = 1  #: the worker's instance: the first frame on a connection, sent by the worker that accepts it
+    REQUEST: Final = 2  #: claim, reason, and the request as the face packs it; one request at a time on a connection
+    MESSAGES: Final = 3  #: messages of the face, to the app or from it
+    END: Final = 4  #: the traceback of an exception of the app, or None; then its last messages: the request is done
+    SHUTDOWN: Final = 5  #: the worker is about to end: send no new request, and close after the current one
+    WANT_BODY: Final = 6  #: the app reads the body: send it, or the next piece of it
+    KEY_QUERY: Final = 7  #: a key: which worker owns it?
+    KEY_CLAIM: Final = 8  #: a key, and the worker that is to own it if it has no owner
+    KEY_OWNER: Final = 9  #: the reply to either: the owner, or None
 
 
 Frame: TypeAlias = tuple[Any, ...]
@@ -38,11 +38,11 @@ _MISSING = "StickyWorkers needs msgpack: pip install 'sticky-sessions[workers]'"
 
 
 class BadFrame(Exception):
-    """What came is no frame of ours, or too long a one."""
+    """The bytes are no frame, or the frame is too long or not expected here."""
 
 
 def require() -> None:
-    """ConfigError unless the codec is installed."""
+    """Raise ConfigError unless msgpack is installed."""
     _msgpack()
 
 
@@ -54,21 +54,21 @@ def _msgpack() -> Any:
 
 
 class Frames:
-    """The frames of one connection: `pack` what goes, `feed` what comes."""
+    """The codec of one connection: `pack` frames to send, `feed` bytes that were received."""
 
-    __slots__ = ("_kept", "_longest", "_needed", "_pack", "_unpack")
+    __slots__ = ("_longest", "_needed", "_pack", "_partial", "_unpack")
 
-    def __init__(self, longest: int = LONGEST) -> None:
+    def __init__(self, longest: int = MAX_FRAME) -> None:
         msgpack = _msgpack()
         self._pack = msgpack.Packer(unicode_errors="surrogatepass").pack
         self._unpack = msgpack.unpackb
         self._longest = longest
-        self._kept = bytearray()
-        self._needed = 0
+        self._partial = bytearray()  # the beginning of a frame
+        self._needed = 0  # how many bytes that frame has
 
     def pack(self, *items: object) -> bytes:
-        """A frame of `items`, the first of which says what it is. TypeError for what can't travel, ValueError for what
-        is too long.
+        """Return a frame of `items`, the first of which is its kind. TypeError if an item can't be packed, ValueError
+        if the frame is too long.
         """
         packed: bytes = self._pack(items)
         if len(packed) > self._longest:
@@ -76,14 +76,14 @@ class Frames:
         return len(packed).to_bytes(4, "big") + packed
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete with `data`. BadFrame if one can't be."""
-        kept = self._kept
-        if kept:
-            kept += data
-            if len(kept) < self._needed:
+        """Return the frames that are complete with `data`. BadFrame if one is none."""
+        partial = self._partial
+        if partial:
+            partial += data
+            if len(partial) < self._needed:
                 return []
-            data = bytes(kept)
-            self._kept = bytearray()
+            data = bytes(partial)
+            self._partial = bytearray()
         found: list[Frame] = []
         at, end, needed = 0, len(data), 4
         while end - at >= 4:
@@ -93,21 +93,21 @@ class Frames:
             needed = 4 + size
             if end - at < needed:
                 break
-            found.append(self._read(data[at + 4 : at + needed]))
+            found.append(self._unpack_frame(data[at + 4 : at + needed]))
             at += needed
             needed = 4
         if at < end:
-            self._kept = bytearray(data[at:])
+            self._partial = bytearray(data[at:])
             self._needed = needed
         return found
 
-    def _read(self, packed: bytes) -> Frame:
+    def _unpack_frame(self, packed: bytes) -> Frame:
         try:
             frame: Any = self._unpack(packed, use_list=False, unicode_errors="surrogatepass")
-        except Exception as error:  # its own exceptions, ValueError, UnicodeDecodeError, RecursionError, ...
+        except Exception as error:  # msgpack's own exceptions, ValueError, UnicodeDecodeError, RecursionError, ...
             raise BadFrame(f"{type(error).__name__}: {error}") from None
-        # compared by class rather than with isinstance, which would tell a type checker more than it wants to know
+        # the class is compared: isinstance would narrow Any to a tuple of unknown items, which type checkers report
         if frame.__class__ is not tuple or not frame or frame[0].__class__ is not int:
-            raise BadFrame("no array that says what it is")
+            raise BadFrame("no array that begins with its kind")
         found: Frame = frame
         return found

@@ -1,10 +1,9 @@
-"""Slots: who of several worker processes is which. A private directory, a lock file for each slot, and the names of the
-sockets in it, which say who lives where.
+"""Worker slots: the numbered places of the worker processes of one group. A private directory holds a lock file for
+each worker slot, and the sockets of the workers, whose names show which instance listens in which worker slot.
 
-Files are all that is touched here: the sockets themselves are the faces'. A worker takes the lowest slot that is free
-and holds its lock until it ends, however it ends. Its socket is called `<slot>.<life>.sock`, so that a look at the
-directory tells every worker there is, and so that a name is never used twice: whoever finds that nobody listens there
-may remove it.
+Only files are touched here; the faces open the sockets. A worker takes the lowest free worker slot and holds its lock
+until it ends, however it ends. Its socket is called `<slot>.<instance>.sock`, so a listing of the directory shows all
+workers, and no name is ever used twice: a process that finds that no worker listens at a socket may remove it.
 """
 
 from __future__ import annotations
@@ -20,49 +19,51 @@ from typing import Any, Final
 from sticky_core.clock import Clock
 from sticky_core.errors import ConfigError
 
-#: how many workers there may be
-MOST: Final = 128
-#: of the path of a socket, in bytes: what the least of systems lets pass
-LONGEST_PATH: Final = 103
-#: How coarse the dates of a directory may be, in seconds: what has changed within may look as if it had not.
-GRAIN: Final = 0.1
-#: seconds after which a directory may be taken away whose servers are gone
-STALE: Final = 60.0
+#: how many worker slots a group has
+MAX_WORKERS: Final = 128
+#: of the path of a socket, in bytes: the smallest limit among systems
+MAX_SOCKET_PATH: Final = 103
+#: In seconds, the resolution of a directory's mtime: a second change within it may leave the same mtime.
+MTIME_RESOLUTION: Final = 0.1
+#: in seconds: how old the directory of a group must be before another process removes it, once its parent has ended
+STALE_AFTER: Final = 60.0
 
-SOCKET: Final = ".sock"
+SOCKET_SUFFIX: Final = ".sock"
 
 
-class Slots:
-    """The directory of one family of workers. ConfigError if it is not private to this user."""
+class WorkerSlots:
+    """The directory of one group of workers. ConfigError if it is not private to this user."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self._clock = clock
-        self._seen: dict[int, str] = {}
-        self._as_of = -1
+        self._instances: dict[int, str] = {}  # as of the last change
+        self._mtime = -1  # of the directory when it was last read, if no later change can have the same
 
     @classmethod
-    def of(cls, name: str | None, app: int, clock: Clock, directory: str | os.PathLike[str] | None = None) -> Slots:
-        """Those that this process shares with its siblings: all that the same parent has started, or all of that
-        `name`. `app`: the number of this app among those of a process. `directory`: where, rather than in the system's
-        temporary one.
+    def of_group(
+        cls, name: str | None, app: int, clock: Clock, directory: str | os.PathLike[str] | None = None
+    ) -> WorkerSlots:
+        """Return the worker slots that this process shares with its peers: all processes of the same parent, or all of
+        the group `name`. `app`: the number of this app among those of a process. `directory`: where to put them,
+        instead of the system's temporary directory.
         """
         base = Path(directory) if directory is not None else Path(tempfile.gettempdir()) / f"sticky-{os.geteuid()}"
-        _private(base)
+        _make_private(base)
         if name is None:
-            _sweep(base, clock)
+            _remove_stale_groups(base, clock)
         slots = cls(base / (f"{os.getppid()}-{app}" if name is None else name), clock)
-        _private(slots.path)
-        longest = os.fsencode(slots.path / f"{MOST}.{'0' * 16}{SOCKET}")
-        if len(longest) > LONGEST_PATH:
+        _make_private(slots.path)
+        longest = os.fsencode(slots.path / f"{MAX_WORKERS}.{'0' * 16}{SOCKET_SUFFIX}")
+        if len(longest) > MAX_SOCKET_PATH:
             raise ConfigError(
                 f"{slots.path} is too long a path for sockets in it: pass directory=, "
-                f"at most {LONGEST_PATH - len(longest) + len(os.fsencode(base))} characters for this name"
+                f"at most {MAX_SOCKET_PATH - len(longest) + len(os.fsencode(base))} characters for this name"
             )
         return slots
 
-    def secret(self) -> str:
-        """The secret that these workers have made for themselves: the first of them makes it."""
+    def shared_secret(self) -> str:
+        """Return the secret of this group, which the first worker to call this generates."""
         path = self.path / "secret"
         try:
             return path.read_text()
@@ -72,131 +73,135 @@ class Slots:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
         try:
-            os.link(draft, path)  # whole, or not at all; and only the first succeeds
+            os.link(draft, path)  # the file appears with all its content, and only the first process succeeds
         except FileExistsError:
             pass
         finally:
             draft.unlink()
         return path.read_text()
 
-    def take(self, life: str) -> Slot:
-        """The lowest slot that is free, for a worker whose life is `life`. What an earlier one has left there is
-        removed. ConfigError if all are taken.
+    def acquire(self, instance: str) -> WorkerSlot:
+        """Take the lowest free worker slot for the worker `instance`, and remove the sockets that an earlier worker has
+        left there. ConfigError if all are taken.
         """
         fcntl = _fcntl()
-        for number in range(1, MOST + 1):
+        for number in range(1, MAX_WORKERS + 1):
             lock = os.open(self.path / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
                 continue
-            for stale in self.path.glob(f"{number}.*{SOCKET}*"):
+            for stale in self.path.glob(f"{number}.*{SOCKET_SUFFIX}*"):
                 stale.unlink(missing_ok=True)
-            return Slot(self, number, life, lock)
-        raise ConfigError(f"StickyWorkers: all {MOST} slots in {self.path} are taken: run fewer workers")
+            return WorkerSlot(self, number, instance, lock)
+        raise ConfigError(f"StickyWorkers: all {MAX_WORKERS} worker slots in {self.path} are taken: run fewer workers")
 
-    def news(self) -> dict[int, str] | None:
-        """The lives by slot, of all who listen or have not been buried; None if that is as it was."""
+    def changed_instances(self) -> dict[int, str] | None:
+        """Return the instances of all published workers, by the number of their worker slot; None if nothing has
+        changed since the last call.
+        """
         try:
-            changed = os.stat(self.path).st_mtime_ns
-        except FileNotFoundError:  # somebody tidies up; who is known stays known
+            mtime = os.stat(self.path).st_mtime_ns
+        except FileNotFoundError:  # something has removed the directory; keep what is known
             return None
-        if changed == self._as_of:
+        if mtime == self._mtime:
             return None
-        # a directory that has changed just now may change once more, and look the same
-        self._as_of = changed if changed < (self._clock.wall() - GRAIN) * 1e9 else -1
-        seen: dict[int, str] = {}
+        # the directory may change again within the resolution of its mtime: then read it again at the next call
+        self._mtime = mtime if mtime < (self._clock.wall() - MTIME_RESOLUTION) * 1e9 else -1
+        instances: dict[int, str] = {}
         for name in os.listdir(self.path):
-            if name.endswith(SOCKET):
-                number, _, life = name.removesuffix(SOCKET).partition(".")
+            if name.endswith(SOCKET_SUFFIX):
+                number, _, instance = name.removesuffix(SOCKET_SUFFIX).partition(".")
                 if number.isdecimal():
-                    seen[int(number)] = life
-        if seen == self._seen:
+                    instances[int(number)] = instance
+        if instances == self._instances:
             return None
-        self._seen = seen
-        return seen
+        self._instances = instances
+        return instances
 
-    def socket(self, number: int, life: str) -> str:
-        """Where the worker of that life in that slot listens."""
-        return str(self.path / f"{number}.{life}{SOCKET}")
+    def socket_path(self, number: int, instance: str) -> str:
+        """Return the path of the socket of the worker `instance` in the worker slot `number`."""
+        return str(self.path / f"{number}.{instance}{SOCKET_SUFFIX}")
 
-    def bury(self, number: int, life: str) -> None:
-        """Nobody listens there any more, and nobody ever will."""
-        Path(self.socket(number, life)).unlink(missing_ok=True)
+    def remove_socket(self, number: int, instance: str) -> None:
+        """Remove a socket at which no worker listens any more, nor ever will."""
+        Path(self.socket_path(number, instance)).unlink(missing_ok=True)
 
 
-class Slot:
-    """A worker's own. It is held until it is released, or the process ends."""
+class WorkerSlot:
+    """The worker slot of one worker. It is held until it is released, or the process ends."""
 
-    def __init__(self, slots: Slots, number: int, life: str, lock: int) -> None:
+    def __init__(self, slots: WorkerSlots, number: int, instance: str, lock: int) -> None:
         self.number = number
-        self.life = life
+        self.instance = instance
         self._lock: int | None = lock
-        #: where to listen at first: nobody looks there
-        self.draft = slots.socket(number, life) + "~"
-        self.path = slots.socket(number, life)
+        self.path = slots.socket_path(number, instance)
+        #: where to bind the socket, before peers can see it
+        self.draft_path = self.path + "~"
 
-    def open(self) -> None:
-        """It listens: from here on siblings find it."""
-        os.chmod(self.draft, 0o600)
-        os.rename(self.draft, self.path)
+    def publish(self) -> None:
+        """Make the socket, which listens by now, visible to peers."""
+        os.chmod(self.draft_path, 0o600)
+        os.rename(self.draft_path, self.path)
 
-    def leave(self) -> None:
-        """It is found no more."""
-        for path in (self.path, self.draft):
+    def unpublish(self) -> None:
+        """Remove the socket: peers do not find this worker any more."""
+        for path in (self.path, self.draft_path):
             Path(path).unlink(missing_ok=True)
 
     def release(self) -> None:
-        """It is another's to take."""
-        self.leave()
+        """Remove the socket, and leave the worker slot to another worker."""
+        self.unpublish()
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a forked child it is still the parent's: let go without a word."""
+        """In a forked child: close the lock file, and leave the worker slot to the parent."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            os.close(lock)  # which releases it only if nobody else has it open
+            os.close(lock)  # the lock itself ends with the last process that has the file open
 
 
-def _private(path: Path) -> None:
-    """Make `path` a directory of ours that nobody else can enter; ConfigError if it is there and is not."""
+def _make_private(path: Path) -> None:
+    """Make `path` a directory that only this user can enter; ConfigError if it exists and is another kind."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise ConfigError(f"{path} can't be made: {error.strerror}: pass directory=, one that can") from None
+        raise ConfigError(
+            f"{path} can't be created: {error.strerror}: pass directory=, a directory that this user may write to"
+        ) from None
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigError(
-            f"{path} is not a directory that only this user can enter, and workers speak to each other there: "
+            f"{path} is not a directory that only this user can enter, and workers open their sockets there: "
             "remove it, or pass directory=, another one"
         )
 
 
-def _sweep(base: Path, clock: Clock) -> None:
-    """Take away what families have left behind whose parent is gone."""
-    for each in base.iterdir():
-        parent = each.name.partition("-")[0]
-        if not parent.isdecimal() or _runs(int(parent)):
+def _remove_stale_groups(base: Path, clock: Clock) -> None:
+    """Remove the directories of unnamed groups whose parent process has ended."""
+    for group in base.iterdir():
+        parent = group.name.partition("-")[0]
+        if not parent.isdecimal() or _process_exists(int(parent)):
             continue
         try:
-            # who is just about to begin under a number that was used before is left alone
-            if each.lstat().st_mtime < clock.wall() - STALE:
-                for file in each.iterdir():
+            # a group that starts now, under a process id that was used before, keeps its directory
+            if group.lstat().st_mtime < clock.wall() - STALE_AFTER:
+                for file in group.iterdir():
                     file.unlink()
-                each.rmdir()
-        except OSError:  # another worker is about it as well
+                group.rmdir()
+        except OSError:  # another worker removes it at the same time
             pass
 
 
-def _runs(process: int) -> bool:
+def _process_exists(pid: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # another user's process
         return True
     return True
 

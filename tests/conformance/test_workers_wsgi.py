@@ -432,7 +432,7 @@ def test_an_exception_out_of_the_app_is_the_servers_to_answer_wherever_it_came_f
             assert client.ask("/boom").status == 500
     served.kind = replace(served.kind, habits=("Traceback",))
     assert "RuntimeError: the app is broken" in served.output
-    assert "HandedOverError" in served.output
+    assert "RemoteAppError" in served.output
 
 
 # -- what people run

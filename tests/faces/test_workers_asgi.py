@@ -13,9 +13,9 @@ import pytest
 import trio
 
 from sticky_asgi import ConfigError, ServerFailure, StickyWorkers, decision
-from sticky_asgi.workers.middleware import WINDOW
-from sticky_core.workers.backend import HandedOverError
+from sticky_asgi.workers.link import WINDOW
 from sticky_core.workers.frames import Frames, Kind
+from sticky_core.workers.transaction import RemoteAppError
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 DEADLINE = 20.0
@@ -142,10 +142,10 @@ class Worker:
 
     def kill(self):
         """It is gone, and has not said so: what a SIGKILL leaves behind."""
-        here = self.app._here
+        here = self.app._worker
         assert here is not None
         here._server.close()
-        for owner in list(here.owners):
+        for owner in list(here.connections):
             owner.transport.abort()
 
     async def stop(self):
@@ -204,7 +204,7 @@ def test_a_client_is_served_by_the_worker_that_knows_it_whoever_takes_its_reques
         ]
         assert str(decision(one.inner.scopes[1])) == str(seen[0])
         assert decision(one.inner.scopes[1]).status == 200
-        assert (one.backend.own.total, len(one.backend.own.in_flight)) == (2, 0)
+        assert (one.backend.own_server.total, len(one.backend.own_server.in_flight)) == (2, 0)
 
     run(test)
 
@@ -261,7 +261,7 @@ def test_two_requests_at_once_have_a_line_each_and_a_third_uses_one_again(run):
         both = await asyncio.gather(other.ask(cookie=mark), other.ask(cookie=mark))
         assert [client.body for client in both] == [b"met", b"met"]
         assert (await other.ask(cookie=mark)).body == b"met"
-        assert len(one.app._here.owners) == 2
+        assert len(one.app._worker.connections) == 2
 
     run(test)
 
@@ -359,7 +359,7 @@ def test_an_app_that_does_not_read_is_felt_by_the_client(run):
         assert client.status == 200
         # what was not read is nobody's: the line carries the next request
         assert (await other.ask(cookie=mark)).status == 200
-        assert len(one.app._here.owners) == 1
+        assert len(one.app._worker.connections) == 1
 
     run(test)
 
@@ -409,7 +409,7 @@ def test_a_client_that_leaves_is_missed_by_the_app(run):
         mark = (await one.ask()).mark
         empty = {"type": "http.request", "body": b"", "more_body": False}
         client = Client(empty, {"type": "http.disconnect"}, cookie=mark)
-        with pytest.raises(HandedOverError, match="the client has left"):
+        with pytest.raises(RemoteAppError, match="the client has disconnected"):
             await client.ask(other.app)
         assert app.heard == [empty, {"type": "http.disconnect"}]
         assert client.answers == []
@@ -445,10 +445,10 @@ def test_what_an_app_raises_is_raised_where_the_server_is_and_costs_nobody_else(
     async def test(start):
         one, other = await start(Broken()), await start()
         mark = (await one.ask()).mark
-        with pytest.raises(HandedOverError, match="KeyError: 'what is missing'"):
+        with pytest.raises(RemoteAppError, match="KeyError: 'what is missing'"):
             await other.ask(path="/boom", cookie=mark)
         assert (await other.ask(cookie=mark)).status == 200
-        assert len(one.app._here.owners) == 1
+        assert len(one.app._worker.connections) == 1
 
     run(test)
 
@@ -570,9 +570,9 @@ def test_the_next_in_a_slot_is_not_taken_for_the_last(run):
         mark = (await one.ask()).mark
         one.kill()
         one.backend.slot.release()
-        one.app._here = None
+        one.app._worker = None
         successor = await start()
-        assert successor.backend.own.name == "w1"
+        assert successor.backend.own_server.name == "w1"
         lost = await successor.ask(cookie=mark)
         assert (lost.body, decision(successor.inner.scopes[0]).reason.value) == (b"1", "other instance")
         assert (await other.ask(cookie=lost.mark)).body == b"2"
@@ -737,7 +737,7 @@ def test_a_bad_frame_ends_its_line_and_nothing_else(run, caplog, garbage):
         await reader.read()
         writer.close()
         assert (await other.ask(cookie=mark)).body == b"3"
-        assert len(one.app._here.owners) == 1
+        assert len(one.app._worker.connections) == 1
         assert "bad frame" in caplog.text
 
     run(test)
@@ -751,7 +751,7 @@ def test_nobody_else_is_heard(run, monkeypatch, caplog):
         assert await reader.read() == b""
         writer.close()
         monkeypatch.undo()
-        assert "nobody of ours" in caplog.text
+        assert "another user" in caplog.text
         assert os.stat(one.backend.slot.path).st_mode & 0o077 == 0
 
     if not hasattr(socket, "SO_PEERCRED"):
@@ -808,7 +808,7 @@ def test_workers_begin_with_the_first_request_where_there_is_no_lifespan(folder)
         assert again.body == b"2"
         for app in apps:
             await app._drain()
-            app._end()
+            app._stop()
 
     asyncio.run(test())
 
@@ -827,7 +827,7 @@ def test_an_app_that_knows_no_lifespan_is_served_all_the_same(run):
 
 
 def test_what_is_wrong_is_told_at_once_outside_of_a_server_and_at_startup_inside():
-    with pytest.raises(ConfigError, match="slots is how many workers keys are spread over"):
+    with pytest.raises(ConfigError, match="slots is the number of workers that keys are spread over"):
         StickyWorkers(Memory(), slots=3)
 
     async def test():
@@ -843,7 +843,7 @@ def test_what_is_wrong_is_told_at_once_outside_of_a_server_and_at_startup_inside
         with pytest.raises(ConfigError):
             await app({"type": "lifespan", "asgi": {"version": "3.0"}}, startup, tell)
         assert told[0]["type"] == "lifespan.startup.failed"
-        assert "slots is how many" in told[0]["message"]
+        assert "slots is the number" in told[0]["message"]
         with pytest.raises(ConfigError):
             await Client().ask(app)
 
@@ -998,8 +998,8 @@ def test_a_child_that_a_worker_forks_keeps_no_door_of_its_open(run):
             one.kill()
             assert (await other.ask(cookie=mark)).body == b"1"
             one.backend.slot.release()
-            one.app._here = None
-            assert (await start()).backend.own.name == "w1"
+            one.app._worker = None
+            assert (await start()).backend.own_server.name == "w1"
         finally:
             os.close(writing)
             assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 - it is on its way out

@@ -18,9 +18,10 @@ import pytest
 
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.claim import Claim, Reason
-from sticky_core.workers.backend import HandedOverError
-from sticky_core.workers.frames import LONGEST, PIECE, Frames, Kind
-from sticky_wsgi.workers.middleware import EAGER, StickyWorkers
+from sticky_core.workers.frames import MAX_FRAME, PIECE, Frames, Kind
+from sticky_core.workers.transaction import RemoteAppError
+from sticky_wsgi import StickyWorkers
+from sticky_wsgi.workers.protocol import EAGER_BODY
 
 SECRET = "a-secret-of-the-worker-tests"
 DEADLINE = 30.0
@@ -101,13 +102,13 @@ def worker(directory):
 
     def start(app, threads=4, **options):
         sticky = StickyWorkers(app, name="kin", directory=directory, secret=SECRET, threads=threads, **options)
-        sticky.begin()
+        sticky.start()
         started.append(sticky)
         return Server(sticky)
 
     yield start
     for each in started:
-        each.end()
+        each.stop()
 
 
 @pytest.fixture
@@ -192,8 +193,8 @@ def test_the_app_reads_whose_the_request_is(pair):
 BODIES = {
     "none": b"",
     "small": b"a small one",
-    "as large as goes along": b"x" * EAGER,
-    "larger": b"y" * (EAGER + 1),
+    "as large as goes along": b"x" * EAGER_BODY,
+    "larger": b"y" * (EAGER_BODY + 1),
     "many pieces": bytes(range(256)) * 2048,
 }
 
@@ -347,7 +348,7 @@ def test_an_exception_out_of_the_app_is_raised_where_the_request_came_in(pair, a
     front, owner, bound = pair(Remembers())
     owner.app.app.answer = app
     items: list[Any] = []
-    with pytest.raises(HandedOverError, match="LookupError: the app is broken"):
+    with pytest.raises(RemoteAppError, match="LookupError: the app is broken"):
         collect(front, bound, items)
     assert items == came
     owner.app.app.answer = listed
@@ -357,7 +358,7 @@ def test_an_exception_out_of_the_app_is_raised_where_the_request_came_in(pair, a
 def test_an_app_that_does_not_answer_is_told_on(pair):
     front, owner, bound = pair(Remembers())
     owner.app.app.answer = lambda environ, start_response: [b"no head"]
-    with pytest.raises(HandedOverError, match="start_response"):
+    with pytest.raises(RemoteAppError, match="start_response"):
         front.ask(**bound)
 
 
@@ -515,7 +516,7 @@ def test_a_place_is_held_until_the_answer_is_closed(worker):
     answers = []
     asking = threading.Thread(target=lambda: answers.append(front.ask(HTTP_COOKIE=owner.cookie).data))
     asking.start()
-    until(lambda: owner.app.workers.own.in_flight, "the request has come")
+    until(lambda: owner.app.workers.own_server.in_flight, "the request has come")
     assert not answers
     close(held.body)
     asking.join(DEADLINE)
@@ -529,7 +530,7 @@ REQUEST = (Kind.REQUEST, "VALID", "BOUND", {"REQUEST_METHOD": "GET"}, b"")
 
 BAD = {
     "no frame": b"\0\0\0\1\xc1",
-    "too long a frame": (LONGEST + 1).to_bytes(4, "big"),
+    "too long a frame": (MAX_FRAME + 1).to_bytes(4, "big"),
     "no array": b"\0\0\0\1\x01",
     "another kind": Frames().pack(Kind.END, None),
     "too few parts": Frames().pack(*REQUEST[:3]),
@@ -547,7 +548,7 @@ def test_a_bad_frame_closes_its_line_and_nothing_else(pair, data):
     with closing(socket.socket(socket.AF_UNIX)) as line:
         line.settimeout(DEADLINE)
         line.connect(slot.path)
-        assert Frames().feed(line.recv(1000)) == [(Kind.HELLO, slot.life)]
+        assert Frames().feed(line.recv(1000)) == [(Kind.HELLO, slot.instance)]
         line.sendall(data)
         line.shutdown(socket.SHUT_WR)
         try:
@@ -654,7 +655,7 @@ def wants_the_body_and_goes(line):
     frames = Frames()
     greet(line)
     heard(line, frames)
-    line.sendall(frames.pack(Kind.WANT, 10))
+    line.sendall(frames.pack(Kind.WANT_BODY, 10))
     select.select([line], [], [], DEADLINE)
 
 
@@ -674,7 +675,7 @@ def answers_without_a_head(line):
 
 def asks_what_it_should_not(line):
     takes_and_goes(line)
-    line.sendall(Frames().pack(Kind.ASK, "a key"))
+    line.sendall(Frames().pack(Kind.KEY_QUERY, "a key"))
 
 
 @pytest.mark.parametrize(
@@ -743,7 +744,7 @@ def test_a_client_of_a_worker_that_has_ended_is_served_elsewhere_and_told_a_new_
     app = Remembers()
     front, owner, bound = pair(app)
     front.ask(**bound)
-    owner.app.end()
+    owner.app.stop()
     answer = front.ask(**bound)
     decision = app.seen[-1]["sticky.decision"]
     assert (decision.server, decision.claim, decision.reason) == ("w1", Claim.INVALID, Reason.OTHER_INSTANCE)
@@ -755,20 +756,20 @@ def test_a_client_of_a_worker_that_has_ended_is_served_elsewhere_and_told_a_new_
 
 def test_a_client_that_must_not_see_an_empty_session_is_told_that_it_is_gone(pair):
     front, owner, bound = pair(Remembers(), on_lost="gone")
-    owner.app.end()
+    owner.app.stop()
     answer = front.ask(**bound)
     assert answer.status.startswith("410")
     (text,) = [value for name, value in answer.headers if name.lower() == "set-cookie"]
     assert text.startswith("STICKYWORKER=; Expires=")
 
 
-@pytest.mark.parametrize("size", [10, EAGER, 3 * PIECE], ids=["small", "as large as goes along", "large"])
+@pytest.mark.parametrize("size", [10, EAGER_BODY, 3 * PIECE], ids=["small", "as large as goes along", "large"])
 @pytest.mark.parametrize("before", [False, True], ids=["a new line", "a line that was idle"])
 def test_a_request_that_the_dead_worker_has_not_read_goes_to_the_next_with_its_whole_body(pair, before, size):
     front, owner, bound = pair(Remembers(lambda environ, start: said(start, environ["wsgi.input"].read())))
     if before:
         front.ask(**bound)
-    owner.app.end()
+    owner.app.stop()
     body = b"z" * size
     assert front.ask(method="POST", body=body, **bound).data == body
 
@@ -787,7 +788,7 @@ def test_a_request_that_was_at_the_dead_worker_is_told_again_only_if_that_does_n
     def cut(environ, start_response):
         """It ends without patience, so its lines are cut."""
         owner.app.app.answer = listed
-        owner.app.end()
+        owner.app.stop()
         return said(start_response)
 
     owner.app.app.answer = cut
@@ -813,7 +814,7 @@ def test_a_worker_that_ends_serves_first_what_was_handed_over_to_it(pair):
     asking = threading.Thread(target=lambda: answers.append(front.ask("/wait", **bound).status))
     asking.start()
     until(lambda: crowd.inside, "the request is there")
-    ending = threading.Thread(target=owner.app.end)
+    ending = threading.Thread(target=owner.app.stop)
     ending.start()
     until(lambda: not path.exists(), "it is on its way out")
     crowd.gate.set()
@@ -831,7 +832,7 @@ def test_a_worker_that_ends_is_not_kept_by_who_does_not_end(worker):
     asking = threading.Thread(target=lambda: answers.append(front.ask("/wait", **bound).status))
     asking.start()
     until(lambda: crowd.inside, "the request is there")
-    owner.app.end()
+    owner.app.stop()
     asking.join(DEADLINE)
     assert answers == ["502 Bad Gateway"]
     crowd.gate.set()
@@ -899,7 +900,7 @@ def test_a_key_that_was_given_out_from_afar_is_known_to_who_has_given_it(worker)
     front, owner, third = (worker(app, key="hdr(Mcp-Session-Id)") for app in apps)
     owner.ask()
     front.ask("/give", HTTP_COOKIE=owner.cookie)
-    front.app.end()
+    front.app.stop()
     third.ask(HTTP_MCP_SESSION_ID="a-new-one")
     assert [len(app.seen) for app in apps] == [0, 3, 0]
 

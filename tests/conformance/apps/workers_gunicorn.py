@@ -2,4 +2,4 @@
 
 
 def post_worker_init(worker):
-    worker.wsgi.begin(worker.cfg.threads)
+    worker.wsgi.start(worker.cfg.threads)

@@ -6,7 +6,7 @@ import pytest
 
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.workers.backend import Template, WorkersConfig, alone
+from sticky_core.workers.config import PathTemplate, WorkersConfig, can_have_peers
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 
@@ -19,10 +19,10 @@ SECRET = "a-secret-of-sixteen-bytes-at-least"
         ({"cookie": None}, "neither a cookie nor a key"),
         ({"cookie": "a b"}, "a cookie's name is made of"),
         ({"cookie": Cookie("X", secret=SECRET), "secret": SECRET}, "secret has no effect beside a Cookie"),
-        ({"cookie": Cookie("X", signed=False)}, "known by a signed cookie of ours"),
-        ({"cookie": Cookie("X", mode="prefix", secret=SECRET)}, "known by a signed cookie of ours"),
+        ({"cookie": Cookie("X", signed=False)}, "need a signed cookie in mode insert"),
+        ({"cookie": Cookie("X", mode="prefix", secret=SECRET)}, "need a signed cookie in mode insert"),
         ({"secret": "short"}, "a secret shorter than 16 bytes"),
-        ({"on_lost": "gone"}, "a secret that the workers make does not outlive one"),
+        ({"on_lost": "gone"}, "a secret that the workers generate does not survive one"),
         ({"on_lost": "gone", "cookie": None, "key": "src"}, "has no effect without a cookie"),
         ({"slots": 4}, "no effect without key="),
         ({"key": "src", "slots": 0}, "slots 0 is not within 1..128"),
@@ -47,25 +47,25 @@ def keys(cookie):
 
 def test_a_secret_is_whats_given_or_the_environments_or_their_own(monkeypatch):
     monkeypatch.delenv("STICKY_SECRET", raising=False)
-    assert WorkersConfig().makes_secret
-    assert keys(WorkersConfig().persisted("made" * 8)) == (b"made" * 8,)
-    assert not WorkersConfig(secret=SECRET).makes_secret
+    assert WorkersConfig().needs_generated_secret
+    assert keys(WorkersConfig().build_cookie("made" * 8)) == (b"made" * 8,)
+    assert not WorkersConfig(secret=SECRET).needs_generated_secret
     monkeypatch.setenv("STICKY_SECRET", SECRET)
-    assert not WorkersConfig(on_lost="gone").makes_secret
-    assert keys(WorkersConfig().persisted("")) == (SECRET.encode(),)
+    assert not WorkersConfig(on_lost="gone").needs_generated_secret
+    assert keys(WorkersConfig().build_cookie("")) == (SECRET.encode(),)
 
 
 @pytest.mark.parametrize(
     "options, spawned, software, expected",
     [
-        pytest.param({}, False, "", True, id="a server of one process"),
-        pytest.param({}, True, "", False, id="a child that Python has spawned"),
-        pytest.param({}, False, "gunicorn/27.0", False, id="gunicorn"),
-        pytest.param({"name": "family"}, False, "", False, id="a name"),
+        pytest.param({}, False, "", False, id="a server of one process"),
+        pytest.param({}, True, "", True, id="a child that Python has spawned"),
+        pytest.param({}, False, "gunicorn/27.0", True, id="gunicorn"),
+        pytest.param({"name": "family"}, False, "", True, id="a name"),
     ],
 )
-def test_who_may_have_siblings(options, spawned, software, expected):
-    assert alone(WorkersConfig(**options), spawned, software) is expected
+def test_process_that_may_be_one_of_several_workers(options, spawned, software, expected):
+    assert can_have_peers(WorkersConfig(**options), spawned, software) is expected
 
 
 class Request:
@@ -91,5 +91,5 @@ class Request:
     ],
 )
 def test_a_template_is_a_sample_of_the_path(template, path, key):
-    sample: Any = Template(template)
+    sample: Any = PathTemplate(template)
     assert sample(Request(path)) == key

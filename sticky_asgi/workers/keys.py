@@ -1,0 +1,56 @@
+"""Look up the owner of a key: send what the core's arbitration wants to be sent, and wait where it wants to wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from sticky_asgi.workers.peer import PeerApp
+from sticky_core.workers.keys import AskPeers, KeyArbitration, KeyTable, Procedure, Replies, WaitFor
+
+T = TypeVar("T")
+
+
+class KeyLookup:
+    """Finds the owners of keys that this worker does not know. It serves `KeyTable` as a client serves a store."""
+
+    def __init__(self, keys: KeyTable, peers: Mapping[int, PeerApp]) -> None:
+        self._arbitration = KeyArbitration(keys, asyncio.Event)
+        self._peers = peers
+        self._claims: set[asyncio.Task[None]] = set()
+
+    async def execute(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
+        """Claim the key in each command. The owners are in the `KeyTable` then."""
+        for command in commands:
+            # a task of its own: a claim goes on if the request that made it is cancelled, since others may wait for it
+            claim = asyncio.ensure_future(self._run(self._arbitration.claim(str(command[0]))))
+            self._claims.add(claim)
+            claim.add_done_callback(self._claims.discard)
+            await asyncio.shield(claim)
+        return [None] * len(commands)
+
+    async def decide(self, key: str, claimant: str) -> str:
+        """As the arbiter of `key`, return its owner."""
+        return await self._run(self._arbitration.decide(key, claimant))
+
+    async def _run(self, procedure: Procedure[asyncio.Event, T]) -> T:
+        replies: Replies = ()
+        try:
+            step = next(procedure)
+            while True:
+                match step:
+                    case AskPeers(peers, request):
+                        replies = await asyncio.gather(*(self._peers[peer.id].query_key(*request) for peer in peers))
+                    case WaitFor(event):
+                        await event.wait()
+                        replies = ()
+                step = procedure.send(replies)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            procedure.close()
+
+    async def close(self) -> None:
+        """Nothing to close: the connections are the peers'."""

@@ -1,0 +1,142 @@
+"""A connection between two workers: frames in both directions, with backpressure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from typing import Final, cast
+
+from sticky_asgi.messages import Message
+from sticky_asgi.upstream.connections import FlowControlProtocol
+from sticky_asgi.workers.protocol import message_size
+from sticky_core.workers.frames import PIECE, BadFrame, Frame, Frames, Kind
+
+_log = logging.getLogger("sticky_sessions")
+
+#: in bytes: how much received payload may wait to be consumed before reading pauses, so that the sender has to wait
+WINDOW: Final = 262144
+#: in bytes: unsent messages above this are written at once, rather than when the app yields to the event loop
+MAX_GATHERED: Final = 16384
+
+
+class FramedConnection(FlowControlProtocol):
+    """One end of a connection between two workers."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = Frames()
+        self.pack = self.frames.pack
+        self.closed = False
+        self.is_foreign = False  #: whether the process at the other end is another user's
+        self._paused = False
+        self._buffered = 0  # bytes of payload that were received and not consumed
+        self._unsent: list[Message] = []
+        self._unsent_size = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.loop = asyncio.get_running_loop()
+        if not is_own_user(transport.get_extra_info("socket")):
+            _log.warning("StickyWorkers: closed a connection between workers: its other end is another user's process")
+            self.is_foreign = self.closed = True
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.closed:
+            return
+        try:
+            for frame in self.frames.feed(data):
+                self.on_frame(frame)
+        except (BadFrame, ValueError, TypeError, LookupError, AttributeError) as error:
+            _log.warning("StickyWorkers: closed a connection between workers: bad frame: %s", error)
+            self.transport.abort()
+
+    def on_frame(self, frame: Frame) -> None:
+        """Handle a frame that was received. ValueError, TypeError, LookupError or AttributeError if it is malformed or
+        not expected: that closes the connection.
+        """
+        raise NotImplementedError
+
+    def _count_received(self, frame: Frame, at: int) -> None:
+        """Count the payload of the messages in `frame`, from item `at` on; pause reading if too much waits."""
+        for message in frame[at:]:
+            self._buffered += message_size(message)
+        if self._buffered > WINDOW and not self._paused and not self.closed:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def all_consumed(self) -> None:
+        """Note that all received messages have been consumed; resume reading if it is paused."""
+        self._buffered = 0
+        if self._paused:
+            self._paused = False
+            if not self.closed:
+                self.transport.resume_reading()
+
+    def send_frame(self, *frame: object) -> None:
+        """Send a frame, behind all unsent messages."""
+        if not self.closed:
+            self.flush()
+            self.transport.write(self.pack(*frame))
+
+    def send_message(self, message: Message) -> None:
+        """Send a message, a large body in pieces. Messages that are sent before the app yields to the event loop share
+        a frame.
+        """
+        body = message.get("body")
+        if body is None:
+            size = message_size(message)
+        else:
+            size = len(body)
+            if size > PIECE:
+                return self._send_pieces(message, memoryview(body))
+        unsent = self._unsent
+        if not unsent:
+            self.loop.call_soon(self.flush)
+        unsent.append(message)
+        self._unsent_size += size
+        if self._unsent_size > MAX_GATHERED:
+            self.flush()
+
+    def _send_pieces(self, message: Message, body: memoryview) -> None:
+        for at in range(0, len(body), PIECE):
+            piece = {**message, "body": body[at : at + PIECE]}
+            if at + PIECE < len(body):
+                piece["more_body"] = True
+            self._unsent.append(piece)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the unsent messages."""
+        unsent = self._unsent
+        if unsent:
+            self._unsent = []
+            self._unsent_size = 0
+            if not self.closed:
+                self.transport.write(self.pack(Kind.MESSAGES, *unsent))
+
+    async def drain(self) -> None:
+        """Wait while the write buffer is full."""
+        writable = self._writable
+        if writable is not None and not self.closed:
+            await writable
+
+    def eof_received(self) -> None:
+        self.closed = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.resume_writing()
+
+
+def is_own_user(end: socket.socket) -> bool:
+    """Whether the process at the other end of a UNIX socket is this user's."""
+    if not hasattr(socket, "SO_PEERCRED"):  # not Linux: there only the private directory keeps other users out
+        return True
+    _, user, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return bool(user == os.geteuid())

@@ -1,0 +1,314 @@
+"""Forward requests to a peer: the app that stands for it, and the connections to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from sticky_asgi.messages import HEADS, KEY, Message, Receive, Scope, Send
+from sticky_asgi.upstream.connections import TimeoutSweep
+from sticky_asgi.workers.link import FramedConnection
+from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, body_mode, pack_scope
+from sticky_asgi.workers.transaction import ForwardingTransaction
+from sticky_core.errors import Failure, ServerFailure
+from sticky_core.server.server import Server
+from sticky_core.workers.backend import CONNECT_TIMEOUT, MAX_IDLE, Workers
+from sticky_core.workers.frames import Frame, Kind
+from sticky_core.workers.transaction import RemoteAppError
+
+_log = logging.getLogger("sticky_sessions")
+
+
+class RequestNotRead(Exception):
+    """The connection was closed before the peer could have read the request."""
+
+
+class PeerApp:
+    """The worker in another worker slot, as an app: it forwards each request there."""
+
+    def __init__(self, workers: Workers, number: int) -> None:
+        self._workers = workers
+        self._number = number
+        self._idle: list[PeerConnection] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transaction: ForwardingTransaction = scope[KEY]
+        server = transaction.tried[-1]
+        instance = server.instance
+        while (connection := self._take_idle(instance)) is not None:
+            try:
+                return await connection.forward(scope, receive, send, transaction)
+            except RequestNotRead:  # the peer had closed it while it was idle
+                continue
+        connection = await self._connect(server, instance, transaction)
+        try:
+            await connection.forward(scope, receive, send, transaction)
+        except RequestNotRead:
+            raise ServerFailure(Failure.CLOSED, server.name) from None
+
+    async def query_key(self, *frame: object) -> str | None:
+        """Send a query or a claim of a key, and return the owner that the peer replies; None if it knows none, or can't
+        be reached in time.
+        """
+        server = self._workers.servers[self._number - 1]
+        instance = server.instance
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                connection = self._take_idle(instance) or await self._connect(server, instance, None)
+                return await connection.query_key(*frame)
+        except (TimeoutError, ServerFailure):
+            return None
+
+    def _take_idle(self, instance: str) -> PeerConnection | None:
+        """Return an idle connection to the worker `instance`; close those to an earlier one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and connection.instance == instance:
+                return connection
+            connection.transport.abort()
+        return None
+
+    async def _connect(
+        self, server: Server, instance: str, transaction: ForwardingTransaction | None
+    ) -> PeerConnection:
+        """Open a connection, and wait until the peer has accepted it. ServerFailure if it doesn't."""
+        loop = asyncio.get_running_loop()
+        path = self._workers.slots.socket_path(self._number, instance)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, connection = await loop.create_unix_connection(lambda: PeerConnection(self, instance), path)
+        except TimeoutError:
+            raise ServerFailure(Failure.CONNECT_TIMEOUT, server.name) from None
+        except (ConnectionRefusedError, FileNotFoundError):
+            self._peer_ended(server, instance, transaction)
+            raise ServerFailure(Failure.REFUSED, server.name, "the worker has ended") from None
+        except OSError as error:
+            raise ServerFailure(Failure.REFUSED, server.name, error.strerror or str(error)) from error
+        await connection.wait_for_hello()
+        if connection.closed:
+            if not connection.is_foreign:
+                self._peer_ended(server, instance, transaction)
+            raise ServerFailure(Failure.REFUSED, server.name, "the worker has closed the connection at once")
+        return connection
+
+    def _peer_ended(self, server: Server, instance: str, transaction: ForwardingTransaction | None) -> None:
+        """Note that the worker `instance` does not listen any more."""
+        if transaction is not None:
+            transaction.peer_ended(instance)
+        else:
+            self._workers.forget_peer(server, instance)
+
+    def release(self, connection: PeerConnection) -> None:
+        """Keep a connection for the next request."""
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.transport.close()
+
+    def peer_stopping(self, connection: PeerConnection) -> None:
+        """Note that the peer is about to end: close `connection` if it is idle."""
+        self._workers.refresh_peers()
+        if connection in self._idle:
+            self._idle.remove(connection)
+            connection.transport.close()
+
+    def connection_lost(self, connection: PeerConnection) -> None:
+        """Remove a connection that was closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connection in self._idle:
+            connection.transport.close()
+        self._idle.clear()
+
+
+class PeerConnection(FramedConnection):
+    """A connection to the worker `instance`, at the end that forwards: one request after another."""
+
+    def __init__(self, peer: PeerApp, instance: str) -> None:
+        super().__init__()
+        self._peer = peer
+        self.instance = instance
+        self._inbox: deque[Frame] = deque()
+        self._woken: asyncio.Future[None] | None = None
+        self._first_sweep = 0  # the number of the sweep in which the request was sent
+        self._transaction: ForwardingTransaction
+        self._is_websocket = False
+        self._body_mode: BodyMode
+        self._hello_received = False
+        self._peer_stopping = False
+        self._reset = False  # whether it was closed with something unread at the other end
+        self._client_reader: asyncio.Task[None] | None = None
+        self._client_was_read = False  # for the current request
+        self._receive: Receive | None = None
+        self._client_gone = False
+
+    # What asyncio calls
+
+    def on_frame(self, frame: Frame) -> None:
+        match frame[0]:
+            case Kind.MESSAGES:
+                self._inbox.append(frame)
+                self._count_received(frame, 1)
+            case Kind.END:
+                self._inbox.append(frame)
+                self._count_received(frame, 2)
+            case Kind.HELLO:
+                if frame[1] != self.instance:
+                    raise ValueError("the hello of another worker than expected")
+                self._hello_received = True
+            case Kind.SHUTDOWN:
+                self._peer_stopping = True
+                self._peer.peer_stopping(self)
+            case Kind.WANT_BODY:
+                self._start_client_reader()
+            case Kind.KEY_OWNER:
+                self._inbox.append(frame)
+            case _:
+                raise ValueError(f"a frame of kind {frame[0]}")
+        self._wake()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._reset = isinstance(exc, (BrokenPipeError, ConnectionResetError))
+        self._peer.connection_lost(self)
+        self._wake()
+
+    def _wake(self) -> None:
+        woken = self._woken
+        if woken is not None and not woken.done():
+            woken.set_result(None)
+
+    async def _wait_for_frame(self) -> None:
+        """Wait for the next frame, or for the end of the connection."""
+        woken = self._woken = self.loop.create_future()
+        try:
+            await woken
+        finally:
+            self._woken = None
+
+    # What the peer's app calls
+
+    async def wait_for_hello(self) -> None:
+        """Wait until the peer has accepted the connection, or closed it. No time limit: a busy peer takes its time, as
+        it does over its own requests.
+        """
+        while not self._hello_received and not self.closed:
+            await self._wait_for_frame()
+
+    async def forward(self, scope: Scope, receive: Receive, send: Send, transaction: ForwardingTransaction) -> None:
+        """Forward a request, and send the response back. ServerFailure if the peer fails, RemoteAppError if the app
+        there does, RequestNotRead if the peer has not read the request.
+        """
+        result = transaction.persisted
+        mode = self._body_mode = body_mode(scope)
+        self._client_gone = self._client_was_read = False
+        self._receive = receive
+        self._transaction = transaction
+        self._is_websocket = scope["type"] == "websocket"
+        self.send_frame(Kind.REQUEST, result.claim.name, result.reason.name, mode.value, *pack_scope(scope))
+        if mode is BodyMode.AT_ONCE:
+            self._start_client_reader()
+        sweep = TimeoutSweep.for_loop(self.loop)
+        self._first_sweep = sweep.number
+        sweep.add(self)
+        finished = False
+        try:
+            inbox = self._inbox
+            while True:
+                while inbox:
+                    frame = inbox.popleft()
+                    finished = frame[0] == Kind.END
+                    for message in frame[2 if finished else 1 :]:
+                        if not self._client_gone:
+                            await self._send_to_client(message, send)
+                    if finished:
+                        if frame[1] is not None:
+                            raise RemoteAppError(frame[1])
+                        return
+                self.all_consumed()
+                if self.closed:
+                    break
+                await self._wait_for_frame()
+        finally:
+            self._receive = None
+            self.all_consumed()
+            sweep.remove(self)
+            if self._client_reader is not None:
+                self._client_reader.cancel()
+                self._client_reader = None
+            if not finished:
+                self.transport.abort()
+            elif self._peer_stopping or self.closed:
+                self.transport.close()
+            else:
+                self._peer.release(self)
+        if self._reset and not self._client_was_read and not transaction.status:
+            raise RequestNotRead
+        raise ServerFailure(Failure.TRUNCATED if transaction.status else Failure.CLOSED, transaction.tried[-1].name)
+
+    async def query_key(self, *frame: object) -> str | None:
+        """Send a query or a claim of a key, and return the owner; None if the peer knows none."""
+        self.send_frame(*frame)
+        finished = False
+        try:
+            while not self._inbox and not self.closed:
+                await self._wait_for_frame()
+            finished = bool(self._inbox)
+            owner = self._inbox.popleft()[1] if finished else None
+        finally:
+            if finished and not self._peer_stopping and not self.closed:
+                self._peer.release(self)
+            else:
+                self.transport.close()
+        return owner if isinstance(owner, str) else None
+
+    async def _send_to_client(self, message: Message, send: Send) -> None:
+        if message["type"] in HEADS:
+            message["headers"] = list(message.get("headers") or ())
+        try:
+            await send(message)
+        except OSError:  # the client has disconnected
+            if self._is_websocket:
+                self._client_disconnected({"type": "websocket.disconnect", "code": 1006})
+            else:
+                self._client_disconnected({"type": "http.disconnect"})
+
+    def _client_disconnected(self, message: Message) -> None:
+        self._client_gone = True
+        self.send_message(message)
+        self._transaction.client_disconnected()
+
+    def on_sweep(self, number: int) -> None:
+        """If the response takes longer, read the client's messages, to see it disconnect."""
+        if number > self._first_sweep + 1:
+            self._start_client_reader()
+
+    def _start_client_reader(self) -> None:
+        """Read the client's messages from here on, and send them to the peer."""
+        if self._client_reader is None and self._receive is not None:
+            self._client_was_read = True
+            self._client_reader = self.loop.create_task(self._read_client(self._receive))
+
+    async def _read_client(self, receive: Receive) -> None:
+        try:
+            while not self.closed:
+                message = await receive()
+                if message["type"] in DISCONNECTS:
+                    if not self._client_gone:
+                        self._client_disconnected(message)
+                    return
+                if self._body_mode is not BodyMode.EMPTY:  # else the peer has made the empty body itself
+                    self.send_message(message)
+                    self.flush()
+                    await self.drain()
+        except Exception as error:
+            _log.warning("StickyWorkers: the body of a request to another worker can't be read to its end: %s", error)
+            self.transport.abort()

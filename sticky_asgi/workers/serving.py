@@ -1,0 +1,218 @@
+"""Serve what peers send: requests that they forward, and queries and claims of keys."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from functools import lru_cache
+from typing import Any, Final, Protocol, cast
+
+from sticky_asgi.messages import HEADS, KEY, ASGIApp, Head, Headers, Message, Scope
+from sticky_asgi.workers.keys import KeyLookup
+from sticky_asgi.workers.link import FramedConnection
+from sticky_asgi.workers.protocol import DISCONNECTS, SERVICE_RESTART, BodyMode, unpack_scope
+from sticky_core.workers.backend import Workers
+from sticky_core.workers.frames import Frame, Kind
+from sticky_core.workers.transaction import ForwardedDecision
+
+_HTTP_DISCONNECT: Final[Message] = {"type": "http.disconnect"}
+_WEBSOCKET_DISCONNECT: Final[Message] = {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+
+class ServingWorker(Protocol):
+    """The worker for which `PeerServer` serves: `LocalWorker`."""
+
+    app: ASGIApp
+    state: dict[str, Any] | None
+    workers: Workers
+    key_lookup: KeyLookup | None
+
+    def connection_opened(self, connection: PeerServer) -> None: ...
+    def connection_closed(self, connection: PeerServer) -> None: ...
+
+
+class PeerServer(FramedConnection):
+    """A connection of a peer to this worker, at the end that serves."""
+
+    def __init__(self, worker: ServingWorker) -> None:
+        super().__init__()
+        self._worker = worker
+        self._request: ServedRequest | None = None  # the one in flight
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self.closed:
+            self._worker.connection_opened(self)
+            self.send_frame(Kind.HELLO, self._worker.workers.slot.instance)
+
+    def on_frame(self, frame: Frame) -> None:
+        match frame[0]:
+            case Kind.MESSAGES:
+                if self._request is not None:  # else the request has just ended
+                    self._count_received(frame, 1)
+                    for message in frame[1:]:
+                        self._request.on_message(message)
+            case Kind.KEY_QUERY:
+                keys = self._worker.workers.keys
+                self.send_frame(Kind.KEY_OWNER, keys.live_owner(str(frame[1])) if keys is not None else None)
+            case Kind.KEY_CLAIM:
+                self._claim_task = self.loop.create_task(self._reply_to_claim(str(frame[1]), str(frame[2])))
+            case Kind.REQUEST:
+                if self._request is not None:
+                    raise ValueError("a request before the end of the last one")
+                decision = ForwardedDecision(self._worker.workers, frame[1], frame[2])
+                self._request = ServedRequest(self, self._worker, decision, unpack_scope(frame), BodyMode(frame[3]))
+                self._request.task = self.loop.create_task(self._request.run())
+            case _:
+                raise ValueError(f"a frame of kind {frame[0]}")
+
+    async def _reply_to_claim(self, key: str, claimant: str) -> None:
+        lookup = self._worker.key_lookup
+        self.send_frame(Kind.KEY_OWNER, await lookup.decide(key, claimant) if lookup is not None else claimant)
+
+    def request_finished(self, problem: str | None) -> None:
+        """Send the end of the response. `problem`: the traceback of an exception of the app."""
+        self._request = None
+        if not self.closed:
+            self.all_consumed()
+            unsent, self._unsent, self._unsent_size = self._unsent, [], 0
+            self.transport.write(self.pack(Kind.END, problem, *unsent))
+
+    def announce_shutdown(self) -> None:
+        """Tell the peer that this worker is about to end."""
+        self.send_frame(Kind.SHUTDOWN)
+        if self._request is not None:
+            self._request.close_websocket()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._worker.connection_closed(self)
+        if self._request is not None:
+            self._request.peer_disconnected()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        if self._request is not None:
+            self._request.peer_disconnected()
+
+
+class ServedRequest:
+    """A request that a peer has forwarded, and the `receive` and `send` of the app that serves it."""
+
+    def __init__(
+        self, connection: PeerServer, worker: ServingWorker, decision: ForwardedDecision, scope: Scope, mode: BodyMode
+    ) -> None:
+        self._connection = connection
+        self._worker = worker
+        self._decision = decision
+        self._scope = scope
+        self._is_websocket = scope["type"] == "websocket"
+        self._inbox: deque[Message] = deque()
+        if mode is BodyMode.EMPTY:
+            self._inbox.append({"type": "http.request", "body": b"", "more_body": False})
+        self._must_request_body = mode is BodyMode.ON_DEMAND
+        self._disconnect: Message = _WEBSOCKET_DISCONNECT if self._is_websocket else _HTTP_DISCONNECT
+        self._client_gone = False
+        self._response_complete = False
+        self._woken: asyncio.Future[None] | None = None
+        asgi = cast("dict[str, object]", scope.get("asgi") or {})
+        self._send_raises = _send_raises(str(asgi.get("spec_version", "2.0")))
+        self.task: asyncio.Task[None]
+
+    async def run(self) -> None:
+        """Have the app serve the request, and send the end of the response."""
+        scope, decision = self._scope, self._decision
+        scope[KEY] = decision
+        if self._worker.state is not None:
+            scope["state"] = dict(self._worker.state)
+        problem: str | None = None
+        decision.start()
+        try:
+            await self._worker.app(scope, self.receive, self.send)
+        except Exception as error:
+            decision.app_raised()
+            problem = "".join(traceback.format_exception(error))
+        except BaseException:  # the event loop ends: there will be no response
+            self._connection.transport.abort()
+            raise
+        finally:
+            decision.finish()
+            self._connection.request_finished(problem)
+
+    def on_message(self, message: Message) -> None:
+        """Take a message of the client."""
+        if message["type"] in DISCONNECTS:
+            self._client_gone = True
+            self._disconnect = message
+        else:
+            self._inbox.append(message)
+        self._wake()
+
+    def peer_disconnected(self) -> None:
+        """The connection to the peer is closed, and with it the one to the client."""
+        self._client_gone = True
+        self._wake()
+
+    def close_websocket(self) -> None:
+        """Close a WebSocket, because this worker is about to end: it would outlast the drain timeout."""
+        if self._is_websocket and not self._client_gone:
+            code = {"code": SERVICE_RESTART, "reason": "the service restarts"}
+            self._connection.send_message({"type": "websocket.close", **code})
+            self.on_message({"type": "websocket.disconnect", **code})
+
+    def _wake(self) -> None:
+        woken = self._woken
+        if woken is not None and not woken.done():
+            woken.set_result(None)
+
+    async def receive(self) -> Message:
+        inbox = self._inbox
+        if self._must_request_body:
+            self._must_request_body = False
+            self._connection.send_frame(Kind.WANT_BODY)
+        while not inbox:
+            if self._client_gone or self._response_complete:
+                return self._disconnect
+            if self._woken is None:
+                self._woken = self._connection.loop.create_future()
+            woken = self._woken
+            try:
+                await asyncio.shield(woken)
+            finally:
+                if self._woken is woken and woken.done():
+                    self._woken = None
+        message = inbox.popleft()
+        if not inbox:
+            self._connection.all_consumed()
+        return message
+
+    async def send(self, message: Message) -> None:
+        connection = self._connection
+        if self._client_gone:
+            if self._send_raises:
+                raise OSError("the client has disconnected")
+            return
+        kind = message["type"]
+        if kind in HEADS:
+            if not self._decision.status:
+                self._decision.status = message.get("status", 101) % 1000
+            headers = message.get("headers")
+            if headers is not None and not isinstance(headers, list):
+                message = {**message, "headers": list(headers)}
+            keys = self._worker.workers.keys
+            if keys is not None and kind != "http.response.early_hint":
+                found: Headers = message.get("headers") or []
+                keys.learn_from_response(Head(found, True), self._worker.workers.own_server)
+        connection.send_message(message)
+        await connection.drain()
+        if kind == "http.response.body" and not message.get("more_body", False):
+            self._response_complete = True
+            if self._woken is not None:
+                self._wake()
+
+
+@lru_cache(maxsize=16)
+def _send_raises(spec_version: str) -> bool:
+    """Whether apps of this version of ASGI expect an OSError from `send` once the client has disconnected (2.4)."""
+    return [int(part) for part in spec_version.split(".") if part.isdecimal()] >= [2, 4]

@@ -1,0 +1,111 @@
+"""This process as a worker: its worker slot, the socket at which it listens, and the connections of its peers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from sticky_asgi.messages import ASGIApp
+from sticky_asgi.stores import client as stores
+from sticky_asgi.workers.keys import KeyLookup
+from sticky_asgi.workers.peer import PeerApp
+from sticky_asgi.workers.serving import PeerServer
+from sticky_core.decision import Decision
+from sticky_core.errors import ConfigError
+from sticky_core.workers.backend import BACKLOG, Workers, join_workers
+from sticky_core.workers.config import WorkersConfig
+
+
+class LocalWorker:
+    """This process as one of the workers.
+
+    - `config`: the options of the group.
+    - `app`: the app that it serves.
+    - `app_number`: the number of the app among those of this process that have workers.
+    - `state`: what the lifespan leaves for requests; None if there is no lifespan.
+    - `directory`: where the workers find each other; None: in the system's temporary directory.
+    - `log`: called with the `Decision` of each request.
+
+    ConfigError if it can't be one of them.
+    """
+
+    def __init__(
+        self,
+        config: WorkersConfig,
+        app: ASGIApp,
+        app_number: int,
+        state: dict[str, Any] | None,
+        directory: str | os.PathLike[str] | None,
+        log: Callable[[Decision], None] | None,
+    ) -> None:
+        try:
+            self.loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigError("StickyWorkers needs asyncio, and this event loop is not asyncio's") from None
+        self.app = app
+        self.state = state
+        self.connections: set[PeerServer] = set()
+        self.peers: dict[int, PeerApp] = {}
+        self._all_closed = asyncio.Event()
+        self.workers = join_workers(config, app, app_number, self._build_peer, directory=directory, log=log)
+        self.key_lookup: KeyLookup | None = None
+        keys = self.workers.keys
+        if keys is not None:
+            self.key_lookup = KeyLookup(keys, self.peers)
+            stores.register_client(keys, self.key_lookup)
+
+    def _build_peer(self, workers: Workers, number: int) -> PeerApp:
+        peer = self.peers[number] = PeerApp(workers, number)
+        return peer
+
+    async def listen(self) -> None:
+        """Listen for peers, and let them find this worker. OSError if the socket can't be opened."""
+        slot = self.workers.slot
+        listener = self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(slot.draft_path)
+            listener.setblocking(False)
+            self._server = await self.loop.create_unix_server(lambda: PeerServer(self), sock=listener, backlog=BACKLOG)
+        except BaseException:
+            listener.close()
+            slot.release()
+            raise
+        slot.publish()
+
+    async def drain(self, grace: float) -> None:
+        """Stop listening, and serve the forwarded requests that are in flight, for at most `grace` seconds."""
+        self.workers.slot.unpublish()
+        self._server.close()
+        for connection in list(self.connections):
+            connection.announce_shutdown()
+        try:
+            async with asyncio.timeout(grace):
+                while self.connections:
+                    self._all_closed.clear()
+                    await self._all_closed.wait()
+        except TimeoutError:
+            for connection in list(self.connections):
+                connection.transport.abort()
+        for peer in self.peers.values():
+            peer.close()
+        if self.workers.keys is not None:
+            await stores.close((self.workers.keys,))
+
+    def after_fork(self) -> None:
+        """In a forked child: close the listener, or peers could connect to it after the parent has ended."""
+        descriptor = self._listener.detach()
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def connection_opened(self, connection: PeerServer) -> None:
+        """Note a new connection of a peer."""
+        self.connections.add(connection)
+
+    def connection_closed(self, connection: PeerServer) -> None:
+        """Note that a connection of a peer is closed."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._all_closed.set()

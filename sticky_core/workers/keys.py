@@ -1,0 +1,263 @@
+"""Keys: which worker owns a key, and how the workers agree on the owner of a new one. Without I/O.
+
+Each worker remembers the keys that it has served and those that peers have named to it (`KeyTable`). A worker that
+receives a request with a key that it does not know *claims* the key at its *arbiter*: one of the live workers, computed
+from the key, so that all workers choose the same one. The arbiter queries all peers. If one of them knows the owner,
+that stays the owner; else the worker whose claim came first owns the key, and later claimants are told so. The arbiter
+stores nothing that its peers could not tell again, so nothing is lost when it ends.
+
+`KeyArbitration` has these rules as generators: they yield what has to be sent or waited for (`AskPeers`, `WaitFor`),
+receive the replies, and return the owner. The faces only send and receive.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+from zlib import crc32
+
+from sticky_core.http.messages import ResponseHead
+from sticky_core.persistence.claim import Reason
+from sticky_core.samples import request as samples
+from sticky_core.samples import response as res
+from sticky_core.samples.request import Key, Sample
+from sticky_core.server import instance
+from sticky_core.server.server import Server
+from sticky_core.stick_table.table import StickTable
+from sticky_core.workers.frames import Kind
+from sticky_core.workers.slots import MAX_WORKERS
+
+#: how a worker is called: this prefix, then the number of its worker slot
+PREFIX: Final = "w"
+#: how many keys a worker remembers, and for how long after their last use
+_TABLE_SIZE: Final = "100k"
+_EXPIRE: Final = "1h"
+#: in characters; what is longer is cut
+_KEY_LENGTH: Final = 256
+#: how many claimed keys may wait for the request that claimed them to go on
+_MAX_CLAIMED: Final = 10_000
+
+
+class Membership(Protocol):
+    """The workers of a group, as one of them sees the others."""
+
+    @property
+    def servers(self) -> Sequence[Server]:
+        """One server for each worker slot, in the order of their numbers."""
+        ...
+
+    @property
+    def own_server(self) -> Server:
+        """The server that stands for this worker."""
+        ...
+
+    def refresh_peers(self) -> None:
+        """Look which workers run now."""
+        ...
+
+    def live_peers(self) -> list[Server]:
+        """Look which workers run now, and return the servers of all but this one."""
+        ...
+
+
+class KeyTable:
+    """The keys that this worker knows, and their owners. An owner is written `name@instance`.
+
+    It is used as a shared table is (`sticky_core.stores.store.Store`), with the peers in the place of the store.
+    """
+
+    #: a peer that does not reply has ended, and its keys with it
+    on_store_failure: Literal["local"] = "local"
+
+    def __init__(self, membership: Membership, sample: Sample) -> None:
+        self._membership = membership
+        self.own_server = membership.own_server
+        self.sample = sample
+        #: takes a key that an app gives out from the response; None if keys can't be seen there
+        self.response_sample: res.Sample | None = None
+        if isinstance(sample, samples.hdr):
+            self.response_sample = res.hdr(sample.name, sample.number)
+        elif isinstance(sample, samples.cook):
+            self.response_sample = res.cook(sample.name)
+        self.table = StickTable("string", size=_TABLE_SIZE, expire=_EXPIRE, length=_KEY_LENGTH)
+        self._claimed: dict[str, Reason] = {}  # keys that were given to this worker, until their request goes on
+
+    @property
+    def own_id(self) -> str:
+        """This worker as an owner."""
+        return instance.id_with_instance(self.own_server.name, self.own_server.instance)
+
+    def table_key(self, sample: Key | None) -> str | None:
+        """Return a key in the form in which the table stores it."""
+        key = self.table.key(sample)
+        return None if key is None else str(key)
+
+    def last_owner(self, key: str) -> str | None:
+        """Return the last known owner, which may have ended."""
+        return self.table.peek(key, self.table.clock.monotonic())
+
+    def live_owner(self, key: str) -> str | None:
+        """Return the owner if it is known and still runs."""
+        self._membership.refresh_peers()
+        owner = self.last_owner(key)
+        return owner if owner is not None and self.live_server(owner) is not None else None
+
+    def live_server(self, owner: str) -> Server | None:
+        """Return the server of `owner`, if that worker runs, and has not been restarted since."""
+        name, since = instance.split_instance(owner)
+        number = name.removeprefix(PREFIX)
+        if not number.isdecimal() or not 0 < int(number) <= MAX_WORKERS:
+            return None
+        server = self._membership.servers[int(number) - 1]
+        if server.instance != since:
+            self._membership.refresh_peers()
+        return server if server.instance == since and server.usable else None
+
+    def live_peers(self) -> list[Server]:
+        """Return the servers of the other workers that run."""
+        return self._membership.live_peers()
+
+    def arbiter(self, key: str) -> Server:
+        """Return the worker that decides about `key`. All workers compute the same one while none starts or ends."""
+        live = sorted((self.own_server, *self.live_peers()), key=lambda server: server.id)
+        return live[crc32(samples.key_bytes(key)) % len(live)]
+
+    def learn(self, key: str, owner: str) -> None:
+        """Record that `owner` owns the key."""
+        if self.last_owner(key) != owner:
+            self.table[key] = owner
+
+    def learn_from_response(self, response: ResponseHead, server: Server) -> None:
+        """Record the key that a response of `server` gives out, if there is one."""
+        sample = self.response_sample
+        key = self.table_key(sample(response)) if sample is not None else None
+        if key is not None:
+            self.learn(key, instance.id_with_instance(server.name, server.instance))
+
+    def record_claim(self, key: str, owner: str | None, previous: str | None) -> None:
+        """Record the arbiter's reply to a claim; None: it did not reply, so this worker takes the key. `previous`: the
+        last known owner before.
+        """
+        self.learn(key, owner if owner is not None else self.own_id)
+        if owner is None or owner == self.own_id:
+            if len(self._claimed) > _MAX_CLAIMED:  # their requests have ended early
+                self._claimed.clear()
+            self._claimed[key] = (
+                Reason.NO_ENTRY if previous is None or previous == self.own_id else Reason.OTHER_INSTANCE
+            )
+
+    def pop_claim_reason(self, key: str) -> Reason | None:
+        """Return why this worker claimed the key, once after the claim; None if it has not."""
+        return self._claimed.pop(key, None)
+
+
+class Event(Protocol):
+    """What a face waits on: `threading.Event`, `asyncio.Event`."""
+
+    def set(self) -> object: ...
+
+
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(frozen=True, slots=True)
+class AskPeers:
+    """Send the frame `request` to these peers, and send their replies back in: each an owner, or None where a peer
+    knows none or can't be reached. Replies behind the first owner may be left out.
+    """
+
+    peers: Sequence[Server]
+    request: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitFor(Generic[E]):
+    """Wait for `event`: another request is doing the same for the same key. Send an empty sequence back in."""
+
+    event: E
+
+
+Replies: TypeAlias = Sequence[str | None]
+
+T = TypeVar("T")
+
+#: yields what a face has to do, receives the replies, returns the result
+Procedure: TypeAlias = Generator[AskPeers | WaitFor[E], Replies, T]
+
+
+class KeyArbitration(Generic[E]):
+    """The rules by which workers agree on the owner of a key (see the head of this file), for one worker.
+
+    `new_event`: makes what requests wait on that come together with another one for the same key.
+    """
+
+    def __init__(self, keys: KeyTable, new_event: Callable[[], E]) -> None:
+        self._keys = keys
+        self._claims = InProgress(new_event)
+        self._decisions = InProgress(new_event)
+
+    def claim(self, key: str) -> Procedure[E, None]:
+        """Find the owner of `key`, which this worker does not know, and record it in the table."""
+        running = self._claims.begin(key)
+        if running is not None:
+            yield WaitFor(running)
+            return
+        try:
+            keys = self._keys
+            arbiter, previous = keys.arbiter(key), keys.last_owner(key)
+            if arbiter is keys.own_server:
+                owner: str | None = yield from self.decide(key, keys.own_id)
+            else:
+                owner = first_owner((yield AskPeers((arbiter,), (Kind.KEY_CLAIM, key, keys.own_id))))
+            keys.record_claim(key, owner, previous)
+        finally:
+            self._claims.end(key)
+
+    def decide(self, key: str, claimant: str) -> Procedure[E, str]:
+        """As the arbiter, return the owner of `key`: the worker that owns it already, else `claimant`."""
+        keys = self._keys
+        while (owner := keys.live_owner(key)) is None:
+            running = self._decisions.begin(key)
+            if running is not None:
+                yield WaitFor(running)
+                continue
+            try:
+                # the claimant is not queried: it would not claim a key that it knows
+                peers = [peer for peer in keys.live_peers() if not claimant.startswith(f"{peer.name}@")]
+                replies = yield AskPeers(peers, (Kind.KEY_QUERY, key))
+                keys.learn(key, first_owner(replies) or claimant)
+            finally:
+                self._decisions.end(key)
+            if keys.live_owner(key) is None:
+                return claimant  # the owner that a peer has named has ended in this moment
+        return owner
+
+
+def first_owner(replies: Replies) -> str | None:
+    """Return the first owner among replies."""
+    return next((owner for owner in replies if owner is not None), None)
+
+
+class InProgress(Generic[E]):
+    """The keys that a request works on now, each with the event on which others wait for its end."""
+
+    def __init__(self, new_event: Callable[[], E]) -> None:
+        self._new_event = new_event
+        self._lock = threading.Lock()
+        self._events: dict[str, E] = {}
+
+    def begin(self, key: str) -> E | None:
+        """Begin to work on `key`, and return None; or return the event of the request that already does."""
+        with self._lock:
+            running = self._events.get(key)
+            if running is None:
+                self._events[key] = self._new_event()
+            return running
+
+    def end(self, key: str) -> None:
+        """End the work on `key`, and wake the requests that wait for it."""
+        with self._lock:
+            event = self._events.pop(key)
+        event.set()

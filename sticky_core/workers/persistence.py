@@ -1,0 +1,114 @@
+"""How a worker recognises its clients: by a key whose owner is known, and by a cookie that names a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
+
+from sticky_core.cache import TwoGenerationCache
+from sticky_core.clock import Clock
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.persistence import Persistence
+from sticky_core.persistence.stick import NO_ENTRY, NO_KEY
+from sticky_core.server import instance
+from sticky_core.server.server import Server
+from sticky_core.stores.store import StoreCommand, StoreQuery
+from sticky_core.workers.keys import KeyTable
+
+_FastPath: TypeAlias = TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshedCookie:
+    """A cookie before which the peers are looked up: `refresh` is called before the cookie is read."""
+
+    cookie: Cookie
+    refresh: Callable[[], None]
+
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> RefreshedCookieRuntime:
+        return RefreshedCookieRuntime(self.cookie.build(backend, servers, clock), self.refresh)
+
+
+class RefreshedCookieRuntime:
+    """`RefreshedCookie` over the servers of one backend. A cookie on the fast path, as nearly all are, needs no
+    refresh.
+    """
+
+    fast_path: _FastPath
+
+    def __init__(self, persistence: Persistence, refresh: Callable[[], None]) -> None:
+        self._persistence = persistence
+        self._refresh = refresh
+        self.max_idle = persistence.max_idle
+        self.fast_path = persistence.fast_path
+
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
+        if request.cookie_key is not None:
+            self._refresh()
+        return self._persistence.recognise(request, accept_down=accept_down)
+
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
+        return self._persistence.stamp_response(presented, server, direct, request, reply)
+
+    def state_changed(self, server: Server) -> None:
+        self._persistence.state_changed(server)
+        self.fast_path = self._persistence.fast_path
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LearnedKeys:
+    """Persistence by keys that workers learn. `reports_lost`: a client whose worker has ended is not served by another
+    one.
+    """
+
+    keys: KeyTable
+    reports_lost: bool
+
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> LearnedKeysRuntime:
+        return LearnedKeysRuntime(self.keys, self.reports_lost)
+
+
+class LearnedKeysRuntime:
+    """`LearnedKeys` over the servers of one backend. The `persistence_state` of a result is the key."""
+
+    def __init__(self, keys: KeyTable, reports_lost: bool) -> None:
+        self._keys = keys
+        self._reports_lost = reports_lost
+        self.max_idle = keys.table.expire
+        self.fast_path: _FastPath = TwoGenerationCache(0)
+
+    def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
+        keys = self._keys
+        key = keys.table_key(keys.sample(request))
+        if key is None:
+            return NO_KEY
+        last_owner = keys.last_owner(key)
+        server = keys.live_server(last_owner) if last_owner is not None else None
+        if server is not None:
+            if server is keys.own_server and (reason := keys.pop_claim_reason(key)) is not None:
+                claim = Claim.NONE if reason is Reason.NO_ENTRY else Claim.INVALID
+                return PersistenceResult(claim, reason, server, overrides_claim=True, persistence_state=key)
+            return PersistenceResult(Claim.VALID, Reason.BOUND, server, persistence_state=key)
+        if self._reports_lost and last_owner is not None:
+            return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, persistence_state=key)
+        command = StoreCommand(keys, (key,))
+        if request.store_query(command) is None:
+            return replace(NO_ENTRY, queries=(StoreQuery(command, 0),), persistence_state=key)
+        return replace(NO_ENTRY, persistence_state=key)  # the owner was found, and has ended in this moment
+
+    def stamp_response(
+        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+    ) -> Mark:
+        keys = self._keys
+        if presented.persistence_state is not None:
+            keys.learn(cast(str, presented.persistence_state), instance.id_with_instance(server.name, server.instance))
+        keys.learn_from_response(reply, server)
+        return Mark.NONE
+
+    def state_changed(self, server: Server) -> None:
+        """Nothing to do: each request looks up the owner's state."""

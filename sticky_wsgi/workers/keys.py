@@ -1,0 +1,61 @@
+"""Look up the owner of a key: send what the core's arbitration wants to be sent, and wait where it wants to wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from sticky_core.server.server import Server
+from sticky_core.stores.store import Command
+from sticky_core.workers.keys import AskPeers, KeyArbitration, KeyTable, Procedure, Replies, WaitFor
+from sticky_wsgi.workers.peer import PeerApp
+
+T = TypeVar("T")
+
+
+class KeyLookup:
+    """Finds the owners of keys that this worker does not know. It serves `KeyTable` as a client serves a store."""
+
+    def __init__(self, keys: KeyTable, peers: Mapping[int, PeerApp]) -> None:
+        self._arbitration = KeyArbitration(keys, threading.Event)
+        self._peers = peers
+
+    def execute(self, commands: Sequence[Command]) -> list[object]:
+        """Claim the key in each command. The owners are in the `KeyTable` then."""
+        for command in commands:
+            self._run(self._arbitration.claim(str(command[0])))
+        return [None] * len(commands)
+
+    def decide(self, key: str, claimant: str) -> str:
+        """As the arbiter of `key`, return its owner."""
+        return self._run(self._arbitration.decide(key, claimant))
+
+    def _run(self, procedure: Procedure[threading.Event, T]) -> T:
+        replies: Replies = ()
+        try:
+            step = next(procedure)
+            while True:
+                match step:
+                    case AskPeers(peers, request):
+                        replies = self._ask_peers(peers, request)
+                    case WaitFor(event):
+                        event.wait()
+                        replies = ()
+                step = procedure.send(replies)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            procedure.close()
+
+    def _ask_peers(self, peers: Sequence[Server], request: tuple[object, ...]) -> Replies:
+        """Ask one peer after another, up to the first that names an owner."""
+        for peer in peers:
+            owner = self._peers[peer.id].query_key(*request)
+            if owner is not None:
+                return (owner,)
+        return ()
+
+    def close(self) -> None:
+        """Nothing to close: the connections are the peers'."""

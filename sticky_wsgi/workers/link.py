@@ -1,0 +1,119 @@
+"""A connection between two workers: frames in both directions, one end sending at a time, so that no end waits for a
+reader that is itself writing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from sticky_core.workers.frames import PIECE, Frame, Frames, Kind
+from sticky_wsgi.upstream.connections import TICK_ERRORS
+
+_log = logging.getLogger("sticky_sessions")
+
+_READ_SIZE: Final = 262144
+
+
+class FramedConnection:
+    """One end of a connection between two workers.
+
+    Where `on_tick` is passed, it is called now and then while the connection waits, and may raise to give up.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.closed = False
+        frames = Frames()
+        self._pack = frames.pack
+        self._feed = frames.feed
+        self._inbox: deque[Frame] = deque()
+
+    def send_frame(self, *frame: object, on_tick: Callable[[], None] | None = None) -> None:
+        """Send a frame. OSError if the other end is closed."""
+        rest = memoryview(self._pack(*frame))
+        while rest:
+            try:
+                rest = rest[self.socket.send(rest) :]
+            except TICK_ERRORS:
+                if on_tick is not None:
+                    on_tick()
+
+    def send_messages(self, *messages: object) -> None:
+        """Send messages of the face, long bytes in pieces."""
+        for message in messages:
+            if isinstance(message, bytes) and len(message) > PIECE:
+                break
+        else:
+            return self.send_frame(Kind.MESSAGES, *messages)
+        for message in messages:
+            for piece in _pieces(message):
+                self.send_frame(Kind.MESSAGES, piece)
+
+    def receive_frame(self, on_tick: Callable[[], None] | None = None) -> Frame:
+        """Wait for the next frame, and return it. EOFError if the other end has closed, OSError, BadFrame."""
+        inbox = self._inbox
+        while not inbox:
+            try:
+                data = self.socket.recv(_READ_SIZE)
+            except TICK_ERRORS:
+                if on_tick is not None:
+                    on_tick()
+                continue
+            if not data:
+                raise EOFError
+            inbox.extend(self._feed(data))
+        return inbox.popleft()
+
+    def receive_available(self) -> Frame | None:
+        """Return the next frame if all of it has been received. EOFError if the other end has closed, OSError,
+        BadFrame.
+        """
+        inbox = self._inbox
+        if not inbox:
+            data = self.socket.recv(_READ_SIZE, socket.MSG_DONTWAIT)
+            if not data:
+                raise EOFError
+            inbox.extend(self._feed(data))
+        return inbox.popleft() if inbox else None
+
+    def has_input(self) -> bool:
+        """Whether something has been received since the last frame, or the other end has closed; asks the kernel."""
+        if self._inbox:
+            return True
+        poll = select.poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.closed = True
+        self.socket.close()
+
+
+def _pieces(message: object) -> Iterator[object]:
+    if not isinstance(message, bytes):
+        yield message
+        return
+    view = memoryview(message)
+    for at in range(0, len(view), PIECE):
+        yield view[at : at + PIECE]
+
+
+def is_own_user(end: socket.socket) -> bool:
+    """Whether the process at the other end of a UNIX socket is this user's."""
+    if not hasattr(socket, "SO_PEERCRED"):  # not Linux: there only the private directory keeps other users out
+        return True
+    _, user, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return bool(user == os.geteuid())
+
+
+def warn_bad_frame(error: Exception) -> None:
+    """Log why a connection is closed."""
+    _log.warning("StickyWorkers: closed a connection between workers: bad frame: %s", error)

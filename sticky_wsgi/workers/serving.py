@@ -1,0 +1,245 @@
+"""Serve requests in this worker: its own, and those that peers forward; and what peers ask about keys."""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from sticky_core.workers.backend import Workers
+from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
+from sticky_core.workers.transaction import ForwardedDecision
+from sticky_wsgi.messages import KEY, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
+from sticky_wsgi.workers.keys import KeyLookup
+from sticky_wsgi.workers.link import FramedConnection, warn_bad_frame
+from sticky_wsgi.workers.protocol import EAGER_BODY
+from sticky_wsgi.workers.transaction import Permits
+
+_log = logging.getLogger("sticky_sessions")
+
+
+class ServingWorker(Protocol):
+    """The worker for which `PeerServer` serves: `LocalWorker`."""
+
+    app: WSGIApp
+    permits: Permits
+    workers: Workers
+    key_lookup: KeyLookup | None
+
+
+class CountedApp:
+    """The app itself, which takes a permit of this worker for each request that this worker has accepted."""
+
+    def __init__(self, app: WSGIApp, permits: Permits) -> None:
+        self._app = app
+        self._permits = permits
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        permits = self._permits
+        if permits is not None:
+            permits.get()
+            environ[KEY].permits = permits
+        return self._app(environ, start_response)
+
+
+class PeerServer(FramedConnection):
+    """A connection of a peer to this worker, at the end that serves."""
+
+    def __init__(self, connected: socket.socket, worker: ServingWorker) -> None:
+        super().__init__(connected)
+        self._worker = worker
+
+    def serve(self, frame: Frame) -> bool:
+        """Serve the request in a frame. Return whether the connection can carry another one."""
+        try:
+            request = ServedRequest(self, self._worker, frame)
+        except (ValueError, TypeError, LookupError) as error:
+            warn_bad_frame(error)
+            return False
+        return request.run()
+
+    def reply_about_key(self, frame: Frame) -> None:
+        """Reply to a query or a claim of a key. ValueError if the frame is neither."""
+        keys = self._worker.workers.keys
+        match frame:
+            case (Kind.KEY_QUERY, str(key)):
+                self.send_frame(Kind.KEY_OWNER, keys.live_owner(key) if keys is not None else None)
+            case (Kind.KEY_CLAIM, str(key), str(claimant)):
+                # in a thread: this one queries the peers, which may query this worker at the same time
+                threading.Thread(target=self._reply_to_claim, args=(key, claimant), daemon=True).start()
+            case _:
+                raise ValueError(f"a frame of kind {frame[0]}")
+
+    def _reply_to_claim(self, key: str, claimant: str) -> None:
+        lookup = self._worker.key_lookup
+        with suppress(OSError):  # the claimant has closed the connection
+            self.send_frame(Kind.KEY_OWNER, lookup.decide(key, claimant) if lookup is not None else claimant)
+
+    def abort(self) -> None:
+        """Shut the socket down, while another thread may use it."""
+        with suppress(OSError):  # it may be closed already
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
+class PeerDisconnected(ConnectionError):
+    """The peer has closed the connection: its client gets no response any more."""
+
+
+class ServedRequest:
+    """A request that a peer has forwarded, and the `start_response` and `write` of the app that serves it.
+
+    ValueError, TypeError or LookupError if the frame is malformed.
+    """
+
+    def __init__(self, connection: PeerServer, worker: ServingWorker, frame: Frame) -> None:
+        _, claim, reason, environ, body = frame
+        self._connection = connection
+        self._worker = worker
+        self._decision = ForwardedDecision(worker.workers, claim, reason)
+        self._head: tuple[str, Headers] | None = None
+        self._head_sent = False
+        self._environ: Environ = {
+            **environ,
+            "wsgi.version": (1, 0),
+            "wsgi.errors": sys.stderr,
+            "wsgi.input": io.BytesIO(body)
+            if body is not None
+            else io.BufferedReader(RemoteBody(connection), EAGER_BODY),
+            "wsgi.input_terminated": True,
+            # the peer sends nothing while it waits for the response, so what there is to read is its end
+            "waitress.client_disconnected": connection.has_input,
+            KEY: self._decision,
+        }
+
+    def run(self) -> bool:
+        """Have the app serve the request, under a permit. Return whether the connection can carry another one."""
+        permits, decision = self._worker.permits, self._decision
+        if permits is not None:
+            permits.get()
+        try:
+            if self._connection.has_input():  # the client has disconnected while the request waited
+                return False
+            decision.start()
+            try:
+                return self._run_app()
+            finally:
+                decision.finish()
+        finally:
+            if permits is not None:
+                permits.put(None)
+
+    def _run_app(self) -> bool:
+        body: Iterable[bytes] = ()
+        problem: str | None = None
+        try:
+            body = self._worker.app(self._environ, self.start_response)
+            rest: Iterable[bytes] = ()
+            if isinstance(body, (list, tuple)):
+                rest = body
+            else:
+                for item in body:
+                    self.write(item)
+            self._finish(rest)
+        except PeerDisconnected:
+            return False
+        except BaseException as error:
+            self._decision.app_raised()
+            problem = "".join(traceback.format_exception(error))
+        finally:
+            _close(body)
+        if problem is not None:
+            try:
+                self._connection.send_frame(Kind.END, problem)
+            except OSError:
+                return False
+        return True
+
+    def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
+        """Take the head of the response. It is sent with the first piece of the body, and may be replaced until then
+        (PEP 3333).
+        """
+        if exc_info is not None and exc_info[1] is not None:
+            if self._head_sent:
+                raise exc_info[1].with_traceback(exc_info[2])
+        elif self._head is not None:
+            raise AssertionError("start_response is called again without exc_info")
+        self._head = status, list(headers)
+        code = status[:3]
+        self._decision.status = int(code) if code.isascii() and code.isdigit() else 0
+        keys = self._worker.workers.keys
+        if keys is not None:
+            keys.learn_from_response(Head(headers, True), self._worker.workers.own_server)
+        return self.write
+
+    def write(self, item: bytes) -> None:
+        """Send a piece of the body."""
+        if item:
+            try:
+                self._connection.send_messages(*self._with_head((item,)))
+            except OSError:
+                raise PeerDisconnected("the client has disconnected") from None
+
+    def _finish(self, items: Iterable[bytes]) -> None:
+        """Send the last pieces of the body, and the end of the response."""
+        messages = self._with_head(item for item in items if item)
+        try:
+            if sum(map(len, messages)) > PIECE:
+                self._connection.send_messages(*messages)
+                messages = []
+            self._connection.send_frame(Kind.END, None, *messages)
+        except OSError:
+            raise PeerDisconnected("the client has disconnected") from None
+
+    def _with_head(self, items: Iterable[bytes]) -> list[Any]:
+        """Return the items, with the head before them if it has not been sent."""
+        if self._head is None:
+            raise AssertionError("the app has responded without having called start_response")
+        if self._head_sent:
+            return list(items)
+        self._head_sent = True
+        return [self._head, *items]
+
+
+class RemoteBody(io.RawIOBase):
+    """The body of a request, of which the peer sends as much as the app reads."""
+
+    def __init__(self, connection: PeerServer) -> None:
+        self._connection = connection
+        self._at_end = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._at_end or not len(buffer):
+            return 0
+        try:
+            self._connection.send_frame(Kind.WANT_BODY, len(buffer))
+            frame = self._connection.receive_frame()
+        except (EOFError, OSError):
+            raise PeerDisconnected("the client has disconnected") from None
+        match frame:
+            case (Kind.MESSAGES, bytes(piece)) if len(piece) <= len(buffer):
+                buffer[: len(piece)] = piece
+                self._at_end = not piece
+                return len(piece)
+            case _:
+                warn_bad_frame(BadFrame(f"a frame of kind {frame[0]} in the place of a piece of the body"))
+                self._connection.abort()
+                raise PeerDisconnected("the other worker has sent a bad frame")
+
+
+def _close(body: Iterable[bytes]) -> None:
+    """Close the app's iterable; an exception is logged, as its response has been sent already."""
+    close = getattr(body, "close", None)
+    if close is not None:
+        try:
+            close()
+        except Exception:
+            _log.exception("StickyWorkers: the response to a forwarded request has raised in close()")

@@ -1,0 +1,241 @@
+"""This process as a worker: its worker slot, the socket at which it listens, and the threads that serve its peers."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Final
+
+from sticky_core.decision import Decision
+from sticky_core.workers.backend import BACKLOG, Workers, join_workers
+from sticky_core.workers.config import WorkersConfig
+from sticky_core.workers.frames import BadFrame, Frame, Kind
+from sticky_wsgi.messages import WSGIApp
+from sticky_wsgi.stores import client as stores
+from sticky_wsgi.upstream.connections import TICK
+from sticky_wsgi.workers.keys import KeyLookup
+from sticky_wsgi.workers.link import is_own_user, warn_bad_frame
+from sticky_wsgi.workers.peer import PeerApp
+from sticky_wsgi.workers.serving import CountedApp, PeerServer
+from sticky_wsgi.workers.transaction import Permits
+
+_log = logging.getLogger("sticky_sessions")
+
+#: how many forwarded requests are served at the same time where the number of the server's threads is not known
+DEFAULT_THREADS: Final = 32
+
+
+class LocalWorker:
+    """This process as one of the workers. Its threads follow the pattern leader/followers: one thread, the leader,
+    waits for all idle connections. When a request is received it serves that, and the next thread leads. There is one
+    thread more than requests are served at the same time, so a request that is received while all are busy waits for
+    the first that is not.
+
+    - `config`: the options of the group.
+    - `app`: the app that it serves.
+    - `app_number`: the number of the app among those of this process that have workers.
+    - `threads`: how many requests the app may serve at the same time; None: the number is not known.
+    - `directory`: where the workers find each other; None: in the system's temporary directory.
+    - `log`: called with the `Decision` of each request.
+
+    ConfigError if it can't be one of them.
+    """
+
+    def __init__(
+        self,
+        config: WorkersConfig,
+        app: WSGIApp,
+        app_number: int,
+        threads: int | None,
+        directory: str | os.PathLike[str] | None,
+        log: Callable[[Decision], None] | None,
+    ) -> None:
+        self.app = app
+        self.permits: Permits = None
+        if threads is not None:
+            self.permits = SimpleQueue()
+            for _ in range(threads):
+                self.permits.put(None)
+        self.peers: dict[int, PeerApp] = {}
+        own_app = CountedApp(app, self.permits)
+        self.workers = join_workers(config, own_app, app_number, self._build_peer, directory=directory, log=log)
+        self.key_lookup: KeyLookup | None = None
+        keys = self.workers.keys
+        if keys is not None:
+            self.key_lookup = KeyLookup(keys, self.peers)
+            stores.register_client(keys, self.key_lookup)
+        self.stopping = False
+        self._max_busy = threads or DEFAULT_THREADS
+        self._threads: list[threading.Thread] = []
+        self._busy: set[PeerServer] = set()  # connections with a request in flight
+        self._waiting: deque[tuple[PeerServer, Frame]] = deque()  # requests that wait for a thread
+        self._leader_lock = threading.Lock()  # the thread that holds it waits for all idle connections
+        self._lock = threading.Lock()  # guards `stopping`, `_busy` and `_waiting`
+
+    def _build_peer(self, workers: Workers, number: int) -> PeerApp:
+        peer = self.peers[number] = PeerApp(workers, number)
+        return peer
+
+    def listen(self) -> None:
+        """Listen for peers, and let them find this worker. OSError if the socket can't be opened."""
+        slot = self.workers.slot
+        try:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._wake_reader, self._wake_writer = socket.socketpair()
+            self._listener.bind(slot.draft_path)
+            self._listener.listen(BACKLOG)
+            self._listener.setblocking(False)
+            self._selector = selectors.DefaultSelector()
+            for each in (self._listener, self._wake_reader):
+                self._selector.register(each, selectors.EVENT_READ)
+            self._start_thread()
+            slot.publish()
+        except BaseException:
+            slot.release()
+            raise
+
+    def _start_thread(self) -> None:
+        name = f"{self.workers.name} {self.workers.own_server.name}"
+        thread = threading.Thread(target=self._run_thread, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _run_thread(self) -> None:
+        while True:
+            with self._leader_lock:
+                received = self._next_request()
+                if received is not None and len(self._busy) == len(self._threads):
+                    with suppress(RuntimeError):  # the system allows no more threads: serve with those that run
+                        self._start_thread()
+            while received is not None:
+                connection, frame = received
+                reusable = False
+                try:
+                    reusable = connection.serve(frame)
+                except Exception:
+                    _log.exception("StickyWorkers: closed a connection between workers: serving its request has raised")
+                received = self._request_finished(connection, reusable)
+            if self.stopping:
+                return
+
+    def _next_request(self) -> tuple[PeerServer, Frame] | None:
+        """Wait for the next request that this thread is to serve, and return it; None: the worker stops."""
+        while not self.stopping:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif isinstance(key.data, PeerServer):
+                    frame = self._read_request(key.data)
+                    if frame is not None:
+                        with self._lock:
+                            if len(self._busy) < self._max_busy:
+                                self._busy.add(key.data)
+                                return key.data, frame
+                            self._waiting.append((key.data, frame))
+        return None
+
+    def _read_request(self, connection: PeerServer) -> Frame | None:
+        """Return the request that an idle connection has received, and stop watching the connection; None if there is
+        no complete request.
+        """
+        try:
+            frame = connection.receive_available()
+            if frame is None:
+                return None
+            if frame[0] == Kind.REQUEST:
+                self._selector.unregister(connection.socket)
+                return frame
+            connection.reply_about_key(frame)
+        except (BadFrame, ValueError, TypeError, LookupError) as error:
+            warn_bad_frame(error)
+        except (EOFError, OSError, RuntimeError):  # the peer has closed it, or no thread can be started for the reply
+            pass
+        else:
+            return None
+        self._selector.unregister(connection.socket)
+        connection.close()
+        return None
+
+    def _accept(self) -> None:
+        try:
+            connected, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(TICK)  # no file descriptors are left; the selector would report the listener at once again
+            return  # else the peer has closed it again
+        connected.setblocking(True)
+        connection = PeerServer(connected, self)
+        if not is_own_user(connected):
+            _log.warning("StickyWorkers: closed a connection between workers: its other end is another user's process")
+            connection.close()
+            return
+        try:
+            connection.send_frame(Kind.HELLO, self.workers.slot.instance)
+        except OSError:
+            connection.close()
+        else:
+            self._selector.register(connected, selectors.EVENT_READ, connection)
+
+    def _request_finished(self, connection: PeerServer, reusable: bool) -> tuple[PeerServer, Frame] | None:
+        """Watch the connection of a finished request again, or close it. Return a request that has waited meanwhile,
+        for the same thread.
+        """
+        with self._lock:
+            self._busy.discard(connection)
+            reusable = reusable and not self.stopping
+            if reusable:
+                self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+            received = self._waiting.popleft() if self._waiting else None
+            if received is not None:
+                self._busy.add(received[0])
+        if not reusable:
+            connection.close()
+        return received
+
+    def drain(self, grace: float) -> None:
+        """Stop listening, and serve the forwarded requests that are in flight, for at most `grace` seconds."""
+        deadline = time.monotonic() + grace
+        self.workers.slot.unpublish()
+        with self._lock:
+            self.stopping = True
+        self._wake_writer.send(b"\0")
+        with self._leader_lock:
+            # A request that a peer sends on an idle connection in this moment stays unread: the kernel resets the
+            # connection, which tells the peer so.
+            self._close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # an app may stop its own worker
+                thread.join(max(0.0, deadline - time.monotonic()))
+        for connection in self._connections_in_use():
+            connection.abort()
+        for peer in self.peers.values():
+            peer.close()
+
+    def _connections_in_use(self) -> list[PeerServer]:
+        """Return the connections with a request in flight or waiting."""
+        return [*self._busy, *(connection for connection, _ in self._waiting)]
+
+    def _close(self) -> None:
+        for key in list((self._selector.get_map() or {}).values()):
+            if isinstance(key.data, PeerServer):
+                key.data.close()
+        self._selector.close()
+        for each in (self._listener, self._wake_reader, self._wake_writer):
+            each.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: close what is the parent's, without sending anything."""
+        for connection in self._connections_in_use():
+            connection.close()
+        self._close()
+        for peer in self.peers.values():
+            peer.close()
