@@ -49,6 +49,7 @@ from sticky_core.samples.request import hdr
 from sticky_core.stick_table.memory import PARTS, Entries
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
+from sticky_core.stores.shared_store import SharedStore
 from sticky_core.stores.store import StoreCommand
 
 EXPIRE = 1800.0
@@ -362,7 +363,7 @@ def _started(*_: Any) -> Callable[[bytes], object]:
     return len
 
 
-def _until_heard_of(store: Redis) -> None:
+def _until_heard_of(store: SharedStore) -> None:
     while not store.is_listening:
         time.sleep(0.01)
 

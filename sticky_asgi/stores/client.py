@@ -1,100 +1,113 @@
-"""Ask the stores: all commands for one store in one round trip, shared with whoever else asks in this moment.
+"""Send commands to stores: all commands for one store in one round trip, shared with other requests of the same moment.
 
-Connections are those of an event loop. They open when something is asked for the first time, or is to be heard.
+Each event loop has clients of its own. A client opens connections when it sends its first command, or listens.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+from sticky_asgi.stores.guarded import GuardedClient
 from sticky_core.errors import ConfigError
-from sticky_core.stores.redis import Redis
+from sticky_core.stores.shared_store import SharedStore
 from sticky_core.stores.store import Command, Store, StoreCommand
 
-_Lines = dict[Store, "StoreClient"]
-_of: dict[asyncio.AbstractEventLoop, _Lines] = {}
+
+class StoreClient(Protocol):
+    """Sends commands to one store."""
+
+    def execute(self, commands: Sequence[Command], /) -> Awaitable[list[object]]:
+        """Send commands and return the replies, in order."""
+        ...
+
+    async def close(self) -> None: ...
 
 
-async def execute(asks: Sequence[StoreCommand]) -> list[object]:
-    """What the stores answer, in order: bytes, a number, None; or a `StoreFailure` where there was no answer in the
-    store's `timeout`, and at once while its breaker is open.
+@runtime_checkable
+class ListeningClient(Protocol):
+    """A client that also receives invalidations, or sends commands in the background."""
+
+    def listen(self) -> None:
+        """Begin to, unless another client in this process does."""
+        ...
+
+
+_Clients = dict[Store, StoreClient]
+_clients_by_loop: dict[asyncio.AbstractEventLoop, _Clients] = {}
+
+
+async def execute(commands: Sequence[StoreCommand]) -> list[object]:
+    """Send commands and return the replies of the stores, in order: bytes, a number, None; or a `StoreFailure` where
+    there was no reply within the store's `timeout`, and at once while its breaker is open.
 
     ConfigError if the event loop is not asyncio's.
     """
-    lines = _lines()
-    of: dict[Store, list[int]] = {}
-    for number, each in enumerate(asks):
-        of.setdefault(each.store, []).append(number)
-    # all are on their way before the first is waited for
-    coming = [_line(lines, store).execute([asks[number].words for number in numbers]) for store, numbers in of.items()]
-    answers: list[object] = [None] * len(asks)
-    for said, numbers in zip(coming, of.values(), strict=True):
-        for number, answer in zip(numbers, await said, strict=True):
-            answers[number] = answer
-    return answers
+    clients = _clients()
+    positions: dict[Store, list[int]] = {}
+    for position, command in enumerate(commands):
+        positions.setdefault(command.store, []).append(position)
+    # all are sent before the first is awaited
+    sent = [
+        _client(clients, store).execute([commands[position].words for position in of_store])
+        for store, of_store in positions.items()
+    ]
+    replies: list[object] = [None] * len(commands)
+    for pending, of_store in zip(sent, positions.values(), strict=True):
+        for position, reply in zip(of_store, await pending, strict=True):
+            replies[position] = reply
+    return replies
 
 
-def listen(stores: Iterable[Redis]) -> None:
-    """Begin to hear the news, although nothing is asked yet. What stands in the way is told to who asks."""
+def listen(stores: Iterable[Store]) -> None:
+    """Begin to receive invalidations before the first command. A ConfigError is left to the first command."""
     try:
-        lines = _lines()
+        clients = _clients()
         for store in stores:
-            from sticky_asgi.stores.redis import RedisClient  # redis-py is an extra
-
-            line = _line(lines, store)
-            if isinstance(line, RedisClient):  # else nobody has news
-                line.listen()
+            client = _client(clients, store)
+            if isinstance(client, ListeningClient):
+                client.listen()
     except ConfigError:
         pass
 
 
 async def close(stores: Iterable[Store]) -> None:
-    """Close what this event loop has opened. Whoever asks again opens it anew."""
+    """Close the clients of this event loop. The next command opens new ones."""
     try:
-        lines = _lines()
+        clients = _clients()
     except ConfigError:
         return
     for store in stores:
-        line = lines.pop(store, None)
-        if line is not None:
-            await line.close()
+        client = clients.pop(store, None)
+        if client is not None:
+            await client.close()
 
 
-class StoreClient(Protocol):
-    """What answers in a store's place, as `Line` does."""
-
-    def execute(self, commands: Sequence[Command], /) -> Awaitable[list[object]]: ...
-    async def close(self) -> None: ...
+def register_client(store: Store, client: StoreClient) -> None:
+    """Have `client` execute the commands for `store` on this event loop: workers send theirs to each other."""
+    _clients()[store] = client
 
 
-def register_client(store: Store, by: StoreClient) -> None:
-    """What is asked of `store` on this event loop is answered by this line: workers answer each other in a store's
-    place.
-    """
-    _lines()[store] = by
-
-
-def _lines() -> _Lines:
-    """Those of this event loop."""
+def _clients() -> _Clients:
+    """Return the clients of this event loop."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise ConfigError("a store needs asyncio, and this event loop is another's") from None
-    lines = _of.get(loop)
-    if lines is None:
-        for old in [each for each in list(_of) if each.is_closed()]:
-            _of.pop(old, None)
-        lines = _of[loop] = {}
-    return lines
+    clients = _clients_by_loop.get(loop)
+    if clients is None:
+        for closed in [each for each in list(_clients_by_loop) if each.is_closed()]:
+            _clients_by_loop.pop(closed, None)
+        clients = _clients_by_loop[loop] = {}
+    return clients
 
 
-def _line(lines: _Lines, store: Store) -> StoreClient:
-    line = lines.get(store)
-    if line is None:
-        from sticky_asgi.stores.redis import RedisClient  # redis-py is an extra
-
-        assert isinstance(store, Redis)  # nobody else has said who answers
-        line = lines[store] = RedisClient(store, asyncio.get_running_loop())
-    return line
+def _client(clients: _Clients, store: Store) -> StoreClient:
+    client = clients.get(store)
+    if client is None:
+        assert isinstance(store, SharedStore)  # any other has a registered client
+        client_class: Callable[[Any], StoreClient] = store.load_client("asgi")
+        client = client_class(store)
+        clients[store] = client = client if store.invalidates else GuardedClient(store, client)
+    return client

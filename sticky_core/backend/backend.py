@@ -35,7 +35,7 @@ from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.persistence import Persist, Persistence
 from sticky_core.persistence.rules import Condition
 from sticky_core.server.server import LOOK, Server
-from sticky_core.stores.redis import Redis
+from sticky_core.stores.shared_store import SharedStore
 
 __all__ = ["Backend", "BackendComponent", "BackendConfig", "OnEmpty", "Unavailable"]
 
@@ -212,7 +212,7 @@ class Backend:
         return self.snapshot.retries
 
     @property
-    def stores(self) -> tuple[Redis, ...]:
+    def stores(self) -> tuple[SharedStore, ...]:
         """The stores through which its stick tables are shared."""
         return self.snapshot.stores
 

@@ -24,7 +24,7 @@ from sticky_core.persistence.rules import IgnorablePersistence, RuledPersistence
 from sticky_core.persistence.stick import StickRules, grouped
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
-from sticky_core.stores.redis import Redis
+from sticky_core.stores.shared_store import SharedStore
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
@@ -116,7 +116,7 @@ class Snapshot:
         return _tables(self.persistences)
 
     @property
-    def stores(self) -> tuple[Redis, ...]:
+    def stores(self) -> tuple[SharedStore, ...]:
         """The stores through which these tables are shared, each once."""
         return tuple(dict.fromkeys(table.store for table in self.tables if table.store is not None))
 

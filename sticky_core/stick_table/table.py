@@ -20,7 +20,8 @@ from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import Address, Key, ipmask, key_bytes, key_text, parse_address, src
 from sticky_core.stick_table.memory import Entries
-from sticky_core.stores.redis import Redis, TableNamespace
+from sticky_core.stores.namespace import TableNamespace
+from sticky_core.stores.shared_store import SharedStore
 from sticky_core.stores.store import StoreCommand, StoreQuery
 
 KeyType = Literal["ip", "ipv6", "integer", "string", "binary"]
@@ -78,7 +79,7 @@ class StickTable:
         length: int = 32,
         nopurge: bool = False,
         srvkey: SrvKey = "name",
-        store: Redis | None = None,
+        store: SharedStore | None = None,
         name: str = "",
         clock: Clock | None = None,
     ) -> None:

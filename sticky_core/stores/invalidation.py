@@ -1,9 +1,9 @@
-"""What is said on the channel of news between a store and one process, and what follows from it: which near copies may
-be believed.
+"""The channel of invalidations between a Redis server and one process: what to send on it, and what follows from what
+is received: which local copies are fresh.
 
-A connection that says nothing may be one that is lost, so it is asked once a second whether it is there (PING). What
-it answers proves that all news from before the question have been heard, and near copies are believed for three seconds
-from then on.
+A connection on which nothing is received may be one that is lost, so a heartbeat is sent once a second (PING). The
+reply proves that all invalidations from before the heartbeat have been received, and local copies are fresh for three
+seconds from then on.
 """
 
 from __future__ import annotations
@@ -12,59 +12,63 @@ from typing import cast
 from weakref import WeakSet
 
 from sticky_core.errors import StoreFailure
-from sticky_core.stores.redis import Redis, TableNamespace
+from sticky_core.stores.redis import Redis, RedisNamespace
 from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, Command
 
 
 class InvalidationFeed:
-    """One connection's. A face sends what is `due`, and hands over what it hears (as RESP2 has it, lists)."""
+    """The channel over one connection, without I/O. A client sends each `next_command`, and passes what it receives to
+    `on_reply` (as RESP2 has it, lists).
+    """
 
     def __init__(self, store: Redis, now: float) -> None:
         self._store = store
-        self._asked: float | None = None  # when, and not answered yet
-        self._beat = now
-        self._begun: WeakSet[TableNamespace] = WeakSet()  # whose channels were subscribed to
+        self._ping_sent_at: float | None = None  # until the reply has come
+        self._next_heartbeat = now
+        self._subscribed: WeakSet[RedisNamespace] = WeakSet()
 
     def next_command(self, now: float) -> Command | None:
-        """What to say now. StoreFailure if the last was not answered in time: the connection is lost."""
-        unheard = [space for space in self._store.namespaces if space not in self._begun]
-        if unheard:
-            self._begun.update(unheard)
-            return ("SUBSCRIBE", *dict.fromkeys(space.channel for space in unheard))
-        if now < self._beat:
+        """Return the command to send now, or None. StoreFailure if the last heartbeat had no reply in time: the
+        connection is lost.
+        """
+        new = [namespace for namespace in self._store.namespaces if namespace not in self._subscribed]
+        if new:
+            self._subscribed.update(new)
+            return ("SUBSCRIBE", *dict.fromkeys(namespace.channel for namespace in new))
+        if now < self._next_heartbeat:
             return None
-        if self._asked is not None and now - self._asked >= FEED_TIMEOUT:
-            raise StoreFailure(self._store.name, f"the channel of news has been silent for {FEED_TIMEOUT:g} s")
-        self._beat = now + HEARTBEAT_INTERVAL
-        if self._asked is not None:
+        if self._ping_sent_at is not None and now - self._ping_sent_at >= FEED_TIMEOUT:
+            raise StoreFailure(self._store.name, f"the channel of invalidations has been silent for {FEED_TIMEOUT:g} s")
+        self._next_heartbeat = now + HEARTBEAT_INTERVAL
+        if self._ping_sent_at is not None:
             return None
-        self._asked = now
+        self._ping_sent_at = now
         return ("PING",)
 
     def delay(self, now: float) -> float:
-        """Seconds until something may be due."""
-        return max(0.0, self._beat - now)
+        """Return the seconds until there may be a next command."""
+        return max(0.0, self._next_heartbeat - now)
 
-    def on_reply(self, answer: object) -> None:
-        """Something has come."""
-        if not isinstance(answer, list):
-            return  # before the first channel, PING is answered as on any connection
-        kind, *rest = cast("list[bytes | int]", answer)
+    def on_reply(self, reply: object) -> None:
+        """A reply or an invalidation was received."""
+        if not isinstance(reply, list):
+            return  # before the first subscription, the reply to PING is as on any connection
+        kind, *rest = cast("list[bytes | int]", reply)
         match kind, rest:
             case b"message", [bytes() as channel, bytes() as payload]:
-                for space in self._of(channel):
-                    space.on_message(payload)
+                for namespace in self._namespaces_of(channel):
+                    namespace.on_message(payload)
             case b"subscribe", [bytes() as channel, _]:
-                for space in self._of(channel):
-                    if not space.epoch and space in self._begun:
-                        space.on_subscribed()
+                for namespace in self._namespaces_of(channel):
+                    if not namespace.epoch and namespace in self._subscribed:
+                        namespace.on_subscribed()
             case b"pong", _:
-                if self._asked is not None:
-                    self._store.feed_confirmed(self._asked)
-                    self._asked = None
+                if self._ping_sent_at is not None:
+                    self._store.feed_confirmed(self._ping_sent_at)
+                    self._ping_sent_at = None
             case _:
                 pass
 
-    def _of(self, channel: bytes) -> list[TableNamespace]:
+    def _namespaces_of(self, channel: bytes) -> list[RedisNamespace]:
         name = channel.decode()
-        return [space for space in self._store.namespaces if space.channel == name]
+        return [namespace for namespace in self._store.namespaces if namespace.channel == name]

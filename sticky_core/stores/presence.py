@@ -1,100 +1,102 @@
-"""Which servers have clients, in whatever process: what each process tells a store of its own, and what it asks when a
-server drains here.
+"""Presence marks: which servers have clients, in whatever process. Each process tells the store about its own servers,
+and reads the mark of a server that drains here.
 
-For each server of a table that has served a client there is a mark in the store. It expires when none of its clients
-has come, to any process, for as long as they are known. Near copies touch entries once in an eighth of that time, and
-marks are made no more often, so they last a quarter longer. No request waits for any of this: whoever listens to the
-news does it beside them, about once a second.
+For each server of a table that has served a client there is a mark in the store. It expires when none of the server's
+clients has sent a request, to any process, for as long as they are remembered. Local copies touch entries once in an
+eighth of that time, and marks are set no more often, so they last a quarter longer. No request waits for any of this:
+the store's listener sends the commands, about once a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from math import inf
-from typing import NamedTuple
+from typing import Protocol
 
 from sticky_core.clock import Clock
 from sticky_core.errors import StoreFailure
 from sticky_core.stores.breaker import Breaker
-from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, Command
+from sticky_core.stores.store import HEARTBEAT_INTERVAL, BackgroundCommand, Command
 
-#: into how many parts the time is divided for which clients are known
+#: into how many parts the time is divided for which clients are remembered
 _PARTS = 8
+#: for how many seconds after a call of `has_clients` the mark is read again and again
+_WANTED_FOR = 3.0
 
 
-class BackgroundCommand(NamedTuple):
-    """A command that no request waits for."""
+class MarkCommands(Protocol):
+    """The commands for the marks of one table; see `TableNamespace`."""
 
-    command: Command
-    on_reply: Callable[[object], None]  #: to be called with its answer
+    def set_mark(self, server: str, expire: float) -> Command: ...
+    def get_mark(self, server: str) -> Command: ...
 
 
 class Presence:
-    """The servers of one table, by what it says of them. `keys`: what the keys of their marks begin with.
+    """The presence marks of the servers of one table, by the texts that the table keeps for them.
 
-    Requests say who `served`, states ask `somewhere`, from any thread; each step is one of a set's or a dict's. One
-    listener at a time does the `errands`.
+    Requests call `record` and server states call `has_clients`, from any thread; each step is one operation of a set or
+    a dictionary. One listener at a time sends the `background_commands`.
     """
 
-    def __init__(self, keys: str, expire: float, clock: Clock, breaker: Breaker) -> None:
-        self._keys = keys
+    def __init__(self, commands: MarkCommands, expire: float, clock: Clock, breaker: Breaker) -> None:
+        self._commands = commands
         self._now = clock.monotonic
         self._breaker = breaker
-        self._lasts = expire
-        self._served: set[str] = set()  # since the store was told
-        #: when the store was told of each, if that was within one part of the time
+        self._expire = expire
+        self._to_mark: set[str] = set()  # servers that have served a client since their mark was set
+        #: when the mark of each server was set, if that was within one part of the time
         self.marked_at: dict[str, float] = {}
-        self._wanted: dict[str, float] = {}  # when somebody has wanted to know last
-        self._answers: dict[str, tuple[float, bool]] = {}  # when the store was asked, and whether there was a mark
+        self._wanted_at: dict[str, float] = {}  # the last call of `has_clients`
+        self._marks: dict[str, tuple[float, bool]] = {}  # when the mark was read, and whether there was one
 
     def extend_expiry(self, seconds: float) -> None:
-        """Clients may be known for so long, by something else than the table. Not, if that is for ever."""
+        """Let marks last for `seconds`, if that is longer: clients are remembered by something else as well. Ignored if
+        it is infinite.
+        """
         if seconds < inf:
-            self._lasts = max(self._lasts, seconds)
+            self._expire = max(self._expire, seconds)
 
     def record(self, server: str) -> None:
-        """A client was bound to `server`, or came back to it."""
-        self._served.add(server)
+        """A client was bound to `server`, or has sent another request."""
+        self._to_mark.add(server)
 
     def has_clients(self, server: str) -> bool:
-        """Whether a process has served a client of `server` for as long as clients are known, as far as the store
-        says. True until it has answered; False if it does not.
+        """Whether a process has served a client of `server` for as long as clients are remembered, by what the store
+        has replied. True until it has replied; False while it fails.
         """
         now = self._now()
-        self._wanted[server] = now
-        asked, there = self._answers.get(server, (-inf, True))
-        # who looks seldom finds an answer, too
-        return there if now - asked < max(FEED_TIMEOUT, self._part) else self._breaker.is_closed
+        self._wanted_at[server] = now
+        read_at, is_marked = self._marks.get(server, (-inf, True))
+        # a caller that calls seldom finds a reply, too
+        return is_marked if now - read_at < max(_WANTED_FOR, self._part) else self._breaker.is_closed
 
     @property
     def _part(self) -> float:
-        return self._lasts / _PARTS
+        return self._expire / _PARTS
 
     def background_commands(self, now: float) -> Iterator[BackgroundCommand]:
-        """What is to be told and asked now."""
-        for server in self._served.copy():
+        """Return the commands that set and read marks now."""
+        for server in self._to_mark.copy():
             if now - self.marked_at.get(server, -inf) >= self._part:
-                self._served.discard(server)  # first: whoever comes from here on is told of the next time
-                until = round(1000 * (self._lasts + 2 * self._part + HEARTBEAT_INTERVAL))
-                yield BackgroundCommand(
-                    ("SET", self._keys + server, 1, "PX", until), partial(self._was_told, server, now)
-                )
-        for server, wanted in self._wanted.copy().items():
-            if now - wanted < FEED_TIMEOUT:
-                yield BackgroundCommand(("GET", self._keys + server), partial(self._was_asked, server, now))
-            elif now - wanted >= self._part:
-                self._wanted.pop(server, None)
-                self._answers.pop(server, None)
+                self._to_mark.discard(server)  # before the mark is set: a client served from now on needs another
+                mark = self._commands.set_mark(server, self._expire + 2 * self._part + HEARTBEAT_INTERVAL)
+                yield BackgroundCommand(mark, partial(self._on_mark_set, server, now))
+        for server, wanted_at in self._wanted_at.copy().items():
+            if now - wanted_at < _WANTED_FOR:
+                yield BackgroundCommand(self._commands.get_mark(server), partial(self._on_mark_read, server, now))
+            elif now - wanted_at >= self._part:
+                self._wanted_at.pop(server, None)
+                self._marks.pop(server, None)
 
-    def _was_told(self, server: str, now: float, answer: object) -> None:
-        if isinstance(answer, StoreFailure):
-            self._served.add(server)
+    def _on_mark_set(self, server: str, now: float, reply: object) -> None:
+        if isinstance(reply, StoreFailure):
+            self._to_mark.add(server)
         else:
-            # servers come and go under ever new names
+            # servers are added and removed under ever new names: old ones are dropped
             self.marked_at = {each: when for each, when in self.marked_at.items() if now - when < self._part}
             self.marked_at[server] = now
 
-    def _was_asked(self, server: str, now: float, answer: object) -> None:
-        if not isinstance(answer, StoreFailure):
-            self._answers[server] = now, answer is not None
+    def _on_mark_read(self, server: str, now: float, reply: object) -> None:
+        if not isinstance(reply, StoreFailure):
+            self._marks[server] = now, reply is not None

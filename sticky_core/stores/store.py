@@ -1,26 +1,27 @@
-"""What is asked of a store outside, where stick tables are shared. The core makes the commands and reads the answers;
-the faces send them.
+"""Commands for stores that processes and hosts share, as values: the core makes them and reads the replies, a client in
+each face sends them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
-#: Seconds between two looks at whether the channel of news is alive, and how long it is believed to be after one.
+#: Seconds between two heartbeats: of a channel of invalidations, and of the commands that run in the background.
 HEARTBEAT_INTERVAL = 1.0
+#: For how many seconds after a heartbeat was sent that the store has replied to the channel is taken to be alive.
 FEED_TIMEOUT = 3.0
 
-#: the words of one command
+#: The words of one command. Only the store's own classes know what they mean.
 Command = tuple[bytes | str | int | float, ...]
 
 
 class Store(Protocol):
-    """Who is asked: `Redis`, or whoever answers in the place of one."""
+    """Where a command can be sent: a `SharedStore`, or the keys that workers share without one."""
 
     @property
     def on_store_failure(self) -> Literal["local", "fail"]:
-        """What becomes of requests while nobody answers."""
+        """How requests continue while the store does not reply."""
         ...
 
 
@@ -32,23 +33,19 @@ class StoreCommand(NamedTuple):
 
 
 class StoreQuery:
-    """An `Ask` on its way, and what became of it."""
+    """A command that is sent for a request, and its reply."""
 
     __slots__ = ("command", "reply", "sequence")
 
-    reply: object  #: as the store gave it, or a `StoreFailure`
+    reply: object  #: as the store sent it, or a `StoreFailure`
 
-    def __init__(self, ask: StoreCommand, since: int) -> None:
-        self.command = ask
-        self.sequence = since  #: how much news there had been before
+    def __init__(self, command: StoreCommand, sequence: int) -> None:
+        self.command = command
+        self.sequence = sequence  #: number of the latest invalidation that had been received before it was sent
 
 
-def pack_commands(commands: Iterable[Command]) -> bytes:
-    """Commands as Redis reads them (RESP, arrays of bulk strings)."""
-    parts: list[bytes] = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        for word in command:
-            data = word if isinstance(word, bytes) else str(word).encode()
-            parts.append(b"$%d\r\n%s\r\n" % (len(data), data))
-    return b"".join(parts)
+class BackgroundCommand(NamedTuple):
+    """A command that no request waits for."""
+
+    command: Command
+    on_reply: Callable[[object], None]  #: called with the reply, or a `StoreFailure`

@@ -1,6 +1,6 @@
-"""Ask the stores: all commands for one store in one round trip.
+"""Send commands to stores: all commands for one store in one round trip.
 
-Connections are those of a process. They open when something is asked for the first time, or is to be heard.
+Each process has clients of its own. A client opens connections when it sends its first command, or listens.
 """
 
 from __future__ import annotations
@@ -8,100 +8,109 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from sticky_core.errors import ConfigError
 from sticky_core.fork import register
-from sticky_core.stores.redis import Redis
+from sticky_core.stores.shared_store import SharedStore
 from sticky_core.stores.store import Command, Store, StoreCommand
+from sticky_wsgi.stores.guarded import GuardedClient
 
 
-def execute(asks: Sequence[StoreCommand]) -> list[object]:
-    """What the stores answer, in order: bytes, a number, None; or a `StoreFailure` where there was no answer in the
-    store's `timeout`, and at once while its breaker is open.
+class StoreClient(Protocol):
+    """Sends commands to one store, from any thread."""
+
+    def execute(self, commands: Sequence[Command], /) -> list[object]:
+        """Send commands and return the replies, in order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class ListeningClient(Protocol):
+    """A client that also receives invalidations, or sends commands in the background."""
+
+    def listen(self) -> None:
+        """Begin to, unless another client in this process does."""
+        ...
+
+
+def execute(commands: Sequence[StoreCommand]) -> list[object]:
+    """Send commands and return the replies of the stores, in order: bytes, a number, None; or a `StoreFailure` where
+    there was no reply within the store's `timeout`, and at once while its breaker is open.
     """
-    of: dict[Store, list[int]] = {}
-    for number, each in enumerate(asks):
-        of.setdefault(each.store, []).append(number)
-    answers: list[object] = [None] * len(asks)
-    for store, numbers in of.items():
-        said = _lines.line(store).execute([asks[number].words for number in numbers])
-        for number, answer in zip(numbers, said, strict=True):
-            answers[number] = answer
-    return answers
+    positions: dict[Store, list[int]] = {}
+    for position, command in enumerate(commands):
+        positions.setdefault(command.store, []).append(position)
+    replies: list[object] = [None] * len(commands)
+    for store, of_store in positions.items():
+        received = _clients.client(store).execute([commands[position].words for position in of_store])
+        for position, reply in zip(of_store, received, strict=True):
+            replies[position] = reply
+    return replies
 
 
-def listen(stores: Iterable[Redis]) -> None:
-    """Begin to hear the news, although nothing is asked yet. What stands in the way is told to who asks."""
+def listen(stores: Iterable[Store]) -> None:
+    """Begin to receive invalidations before the first command. A ConfigError is left to the first command."""
     try:
         for store in stores:
-            from sticky_wsgi.stores.redis import RedisClient  # redis-py is an extra
-
-            line = _lines.line(store)
-            if isinstance(line, RedisClient):  # else nobody has news
-                line.listen()
+            client = _clients.client(store)
+            if isinstance(client, ListeningClient):
+                client.listen()
     except ConfigError:
         pass
 
 
 def close(stores: Iterable[Store]) -> None:
-    """Close what this process has opened. Whoever asks again opens it anew."""
+    """Close the clients of this process. The next command opens new ones."""
     for store in stores:
-        line = _lines.of.pop(store, None)
-        if line is not None and os.getpid() == _lines.pid:  # else its locks, and what it has open, are the parent's
-            line.close()
+        client = _clients.by_store.pop(store, None)
+        if client is not None and os.getpid() == _clients.pid:  # else its locks and connections are the parent's
+            client.close()
 
 
-class StoreClient(Protocol):
-    """What answers in a store's place, as `Line` does."""
-
-    def execute(self, commands: Sequence[Command], /) -> list[object]: ...
-    def close(self) -> None: ...
+def register_client(store: Store, client: StoreClient) -> None:
+    """Have `client` execute the commands for `store` in this process: workers send theirs to each other."""
+    _clients.by_store[store] = client
 
 
-def register_client(store: Store, by: StoreClient) -> None:
-    """What is asked of `store` in this process is answered by this line: workers answer each other in a store's
-    place.
-    """
-    _lines.of[store] = by
-
-
-class _Lines:
-    """Those of this process."""
+class _Clients:
+    """The clients of this process."""
 
     def __init__(self) -> None:
-        self.of: dict[Store, StoreClient] = {}
+        self.by_store: dict[Store, StoreClient] = {}
         self._lock = threading.Lock()
         self.pid = os.getpid()
         register(self)
 
-    def line(self, store: Store) -> StoreClient:
-        line = self.of.get(store)
-        if line is None:
-            from sticky_wsgi.stores.redis import RedisClient  # redis-py is an extra
-
-            assert isinstance(store, Redis)  # nobody else has said who answers
+    def client(self, store: Store) -> StoreClient:
+        client = self.by_store.get(store)
+        if client is None:
+            assert isinstance(store, SharedStore)  # any other has a registered client
+            client_class: Callable[[Any], StoreClient] = store.load_client("wsgi")
             with self._lock:
-                line = self.of.get(store)
-                if line is None:
-                    line = self.of[store] = RedisClient(store)
-        return line
+                client = self.by_store.get(store)
+                if client is None:
+                    client = client_class(store)
+                    self.by_store[store] = client = client if store.invalidates else GuardedClient(store, client)
+        return client
 
     def after_fork(self) -> None:
-        """We are a forked child: connections and threads are the parent's. redis-py lets go of a parent's connection
-        without a word to the store.
+        """Forget the parent's clients: their connections and threads are not the child's. redis-py drops a parent's
+        connection without a message to the server.
         """
         self._lock = threading.Lock()
         self.pid = os.getpid()
-        self.of = {}
+        self.by_store = {}
 
 
-_lines = _Lines()
+_clients = _Clients()
 
 
-def _end_all() -> None:
-    close(list(_lines.of))
+def _close_all() -> None:
+    close(list(_clients.by_store))
 
 
-atexit.register(_end_all)
+atexit.register(_close_all)

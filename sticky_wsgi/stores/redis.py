@@ -1,6 +1,7 @@
-"""Redis from threads: a connection for each that asks, kept for the next, and a thread that hears the news.
+"""Redis from threads: a connection for each thread that sends commands, kept for the next, and a thread that receives
+invalidations.
 
-redis-py connects and parses; when, and what becomes of failures, is ours.
+redis-py connects and parses; timeouts and failures are handled here.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from typing import Any, Protocol, cast
 from redis import connection as _connection
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as TimedOut
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from sticky_core.errors import ConfigError, StoreFailure
 from sticky_core.stores.breaker import Backoff
 from sticky_core.stores.invalidation import InvalidationFeed
-from sticky_core.stores.redis import Redis
-from sticky_core.stores.store import HEARTBEAT_INTERVAL, Command, pack_commands
+from sticky_core.stores.redis import Redis, pack_commands
+from sticky_core.stores.store import HEARTBEAT_INTERVAL, Command
 
 ERRORS = RedisError, OSError
 
 
 class Connection(Protocol):
-    """What we use of redis-py's, whose types say less."""
+    """What is used of redis-py's connections, whose types say less."""
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -36,32 +37,32 @@ class Connection(Protocol):
 
 
 class RedisClient:
-    """The connections to one store in this process, and who listens to its news here."""
+    """The connections to one store in this process, and the thread that receives its invalidations here."""
 
     def __init__(self, store: Redis) -> None:
         self._store = store
         self._breaker = store.breaker
         self._now = store.clock.monotonic
-        self._make = _maker(store)
-        self._idle: list[Connection] = []  # the last to come is the first to go; threads take and put at its end
-        self._ended = threading.Event()
+        self._make_connection = _connection_factory(store)
+        self._idle: list[Connection] = []  # the last to be used is used first; threads take and add at the end
+        self._closed = threading.Event()
         self._listening: threading.Thread | None = None
-        self._hearing: Connection | None = None
+        self._feed_connection: Connection | None = None
 
     def listen(self) -> None:
-        """Listen to the news, unless somebody does in this process."""
+        """Begin to receive invalidations, unless another client in this process does."""
         if self._store.listener is None and self._store.acquire_listener(self):
-            name = f"news of {self._store.name}"
+            name = f"invalidations of {self._store.name}"
             self._listening = threading.Thread(target=self._listen, name=name, daemon=True)
             self._listening.start()
 
     def execute(self, commands: Sequence[Command]) -> list[object]:
-        """Their answers."""
+        """Send commands and return the replies, in order, or as many failures."""
         store = self._store
         self.listen()
         if not self._breaker.allows(self._now()):
             return [store.failure()] * len(commands)
-        question = pack_commands(commands)
+        packed = pack_commands(commands)
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -69,128 +70,127 @@ class RedisClient:
         try:
             if connection is not None:
                 try:
-                    return self._exchange(connection, question, len(commands))
-                except TimedOut:
+                    return self._exchange(connection, packed, len(commands))
+                except RedisTimeoutError:
                     raise
                 except ERRORS:
-                    pass  # the store has closed it since it was last used: once more on another
-            return self._exchange(self._make(), question, len(commands))
+                    pass  # the store has closed it since it was last used: send once more, on another
+            return self._exchange(self._make_connection(), packed, len(commands))
         except ERRORS as error:
             self._close_idle()  # the others may be no better
-            self._breaker.record_failure(self._now(), _said(error))
-            return [StoreFailure(store.name, _said(error))] * len(commands)
+            self._breaker.record_failure(self._now(), _error_text(error))
+            return [StoreFailure(store.name, _error_text(error))] * len(commands)
 
-    def _exchange(self, connection: Connection, question: bytes, count: int) -> list[object]:
+    def _exchange(self, connection: Connection, packed: bytes, count: int) -> list[object]:
+        """Send commands over `connection` and return so many replies."""
         try:
             connection.connect()
-            end = time.monotonic() + self._store.timeout
-            connection.send_packed_command([question], False)
-            answers = [self._answer(connection, end) for _ in range(count)]
+            deadline = time.monotonic() + self._store.timeout
+            connection.send_packed_command([packed], False)
+            replies = [self._read_reply(connection, deadline) for _ in range(count)]
         except BaseException:
             connection.disconnect()
             raise
-        if self._ended.is_set():
+        if self._closed.is_set():
             connection.disconnect()
         else:
             self._idle.append(connection)
-        refused = next((answer for answer in answers if isinstance(answer, StoreFailure)), None)
+        refused = next((reply for reply in replies if isinstance(reply, StoreFailure)), None)
         if refused is None:
             self._breaker.record_success(self._now())
         else:
             self._breaker.record_failure(self._now(), refused.detail)
-        return answers
+        return replies
 
-    def _answer(self, connection: Connection, end: float) -> object:
+    def _read_reply(self, connection: Connection, deadline: float) -> object:
         try:
-            left = max(0.0, end - time.monotonic())
+            left = max(0.0, deadline - time.monotonic())
             return connection.read_response(True, timeout=left, disconnect_on_error=True)
         except ResponseError as error:
             return StoreFailure(self._store.name, str(error))
 
     def close(self) -> None:
-        """Close what is open."""
-        self._ended.set()
-        hearing, listening = self._hearing, self._listening
-        if hearing is not None:
-            hearing.disconnect()
+        """Close the connections and end the thread."""
+        self._closed.set()
+        connection, listening = self._feed_connection, self._listening
+        if connection is not None:
+            connection.disconnect()
         if listening is not None and listening is not threading.current_thread():
             listening.join()
         self._close_idle()
 
     def _close_idle(self) -> None:
-        """Close what idles."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.disconnect()
 
     def _listen(self) -> None:
-        """Hear the news, until the end."""
+        """Receive invalidations until the client is closed."""
         store = self._store
-        pauses = Backoff(store.rng)
+        backoff = Backoff(store.rng)
         try:
-            while not self._ended.is_set():
+            while not self._closed.is_set():
                 if self._breaker.allows(self._now()):
                     try:
-                        self._hear(pauses)
+                        self._receive_invalidations(backoff)
                     except (*ERRORS, StoreFailure) as error:
-                        store.feed_failed(_said(error))
-                    self._ended.wait(pauses.next_pause())
+                        store.feed_failed(_error_text(error))
+                    self._closed.wait(backoff.next_pause())
                 else:
-                    self._ended.wait(min(self._breaker.delay(self._now()), HEARTBEAT_INTERVAL))
+                    self._closed.wait(min(self._breaker.delay(self._now()), HEARTBEAT_INTERVAL))
         finally:
             store.release_listener(self)
 
-    def _run_errands(self) -> None:
-        """What is to be done beside requests."""
-        errands = self._store.background_commands(self._now())
-        if errands:
-            answers = self.execute([errand.command for errand in errands])
-            for errand, answer in zip(errands, answers, strict=True):
-                errand.on_reply(answer)
-
-    def _hear(self, pauses: Backoff) -> None:
-        """Hear the news, as long as there is this connection."""
+    def _receive_invalidations(self, backoff: Backoff) -> None:
+        """Receive invalidations over one connection, until it ends."""
         store = self._store
-        connection = self._make()
+        connection = self._make_connection()
         try:
             try:
                 connection.connect()
             except ERRORS as error:
-                self._breaker.record_failure(self._now(), _said(error))
+                self._breaker.record_failure(self._now(), _error_text(error))
                 return
-            self._hearing = connection
-            heard = False
-            news = InvalidationFeed(store, self._now())
-            while not self._ended.is_set():
-                while (command := news.next_command(self._now())) is not None:
+            self._feed_connection = connection
+            has_received = False
+            feed = InvalidationFeed(store, self._now())
+            while not self._closed.is_set():
+                while (command := feed.next_command(self._now())) is not None:
                     connection.send_packed_command([pack_commands([command])], False)
-                self._run_errands()  # also before it is known whether there is anything to hear
+                self._run_background_commands()  # also if the subscription is refused
                 try:
-                    answer = connection.read_response(True, timeout=news.delay(self._now()), disconnect_on_error=False)
-                except TimedOut:
+                    reply = connection.read_response(True, timeout=feed.delay(self._now()), disconnect_on_error=False)
+                except RedisTimeoutError:
                     continue
-                news.on_reply(answer)
-                if not heard:
-                    heard = True
-                    pauses.reset()
+                feed.on_reply(reply)
+                if not has_received:
+                    has_received = True
+                    backoff.reset()
                     self._breaker.record_success(self._now())
         except Exception:
-            if not self._ended.is_set():  # else it was closed under our hands
+            if not self._closed.is_set():  # else `close` has closed the connection
                 raise
         finally:
-            self._hearing = None
+            self._feed_connection = None
             store.disconnected()
             connection.disconnect()
 
+    def _run_background_commands(self) -> None:
+        commands = self._store.background_commands(self._now())
+        if commands:
+            replies = self.execute([each.command for each in commands])
+            for command, reply in zip(commands, replies, strict=True):
+                command.on_reply(reply)
 
-def _said(error: Exception) -> str:
+
+def _error_text(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _maker(store: Redis) -> Callable[[], Connection]:
-    """What makes connections as the URL asks. ConfigError if it asks for what there is not."""
-    # what the URL says of these would change what we send and what comes back; time is ours to watch
-    ours: dict[str, Any] = {
+def _connection_factory(store: Redis) -> Callable[[], Connection]:
+    """Return what makes connections as the URL says. ConfigError if redis-py does not understand it."""
+    # these options are not the URL's to set: they would change what is sent and received, or when it times out
+    fixed: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": store.timeout,
         "socket_connect_timeout": store.timeout,
@@ -198,7 +198,7 @@ def _maker(store: Redis) -> Callable[[], Connection]:
         "health_check_interval": 0,
     }
     try:
-        options = {**_parse_url(store.url), **ours}
+        options = {**_parse_url(store.url), **fixed}
         options.pop("max_connections", None)
         make: Callable[[], Connection] = partial(options.pop("connection_class", _connection.Connection), **options)
         make()

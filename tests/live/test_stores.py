@@ -313,7 +313,7 @@ def failed(answers):
 @pytest.fixture
 def said(caplog):
     caplog.set_level(logging.WARNING, "sticky_sessions")
-    return lambda: [message for message in caplog.messages if "no news" not in message]
+    return lambda: [message for message in caplog.messages if "no invalidations" not in message]
 
 
 def test_a_store_that_is_killed_and_comes_back(face, valkey, space, until, said):
@@ -396,10 +396,10 @@ def test_who_may_not_subscribe_is_told_once_and_asks_each_time(face, valkey, sto
         client.execute_command("ACL", "SETUSER", "deaf", "resetchannels")
     space = store(f"{valkey.url.replace('unix://', 'unix://deaf@')}?password=hush-hush").namespace(*TABLE)
     assert face.ask(space.reserve("d", "s1")) == [None]
-    until(lambda: "no news of other processes" in caplog.text, "it is told")
+    until(lambda: "no invalidations" in caplog.text, "it is told")
     assert face.ask(space.recall("d")) == [b"s1"]
     assert not listens(space)
-    assert caplog.text.count("no news of other processes") == 1
+    assert caplog.text.count("no invalidations") == 1
     space.presence.record("s1")
     until(lambda: "s1" in space.presence.marked_at, "others learn from the store that it has clients")
 

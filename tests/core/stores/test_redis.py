@@ -14,8 +14,8 @@ from sticky_core.persistence.stick import Stick
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.invalidation import InvalidationFeed
-from sticky_core.stores.redis import Redis
-from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, pack_commands
+from sticky_core.stores.redis import Redis, pack_commands
+from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL
 
 SECRET = "a-secret-of-the-store-tests"
 
@@ -369,7 +369,7 @@ def test_that_no_news_come_is_told_once_until_they_do(store, clock, caplog):
     for _ in range(3):
         store.feed_failed("NOPERM no permissions")
     assert caplog.messages == [
-        "store redis://cache: no news of other processes (NOPERM no permissions); each request asks the store"
+        "store redis://cache: no invalidations (NOPERM no permissions); each request queries the store"
     ]
     heard(store, clock)
     store.feed_failed("connection lost")
@@ -377,11 +377,11 @@ def test_that_no_news_come_is_told_once_until_they_do(store, clock, caplog):
 
 
 def test_a_store_says_how_it_is(store, space, clock):
-    assert repr(store) == "<Redis redis://cache closed, deaf>"
+    assert repr(store) == "<Redis redis://cache closed, disconnected>"
     heard(store, clock)
     store.breaker.record_failure(0.0, "refused")
     assert repr(store) == "<Redis redis://cache open, listening>"
-    assert repr(space) == "<Space app/sessions in redis://cache>"
+    assert repr(space) == "<RedisNamespace app/sessions in redis://cache>"
 
 
 def test_replicas_can_t_share_a_table_and_the_way_out_is_named(store):
