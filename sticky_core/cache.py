@@ -1,7 +1,8 @@
-"""What was seen of late, in bounded memory: two generations, the older dropped whole when the younger is full.
+"""A cache of recently used items in bounded memory: two generations, of which the older is dropped as a whole when the
+younger is full.
 
-Each look-up is one dictionary's, whatever was dropped; what is asked for again moves to the younger generation and
-stays.
+A look-up costs one dictionary look-up (two for an older item), and dropping costs nothing per item. An older item that
+is used again moves to the younger generation, so it stays.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ V = TypeVar("V")
 
 
 class TwoGenerationCache(Generic[K, V]):
-    """Between `size` and twice `size` of the latest items. Threads may race: they lose an item at worst, and it is
-    looked up anew.
+    """Holds between `size` and twice `size` of the items used last. Threads may race: at worst an item is lost, and
+    computed again.
     """
 
     __slots__ = ("_old", "_size", "young")
 
     def __init__(self, size: int) -> None:
         self._size = size
-        #: the younger generation: where to look first
+        #: the younger generation; hot paths look here first, without a call
         self.young: dict[K, V] = {}
         self._old: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
+        """Return the value of `key`, or None if it is not cached."""
         value = self.young.get(key)
         if value is None:
             value = self._old.get(key)
@@ -34,6 +36,7 @@ class TwoGenerationCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V) -> None:
+        """Store `value` under `key` in the younger generation."""
         if len(self.young) >= self._size:
             self._old, self.young = self.young, {}
         self.young[key] = value

@@ -1,4 +1,4 @@
-"""Time and chance, handed in: what is decided from them can be tested without waiting, and told again."""
+"""Time and randomness as arguments: decisions that depend on them can be tested without waiting, and reproduced."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Clock(Protocol):
 
 
 class Rng(Protocol):
-    """What we ask of chance. The `random` module itself will do, and is re-seeded in a forked child as instances are
-    not.
+    """A source of random numbers. The `random` module itself is one; unlike instances of `random.Random`, it is
+    re-seeded in a forked child.
     """
 
     def random(self) -> float: ...
@@ -24,14 +24,14 @@ class Rng(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of the operating system."""
 
     wall = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
 
 
 class ManualClock:
-    """A clock that moves when it is told to: for tests of applications and of this package."""
+    """A clock that moves only when `advance` is called: for tests of applications and of this package."""
 
     def __init__(self, wall: float = 1_700_000_000.0) -> None:
         self._wall = wall
@@ -44,5 +44,5 @@ class ManualClock:
         return self._elapsed
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Move the clock forward by `seconds`."""
         self._elapsed += seconds

@@ -1,4 +1,6 @@
-"""Whose turn it is to act: the operator's (`ConfigError`), a server's (`ServerFailure`), a store's (`StoreFailure`)."""
+"""Errors, by what has to be repaired: the configuration (`ConfigError`), a server (`ServerFailure`), a store
+(`StoreFailure`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from enum import Enum
 
 
 class ConfigError(ValueError):
-    """What was configured cannot work. `problems` holds every reason found, each naming the thing and the way out."""
+    """The configuration cannot work. `problems` holds every reason found; each names the option and how to fix it."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -21,7 +23,7 @@ class ConfigError(ValueError):
 
 
 def raise_problems(problems: Iterable[str]) -> None:
-    """Raise one `ConfigError` with all `problems`, if there are any."""
+    """Raise one `ConfigError` that holds all `problems`, if there are any."""
     found = tuple(problems)
     if found:
         raise ConfigError(*found)
@@ -29,7 +31,9 @@ def raise_problems(problems: Iterable[str]) -> None:
 
 @contextmanager
 def collect_problems(problems: list[str], where: str = "") -> Generator[None]:
-    """Add the problems of a `ConfigError` to `problems`, each behind `where`, and go on: all are told at once."""
+    """Catch a `ConfigError` raised in the block and append its problems to `problems`, each prefixed with `where`.
+    So all problems can be reported at once.
+    """
     try:
         yield
     except ConfigError as error:
@@ -37,52 +41,54 @@ def collect_problems(problems: list[str], where: str = "") -> Generator[None]:
 
 
 class Failure(Enum):
-    """How a server failed a request, and whether the request may have been executed there.
+    """How a server failed a request.
 
-    Only what is known not to have been executed may be told again to another server whatever its method. `word` is
-    HAProxy's in `retry-on`; what has none is never retried.
+    - `text`: the failure in words, for logs.
+    - `maybe_executed`: whether the server may have executed the request. A request that was certainly not executed may
+      be replayed at another server whatever its method.
+    - `status`: the status that the client gets if no other server responds and no response has begun.
+    - `retry_word`: HAProxy's word for it in `retry-on`; a failure without one is never retried.
     """
 
-    #: nobody took the request
+    #: the server accepted no connection
     REFUSED = "connection refused", False, 503, "conn-failure"
-    #: the connection did not come about in time
+    #: the connection was not established in time
     CONNECT_TIMEOUT = "no connection in time", False, 503, "conn-failure"
-    #: it came about, and TLS on it did not
+    #: the connection was established, the TLS handshake failed
     TLS = "TLS failed", False, 503, "conn-failure"
-    #: a replica that never came to life
+    #: a replica (an app in this process) that has not started
     NOT_STARTED = "not started", False, 503, "conn-failure"
-    #: the server went away with the request in its hands, before it answered
-    CLOSED = "closed before the answer", True, 502, "empty-response"
-    #: it, or another server, has changed its state, and what was on its way here was to end with that
+    #: the server closed the connection after it got the request and before it sent a response
+    CLOSED = "closed before the response", True, 502, "empty-response"
+    #: a state change of this or of another server ended the requests in flight (`shutdown-sessions`)
     SHUT = "sessions shut down", True, 502, "empty-response"
-    #: what it said was no answer, or not the whole head of one
-    BAD_RESPONSE = "no valid answer", True, 502, "junk-response"
-    #: it took too long to begin its answer
-    TIMEOUT = "no answer in time", True, 504, "response-timeout"
-    #: the request can't be passed on without ambiguity, which is the client's fault and no server's
-    NOT_FORWARDABLE = "request can't be passed on", True, 400, ""
-    #: it answered, with a status after which another server is asked
-    RETRIED_STATUS = "answer not passed on", True, 502, ""
-    #: the server went away, or fell silent, in the middle of its answer
-    TRUNCATED = "answer cut short", True, 502, ""
+    #: the server sent something that is not a valid response head, or only a part of one
+    BAD_RESPONSE = "no valid response", True, 502, "junk-response"
+    #: the server did not begin its response in time
+    TIMEOUT = "no response in time", True, 504, "response-timeout"
+    #: the request is ambiguous, so it is not forwarded; the client is at fault, no server is
+    NOT_FORWARDABLE = "request can't be forwarded", True, 400, ""
+    #: the server responded with a status after which the request is retried at another server
+    RETRIED_STATUS = "response not passed on", True, 502, ""
+    #: the server closed the connection, or stopped sending, in the middle of its response
+    TRUNCATED = "response cut short", True, 502, ""
 
     def __init__(self, text: str, executed: bool, status: int, word: str) -> None:
         self.text = text
         self.maybe_executed = executed
-        #: what the client is told when nobody else answers, if it has not been told anything yet
         self.status = status
         self.retry_word = word
 
     @property
     def is_server_fault(self) -> bool:
-        """Whether it says how the server is."""
+        """Whether the failure counts against the server (its health, its max_fails)."""
         return self is not Failure.NOT_FORWARDABLE and self is not Failure.SHUT
 
 
 class ServerFailure(Exception):
-    """A server, not the application in it, failed a request. Raised by the app that stands for the server.
+    """A server, as opposed to the application that it runs, failed a request. Raised by the app of the server.
 
-    `detail`: the evidence, for people.
+    `detail`: the evidence, as text for logs.
     """
 
     def __init__(self, failure: Failure, server: str = "", detail: str = "") -> None:
@@ -94,9 +100,9 @@ class ServerFailure(Exception):
 
 
 class StoreFailure(Exception):
-    """A store did not answer, or not as it should. What stands for its answer; nothing is wrong with the request.
+    """A store did not reply, or not as expected. Used in place of the reply; the request itself is not at fault.
 
-    `store`: its URL, without passwords. `detail`: the evidence, for people.
+    `store`: the URL of the store, without passwords. `detail`: the evidence, as text for logs.
     """
 
     def __init__(self, store: str, detail: str) -> None:

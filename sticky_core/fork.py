@@ -1,5 +1,5 @@
-"""After a fork: what the parent has made is the child's to renew, and whatever was made last is renewed first, so that
-nobody meets a lock of the parent's in something that was made for it.
+"""Reset objects in a forked child. Objects registered last are reset first, so that an object never meets a lock of the
+parent in an object that was made for it.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from weakref import WeakValueDictionary
 
 
 class ForkAware(Protocol):
-    """What does not survive a fork as it is."""
+    """An object whose state (locks, connections, threads) is not valid in a forked child."""
 
     def after_fork(self) -> None:
-        """We are a forked child: what was made in the parent is not ours."""
+        """Reset the state that belongs to the parent process. Called in the child."""
         ...
 
 
 _numbers = count()
-_alive: WeakValueDictionary[int, ForkAware] = WeakValueDictionary()
+_registered: WeakValueDictionary[int, ForkAware] = WeakValueDictionary()
 
 
-def register(each: ForkAware) -> None:
-    """Have `each`, as long as it lives, told in every child that is forked from here on."""
-    _alive[next(_numbers)] = each
+def register(obj: ForkAware) -> None:
+    """Call `obj.after_fork()` in every child that is forked from now on, as long as `obj` is alive."""
+    _registered[next(_numbers)] = obj
 
 
-def _in_the_child() -> None:
-    for each in reversed(list(_alive.values())):
-        each.after_fork()
+def _after_fork_in_child() -> None:
+    for obj in reversed(list(_registered.values())):
+        obj.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_the_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -86,7 +86,7 @@ class HttpProbe:
             else:
                 ended = answers.feed_eof() or bool(answers.status)
                 if not ended:
-                    return CheckResult(CheckStatus.SOCKERR, info="closed before the answer")
+                    return CheckResult(CheckStatus.SOCKERR, info="closed before the response")
         except BadResponse as error:
             if not answers.status:
                 return CheckResult(CheckStatus.L7RSP, info=str(error))
@@ -122,7 +122,7 @@ class AgentProbe:
         if data and b"\n" not in self._line and len(self._line) < MAX_LINE:
             return None
         if not self._line.strip():
-            return CheckResult(CheckStatus.SOCKERR, info="closed before the answer")
+            return CheckResult(CheckStatus.SOCKERR, info="closed before the response")
         self.reply = read_agent(self._line)
         return self.reply.result
 

@@ -1,4 +1,4 @@
-"""What stands behind a server: apps of both kinds, factories, URLs; what is none of them is told so."""
+"""The target of a server: apps of both kinds, factories, URLs; anything else is refused with a reason."""
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable
@@ -106,7 +106,7 @@ class MadeWithAName:
         pytest.param(lambda environ, start_response: [], {"wsgi"}, id="lambda of two"),
         pytest.param(lambda *args: None, ANYTHING, id="lambda of any number"),
         pytest.param(lambda *args, **more: None, ANYTHING, id="lambda of anything"),
-        pytest.param(functools.wraps(asgi)(lambda *args: None), {"asgi"}, id="wrapper that says whom it wraps"),
+        pytest.param(functools.wraps(asgi)(lambda *args: None), {"asgi"}, id="wrapper that declares what it wraps"),
         pytest.param(dict, ANYTHING, id="builtin class without a signature"),
         pytest.param(print, ANYTHING, id="builtin of any number"),
         pytest.param(len, set(), id="builtin of one"),
@@ -115,11 +115,11 @@ class MadeWithAName:
         pytest.param(7, set(), id="a number"),
     ],
 )
-def test_a_signature_tells_what_a_callable_may_be(callee: object, expected: set[Kind]):
+def test_the_signature_decides_what_a_callable_may_be(callee: object, expected: set[Kind]):
     assert possible_kinds(callee) == expected
 
 
-def test_real_applications_are_known_for_what_they_are():
+def test_apps_of_real_frameworks_are_recognised():
     fastapi = pytest.importorskip("fastapi")
     flask = pytest.importorskip("flask")
     assert possible_kinds(fastapi.FastAPI()) == {"asgi"}
@@ -134,7 +134,7 @@ def test_real_applications_are_known_for_what_they_are():
         pytest.param(wsgi, None, id="WSGI app"),
         pytest.param(AsgiApp(), None, id="ASGI instance"),
         pytest.param(WsgiByClass, None, id="WSGI class"),
-        pytest.param(lambda *args: None, None, id="app that tells nothing"),
+        pytest.param(lambda *args: None, None, id="app whose signature fits everything"),
         pytest.param("http://10.0.0.1:8080", None, id="http"),
         pytest.param("https://shop.example", None, id="https"),
         pytest.param("unix:/run/app.sock", None, id="UNIX socket"),
@@ -145,7 +145,7 @@ def test_real_applications_are_known_for_what_they_are():
         pytest.param(None, dict, id="builtin as a factory"),
     ],
 )
-def test_what_can_be_served_has_no_problem(target: object, factory: object):
+def test_a_valid_target_or_factory_has_no_problem(target: object, factory: object):
     assert target_problem(target, factory) is None
 
 
@@ -157,7 +157,7 @@ def test_what_can_be_served_has_no_problem(target: object, factory: object):
         pytest.param(
             "10.0.0.1:8080",
             None,
-            "'10.0.0.1:8080' is no URL: it begins with one of http://, https://, unix:",
+            "'10.0.0.1:8080' is no URL: a URL begins with one of http://, https://, unix:",
             id="an address",
         ),
         pytest.param("ftp://x", None, "is no URL", id="another scheme"),
@@ -180,19 +180,19 @@ def test_what_can_be_served_has_no_problem(target: object, factory: object):
         pytest.param(needs_a_config, None, "is neither an app nor a URL", id="function of one as a target"),
         pytest.param(7, None, "7 is neither an app nor a URL", id="a number as a target"),
         pytest.param(
-            None, wsgi, "so it is an app rather than a factory: hand it as the target", id="WSGI app as a factory"
+            None, wsgi, "so it is an app rather than a factory: pass it as the target", id="WSGI app as a factory"
         ),
         pytest.param(
-            None, AsgiApp(), "so it is an app rather than a factory: hand it as the target", id="ASGI app as a factory"
+            None, AsgiApp(), "so it is an app rather than a factory: pass it as the target", id="ASGI app as a factory"
         ),
         pytest.param(None, needs_a_config, "cannot be called without arguments", id="function of one as a factory"),
         pytest.param(None, "http://10.0.0.1", "cannot be called without arguments", id="URL as a factory"),
     ],
 )
-def test_what_cannot_is_told_the_way_out(target: object, factory: object, problem: str):
-    said = target_problem(target, factory)
-    assert said is not None
-    assert problem in said
+def test_an_invalid_target_or_factory_is_refused_with_the_way_out(target: object, factory: object, problem: str):
+    message = target_problem(target, factory)
+    assert message is not None
+    assert problem in message
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_what_cannot_is_told_the_way_out(target: object, factory: object, proble
         pytest.param("unix:/run/app.sock", None, id="UNIX socket"),
     ],
 )
-def test_an_address_is_a_host_and_a_port(url: str, expected: tuple[str, int] | None):
+def test_the_host_and_port_of_a_url(url: str, expected: tuple[str, int] | None):
     assert host_and_port(url) == expected
 
 
 @pytest.mark.parametrize("url", ["http://", "http://:80", "http://host:port", "http://host:99999"])
-def test_a_url_without_a_host_or_with_a_wrong_port_has_no_address(url: str):
+def test_a_url_without_a_host_or_with_an_invalid_port_is_refused(url: str):
     with pytest.raises(ValueError):
         host_and_port(url)
 
@@ -232,7 +232,7 @@ def test_a_url_without_a_host_or_with_a_wrong_port_has_no_address(url: str):
         pytest.param(
             "http://shop.example/%C3%A4;x=1",
             Location("http", "shop.example", 80, None, "/%C3%A4;x=1"),
-            id="a base with what paths may hold",
+            id="a base path with every kind of character that paths may have",
         ),
         pytest.param("http://Shop.Example", Location("http", "shop.example", 80, None, ""), id="a host in capitals"),
         pytest.param(
@@ -263,43 +263,43 @@ def test_a_url_without_a_host_or_with_a_wrong_port_has_no_address(url: str):
         ),
     ],
 )
-def test_a_url_tells_where_an_upstream_listens(url: str, expected: Location):
+def test_a_url_is_parsed_into_the_location_of_the_upstream(url: str, expected: Location):
     assert Location.parse(url) == expected
 
 
 @pytest.mark.parametrize(
     "url, problem",
     [
-        pytest.param("shop.example", "is no URL: it begins with one of http://, https://, unix:", id="no scheme"),
+        pytest.param("shop.example", "is no URL: a URL begins with one of http://, https://, unix:", id="no scheme"),
         pytest.param("ws://shop.example", "is no URL", id="another scheme"),
         pytest.param("HTTP://shop.example", "is no URL", id="a scheme in capitals"),
         pytest.param("http://", "names no host", id="no host"),
         pytest.param("http:///a", "names no host", id="a base and no host"),
         pytest.param("http://:80", "names no host", id="a port and no host"),
         pytest.param("http://shop.example:port", "is no URL", id="a port in letters"),
-        pytest.param("http://shop.example:65536", "is no URL", id="a port beyond all"),
-        pytest.param("http://shop.example:0", "nobody listens at port 0", id="port 0"),
+        pytest.param("http://shop.example:65536", "is no URL", id="a port that is too large"),
+        pytest.param("http://shop.example:0", "no server can listen at port 0", id="port 0"),
         pytest.param("http://[2001:db8::1", "is no URL", id="half a bracket"),
-        pytest.param("http://user:word@shop.example", "carries a user name", id="a user and a password"),
-        pytest.param("http://user@shop.example", "carries a user name", id="a user"),
+        pytest.param("http://user:word@shop.example", "contains a user name", id="a user and a password"),
+        pytest.param("http://user@shop.example", "contains a user name", id="a user"),
         pytest.param("http://shop example", "can't be written in a Host header", id="a host with a space"),
         pytest.param("http://sh\u00f6p.example", "can't be written in a Host header", id="a host beyond ASCII"),
         pytest.param("http://{shop}.example", "can't be written in a Host header", id="a host with braces"),
         pytest.param("http://shop.example/?a=b", "has a query or a fragment", id="a query"),
         pytest.param("http://shop.example/#a", "has a query or a fragment", id="a fragment"),
-        pytest.param("http://shop.example/a b", "base path '/a b' is not one", id="a base with a space"),
-        pytest.param("http://shop.example/\u00e4", "base path '/\u00e4' is not one", id="a base beyond ASCII"),
+        pytest.param("http://shop.example/a b", "base path '/a b' is not valid", id="a base with a space"),
+        pytest.param("http://shop.example/\u00e4", "base path '/\u00e4' is not valid", id="a base beyond ASCII"),
         pytest.param("unix:", "names no socket: write unix:/path/of.sock", id="no socket"),
         pytest.param("unix::/a", "names no socket", id="a base and no socket"),
         pytest.param(
-            "unix:/run/app.sock:a", "base path 'a' is not one: it begins with a slash", id="a base without a slash"
+            "unix:/run/app.sock:a", "base path 'a' is not valid: it begins with a slash", id="a base without a slash"
         ),
-        pytest.param("unix:/run/app.sock:/a?b", "base path '/a?b' is not one", id="a base with a query"),
-        pytest.param("unix:/run/app.sock:/a#b", "base path '/a#b' is not one", id="a base with a fragment"),
-        pytest.param("unix:/run/app.sock:/a\r\nb", "is not one", id="a base with a line break"),
+        pytest.param("unix:/run/app.sock:/a?b", "base path '/a?b' is not valid", id="a base with a query"),
+        pytest.param("unix:/run/app.sock:/a#b", "base path '/a#b' is not valid", id="a base with a fragment"),
+        pytest.param("unix:/run/app.sock:/a\r\nb", "is not valid", id="a base with a line break"),
     ],
 )
-def test_a_url_that_is_no_place_is_told_why(url: str, problem: str):
+def test_a_url_that_is_no_location_is_refused_with_the_reason(url: str, problem: str):
     with pytest.raises(ValueError) as error:
         Location.parse(url)
     assert problem in str(error.value)
@@ -321,5 +321,5 @@ def test_a_url_that_is_no_place_is_told_why(url: str, problem: str):
         pytest.param("https://unix:/run/app.sock", "localhost", id="TLS over a UNIX socket"),
     ],
 )
-def test_an_authority_is_what_host_says(url: str, authority: str):
+def test_the_authority_is_the_value_of_the_host_header(url: str, authority: str):
     assert Location.parse(url).authority == authority

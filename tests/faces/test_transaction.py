@@ -706,7 +706,7 @@ def test_a_factory_handed_as_an_app_is_told_apart(face: Face) -> None:
 @pytest.mark.parametrize("made", [lambda: flask.Flask("app"), starlette.applications.Starlette])
 def test_an_app_handed_as_a_factory_is_told_apart(face: Face, made: Callable[[], Any]) -> None:
     problems = problems_of(lambda: face.package.Server("s1", factory=made()))
-    assert holds(problems, "server s1: .* it is an app rather than a factory: hand it as the target")
+    assert holds(problems, "server s1: .* it is an app rather than a factory: pass it as the target")
 
 
 def test_a_server_is_one_thing(face: Face) -> None:

@@ -73,7 +73,7 @@ def test_no_servers_are_refused(n):
         ("https://[::1]/", "is an address already"),
         ("unix:/run/app.sock", "has no name to resolve"),
         ("http://", "names no host"),
-        ("myservice.local:0", "nobody listens at port 0"),
+        ("myservice.local:0", "no server can listen at port 0"),
     ],
 )
 def test_what_has_no_name_is_refused(where, problem):

@@ -361,5 +361,5 @@ def test_no_replicas_serve_nobody(n: int):
 
 
 def test_replicas_of_an_app_rather_than_a_factory_are_refused():
-    with pytest.raises(ConfigError, match="hand it as the target"):
+    with pytest.raises(ConfigError, match="pass it as the target"):
         Server.replicas(app, 3)  # type: ignore[arg-type] # what a caller without types may hand over
