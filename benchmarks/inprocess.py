@@ -28,7 +28,7 @@ import sticky_wsgi
 from sticky_core.backend.backend import Backend
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
-from sticky_core.persistence.stick import Learn, Stick
+from sticky_core.persistence.stick.config import Learn, Stick
 from sticky_core.server.server import Server
 
 SECRET = "a secret for benchmarks and nothing else"

@@ -71,7 +71,7 @@ from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import Clock, ManualClock
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
-from sticky_core.persistence.stick import Stick
+from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import hdr
 from sticky_core.server.server import AdminState, Server
 from sticky_core.stick_table.table import StickTable

@@ -44,7 +44,7 @@ import sticky_asgi
 import sticky_asgi.stores.client
 import sticky_wsgi
 import sticky_wsgi.stores.client
-from sticky_core.persistence.stick import Stick
+from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import hdr
 from sticky_core.stick_table.memory import PARTS, Entries
 from sticky_core.stick_table.table import StickTable

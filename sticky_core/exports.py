@@ -17,7 +17,7 @@ from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.persistence.route import Route
-from sticky_core.persistence.stick import Learn, Stick
+from sticky_core.persistence.stick.config import Learn, Stick
 from sticky_core.persistence.token import Token
 from sticky_core.samples import request as samples
 from sticky_core.samples import response as res

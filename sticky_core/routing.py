@@ -11,7 +11,6 @@ from sticky_core.backend.backend import Backend, BackendComponent
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
 from sticky_core.errors import ConfigError, raise_problems
-from sticky_core.persistence.cookie.config import Cookie
 
 
 class Frontend:
@@ -110,29 +109,11 @@ def _problems(routes: Mapping[str, Backend]) -> Iterator[str]:
 
 
 def _clashes(one: BackendConfig, other: BackendConfig) -> Iterator[str]:
-    """Which cookies of these two backends a browser would mix up."""
-    for cookie, twin in product(_inserted(one), _inserted(other)):
-        if cookie.name == twin.name and _overlap(cookie.at_path, twin.at_path) and _meet(cookie, twin):
+    """Yield a problem for each cookie that one of these backends would overwrite in the browsers of the other."""
+    for cookie, same in product(one.cookie_scopes, other.cookie_scopes):
+        if cookie.overlaps(same):
             yield (
                 f"backends {one.name} and {other.name} both insert a cookie {cookie.name} where the paths "
-                f"{cookie.at_path} and {twin.at_path} meet, and would overwrite each other's for ever: "
+                f"{cookie.path} and {same.path} meet, and would overwrite each other's for ever: "
                 "give one another name, or each the path of its route"
             )
-
-
-def _inserted(config: BackendConfig) -> list[Cookie]:
-    return [cookie for cookie in config.cookies if cookie.inserts]
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether some request path gets both cookies (RFC 6265, 5.1.4)."""
-    short, long = sorted((one.rstrip("/"), other.rstrip("/")), key=len)
-    return long == short or long.startswith(f"{short}/")
-
-
-def _meet(one: Cookie, other: Cookie) -> bool:
-    """Whether some host gets both cookies (RFC 6265, 5.1.3 and 5.2.3: without regard to case or to a leading dot)."""
-    if not one.domains or not other.domains:
-        return True
-    hosts, others = ([f".{domain.lower().lstrip('.')}" for domain in cookie.domains] for cookie in (one, other))
-    return any(host.endswith(twin) or twin.endswith(host) for host in hosts for twin in others)

@@ -12,9 +12,7 @@ from sticky_core.errors import raise_problems
 from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
-from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.persistence.follow import Follow
-from sticky_core.persistence.nginx import NginxCookie
+from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.rules import Condition
 from sticky_core.server.server import NAME, ServerConfig
@@ -59,7 +57,7 @@ class BackendConfig:
             yield "has no servers"
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"has {names.count(name)} servers called {name}: give each a name of its own"
-        cookies = [cookie.name for cookie in self.cookies if cookie.mode != "passive"]
+        cookies = [cookie.name for cookie in self.cookie_scopes]
         for name in sorted({name for name in cookies if cookies.count(name) > 1}):
             yield (
                 f"persists by cookie {name} in {cookies.count(name)} ways that would undo each other: "
@@ -81,10 +79,9 @@ class BackendConfig:
         return server.check if server.check is not None else self.check
 
     @property
-    def cookies(self) -> list[Cookie]:
-        """The cookies by which clients are known, those of pairs and presets included."""
-        asked = (each for each in self.persist if isinstance(each, Cookie | Follow | NginxCookie))
-        return [cookie for each in asked for cookie in each.written]
+    def cookie_scopes(self) -> list[CookieScope]:
+        """The cookies that the persistences write."""
+        return [scope for persist in self.persist for scope in persist.cookie_scopes()]
 
     def _problems_of_choice(self) -> Iterator[str]:
         if self.on_empty not in ("fail", "panic"):

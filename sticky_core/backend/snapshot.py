@@ -8,7 +8,7 @@ before it is put in force, and nothing changes it after that. It refers to live 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sticky_core.backend.balancing import Balancing
@@ -18,10 +18,8 @@ from sticky_core.clock import Clock, Rng
 from sticky_core.decision import Decision
 from sticky_core.errors import collect_problems, raise_problems
 from sticky_core.http.trusted_proxies import Networks
-from sticky_core.persistence.chain import PersistenceChain
 from sticky_core.persistence.persistence import Persistence
-from sticky_core.persistence.rules import IgnorablePersistence, RuledPersistence
-from sticky_core.persistence.stick import StickRules, grouped
+from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.shared_store import SharedStore
@@ -40,7 +38,7 @@ class Snapshot:
     trusted_proxies: Networks  #: proxies whose X-Forwarded-For is believed
     balancing: Balancing
     persistence: Persistence | None
-    persistences: tuple[Persistence, ...]  #: the configured ones, one by one, without `force_persist` and the like
+    persistences: PersistenceSet
     max_fails: Mapping[Server, int]  #: `max_fails` of each server; 0: failed requests are not counted
     max_idle: float  #: for how many seconds a client may stay away and is still recognised
 
@@ -71,16 +69,18 @@ class Snapshot:
         """
         servers = tuple(servers)
         problems: list[str] = []
-        persistences, persistence = _build_persistence(config, servers, clock, before, problems)
+        persistences: PersistenceSet | None = None
         balancing: Balancing | None = None
+        with collect_problems(problems, f"backend {config.name}: "):
+            persistences = _build_persistences(config, servers, clock, before)
         with collect_problems(problems, f"backend {config.name}: "):
             balancing = _build_balancing(config, servers, rng, before)
         raise_problems(problems)
+        assert persistences is not None
         assert balancing is not None
-        max_idle = max((each.max_idle for each in persistences or (persistence,) if each is not None), default=0.0)
-        for table in _tables(persistences):
+        for table in persistences.tables:
             if table.namespace is not None:
-                table.namespace.presence.extend_expiry(max_idle)
+                table.namespace.presence.extend_expiry(persistences.max_idle)
         retries = Retries(config.retries, config.retry_on, config.redispatch)
         max_fails = _max_fails(servers)
         limited = any(server.config.maxconn for server in servers)
@@ -94,10 +94,10 @@ class Snapshot:
             retries=retries,
             trusted_proxies=Networks(config.forward.trusted_proxies),
             balancing=balancing,
-            persistence=persistence,
+            persistence=persistences.persistence,
             persistences=persistences,
             max_fails=max_fails,
-            max_idle=max_idle,
+            max_idle=persistences.max_idle,
             name=config.name,
             unavailable=config.unavailable,
             counts_requests=balancing.algorithm.counts_requests or limited,
@@ -113,34 +113,20 @@ class Snapshot:
     @property
     def tables(self) -> tuple[StickTable, ...]:
         """The stick tables in use, each once."""
-        return _tables(self.persistences)
+        return self.persistences.tables
 
     @property
     def stores(self) -> tuple[SharedStore, ...]:
         """The stores through which these tables are shared, each once."""
-        return tuple(dict.fromkeys(table.store for table in self.tables if table.store is not None))
+        return self.persistences.stores
 
     def sessions(self) -> Counter[Server]:
         """Count the entries of stick tables by server. This reads every entry."""
-        sessions: Counter[Server] = Counter()
-        seen: set[StickTable] = set()
-        for rules in _stick_rules(self.persistences):
-            for table in set(rules.tables) - seen:
-                seen.add(table)
-                for text, count in table.per_server().items():
-                    server = rules.server_of(text)
-                    if server is not None:
-                        sessions[server] += count
-        return sessions
+        return self.persistences.sessions()
 
     def bound_somewhere(self, server: Server) -> bool:
         """Return whether a process may still serve clients of `server`, according to the stores of shared tables."""
-        namespaces = (
-            (table.namespace, each.server_text(server, table))
-            for each in _stick_rules(self.persistences)
-            for table in each.tables
-        )
-        return any(namespace is not None and namespace.presence.has_clients(text) for namespace, text in namespaces)
+        return self.persistences.has_clients_elsewhere(server)
 
     # Live objects that the snapshot refers to are notified. Under the backend's lock.
 
@@ -166,31 +152,12 @@ def _build_balancing(
     return Balancing(config.balance, servers, config.allbackups, rng, running)
 
 
-def _build_persistence(
-    config: BackendConfig, servers: tuple[Server, ...], clock: Clock, before: Snapshot | None, problems: list[str]
-) -> tuple[tuple[Persistence, ...], Persistence | None]:
-    """Return the configured persistences, and the one that requests use. Problems are appended to `problems`."""
+def _build_persistences(
+    config: BackendConfig, servers: tuple[Server, ...], clock: Clock, before: Snapshot | None
+) -> PersistenceSet:
     if before is not None and servers == before.servers and _persists_alike(config, before.config):
-        return before.persistences, before.persistence
-    persistences: list[Persistence] = []
-    for each in grouped(config.persist):
-        with collect_problems(problems, f"backend {config.name}: "):
-            persistence = each.build(config.name, servers, clock)
-            if config.ignore_persist is not None and not isinstance(persistence, StickRules):
-                persistence = IgnorablePersistence(config, persistence)
-            persistences.append(persistence)
-    names = [table.name for table in _tables(persistences) if table.store is not None]
-    problems += (
-        f"backend {config.name}: {names.count(name)} shared tables are called {name}: give each a name= of its own"
-        for name in sorted({name for name in names if names.count(name) > 1})
-    )
-    whole: Persistence | None = None
-    if persistences:
-        whole = PersistenceChain(persistences) if len(persistences) > 1 else persistences[0]
-    rules = RuledPersistence.of(config, servers)
-    if rules is not None:
-        whole = rules(whole)
-    return tuple(persistences), whole
+        return before.persistences
+    return PersistenceSet(config, servers, clock)
 
 
 def _persists_alike(config: BackendConfig, before: BackendConfig) -> bool:
@@ -209,11 +176,3 @@ def _max_fails(servers: tuple[Server, ...]) -> dict[Server, int]:
     """
     alone = sum(not server.config.backup for server in servers) == 1
     return {server: 0 if alone and not server.config.backup else server.config.max_fails for server in servers}
-
-
-def _stick_rules(persistences: Sequence[Persistence]) -> Iterator[StickRules]:
-    return (each for each in persistences if isinstance(each, StickRules))
-
-
-def _tables(persistences: Sequence[Persistence]) -> tuple[StickTable, ...]:
-    return tuple(dict.fromkeys(table for each in _stick_rules(persistences) for table in each.tables))

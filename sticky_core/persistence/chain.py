@@ -1,71 +1,57 @@
-"""Several ways to know a client, in the order written: the first that speaks wins."""
+"""Several persistences of one backend, in the order written: the first that binds the request wins."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from sticky_core.cache import TwoGenerationCache
 from sticky_core.http.messages import Request, ResponseHead, Unread
 from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
-from sticky_core.persistence.persistence import Persistence
+from sticky_core.persistence.persistence import Persistence, UsedTable, no_fast_path
 from sticky_core.server.server import Server
 
 
 class PersistenceChain:
-    """Persistences at work, as one."""
+    """Several persistences as one."""
 
     def __init__(self, persistences: Sequence[Persistence]) -> None:
         self._persistences = persistences
-        # each part has its own
-        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
-            TwoGenerationCache(0)
-        )
+        self.fast_path = no_fast_path()  # one key may be in several of its members
         self.max_idle = max(each.max_idle for each in persistences)
 
+    @property
+    def tables(self) -> Sequence[UsedTable]:
+        return [table for each in self._persistences for table in each.tables]
+
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
-        """What the first says that speaks; if none does, what the first says to whom the client has said anything."""
-        parts: list[PersistenceResult] = []
-        spoken = telling = None
+        """Return the first result that binds the request, else the first with a claim, else the first."""
+        results: list[PersistenceResult] = []
+        binding = claiming = None
         for persistence in self._persistences:
-            # those that come too late still take their own out of the request
-            part = self._part(persistence, request, accept_down, overtaken=spoken is not None)
-            if spoken is None:
-                if part.is_bound:
-                    spoken = part
-                elif telling is None and part.claim is not Claim.NONE:
-                    telling = part
-            parts.append(part)
-        settled = spoken is not None and all(_holds(part, spoken.server) for part in parts)
+            if binding is None:
+                result = persistence.recognise(request, accept_down=accept_down)
+                if result.is_bound:
+                    binding = result
+                elif claiming is None and result.claim is not Claim.NONE:
+                    claiming = result
+            else:
+                result = _superseded(persistence, request, accept_down)
+            results.append(result)
         return replace(
-            spoken or telling or parts[0],
-            results=tuple(parts),
-            needs_no_mark=settled,
-            queries=tuple(question for part in parts for question in part.queries),
-            reservations=tuple(reserve for part in parts for reserve in part.reservations),
+            binding or claiming or results[0],
+            results=tuple(results),
+            needs_no_mark=binding is not None and all(_needs_no_mark(each, binding.server) for each in results),
+            queries=tuple(query for each in results for query in each.queries),
+            reservations=tuple(reservation for each in results for reservation in each.reservations),
         )
 
-    def _part(
-        self, persistence: Persistence, request: Request, accept_down: bool, *, overtaken: bool
-    ) -> PersistenceResult:
-        if not overtaken:
-            return persistence.recognise(request, accept_down=accept_down)
-        try:
-            part = persistence.recognise(request, accept_down=accept_down)
-        except Unread:  # nobody reads a body for what does not count
-            return PersistenceResult(Claim.UNUSED, Reason.SUPERSEDED)
-        claim, reason = part.claim, part.reason
-        if claim is not Claim.NONE:
-            claim, reason = Claim.UNUSED, Reason.SUPERSEDED
-        return replace(part, claim=claim, reason=reason, queries=(), reservations=())
-
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        """Each marks for itself; the most telling of what they did."""
+        """Let each member mark the response, and return the first mark that is not NONE."""
         marks = [
-            persistence.stamp_response(part, server, direct, request, reply)
-            for persistence, part in zip(self._persistences, presented.results, strict=True)
+            persistence.stamp_response(each, server, is_bound, request, response)
+            for persistence, each in zip(self._persistences, result.results, strict=True)
         ]
         return next((mark for mark in marks if mark is not Mark.NONE), Mark.NONE)
 
@@ -74,8 +60,21 @@ class PersistenceChain:
             persistence.state_changed(server)
 
 
-def _holds(part: PersistenceResult, server: Server | None) -> bool:
-    """Whether it has nothing to say, and nothing to remember, of an answer of `server`'s."""
-    if part.persistence_state is None:
-        return part.needs_no_mark or part.claim is Claim.NONE
-    return part.needs_no_mark and part.server is server
+def _superseded(persistence: Persistence, request: Request, accept_down: bool) -> PersistenceResult:
+    """Return the result of a member after another one has bound the request. The member still removes its cookie from
+    the request.
+    """
+    try:
+        result = persistence.recognise(request, accept_down=accept_down)
+    except Unread:  # a body is not read for a result that does not count
+        return PersistenceResult(Claim.UNUSED, Reason.SUPERSEDED)
+    if result.claim is Claim.NONE:
+        return replace(result, queries=(), reservations=())
+    return replace(result, claim=Claim.UNUSED, reason=Reason.SUPERSEDED, queries=(), reservations=())
+
+
+def _needs_no_mark(result: PersistenceResult, server: Server | None) -> bool:
+    """Return whether a member has nothing to write, and nothing to store, when `server` responds."""
+    if result.persistence_state is None:
+        return result.needs_no_mark or result.claim is Claim.NONE
+    return result.needs_no_mark and result.server is server

@@ -1,6 +1,6 @@
-"""What a client says about where it belongs, how that turned out, and what it was told in return.
+"""What a client claims (`Claim`), why the claim counts or not (`Reason`), and how the response is marked (`Mark`).
 
-The letters are the third and fourth of HAProxy's termination state (configuration manual, 8.5).
+The letters of `Claim` and `Mark` are the third and fourth of HAProxy's termination state (configuration manual, 8.5).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from sticky_core.stores.store import StoreQuery
 
 
 class Claim(Enum):
-    """How a client's claim to a server turned out."""
+    """How the client's claim to a server turned out."""
 
-    NONE = "N"  #: it made none
-    INVALID = "I"  #: it names no server here, or is not our word
-    DOWN = "D"  #: its server is down or in maintenance, or did not answer
-    VALID = "V"  #: its server was there for it
-    EXPIRED = "E"  #: idle for longer than maxidle
-    OLD = "O"  #: older than maxlife
-    UNUSED = "U"  #: not asked: another persistence, or a rule, had spoken before
+    NONE = "N"  #: the client made no claim
+    INVALID = "I"  #: it names no server of this backend, or is not a value of ours
+    DOWN = "D"  #: its server is down, in maintenance, or did not respond
+    VALID = "V"  #: its server was usable
+    EXPIRED = "E"  #: the client was away for longer than maxidle
+    OLD = "O"  #: the client came first longer ago than maxlife
+    UNUSED = "U"  #: another persistence, or a rule, had decided before
 
 
 class Reason(Enum):
@@ -50,67 +50,83 @@ class Reason(Enum):
 
 
 class Mark(Enum):
-    """What the client was told in return."""
+    """How the response was marked."""
 
-    NONE = "N"  #: nothing
-    INSERTED = "I"  #: a new mark
-    UPDATED = "U"  #: the same server again, renewed
-    PASSED = "P"  #: the application's own cookie, as it is
-    REWRITTEN = "R"  #: the application's own cookie, with our id in it
-    DELETED = "D"  #: the application's own cookie was taken out, or the client's mark was taken back
+    NONE = "N"  #: not at all
+    INSERTED = "I"  #: with a new mark
+    UPDATED = "U"  #: with a renewed mark of the same server
+    PASSED = "P"  #: with the application's own cookie, unchanged
+    REWRITTEN = "R"  #: with the application's own cookie, and our id in it
+    DELETED = "D"  #: the application's own cookie was removed, or the client's mark was deleted
 
 
 class Reservation(Protocol):
-    """A key that is to be the first server's that takes its request, so that requests of one client that come together
-    agree on one.
+    """A key that is reserved for the first server that takes its request, so that simultaneous requests of one client
+    go to the same server.
     """
 
     def query(self, server: Server) -> StoreQuery | None:
-        """What to ask a store so that it is `server`'s; None: nobody has to be asked."""
+        """Return the query that reserves the key for `server` in a store, or None if no store is involved."""
         ...
 
-    def confirm(self, server: Server, question: StoreQuery | None) -> Server | None:
-        """After that was asked: whose it is; None: nobody's who could take a request."""
+    def confirm(self, server: Server, query: StoreQuery | None) -> Server | None:
+        """Take the store's reply to `query`, and return the server that has the key now: `server`, or another one if
+        another request was first. None: that one is not usable.
+        """
         ...
 
     def cancel(self, request: Request) -> None:
-        """No server has answered: it is nobody's again, if it had become the server's."""
+        """Give the key up, as no server has responded. Nothing happens if this request had not reserved it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PersistenceResult:
-    """What one persistence made of a request. The same value may serve many requests."""
+    """What a persistence has recognised in a request. One value may serve many requests.
+
+    - `claim`, `reason`: how the claim turned out, and why.
+    - `server`: the server that the client claims, usable or not.
+    - `last_seen`, `first_seen`: the dates in the mark, in seconds since the epoch.
+    - `is_outdated`: the mark counts, but would be written differently today (an old key signed it).
+    - `needs_no_mark`: whatever the time, a response of `server` needs no new mark.
+    - `results`: the results of the members of a chain, in order.
+    - `overrides_claim`: the request goes to `server` although the claim is not valid: by a rule, or though it is down.
+    - `is_forced`: and it goes to no other server (`force_persist`).
+    - `is_ignored`: the claim does not count and the response gets no mark (`ignore_persist`).
+    - `queries`: queries that stores have to reply to before the request is recognised again.
+    - `reservations`: keys to reserve for the server that takes the request.
+    - `persistence_state`: what the persistence that made the result wants back in `stamp_response`.
+    """
 
     claim: Claim
     reason: Reason
-    server: Server | None = None  #: the server that is claimed, usable or not
-    last_seen: int | None = None  #: when the client was last seen, in the mark's own words: seconds since the epoch
-    first_seen: int | None = None  #: when it was first seen
-    is_outdated: bool = False  #: honoured, but written in a way that we would not write today (an old key)
-    needs_no_mark: bool = False  #: whatever the time, a client that is where it belongs needs no new mark
-    results: tuple[PersistenceResult, ...] = ()  #: where several persistences were asked: what each of them made of it
-    overrides_claim: bool = (
-        False  #: it goes to `server` although the claim is not valid: by a rule, or though it is down
-    )
-    is_forced: bool = False  #: and nowhere else (`force_persist`)
-    is_ignored: bool = False  #: whatever it claims, and it is told nothing (`ignore_persist`)
-    queries: tuple[StoreQuery, ...] = ()  #: what stores have to be asked first, to be recognised anew then
-    reservations: tuple[Reservation, ...] = ()  #: what is to be the server's that takes the request
-    persistence_state: object = None  #: what the persistence wants to know again when it marks
+    server: Server | None = None
+    last_seen: int | None = None
+    first_seen: int | None = None
+    is_outdated: bool = False
+    needs_no_mark: bool = False
+    results: tuple[PersistenceResult, ...] = ()
+    overrides_claim: bool = False
+    is_forced: bool = False
+    is_ignored: bool = False
+    queries: tuple[StoreQuery, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+    persistence_state: object = None
 
     @property
     def is_bound(self) -> bool:
-        """Whether it goes to `server`, rather than where balance sends it."""
+        """Whether the request goes to `server`; else the balance algorithm chooses a server."""
         return self.overrides_claim or self.claim is Claim.VALID
 
 
 NO_COOKIE = PersistenceResult(Claim.NONE, Reason.NO_COOKIE)
+NO_KEY = PersistenceResult(Claim.NONE, Reason.NO_KEY)
+NO_ENTRY = PersistenceResult(Claim.NONE, Reason.NO_ENTRY)
 NO_PERSISTENCE = PersistenceResult(Claim.NONE, Reason.NO_PERSISTENCE)
 
 
 def unusable_reason(server: Server) -> Reason:
-    """Why its clients can't go to a server."""
+    """Return why clients can't go to a server that is not usable."""
     if server.in_maint:
         return Reason.MAINT
     return Reason.DRAINED if server.reachable else Reason.DOWN

@@ -15,6 +15,7 @@ from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult
 from sticky_core.persistence.cookie.config import UNSET, Cookie, FallbackCookie
 from sticky_core.persistence.cookie.engine import CookieEngine
+from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.server.server import Server
 
 Attributes = Literal["copied", "elb", "own"]
@@ -81,10 +82,9 @@ class Follow:
                     "leave it out, or set attributes='own'"
                 )
 
-    @property
-    def written(self) -> tuple[Cookie, ...]:
-        """The cookies of which is known beforehand where browsers send them: none where the application decides it."""
-        return self.cookie.written if self.attributes == "own" else ()
+    def cookie_scopes(self) -> tuple[CookieScope, ...]:
+        """Return none where the application's attributes decide where browsers send the cookie."""
+        return self.cookie.cookie_scopes() if self.attributes == "own" else ()
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> FollowEngine:
         return FollowEngine(self, backend, servers, clock)
@@ -111,28 +111,28 @@ class FollowEngine(CookieEngine):
         return super().recognise(request, accept_down=accept_down)
 
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        mark = self._settle_own(server, direct, reply) if reply.sets_cookies else Mark.NONE
+        mark = self._settle_own(server, is_bound, response) if response.sets_cookies else Mark.NONE
         if mark is Mark.PASSED:
             return mark
-        followed = [text for text in reply.set_cookies if self._is_followed(text)] if reply.sets_cookies else []
+        followed = [text for text in response.set_cookies if self._is_followed(text)] if response.sets_cookies else []
         if followed:
             begins = bool(self._ids[server]) and not all(self._ends(text) for text in followed)
-        elif self._speaks_alone(presented, direct):
+        elif self._speaks_alone(result, is_bound):
             begins = bool(self._ids[server])
         else:
             return mark
-        value = self._value(server, presented) if begins else ""
+        value = self._value(server, result) if begins else ""
         if self._copies and followed:
             for text in followed:
-                self._write_beside(text, value, request, reply)
+                self._write_beside(text, value, request, response)
         elif begins:
-            self._write(value, request, reply)
+            self._write(value, request, response)
         else:
-            self._delete(request, reply)
-        self._hold_private(reply)
-        return Mark.DELETED if not begins else Mark.UPDATED if direct else Mark.INSERTED
+            self._delete(request, response)
+        self._hold_private(response)
+        return Mark.DELETED if not begins else Mark.UPDATED if is_bound else Mark.INSERTED
 
     def _is_followed(self, text: str) -> bool:
         if self._application not in text or cookies.set_name(text) != self._application:
@@ -142,15 +142,15 @@ class FollowEngine(CookieEngine):
     def _ends(self, text: str) -> bool:
         return cookies.deletes(text, self._clock.wall())
 
-    def _speaks_alone(self, presented: PersistenceResult, direct: bool) -> bool:
+    def _speaks_alone(self, result: PersistenceResult, is_bound: bool) -> bool:
         """Whether the client is told something although the application sets nothing: that it belongs to another server
         now. And, where that takes nothing away from what its cookie was given, that we would write it differently.
         """
-        if not direct:
-            return presented.claim not in (Claim.NONE, Claim.UNUSED)
-        return presented.is_outdated and not self._copies
+        if not is_bound:
+            return result.claim not in (Claim.NONE, Claim.UNUSED)
+        return result.is_outdated and not self._copies
 
-    def _write_beside(self, text: str, value: str, request: Request, reply: ResponseHead) -> None:
+    def _write_beside(self, text: str, value: str, request: Request, response: ResponseHead) -> None:
         """Ours beside one of the application's, each for each: it may delete one and set another elsewhere."""
         attributes = self._copied(text)
         if not value or self._ends(text):
@@ -159,7 +159,7 @@ class FollowEngine(CookieEngine):
         for name in self._names:
             if name != self.name and self._twin is not None:
                 attributes = _as_twin(attributes, self._twin, request)
-            reply.add("set-cookie", "; ".join((f"{name}={value}", *attributes)))
+            response.add("set-cookie", "; ".join((f"{name}={value}", *attributes)))
 
     def _copied(self, text: str) -> list[str]:
         """The attributes of a Set-Cookie text, each as it is written."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, get_args
 
-from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.durations import LONGEST, Duration, seconds
 from sticky_core.errors import raise_problems
@@ -16,7 +15,8 @@ from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie import dates
-from sticky_core.persistence.cookie.config import UNSET, Cookie
+from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.request import parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import Location
@@ -75,22 +75,21 @@ class NginxCookie:
         if self.samesite is not None and self.samesite not in get_args(SameSite):
             yield f"samesite {self.samesite!r} is none of {', '.join(get_args(SameSite))}"
 
-    @property
-    def written(self) -> tuple[Cookie, ...]:
-        """The cookies of which is known beforehand where browsers send them: none without a path."""
+    def cookie_scopes(self) -> tuple[CookieScope, ...]:
+        """Return none without a path: then browsers send the cookie back to the path of the request that got it."""
         if self.path is None or not self.path.startswith("/"):
             return ()
-        domain = UNSET if self.domain is None else self.domain
-        return (Cookie(self.name, signed=False, path=self.path, domain=domain),)
+        return (CookieScope(self.name, self.path, (self.domain,) if self.domain is not None else ()),)
 
-    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> NginxCookiePersistence:
-        return NginxCookiePersistence(self, servers, clock)
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> NginxCookieEngine:
+        return NginxCookieEngine(self, servers, clock)
 
 
-class NginxCookiePersistence:
+class NginxCookieEngine:
     """`NginxCookie` at work."""
 
     max_idle = inf
+    tables: Sequence[UsedTable] = ()
 
     def __init__(self, cookie: NginxCookie, servers: Sequence[Server], clock: Clock) -> None:
         self._name = cookie.name
@@ -99,9 +98,7 @@ class NginxCookiePersistence:
         self._lasting = _MAX if cookie.expires == "max" else ""
         self._behind = _behind(cookie)
         # every answer sets the cookie, so nothing is ever settled
-        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
-            TwoGenerationCache(0)
-        )
+        self.fast_path = no_fast_path()
         self._servers = servers
         raise_problems(self._problems())
         self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
@@ -161,7 +158,7 @@ class NginxCookiePersistence:
         return not server.config.backup or not any(each.usable and not each.config.backup for each in self._servers)
 
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
         server_id = self._ids[server]
         if not server_id:
@@ -170,8 +167,8 @@ class NginxCookiePersistence:
         if self._expires:
             until = dates.nginx(self._clock.wall() + self._expires)
             lasting = f"; expires={until}; max-age={int(self._expires)}"
-        reply.add("set-cookie", f"{self._name}={server_id}{lasting}{self._behind}")
-        return Mark.UPDATED if direct else Mark.INSERTED
+        response.add("set-cookie", f"{self._name}={server_id}{lasting}{self._behind}")
+        return Mark.UPDATED if is_bound else Mark.INSERTED
 
 
 def sid(server: Server) -> str:

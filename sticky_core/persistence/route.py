@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
+from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.request import Sample, key_text
 from sticky_core.server.server import Server
 
@@ -41,8 +42,11 @@ class Route:
         object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "separator", separator)
 
-    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> RoutePersistence:
-        return RoutePersistence(self, servers)
+    def cookie_scopes(self) -> tuple[CookieScope, ...]:
+        return ()
+
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> RouteEngine:
+        return RouteEngine(self, servers)
 
 
 def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
@@ -55,18 +59,17 @@ def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
         yield "route: separator is empty: leave it out, the whole text may be a route as well"
 
 
-class RoutePersistence:
+class RouteEngine:
     """`Route` at work."""
 
     max_idle = inf
+    tables: Sequence[UsedTable] = ()
 
     def __init__(self, route: Route, servers: Sequence[Server]) -> None:
         self._samples = route.samples
         self._separator = route.separator
         # where to look decides, not the Cookie header alone
-        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]] = (
-            TwoGenerationCache(0)
-        )
+        self.fast_path = no_fast_path()
         self._groups: dict[str, list[Server]] = {}
         for server in servers:
             if server.config.cookie_id:
@@ -105,7 +108,7 @@ class RoutePersistence:
         return PersistenceResult(Claim.DOWN, unusable_reason(group[0]), group[0])
 
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
         return Mark.NONE
 

@@ -15,7 +15,10 @@ from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Mark, PersistenceResult
-from sticky_core.persistence.stick import SIZE, StickRule, StickRules
+from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.stick.config import SIZE
+from sticky_core.persistence.stick.engine import StickEngine
+from sticky_core.persistence.stick.rule import StickRule
 from sticky_core.samples.request import Sample, cook, hdr, url_param
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
@@ -63,11 +66,14 @@ class Token:
         elif self.table.length < _LENGTH:
             yield f"a table with length={self.table.length} cuts tokens off: {_LENGTH} characters at least"
 
-    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> TokenPersistence:
-        return TokenPersistence(self, backend, servers, clock)
+    def cookie_scopes(self) -> tuple[CookieScope, ...]:
+        return ()
+
+    def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> TokenEngine:
+        return TokenEngine(self, backend, servers, clock)
 
 
-class TokenPersistence(StickRules):
+class TokenEngine(StickEngine):
     """`Token` at work over the servers of one backend: one rule, and whom it does not know is given a token."""
 
     def __init__(self, token: Token, backend: str, servers: Sequence[Server], clock: Clock) -> None:
@@ -86,30 +92,29 @@ class TokenPersistence(StickRules):
         self.make: Callable[[], str] = lambda: secrets.token_urlsafe(_BYTES)
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
-        presented = super().recognise(request, accept_down=accept_down)
+        result = super().recognise(request, accept_down=accept_down)
         if self._cookie is not None and request.cookie_key is not None:
             texts = request.cookies
             left = [cookies.take(text, self._cookie)[1] for text in texts]
             if left != list(texts):
                 request.set_forwarded_cookies(left)
-        return presented
+        return result
 
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        mark = super().stamp_response(presented, server, direct, request, reply)
-        if presented.persistence_state or direct or server.config.non_stick:
+        mark = super().stamp_response(result, server, is_bound, request, response)
+        if result.persistence_state or is_bound or server.config.non_stick:
             return mark
         token = self.make()
         key = self._table.key(token)
         if key is None:
             return mark
-        text = self.server_text(server, self._table)
-        self._table.store_entry(key, None, text, request, self._clock.monotonic())
+        self.store_key(self._table, key, server, request)
         if self._header is not None:
-            reply.add(self._header, token)
+            response.add(self._header, token)
         if self._cookie is not None:
             secure = "; Secure" if request.secure else ""
-            reply.add("set-cookie", f"{self._cookie}={token}; path=/; HttpOnly{secure}; SameSite=Lax")
-            reply.add("cache-control", "private")
+            response.add("set-cookie", f"{self._cookie}={token}; path=/; HttpOnly{secure}; SameSite=Lax")
+            response.add("cache-control", "private")
         return Mark.INSERTED

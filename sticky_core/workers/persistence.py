@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast
+from typing import cast
 
-from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
+from sticky_core.persistence.claim import NO_ENTRY, NO_KEY, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.persistence.persistence import Persistence
-from sticky_core.persistence.stick import NO_ENTRY, NO_KEY
+from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.persistence import FastPath, Persistence, UsedTable, no_fast_path
 from sticky_core.server import instance
 from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreCommand, StoreQuery
 from sticky_core.workers.keys import KeyTable
-
-_FastPath: TypeAlias = TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +24,9 @@ class RefreshedCookie:
 
     cookie: Cookie
     refresh: Callable[[], None]
+
+    def cookie_scopes(self) -> Sequence[CookieScope]:
+        return ()
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> RefreshedCookieRuntime:
         return RefreshedCookieRuntime(self.cookie.build(backend, servers, clock), self.refresh)
@@ -37,7 +37,8 @@ class RefreshedCookieRuntime:
     refresh.
     """
 
-    fast_path: _FastPath
+    fast_path: FastPath
+    tables: Sequence[UsedTable] = ()
 
     def __init__(self, persistence: Persistence, refresh: Callable[[], None]) -> None:
         self._persistence = persistence
@@ -51,9 +52,9 @@ class RefreshedCookieRuntime:
         return self._persistence.recognise(request, accept_down=accept_down)
 
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        return self._persistence.stamp_response(presented, server, direct, request, reply)
+        return self._persistence.stamp_response(result, server, is_bound, request, response)
 
     def state_changed(self, server: Server) -> None:
         self._persistence.state_changed(server)
@@ -69,6 +70,9 @@ class LearnedKeys:
     keys: KeyTable
     reports_lost: bool
 
+    def cookie_scopes(self) -> Sequence[CookieScope]:
+        return ()
+
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> LearnedKeysRuntime:
         return LearnedKeysRuntime(self.keys, self.reports_lost)
 
@@ -76,11 +80,13 @@ class LearnedKeys:
 class LearnedKeysRuntime:
     """`LearnedKeys` over the servers of one backend. The `persistence_state` of a result is the key."""
 
+    tables: Sequence[UsedTable] = ()
+
     def __init__(self, keys: KeyTable, reports_lost: bool) -> None:
         self._keys = keys
         self._reports_lost = reports_lost
         self.max_idle = keys.table.expire
-        self.fast_path: _FastPath = TwoGenerationCache(0)
+        self.fast_path = no_fast_path()
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         keys = self._keys
@@ -102,12 +108,12 @@ class LearnedKeysRuntime:
         return replace(NO_ENTRY, persistence_state=key)  # the owner was found, and has ended in this moment
 
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
         keys = self._keys
-        if presented.persistence_state is not None:
-            keys.learn(cast(str, presented.persistence_state), instance.id_with_instance(server.name, server.instance))
-        keys.learn_from_response(reply, server)
+        if result.persistence_state is not None:
+            keys.learn(cast(str, result.persistence_state), instance.id_with_instance(server.name, server.instance))
+        keys.learn_from_response(response, server)
         return Mark.NONE
 
     def state_changed(self, server: Server) -> None:

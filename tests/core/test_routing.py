@@ -268,4 +268,4 @@ def test_of_two_that_change_at_the_same_moment_one_gives_way():
     api.component(Rival).acts = lambda: web.apply(replace(web.config, persist=(plain("C"),)))
     with pytest.raises(ConfigError, match="both insert a cookie C"):
         api.apply(replace(api.config, persist=(plain("C"),)))
-    assert [each.config.cookies[0].name for each in routes.backends] == ["C", "B"]
+    assert [each.config.cookie_scopes[0].name for each in routes.backends] == ["C", "B"]

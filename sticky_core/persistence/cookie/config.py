@@ -16,6 +16,7 @@ from sticky_core.durations import LONGEST, Duration, seconds
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
 from sticky_core.persistence.cookie.engine import CookieEngine
+from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.signing import Secret, secrets
 from sticky_core.server.server import Server
 
@@ -145,6 +146,11 @@ class Cookie:
 
     def __post_init__(self) -> None:
         raise_problems(f"cookie {self.name}: {problem}" for problem in _problems(self))
+
+    def cookie_scopes(self) -> tuple[CookieScope, ...]:
+        if self.mode == "passive":
+            return ()
+        return tuple(CookieScope(each.name, each.at_path, each.domains, each.inserts) for each in self.written)
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> CookieEngine:
         return CookieEngine(self, backend, servers, clock)

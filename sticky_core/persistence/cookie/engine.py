@@ -16,6 +16,7 @@ from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence import xxh64
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie import dates
+from sticky_core.persistence.persistence import FastPath, UsedTable
 from sticky_core.persistence.signing import ADDED as SIGNATURE
 from sticky_core.persistence.signing import Signing
 from sticky_core.server import instance as life
@@ -35,7 +36,7 @@ _REMEMBERED = 4096  # headers that were read, and dated values that were verifie
 _LONGEST = 1024  # characters of a header or value that is remembered: so all of them stay within some twenty megabytes
 
 
-#: What a value means: the servers that it may mean, in order, and what is presented if it is that one.
+#: What a value means: the servers that it may mean, in order, and what is result if it is that one.
 _Known = tuple[tuple[Server, PersistenceResult], ...]
 
 
@@ -43,6 +44,8 @@ class CookieEngine:
     """`Cookie` at work. Values that carry no dates are made once and looked up; dated ones are verified once and
     remembered.
     """
+
+    tables: Sequence[UsedTable] = ()
 
     def __init__(self, cookie: Cookie, backend: str, servers: Sequence[Server], clock: Clock) -> None:
         self.cookie = cookie
@@ -101,7 +104,7 @@ class CookieEngine:
         # What was seen of late: dated values, verified once, and headers, read once.
         self._dated_known: TwoGenerationCache[str, _Known]
         self._read: TwoGenerationCache[Hashable, tuple[_Known, Sequence[object] | None]]
-        self.fast_path: TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]]
+        self.fast_path: FastPath
         self._warned = False
         for server in servers:
             self._enrol(server)
@@ -191,7 +194,7 @@ class CookieEngine:
         # New tables rather than emptied ones: who is reading meanwhile may still fill those that it has.
         self._dated_known = TwoGenerationCache(_REMEMBERED)
         self._read = TwoGenerationCache(_REMEMBERED)
-        self.fast_path = TwoGenerationCache(_REMEMBERED)
+        self.fast_path = FastPath(_REMEMBERED)
 
     def _payload(self, server: Server, server_id: str) -> str:
         return life.id_with_instance(server_id, server.instance) if self._signed else server_id
@@ -218,8 +221,8 @@ class CookieEngine:
             known, request.forwarded_cookies = remembered
             return self._claimed(known, accept_down)
         if (known_well := settled.get(key)) is not None and known_well[0].usable:
-            _, presented, request.forwarded_cookies = known_well
-            return presented
+            _, result, request.forwarded_cookies = known_well
+            return result
         texts = request.cookies
         values = self._taken(texts, request)
         if not values:
@@ -229,13 +232,13 @@ class CookieEngine:
         known_or_not = self._look_up(values[0])
         if isinstance(known_or_not, PersistenceResult):
             return known_or_not
-        presented = self._claimed(known_or_not, accept_down)
+        result = self._claimed(known_or_not, accept_down)
         if len(texts) == 1 and len(texts[0]) <= _LONGEST:
             if known_or_not[0][1].needs_no_mark:
                 settled.put(key, (*known_or_not[0], request.forwarded_cookies))
             else:
                 read.put(key, (known_or_not, request.forwarded_cookies))
-        return presented
+        return result
 
     def _taken(self, texts: Sequence[str], request: Request) -> Sequence[str]:
         """The values that came, and the request as the server is to see it. A twin's count after all of the first; one
@@ -261,11 +264,11 @@ class CookieEngine:
         best: PersistenceResult | None = None
         for value in values:
             known = self._look_up(value)
-            presented = known if isinstance(known, PersistenceResult) else self._claimed(known, accept_down)
-            if presented.is_bound:
-                return presented
-            if best is None or presented.claim is not Claim.INVALID:
-                best = presented
+            result = known if isinstance(known, PersistenceResult) else self._claimed(known, accept_down)
+            if result.is_bound:
+                return result
+            if best is None or result.claim is not Claim.INVALID:
+                best = result
         assert best is not None
         return best
 
@@ -284,32 +287,32 @@ class CookieEngine:
         return known
 
     def _claimed(self, known: _Known, accept_down: bool) -> PersistenceResult:
-        for server, presented in known:
-            if not presented.needs_no_mark and (expired := self._expired(presented)) is not None:
+        for server, result in known:
+            if not result.needs_no_mark and (expired := self._expired(result)) is not None:
                 return expired
             if server.usable:
-                return presented
+                return result
             if accept_down:
                 break
         else:
-            server, presented = known[0]
+            server, result = known[0]
         return replace(
-            presented,
+            result,
             claim=Claim.DOWN,
             reason=unusable_reason(server),
             needs_no_mark=False,
             overrides_claim=accept_down,
         )
 
-    def _expired(self, presented: PersistenceResult) -> PersistenceResult | None:
-        last, first = presented.last_seen, presented.first_seen
+    def _expired(self, result: PersistenceResult) -> PersistenceResult | None:
+        last, first = result.last_seen, result.first_seen
         if last is None and first is None:
             return None
         now = int(self._clock.wall())
         if first is not None and self._maxlife and not -self._skew <= now - first <= self._maxlife:
-            return PersistenceResult(Claim.OLD, Reason.OLD, presented.server)
+            return PersistenceResult(Claim.OLD, Reason.OLD, result.server)
         if last is not None and self._maxidle and not -self._skew <= now - last <= self._maxidle:
-            return PersistenceResult(Claim.EXPIRED, Reason.EXPIRED, presented.server)
+            return PersistenceResult(Claim.EXPIRED, Reason.EXPIRED, result.server)
         return None
 
     def _parsed(self, value: str) -> _Known | PersistenceResult:
@@ -352,69 +355,69 @@ class CookieEngine:
     # -- here is your mark
 
     def stamp_response(
-        self, presented: PersistenceResult, server: Server, direct: bool, request: Request, reply: ResponseHead
+        self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        mark = self._settle_own(server, direct, reply) if reply.sets_cookies else _NO_MARK
-        if direct and not self._due(presented):
+        mark = self._settle_own(server, is_bound, response) if response.sets_cookies else _NO_MARK
+        if is_bound and not self._due(result):
             return mark
-        if not self._inserts or mark is Mark.PASSED or presented.claim is Claim.UNUSED:
+        if not self._inserts or mark is Mark.PASSED or result.claim is Claim.UNUSED:
             return mark
         if self._postonly and request.method != "POST":
             return mark
         if not self._ids[server]:
             # HAProxy takes the cookie back from everybody; who sent none has none to give
-            if presented.claim is Claim.NONE:
+            if result.claim is Claim.NONE:
                 return mark
             mark = Mark.DELETED
-            self._delete(request, reply)
+            self._delete(request, response)
         else:
-            mark = Mark.UPDATED if direct else Mark.INSERTED
-            self._write(self._value(server, presented), request, reply)
-        self._hold_private(reply)
+            mark = Mark.UPDATED if is_bound else Mark.INSERTED
+            self._write(self._value(server, result), request, response)
+        self._hold_private(response)
         return mark
 
-    def _write(self, value: str, request: Request, reply: ResponseHead) -> None:
+    def _write(self, value: str, request: Request, response: ResponseHead) -> None:
         expires = f"; Expires={dates.http(self._clock.wall() + self._expires)}" if self._expires else ""
         for name, behind, _ in self._written:
-            reply.add("set-cookie", f"{name}={value}{expires}{behind[request.secure]}")
+            response.add("set-cookie", f"{name}={value}{expires}{behind[request.secure]}")
 
-    def _delete(self, request: Request, reply: ResponseHead) -> None:
+    def _delete(self, request: Request, response: ResponseHead) -> None:
         for name, _, behind in self._written:
-            reply.add("set-cookie", f"{name}=; Expires=Thu, 01-Jan-1970 00:00:01 GMT{behind[request.secure]}")
+            response.add("set-cookie", f"{name}=; Expires=Thu, 01-Jan-1970 00:00:01 GMT{behind[request.secure]}")
 
-    def _hold_private(self, reply: ResponseHead) -> None:
+    def _hold_private(self, response: ResponseHead) -> None:
         """No cache may give one client's mark to another."""
-        if self._nocache and not _forbids_caching(reply):
-            reply.add("cache-control", "private")
+        if self._nocache and not _forbids_caching(response):
+            response.add("cache-control", "private")
 
-    def _settle_own(self, server: Server, direct: bool, reply: ResponseHead) -> Mark:
+    def _settle_own(self, server: Server, is_bound: bool, response: ResponseHead) -> Mark:
         """What becomes of cookies that the application set under our name, in HAProxy's order of questions."""
         if not any(
-            name in text and cookies.set_name(text) == name for text in reply.set_cookies for name in self._names
+            name in text and cookies.set_name(text) == name for text in response.set_cookies for name in self._names
         ):
             return Mark.NONE
         if self._preserve:
             return Mark.PASSED
-        if self._inserts or (direct and self._indirect):
-            self._edit_own(reply, lambda text: None)
+        if self._inserts or (is_bound and self._indirect):
+            self._edit_own(response, lambda text: None)
             return Mark.DELETED
         if self.mode == "passive" or not self._ids[server]:
             return Mark.PASSED
         if self.mode == "rewrite":
             value = self._value(server, NO_COOKIE)
-            self._edit_own(reply, lambda text: cookies.set_value(text, lambda _: value))
+            self._edit_own(response, lambda text: cookies.set_value(text, lambda _: value))
         else:
             value = self._values[server]
-            self._edit_own(reply, lambda text: cookies.set_value(text, lambda own: f"{value}~{own}"))
+            self._edit_own(response, lambda text: cookies.set_value(text, lambda own: f"{value}~{own}"))
         return Mark.REWRITTEN
 
-    def _edit_own(self, reply: ResponseHead, new: Callable[[str], str | None]) -> None:
-        reply.edit_cookies(lambda text: new(text) if cookies.set_name(text) in self._names else text)
+    def _edit_own(self, response: ResponseHead, new: Callable[[str], str | None]) -> None:
+        response.edit_cookies(lambda text: new(text) if cookies.set_name(text) in self._names else text)
 
-    def _due(self, presented: PersistenceResult) -> bool:
+    def _due(self, result: PersistenceResult) -> bool:
         """Whether a client that is where it belongs needs a new mark."""
-        last, first = presented.last_seen, presented.first_seen
-        if presented.is_outdated or self._always:
+        last, first = result.last_seen, result.first_seen
+        if result.is_outdated or self._always:
             return True
         if last is None and first is None and not self._dated:
             return False
@@ -427,11 +430,11 @@ class CookieEngine:
             return True
         return bool(self._renew_after) and (last is None or now - last >= self._renew_after)
 
-    def _value(self, server: Server, presented: PersistenceResult) -> str:
+    def _value(self, server: Server, result: PersistenceResult) -> str:
         if not self._dated:
             return self._values[server]
         now = int(self._clock.wall())
-        first = (presented.first_seen or now) if self._maxlife else None
+        first = (result.first_seen or now) if self._maxlife else None
         return self._signed_text(dates.stamped(self._payload(server, self._ids[server][0]), now, first))
 
 
@@ -457,6 +460,6 @@ def _without_prefix(value: str) -> str:
     return own if tilde else value
 
 
-def _forbids_caching(reply: ResponseHead) -> bool:
-    said = reply.cache_control
+def _forbids_caching(response: ResponseHead) -> bool:
+    said = response.cache_control
     return bool(said) and not {part.strip().lower() for part in said.split(",")}.isdisjoint(("private", "no-store"))

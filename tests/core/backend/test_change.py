@@ -24,7 +24,7 @@ from sticky_core.health.agent import AgentCheck
 from sticky_core.health.check import Check, CheckResult, CheckStatus
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.persistence.stick import Stick
+from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import src
 from sticky_core.server.server import AdminState, Health, Server, ServerConfig
 from sticky_core.stick_table.table import StickTable

@@ -90,9 +90,9 @@ def test_a_route_is_no_longer_than_nginx_lets_it_be():
 
 
 def test_where_browsers_send_it_is_known_if_it_has_a_path():
-    (written,) = NginxCookie("route", path="/shop", domain=".a.example").written
-    assert (written.name, written.at_path, written.domains) == ("route", "/shop", (".a.example",))
-    assert NginxCookie("route").written == ()
+    (scope,) = NginxCookie("route", path="/shop", domain=".a.example").cookie_scopes()
+    assert (scope.name, scope.path, scope.domains) == ("route", "/shop", (".a.example",))
+    assert NginxCookie("route").cookie_scopes() == ()
 
 
 @pytest.mark.parametrize(

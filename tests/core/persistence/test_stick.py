@@ -17,7 +17,7 @@ from sticky_core.http.messages import Request
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
-from sticky_core.persistence.stick import Learn, Stick
+from sticky_core.persistence.stick.config import Learn, Stick
 from sticky_core.samples import response as res
 from sticky_core.samples.request import cook, form, hdr, path_param, src, url_param
 from sticky_core.server.server import AdminState, Health, Server
@@ -669,7 +669,7 @@ def test_rules_that_a_cookie_stands_between_are_worked_through_apart(visit: Visi
         (lambda: Stick.on("src", when="always"), "'always' is no condition"),  # type: ignore[arg-type]
         (lambda: Stick.on("dst"), "sample 'dst' is not known"),
         (lambda: Stick.store_response("cook(a)", StickTable()), "sample 'cook(a)' is not known"),
-        (lambda: Learn((), cook("a")), "name at least one sample of answers"),
+        (lambda: Learn((), cook("a")), "name at least one sample of responses"),
         (lambda: Learn(res.cook("a"), ()), "one of requests to look up"),
         (lambda: Learn(["a"], [cook("a")]), "learn: 'a' is no sample: hand one, such as cook('JSESSIONID')"),  # type: ignore[list-item]
         (lambda: Learn.cookie("a b"), "can't be the name of a cookie"),

@@ -15,7 +15,7 @@ from sticky_core.errors import ConfigError
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
-from sticky_core.persistence.stick import Stick
+from sticky_core.persistence.stick.config import Stick
 from sticky_core.persistence.token import Token
 from sticky_core.samples.request import hdr
 from sticky_core.server.server import AdminState, Server

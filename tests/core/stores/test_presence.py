@@ -8,7 +8,7 @@ from sticky_core.backend.backend import Backend
 from sticky_core.clock import ManualClock
 from sticky_core.errors import StoreFailure
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.persistence.stick import Stick
+from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import hdr
 from sticky_core.server.server import LOOK, AdminState, Server
 from sticky_core.stick_table.table import StickTable

@@ -10,7 +10,7 @@ import pytest
 from sticky_core.backend.backend import Backend
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, StoreFailure
-from sticky_core.persistence.stick import Stick
+from sticky_core.persistence.stick.config import Stick
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.invalidation import InvalidationFeed

@@ -1,0 +1,91 @@
+"""All persistences of one backend, built from its configuration, and what the backend needs to know of their tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from sticky_core.clock import Clock
+from sticky_core.errors import collect_problems, raise_problems
+from sticky_core.persistence.chain import PersistenceChain
+from sticky_core.persistence.persistence import Persist, Persistence
+from sticky_core.persistence.rules import IgnorablePersistence, RuleOptions, with_rules
+from sticky_core.persistence.stick.config import group_stick_rules
+from sticky_core.server.server import Server
+from sticky_core.stick_table.table import StickTable
+from sticky_core.stores.shared_store import SharedStore
+
+
+class PersistenceOptions(RuleOptions, Protocol):
+    """The options of a backend that are about persistence."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def persist(self) -> Sequence[Persist]: ...
+
+
+class PersistenceSet:
+    """The persistences of one backend.
+
+    - `members`: each by itself.
+    - `persistence`: all of them as one, under the backend's rules; None if there is neither a persistence nor a rule.
+    - `max_idle`: for how many seconds a client may stay away and is still recognised.
+    - `tables`: the stick tables in use, each once.
+
+    ConfigError with every problem found.
+    """
+
+    def __init__(self, options: PersistenceOptions, servers: Sequence[Server], clock: Clock) -> None:
+        problems: list[str] = []
+        members: list[Persistence] = []
+        for persist in group_stick_rules(options.persist):
+            with collect_problems(problems):
+                persistence = persist.build(options.name, servers, clock)
+                if options.ignore_persist is not None and not persistence.tables:
+                    persistence = IgnorablePersistence(options, persistence)
+                members.append(persistence)
+        self.members: Sequence[Persistence] = members
+        self.tables: tuple[StickTable, ...] = tuple(
+            dict.fromkeys(used.table for each in members for used in each.tables)
+        )
+        problems += self._problems_of_shared_tables()
+        raise_problems(problems)
+        together = (PersistenceChain(members) if len(members) > 1 else members[0]) if members else None
+        self.persistence = with_rules(options, servers, together)
+        self.max_idle = max((each.max_idle for each in members), default=0.0)
+
+    def _problems_of_shared_tables(self) -> Iterator[str]:
+        names = [table.name for table in self.tables if table.store is not None]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{names.count(name)} shared tables are called {name}: give each a name= of its own"
+
+    @property
+    def stores(self) -> tuple[SharedStore, ...]:
+        """The stores through which the tables are shared, each once."""
+        return tuple(dict.fromkeys(table.store for table in self.tables if table.store is not None))
+
+    def sessions(self) -> Counter[Server]:
+        """Return how many entries of the stick tables belong to each server. This reads every entry."""
+        sessions: Counter[Server] = Counter()
+        seen: set[StickTable] = set()
+        for used in (used for each in self.members for used in each.tables):
+            if used.table in seen:
+                continue
+            seen.add(used.table)
+            for text, count in used.table.per_server().items():
+                server = used.server_of(text)
+                if server is not None:
+                    sessions[server] += count
+        return sessions
+
+    def has_clients_elsewhere(self, server: Server) -> bool:
+        """Return whether another process may still serve clients of `server`, as far as the stores of shared tables
+        know.
+        """
+        return any(
+            used.table.namespace is not None and used.table.namespace.presence.has_clients(used.text_of(server))
+            for each in self.members
+            for used in each.tables
+        )

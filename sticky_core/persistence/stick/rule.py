@@ -1,0 +1,65 @@
+"""One stick rule: the samples that give a key, the table, and whether the key is matched, stored, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sticky_core.http.messages import Request, ResponseHead, Unread
+from sticky_core.persistence.rules import Condition
+from sticky_core.samples import response as res
+from sticky_core.samples.request import Sample
+from sticky_core.stick_table.table import StickTable
+
+#: a key as a stick table holds it
+TableKey = int | str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StickRule:
+    """A rule of the stick engine.
+
+    - `table`: the stick table.
+    - `request_samples`: samples of the request. The first that gives a key counts.
+    - `response_samples`: samples of the response, which store a key. The first that gives a key counts.
+    - `matches`: a client goes to the server that the table has for the key of its request.
+    - `stores`: the key of the request is stored with the server that responds.
+    - `updates_only`: an existing entry moves to the server that responds; the rule makes no entry.
+    - `when`: the condition under which the rule applies; None: always.
+    """
+
+    table: StickTable
+    request_samples: tuple[Sample, ...] = ()
+    response_samples: tuple[res.Sample, ...] = ()
+    matches: bool = False
+    stores: bool = False
+    updates_only: bool = False
+    when: Condition | None = None
+
+    def request_key(self, request: Request) -> TableKey | None:
+        """Return the key of a request, or None if no sample gives one."""
+        for sample in self.request_samples:
+            key = self.table.key(sample(request))
+            if key is not None:
+                return key
+        return None
+
+    def response_key(self, response: ResponseHead) -> TableKey | None:
+        """Return the key that a response sets, or None if no sample gives one."""
+        for sample in self.response_samples:
+            key = self.table.key(sample(response))
+            if key is not None:
+                return key
+        return None
+
+    def is_ended_by(self, response: ResponseHead, now: float) -> bool:
+        """Return whether a response deletes the cookie that held the key; `now` in seconds since the epoch."""
+        return any(sample.ends(response, now) for sample in self.response_samples if isinstance(sample, res.cook))
+
+    def applies_to_response_of(self, request: Request) -> bool:
+        """Return whether the rule applies to the response to `request`. It does not if its condition needs a body that
+        was not kept.
+        """
+        try:
+            return self.when is None or bool(self.when(request))
+        except Unread:
+            return False
