@@ -1,0 +1,137 @@
+"""A stick table in a store of another kind than Redis, which sends no invalidations, on both faces: what the store and
+its clients do not do themselves, the faces add.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import sticky_asgi.stores.client
+import sticky_wsgi.stores.client
+from sticky_asgi import Stick, StickTable, hdr
+from sticky_core.backend.backend import Backend
+from sticky_core.errors import ConfigError
+from sticky_core.stores.breaker import LONGEST_PAUSE, State
+from sticky_core.stores.store import HEARTBEAT_INTERVAL
+from tests.faces.dictionary_store import DictionaryServer, DictionaryStore
+
+if TYPE_CHECKING:
+    from tests.faces.conftest import Face
+
+PATIENCE = 30.0  # seconds for what takes milliseconds
+EXPIRE = 80.0
+USERS = [f"user-{number}" for number in range(9)]
+
+
+class Process:
+    """A backend as another process would have it: with a store and a table of its own."""
+
+    def __init__(self, face: Face, server: DictionaryServer, **options: Any) -> None:
+        self.store = DictionaryStore(server, **options)
+        self.table = StickTable("string", expire=EXPIRE, store=self.store, clock=server.clock)
+        self.backend: Backend = face.backend(
+            *(face.server(name, stateless=True) for name in ("s1", "s2", "s3")),
+            persist=Stick.on(hdr("x-user"), self.table),
+            clock=server.clock,
+        )
+        self._client = face.client(self.backend)
+
+    def request(self, user: str) -> str | int:
+        """Send a request of `user` and return the server of the response, or its status."""
+        response = self._client(headers=[("x-user", user)])
+        return response.server or response.status
+
+
+@pytest.fixture
+def server() -> DictionaryServer:
+    return DictionaryServer()
+
+
+@pytest.fixture
+def processes(face: Face, server: DictionaryServer) -> Iterator[list[Process]]:
+    both = [Process(face, server) for _ in range(2)]
+    yield both
+    close(face, *both)
+
+
+def close(face: Face, *processes: Process) -> None:
+    stores = [process.store for process in processes]
+    if face.name == "wsgi":
+        sticky_wsgi.stores.client.close(stores)
+    else:
+        asyncio.run(sticky_asgi.stores.client.close(stores))
+
+
+def test_two_processes_agree_on_every_client(processes: list[Process]):
+    one, other = processes
+    servers = [one.request(user) for user in USERS]
+    assert servers == ["s1", "s2", "s3"] * 3
+    assert [other.request(user) for user in USERS] == servers
+
+
+def test_each_request_queries_a_store_that_sends_no_invalidations(processes: list[Process], server: DictionaryServer):
+    one, other = processes
+    assert [process.request("ann") for process in (one, one, other, one)] == ["s1"] * 4
+    assert server.commands == ["recall", "reserve", "recall", "recall", "recall"]
+    assert not one.store.is_listening
+    assert repr(one.store) == "<DictionaryStore dictionary closed>"
+
+
+def test_client_that_another_process_has_moved_is_followed(processes: list[Process]):
+    one, other = processes
+    assert [one.request("ann"), other.request("ann")] == ["s1", "s1"]
+    one.backend["s1"].state = "maint"
+    assert [one.request("ann"), other.request("ann")] == ["s2", "s2"]
+
+
+def test_while_the_store_fails_each_process_keeps_its_clients_and_no_request_waits(
+    processes: list[Process], server: DictionaryServer
+):
+    one, other = processes
+    assert [one.request(user) for user in USERS] == ["s1", "s2", "s3"] * 3
+    server.is_down = True
+    assert [one.request(user) for user in USERS] == ["s1", "s2", "s3"] * 3
+    assert (one.store.breaker.state, one.store.breaker.failures) == (State.OPEN, 1)
+    assert one.store.breaker.last_error == "it is down"
+    server.is_down = False
+    server.clock.advance(LONGEST_PAUSE)
+    assert [other.request(user) for user in USERS] == ["s1", "s2", "s3"] * 3
+    assert one.request("ann") == other.request("ann")
+    assert one.store.breaker.state is State.CLOSED
+
+
+def test_with_fail_requests_that_need_the_store_get_503(face: Face, server: DictionaryServer):
+    process = Process(face, server, on_store_failure="fail")
+    server.is_down = True
+    assert process.request("ann") == 503
+    close(face, process)
+
+
+def test_client_that_hangs_is_waited_for_no_longer_than_the_timeout(face: Face, server: DictionaryServer):
+    process = Process(face, server, timeout="50ms")
+    server.hangs = True
+    assert process.request("ann") == "s1"
+    assert process.store.breaker.state is State.OPEN
+    close(face, process)
+
+
+def test_presence_marks_are_set_in_the_background(face: Face, processes: list[Process], server: DictionaryServer):
+    one, _ = processes
+    one.request("ann")
+    close(face, one)  # a client that begins again sends background commands at once
+    server.clock.advance(HEARTBEAT_INTERVAL)
+    one.request("ann")
+    assert server.marked.wait(PATIENCE)
+
+
+class StoreWithoutClients(DictionaryStore):
+    clients = {}  # noqa: RUF012 - nothing changes it
+
+
+def test_store_that_has_no_client_for_a_face_is_a_configuration_error(face: Face, server: DictionaryServer):
+    with pytest.raises(ConfigError, match=f"StoreWithoutClients has no client for {face.name.upper()}"):
+        StoreWithoutClients(server).load_client(face.name)
