@@ -108,26 +108,26 @@ class Replicas(CoreReplicas):
         self.seal(self.backend.servers)
         stores.listen(self.backend.stores)
 
-    def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
-        if self.lifespans is not None and self.made and not all(server.config.is_url for server in change.came):
-            self.lifespans.prepare(self, change, ready)
+    def begin_those_who_come(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
+        if self.lifespans is not None and self.made and not all(server.config.is_url for server in change.added):
+            self.lifespans.prepare(self, change, on_ready)
         else:
-            super().begin_those_who_come(change, ready)
+            super().begin_those_who_come(change, on_ready)
 
     def undo(self, change: Change) -> None:
         if self.lifespans is not None:
-            for server in change.came:
+            for server in change.added:
                 self.lifespans.retire(server, lambda: None)
         super().undo(change)
 
-    def swapped(self, change: Change) -> None:
-        super().swapped(change)
-        self.seal(change.came)
+    def after_swap(self, change: Change) -> None:
+        super().after_swap(change)
+        self.seal(change.added)
         self.discovery.update()
         self._check_anew()
 
-    def has_moved(self, server: Server) -> None:
-        super().has_moved(server)
+    def after_move(self, server: Server) -> None:
+        super().after_move(server)
         self._check_anew()
 
     def _check_anew(self) -> None:
@@ -135,13 +135,13 @@ class Replicas(CoreReplicas):
         if self.lifespans is not None and not (self.checks.has_owner and self.discovery.has_owner):
             self.lifespans.start_checks(self)
 
-    def retire(self, server: Server, over: Callable[[], None]) -> None:
+    def retire(self, server: Server, on_done: Callable[[], None]) -> None:
         self.checks.remove(server)
         if self.lifespans is not None:
             super().retire(server, lambda: None)
-            self.lifespans.retire(server, over)
+            self.lifespans.retire(server, on_done)
         else:
-            super().retire(server, over)
+            super().retire(server, on_done)
 
     def _warn(self) -> None:
         if not self.warned and not all(server.config.is_url for server in self.apps):
@@ -164,7 +164,7 @@ class Replicas(CoreReplicas):
             await self.lifespans.restart(self, server)
         else:
             self.make(server)
-        self.seal(server.only)
+        self.seal(server.as_tuple)
 
 
 class WithState:
@@ -352,22 +352,22 @@ class Lifespans:
         while self._errands:
             self._group.start_soon(self._errands.popleft())
 
-    def prepare(self, replicas: Replicas, change: Change, ready: Callable[[Exception | None], None]) -> None:
+    def prepare(self, replicas: Replicas, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         """Start the servers that `change` brings."""
 
         async def start() -> None:
             failure: str | None = None
             try:
-                for server in change.came:
+                for server in change.added:
                     failure = _ENDING  # unless there is more to say when it has been waited for
                     if not self._ending:
                         failure = None if server.config.is_url else await self._start_replica(replicas, server)
                     if failure is not None:
                         break
             finally:
-                ready(None if failure is None else RuntimeError(failure))
+                on_ready(None if failure is None else RuntimeError(failure))
                 if self._ending:
-                    for server in change.came:
+                    for server in change.added:
                         await self._stop(server)
 
         if not self._spawn(start):
@@ -383,17 +383,17 @@ class Lifespans:
 
         self._spawn(start)
 
-    def retire(self, server: Server, over: Callable[[], None]) -> None:
+    def retire(self, server: Server, on_done: Callable[[], None]) -> None:
         """Stop the lifespan of a server that nobody uses any more."""
 
         async def stop() -> None:
             failure = await self._stop(server)
             if failure is not None:
                 _log.error("server %s: %s", server.name, failure)
-            over()
+            on_done()
 
         if server not in self._app_of or not self._spawn(stop):
-            over()
+            on_done()
 
     async def _stop(self, server: Server) -> str | None:
         """Stop its lifespan, unless its app stands behind others as well; how it failed to end."""

@@ -61,7 +61,7 @@ class Neighbours(BackendComponent):
     def stand_in(self, frontend: Frontend) -> None:
         self._frontends.append(weakref.ref(frontend, self._frontends.remove))
 
-    def clashes(self, config: BackendConfig) -> Iterator[str]:
+    def config_problems(self, config: BackendConfig) -> Iterator[str]:
         frontends = [frontend for ref in list(self._frontends) if (frontend := ref()) is not None]
         others = dict.fromkeys(each for frontend in frontends for each in frontend.neighbours if each is not self)
         found = (problem for other in others for asked in other._asked for problem in _clashes(config, asked))
@@ -73,16 +73,16 @@ class Neighbours(BackendComponent):
         coming = self.coming
         return [self._backend.config, *([coming] if coming is not None else [])]
 
-    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+    def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         # Once more, now that others see it coming: of two that change at the same moment, one sees the other.
         self.coming = change.config
-        problems = tuple(self.clashes(change.config))
-        ready(ConfigError(*problems) if problems else None)
+        problems = tuple(self.config_problems(change.config))
+        on_ready(ConfigError(*problems) if problems else None)
 
     def undo(self, change: Change) -> None:
         self.coming = None
 
-    def swapped(self, change: Change) -> None:
+    def after_swap(self, change: Change) -> None:
         self.coming = None
 
     def after_fork(self) -> None:

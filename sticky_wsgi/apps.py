@@ -70,21 +70,21 @@ class Replicas(CoreReplicas):
 
     def make(self, server: Server) -> App | None:
         super().make(server)
-        self.seal(server.only)
+        self.seal(server.as_tuple)
         return self.apps[server]
 
-    def swapped(self, change: Change) -> None:
-        super().swapped(change)
+    def after_swap(self, change: Change) -> None:
+        super().after_swap(change)
         self.discovery.update()
         self.checks.update()
 
-    def has_moved(self, server: Server) -> None:
-        super().has_moved(server)
+    def after_move(self, server: Server) -> None:
+        super().after_move(server)
         self.checks.update()
 
-    def retire(self, server: Server, over: Callable[[], None]) -> None:
+    def retire(self, server: Server, on_done: Callable[[], None]) -> None:
         self.checks.remove(server)
-        super().retire(server, over)
+        super().retire(server, on_done)
 
     def end(self) -> None:
         self.discovery.stop()

@@ -114,7 +114,7 @@ class Checks(BackgroundTask):
             while True:
                 woken = anyio.Event()
                 checking.wake = waker(woken)
-                if server.unresolved or (server.in_maint and checking is server.checking):
+                if server.is_unresolved or (server.in_maint and checking is server.checking):
                     await woken.wait()
                 elif (delay := checking.delay(now())) > 0.001:
                     with anyio.move_on_after(delay):

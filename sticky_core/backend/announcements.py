@@ -84,7 +84,7 @@ class Announcements:
         self.bus.tell()
         for server in servers:
             for tracker in server.trackers:
-                tracker.why = f"via {self._backend}/{server.name}"
+                tracker.reason = f"via {self._backend}/{server.name}"
                 tracker.notify()
 
     def after_fork(self) -> None:

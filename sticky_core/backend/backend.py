@@ -34,7 +34,7 @@ from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.persistence import Persist, Persistence
 from sticky_core.persistence.rules import Condition
-from sticky_core.server.server import LOOK, Server
+from sticky_core.server.server import POLL_INTERVAL, Server
 from sticky_core.stores.shared_store import SharedStore
 
 __all__ = ["Backend", "BackendComponent", "BackendConfig", "OnEmpty", "Unavailable"]
@@ -280,13 +280,13 @@ class Backend:
         """
         with self.reconfigure.change_lock:
             change = self.reconfigure.draft(new, {})
-        removed = {server.name: replacement for server, replacement in change.went.items()}
+        removed = {server.name: replacement for server, replacement in change.removed.items()}
         return Plan(
-            added=tuple(server.name for server in change.came if server not in change.went.values()),
+            added=tuple(server.name for server in change.added if server not in change.removed.values()),
             removed=tuple(name for name, replacement in removed.items() if replacement is None),
             restarted=tuple(name for name, replacement in removed.items() if replacement is not None),
-            changed=tuple(server.name for server in change.asked),
-            sessions=moved_sessions(self.snapshot.sessions(), change.went),
+            changed=tuple(server.name for server in change.changed),
+            sessions=moved_sessions(self.snapshot.sessions(), change.removed),
             keys=moved_keys(
                 self.config,
                 [server.trial_copy(server.requested) for server in self.servers],
@@ -317,7 +317,7 @@ class Backend:
             self.monitor.run_due_timers()
             return server.drained or (server.removed and not server.in_flight)
 
-        return Drained(is_drained, LOOK)
+        return Drained(is_drained, POLL_INTERVAL)
 
     # Checks are run by one owner
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.events import Loop
-from sticky_core.server.server import LOOK, Server, ServerConfig
+from sticky_core.server.server import POLL_INTERVAL, Server, ServerConfig
 
 if TYPE_CHECKING:
     from sticky_core.backend.snapshot import Snapshot
@@ -96,7 +96,7 @@ class Milestone:
         while not self.reached:
             if left is not None and left <= 0:
                 return False
-            pause = LOOK if left is None else min(LOOK, left)
+            pause = POLL_INTERVAL if left is None else min(POLL_INTERVAL, left)
             rung.wait(pause)
             if left is not None:
                 left -= pause
@@ -115,7 +115,7 @@ class Milestone:
             self._lie_down(bell)
 
         while not self.reached:
-            await Loop.waiting()(lie_down, LOOK)
+            await Loop.waiting()(lie_down, POLL_INTERVAL)
             with self._lock:
                 self._bells = [bell for bell in self._bells if bell not in hung]
             hung.clear()
@@ -143,11 +143,11 @@ class Change:
         self.config = config
         self.servers = tuple(servers)
         #: servers that are new
-        self.came = tuple(came)
+        self.added = tuple(came)
         #: servers that go, and who takes the name over
-        self.went = dict(went)
+        self.removed = dict(went)
         #: what is asked of those that stay, where it is something else than before
-        self.asked = dict(asked)
+        self.changed = dict(asked)
         #: what is to be in force, where that could be built beforehand
         self.snapshot: Snapshot | None = None
         self.failure: BaseException | None = None
@@ -179,11 +179,11 @@ class Change:
 
     # Told by the backend, and by what faces keep beside it
 
-    def prepares(self, who: Iterable[object]) -> None:
+    def wait_for(self, who: Iterable[object]) -> None:
         """These have to be ready before it can be in force."""
         self._unready.update(who)
 
-    def is_ready(self, who: object) -> bool:
+    def mark_ready(self, who: object) -> bool:
         """One of them is. Whether all are."""
         self._unready.discard(who)
         return not self._unready
@@ -194,28 +194,28 @@ class Change:
         self._decided.reach()
         self.retired.reach()
 
-    def succeed(self) -> None:
+    def complete(self) -> None:
         """It is in force."""
         self._decided.reach()
 
-    def retires(self, pairs: Iterable[tuple[Server, object]]) -> None:
+    def start_retiring(self, pairs: Iterable[tuple[Server, object]]) -> None:
         """Of these servers, these have something to end."""
         self._leaving.update(pairs)
         if not self._leaving:
             self.retired.reach()
 
-    def gone(self, server: Server, who: object) -> None:
+    def retired_by(self, server: Server, who: object) -> None:
         """One of them has."""
         self._leaving.discard((server, who))
         if not self._leaving:
             self.retired.reach()
 
     @property
-    def signs(self) -> str:
+    def summary(self) -> str:
         """`+s4 -s1 ~s2`: who comes, who goes, who is changed."""
-        signs = [f"+{server.name}" for server in self.came] + [f"-{server.name}" for server in self.went]
-        return " ".join([*signs, *(f"~{server.name}" for server in self.asked)]) or "the same servers"
+        signs = [f"+{server.name}" for server in self.added] + [f"-{server.name}" for server in self.removed]
+        return " ".join([*signs, *(f"~{server.name}" for server in self.changed)]) or "the same servers"
 
     def __repr__(self) -> str:
         state = "failed" if self.failure is not None else "in force" if self.is_in_force else "being prepared"
-        return f"<Change of {self.config.name}: {self.signs}, {state}>"
+        return f"<Change of {self.config.name}: {self.summary}, {state}>"

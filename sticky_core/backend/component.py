@@ -25,19 +25,19 @@ class BackendComponent:
     def after_fork(self) -> None:
         """Discard what belongs to the parent process. Called in a forked child."""
 
-    def problems_of(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
+    def server_problems(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
         """Yield the reasons why the component can't serve these servers."""
         yield from ()
 
-    def clashes(self, config: BackendConfig) -> Iterator[str]:
+    def config_problems(self, config: BackendConfig) -> Iterator[str]:
         """Yield the reasons why `config` is in conflict with other backends."""
         yield from ()
 
-    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
-        """Start what `change` adds. Call `ready` when that is done, at once or later, from any thread, with the
+    def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
+        """Start what `change` adds. Call `on_ready` when that is done, at once or later, from any thread, with the
         exception if it failed.
         """
-        ready(None)
+        on_ready(None)
 
     def undo(self, change: Change) -> None:
         """Stop what `prepare` started: the change has failed."""
@@ -45,22 +45,22 @@ class BackendComponent:
     def swap(self, change: Change, snapshot: Snapshot) -> None:
         """Use `snapshot` for new requests: it is in force. Under the lock."""
 
-    def swapped(self, change: Change) -> None:
+    def after_swap(self, change: Change) -> None:
         """Release what is not used any more after a swap. Called without the lock."""
 
-    def unlist(self, server: Server) -> None:
+    def refuse(self, server: Server) -> None:
         """Refuse requests that are still on the way to `server`: it was removed, and no request is in flight there."""
 
-    def retire(self, server: Server, over: Callable[[], None]) -> None:
-        """End what serves `server`, which was removed and gets no more requests. Call `over` when that is done."""
-        over()
+    def retire(self, server: Server, on_done: Callable[[], None]) -> None:
+        """End what serves `server`, which was removed and gets no more requests. Call `on_done` when that is done."""
+        on_done()
 
-    def moving(self, server: Server, config: ServerConfig) -> object:
-        """Make what `moved` will need for the new address of `server`. This may fail; `moved` may not."""
+    def prepare_move(self, server: Server, config: ServerConfig) -> object:
+        """Make what `move` will need for the new address of `server`. This may fail; `move` may not."""
         return None
 
-    def moved(self, server: Server, made: object) -> None:
+    def move(self, server: Server, made: object) -> None:
         """Use `made` for `server`, which has another address. Under the lock."""
 
-    def has_moved(self, server: Server) -> None:
+    def after_move(self, server: Server) -> None:
         """Release what served the old address of `server`. Called without the lock."""

@@ -21,7 +21,7 @@ class Deadlines:
 
     def update(self, server: Server) -> None:
         """Read the next deadline of `server`."""
-        due = server.due
+        due = server.next_deadline
         if due == self._by_server.get(server, inf):
             return
         if due == inf:

@@ -81,7 +81,7 @@ class Monitor:
         woken = self._placement.state_changed(server)
         if after != before:
             woken += self._update_panic()
-        server.why = ""
+        server.reason = ""
         return woken
 
     def publish(self, woken: list[Ticket], *servers: Server) -> None:
@@ -101,12 +101,12 @@ class Monitor:
             server.refresh_state(now, self.panics)
             self._deadlines.update(server)
         self._count_statuses()
-        replacements = set(change.went.values())
-        for server in change.came:
+        replacements = set(change.removed.values())
+        for server in change.added:
             if server not in replacements:
                 self._announce(server, "NEW", server.status)
             self._status[server] = server.status
-        for server, replacement in change.went.items():
+        for server, replacement in change.removed.items():
             before = self._status.pop(server)
             if replacement is None:
                 self._announce(server, before, server.status)
@@ -153,7 +153,7 @@ class Monitor:
         return woken
 
     def _announce(self, server: Server, before: str, after: str) -> None:
-        change = StateChange(self._owner.name, server.name, before, after, server.why, self._owner.clock.wall())
+        change = StateChange(self._owner.name, server.name, before, after, server.reason, self._owner.clock.wall())
         counts = self._count_serving(False), self._count_serving(True), self._placement.queue.waiting_for(server)
         self.announcements.queue_change(change, server, counts)
 
@@ -216,7 +216,7 @@ class Monitor:
     def _apply_health(self, server: Server, why: str) -> list[Ticket]:
         if server.status == self._status.get(server, "UP"):
             return []
-        server.why = why
+        server.reason = why
         woken = self.apply_change(server)
         self.refresh_timers()
         return woken
@@ -234,7 +234,7 @@ class Monitor:
                 server.agent_up = reply.up
             woken = self._apply_health(server, f"agent: {reply.result}")
         self.publish(woken, server)
-        server.why = f"agent: {reply.result}"
+        server.reason = f"agent: {reply.result}"
         if reply.admin is not None and server.state.value != reply.admin:
             server.state = AdminState(reply.admin)
         weight = reply.weight
@@ -264,7 +264,7 @@ class Monitor:
         else:
             well = not failed and (status < 500 or status in (501, 505))
         counted = failed or (status in snapshot.retries.statuses)  # by max_fails
-        if well and not counted and server.faultless:
+        if well and not counted and server.is_error_free:
             return
         why = failure.text if failure is not None else f"status {status}"
         with self._placement.lock:
@@ -277,7 +277,7 @@ class Monitor:
                 if not counted:
                     server.served_at(now)
                 elif server.failed_at(now):
-                    changed, reason = True, server.why
+                    changed, reason = True, server.reason
             woken = self._apply_health(server, reason) if changed else []
             if changed:
                 self._deadlines.update(server)

@@ -93,7 +93,7 @@ class Placement:
                 placed = self._acquire_or_enqueue_at(bound, snapshot, tried)
                 if placed is not None or not snapshot.retries.redispatch or snapshot.unavailable == "fail":
                     return placed
-                avoid += bound.only
+                avoid += bound.as_tuple
             balancing = snapshot.balancing
             affinity = balancing.algorithm.preserve_affinity
             server = balancing.algorithm.choose(
@@ -118,7 +118,7 @@ class Placement:
     ) -> Server | Ticket | None:
         """Acquire a slot at `server`, or return a ticket of its queue; None if that is full (`maxqueue`)."""
         waiting = self.queue.waiting_for(server)
-        if not server.limit or not (server.full or waiting):
+        if not server.limit or not (server.is_full or waiting):
             return self._acquire(server)
         if server.config.maxqueue and waiting >= server.config.maxqueue:
             return None
@@ -177,7 +177,7 @@ class Placement:
         tickets, for `wake`.
         """
         granted: list[Ticket] = []
-        while server.usable and not server.full:
+        while server.usable and not server.is_full:
             ticket = self.queue.next(server)
             if ticket is None:
                 break
@@ -252,5 +252,5 @@ class _Crowded:
             return False
         waiting = self._queue.waiting_for(server)
         if self._affinity == "maxqueue":
-            return server.full and 0 < server.config.maxqueue <= waiting
-        return server.full or waiting > 0
+            return server.is_full and 0 < server.config.maxqueue <= waiting
+        return server.is_full or waiting > 0

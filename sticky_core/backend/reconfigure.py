@@ -69,7 +69,7 @@ class Reconfigure:
         changed: dict[Server, ServerConfig] = {}
         for requested in config.servers:
             server = owner.servers_by_name.get(requested.name)
-            if server is None or requested.is_another_app(server.requested):
+            if server is None or requested.has_another_app_than(server.requested):
                 replacement = given.get(requested.name) or Server.of(requested)
                 if server is not None:
                     replacements[server] = replacement
@@ -93,8 +93,8 @@ class Reconfigure:
         find_tracked(owner, servers, problems)
         starting = [*(server.requested for server in added), *changed.values()]
         for component in owner.components.values():
-            problems += (where + problem for problem in component.problems_of(starting))
-            problems += component.clashes(config)
+            problems += (where + problem for problem in component.server_problems(starting))
+            problems += component.config_problems(config)
         if not problems:
             with collect_problems(problems):
                 trial = self._build(
@@ -116,7 +116,7 @@ class Reconfigure:
         """Put `config` in force, at once or when all components are ready. Under the change lock."""
         change = self.draft(config, given)
         components = list(self._owner.components.values())
-        change.prepares(components)
+        change.wait_for(components)
         self._pending = change
         for component in components:
             try:
@@ -141,7 +141,7 @@ class Reconfigure:
                 elif failure is not None:
                     self._monitor.announcements.queue_log_line(logging.ERROR, "%s, so nothing has changed", failure)
                     self._fail(change, failure)
-                elif change.is_ready(component):
+                elif change.mark_ready(component):
                     self._swap(change)
 
         return on_ready
@@ -159,7 +159,7 @@ class Reconfigure:
         """Put a change in force. Under the change lock."""
         owner, monitor = self._owner, self._monitor
         self._pending = None
-        for server, requested in change.asked.items():
+        for server, requested in change.changed.items():
             self._update(server, requested)
         snapshot = change.snapshot
         if snapshot is None:
@@ -169,30 +169,30 @@ class Reconfigure:
         components = list(owner.components.values())
         with self._placement.lock:
             now = owner.clock.monotonic()
-            for server, replacement in change.went.items():
+            for server, replacement in change.removed.items():
                 if replacement is not None:
                     replacement.inherit_from(server)
-            for server in change.came:
+            for server in change.added:
                 self._register(server)
             self._set_up(snapshot, tracked)
             snapshot.refresh()
             owner.snapshot = snapshot
             owner.config = change.config
             self._update_counting()
-            for server in change.went:
+            for server in change.removed:
                 woken += self._unregister(server)
             woken += monitor.on_swap(change, now)
             for component in components:
                 component.swap(change, snapshot)
             monitor.refresh_timers()
-            self._leaving.update(dict.fromkeys(change.went, change))
+            self._leaving.update(dict.fromkeys(change.removed, change))
             self._update_counting()
-            change.retires((server, each) for server in change.went for each in (*components, self))
-        monitor.announcements.queue_log_line(logging.INFO, "backend %s: %s", owner.name, change.signs)
+            change.start_retiring((server, each) for server in change.removed for each in (*components, self))
+        monitor.announcements.queue_log_line(logging.INFO, "backend %s: %s", owner.name, change.summary)
         monitor.publish(woken)
         for component in components:
-            component.swapped(change)
-        change.succeed()
+            component.after_swap(change)
+        change.complete()
         self.retire_idle()
 
     def _update(self, server: Server, requested: ServerConfig) -> None:
@@ -250,17 +250,17 @@ class Reconfigure:
     def move(self, server: Server, config: ServerConfig) -> None:
         """Give `server` the address of `config`, or none. Called by the server."""
         components = list(self._owner.components.values())
-        made = [component.moving(server, config) for component in components]
+        made = [component.prepare_move(server, config) for component in components]
         with self._placement.lock:
             if server.removed:
                 return
             before = server.config.target
             server.move(config)
             self._owner.snapshot.balancing.address_changed(server)
-            if not server.why:
-                server.why = "resolution" if server.unresolved else f"address {config.target}"
+            if not server.reason:
+                server.reason = "resolution" if server.is_unresolved else f"address {config.target}"
             for component, its in zip(components, made, strict=True):
-                component.moved(server, its)
+                component.move(server, its)
             woken = self._monitor.apply_change(server)
             self._monitor.refresh_timers()
         where = before or "nowhere", config.target or "nowhere"
@@ -269,7 +269,7 @@ class Reconfigure:
         )
         self._monitor.publish(woken, server)
         for component in components:
-            component.has_moved(server)
+            component.after_move(server)
 
     # Retire
 
@@ -290,7 +290,7 @@ class Reconfigure:
             return
         components = list(self._owner.components.values())
         for component in components:
-            component.unlist(server)
+            component.refuse(server)
         if server.in_flight:
             return  # a request has arrived just before; its release leads here again
         with self._placement.lock:
@@ -300,8 +300,8 @@ class Reconfigure:
         if change is None:
             return
         for component in components:
-            component.retire(server, partial(change.gone, server, component))
-        change.gone(server, self)
+            component.retire(server, partial(change.retired_by, server, component))
+        change.retired_by(server, self)
 
     def after_fork(self) -> None:
         """Discard what belongs to the parent process. Called in a forked child."""
@@ -315,13 +315,13 @@ def _number(change: Change) -> None:
     """Give new servers the lowest numbers that are free (HAProxy `id`), so that others keep theirs, and with that their
     points on a ring. A replacement has the number of the server that it replaces.
     """
-    for server, replacement in change.went.items():
+    for server, replacement in change.removed.items():
         if replacement is not None:
             replacement.id = server.id
-    replacements = set(change.went.values())
-    used = {server.id for server in change.servers if server not in change.came or server in replacements}
+    replacements = set(change.removed.values())
+    used = {server.id for server in change.servers if server not in change.added or server in replacements}
     number = 0
-    for server in change.came:
+    for server in change.added:
         if server not in replacements:
             number += 1
             while number in used:
@@ -331,7 +331,7 @@ def _number(change: Change) -> None:
 
 def trial_copies(change: Change) -> list[Server]:
     """Return copies of the servers as they would be after `change`. They belong to no backend."""
-    added = set(change.came)
+    added = set(change.added)
     copies: list[Server] = []
     for server, requested in zip(change.servers, change.config.servers, strict=True):
         if server in added:

@@ -60,5 +60,5 @@ def track(server: Server, tracked: Server | None) -> None:
     if before is not None:
         before.trackers = tuple(each for each in before.trackers if each is not server)
     if tracked is not None:
-        tracked.trackers += server.only
+        tracked.trackers += server.as_tuple
     server.tracks = tracked

@@ -39,9 +39,9 @@ def attach_problems(servers: Iterable[Server]) -> Iterator[str]:
     for server in servers:
         if not isinstance(cast(object, server), Server):
             yield f"{server!r} is no Server: write Server(name, {server!r})"
-        elif server.belongs or server.removed:
+        elif server.is_attached or server.removed:
             yield (
                 f"server {server.name}: belongs to another backend already; a Server is one place in one backend"
-                if server.belongs
+                if server.is_attached
                 else f"server {server.name}: was removed, and does not come back: add Server.of(its config)"
             )

@@ -5,10 +5,10 @@ A sixteenth is the least step in which a weight can grow (`BE_WEIGHT_SCALE`).
 
 from __future__ import annotations
 
-from sticky_core.server.server import HEAVIEST, Server
+from sticky_core.server.server import MAX_WEIGHT, Server
 
 SCALE = 16
-MOST = HEAVIEST * SCALE
+MOST = MAX_WEIGHT * SCALE
 
 
 def eweight(server: Server) -> int:

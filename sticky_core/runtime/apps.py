@@ -92,10 +92,10 @@ class Replicas(BackendComponent):
 
     def problems(self) -> Iterator[str]:
         """Why the servers' targets can't be served by this face."""
-        found = self.problems_of(server.requested for server in self.backend.servers)
+        found = self.server_problems(server.requested for server in self.backend.servers)
         return (f"backend {self.backend.name}: {problem}" for problem in found)
 
-    def problems_of(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
+    def server_problems(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
         for asked in servers:
             where = f"server {asked.name}"
             if asked.is_url:
@@ -204,7 +204,7 @@ class Replicas(BackendComponent):
         config = server.config
         app: App | None
         if config.is_url:
-            app = None if server.unresolved else self._upstream(server).app
+            app = None if server.is_unresolved else self._upstream(server).app
         elif config.factory is not None:
             app = config.factory()
             server.instance = self._new_life(server)
@@ -227,16 +227,16 @@ class Replicas(BackendComponent):
 
     # The backend is changed
 
-    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+    def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         config, before = change.config, self.snapshot.config
         self._fresh.clear()
         if self.made:
             anew = (config.timeouts, config.forward) != (before.timeouts, before.forward)
             for server in change.servers:
-                if server in change.came:
+                if server in change.added:
                     asked = server.config
-                elif anew or server in change.asked:
-                    asked = server.effective_config(change.asked.get(server, server.requested))
+                elif anew or server in change.changed:
+                    asked = server.effective_config(change.changed.get(server, server.requested))
                     if not anew and _way(asked) == _way(server.config):
                         continue
                 else:
@@ -244,24 +244,24 @@ class Replicas(BackendComponent):
                 if asked.is_url:
                     known = asked.target is not None
                     self._fresh[server] = self.forwards.build(asked, config.timeouts, config.forward) if known else None
-        self.begin_those_who_come(change, ready)
+        self.begin_those_who_come(change, on_ready)
 
-    def begin_those_who_come(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
+    def begin_those_who_come(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         """Make their apps. RuntimeError if that fails."""
         if self.made:
-            for server in change.came:
+            for server in change.added:
                 if not server.config.is_url:
                     try:
                         self.make(server)
                     except Exception as error:
                         raise RuntimeError(self.failed_to_start(server, error)) from error
-        ready(None)
+        on_ready(None)
 
     def failed_to_start(self, server: Server, error: Exception) -> str:
         return f"backend {self.backend.name}: replica {server.name} failed to start: {type(error).__name__}: {error}"
 
     def undo(self, change: Change) -> None:
-        for server in change.came:
+        for server in change.added:
             self.apps.pop(server, None)
         fresh, self._fresh = self._fresh, {}
         for upstream in fresh.values():
@@ -278,15 +278,15 @@ class Replicas(BackendComponent):
         self._fresh.clear()
         self._follow(snapshot)
 
-    def swapped(self, change: Change) -> None:
+    def after_swap(self, change: Change) -> None:
         while self._misfits:
             server = self._misfits.pop()
-            made = self.moving(server, server.config)
+            made = self.prepare_move(server, server.config)
             with self.backend.placement.lock:
-                self.moved(server, made)
+                self.move(server, made)
         self._let_go()
         if self.made:
-            for server in change.came:  # those for whom nobody was there to prepare
+            for server in change.added:  # those for whom nobody was there to prepare
                 if self.apps[server] is None:
                     self._make_or_not(server)
 
@@ -306,30 +306,30 @@ class Replicas(BackendComponent):
         for upstream in stale:
             upstream.retire()
 
-    def moving(self, server: Server, config: ServerConfig) -> Upstream | None:
+    def prepare_move(self, server: Server, config: ServerConfig) -> Upstream | None:
         if not self.made or config.target is None:
             return None
         asked = self.snapshot.config
         return self.forwards.build(config, asked.timeouts, asked.forward)
 
-    def moved(self, server: Server, made: object) -> None:
+    def move(self, server: Server, made: object) -> None:
         if self.made:
             assert made is None or isinstance(made, Upstream)
             self._put(server, made)
-            self.seal(server.only)
+            self.seal(server.as_tuple)
 
-    def has_moved(self, server: Server) -> None:
+    def after_move(self, server: Server) -> None:
         self._let_go()
 
-    def unlist(self, server: Server) -> None:
+    def refuse(self, server: Server) -> None:
         self.apps.pop(server, None)
 
-    def retire(self, server: Server, over: Callable[[], None]) -> None:
+    def retire(self, server: Server, on_done: Callable[[], None]) -> None:
         upstream = self._upstreams.pop(server, None)
         self._interruptible_apps.pop(server, None)
         if upstream is not None:
             upstream.retire()
-        over()
+        on_done()
 
     def end(self) -> None:
         """Let all apps go. The next to begin has new ones."""

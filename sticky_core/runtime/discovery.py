@@ -89,7 +89,7 @@ class Discovery(BackendComponent):
             self._names[key] = ResolvedName(host, config.resolvers or SYSTEM, servers, now)
         self._answered &= set(self._names.values())
 
-    def swapped(self, change: Change) -> None:
+    def after_swap(self, change: Change) -> None:
         self.update_names()
 
     def acquire(self, owner: object) -> bool:

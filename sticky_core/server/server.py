@@ -24,7 +24,7 @@ from sticky_core.target import App, Factory
 
 #: HAProxy's letters for the names of servers and backends
 NAME = re.compile(r"[A-Za-z0-9_.:-]+")
-HEAVIEST = 256
+MAX_WEIGHT = 256
 
 
 def _nowhere(server: Server) -> bool:
@@ -34,7 +34,7 @@ def _nowhere(server: Server) -> bool:
 
 def is_weight(weight: object) -> bool:
     """Whether `weight` is one: a whole number from 0 to 256."""
-    return isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
+    return isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= MAX_WEIGHT
 
 
 class AdminState(StrEnum):
@@ -54,7 +54,7 @@ class Health(StrEnum):
 #: in how many steps weights grow (HAProxy `BE_WEIGHT_SCALE`)
 SCALE = 16
 #: seconds between two looks at whether anybody is left at a server that drains
-LOOK = 0.1
+POLL_INTERVAL = 0.1
 FAIL_TIMEOUT = 10.0
 
 
@@ -132,7 +132,7 @@ class ServerConfig:
             yield "a name is made of letters, digits and - _ . :"
         yield from self._problems_of_target()
         if not is_weight(self.weight):
-            yield f"weight {self.weight!r} is not within 0..{HEAVIEST}, in whole numbers"
+            yield f"weight {self.weight!r} is not within 0..{MAX_WEIGHT}, in whole numbers"
         if self.cookie and not is_value(self.cookie):
             yield (
                 f"cookie {self.cookie!r} can't be written in a cookie: "
@@ -152,7 +152,7 @@ class ServerConfig:
         yield from self._problems_of_health()
 
     @property
-    def named(self) -> str:
+    def host_url(self) -> str:
         """The URL by which it is called, of one that has an address: that of its name, unless that is a service's,
         which no host is called by.
         """
@@ -227,7 +227,7 @@ class ServerConfig:
             "unix:"
         )
 
-    def is_another_app(self, than: ServerConfig) -> bool:
+    def has_another_app_than(self, than: ServerConfig) -> bool:
         """Whether what stands behind it is not what stood behind it: another app, or none where there was one."""
         if self.is_url or than.is_url:
             return self.is_url is not than.is_url
@@ -289,6 +289,7 @@ class Server:
         "_weight",
         "agent",
         "agent_up",
+        "as_tuple",
         "bound_somewhere",
         "checking",
         "config",
@@ -304,14 +305,13 @@ class Server:
         "max_idle",
         "maxconn",
         "name",
-        "only",
         "reachable",
+        "reason",
         "removed",
         "requested",
         "trackers",
         "tracks",
         "usable",
-        "why",
     )
 
     def __init__(
@@ -415,7 +415,7 @@ class Server:
         self.requested = self.config = config
         self.name = config.name
         #: the server as the tuple that most transactions end with
-        self.only: tuple[Server, ...] = (self,)
+        self.as_tuple: tuple[Server, ...] = (self,)
         self._weight = config.weight
         self._state = AdminState.READY
         self._health = Health.UP
@@ -448,7 +448,7 @@ class Server:
         self.tracks: Server | None = None
         self.trackers: tuple[Server, ...] = ()
         #: what the latest change comes from, for logs
-        self.why = ""
+        self.reason = ""
         self._stopped = False
         self._since: float | None = None  # when it began to come back slowly
         self.max_fails = config.max_fails
@@ -467,7 +467,7 @@ class Server:
         self._seen: int = 0  # requests so far when we last looked
         self._quiet = 0.0  # since when it has not had any
         self._looked = 0.0
-        if self.unresolved:
+        if self.is_unresolved:
             self.refresh_state()
 
     def _set_times(self) -> None:
@@ -525,7 +525,7 @@ class Server:
         """Its address is that of `config`. What is on the way to the old one says nothing of it, so it is checked anew,
         at once. Under the backend's lock.
         """
-        unresolved, self.config = self.unresolved, config
+        unresolved, self.config = self.is_unresolved, config
         self.checking = self.checking.restarted() if self.checking is not None else None
         self.agent = self.agent.restarted() if self.agent is not None else None
         if unresolved and not self.in_maint:
@@ -548,7 +548,7 @@ class Server:
         return shadow
 
     @property
-    def belongs(self) -> bool:
+    def is_attached(self) -> bool:
         """Whether it is some backend's already."""
         return self._changed is not None
 
@@ -564,7 +564,7 @@ class Server:
         before, self._state = self._state, AdminState(state)
         self._drain_for = self.deadline = None
         self.drained = False
-        self.why = ""
+        self.reason = ""
         if before is AdminState.MAINT and not self.in_maint:
             self._is_back()
         self.notify()
@@ -601,7 +601,7 @@ class Server:
         self._failed_until = None
         if self.checking is not None:
             self.checking.force(health is not Health.DOWN, stopping=health is Health.NOLB)
-        self.why = ""
+        self.reason = ""
         self.notify()
 
     @property
@@ -632,7 +632,7 @@ class Server:
             self.notify()
 
     @property
-    def unresolved(self) -> bool:
+    def is_unresolved(self) -> bool:
         """Whether it has no address: it is in maintenance until it has one (HAProxy "MAINT (resolution)")."""
         return self.config.target is None and self.config.template is not None
 
@@ -641,7 +641,7 @@ class Server:
         """Whether it is in maintenance, for want of an address as well, or the server is that it tracks."""
         return (
             self._state is AdminState.MAINT
-            or self.unresolved
+            or self.is_unresolved
             or self.removed
             or (self.tracks is not None and self.tracks.in_maint)
         )
@@ -668,7 +668,7 @@ class Server:
     @weight.setter
     def weight(self, weight: int) -> None:
         if not is_weight(weight):
-            raise ConfigError(f"server {self.name}: weight {weight!r} is not within 0..{HEAVIEST}, in whole numbers")
+            raise ConfigError(f"server {self.name}: weight {weight!r} is not within 0..{MAX_WEIGHT}, in whole numbers")
         self._weight = weight
         self.notify()
 
@@ -698,7 +698,7 @@ class Server:
         return self.checking is not None and self.checking.check.on_marked_up is not None and not self.config.backup
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether it has as many requests as it may."""
         return 0 < self.limit <= len(self.in_flight)
 
@@ -720,7 +720,7 @@ class Server:
         """
         if self._failed_until is not None and now >= self._failed_until:
             self._failed_until = None
-            self.why = "fail_timeout is over"
+            self.reason = "fail_timeout is over"
         health, maint = self.health, self.in_maint
         if maint or health is Health.DOWN:
             self._stopped = True
@@ -767,7 +767,7 @@ class Server:
         return past
 
     @property
-    def due(self) -> float:
+    def next_deadline(self) -> float:
         """When time changes something about it."""
         due = inf
         if self._since is not None:
@@ -778,7 +778,7 @@ class Server:
             if self.deadline is not None and self._looked < self.deadline:
                 due = min(due, self.deadline)
             if not self.drained:
-                due = min(due, max(self._quiet + self.max_idle, self._looked + LOOK))
+                due = min(due, max(self._quiet + self.max_idle, self._looked + POLL_INTERVAL))
         return due
 
     @property
@@ -793,7 +793,7 @@ class Server:
         if self._fails < self.max_fails:
             return False
         self._failed_until = now + self._fail_timeout
-        self.why = f"{self._fails} requests failed"
+        self.reason = f"{self._fails} requests failed"
         return True
 
     def served_at(self, now: float) -> None:
@@ -802,7 +802,7 @@ class Server:
             self._fails = 0
 
     @property
-    def faultless(self) -> bool:
+    def is_error_free(self) -> bool:
         """Whether one more request that does not fail means nothing new."""
         return not self._fails and (self.checking is None or self.checking.is_error_free)
 

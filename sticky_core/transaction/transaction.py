@@ -134,7 +134,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if backend.counts_requests:
             self.tried = ()
             return self._placed(server)
-        self.tried = server.only
+        self.tried = server.as_tuple
         server.in_flight.append(None)
         return server
 
@@ -398,7 +398,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             last.counters.cell[Total.WRETR if server is last else Total.WREDIS] += 1
         elif bound is not None and server is not bound:
             bound.counters.cell[Total.WREDIS] += 1
-        self.tried += server.only
+        self.tried += server.as_tuple
         return server
 
     def _reserving(self, server: Server, bound: Server | None) -> Server | None:

@@ -49,7 +49,7 @@ class HttpProbe:
         # with a port of its own a check goes where the URL says nothing about TLS; HAProxy keeps to it all the same
         self.tls = location.scheme == "https"
         self._checking = checking
-        self._authority = Location.parse(server.config.named).authority
+        self._authority = Location.parse(server.config.host_url).authority
         #: what to send; empty: that the connection came about is enough
         self.request = b"" if check.path is None else self._written(location)
         self._answers: ResponseParser | None = None

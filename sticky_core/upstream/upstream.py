@@ -57,7 +57,7 @@ class Upstream:
         self.url = config.target
         self.timeouts = timeouts.in_seconds
         self._location = Location.parse(config.target)
-        self._heads = RequestHeads(Location.parse(config.named), forward)
+        self._heads = RequestHeads(Location.parse(config.host_url), forward)
         tls = config.tls or TLS()
         self._context = tls.context() if self._location.scheme == "https" else None
         self._sni = tls.sni or self._location.host

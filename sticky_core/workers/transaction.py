@@ -86,7 +86,7 @@ class ForwardedDecision(Decision):
             raise ValueError(f"claim {claim!r}, reason {reason!r}")
         self._workers = workers
         self.persisted = PersistenceResult(found, why, own if found is Claim.VALID else None)
-        self.tried = own.only
+        self.tried = own.as_tuple
         self.status = 0
 
     @property

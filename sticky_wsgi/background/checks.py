@@ -171,7 +171,7 @@ class Checks:
                 each.given_up = True
                 self._tell(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.begun))
             return max(checking.delay(now), 0.05)
-        if server.unresolved or (server.in_maint and checking is server.checking):
+        if server.is_unresolved or (server.in_maint and checking is server.checking):
             return PAUSE
         delay = checking.delay(now)
         if delay > 0.001:

@@ -221,8 +221,8 @@ class Slow(BackendComponent):
     def __init__(self, backend: Backend) -> None:
         self.ready: Callable[[Exception | None], None]
 
-    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
-        self.ready = ready
+    def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
+        self.ready = on_ready
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
@@ -257,7 +257,7 @@ class Rival(BackendComponent):
     def __init__(self, backend: Backend) -> None:
         self.acts: Callable[[], object] = lambda: None
 
-    def clashes(self, config: BackendConfig) -> Iterator[str]:
+    def config_problems(self, config: BackendConfig) -> Iterator[str]:
         self.acts()
         yield from ()
 

@@ -149,7 +149,7 @@ def test_a_request_in_flight_at_a_server_that_is_removed_ends_in_peace(face: Fac
 def test_a_request_that_is_on_the_way_to_a_server_that_has_just_gone_goes_to_another(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
     with running(face, backend) as run:
-        run.dispatcher.replicas.unlist(backend["s2"])
+        run.dispatcher.replicas.refuse(backend["s2"])
         assert run.get(cookie="SERVERID=s2", method="POST").server == "s1"
 
 

@@ -444,7 +444,7 @@ def _or_as(asked: bool | Literal["auto"], request: bool) -> bool:
 
 
 def _dynamic_id(key: str, server: Server) -> str:
-    if server.unresolved:
+    if server.is_unresolved:
         return ""  # until it has an address
     if not isinstance(server.config.target, str):
         raise ValueError("it is an app")

@@ -600,7 +600,7 @@ def template(name: str, **options: Any) -> Server:
 def test_a_server_without_an_address_is_in_maintenance_apart_from_what_the_operator_wants():
     web = backend([*urls(1), template("s2", check=Check())])
     server = web["s2"]
-    assert (server.status, server.state, server.unresolved) == ("MAINT", AdminState.READY, True)
+    assert (server.status, server.state, server.is_unresolved) == ("MAINT", AdminState.READY, True)
     assert served(web, "SRV=s2") == "s1"
     server.target = url(2)
     assert (server.status, server.state) == ("UP", AdminState.READY)
@@ -689,8 +689,8 @@ class Slow(BackendComponent):
         self.undone: list[Change] = []
         self.swaps: list[Snapshot] = []
 
-    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
-        self.ready = ready
+    def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
+        self.ready = on_ready
 
     def undo(self, change: Change) -> None:
         self.undone.append(change)
@@ -702,12 +702,12 @@ class Slow(BackendComponent):
 class Quick(Slow):
     """Does not."""
 
-    def prepare(self, change: Change, ready: Callable[[Exception | None], None]) -> None:
-        ready(None)
+    def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
+        on_ready(None)
 
 
 class Picky(Quick):
-    def problems_of(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
+    def server_problems(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
         yield from (f"server {server.name} is not to my taste" for server in servers)
 
 

@@ -52,7 +52,7 @@ def test_a_template_is_as_many_servers_with_one_name():
     servers = Server.template("web", 3, "myservice.local:80")
     assert [server.name for server in servers] == ["web1", "web2", "web3"]
     assert {server.config.template for server in servers} == {"http://myservice.local:80"}
-    assert all(server.unresolved for server in servers)
+    assert all(server.is_unresolved for server in servers)
 
 
 @pytest.mark.parametrize("n, names", [("2", ["web1", "web2"]), ("3-5", ["web3", "web4", "web5"]), ("7-7", ["web7"])])

@@ -215,7 +215,7 @@ def test_a_number_of_requests_that_cannot_be_one_is_refused(options: dict[str, A
 def test_it_is_full_with_as_many_requests_as_it_may_have(maxconn: int, in_flight: int, full: bool):
     server = Server("s1", app, maxconn=maxconn)
     server.in_flight.extend([None] * in_flight)
-    assert server.full is full
+    assert server.is_full is full
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from sticky_core.errors import StoreFailure
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import hdr
-from sticky_core.server.server import LOOK, AdminState, Server
+from sticky_core.server.server import POLL_INTERVAL, AdminState, Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
 from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, Command
@@ -141,7 +141,7 @@ def test_before_the_store_has_answered_it_is_not_known_to_have_drained(valkey: V
     clock.advance(10 * EXPIRE)
     assert [here.drained(), here.drained()] == [False, False]
     here.listen()
-    clock.advance(LOOK)
+    clock.advance(POLL_INTERVAL)
     assert here.drained()
 
 
