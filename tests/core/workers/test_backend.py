@@ -1,95 +1,142 @@
-"""What workers are asked to be, and who may have siblings."""
-
-from typing import Any
+"""The workers as one of them sees them: which run, which have ended, and what a client's cookie is."""
 
 import pytest
 
+from sticky_core.backend.events import StateChange
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.workers.config import PathTemplate, WorkersConfig, can_have_peers
+from sticky_core.workers.slots import MAX_WORKERS, WorkerSlots
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 
 
+def up(workers):
+    return [server.name for server in workers.servers if server.usable]
+
+
+def test_servers_are_numbered_like_worker_slots_and_up_if_their_worker_runs(join):
+    first, second = join(), join()
+    assert (first.own_server.name, second.own_server.name) == ("w1", "w2")
+    assert len(first.servers) == MAX_WORKERS
+    assert up(second) == ["w1", "w2"]
+    assert up(first) == ["w1"]
+    first.refresh_peers()
+    assert up(first) == ["w1", "w2"]
+    assert [server.name for server in first.live_peers()] == ["w2"]
+    assert [server.name for server in second.live_peers()] == ["w1"]
+
+
+def test_worker_that_stops_is_down_for_its_peers_after_a_refresh(join):
+    first, second = join(), join()
+    second.slot.unpublish()
+    assert first.live_peers() == []
+    assert first["w2"].status == "DOWN"
+
+
+def test_next_worker_in_a_worker_slot_is_another_instance(join, kill):
+    first, second = join(), join()
+    first.refresh_peers()
+    before = first["w2"].instance
+    assert before == second.slot.instance
+    kill(second)
+    third = join()
+    first.refresh_peers()
+    assert third.own_server.name == "w2"
+    assert first["w2"].instance == third.slot.instance != before
+    assert first["w2"].usable
+
+
+def test_forgotten_peer_is_down_and_its_sessions_are_lost(join, kill):
+    first, second = join(), join()
+    first.refresh_peers()
+    kill(second)
+    server = first["w2"]
+    assert server.usable  # a killed worker leaves its socket
+    assert first.forget_peer(server, second.slot.instance)
+    assert not server.usable
+    assert first.live_peers() == []
+
+
+def test_sessions_of_a_peer_are_not_lost_while_nothing_shows_that_it_has_ended(join):
+    first, second = join(), join()
+    first.refresh_peers()
+    path = first.slots.path
+    path.rename(path.with_name("elsewhere"))  # something has removed the directory
+    assert not first.forget_peer(first["w2"], second.slot.instance)
+    assert first["w2"].usable
+    path.with_name("elsewhere").rename(path)
+
+
+def test_refresh_of_an_unchanged_group_changes_nothing(join):
+    first, second = join(), join()
+    first.refresh_peers()
+    changes: list[StateChange] = []
+    with first.events(changes.append):
+        first.refresh_peers()
+        assert changes == []
+        second.slot.unpublish()
+        first.refresh_peers()
+    assert [(change.server, change.after) for change in changes] == [("w2", "DOWN")]
+
+
 @pytest.mark.parametrize(
-    "options, problem",
+    "cookie, secure, expected",
     [
-        ({"name": "a b"}, "name 'a b' is made of"),
-        ({"on_lost": "cry"}, "on_lost 'cry' is neither"),
-        ({"cookie": None}, "neither a cookie nor a key"),
-        ({"cookie": "a b"}, "a cookie's name is made of"),
-        ({"cookie": Cookie("X", secret=SECRET), "secret": SECRET}, "secret has no effect beside a Cookie"),
-        ({"cookie": Cookie("X", signed=False)}, "need a signed cookie in mode insert"),
-        ({"cookie": Cookie("X", mode="prefix", secret=SECRET)}, "need a signed cookie in mode insert"),
-        ({"secret": "short"}, "a secret shorter than 16 bytes"),
-        ({"on_lost": "gone"}, "a secret that the workers generate does not survive one"),
-        ({"on_lost": "gone", "cookie": None, "key": "src"}, "has no effect without a cookie"),
-        ({"slots": 4}, "no effect without key="),
-        ({"key": "src", "slots": 0}, "slots 0 is not within 1..128"),
-        ({"key": "src", "slots": "four"}, "slots 'four' is not within 1..128"),
-        ({"key": "nonsense"}, "sample 'nonsense' is not known"),
-        ({"key": 3}, "key 3 is no sample"),
-        ({"key": "/rooms"}, "nothing in braces"),
-        ({"drain": 0}, "drain 0 is not above 0"),
-        ({"drain": "soon"}, "drain: 'soon' is not a duration"),
+        pytest.param("W", False, "path=/", id="over HTTP"),
+        pytest.param("W", True, "path=/; Secure", id="over TLS"),
+        pytest.param(Cookie("W", secret=SECRET, path="/app"), False, "path=/app", id="with a path"),
+        pytest.param(
+            Cookie("W", secret=SECRET, domain="example.org"), False, "path=/; domain=example.org", id="with a domain"
+        ),
+        pytest.param(Cookie("W", secret=SECRET, secure=True), False, "path=/; Secure", id="always secure"),
+        pytest.param(Cookie("W", secret=SECRET, secure=False), True, "path=/", id="never secure"),
     ],
 )
-def test_what_can_not_work_is_told_with_the_way_out(options, problem, monkeypatch):
+def test_expired_cookie_has_the_attributes_by_which_a_browser_finds_the_mark(join, cookie, secure, expected):
+    options = {"secret": None} if isinstance(cookie, Cookie) else {}
+    workers = join(cookie=cookie, **options)
+    assert workers.expired_cookie(secure) == f"W=; Expires=Thu, 01-Jan-1970 00:00:01 GMT; {expected}"
+
+
+@pytest.mark.parametrize(
+    "options, hashes, learns",
+    [
+        pytest.param({}, False, False, id="cookie only"),
+        pytest.param({"key": "src"}, False, True, id="keys are learned"),
+        pytest.param({"key": "src", "slots": 3}, True, False, id="keys are hashed"),
+    ],
+)
+def test_keys_are_learned_or_hashed(join, options, hashes, learns):
+    workers = join(**options)
+    assert (workers.hashes_keys, workers.keys is not None) == (hashes, learns)
+
+
+def test_workers_without_a_secret_share_a_generated_one(join, monkeypatch):
     monkeypatch.delenv("STICKY_SECRET", raising=False)
-    with pytest.raises(ConfigError) as caught:
-        WorkersConfig(**options)
-    assert problem in str(caught.value)
+    first, second = join(secret=None), join(secret=None)
+    assert first.cookie is not None and second.cookie is not None
+    assert first.cookie.keys() == second.cookie.keys()
+    assert first.cookie.keys()[0] == (first.slots.path / "secret").read_bytes()
 
 
-def keys(cookie):
-    return cookie.keys()
+def test_worker_slot_is_released_if_the_workers_can_not_be_made(join, monkeypatch):
+    first = join()
+    monkeypatch.setattr(WorkerSlots, "changed_instances", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        join()
+    monkeypatch.undo()
+    assert join().own_server.name == "w2"
+    assert first.own_server.name == "w1"
 
 
-def test_a_secret_is_whats_given_or_the_environments_or_their_own(monkeypatch):
-    monkeypatch.delenv("STICKY_SECRET", raising=False)
-    assert WorkersConfig().needs_generated_secret
-    assert keys(WorkersConfig().build_cookie("made" * 8)) == (b"made" * 8,)
-    assert not WorkersConfig(secret=SECRET).needs_generated_secret
-    monkeypatch.setenv("STICKY_SECRET", SECRET)
-    assert not WorkersConfig(on_lost="gone").needs_generated_secret
-    assert keys(WorkersConfig().build_cookie("")) == (SECRET.encode(),)
+def test_config_error_if_no_worker_slot_is_free(join, monkeypatch):
+    monkeypatch.setattr("sticky_core.workers.slots.MAX_WORKERS", 1)
+    join()
+    with pytest.raises(ConfigError, match="run fewer workers"):
+        join()
 
 
-@pytest.mark.parametrize(
-    "options, spawned, software, expected",
-    [
-        pytest.param({}, False, "", False, id="a server of one process"),
-        pytest.param({}, True, "", True, id="a child that Python has spawned"),
-        pytest.param({}, False, "gunicorn/27.0", True, id="gunicorn"),
-        pytest.param({"name": "family"}, False, "", True, id="a name"),
-    ],
-)
-def test_process_that_may_be_one_of_several_workers(options, spawned, software, expected):
-    assert can_have_peers(WorkersConfig(**options), spawned, software) is expected
-
-
-class Request:
-    def __init__(self, path):
-        self.path = path
-
-
-@pytest.mark.parametrize(
-    "template, path, key",
-    [
-        ("/rooms/{id}", "/rooms/7", "7"),
-        ("/rooms/{id}", "/rooms/7/chat", "7"),
-        ("/rooms/{id}", "/rooms/a%20b", "a%20b"),
-        ("/rooms/{id}", "/rooms/", None),
-        ("/rooms/{id}", "/rooms", None),
-        ("/rooms/{id}", "/other/7", None),
-        ("/rooms/{id}", "/x/rooms/7", None),
-        ("/rooms/{id}/chat", "/rooms/7/chat", "7"),
-        ("/rooms/{id}/chat", "/rooms/7/chats", None),
-        ("/rooms/{id}/chat", "/rooms/7", None),
-        ("/{house}/rooms/{id}", "/red/rooms/7", "red/7"),
-        ("/v1.0/{id}", "/v1x0/7", None),
-    ],
-)
-def test_a_template_is_a_sample_of_the_path(template, path, key):
-    sample: Any = PathTemplate(template)
-    assert sample(Request(path)) == key
+def test_forked_child_gives_up_the_worker_slot_and_leaves_it_to_the_parent(join):
+    first = join()
+    first.after_fork()
+    assert first.slot._lock is None

@@ -1,4 +1,4 @@
-"""Frames come out as they went in, however they are cut on the way, and what is none is refused."""
+"""Frames are unpacked as they were packed, wherever the bytes are cut, and bytes that are no frame are refused."""
 
 import pytest
 from hypothesis import given
@@ -14,19 +14,19 @@ values = st.recursive(
 
 
 @given(frames=st.lists(st.lists(values, max_size=4), min_size=1, max_size=4), cuts=st.lists(st.integers(1, 40)))
-def test_frames_come_out_as_they_went_in_however_they_are_cut(frames, cuts):
-    going, coming = Frames(), Frames()
-    data = b"".join(going.pack(Kind.MESSAGES, *items) for items in frames)
+def test_frames_are_unpacked_as_they_were_packed_wherever_the_bytes_are_cut(frames, cuts):
+    sender, receiver = Frames(), Frames()
+    data = b"".join(sender.pack(Kind.MESSAGES, *items) for items in frames)
     found = []
     for cut in cuts:
-        found += coming.feed(data[:cut])
+        found += receiver.feed(data[:cut])
         data = data[cut:]
-    found += coming.feed(data)
+    found += receiver.feed(data)
     assert found == [(Kind.MESSAGES, *items) for items in frames]
 
 
 @given(st.binary(max_size=100))
-def test_what_is_none_is_refused_and_nothing_else_is_raised(data):
+def test_bytes_that_are_no_frame_raise_bad_frame_and_nothing_else(data):
     frames = Frames(longest=1000)
     try:
         for frame in frames.feed(data):
@@ -41,7 +41,7 @@ def test_what_is_none_is_refused_and_nothing_else_is_raised(data):
         pytest.param(b"", id="nothing"),
         pytest.param(b"\xc0", id="None"),
         pytest.param(b"\x90", id="an empty array"),
-        pytest.param(b"\x91\xa1x", id="an array that begins with a text"),
+        pytest.param(b"\x91\xa1x", id="an array that begins with text"),
         pytest.param(b"\x91\xc3", id="an array that begins with True"),
         pytest.param(b"\x92\x01", id="an array that is cut short"),
         pytest.param(b"\x91\x01\x01", id="more than an array"),
@@ -49,23 +49,23 @@ def test_what_is_none_is_refused_and_nothing_else_is_raised(data):
         pytest.param(b"\x91" * 2000, id="arrays in arrays"),
     ],
 )
-def test_a_frame_is_one_array_that_begins_with_a_number(payload):
+def test_frame_is_one_array_that_begins_with_a_number(payload):
     with pytest.raises(BadFrame):
         Frames().feed(len(payload).to_bytes(4, "big") + payload)
 
 
-def test_a_frame_that_is_too_long_is_refused_before_it_has_come_and_is_not_sent():
+def test_frame_that_is_too_long_is_refused_by_its_length_and_is_not_packed():
     with pytest.raises(BadFrame, match="a frame of 1001 bytes"):
         Frames(longest=1000).feed((1001).to_bytes(4, "big"))
     with pytest.raises(ValueError, match="more than fit into a frame"):
         Frames(longest=1000).pack(Kind.MESSAGES, b"x" * 1000)
 
 
-def test_text_that_is_no_unicode_arrives():
+def test_text_with_lone_surrogates_is_transferred():
     (frame,) = Frames().feed(Frames().pack(Kind.MESSAGES, "a\udc80b"))
     assert frame[1] == "a\udc80b"
 
 
-def test_what_can_not_travel_is_told_so():
+def test_object_that_can_not_be_packed_raises_type_error():
     with pytest.raises(TypeError):
         Frames().pack(Kind.MESSAGES, object())

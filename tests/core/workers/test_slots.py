@@ -1,4 +1,4 @@
-"""WorkerSlots are held by locks that end with whoever holds them, and the names of sockets say who is where."""
+"""A worker slot is held by a lock that ends with its process, and the names of sockets show which workers run."""
 
 import os
 import subprocess
@@ -10,77 +10,77 @@ import pytest
 
 from sticky_core.clock import ManualClock, SystemClock
 from sticky_core.errors import ConfigError
-from sticky_core.workers import slots as room
+from sticky_core.workers import slots as slots_module
 from sticky_core.workers.slots import WorkerSlots
 
 
 @pytest.fixture(name="tmp_path")
 def _tmp_path():
-    """One that is short enough for sockets."""
+    """A directory with a path short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="sticky-") as path:
         yield Path(path)
 
 
 @pytest.fixture
 def slots(tmp_path):
-    return WorkerSlots.of_group("family", 1, SystemClock(), tmp_path / "run")
+    return WorkerSlots.of_group("group", 1, SystemClock(), tmp_path / "run")
 
 
-def again(slots):
-    """The same as another process would have it."""
+def as_another_process(slots):
+    """The same worker slots, as another process has them."""
     return WorkerSlots(slots.path, SystemClock())
 
 
-def opened(slots, life):
-    slot = slots.acquire(life)
+def published(slots, instance):
+    slot = slots.acquire(instance)
     Path(slot.draft_path).touch()
     slot.publish()
     return slot
 
 
-def test_the_lowest_that_is_free_is_taken(slots):
-    first, second, third = (slots.acquire(life) for life in "abc")
+def test_lowest_free_worker_slot_is_taken(slots):
+    first, second, third = (slots.acquire(instance) for instance in "abc")
     assert [first.number, second.number, third.number] == [1, 2, 3]
     second.release()
-    assert again(slots).acquire("d").number == 2
+    assert as_another_process(slots).acquire("d").number == 2
 
 
-def test_what_the_last_in_a_slot_has_left_is_removed(slots):
-    dead = opened(slots, "a")
-    dead.after_fork()  # its lock is gone, as with a process that was killed
+def test_socket_that_the_last_worker_has_left_in_a_worker_slot_is_removed(slots):
+    dead = published(slots, "a")
+    dead.after_fork()  # its lock is released, as by a killed process
     assert os.path.exists(dead.path)
-    life = opened(slots, "b")
-    assert (life.number, os.path.exists(dead.path)) == (1, False)
-    assert again(slots).changed_instances() == {1: "b"}
+    live = published(slots, "b")
+    assert (live.number, os.path.exists(dead.path)) == (1, False)
+    assert as_another_process(slots).changed_instances() == {1: "b"}
 
 
-def test_who_listens_is_seen_and_nobody_is_seen_twice(slots):
+def test_published_workers_are_listed_when_something_has_changed(slots):
     assert slots.changed_instances() is None
-    one, other = opened(slots, "a"), slots.acquire("b")
-    looking = again(slots)
-    assert looking.changed_instances() == {1: "a"}
-    assert looking.changed_instances() is None
+    one, other = published(slots, "a"), slots.acquire("b")
+    seen_by_peer = as_another_process(slots)
+    assert seen_by_peer.changed_instances() == {1: "a"}
+    assert seen_by_peer.changed_instances() is None
     Path(other.draft_path).touch()
-    assert looking.changed_instances() is None
+    assert seen_by_peer.changed_instances() is None
     other.publish()
-    assert looking.changed_instances() == {1: "a", 2: "b"}
+    assert seen_by_peer.changed_instances() == {1: "a", 2: "b"}
     one.unpublish()
-    assert looking.changed_instances() == {2: "b"}
-    looking.remove_socket(2, "b")
-    assert looking.changed_instances() == {}
+    assert seen_by_peer.changed_instances() == {2: "b"}
+    seen_by_peer.remove_socket(2, "b")
+    assert seen_by_peer.changed_instances() == {}
 
 
-def test_a_change_within_the_grain_of_dates_is_not_overlooked(tmp_path):
+def test_change_within_the_resolution_of_the_mtime_is_not_missed(tmp_path):
     clock = ManualClock(wall=os.stat(tmp_path).st_mtime)
     slots = WorkerSlots(tmp_path, clock)
     before = os.stat(tmp_path)
     assert slots.changed_instances() is None
     (tmp_path / "1.a.sock").touch()
-    os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if it were the same moment
+    os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as within one tick
     assert slots.changed_instances() == {1: "a"}
 
 
-def test_a_lock_ends_with_its_process_however_that_ends(slots):
+def test_lock_ends_with_its_process_however_that_ends(slots):
     program = f"""
 from pathlib import Path
 from sticky_core.clock import SystemClock
@@ -89,7 +89,7 @@ slot = WorkerSlots(Path({str(slots.path)!r}), SystemClock()).acquire("a")
 print(slot.number, flush=True)
 input()
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(room.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(slots_module.__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -100,71 +100,71 @@ input()
     assert slots.acquire("c").number == 1
 
 
-def test_all_agree_on_one_secret_and_nobody_else_can_read_it(slots):
-    made = {again(slots).shared_secret() for _ in range(3)}
-    assert len(made) == 1
-    assert len(*made) >= 32
+def test_all_workers_share_one_secret_that_other_users_can_not_read(slots):
+    generated = {as_another_process(slots).shared_secret() for _ in range(3)}
+    assert len(generated) == 1
+    assert len(*generated) >= 32
     assert os.stat(slots.path / "secret").st_mode & 0o777 == 0o600
     assert os.stat(slots.path).st_mode & 0o777 == 0o700
     assert os.listdir(slots.path) == ["secret"]
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_a_directory_that_others_can_enter_is_refused(tmp_path, mode):
+def test_directory_that_other_users_can_enter_is_refused(tmp_path, mode):
     path = tmp_path / "run"
     path.mkdir()
     path.chmod(mode)
     with pytest.raises(ConfigError, match="only this user can enter"):
-        WorkerSlots.of_group("family", 1, SystemClock(), path)
+        WorkerSlots.of_group("group", 1, SystemClock(), path)
 
 
-def test_a_link_is_no_directory(tmp_path):
+def test_symbolic_link_to_a_directory_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="only this user can enter"):
-        WorkerSlots.of_group("family", 1, SystemClock(), tmp_path / "run")
+        WorkerSlots.of_group("group", 1, SystemClock(), tmp_path / "run")
 
 
-def test_a_directory_that_is_somebody_elses_is_refused(tmp_path, monkeypatch):
+def test_directory_of_another_user_is_refused(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     with pytest.raises(ConfigError, match="only this user can enter"):
-        WorkerSlots.of_group("family", 1, SystemClock(), tmp_path / "run")
+        WorkerSlots.of_group("group", 1, SystemClock(), tmp_path / "run")
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_refused_in_time(tmp_path):
+def test_path_that_is_too_long_for_a_socket_is_refused_at_startup(tmp_path):
     path = tmp_path / ("x" * 100)
     with pytest.raises(ConfigError, match="too long a path"):
-        WorkerSlots.of_group("family", 1, SystemClock(), path)
+        WorkerSlots.of_group("group", 1, SystemClock(), path)
 
 
-def test_those_of_one_parent_are_a_family_and_each_app_has_its_own(tmp_path):
+def test_processes_of_one_parent_are_a_group_and_each_app_has_its_own(tmp_path):
     one = WorkerSlots.of_group(None, 1, SystemClock(), tmp_path / "run")
     other = WorkerSlots.of_group(None, 2, SystemClock(), tmp_path / "run")
     assert one.path.name == f"{os.getppid()}-1"
     assert other.path != one.path
 
 
-def test_what_families_have_left_whose_parent_is_gone_is_swept_after_a_while(tmp_path):
+def test_directory_of_a_group_whose_parent_has_ended_is_removed_after_a_while(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     run = tmp_path / "run"
-    gone = WorkerSlots(run / f"{process.pid}-1", SystemClock())
-    living = WorkerSlots(run / f"{os.getpid()}-1", SystemClock())
+    stale = WorkerSlots(run / f"{process.pid}-1", SystemClock())
+    live = WorkerSlots(run / f"{os.getpid()}-1", SystemClock())
     named = WorkerSlots(run / "named", SystemClock())
-    for slots in (gone, living, named):
+    for slots in (stale, live, named):
         slots.path.mkdir(parents=True, mode=0o700)
-        opened(slots, "a").after_fork()
+        published(slots, "a").after_fork()
     run.chmod(0o700)
-    born = os.stat(gone.path).st_mtime
-    WorkerSlots.of_group(None, 1, ManualClock(wall=born + room.STALE_AFTER - 1), run)
-    assert gone.path.exists()
-    WorkerSlots.of_group(None, 1, ManualClock(wall=born + room.STALE_AFTER + 1), run)
-    assert [slots.path.exists() for slots in (gone, living, named)] == [False, True, True]
+    created = os.stat(stale.path).st_mtime
+    WorkerSlots.of_group(None, 1, ManualClock(wall=created + slots_module.STALE_AFTER - 1), run)
+    assert stale.path.exists()
+    WorkerSlots.of_group(None, 1, ManualClock(wall=created + slots_module.STALE_AFTER + 1), run)
+    assert [slots.path.exists() for slots in (stale, live, named)] == [False, True, True]
 
 
-def test_there_are_so_many_and_no_more(slots, monkeypatch):
-    monkeypatch.setattr(room, "MAX_WORKERS", 2)
+def test_config_error_if_all_worker_slots_are_taken(slots, monkeypatch):
+    monkeypatch.setattr(slots_module, "MAX_WORKERS", 2)
     held = [slots.acquire("a"), slots.acquire("b")]
     with pytest.raises(ConfigError, match="all 2 worker slots"):
         slots.acquire("c")

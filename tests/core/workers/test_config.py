@@ -1,0 +1,95 @@
+"""The options of StickyWorkers, and which processes can have peers."""
+
+from typing import Any
+
+import pytest
+
+from sticky_core.errors import ConfigError
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.workers.config import PathTemplate, WorkersConfig, can_have_peers
+
+SECRET = "a-secret-of-sixteen-bytes-at-least"
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"name": "a b"}, "name 'a b' is made of"),
+        ({"on_lost": "cry"}, "on_lost 'cry' is neither"),
+        ({"cookie": None}, "neither a cookie nor a key"),
+        ({"cookie": "a b"}, "a cookie's name is made of"),
+        ({"cookie": Cookie("X", secret=SECRET), "secret": SECRET}, "secret has no effect beside a Cookie"),
+        ({"cookie": Cookie("X", signed=False)}, "need a signed cookie in mode insert"),
+        ({"cookie": Cookie("X", mode="prefix", secret=SECRET)}, "need a signed cookie in mode insert"),
+        ({"secret": "short"}, "a secret shorter than 16 bytes"),
+        ({"on_lost": "gone"}, "a secret that the workers generate does not survive one"),
+        ({"on_lost": "gone", "cookie": None, "key": "src"}, "has no effect without a cookie"),
+        ({"slots": 4}, "no effect without key="),
+        ({"key": "src", "slots": 0}, "slots 0 is not within 1..128"),
+        ({"key": "src", "slots": "four"}, "slots 'four' is not within 1..128"),
+        ({"key": "nonsense"}, "sample 'nonsense' is not known"),
+        ({"key": 3}, "key 3 is no sample"),
+        ({"key": "/rooms"}, "nothing in braces"),
+        ({"drain": 0}, "drain 0 is not above 0"),
+        ({"drain": "soon"}, "drain: 'soon' is not a duration"),
+    ],
+)
+def test_options_that_cannot_work_are_reported_with_the_way_out(options, problem, monkeypatch):
+    monkeypatch.delenv("STICKY_SECRET", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        WorkersConfig(**options)
+    assert problem in str(caught.value)
+
+
+def signing_keys(cookie):
+    return cookie.keys()
+
+
+def test_secret_is_the_configured_one_else_the_environments_else_a_generated_one(monkeypatch):
+    monkeypatch.delenv("STICKY_SECRET", raising=False)
+    assert WorkersConfig().needs_generated_secret
+    assert signing_keys(WorkersConfig().build_cookie("made" * 8)) == (b"made" * 8,)
+    assert not WorkersConfig(secret=SECRET).needs_generated_secret
+    monkeypatch.setenv("STICKY_SECRET", SECRET)
+    assert not WorkersConfig(on_lost="gone").needs_generated_secret
+    assert signing_keys(WorkersConfig().build_cookie("")) == (SECRET.encode(),)
+
+
+@pytest.mark.parametrize(
+    "options, spawned, software, expected",
+    [
+        pytest.param({}, False, "", False, id="server of one process"),
+        pytest.param({}, True, "", True, id="child process of multiprocessing"),
+        pytest.param({}, False, "gunicorn/27.0", True, id="gunicorn"),
+        pytest.param({"name": "group"}, False, "", True, id="named group"),
+    ],
+)
+def test_process_can_have_peers_if_it_may_be_one_of_several_workers(options, spawned, software, expected):
+    assert can_have_peers(WorkersConfig(**options), spawned, software) is expected
+
+
+class FakeRequest:
+    def __init__(self, path):
+        self.path = path
+
+
+@pytest.mark.parametrize(
+    "template, path, key",
+    [
+        ("/rooms/{id}", "/rooms/7", "7"),
+        ("/rooms/{id}", "/rooms/7/chat", "7"),
+        ("/rooms/{id}", "/rooms/a%20b", "a%20b"),
+        ("/rooms/{id}", "/rooms/", None),
+        ("/rooms/{id}", "/rooms", None),
+        ("/rooms/{id}", "/other/7", None),
+        ("/rooms/{id}", "/x/rooms/7", None),
+        ("/rooms/{id}/chat", "/rooms/7/chat", "7"),
+        ("/rooms/{id}/chat", "/rooms/7/chats", None),
+        ("/rooms/{id}/chat", "/rooms/7", None),
+        ("/{building}/rooms/{id}", "/red/rooms/7", "red/7"),
+        ("/v1.0/{id}", "/v1x0/7", None),
+    ],
+)
+def test_path_template_takes_the_part_in_braces_from_the_path(template, path, key):
+    sample: Any = PathTemplate(template)
+    assert sample(FakeRequest(path)) == key

@@ -1,0 +1,139 @@
+"""A request that may be forwarded to a peer: where it goes when the peer has ended, and what the peer's app reads."""
+
+import pytest
+
+from sticky_core.errors import Failure
+from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.server.counters import Total
+from sticky_core.workers.transaction import ForwardedDecision, PeerTransaction
+
+
+@pytest.fixture
+def request_at(visit):
+    """Makes a request that these workers have accepted, with a cookie."""
+
+    def request_at(workers, cookie=""):
+        # both classes have slots, so one takes the methods of the other rather than inheriting them
+        methods = {name: value for name, value in vars(visit).items() if callable(value) or isinstance(value, property)}
+        namespace = {**methods, "workers": workers}
+        return type("PeerVisit", (PeerTransaction,), namespace)(workers, cookie=cookie)
+
+    return request_at
+
+
+def mark_of(request_at, workers):
+    """What a new client of these workers is marked with."""
+    request = request_at(workers)
+    assert request.begin() is workers.own_server
+    (cookie,) = request.answer().set_cookies
+    return cookie.partition(";")[0]
+
+
+def test_new_client_is_served_by_the_worker_that_accepts_its_request(join, request_at):
+    first, second = join(), join()
+    assert request_at(first).begin().name == "w1"
+    assert request_at(second).begin().name == "w2"
+
+
+def test_client_of_a_peer_is_sent_there(join, request_at):
+    first, second = join(), join()
+    mark = mark_of(request_at, second)
+    request = request_at(first, mark)
+    assert request.begin().name == "w2"
+    assert (request.claim, request.reason) == (Claim.VALID, Reason.BOUND)
+
+
+def test_client_of_a_peer_that_has_just_ended_is_served_here_and_marked_anew(join, kill, request_at):
+    first, second = join(), join()
+    mark = mark_of(request_at, second)
+    kill(second)
+    request = request_at(first, mark)
+    assert request.begin().name == "w2"
+    request.peer_ended(second.slot.instance)
+    assert request.fail(Failure.REFUSED).name == "w1"
+    assert (request.claim, request.reason) == (Claim.INVALID, Reason.OTHER_INSTANCE)
+    (cookie,) = request.answer().set_cookies
+    assert cookie.partition("@")[0].startswith("STICKYWORKER=w1")
+
+
+def test_client_of_a_peer_that_fails_but_runs_has_not_lost_its_session(join, request_at):
+    first, second = join(), join()
+    mark = mark_of(request_at, second)
+    request = request_at(first, mark)
+    request.begin()
+    assert request.fail(Failure.REFUSED).name == "w1"
+    assert (request.claim, request.reason) == (Claim.DOWN, Reason.FAILED)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["the request finds it out", "it is known to have ended"])
+def test_client_that_must_not_get_an_empty_session_gets_a_410_that_expires_its_cookie(join, kill, request_at, known):
+    first, second = join(on_lost="gone"), join(on_lost="gone")
+    mark = mark_of(request_at, second)
+    kill(second)
+    if known:
+        first.forget_peer(first["w2"], second.slot.instance)
+    request = request_at(first, mark)
+    server = request.begin()
+    if not known:
+        assert server.name == "w2"
+        request.peer_ended(second.slot.instance)
+        server = request.fail(Failure.REFUSED)
+    assert server is None
+    page = request.unavailable_response()
+    assert page.status == 410
+    assert dict(page.headers)["set-cookie"].startswith("STICKYWORKER=; Expires=Thu, 01-Jan-1970")
+
+
+def test_other_failures_keep_their_page_where_lost_sessions_are_reported(join, request_at):
+    first, second = join(on_lost="gone"), join(on_lost="gone")
+    request = request_at(first, mark_of(request_at, second))
+    request.begin()
+    request.record_failure(Failure.CLOSED)
+    request.release(request.tried[-1], False)
+    assert request.next() is None
+    assert request.unavailable_response().status == 502
+
+
+# The decision in the worker that serves
+
+
+@pytest.mark.parametrize(
+    "claim, reason, claimed",
+    [
+        pytest.param("VALID", "BOUND", "w1", id="a client of this worker"),
+        pytest.param("NONE", "NO_COOKIE", None, id="a new client"),
+        pytest.param("INVALID", "OTHER_INSTANCE", None, id="a client of a worker that has ended"),
+    ],
+)
+def test_forwarded_decision_has_the_claim_of_the_worker_that_accepted_the_request(join, claim, reason, claimed):
+    workers = join()
+    decision = ForwardedDecision(workers, claim, reason)
+    assert (decision.claim, decision.reason) == (Claim[claim], Reason[reason])
+    assert (decision.backend, decision.server, decision.claimed) == ("group", "w1", claimed)
+    assert decision.attempts == ("w1",)
+
+
+@pytest.mark.parametrize("claim, reason", [("KING", "BOUND"), ("VALID", "WHY"), ("", "")])
+def test_forwarded_decision_refuses_a_claim_that_is_unknown(join, claim, reason):
+    with pytest.raises(ValueError, match="claim"):
+        ForwardedDecision(join(), claim, reason)
+
+
+def test_forwarded_request_is_counted_in_the_worker_that_serves_it(join):
+    workers = join()
+    own = workers.own_server
+    decision = ForwardedDecision(workers, "VALID", "BOUND")
+    decision.start()
+    assert len(own.in_flight) == 1
+    decision.status = 204
+    decision.finish()
+    assert (len(own.in_flight), own.total) == (0, 1)
+
+
+def test_exception_of_the_app_is_counted_as_a_failed_response(join):
+    workers = join()
+    decision = ForwardedDecision(workers, "VALID", "BOUND")
+    decision.start()
+    decision.app_raised()
+    decision.finish()
+    assert workers.own_server.counters.cell[Total.ERESP] == 1
