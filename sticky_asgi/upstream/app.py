@@ -1,4 +1,4 @@
-"""Upstream: a URL as an ASGI app. It forwards what it is called with, byte for byte, and keeps nothing of it."""
+"""Upstream: a URL as an ASGI app. It forwards requests and responses byte for byte, and keeps none of their data."""
 
 from __future__ import annotations
 
@@ -20,24 +20,37 @@ from sticky_core.server.server import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 
-#: How long a client that waits for a 100 is left waiting for the upstream's, in seconds (RFC 9110, 10.1.1).
-CONTINUE = 1.0
+#: How long a client that expects a 100 waits for the upstream's before its body is sent, in seconds (RFC 9110, 10.1.1).
+CONTINUE_TIMEOUT = 1.0
 
 
 class Upstream(CoreUpstream):
-    """An ASGI app that forwards to a URL: `http://host:port/base`, `https://…`, `unix:/path/of.sock:/base`.
+    """An ASGI app that forwards to a URL.
 
-    Request targets, header values and bodies go on as they come; what belongs to the connection does not (RFC 9110,
-    7.6.1). Bodies stream both ways, and wait for the slower side. WebSockets are forwarded as well.
+    Request targets, header values and bodies are forwarded unchanged; the headers that belong to one connection are not
+    forwarded (RFC 9110, 7.6.1). Bodies are streamed in both directions, at the pace of the slower side. WebSockets are
+    forwarded as well.
 
-    `timeouts`, `forward`, `tls`: as with `Backend` and `Server`; `pool_max_conn` idle connections are kept for
-    `pool_purge_delay` seconds, for each event loop its own. Alone it answers 502, 503 or 504 if the upstream does not;
-    as a server of a Backend it leaves that to the others.
+    - `url`: `http://host:port/base`, `https://…` or `unix:/path/of.sock:/base`; the base is put before each path. No
+      default. nginx `proxy_pass`.
+    - `timeouts`: a `Timeouts`, in seconds or HAProxy's text; default: connect 5, server 60, tunnel 3600. HAProxy
+      `timeout connect|server|tunnel`, nginx `proxy_connect_timeout`, `proxy_read_timeout`.
+    - `forward`: a `Forward`, how the client's address, scheme and host are passed on; default: X-Forwarded-For, -Proto,
+      -Host and X-Real-IP, and the client's Host. HAProxy `option forwardfor|forwarded`, nginx `proxy_set_header`.
+    - `tls`: a `TLS`, certificates and names for an `https://` URL; default: the system's certificate authorities and
+      the URL's host. HAProxy `ca-file`, `crt`, `sni`, `verify`; nginx `proxy_ssl_*`.
+    - `pool_max_conn`: how many idle connections are kept for further requests, for each event loop; an int; default
+      None, no limit. HAProxy `pool-max-conn`, nginx `keepalive`.
+    - `pool_purge_delay`: how long an idle connection is kept, in seconds or HAProxy's text; default 5 s. HAProxy
+      `pool-purge-delay`, nginx `keepalive_timeout`.
 
-    Raises `ConfigError` for what can't work, and when httptools is not installed. It needs asyncio.
+    An `Upstream` that is served alone responds with 502, 503 or 504 if the upstream fails. As a server of a `Backend`
+    it raises `ServerFailure`, so that the backend can try another server.
+
+    Raises `ConfigError` for options that can't work, and when httptools is not installed. It needs asyncio.
     """
 
-    buffer_limit = 8 << 20  # one thread passes on all that the event loop's clients are sent
+    buffer_limit = 8 << 20  # one thread buffers for all clients of the event loop
 
     def _set_up(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._set_up(config, timeouts, forward)
@@ -47,8 +60,8 @@ class Upstream(CoreUpstream):
             raise ConfigError(http1.MISSING_PACKAGE.format("wsproto")) from error
         self._tunnel = tunnel
         self._lock = threading.Lock()
-        self._everywhere: dict[asyncio.AbstractEventLoop, Connections] = {}
-        self._latest: Connections | None = None
+        self._by_loop: dict[asyncio.AbstractEventLoop, Connections] = {}
+        self._last_used: Connections | None = None
         register(self)
 
     @property
@@ -56,21 +69,21 @@ class Upstream(CoreUpstream):
         return self.forward
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward, and answer for the upstream if it does not."""
+        """Forward a request; respond with an error page if the upstream fails before it has responded."""
         if scope["type"] == "lifespan":
             return await self._lifespan(receive, send)
         body = Body(receive, RETRY_BODY_LIMIT)
-        begun = False
+        started = False
 
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self.forward(scope, body, watched)
+            await self.forward(scope, body, send_and_note)
         except ServerFailure as error:
-            if begun:
+            if started:
                 raise
             await send_page(error_page(error.failure.status), scope, send)
         finally:
@@ -84,24 +97,26 @@ class Upstream(CoreUpstream):
         await send({"type": "lifespan.shutdown.complete"})
 
     def forward(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
+        """Forward a request. ServerFailure if the upstream fails, before the head of its response or after it."""
         if not isinstance(receive, Body):
-            return self._read(scope, Body(receive, 0), send)
+            return self._with_reader(scope, Body(receive, 0), send)
         if scope["type"] != "http":
-            return self._tunnel(self, scope, receive, send)
+            return self._tunnel(
+                scope, receive, send, make_head=self.head, connections=self.connections(), timeouts=self.timeouts
+            )
         outgoing = self.head(scope, scope["method"])
         if outgoing.has_body:
             return self._with_body(scope, outgoing, receive, send)
-        return self._through(scope, outgoing, None, receive, send)
+        return self._send_request(scope, outgoing, None, receive, send)
 
-    async def _read(self, scope: Scope, body: Body, send: Send) -> None:
+    async def _with_reader(self, scope: Scope, body: Body, send: Send) -> None:
         try:
             await self.forward(scope, body, send)
         finally:
             body.close()
 
     def head(self, scope: Scope, method: str, upgrade: tuple[bytes, ...] = ()) -> OutgoingRequest:
-        """The head of the request that `scope` is."""
+        """Return the head of the request to the upstream for the client's request `scope`."""
         client = scope.get("client")
         return self._heads.build(
             method,
@@ -113,35 +128,34 @@ class Upstream(CoreUpstream):
             secure=scope["scheme"] in ("https", "wss"),
             untold=scope.get("http_version", "1.1")[0] > "1",
             upgrade=upgrade,
-            trailers=_takes_trailers(scope),
+            trailers=_accepts_trailers(scope),
         )
 
     async def _with_body(self, scope: Scope, outgoing: OutgoingRequest, body: Body, send: Send) -> None:
         first: Message | None = None
         if outgoing.expects_continue:
-            body.silent = True  # to ask for the body is to promise that it is wanted
+            body.silent = True  # a server that is asked for the body sends the client a 100
         else:
             first = await (body() if outgoing.framing is Framing.UNDECLARED else body.at_once())
             if first is not None:
                 if first["type"] == "http.disconnect":
                     return gone(scope)
-                outgoing = _told(outgoing, first)
-        await self._through(scope, outgoing, first, body, send)
+                outgoing = _with_framing(outgoing, first)
+        await self._send_request(scope, outgoing, first, body, send)
 
-    def _through(
+    def _send_request(
         self, scope: Scope, outgoing: OutgoingRequest, first: Message | None, body: Body, send: Send
     ) -> Awaitable[None]:
-        """Through an idle connection, if there is one that may be used."""
+        """Send a request over an idle connection that may be used for it, or over a new one."""
         repeatable = scope["method"] in IDEMPOTENT
-        connection = self.connections().take(repeatable and not outgoing.has_body)
+        connection = self.connections().acquire(repeatable and not outgoing.has_body)
         if connection is None:
-            return self._anew(scope, outgoing, first, body, send)
+            return self._over_new_connection(scope, outgoing, first, body, send)
         return self._exchange(connection, scope, outgoing, first, body, send, repeatable)
 
-    async def _anew(
+    async def _over_new_connection(
         self, scope: Scope, outgoing: OutgoingRequest, first: Message | None, body: Body, send: Send
     ) -> None:
-        """Through a connection of its own."""
         connection = await self.connections().open(self.timeouts.connect, body)
         if connection is None:
             return gone(scope)
@@ -155,121 +169,125 @@ class Upstream(CoreUpstream):
         first: Message | None,
         body: Body,
         send: Send,
-        again: bool,
+        may_reconnect: bool,
     ) -> None:
-        """`again`: if the connection turns out to be closed, the request may go through another one."""
-        answer = connection.answer
+        """Send one request over `connection` and pass its response on.
+
+        `may_reconnect`: if the connection turns out to be closed, the request may be sent over another one.
+        """
+        response = connection.response
         connection.begin(scope["method"], body)
         upload: asyncio.Task[None] | None = None
         try:
             if not outgoing.has_body:
                 connection.write(outgoing.head)
-            elif first is not None and _is_all(outgoing, first):
-                connection.write(outgoing.head + _framed(outgoing, _fits(outgoing, first), True))
+            elif first is not None and _is_whole_body(outgoing, first):
+                connection.write(outgoing.head + _framed(outgoing, _whole_body(outgoing, first), True))
             else:
                 connection.write(outgoing.head)
                 upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
-            while not answer.status:
-                if await connection.news() and connection.left():
+            while not response.status:
+                if await connection.wait() and connection.raise_or_client_gone():
                     return gone(scope)
-            start: Message = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-            trails = answer.trailer_names is not None and _takes_trailers(scope)
-            if trails:
+            start: Message = {"type": "http.response.start", "status": response.status, "headers": response.headers}
+            has_trailers = response.trailer_names is not None and _accepts_trailers(scope)
+            if has_trailers:
                 start["trailers"] = True
-                start["headers"] = [*answer.headers, (b"trailer", answer.trailer_names)]
+                start["headers"] = [*response.headers, (b"trailer", response.trailer_names)]
             await send(start)
             while True:
                 part = connection.take()
-                if answer.finished and not answer.body_parts:
+                if response.finished and not response.body_parts:
                     break
                 if part:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
-                    if connection.gone:
+                    if connection.client_gone:
                         return gone(scope)
                 else:
-                    if await connection.news() and connection.left():
+                    if await connection.wait() and connection.raise_or_client_gone():
                         return gone(scope)
             await send({"type": "http.response.body", "body": part})
-            if trails:
-                await send({"type": "http.response.trailers", "headers": answer.trailers})
+            if has_trailers:
+                await send({"type": "http.response.trailers", "headers": response.trailers})
             return
         except ServerFailure as error:
-            # it was closed while it was idle: that is between the upstream and us, and no failure
-            if error.failure is not Failure.CLOSED or not again or body.discarded:
+            # The upstream closed the connection while it was idle: no failure that the client needs to know.
+            if error.failure is not Failure.CLOSED or not may_reconnect or body.discarded:
                 raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not connection.cut or task is None or task.uncancel():
+            if not connection.task_cancelled or task is None or task.uncancel():
                 raise
             return gone(scope)
         except GivenUp:
-            connection.gone = not answer.finished
+            connection.client_gone = not response.finished
             return
-        except OSError:  # nobody takes the answer any more
-            connection.gone = True
+        except OSError:  # `send` raises it when the client has disconnected
+            connection.client_gone = True
             return gone(scope)
         finally:
-            if upload is not None and not upload.done():  # answered before it had heard all
-                answer.reusable = False
+            if upload is not None and not upload.done():  # the response came before the whole body was sent
+                response.reusable = False
                 upload.cancel()
             connection.end()
         body.rewind()
         if first is not None:
             first = await body()
-        await self._anew(scope, outgoing, first, body, send)
+        await self._over_new_connection(scope, outgoing, first, body, send)
 
     def connections(self) -> Connections:
-        """Those of this event loop."""
-        latest = self._latest
-        # To ask asyncio costs a system call, for it makes sure that we were not forked; who is forgets all connections.
-        if latest is not None and latest.thread == threading.get_ident() and latest.loop.is_running():
-            return latest
+        """Return the connections of the running event loop."""
+        last_used = self._last_used
+        # `get_running_loop` costs a system call (it checks the process id). It can be spared: a forked child forgets
+        # all connections.
+        if last_used is not None and last_used.thread == threading.get_ident() and last_used.loop.is_running():
+            return last_used
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise ConfigError(f"forwarding to {self.url} needs asyncio, and this event loop is another's") from None
         with self._lock:
-            for old in [each for each in self._everywhere if each.is_closed()]:
-                del self._everywhere[old]
-            connections = self._everywhere.get(loop)
+            for closed in [each for each in self._by_loop if each.is_closed()]:
+                del self._by_loop[closed]
+            connections = self._by_loop.get(loop)
             if connections is None:
                 connections = Connections(
                     loop, self._location, self._context, self._sni, self._pool(), self.timeouts.server
                 )
-                self._everywhere[loop] = connections
+                self._by_loop[loop] = connections
         connections.thread = threading.get_ident()
-        self._latest = connections
+        self._last_used = connections
         return connections
 
     def close(self) -> None:
-        """Close the idle connections of this event loop."""
+        """Close the idle connections of the running event loop."""
         with suppress(RuntimeError):
-            connections = self._everywhere.get(asyncio.get_running_loop())
+            connections = self._by_loop.get(asyncio.get_running_loop())
             if connections is not None:
                 connections.close()
 
     def retire(self) -> None:
         super().retire()
         with self._lock:
-            everywhere = list(self._everywhere.items())
-        for loop, connections in everywhere:
-            with suppress(RuntimeError):  # the loop has ended, and they with it
-                loop.call_soon_threadsafe(connections.end)
+            by_loop = list(self._by_loop.items())
+        for loop, connections in by_loop:
+            with suppress(RuntimeError):  # the loop is closed, and so are its connections
+                loop.call_soon_threadsafe(connections.retire)
 
     def after_fork(self) -> None:
-        """We are a forked child: the parent's connections are not ours, not even to close."""
+        """Forget the parent process's connections in a forked child: to close one would close it for the parent."""
         self._lock = threading.Lock()
-        self._everywhere = {}
-        self._latest = None
+        self._by_loop = {}
+        self._last_used = None
 
 
-def _takes_trailers(scope: Scope) -> bool:
-    """Whether those of an answer can be passed on."""
+def _accepts_trailers(scope: Scope) -> bool:
+    """Return whether the server in front can send the trailers of a response."""
     return "http.response.trailers" in (scope.get("extensions") or ())
 
 
-def _told(outgoing: OutgoingRequest, first: Message) -> OutgoingRequest:
-    """How the body is framed, where only its first message tells."""
+def _with_framing(outgoing: OutgoingRequest, first: Message) -> OutgoingRequest:
+    """Return `outgoing` with the framing of its body, which the body's first message tells if the head does not."""
     if outgoing.framing is not Framing.UNDECLARED:
         return outgoing
     if first.get("more_body", False):
@@ -278,15 +296,15 @@ def _told(outgoing: OutgoingRequest, first: Message) -> OutgoingRequest:
     return outgoing.with_framing(Framing.LENGTH, length) if length else outgoing.with_framing(Framing.NONE)
 
 
-def _is_all(outgoing: OutgoingRequest, message: Message) -> bool:
-    """Whether this is the whole body; some servers say so in a further message only."""
+def _is_whole_body(outgoing: OutgoingRequest, message: Message) -> bool:
+    """Return whether `message` holds the whole body; some servers mark the end with a further, empty message."""
     if not message.get("more_body", False):
         return True
     return outgoing.framing is Framing.LENGTH and len(message.get("body", b"")) == outgoing.length
 
 
-def _fits(outgoing: OutgoingRequest, message: Message) -> bytes:
-    """The whole body. ServerFailure if it is not as long as it says."""
+def _whole_body(outgoing: OutgoingRequest, message: Message) -> bytes:
+    """Return the body, all of which is in `message`. ServerFailure if its length is not the announced one."""
     data: bytes = message.get("body", b"")
     if outgoing.framing is Framing.LENGTH and len(data) != outgoing.length:
         raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the body is not as long as Content-Length says")
@@ -294,7 +312,7 @@ def _fits(outgoing: OutgoingRequest, message: Message) -> bytes:
 
 
 def _framed(outgoing: OutgoingRequest, data: bytes, last: bool) -> bytes:
-    """A piece of the body as it goes over the line."""
+    """Return a piece of the body as it is sent."""
     if outgoing.framing is not Framing.CHUNKED:
         return data
     chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
@@ -302,27 +320,27 @@ def _framed(outgoing: OutgoingRequest, data: bytes, last: bool) -> bytes:
 
 
 async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Message | None, body: Body) -> None:
-    """Send a body as it comes, no faster than the upstream takes it in."""
-    answer = connection.answer
+    """Send the body as it arrives, no faster than the upstream takes it in."""
+    response = connection.response
     if first is None:
         if outgoing.expects_continue:
-            await connection.continues(CONTINUE)
-            if answer.status or connection.closed:
-                answer.reusable = False  # it has not seen the body that it was promised
+            await connection.wait_for_continue(CONTINUE_TIMEOUT)
+            if response.status or connection.closed:
+                response.reusable = False  # the upstream still expects the body that the head announced
                 return
         message = await body.unhurt()
-        outgoing = _told(outgoing, message)
+        outgoing = _with_framing(outgoing, message)
     else:
         message = first
     left = outgoing.length
-    while not connection.closed and not connection.gone:
+    while not connection.closed and not connection.client_gone:
         if message["type"] == "http.disconnect":
-            return connection.client_left()
+            return connection.on_client_gone()
         data: bytes = message.get("body", b"")
         last = not message.get("more_body", False)
         left -= len(data)
         if outgoing.framing is Framing.LENGTH and (left < 0 or (last and left)):
-            return connection.spoil("the body is not as long as Content-Length says")
+            return connection.reject_body("the body is not as long as Content-Length says")
         connection.write(_framed(outgoing, data, last))
         if last or (left == 0 and outgoing.framing is Framing.LENGTH):
             return

@@ -1,9 +1,8 @@
-"""Connections to an upstream on one event loop: opened, kept for the next request, watched for time and for clients
-that leave.
+"""Connections to an upstream on one event loop: opened, kept for the next request, and watched for timeouts and for
+clients that disconnect.
 
-One protocol object per connection and no task per request. One sweep per event loop, every tenth of a second while
-there is any, stands in for a timer per request: it ends what takes too long, and begins to look out for the client of a
-request that was not answered at once.
+One protocol object per connection and no task per request. `TimeoutSweep` stands in for a timer per request: it ends
+what takes too long, and begins to watch the client of a request that gets no response at once.
 """
 
 from __future__ import annotations
@@ -11,25 +10,22 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
-import threading
-import weakref
-from collections.abc import AsyncGenerator, Awaitable
-from typing import Protocol, cast
+from collections.abc import Awaitable
+from typing import cast
 
 from sticky_asgi.body import Body
+from sticky_asgi.upstream.sweep import TICK, TimeoutSweep
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.target import Location
 from sticky_core.upstream.pool import Pool
 
-#: seconds between two sweeps, which is how late a timeout may be
-TICK = 0.1
-#: How much of a body may wait for a slow client, in bytes, before the upstream is made to wait as well.
+#: How many bytes of a body are buffered for a slow client before reading from the upstream is paused.
 WINDOW = 262144
 
 
 class FlowControlProtocol(asyncio.Protocol):
-    """A protocol whose peer takes in only so much at once."""
+    """A protocol whose writer can wait until the peer has taken in what was written."""
 
     __slots__ = ("_writable",)
 
@@ -47,51 +43,51 @@ class FlowControlProtocol(asyncio.Protocol):
 
 
 class Connection(FlowControlProtocol):
-    """A connection, and the exchange that is under way on it."""
+    """A connection to an upstream, and the exchange (one request and its response) that is under way on it."""
 
     __slots__ = (
-        "_begun",
+        "_active_at",
+        "_began_at",
         "_buffered",
-        "_continued",
-        "_keeper",
-        "_news",
-        "_paused",
+        "_connections",
+        "_continue",
         "_poll",
-        "_since",
+        "_reading_paused",
         "_task",
-        "answer",
+        "_waiter",
         "body",
+        "client_gone",
         "closed",
-        "cut",
-        "gone",
+        "failure",
         "loop",
+        "response",
         "sweep",
+        "task_cancelled",
         "transport",
-        "why",
     )
 
     transport: asyncio.Transport
 
-    def __init__(self, keeper: Connections) -> None:
+    def __init__(self, connections: Connections) -> None:
         super().__init__()
-        self._keeper = keeper
-        self.loop = keeper.loop
-        self.sweep = keeper.sweep
-        self.answer = ResponseParser()
+        self._connections = connections
+        self.loop = connections.loop
+        self.sweep = connections.sweep
+        self.response = ResponseParser()
         self.closed = False
-        self._paused = False
+        self._reading_paused = False
         self._buffered = 0
-        self._news: asyncio.Future[bool] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
         self._poll: select.poll | None = None
-        self._continued: asyncio.Event | None = None
-        self.why: ServerFailure | None = None  #: how the server has failed
-        self.gone = False  #: whether the client has
-        self.cut = False  #: whether we have cancelled the task that waits for a client who has left
+        self._continue: asyncio.Event | None = None
+        self.failure: ServerFailure | None = None  #: how the server has failed
+        self.client_gone = False  #: whether the client has disconnected
+        self.task_cancelled = False  #: whether we have cancelled the request's task because the client is gone
         self._task: asyncio.Task[object] | None = None
-        #: whose client is to be watched
+        #: the body of the request in flight, by which its client is watched
         self.body: Body | None = None
-        self._since = 0  # the sweep in which we began to wait for the server
-        self._begun = 0  # and the one in which its exchange began
+        self._active_at = 0  # number of the sweep in which the server last did something, or we began to wait for it
+        self._began_at = 0  # number of the sweep in which the exchange began
 
     # What asyncio calls
 
@@ -100,50 +96,50 @@ class Connection(FlowControlProtocol):
         self.sweep.add(self)
 
     def data_received(self, data: bytes) -> None:
-        answer = self.answer
+        response = self.response
         try:
-            answer.feed(data)
+            response.feed(data)
         except BadResponse as error:
-            if not answer.finished:  # else it is one too many, and nobody's
-                self._fail(Failure.TRUNCATED if answer.status else Failure.BAD_RESPONSE, str(error))
+            if not response.finished:  # else these bytes belong to no request
+                self._fail(Failure.TRUNCATED if response.status else Failure.BAD_RESPONSE, str(error))
             self.transport.abort()
-            if answer.finished:
-                self._keeper.closed(self)
+            if response.finished:
+                self._connections.remove(self)
             return
-        self._since = self.sweep.number
-        if answer.status:
+        self._active_at = self.sweep.number
+        if response.status:
             self._buffered += len(data)
-            if self._buffered > WINDOW and not answer.finished:
-                self._paused = True
+            if self._buffered > WINDOW and not response.finished:
+                self._reading_paused = True
                 self.transport.pause_reading()
             self._wake()
-        elif self._continued is not None and not answer.awaits_continue:
-            self._continued.set()
+        elif self._continue is not None and not response.awaits_continue:
+            self._continue.set()
 
     def eof_received(self) -> None:
-        self._end()
+        self._on_end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         if exc is None:
-            self._end()
-        elif not self.answer.finished and not self.gone:
-            self._fail(self._cut_short)  # a reset is not the end of anything
+            self._on_end()
+        elif not self.response.finished and not self.client_gone:
+            self._fail(self._early_end)  # a reset: it does not end a body that lasts until the connection closes
         else:
             self._wake()
-        self.resume_writing()  # there is nothing to wait for any more
-        self._keeper.closed(self)
+        self.resume_writing()  # wakes a writer: nothing will be taken in any more
+        self._connections.remove(self)
 
-    # What an exchange does
+    # What an exchange calls
 
     def begin(self, method: str, body: Body, upgrade: bool = False) -> None:
-        """A request is about to be sent, and its client's `body` is to be watched. Nothing has gone wrong so far: else
-        the connection would not have been kept.
+        """Begin an exchange; `body` is the request's, and watches its client. `failure` is None: a connection that has
+        failed is not kept.
         """
-        self.answer.begin_response(method, upgrade)
+        self.response.begin_response(method, upgrade)
         self._buffered = 0
         self.body = body
-        self._begun = self._since = self.sweep.number
+        self._began_at = self._active_at = self.sweep.number
         self._task = asyncio.current_task(self.loop)
 
     def write(self, data: bytes) -> None:
@@ -151,124 +147,131 @@ class Connection(FlowControlProtocol):
             self.transport.write(data)
 
     async def drain(self) -> None:
-        """Wait until the server has taken in what it was sent, as far as it must."""
+        """Wait while the transport's write buffer is above its limit."""
         writable = self._writable
         if writable is not None and not self.closed:
             await writable
-            self._since = self.sweep.number
+            self._active_at = self.sweep.number
 
-    def news(self) -> Awaitable[bool]:
-        """What to wait for until there is more of the answer. What comes of it is whether something went wrong, and
-        there will be no more: `left` tells what.
+    def wait(self) -> Awaitable[bool]:
+        """Return what to await until more of the response has arrived. Its result is True if the exchange has ended
+        early instead, and no more will arrive: `raise_or_client_gone` says how.
         """
-        news = self._news = self.loop.create_future()
-        if self.closed and self.why is None and not self.gone:
-            self.why = ServerFailure(self._cut_short)
-        if self.why is not None or self.gone:
+        waiter = self._waiter = self.loop.create_future()
+        if self.closed and self.failure is None and not self.client_gone:
+            self.failure = ServerFailure(self._early_end)
+        if self.failure is not None or self.client_gone:
             self._wake()
-        elif self._paused:
-            self._paused = False
+        elif self._reading_paused:
+            self._reading_paused = False
             self._buffered = 0
             self.transport.resume_reading()
-        self._since = self.sweep.number
-        return news
+        self._active_at = self.sweep.number
+        return waiter
 
-    def left(self) -> bool:
-        """Whether the client has left. ServerFailure if the server has failed."""
-        if self.why is not None:
-            raise self.why
-        return self.gone
+    def raise_or_client_gone(self) -> bool:
+        """Return whether the client has disconnected. ServerFailure if the server has failed."""
+        if self.failure is not None:
+            raise self.failure
+        return self.client_gone
 
     def take(self) -> bytes:
-        """What has come of the body."""
+        """Return what has arrived of the body since the last call."""
         self._buffered = 0
-        return self.answer.take_body()
+        return self.response.take_body()
 
-    async def continues(self, patience: float) -> None:
-        """Wait for a 100, an answer, or so many seconds."""
-        self.answer.awaits_continue = True
-        self._continued = asyncio.Event()
+    async def wait_for_continue(self, seconds: float) -> None:
+        """Wait for a 100 or the response, `seconds` at most."""
+        self.response.awaits_continue = True
+        self._continue = asyncio.Event()
         try:
-            async with asyncio.timeout(patience):
-                await self._continued.wait()
+            async with asyncio.timeout(seconds):
+                await self._continue.wait()
         except TimeoutError:
             pass
         finally:
-            self._continued = None
-            self.answer.awaits_continue = False
+            self._continue = None
+            self.response.awaits_continue = False
 
-    def spoil(self, detail: str) -> None:
-        """What the client sends is not what it has announced: nobody may take it for a request."""
+    def reject_body(self, detail: str) -> None:
+        """Fail the exchange: the client's body is not what its head announces, and the upstream must not take the part
+        that was sent for a whole request.
+        """
         self._fail(Failure.NOT_FORWARDABLE, detail)
         self.transport.abort()
 
     def _wake(self) -> None:
-        if self._continued is not None:
-            self._continued.set()
-        news = self._news
-        if news is not None:
-            self._news = None
-            if not news.done():
-                news.set_result(self.why is not None or self.gone)
+        if self._continue is not None:
+            self._continue.set()
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(self.failure is not None or self.client_gone)
 
     def _fail(self, failure: Failure, detail: str = "") -> None:
-        if self.why is None:
-            self.why = ServerFailure(failure, detail=detail)
+        if self.failure is None:
+            self.failure = ServerFailure(failure, detail=detail)
         self._wake()
 
     @property
-    def _cut_short(self) -> Failure:
-        return Failure.TRUNCATED if self.answer.status else Failure.CLOSED
+    def _early_end(self) -> Failure:
+        """The failure of a server that closes the connection now."""
+        return Failure.TRUNCATED if self.response.status else Failure.CLOSED
 
-    def _end(self) -> None:
-        answer = self.answer
-        if answer.finished or self.gone:
+    def _on_end(self) -> None:
+        response = self.response
+        if response.finished or self.client_gone:
             return self._wake()
         try:
-            if answer.feed_eof():
+            if response.feed_eof():
                 return self._wake()
         except BadResponse as error:
             return self._fail(Failure.BAD_RESPONSE, str(error))
-        self._fail(self._cut_short)
+        self._fail(self._early_end)
 
     def on_sweep(self, number: int) -> None:
         body = self.body
         if body is None:
             if self.closed:
                 self.sweep.remove(self)
-        elif self.gone:
-            if self._news is None and number > self._since + 1 and self._task is not None:
-                # a server that never takes what its client, who has left, does not (hypercorn's HTTP/2): enough of that
-                self.cut = True
+        elif self.client_gone:
+            if self._waiter is None and number > self._active_at + 1 and self._task is not None:
+                # The task still waits in `send`. Some servers (hypercorn's HTTP/2) never return from it after their
+                # client has disconnected.
+                self.task_cancelled = True
                 self._task.cancel()
         else:
-            if number > self._begun + 1 and not body.watched:
-                body.watch(self.client_left)
-            if number - self._since > self._keeper.patience and (self._news is not None or self._writable is not None):
-                self._fail(Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT, "silent for too long")
+            if number > self._began_at + 1 and not body.watched:
+                body.watch(self.on_client_gone)
+            if number - self._active_at > self._connections.timeout_ticks and (
+                self._waiter is not None or self._writable is not None
+            ):
+                self._fail(Failure.TRUNCATED if self.response.status else Failure.TIMEOUT, "silent for too long")
                 self.transport.abort()
 
-    def client_left(self) -> None:
-        """Nobody waits for the answer any more: the server hears of it."""
-        self.gone = True
-        self._since = self.sweep.number
+    def on_client_gone(self) -> None:
+        """The client has disconnected: close the connection, by which the server learns of it."""
+        self.client_gone = True
+        self._active_at = self.sweep.number
         self.transport.abort()
         self._wake()
 
-    def hand_over(self) -> None:
-        """The connection is no affair of ours any more."""
+    def detach(self) -> None:
+        """Leave the transport to another protocol: the connection has become a WebSocket."""
         self.sweep.remove(self)
-        self._let_go()
+        self._unwatch_client()
 
-    def _let_go(self) -> None:
-        """Nobody's client is to be watched."""
-        self._task = self._news = None
+    def _unwatch_client(self) -> None:
+        self._task = self._waiter = None
         if self.body is not None:
             self.body.unwatch()
             self.body = None
 
-    def quiet(self) -> bool:
-        """Whether nothing has come from the server since its last answer, no farewell either; asked of the kernel."""
+    def is_silent(self) -> bool:
+        """Return whether nothing has arrived since the last response, not even the end of the connection. The kernel
+        knows before the event loop does.
+        """
         if self.closed:
             return False
         poll = self._poll
@@ -278,14 +281,20 @@ class Connection(FlowControlProtocol):
         return not poll.poll(0)
 
     def end(self) -> None:
-        """The exchange is over: the connection is kept if it may be, and closed if not."""
-        self._let_go()
-        answer = self.answer
-        if answer.finished and answer.reusable and not self.closed and self.why is None and not self.gone:
-            if self._paused:
-                self._paused = False
+        """End the exchange: keep the connection if it can be used again, else close it."""
+        self._unwatch_client()
+        response = self.response
+        if (
+            response.finished
+            and response.reusable
+            and not self.closed
+            and self.failure is None
+            and not self.client_gone
+        ):
+            if self._reading_paused:
+                self._reading_paused = False
                 self.transport.resume_reading()
-            self._keeper.keep(self)
+            self._connections.release(self)
         else:
             self.transport.abort()
 
@@ -302,10 +311,10 @@ class Connections:
         pool: Pool[Connection],
         timeout: float,
     ) -> None:
-        """`timeout`: seconds without a word from the server."""
+        """`timeout`: how long the server may be silent, in seconds."""
         self.loop = loop
-        self.thread = 0  #: in which its event loop was last seen; who looks for them says so
-        self.patience = max(1, round(timeout / TICK))  # the same, in sweeps
+        self.thread = 0  #: the thread in which the event loop was last seen; `Upstream.connections` writes it
+        self.timeout_ticks = max(1, round(timeout / TICK))
         self.sweep = TimeoutSweep.for_loop(loop)
         self._location = location
         self._context = context
@@ -313,20 +322,22 @@ class Connections:
         self._pool = pool
         self.sweep.pools.add(self)
 
-    def take(self, repeatable: bool) -> Connection | None:
-        """An idle one. If the request can't be repeated: one that is known to have been open just now."""
+    def acquire(self, repeatable: bool) -> Connection | None:
+        """Return an idle connection, or None. If the request is not `repeatable`, the connection was open just now."""
         while True:
             connection = self._pool.acquire(self.loop.time(), repeatable)
-            if connection is None or repeatable or connection.quiet():
+            if connection is None or repeatable or connection.is_silent():
                 return connection
             connection.transport.abort()
 
-    async def open(self, patience: float, body: Body) -> Connection | None:
-        """One, within `patience` seconds; None if the client leaves first. ServerFailure if there can be none."""
+    async def open(self, connect_timeout: float, body: Body) -> Connection | None:
+        """Open a connection within `connect_timeout` seconds; None if the client of `body` disconnects first.
+        ServerFailure if the server can't be reached.
+        """
         opening = asyncio.ensure_future(self._open())
         body.watch(opening.cancel)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(connect_timeout):
                 return await opening
         except TimeoutError:
             raise ServerFailure(Failure.CONNECT_TIMEOUT) from None
@@ -343,114 +354,45 @@ class Connections:
             opening.cancel()
 
     async def _open(self) -> Connection:
-        where = self._location
+        location = self._location
         context = self._context
         sni = self._sni if context is not None else None
-        if where.socket is not None:
+        if location.socket is not None:
             _, connection = await self.loop.create_unix_connection(
-                lambda: Connection(self), where.socket, ssl=context, server_hostname=sni
+                lambda: Connection(self), location.socket, ssl=context, server_hostname=sni
             )
         else:
             _, connection = await self.loop.create_connection(
-                lambda: Connection(self), where.host, where.port, ssl=context, server_hostname=sni
+                lambda: Connection(self), location.host, location.port, ssl=context, server_hostname=sni
             )
         return connection
 
-    def keep(self, connection: Connection) -> None:
-        """Its exchange is over, and it may carry another."""
+    def release(self, connection: Connection) -> None:
+        """Keep a connection whose exchange has ended for the next request, if the pool has space for it."""
         if not self._pool.release(connection, self.loop.time()):
             connection.transport.abort()
 
-    def closed(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
         self._pool.remove(connection)
 
     def purge(self) -> None:
-        """Close what has idled for too long."""
+        """Close the connections that have been idle for too long."""
         for connection in self._pool.purge(self.loop.time()):
             connection.transport.abort()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close all idle connections."""
         for connection in self._pool.clear():
             connection.transport.abort()
 
-    def end(self) -> None:
-        """The same, and keep none from here on."""
+    def retire(self) -> None:
+        """Close all idle connections, and keep none from now on."""
         self._pool.retire()
         self.close()
 
 
 def _is_cancelled() -> bool:
-    """Whether it is us who are cancelled, rather than something we wait for."""
+    """Return whether the current task is cancelled, rather than a task that it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-class SweepTarget(Protocol):
-    """What the sweep looks at."""
-
-    def on_sweep(self, number: int) -> None:
-        """It is the `number`th sweep."""
-        ...
-
-
-class TimeoutSweep:
-    """What goes around on one event loop, ten times a second while there is anything to look at."""
-
-    _of: dict[asyncio.AbstractEventLoop, TimeoutSweep] = {}  # noqa: RUF012
-    _lock = threading.Lock()
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.number = 0
-        self.pools: weakref.WeakSet[Connections] = weakref.WeakSet()
-        self._loop = loop
-        self._watched: set[SweepTarget] = set()
-        self._next: asyncio.TimerHandle | None = None
-        self._ends = self._until_the_loop_ends()
-
-    @classmethod
-    def for_loop(cls, loop: asyncio.AbstractEventLoop) -> TimeoutSweep:
-        with cls._lock:
-            for old in [each for each in cls._of if each.is_closed()]:
-                del cls._of[old]
-            sweep = cls._of.get(loop)
-            if sweep is None:
-                sweep = cls._of[loop] = cls(loop)
-                # a loop that ends closes the asynchronous generators that have begun on it: the only way to hear of it
-                begun = sweep._ends.__anext__()
-                try:
-                    begun.send(None)
-                except StopIteration:
-                    pass
-            return sweep
-
-    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:
-            for pool in list(self.pools):
-                pool.close()
-            if self._next is not None:
-                self._next.cancel()
-            await asyncio.sleep(0)  # what was aborted is told so in the loop's next round
-
-    def add(self, each: SweepTarget) -> None:
-        self._watched.add(each)
-        if self._next is None:
-            self._begin()
-
-    def remove(self, each: SweepTarget) -> None:
-        self._watched.discard(each)
-
-    def _begin(self) -> None:
-        self._next = self._loop.call_later(TICK, self._sweep)
-
-    def _sweep(self) -> None:
-        self.number += 1
-        for each in list(self._watched):
-            each.on_sweep(self.number)
-        for pool in list(self.pools):
-            pool.purge()
-        self._next = None
-        if self._watched:
-            self._begin()

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 
 from sticky_asgi.messages import HEADS, KEY, Message, Receive, Scope, Send
-from sticky_asgi.upstream.connections import TimeoutSweep
+from sticky_asgi.upstream.sweep import TimeoutSweep
 from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, body_mode, pack_scope
 from sticky_asgi.workers.transaction import ForwardingTransaction

@@ -1,10 +1,9 @@
-"""Upstream: a URL as a WSGI app. It forwards what it is called with, byte for byte, and keeps nothing of it."""
+"""Upstream: a URL as a WSGI app. It forwards requests and responses byte for byte, and keeps none of their data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from typing import Any
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.error_page import error_page
@@ -15,27 +14,40 @@ from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import has_left
-from sticky_wsgi.messages import KEY, Environ, StartResponse, WSGIApp, headers_of, start_page
+from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, headers_of, start_page
 from sticky_wsgi.upstream.connections import ClientDisconnected, Connection, Connections
 
-#: how much of a body is read and sent on at once, in bytes
+#: how much of a body is read and sent at once, in bytes
 _PIECE = 16384
 
 
 class Upstream(CoreUpstream):
-    """A WSGI app that forwards to a URL: `http://host:port/base`, `https://…`, `unix:/path/of.sock:/base`.
+    """A WSGI app that forwards to a URL.
 
-    Request targets, header values and bodies go on as they come, as far as WSGI lets them through; what belongs to the
-    connection does not (RFC 9110, 7.6.1). Bodies stream both ways, and wait for the slower side.
+    Request targets, header values and bodies are forwarded unchanged, as far as WSGI passes them on; the headers that
+    belong to one connection are not forwarded (RFC 9110, 7.6.1). Bodies are streamed in both directions, at the pace of
+    the slower side.
 
-    `timeouts`, `forward`, `tls`: as with `Backend` and `Server`; `pool_max_conn` idle connections are kept for
-    `pool_purge_delay` seconds, for all threads of the process. Alone it answers 502, 503 or 504 if the upstream does
-    not; as a server of a Backend it leaves that to the others.
+    - `url`: `http://host:port/base`, `https://…` or `unix:/path/of.sock:/base`; the base is put before each path. No
+      default. nginx `proxy_pass`.
+    - `timeouts`: a `Timeouts`, in seconds or HAProxy's text; default: connect 5, server 60. HAProxy `timeout
+      connect|server`, nginx `proxy_connect_timeout`, `proxy_read_timeout`.
+    - `forward`: a `Forward`, how the client's address, scheme and host are passed on; default: X-Forwarded-For, -Proto,
+      -Host and X-Real-IP, and the client's Host. HAProxy `option forwardfor|forwarded`, nginx `proxy_set_header`.
+    - `tls`: a `TLS`, certificates and names for an `https://` URL; default: the system's certificate authorities and
+      the URL's host. HAProxy `ca-file`, `crt`, `sni`, `verify`; nginx `proxy_ssl_*`.
+    - `pool_max_conn`: how many idle connections are kept for further requests, for all threads; an int; default None,
+      no limit. HAProxy `pool-max-conn`, nginx `keepalive`.
+    - `pool_purge_delay`: how long an idle connection is kept, in seconds or HAProxy's text; default 5 s. HAProxy
+      `pool-purge-delay`, nginx `keepalive_timeout`.
 
-    Raises `ConfigError` for what can't work, and when httptools is not installed.
+    An `Upstream` that is served alone responds with 502, 503 or 504 if the upstream fails. As a server of a `Backend`
+    it raises `ServerFailure`, so that the backend can try another server.
+
+    Raises `ConfigError` for options that can't work, and when httptools is not installed.
     """
 
-    buffer_limit = 2 << 20  # each thread has one client
+    buffer_limit = 2 << 20  # one thread buffers for one client
 
     def _set_up(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._set_up(config, timeouts, forward)
@@ -46,7 +58,7 @@ class Upstream(CoreUpstream):
         return self.forward
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Forward, and answer for the upstream if it does not."""
+        """Forward a request; respond with an error page if the upstream fails before it has responded."""
         environ = {**environ, "wsgi.input": Body(environ, RETRY_BODY_LIMIT)}
         try:
             return self.forward(environ, start_response)
@@ -54,20 +66,20 @@ class Upstream(CoreUpstream):
             return start_page(error_page(error.failure.status), environ, start_response)
 
     def forward(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Forward. ServerFailure if the upstream fails, before or behind the head of its answer."""
+        """Forward a request. ServerFailure if the upstream fails, before the head of its response or after it."""
         given: object = environ["wsgi.input"]
         body = given if isinstance(given, Body) else Body(environ, 0)
         method: str = environ["REQUEST_METHOD"]
-        outgoing = self._head(environ, method)
+        outgoing = self.head(environ, method)
         repeatable = method in IDEMPOTENT
         try:
             first = _read(body) if outgoing.has_body else b""
-            connection = self._connections.take(repeatable and not outgoing.has_body)
+            connection = self._connections.acquire(repeatable and not outgoing.has_body)
             if connection is not None:
                 try:
                     return self._exchange(connection, environ, outgoing, first, body, start_response)
                 except ServerFailure as error:
-                    # it was closed while it was idle: that is between the upstream and us, and no failure
+                    # The upstream closed the connection while it was idle: no failure that the client needs to know.
                     if error.failure is not Failure.CLOSED or not repeatable or body.discarded:
                         raise
                 body.rewind()
@@ -75,11 +87,12 @@ class Upstream(CoreUpstream):
             connection = self._connections.open(self.timeouts.connect)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
         except ClientDisconnected:
-            _gone(environ)
+            _client_disconnected(environ)
             start_response("499 Client Closed Request", [])
             return []
 
-    def _head(self, environ: Environ, method: str) -> OutgoingRequest:
+    def head(self, environ: Environ, method: str) -> OutgoingRequest:
+        """Return the head of the request to the upstream for the client's request `environ`."""
         raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
         script: str = environ.get("SCRIPT_NAME", "")
         if raw is not None:
@@ -105,32 +118,33 @@ class Upstream(CoreUpstream):
         body: Body,
         start_response: StartResponse,
     ) -> Iterable[bytes]:
-        answer = connection.answer
-        passed_on = False
+        """Send one request over `connection` and pass its response on."""
+        response = connection.response
+        streams = False
         try:
             connection.begin(environ["REQUEST_METHOD"], has_left(environ))
             if outgoing.has_body:
                 _upload(connection, outgoing, first, body)
             else:
                 connection.write(outgoing.head)
-            while not answer.status:
+            while not response.status:
                 connection.read()
-            # Servers hold a head until there is something behind it (PEP 3333), so until then nobody has seen it.
-            while not answer.finished and not answer.body_parts:
+            # Servers send a head together with the body's first bytes (PEP 3333), so until then no client has seen it.
+            while not response.finished and not response.body_parts:
                 try:
                     connection.read()
                 except ServerFailure as error:
                     if error.failure is Failure.TRUNCATED:
-                        raise ServerFailure(Failure.CLOSED, detail="behind the head of its answer") from None
+                        raise ServerFailure(Failure.CLOSED, detail="after the head of its response") from None
                     raise
-            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-            start_response(_LINES[answer.status], headers)
-            if answer.finished:
-                return [answer.take_body()]
-            passed_on = True
-            return _Answered(connection, environ)
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
+            start_response(_STATUS_LINES[response.status], headers)
+            if response.finished:
+                return [response.take_body()]
+            streams = True
+            return _ResponseBody(connection, environ)
         finally:
-            if not passed_on:
+            if not streams:
                 connection.end()
 
     def close(self) -> None:
@@ -139,11 +153,11 @@ class Upstream(CoreUpstream):
 
     def retire(self) -> None:
         super().retire()
-        self._connections.end()
+        self._connections.retire()
 
 
-class _Answered:
-    """An answer's body as it comes. Closing it early closes the connection."""
+class _ResponseBody:
+    """The body of a response as it arrives. Closing it early closes the connection."""
 
     def __init__(self, connection: Connection, environ: Environ) -> None:
         self._connection = connection
@@ -154,45 +168,45 @@ class _Answered:
 
     def __next__(self) -> bytes:
         connection = self._connection
-        answer = connection.answer
+        response = connection.response
         while True:
-            part = answer.take_body()
+            part = response.take_body()
             if part:
                 return part
-            if answer.finished:
+            if response.finished:
                 raise StopIteration
             try:
                 connection.read()
             except ClientDisconnected:
-                connection.spoiled = True
-                _gone(self._environ)
+                connection.broken = True
+                _client_disconnected(self._environ)
                 raise StopIteration from None
 
     def close(self) -> None:
         connection = self._connection
-        if not connection.answer.finished:
-            connection.spoiled = True
+        if not connection.response.finished:
+            connection.broken = True
         connection.end()
 
 
-def _gone(environ: Environ) -> None:
-    transaction: Any = environ.get(KEY)
+def _client_disconnected(environ: Environ) -> None:
+    transaction: Transaction | None = environ.get(KEY)
     if transaction is not None:
-        transaction.gone()
+        transaction.client_disconnected()
 
 
-class _Lines(dict[int, str]):
-    """Status lines. Of a status that HTTP does not know, no more can be said than its number."""
+class _StatusLines(dict[int, str]):
+    """Status lines by status. A status that HTTP does not know has no phrase of its own."""
 
     def __missing__(self, status: int) -> str:
         return f"{status} Unknown"
 
 
-_LINES = _Lines((status.value, f"{status.value} {status.phrase}") for status in HTTPStatus)
+_STATUS_LINES = _StatusLines((status.value, f"{status.value} {status.phrase}") for status in HTTPStatus)
 
 
 def _read(body: Body) -> bytes:
-    """The next piece of a body. ClientLeft if the server can't get it."""
+    """Read the next piece of a body. ClientDisconnected if the server in front can't read it."""
     try:
         return body.read(_PIECE)
     except OSError:
@@ -200,8 +214,8 @@ def _read(body: Body) -> bytes:
 
 
 def _upload(connection: Connection, outgoing: OutgoingRequest, first: bytes, body: Body) -> None:
-    """Send a body as it comes, as long as the upstream listens."""
-    answer = connection.answer
+    """Send head and body as the body arrives, until the upstream responds."""
+    response = connection.response
     chunked = outgoing.framing is Framing.CHUNKED
     left = outgoing.length
     data = outgoing.head
@@ -213,16 +227,16 @@ def _upload(connection: Connection, outgoing: OutgoingRequest, first: bytes, bod
         else:
             data += piece
         if not piece and not chunked and left > 0:
-            connection.spoiled = True
+            connection.broken = True
             raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the body is not as long as Content-Length says")
-        heard = not connection.write(data) or connection.heard()
-        over = not piece if chunked else left <= 0
-        if heard and not over:
-            connection.spoiled = True
-            if not answer.status:
-                connection.drain()
+        responded = not connection.write(data) or connection.has_responded()
+        is_whole = not piece if chunked else left <= 0
+        if responded and not is_whole:
+            connection.broken = True
+            if not response.status:
+                connection.read_early_response()
             return
-        if over:
+        if is_whole:
             return
         data = b""
         piece = _read(body)

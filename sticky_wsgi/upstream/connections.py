@@ -1,6 +1,8 @@
-"""Connections to an upstream: opened, kept for the next request, watched for time and for clients that leave.
+"""Connections to an upstream: opened, kept for the next request, and watched for timeouts and for clients that
+disconnect.
 
-A blocking socket that wakes up ten times a second, to see whether the server takes too long or the client has left.
+Blocking sockets, whose calls return ten times a second, to see whether the server takes too long or the client has
+disconnected.
 """
 
 from __future__ import annotations
@@ -22,117 +24,124 @@ from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.target import Location
 from sticky_core.upstream.pool import Pool
 
-#: seconds between two looks around, which is how late a timeout may be
+#: seconds between two looks at the clock and at the client, which is how late a timeout may be
 TICK = 0.1
 _READ = 65536
 _TIMEVAL = struct.pack("@ll", 0, int(TICK * 1_000_000))
 
 
-#: what a socket says that has woken up in vain
+#: what a call of a socket raises that has waited for TICK seconds in vain
 TICK_ERRORS = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ClientDisconnected(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected before the end of its request."""
 
 
 class Connection:
-    """A connection, and the exchange that is under way on it. One thread's at a time."""
+    """A connection to an upstream, and the exchange (one request and its response) that is under way on it. Used by one
+    thread at a time.
+    """
 
-    __slots__ = ("_keeper", "_poll", "_socket", "answer", "closed", "has_left", "spoiled")
+    __slots__ = ("_connections", "_poll", "_socket", "broken", "client_gone", "closed", "response")
 
-    def __init__(self, keeper: Connections, connected: socket.socket) -> None:
-        self._keeper = keeper
+    def __init__(self, connections: Connections, connected: socket.socket) -> None:
+        self._connections = connections
         self._socket = connected
         self._poll = select.poll()
         self._poll.register(connected.fileno(), select.POLLIN)
-        self.answer = ResponseParser()
+        self.response = ResponseParser()
         self.closed = False
-        self.spoiled = False
+        self.broken = False  #: whether the exchange stops before its end, so that no other can follow
 
-    def begin(self, method: str, has_left: Callable[[], bool]) -> None:
-        """A request is about to be sent."""
-        self.answer.begin_response(method)
-        self.has_left = has_left
+    def begin(self, method: str, client_gone: Callable[[], bool]) -> None:
+        """Begin an exchange. `client_gone` returns whether the client has disconnected."""
+        self.response.begin_response(method)
+        self.client_gone = client_gone
 
     def write(self, data: bytes) -> bool:
-        """Send `data`. False: the server has answered or gone before it had all, and need not be told more."""
+        """Send `data`. Return False if the server has responded or closed before all was sent: it needs no more."""
         view = memoryview(data)
-        waited = 0
+        ticks = 0
         while True:
             try:
                 sent = self._socket.send(view)
             except TICK_ERRORS:
-                if self.heard():
+                if self.has_responded():
                     return False
-                waited = self._wait_longer(waited)
+                ticks = self._next_tick(ticks)
                 continue
             except OSError:
-                self.drain()
+                self.read_early_response()
                 return False
             if sent == len(view):
                 return True
             view = view[sent:]
-            waited = 0
+            ticks = 0
 
-    def heard(self) -> bool:
-        """Whether there is an answer already, while the request is still being sent."""
-        while not self.answer.status and not self.closed and self._readable():
+    def has_responded(self) -> bool:
+        """Return whether the server has responded or closed while the request is still being sent."""
+        while not self.response.status and not self.closed and self._is_readable():
             self.read()
-        return bool(self.answer.status) or self.closed
+        return bool(self.response.status) or self.closed
 
-    def drain(self) -> None:
-        """The server takes nothing more in: read what it may have said before."""
-        while not self.answer.status and not self.closed:
+    def read_early_response(self) -> None:
+        """Read the response of a server that takes in no more of the request."""
+        while not self.response.status and not self.closed:
             self.read()
 
-    def _readable(self) -> bool:
+    def _is_readable(self) -> bool:
         pending = getattr(self._socket, "pending", None)
         return bool((pending is not None and pending()) or self._poll.poll(0))
 
     def read(self) -> None:
-        """Wait for more of the answer. ServerFailure if there will be none, ClientLeft if nobody waits for it."""
-        waited = 0
+        """Wait for more of the response. ServerFailure if there will be none, ClientDisconnected if the client has
+        disconnected.
+        """
+        ticks = 0
         while True:
             try:
                 data = self._socket.recv(_READ)
                 break
             except TICK_ERRORS:
-                waited = self._wait_longer(waited)
-            except OSError:  # not the end of anything, and least of all of a body that ends with the connection
+                ticks = self._next_tick(ticks)
+            except OSError:  # a reset: it does not end a body that lasts until the connection closes
                 self.closed = True
-                raise ServerFailure(Failure.TRUNCATED if self.answer.status else Failure.CLOSED) from None
-        answer = self.answer
-        had = answer.status
+                raise ServerFailure(Failure.TRUNCATED if self.response.status else Failure.CLOSED) from None
+        response = self.response
+        had_head = response.status
         try:
             if data:
-                return answer.feed(data)
+                return response.feed(data)
             self.closed = True
-            if answer.feed_eof():
+            if response.feed_eof():
                 return
         except BadResponse as error:
-            if answer.finished and had:
+            if response.finished and had_head:
                 return
-            raise ServerFailure(Failure.TRUNCATED if had else Failure.BAD_RESPONSE, detail=str(error)) from None
-        raise ServerFailure(Failure.TRUNCATED if had else Failure.CLOSED)
+            raise ServerFailure(Failure.TRUNCATED if had_head else Failure.BAD_RESPONSE, detail=str(error)) from None
+        raise ServerFailure(Failure.TRUNCATED if had_head else Failure.CLOSED)
 
-    def _wait_longer(self, waited: int) -> int:
-        if self.has_left():
+    def _next_tick(self, ticks: int) -> int:
+        """Count another tick without data. ServerFailure after too many; ClientDisconnected if the client has
+        disconnected.
+        """
+        if self.client_gone():
             raise ClientDisconnected
-        if waited >= self._keeper.patience:
-            failure = Failure.TRUNCATED if self.answer.status else Failure.TIMEOUT
+        if ticks >= self._connections.timeout_ticks:
+            failure = Failure.TRUNCATED if self.response.status else Failure.TIMEOUT
             raise ServerFailure(failure, detail="silent for too long")
-        return waited + 1
+        return ticks + 1
 
-    def quiet(self) -> bool:
-        """Whether nothing has come from the server since its last answer, no farewell either; asked of the kernel."""
+    def is_silent(self) -> bool:
+        """Return whether nothing has arrived since the last response, not even the end of the connection."""
         return not self._poll.poll(0)
 
     def end(self) -> None:
-        """The exchange is over: the connection is kept if it may be, and closed if not."""
-        self.has_left = _nobody
-        if self.answer.finished and self.answer.reusable and not self.closed and not self.spoiled:
-            self._keeper.keep(self)
+        """End the exchange: keep the connection if it can be used again, else close it."""
+        self.client_gone = _never
+        if self.response.finished and self.response.reusable and not self.closed and not self.broken:
+            self._connections.release(self)
         else:
             self.close()
 
@@ -140,8 +149,8 @@ class Connection:
         self.closed = True
         self._socket.close()
 
-    def forget(self) -> None:
-        """It is the parent process's: let go of it without a word on the line."""
+    def close_in_child(self) -> None:
+        """Close this process's copy of a parent's socket, and send nothing: TLS would send that it closes."""
         self.closed = True
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket = socket.socket(fileno=self._socket.detach())
@@ -149,16 +158,18 @@ class Connection:
 
 
 def set_tick_timeout(connected: socket.socket) -> None:
-    """Have it wake up now and then, at the price of no system call: a timeout in Python's sockets polls before each."""
+    """Let blocking calls of a socket return after TICK seconds, without a system call for it: a timeout of Python's own
+    calls poll() before each.
+    """
     if type(connected) is socket.socket and socket.socket.__module__ == "socket" and sys.platform != "win32":
         connected.settimeout(None)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             connected.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL)
-    else:  # TLS reads on by itself; gevent's and the like have their own way to wait
+    else:  # TLS calls recv() again by itself; gevent and its like wait in a way of their own
         connected.settimeout(TICK)
 
 
-def _nobody() -> bool:
+def _never() -> bool:
     return False
 
 
@@ -168,37 +179,39 @@ class Connections:
     def __init__(
         self, location: Location, context: ssl.SSLContext | None, sni: str, pool: Pool[Connection], timeout: float
     ) -> None:
-        """`timeout`: seconds without a word from the server."""
-        self.patience = max(1, ceil(timeout / TICK))  # the same, in ticks
+        """`timeout`: how long the server may be silent, in seconds."""
+        self.timeout_ticks = max(1, ceil(timeout / TICK))
         self._location = location
         self._context = context
         self._sni = sni
         self._pool = pool
         self._lock = threading.Lock()
         register(self)
-        weakref.finalize(self, _close, pool)
+        weakref.finalize(self, _close_all, pool)
 
-    def take(self, repeatable: bool) -> Connection | None:
-        """An idle one that was open, and silent, just now. `repeatable`: whether the request may be sent again."""
+    def acquire(self, repeatable: bool) -> Connection | None:
+        """Return an idle connection that was open and silent just now, or None. `repeatable`: whether the request may
+        be sent again.
+        """
         while True:
             with self._lock:
                 connection = self._pool.acquire(time.monotonic(), repeatable)
-            # Nobody listens to idle connections: what came on one since would pass for the next answer.
-            if connection is None or connection.quiet():
+            # Idle connections are not read: what has arrived on one since would pass for the next response.
+            if connection is None or connection.is_silent():
                 return connection
             connection.close()
 
-    def open(self, timeout: float) -> Connection:
-        """A new one. ServerFailure if there can be none."""
-        where = self._location
+    def open(self, connect_timeout: float) -> Connection:
+        """Open a connection within `connect_timeout` seconds. ServerFailure if the server can't be reached."""
+        location = self._location
         connected: socket.socket | None = None
         try:
-            if where.socket is not None:
+            if location.socket is not None:
                 connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                connected.settimeout(timeout)
-                connected.connect(where.socket)
+                connected.settimeout(connect_timeout)
+                connected.connect(location.socket)
             else:
-                connected = socket.create_connection((where.host, where.port), timeout)
+                connected = socket.create_connection((location.host, location.port), connect_timeout)
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
                 connected = self._context.wrap_socket(connected, server_hostname=self._sni)
@@ -214,36 +227,36 @@ class Connections:
             connected.close()
         raise failure
 
-    def keep(self, connection: Connection) -> None:
-        """Its exchange is over, and it may carry another."""
+    def release(self, connection: Connection) -> None:
+        """Keep a connection whose exchange has ended for the next request, if the pool has space for it."""
         now = time.monotonic()
         with self._lock:
-            old = self._pool.purge(now)
+            expired = self._pool.purge(now)
             kept = self._pool.release(connection, now)
         if not kept:
             connection.close()
-        for each in old:
+        for each in expired:
             each.close()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close all idle connections."""
         with self._lock:
             idle = self._pool.clear()
         for connection in idle:
             connection.close()
 
-    def end(self) -> None:
-        """The same, and keep none from here on."""
+    def retire(self) -> None:
+        """Close all idle connections, and keep none from now on."""
         self._pool.retire()
         self.close()
 
     def after_fork(self) -> None:
-        """We are a forked child: the parent's connections are not ours, not even to say farewell on."""
+        """Drop the parent process's connections in a forked child, and send nothing on them."""
         self._lock = threading.Lock()
         for connection in self._pool.clear():
-            connection.forget()
+            connection.close_in_child()
 
 
-def _close(pool: Pool[Connection]) -> None:
+def _close_all(pool: Pool[Connection]) -> None:
     for connection in pool.clear():
         connection.close()

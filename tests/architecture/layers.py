@@ -17,5 +17,5 @@ CORE: tuple[frozenset[str], ...] = (
 )
 
 # A command, what it shows, and WebSockets need ASGI; WSGI has no event loop to watch a client on.
-ONLY_IN_ASGI = {"cli", "demo", "lifespan", "upstream/websockets", "background/task"}
+ONLY_IN_ASGI = {"cli", "demo", "lifespan", "upstream/sweep", "upstream/websockets", "background/task"}
 ONLY_IN_WSGI = {"clients"}
