@@ -69,8 +69,8 @@ class Replicas(CoreReplicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self.checks = Checks(self)
-        self.discovery = Discovery(self)
+        self.checks = Checks(backend, self.apps)
+        self.discovery = Discovery(backend)
         self.lifespans: Lifespans | None = None  # who runs them, so that nobody else does
         self.warned = False
 

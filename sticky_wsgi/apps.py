@@ -42,8 +42,8 @@ class Replicas(CoreReplicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self.checks = Checks(self)
-        self.discovery = Discovery(self)
+        self.checks = Checks(backend, self.apps)
+        self.discovery = Discovery(backend)
 
     def _follow(self, snapshot: Snapshot) -> None:
         spares = bool(snapshot.retries.statuses)

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import anyio
@@ -21,6 +21,7 @@ from anyio.streams.tls import TLSStream
 from sticky_asgi.background.task import BackgroundTask
 from sticky_asgi.interruptible import InterruptibleApp
 from sticky_asgi.messages import ASGIApp, Message, Scope, waker
+from sticky_core.backend.backend import Backend
 from sticky_core.backend.events import LieDown, Loop
 from sticky_core.errors import ServerFailure
 from sticky_core.health.agent import AgentReply
@@ -28,11 +29,9 @@ from sticky_core.health.check import CheckResult, CheckStatus, probe_result
 from sticky_core.health.expect import MAX_BODY
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
+from sticky_core.runtime.apps import Apps
 from sticky_core.server.server import Server
 from sticky_core.upstream.probe import AgentProbe, HttpProbe, NetworkProbe, result_from_exception, result_from_failure
-
-if TYPE_CHECKING:
-    from sticky_asgi.apps import Replicas
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -44,10 +43,10 @@ _SOON = 0.05
 class Checks(BackgroundTask):
     """The checks of one backend, on the event loop that owns them."""
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, backend: Backend, apps: Apps[ASGIApp]) -> None:
         super().__init__()
-        self._replicas = replicas
-        self._backend = replicas.backend
+        self._backend = backend
+        self._apps = apps
         self._contexts: dict[Server, ssl.SSLContext] = {}
 
     @property
@@ -133,7 +132,7 @@ class Checks(BackgroundTask):
         elif server.config.is_url:
             result = await self._exchanged(HttpProbe(server, checking), server, checking)
         else:
-            app = self._replicas.apps[server]
+            app = self._apps[server]
             result = await self._answered(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
         self._backend.monitor.record_check(server, replace(result, duration=anyio.current_time() - begun), checking)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -13,6 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from sticky_asgi.background.task import BackgroundTask
+from sticky_core.backend.backend import Backend
 from sticky_core.dns import nameservers
 from sticky_core.dns.questions import questions
 from sticky_core.dns.resolvers import (
@@ -28,9 +29,6 @@ from sticky_core.dns.resolvers import (
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
 from sticky_core.runtime.discovery import ResolvedName
 
-if TYPE_CHECKING:
-    from sticky_asgi.apps import Replicas
-
 #: how systems say that there is no such name, or none with an address; not all have both words
 _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
@@ -40,10 +38,10 @@ class Discovery(BackgroundTask):
 
     _group: anyio.abc.TaskGroup | None
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, backend: Backend) -> None:
         super().__init__()
-        self._backend = replicas.backend
-        self._core = replicas.backend.component(CoreDiscovery)
+        self._backend = backend
+        self._core = backend.component(CoreDiscovery)
 
     @property
     def has_owner(self) -> bool:

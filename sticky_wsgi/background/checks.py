@@ -16,22 +16,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
+from sticky_core.backend.backend import Backend
 from sticky_core.errors import ServerFailure
 from sticky_core.health.agent import AgentReply
 from sticky_core.health.check import CheckResult, CheckStatus, probe_result
 from sticky_core.health.expect import MAX_BODY
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
+from sticky_core.runtime.apps import Apps
 from sticky_core.server.server import Server
 from sticky_core.upstream.probe import AgentProbe, HttpProbe, NetworkProbe, result_from_exception, result_from_failure
 from sticky_wsgi.interruptible import InterruptibleApp
 from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
-
-if TYPE_CHECKING:
-    from sticky_wsgi.apps import Replicas
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -56,9 +55,9 @@ class Round:
 class Checks:
     """The checks of one backend in this process."""
 
-    def __init__(self, replicas: Replicas) -> None:
-        self._replicas = weakref.ref(replicas)
-        self._backend = replicas.backend
+    def __init__(self, backend: Backend, apps: Apps[WSGIApp]) -> None:
+        self._backend = backend
+        self._apps = apps
         self._contexts: dict[Server, ssl.SSLContext] = {}
         self._thread: threading.Thread | None = None
         self._news = threading.Condition()
@@ -217,8 +216,7 @@ class Checks:
             elif each.server.config.is_url:
                 result = self._exchanged(HttpProbe(each.server, each.checking), each)
             else:
-                replicas = self._replicas()
-                app = replicas.apps[each.server] if replicas is not None else None
+                app = self._apps[each.server]
                 result = _answered(app.app if isinstance(app, InterruptibleApp) else app, each)
         except Exception as error:  # whatever it is, the next check comes
             _log.exception("a check of server %s failed by itself", each.server.name)

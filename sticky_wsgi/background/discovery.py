@@ -8,8 +8,9 @@ import atexit
 import socket
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sticky_core.backend.backend import Backend
 from sticky_core.dns import nameservers
 from sticky_core.dns.questions import questions
 from sticky_core.dns.resolvers import (
@@ -25,9 +26,6 @@ from sticky_core.dns.resolvers import (
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
 from sticky_core.runtime.discovery import ResolvedName
 
-if TYPE_CHECKING:
-    from sticky_wsgi.apps import Replicas
-
 #: how systems say that there is no such name, or none with an address; not all have both words
 _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
@@ -35,9 +33,9 @@ _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 class Discovery:
     """The names of one backend in this process."""
 
-    def __init__(self, replicas: Replicas) -> None:
-        self._backend = replicas.backend
-        self._core = replicas.backend.component(CoreDiscovery)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._core = backend.component(CoreDiscovery)
         self._lock = threading.Lock()
         self._stop: threading.Event | None = None  # of those that resolve now
         self._threads: dict[ResolvedName, threading.Thread] = {}
