@@ -7,8 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.requests import HTTPConnection
 
-from sticky_asgi.apps import Replicas, lifespan_of, serve_lifespan
+from sticky_asgi.apps import Replicas
 from sticky_asgi.body import Body
+from sticky_asgi.lifespan import lifespan_of, serve_lifespan
 from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, pay, send_page
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
@@ -20,20 +21,20 @@ from sticky_core.routing import Frontend
 class DispatchApp:
     """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
 
-    _always: Replicas | None  #: whose every request is; None: `_routed` knows
+    _only_replicas: Replicas | None  #: whose every request is; None: `_replicas_for` knows
     _debug: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        replicas = self._always
+        replicas = self._only_replicas
         if replicas is None or (scope["type"] != "http" and scope["type"] != "websocket"):
-            replicas = self._routed(scope)
+            replicas = self._replicas_for(scope)
             if replicas is None:
-                return await self._pass_by(scope, receive, send)
-        if not replicas.begun:
-            replicas.begin()
+                return await self._handle_unrouted(scope, receive, send)
+        if not replicas.is_ready:
+            replicas.get_ready()
             if replicas.discovery.is_pending:
                 await replicas.discovery.wait_for_first_answers()
-        transaction = replicas.transaction()
+        transaction = replicas.transaction_class()
         transaction.snapshot = replicas.snapshot
         transaction.owner = replicas.backend
         transaction.raw_request = scope
@@ -88,11 +89,11 @@ class DispatchApp:
                 if body is not None:
                     body.close()
 
-    def _routed(self, scope: Scope) -> Replicas | None:
+    def _replicas_for(self, scope: Scope) -> Replicas | None:
         """Whose request this is; None if it is none of ours."""
         raise NotImplementedError
 
-    async def _pass_by(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is none of ours."""
         raise NotImplementedError
 
@@ -105,14 +106,14 @@ class Dispatcher(DispatchApp):
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
-        self.replicas = self._always = backend.component(Replicas)
+        self.replicas = self._only_replicas = backend.component(Replicas)
         self._debug = debug
         raise_problems(self.replicas.problems())
 
-    def _routed(self, scope: Scope) -> None:
+    def _replicas_for(self, scope: Scope) -> None:
         return None
 
-    async def _pass_by(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             raise ValueError(f"a dispatcher takes http, websocket and lifespan, not {scope['type']}")
         await serve_lifespan(None, [self.replicas], scope, receive, send)
@@ -148,12 +149,12 @@ class StickyMiddleware(DispatchApp):
         debug: bool = False,
     ) -> None:
         self.app = app
-        self._always = None
+        self._only_replicas = None
         self._debug = debug
         self._error: ConfigError | None = None
         self._replicas: dict[Backend, Replicas] = {}
         try:
-            self._frontend = Frontend.of(backend, routes)
+            self._frontend = Frontend.build(backend, routes)
             self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
             raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         except ConfigError as error:
@@ -162,15 +163,15 @@ class StickyMiddleware(DispatchApp):
             self._error = error
         else:
             if self._frontend.only is not None:
-                self._always = self._replicas[self._frontend.only]
+                self._only_replicas = self._replicas[self._frontend.only]
 
-    def _routed(self, scope: Scope) -> Replicas | None:
+    def _replicas_for(self, scope: Scope) -> Replicas | None:
         if self._error is not None or scope["type"] not in ("http", "websocket"):
             return None
         backend = self._frontend.backend(_path(scope))
         return self._replicas[backend] if backend is not None else None
 
-    async def _pass_by(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await serve_lifespan(self.app, self._replicas.values(), scope, receive, send, self._error)
         elif self._error is not None:

@@ -46,7 +46,7 @@ class Cluster(CoreCluster[TestClient]):
     ) -> None:
         super().__init__(create_app, replicas, **options)
         self.app = Dispatcher(self.backend)
-        self.app.replicas.warned = True  # whoever enters no `with` has read what that means
+        self.app.replicas.has_warned = True  # whoever enters no `with` has read what that means
         self._anyio_backend: Literal["asyncio", "trio"] = anyio_backend
         self._lives: dict[str, Mortal] = {}
         self._running: TestClient | None = None
@@ -70,7 +70,7 @@ class Cluster(CoreCluster[TestClient]):
         if self._running is not None and self._running.portal is not None:
             self._running.portal.call(replicas.restart, server)
         else:
-            replicas.make(server)
+            replicas.build_app(server)
 
     def __enter__(self) -> Self:
         self._running = self._stack.enter_context(TestClient(self.app, backend=self._anyio_backend))

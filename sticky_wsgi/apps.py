@@ -1,4 +1,6 @@
-"""Begin: WSGI has no lifespan, so replicas are made by the first request, in the process that serves."""
+"""The apps behind the servers of one backend, on WSGI, which has no lifespan: the first request builds them, in the
+process that serves.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class Replicas(CoreReplicas):
     """The apps behind a backend's servers."""
 
     kind = "wsgi"
-    forwards = Upstream
+    upstream_class = Upstream
     interruptible_app = InterruptibleApp
     apps: Apps[WSGIApp]
 
@@ -45,20 +47,20 @@ class Replicas(CoreReplicas):
         self.checks = Checks(backend, self.apps)
         self.discovery = Discovery(backend)
 
-    def _follow(self, snapshot: Snapshot) -> None:
+    def _use_snapshot(self, snapshot: Snapshot) -> None:
         spares = bool(snapshot.retries.statuses)
-        self.transaction: type[Transaction] = StatusRetryTransaction if spares else Transaction
+        self.transaction_class: type[Transaction] = StatusRetryTransaction if spares else Transaction
         if snapshot.observes:
-            self.transaction = ReportedSparing if spares else Reported
-        super()._follow(snapshot)
+            self.transaction_class = ReportedSparing if spares else Reported
+        super()._use_snapshot(snapshot)
 
     @property
-    def _watched(self) -> bool:
+    def _background_is_running(self) -> bool:
         return self.checks.has_owner and self.discovery.has_owner and not self.discovery.is_pending
 
-    def begin(self) -> None:
-        if not self.made:
-            self.make_all()
+    def get_ready(self) -> None:
+        if not self.apps_built:
+            self.build_apps()
             stores.listen(self.backend.stores)
         if not self.checks.has_owner:
             self.checks.start()
@@ -66,11 +68,11 @@ class Replicas(CoreReplicas):
             self.discovery.start()
         if self.discovery.is_pending:
             self.discovery.wait_for_first_answers()
-        super().begin()
+        super().get_ready()
 
-    def make(self, server: Server) -> App | None:
-        super().make(server)
-        self.seal(server.as_tuple)
+    def build_app(self, server: Server) -> App | None:
+        super().build_app(server)
+        self.make_interruptible(server.as_tuple)
         return self.apps[server]
 
     def after_swap(self, change: Change) -> None:
@@ -86,11 +88,11 @@ class Replicas(CoreReplicas):
         self.checks.remove(server)
         super().retire(server, on_done)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         self.discovery.stop()
         self.checks.stop()
         stores.close(self.backend.stores)
-        super().end()
+        super().stop()
 
     def after_fork(self) -> None:
         self.checks.after_fork()

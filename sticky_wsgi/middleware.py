@@ -24,18 +24,18 @@ _log = logging.getLogger("sticky_sessions")
 class DispatchApp:
     """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
 
-    _always: Replicas | None  #: whose every request is; None: `_routed` knows
+    _only_replicas: Replicas | None  #: whose every request is; None: `_replicas_for` knows
     _debug: bool
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        replicas = self._always
+        replicas = self._only_replicas
         if replicas is None:
-            replicas = self._routed(environ)
+            replicas = self._replicas_for(environ)
             if replicas is None:
-                return self._pass_by(environ, start_response)
-        if not replicas.begun:
-            replicas.begin()
-        transaction = replicas.transaction()
+                return self._handle_unrouted(environ, start_response)
+        if not replicas.is_ready:
+            replicas.get_ready()
+        transaction = replicas.transaction_class()
         transaction.snapshot = replicas.snapshot
         transaction.owner = replicas.backend
         transaction.raw_request = environ
@@ -60,7 +60,7 @@ class DispatchApp:
                     if body.__class__ is list or _is_whole(body, environ):
                         # servers treat these in ways of their own, so they go on untouched; the app is done with them
                         return body
-                    body = Carried(transaction, server, body)
+                    body = TrackedBody(transaction, server, body)
                     if (
                         transaction.status or not transaction.holds_response
                     ):  # it may have answered at its first item only
@@ -89,11 +89,11 @@ class DispatchApp:
             pay(transaction)
         return start_page(page, environ, start_response)
 
-    def _routed(self, environ: Environ) -> Replicas | None:
+    def _replicas_for(self, environ: Environ) -> Replicas | None:
         """Whose request this is; None if it is none of ours."""
         raise NotImplementedError
 
-    def _pass_by(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """What is none of ours."""
         raise NotImplementedError
 
@@ -106,7 +106,7 @@ class Dispatcher(DispatchApp):
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
-        self.replicas = self._always = backend.component(Replicas)
+        self.replicas = self._only_replicas = backend.component(Replicas)
         self._debug = debug
         raise_problems(self.replicas.problems())
 
@@ -131,16 +131,16 @@ class StickyMiddleware(DispatchApp):
     ) -> None:
         self.app = app
         self._debug = debug
-        self._frontend = Frontend.of(backend, routes)
+        self._frontend = Frontend.build(backend, routes)
         self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
         raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
-        self._always = self._replicas[self._frontend.only] if self._frontend.only is not None else None
+        self._only_replicas = self._replicas[self._frontend.only] if self._frontend.only is not None else None
 
-    def _routed(self, environ: Environ) -> Replicas | None:
+    def _replicas_for(self, environ: Environ) -> Replicas | None:
         backend = self._frontend.backend(environ.get("PATH_INFO") or "/")
         return self._replicas[backend] if backend is not None else None
 
-    def _pass_by(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return self.app(environ, start_response)
 
 
@@ -172,12 +172,12 @@ def _close(body: Iterable[bytes]) -> None:
 def _give_up(body: Iterable[bytes]) -> None:
     """An answer that was held back is closed without having been seen."""
     try:
-        _close(body.body if isinstance(body, Carried) else body)
+        _close(body.body if isinstance(body, TrackedBody) else body)
     except Exception:
         _log.exception("an answer that was held back failed when it was closed")
 
 
-class Carried:
+class TrackedBody:
     """An app's iterable on its way past us; the server's place is given back when it is closed, once."""
 
     __slots__ = ("_closed", "_items", "_server", "_transaction", "body")

@@ -51,22 +51,22 @@ class Cluster(CoreCluster[Client]):
         """They end by themselves: an app that yields finds its replica dead."""
 
     def _begin_anew(self, server: Server) -> None:
-        self.app.replicas.make(server)
+        self.app.replicas.build_app(server)
 
     def __enter__(self) -> Self:
         """Make all replicas now. RuntimeError if one can't be made."""
         replicas = self.app.replicas
         for server in self.backend.servers:
             try:
-                replicas.make(server)
+                replicas.build_app(server)
             except Exception as error:
-                replicas.end()
+                replicas.stop()
                 raise RuntimeError(f"replica {server.name} failed to start: {type(error).__name__}: {error}") from error
         replicas.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.app.replicas.end()
+        self.app.replicas.stop()
 
 
 class Mortal:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from sticky_asgi.apps import serve_lifespan
+from sticky_asgi.lifespan import serve_lifespan
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, event_loop
 from sticky_asgi.middleware import DispatchApp
 from sticky_asgi.workers.transaction import WorkerReplicas
@@ -83,7 +83,7 @@ class StickyWorkers(DispatchApp):
         debug: bool = False,
     ) -> None:
         self.app = app
-        self._always = None
+        self._only_replicas = None
         self._debug = debug
         self._directory = directory
         self._log = log
@@ -114,10 +114,10 @@ class StickyWorkers(DispatchApp):
         """The workers as this one sees them; None before the first request, and in a process that can't have peers."""
         return self._worker.workers if self._worker is not None else None
 
-    def _routed(self, scope: Scope) -> None:
+    def _replicas_for(self, scope: Scope) -> None:
         return None
 
-    async def _pass_by(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] in ("http", "websocket") and self._can_have_peers is not False:
@@ -139,8 +139,8 @@ class StickyWorkers(DispatchApp):
             worker = LocalWorker(self._config, self.app, self._app_number, state, self._directory, self._log)
             await worker.listen()
             self._worker = worker
-            self._always = worker.workers.component(WorkerReplicas)
-            self._always.start()
+            self._only_replicas = worker.workers.component(WorkerReplicas)
+            self._only_replicas.start()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         drained = False
@@ -182,7 +182,7 @@ class StickyWorkers(DispatchApp):
 
     def _stop(self) -> None:
         """Release the worker slot."""
-        worker, self._worker, self._always = self._worker, None, None
+        worker, self._worker, self._only_replicas = self._worker, None, None
         if worker is not None:
             worker.workers.slot.release()
 
@@ -192,4 +192,4 @@ class StickyWorkers(DispatchApp):
         self._join_lock = asyncio.Lock()
         if self._worker is not None:
             self._worker.after_fork()
-        self._worker = self._always = None
+        self._worker = self._only_replicas = None

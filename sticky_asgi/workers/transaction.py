@@ -28,8 +28,8 @@ class WorkerReplicas(Replicas):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
         kind = ForwardingStatusRetryTransaction if backend.snapshot.retries.statuses else ForwardingTransaction
-        self.transaction = cast(
+        self.transaction_class = cast(
             "type[Transaction]", type(kind.__name__, (kind,), {"__slots__": (), "workers": backend})
         )
         self.apps.update({server: cast(ASGIApp, server.config.target) for server in backend.servers})
-        self.made = self.warned = True
+        self.apps_built = self.has_warned = True

@@ -1,4 +1,6 @@
-"""What the core may ask of a message, and what it may change. Each face has its own; all read lazily."""
+"""Requests and responses as the core sees them: what it may read of them, and what it may change. Each face has classes
+of its own for both, and reads only what is asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ if TYPE_CHECKING:
     from sticky_core.stores.store import StoreCommand, StoreQuery
 
 
-class Unread(Exception):
-    """So much of a request's body has to be read before the question can be answered. Faces read it, and the question
-    is asked again.
+class BodyNeeded(Exception):
+    """The first `limit` bytes of the request's body are needed. The dispatch loop reads them, and repeats the step that
+    raised this.
     """
 
     def __init__(self, limit: int) -> None:
@@ -22,52 +24,54 @@ class Unread(Exception):
 class SharedTable(Protocol):
     """A table that is kept in a store."""
 
-    def query(self, ask: StoreCommand) -> StoreQuery:
-        """The same as a question of now."""
+    def query(self, command: StoreCommand) -> StoreQuery:
+        """Return `command` as a query that is sent now."""
         ...
 
-    def on_written(self, key: str, question: StoreQuery, now: float) -> None:
-        """The store was told what it was owed, and this is what it said."""
+    def on_written(self, key: str, query: StoreQuery, now: float) -> None:
+        """Take the store's reply to a write (`Request.queue_write`)."""
         ...
 
 
 class Request(Protocol):
-    """A request as a persistence sees it, and as the server will see it."""
+    """A request as a persistence sees it, and as the server will get it."""
 
     __slots__ = ()
 
-    #: what stands for the Cookie headers as they came, when looking up what was made of them before; None: there are
-    #: none
+    #: stands for the Cookie headers as they came, as the key under which earlier results are remembered; None: there
+    #: are no Cookie headers
     cookie_key: Hashable
 
-    #: what `keep` has made of the Cookie headers, in words that only the face knows; None: they go on as they came. It
-    #: is the same for all requests with this `cookie_key`, so it may be set again.
+    #: The Cookie headers for the server, in the face's own form (`set_forwarded_cookies`); None: as they came. It
+    #: is the same for all requests with this `cookie_key`, so it is remembered and set again.
     forwarded_cookies: Any
 
     @property
     def cookies(self) -> tuple[str, ...]:
-        """The texts of the Cookie headers, in order, as far as they are kept."""
+        """The values of the Cookie headers for the server, in order."""
         ...
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
-        """Let the server see these texts in place of `cookies`, each for each; an empty one is no header."""
+        """Replace the values of the Cookie headers for the server, one for one; an empty value removes the header."""
         ...
 
     @property
     def method(self) -> str: ...
 
     def header(self, name: str) -> Sequence[str]:
-        """The values of the headers called `name` (in lower case), in order."""
+        """Return the values of the headers called `name` (in lower case), in order."""
         ...
 
     @property
     def peer(self) -> str:
-        """The address that the connection came from, as text; empty behind a UNIX socket."""
+        """The address of the other end of the connection, as text; empty with a UNIX socket."""
         ...
 
     @property
     def src(self) -> str:
-        """The client's address as text, as far as trusted proxies tell; empty if it is not known."""
+        """The client's address as text, taken from X-Forwarded-For where the peer is a trusted proxy; empty if it is
+        not known.
+        """
         ...
 
     @property
@@ -77,7 +81,7 @@ class Request(Protocol):
 
     @property
     def query(self) -> str:
-        """What follows the `?`, as it was sent; empty if nothing does."""
+        """What follows the `?`, as it was sent; empty if there is no query."""
         ...
 
     @property
@@ -86,49 +90,51 @@ class Request(Protocol):
         ...
 
     def peek(self, limit: int) -> bytes:
-        """The first `limit` bytes of the body, or all of it if there are less. Raises `Unread` until they are read; not
-        to be caught.
+        """Return the first `limit` bytes of the body, or all of it if it is shorter. Raises `BodyNeeded` until they are
+        read; callers let that pass.
         """
         ...
 
-    def store_query(self, ask: StoreCommand) -> StoreQuery | None:
-        """What a store has answered to `ask` on behalf of this request; None if it was not asked."""
+    def store_query(self, command: StoreCommand) -> StoreQuery | None:
+        """Return the query that sent `command` to a store for this request, with its reply; None if none did."""
         ...
 
-    def queue_write(self, table: SharedTable, key: str, ask: StoreCommand) -> None:
-        """Have a store told this at the head of the answer; the table will hear what it said."""
+    def queue_write(self, table: SharedTable, key: str, command: StoreCommand) -> None:
+        """Send `command` to the table's store before the head of the response goes to the client. The table gets the
+        reply.
+        """
         ...
 
     @property
     def replayable(self) -> bool:
-        """Whether nothing of its body has been read that could not be read again."""
+        """Whether all that was read of the body can be read again."""
         ...
 
     @property
     def secure(self) -> bool:
-        """Whether the client came over TLS, as far as the face knows (`https`, `wss`)."""
+        """Whether the client uses TLS, as far as the face knows (`https`, `wss`)."""
         ...
 
 
 class ResponseHead(Protocol):
-    """The head of an answer, on its way to the client."""
+    """The head of a response, before it goes to the client."""
 
     @property
     def sets_cookies(self) -> bool:
-        """Whether there are Set-Cookie headers at all."""
+        """Whether there are Set-Cookie headers."""
         ...
 
     @property
     def set_cookies(self) -> Sequence[str]:
-        """The texts of the Set-Cookie headers, in order."""
+        """The values of the Set-Cookie headers, in order."""
         ...
 
     def edit_cookies(self, new: Callable[[str], str | None]) -> None:
-        """Put the text of every Set-Cookie header through `new`; None takes the header out."""
+        """Replace the value of every Set-Cookie header by what `new` returns for it; None removes the header."""
         ...
 
     def header(self, name: str) -> Sequence[str]:
-        """The values of the headers called `name` (in lower case), in order."""
+        """Return the values of the headers called `name` (in lower case), in order."""
         ...
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sticky_core.http.messages import Request, ResponseHead, Unread
+from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
 from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.persistence import Persistence, UsedTable, no_fast_path
 from sticky_core.server.server import Server
@@ -66,7 +66,7 @@ def _superseded(persistence: Persistence, request: Request, accept_down: bool) -
     """
     try:
         result = persistence.recognise(request, accept_down=accept_down)
-    except Unread:  # a body is not read for a result that does not count
+    except BodyNeeded:  # a body is not read for a result that does not count
         return PersistenceResult(Claim.UNUSED, Reason.SUPERSEDED)
     if result.claim is Claim.NONE:
         return replace(result, queries=(), reservations=())

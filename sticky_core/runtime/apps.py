@@ -1,5 +1,5 @@
-"""The apps behind the servers of one backend, in this process: made once, when they are first needed, in the process
-that serves.
+"""The apps behind the servers of one backend, in this process: built once, when a request first needs them, in the
+process that serves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sticky_core.backend.snapshot import Snapshot
 from sticky_core.errors import ConfigError
 from sticky_core.http import http1
 from sticky_core.runtime import discovery
-from sticky_core.server import instance as life
+from sticky_core.server.instance import new_instance
 from sticky_core.server.server import Health, Server, ServerConfig
 from sticky_core.target import OTHER_FACE, App, Kind, possible_kinds
 from sticky_core.upstream.upstream import Upstream
@@ -30,14 +30,14 @@ A = TypeVar("A")
 
 
 class Apps(dict[Server, A | None]):
-    """Apps by server. Who is not here, because it was removed while a request was on the way, does not live."""
+    """Apps by server. A server that is missing, because it was removed while a request was in flight, has none."""
 
     def __missing__(self, server: Server) -> None:
         return None
 
 
 class InterruptibleApp(Protocol):
-    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`)."""
+    """An app whose requests can be ended early (`on_marked_down`, `on_marked_up`)."""
 
     app: Any
 
@@ -46,101 +46,101 @@ class InterruptibleApp(Protocol):
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def interrupt(self, why: str) -> None:
-        """End what is open, from whatever thread."""
+        """End the requests in flight, from any thread."""
         ...
 
 
 class Replicas(BackendComponent):
-    """One per backend and face (`Backend.keep`). A server whose app is None does not live, and refuses what comes."""
+    """The apps of one backend: one object per backend and face. A server whose app is None refuses requests."""
 
     kind: Kind
-    forwards: type[Upstream]  #: what stands for a server that is a URL
-    interruptible_app: type[InterruptibleApp]  #: what stands around an app that may be cut off
+    upstream_class: type[Upstream]  #: the app of a server that is a URL
+    interruptible_app: type[InterruptibleApp]  #: wraps an app whose requests may be ended early
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        #: by what requests to come go
+        #: the snapshot for new requests
         self.snapshot: Snapshot = backend.snapshot
-        #: whether a request may go straight to its server; else `begin`
-        self.begun = False
-        self.made = False
-        self._timed = False
+        #: whether a request may go straight to its server; if not, call `get_ready` first
+        self.is_ready = False
+        self.apps_built = False
+        self._has_timers = False
         self.apps: Apps[App] = Apps(dict.fromkeys(backend.servers))
-        #: Whether a request may have to be read more than once, or looked after while it waits; and how much of it is
-        #: kept for that.
+        #: whether a request may have to be read more than once, or its client watched while it waits
         self.needs_replay = False
         self._upstreams: dict[Server, Upstream] = {}
-        self._fresh: dict[Server, Upstream | None] = {}  # made for a change that is not in force yet
-        self._stale: list[Upstream] = []  # to be let go
-        self._misfits: list[Server] = []  # moved while they were to be sent another way
-        self._making = False
+        self._prepared_upstreams: dict[Server, Upstream | None] = {}  # built for a change that is not in force yet
+        self._replaced_upstreams: list[Upstream] = []  # to be retired
+        self._moved_while_prepared: list[Server] = []  # got another address meanwhile
+        self._is_building = False
         self._interruptible_apps: dict[Server, InterruptibleApp] = {}
         self._shuts_backups = False
-        self._events: Events | None = None  # once somebody is to be cut off
-        self._follow(self.snapshot)
+        self._events: Events | None = None  # once a server may end requests early
+        self._use_snapshot(self.snapshot)
 
-    def _follow(self, snapshot: Snapshot) -> None:
-        """Let requests go by `snapshot`."""
-        # once more than one attempt needs it, it stays: a request may have begun by other rules than it is read by
+    def _use_snapshot(self, snapshot: Snapshot) -> None:
+        """Use `snapshot` for new requests."""
+        # Once true it stays true: a request may have begun under an older snapshot than the one that is read here.
         self.needs_replay = self.needs_replay or snapshot.needs_replay
         self.retry_body_limit = snapshot.config.retry_body_limit
         self._shuts_backups = snapshot.shuts_backups
         if (snapshot.shuts_down or snapshot.shuts_backups) and self._events is None:
-            self._events = self.backend.events(self._marked)
-        self.seal(snapshot.servers)
+            self._events = self.backend.events(self._on_state_change)
+        self.make_interruptible(snapshot.servers)
         self.snapshot = snapshot
 
     def problems(self) -> Iterator[str]:
-        """Why the servers' targets can't be served by this face."""
+        """Describe the targets that this face can't serve."""
         found = self.server_problems(server.requested for server in self.backend.servers)
         return (f"backend {self.backend.name}: {problem}" for problem in found)
 
     def server_problems(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
-        for asked in servers:
-            where = f"server {asked.name}"
-            if asked.is_url:
+        for config in servers:
+            where = f"server {config.name}"
+            if config.is_url:
                 try:
                     http1.require()
                 except ConfigError as error:
                     yield f"{where}: {error}"
-                yield from (f"{where}: {problem}" for problem in discovery.problems_of(asked, self.kind))
-            elif asked.target is not None and self.kind not in possible_kinds(asked.target):
+                yield from (f"{where}: {problem}" for problem in discovery.problems_of(config, self.kind))
+            elif config.target is not None and self.kind not in possible_kinds(config.target):
                 other = OTHER_FACE[self.kind]
                 yield (
-                    f"{where}: {asked.target!r} is no {self.kind.upper()} app: import from {other}, or hand another app"
+                    f"{where}: {config.target!r} is no {self.kind.upper()} app: "
+                    f"import from {other}, or hand another app"
                 )
 
-    def begin(self) -> None:
-        """What has to be done before a request while `begun` is not true. Make all apps, unless somebody has: one that
-        can't be made leaves its server DOWN, and the others serve. Let time have its way with the servers.
+    def get_ready(self) -> None:
+        """Build the apps, unless they are built, and run the timers that are due. To be called before a request while
+        `is_ready` is false. An app that can't be built leaves its server DOWN, and the others serve.
         """
-        if not self.made:
-            self.make_all()
+        if not self.apps_built:
+            self.build_apps()
         self.backend.monitor.run_due_timers()
-        if not self._timed:
-            self._settle()
+        if not self._has_timers:
+            self._update_readiness()
 
-    def make_all(self) -> bool:
-        """Make all apps. False: somebody has, or is about to and asks us for something meanwhile."""
+    def build_apps(self) -> bool:
+        """Build all apps. Return False if they are built, or if this is called in the middle of building them."""
         with self.backend.reconfigure.change_lock:
-            if self.made or self._making:
+            if self.apps_built or self._is_building:
                 return False
-            self._making = True
-            begun: set[Server] = set()
+            self._is_building = True
+            seen: set[Server] = set()
             try:
-                while rest := [server for server in self.backend.servers if server not in begun]:
-                    for server in rest:  # while it is made, others may come and go
-                        begun.add(server)
+                while rest := [server for server in self.backend.servers if server not in seen]:
+                    for server in rest:  # while its app is built, others may be added and removed
+                        seen.add(server)
                         if not server.removed:
-                            self._make_or_not(server)
+                            self._build_app_or_mark_down(server)
             finally:
-                self._making = False
-            self.made = True
+                self._is_building = False
+            self.apps_built = True
             return True
 
-    def _make_or_not(self, server: Server) -> None:
+    def _build_app_or_mark_down(self, server: Server) -> None:
         try:
-            self.make(server)
+            self.build_app(server)
         except Exception as error:
             text = "backend %s: replica %s failed to start and is DOWN"
             self.backend.reconfigure.change_lock.afterwards(
@@ -148,178 +148,180 @@ class Replicas(BackendComponent):
             )
             server.health = Health.DOWN
 
-    def seal(self, servers: Iterable[Server]) -> None:
-        """Let the apps of those servers be cut off that may have to be."""
+    def make_interruptible(self, servers: Iterable[Server]) -> None:
+        """Wrap the apps of the servers whose requests may be ended early."""
         for server in servers:
             app = self.apps[server]
             if app is None or isinstance(app, self.interruptible_app):
                 continue
             if server.shuts_down or (self._shuts_backups and server.config.backup):
-                cut = self._interruptible_apps.get(server)
-                if cut is None:
-                    cut = self._interruptible_apps[server] = self.interruptible_app(app, server)
-                cut.app = app  # one for all that it has had, so that whoever is still at one it has left is cut off too
-                self.apps[server] = cut
+                known = self._interruptible_apps.get(server)
+                if known is None:
+                    known = self._interruptible_apps[server] = self.interruptible_app(app, server)
+                known.app = app  # one wrapper for every app of the server, so that requests at an earlier app end too
+                self.apps[server] = known
 
-    def _marked(self, change: StateChange) -> None:
-        """A server has gone out, or is back: what ends with that (HAProxy `on-marked-down`, `on-marked-up`)."""
+    def _on_state_change(self, change: StateChange) -> None:
+        """End the requests that a change of state ends (HAProxy `on-marked-down`, `on-marked-up`)."""
         server = next((each for each in self.backend.servers if each.name == change.server), None)
         if server is None:
             return
         if change.after in ("DOWN", "MAINT"):
             if server.shuts_down:
-                self._cut_off(server, "marked down")
+                self._interrupt(server, "marked down")
         elif change.after == "UP" and change.before != "DRAIN" and server.shuts_backups and server.electable:
             for backup in self.backend.servers:
                 if backup.config.backup:
-                    self._cut_off(backup, f"{server.name} is marked up")
+                    self._interrupt(backup, f"{server.name} is marked up")
 
-    def _cut_off(self, server: Server, why: str) -> None:
-        cut = self._interruptible_apps.get(server)
-        if cut is not None:
-            cut.interrupt(why)
+    def _interrupt(self, server: Server, why: str) -> None:
+        app = self._interruptible_apps.get(server)
+        if app is not None:
+            app.interrupt(why)
 
     def start(self) -> None:
-        """All apps are made: requests may come."""
-        self.made = True
-        self._settle()
+        """Mark the apps as built: requests may come."""
+        self.apps_built = True
+        self._update_readiness()
 
-    def set_has_timers(self, timed: bool) -> None:
-        """Whether time changes something about the servers. Under the backend's lock."""
-        self._timed = timed
-        self.begun = self.made and not timed and self._watched
+    def set_has_timers(self, has_timers: bool) -> None:
+        self._has_timers = has_timers
+        self.is_ready = self.apps_built and not has_timers and self._background_is_running
 
     @property
-    def _watched(self) -> bool:
-        """Whether the checks are on their way, if there are any."""
+    def _background_is_running(self) -> bool:
+        """Whether the background tasks of this backend run, as far as it needs any."""
         return True
 
-    def _settle(self) -> None:
+    def _update_readiness(self) -> None:
         self.backend.monitor.schedule_timers()
 
-    def make(self, server: Server) -> App | None:
-        """Begin a server's life: a factory makes a new app with an empty memory; an app that was handed over keeps what
-        it has. None: its address is not known.
+    def build_app(self, server: Server) -> App | None:
+        """Build the app of a server and start a new instance of it. A factory makes a new app with an empty memory; an
+        app object keeps its memory. Return None if the server's address is not known yet.
         """
         config = server.config
         app: App | None
         if config.is_url:
-            app = None if server.is_unresolved else self._upstream(server).app
+            app = None if server.is_unresolved else self._upstream_of(server).app
         elif config.factory is not None:
             app = config.factory()
-            server.instance = self._new_life(server)
+            server.instance = self._new_instance(server)
         else:
             assert config.target is not None and not isinstance(config.target, str)
             app = config.target
-            server.instance = server.instance or self._new_life(server)
+            server.instance = server.instance or self._new_instance(server)
         self.apps[server] = app
         return app
 
-    def _upstream(self, server: Server) -> Upstream:
+    def _upstream_of(self, server: Server) -> Upstream:
         upstream = self._upstreams.get(server)
         if upstream is None:
-            asked = self.backend.snapshot.config
-            upstream = self._upstreams[server] = self.forwards.build(server.config, asked.timeouts, asked.forward)
+            config = self.backend.snapshot.config
+            upstream = self.upstream_class.build(server.config, config.timeouts, config.forward)
+            self._upstreams[server] = upstream
         return upstream
 
-    def _new_life(self, server: Server) -> str:
-        return life.new_instance(self.backend.clock, self.backend.rng) if server.is_in_process else ""
+    def _new_instance(self, server: Server) -> str:
+        return new_instance(self.backend.clock, self.backend.rng) if server.is_in_process else ""
 
     # The backend is changed
 
     def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         config, before = change.config, self.snapshot.config
-        self._fresh.clear()
-        if self.made:
-            anew = (config.timeouts, config.forward) != (before.timeouts, before.forward)
+        self._prepared_upstreams.clear()
+        if self.apps_built:
+            all_anew = (config.timeouts, config.forward) != (before.timeouts, before.forward)
             for server in change.servers:
                 if server in change.added:
                     asked = server.config
-                elif anew or server in change.changed:
+                elif all_anew or server in change.changed:
                     asked = server.effective_config(change.changed.get(server, server.requested))
-                    if not anew and _way(asked) == _way(server.config):
+                    if not all_anew and _connection_config(asked) == _connection_config(server.config):
                         continue
                 else:
                     continue
                 if asked.is_url:
                     known = asked.target is not None
-                    self._fresh[server] = self.forwards.build(asked, config.timeouts, config.forward) if known else None
-        self.begin_those_who_come(change, on_ready)
+                    self._prepared_upstreams[server] = (
+                        self.upstream_class.build(asked, config.timeouts, config.forward) if known else None
+                    )
+        self.build_added(change, on_ready)
 
-    def begin_those_who_come(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
-        """Make their apps. RuntimeError if that fails."""
-        if self.made:
+    def build_added(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
+        """Build the apps of the added servers, then call `on_ready`. RuntimeError if one can't be built."""
+        if self.apps_built:
             for server in change.added:
                 if not server.config.is_url:
                     try:
-                        self.make(server)
+                        self.build_app(server)
                     except Exception as error:
-                        raise RuntimeError(self.failed_to_start(server, error)) from error
+                        raise RuntimeError(self.start_failure(server, error)) from error
         on_ready(None)
 
-    def failed_to_start(self, server: Server, error: Exception) -> str:
+    def start_failure(self, server: Server, error: Exception) -> str:
         return f"backend {self.backend.name}: replica {server.name} failed to start: {type(error).__name__}: {error}"
 
     def undo(self, change: Change) -> None:
         for server in change.added:
             self.apps.pop(server, None)
-        fresh, self._fresh = self._fresh, {}
-        for upstream in fresh.values():
+        prepared, self._prepared_upstreams = self._prepared_upstreams, {}
+        for upstream in prepared.values():
             if upstream is not None:
                 upstream.retire()
 
     def swap(self, change: Change, snapshot: Snapshot) -> None:
-        for server, upstream in self._fresh.items():
-            if upstream is not None and upstream.url != server.config.target:  # it was moved in this moment
-                self._stale.append(upstream)
-                self._misfits.append(server)
+        for server, upstream in self._prepared_upstreams.items():
+            if upstream is not None and upstream.url != server.config.target:  # it got another address in this moment
+                self._replaced_upstreams.append(upstream)
+                self._moved_while_prepared.append(server)
             else:
-                self._put(server, upstream)
-        self._fresh.clear()
-        self._follow(snapshot)
+                self._set_upstream(server, upstream)
+        self._prepared_upstreams.clear()
+        self._use_snapshot(snapshot)
 
     def after_swap(self, change: Change) -> None:
-        while self._misfits:
-            server = self._misfits.pop()
+        while self._moved_while_prepared:
+            server = self._moved_while_prepared.pop()
             made = self.prepare_move(server, server.config)
             with self.backend.placement.lock:
                 self.move(server, made)
-        self._let_go()
-        if self.made:
-            for server in change.added:  # those for whom nobody was there to prepare
+        self._close_replaced_upstreams()
+        if self.apps_built:
+            for server in change.added:  # those that nothing has built, as the apps were built in between
                 if self.apps[server] is None:
-                    self._make_or_not(server)
+                    self._build_app_or_mark_down(server)
 
-    def _put(self, server: Server, upstream: Upstream | None) -> None:
-        """Forward to `server` by this from here on."""
+    def _set_upstream(self, server: Server, upstream: Upstream | None) -> None:
+        """Forward requests to `server` through `upstream` from now on."""
         before = self._upstreams.pop(server, None)
         if before is not None:
-            self._stale.append(before)
+            self._replaced_upstreams.append(before)
         if upstream is not None:
             self._upstreams[server] = upstream
         self.apps[server] = None if upstream is None else upstream.app
 
-    def _let_go(self) -> None:
-        """End what nobody is sent through any more: requests on their way finish."""
+    def _close_replaced_upstreams(self) -> None:
+        """Retire the upstreams that get no new requests. Requests in flight finish."""
         with self.backend.placement.lock:
-            stale, self._stale = self._stale, []
-        for upstream in stale:
+            replaced, self._replaced_upstreams = self._replaced_upstreams, []
+        for upstream in replaced:
             upstream.retire()
 
     def prepare_move(self, server: Server, config: ServerConfig) -> Upstream | None:
-        if not self.made or config.target is None:
+        if not self.apps_built or config.target is None:
             return None
-        asked = self.snapshot.config
-        return self.forwards.build(config, asked.timeouts, asked.forward)
+        current = self.snapshot.config
+        return self.upstream_class.build(config, current.timeouts, current.forward)
 
     def move(self, server: Server, made: object) -> None:
-        if self.made:
+        if self.apps_built:
             assert made is None or isinstance(made, Upstream)
-            self._put(server, made)
-            self.seal(server.as_tuple)
+            self._set_upstream(server, made)
+            self.make_interruptible(server.as_tuple)
 
     def after_move(self, server: Server) -> None:
-        self._let_go()
+        self._close_replaced_upstreams()
 
     def refuse(self, server: Server) -> None:
         self.apps.pop(server, None)
@@ -331,26 +333,26 @@ class Replicas(BackendComponent):
             upstream.retire()
         on_done()
 
-    def end(self) -> None:
-        """Let all apps go. The next to begin has new ones."""
+    def stop(self) -> None:
+        """Close the upstreams and drop all apps. `get_ready` builds new ones."""
         for upstream in self._upstreams.values():
             upstream.close()
         with self.backend.reconfigure.change_lock:
-            self.begun = self.made = False
+            self.is_ready = self.apps_built = False
             self.apps.update(dict.fromkeys(self.apps))
 
     def after_fork(self) -> None:
-        """What was made in the parent shares no memory with it from here on: begin again."""
-        self._making = False
-        self._fresh.clear()
+        """Drop the apps: those of the parent process share no memory with it from here on."""
+        self._is_building = False
+        self._prepared_upstreams.clear()
         self._interruptible_apps.clear()
         for server in [each for each in self.apps if each not in self.snapshot.members]:
             del self.apps[server]
         for server in self.backend.servers:
             server.instance = ""
-        self.end()
+        self.stop()
 
 
-def _way(asked: ServerConfig) -> tuple[object, ...]:
-    """What an upstream is made of."""
-    return asked.target, asked.tls, asked.pool_max_conn, asked.pool_purge_delay
+def _connection_config(config: ServerConfig) -> tuple[object, ...]:
+    """Return what an upstream is built from."""
+    return config.target, config.tls, config.pool_max_conn, config.pool_purge_delay

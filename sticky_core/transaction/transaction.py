@@ -17,7 +17,7 @@ from sticky_core.decision import Decision
 from sticky_core.errors import Failure, StoreFailure
 from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.http.forwarding import IDEMPOTENT
-from sticky_core.http.messages import Request, ResponseHead, SharedTable, Unread
+from sticky_core.http.messages import BodyNeeded, Request, ResponseHead, SharedTable
 from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Reason, Reservation
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
@@ -146,7 +146,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
         if persistence is not None:
             try:
                 self.persisted = presented = persistence.recognise(self)
-            except Unread as unread:
+            except BodyNeeded as unread:
                 self._door = NeedBody(unread.limit, self._recognised)
                 return None
             if presented.queries:
@@ -179,7 +179,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
     def peek(self, limit: int) -> bytes:
         peeked, asked = getattr(self, "_peeked", (b"", -1))
         if asked < limit:
-            raise Unread(limit)
+            raise BodyNeeded(limit)
         return peeked[:limit]
 
     def peeked(self, beginning: bytes) -> Server | None:
@@ -363,7 +363,7 @@ class Transaction(Decision, Request, Generic[Message, Out]):
             if self.owner.counts_requests:
                 return self._placed(None, until)
             server = self.owner.placement.choose(backend, self, self.tried)
-        except Unread as unread:
+        except BodyNeeded as unread:
             self._door = NeedBody(unread.limit, lambda: self._chosen(until))
             return None
         if server is None:

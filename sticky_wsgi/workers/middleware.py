@@ -93,7 +93,7 @@ class StickyWorkers(DispatchApp):
         debug: bool = False,
     ) -> None:
         self.app = app
-        self._always = None
+        self._only_replicas = None
         self._debug = debug
         self._directory = directory
         self._log = log
@@ -141,8 +141,8 @@ class StickyWorkers(DispatchApp):
             worker.listen()
             self._can_have_peers = True
             self._worker = worker
-            self._always = worker.workers.component(WorkerReplicas)
-            self._always.start()
+            self._only_replicas = worker.workers.component(WorkerReplicas)
+            self._only_replicas.start()
             if not _started and multiprocessing.parent_process() is not None:
                 # granian's workers are made by multiprocessing, and end without calling what `atexit` has
                 Finalize(None, _stop_all, exitpriority=0)
@@ -153,7 +153,7 @@ class StickyWorkers(DispatchApp):
         the worker slot. It is called when the process ends; a later request starts the worker again.
         """
         with self._start_lock:
-            worker, self._worker, self._always = self._worker, None, None
+            worker, self._worker, self._only_replicas = self._worker, None, None
             self._can_have_peers = None
         if worker is not None:
             worker.drain(seconds(self._config.drain))
@@ -161,10 +161,10 @@ class StickyWorkers(DispatchApp):
             if worker.workers.keys is not None:
                 stores.close((worker.workers.keys,))
 
-    def _routed(self, environ: Environ) -> None:
+    def _replicas_for(self, environ: Environ) -> None:
         return None
 
-    def _pass_by(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if self._can_have_peers is None:
             spawned = environ["wsgi.multiprocess"] or multiprocessing.parent_process() is not None
             self._can_have_peers = not environ["wsgi.run_once"] and can_have_peers(self._config, spawned, "")
@@ -175,7 +175,7 @@ class StickyWorkers(DispatchApp):
 
     def after_fork(self) -> None:
         """In a forked child, which may be one of several workers: give up what is the parent's."""
-        worker, self._worker, self._always = self._worker, None, None
+        worker, self._worker, self._only_replicas = self._worker, None, None
         self._can_have_peers = None
         self._start_lock = threading.Lock()
         if worker is not None:

@@ -48,6 +48,8 @@ class WorkerReplicas(Replicas):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
         kind = ForwardingStatusRetryTransaction if backend.snapshot.retries.statuses else ForwardingTransaction
-        self.transaction = cast(type[Transaction], type(kind.__name__, (kind,), {"__slots__": (), "workers": backend}))
+        self.transaction_class = cast(
+            type[Transaction], type(kind.__name__, (kind,), {"__slots__": (), "workers": backend})
+        )
         self.apps.update({server: cast(WSGIApp, server.config.target) for server in backend.servers})
-        self.made = True
+        self.apps_built = True

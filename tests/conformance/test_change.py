@@ -95,7 +95,7 @@ def waitress_before(backend: Backend, until: Callable[..., None]) -> Iterator[in
         server.trigger.pull_trigger(server.close)  # in its own thread, between two looks at its sockets
         thread.join()
         server.task_dispatcher.shutdown()
-        dispatcher.replicas.end()
+        dispatcher.replicas.stop()
 
 
 @dataclass

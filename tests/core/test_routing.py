@@ -81,13 +81,13 @@ def test_where_no_route_matches_there_is_no_backend(path: str):
 
 def test_one_backend_for_every_path():
     web = backend("web")
-    frontend = Frontend.of(web, None)
+    frontend = Frontend.build(web, None)
     assert frontend.backend("/") is frontend.backend("/any/where") is frontend.backend("") is web
 
 
 def test_a_backend_under_two_routes_is_one_backend():
     web, api = backend("web"), backend("api")
-    frontend = Frontend.of(None, {"/a": web, "/b": api, "/c": web})
+    frontend = Frontend.build(None, {"/a": web, "/b": api, "/c": web})
     assert frontend.backends == (web, api)
 
 
@@ -102,13 +102,13 @@ def test_a_route_that_is_no_path_is_refused(route: str):
 
 def test_no_routes_are_refused():
     with pytest.raises(ConfigError, match="routes is empty"):
-        Frontend.of(None, {})
+        Frontend.build(None, {})
 
 
 @pytest.mark.parametrize("both", [True, False], ids=["both", "neither"])
 def test_a_middleware_has_either_a_backend_or_routes(both: bool):
     with pytest.raises(ConfigError, match="needs either a backend"):
-        Frontend.of(backend("web") if both else None, {"/": backend("api")} if both else None)
+        Frontend.build(backend("web") if both else None, {"/": backend("api")} if both else None)
 
 
 def test_two_backends_of_one_name_are_refused():
@@ -191,7 +191,7 @@ def test_what_is_no_backend_is_told_so():
 # -- what is changed later
 
 
-def test_a_backend_that_is_changed_is_held_to_its_neighbours_cookies():
+def test_change_of_a_backend_is_checked_against_cookies_of_other_backends():
     web, api, far = backend("web", plain("A")), backend("api", plain("B"), plain("C")), backend("far", plain("A"))
     frontend = Frontend({"/a": web, "/b": api})
     Frontend({"/": far})
@@ -226,7 +226,7 @@ class Slow(BackendComponent):
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_what_a_neighbour_is_about_to_be_counts_until_nothing_comes_of_it(succeeds: bool):
+def test_prepared_config_of_another_backend_counts_until_its_change_is_decided(succeeds: bool):
     web, api = backend("web", plain("A")), backend("api", plain("B"))
     routes = Frontend({"/a": web, "/b": api})
     slow = web.component(Slow)

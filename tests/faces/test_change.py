@@ -100,7 +100,7 @@ def running(face: Face, backend: Backend, library: str = "asyncio") -> Iterator[
             portal = stack.enter_context(anyio.from_thread.start_blocking_portal(library))
             stack.enter_context(portal.wrap_async_context_manager(dispatcher.lifespan()))
         else:
-            stack.callback(dispatcher.replicas.end)
+            stack.callback(dispatcher.replicas.stop)
         run = Running(face, dispatcher, portal)
         run.get()
         yield run

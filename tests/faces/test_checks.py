@@ -73,7 +73,7 @@ def running(face: Face, backend: Any, library: str = "asyncio") -> Iterator[Runn
             portal = stack.enter_context(anyio.from_thread.start_blocking_portal(library))
             stack.enter_context(portal.wrap_async_context_manager(dispatcher.lifespan()))
         else:
-            stack.callback(dispatcher.replicas.end)
+            stack.callback(dispatcher.replicas.stop)
         run = Running(face, dispatcher, portal)
         if face.name == "wsgi":
             run.get()
@@ -234,7 +234,7 @@ def test_what_clients_meet_is_reported_where_it_is_of_interest(face: Face) -> No
     assert backend["s1"].status == "DOWN"
     assert get(cookie="SERVERID=s1").server == "s2"
     if face.name == "wsgi":
-        dispatcher.replicas.end()
+        dispatcher.replicas.stop()
 
 
 def test_nginx_s_failures_are_counted(face: Face) -> None:

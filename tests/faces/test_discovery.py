@@ -285,7 +285,7 @@ def running(
             else:
                 stack.callback(portal.call, dispatcher.replicas.discovery.stop)
         else:
-            stack.callback(dispatcher.replicas.end)
+            stack.callback(dispatcher.replicas.stop)
         run = Running(face, dispatcher, portal)
         if begun and portal is None:
             run.get()
@@ -398,7 +398,7 @@ def test_of_both_faces_in_front_of_one_backend_one_resolves(face: Face, origins:
     with running(face, backend) as run:
         assert run.where() == A
         other = sticky_wsgi.Dispatcher(backend)
-        other.replicas.begin()
+        other.replicas.get_ready()
         assert len(at_work("resolution")) == (1 if face.name == "wsgi" else 0)
 
 

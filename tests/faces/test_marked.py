@@ -152,7 +152,7 @@ class House:
         if self.face.name == "asgi":
             self.stack.enter_context(self._portal.wrap_async_context_manager(dispatcher.lifespan()))
         else:
-            self.stack.callback(dispatcher.replicas.end)
+            self.stack.callback(dispatcher.replicas.stop)
         self.stack.callback(self.let_all_go)
         return backend
 

@@ -230,7 +230,7 @@ class Ring:
         servers = [Server(f"s{number}", f"http://192.0.2.{number}") for number in range(1, len(sites) + 1)]
         backend = self.backend(*servers, **options)
         replicas = self.dispatcher.replicas  # type: ignore[attr-defined]  # a dispatcher has some
-        replicas.begin()
+        replicas.get_ready()
         for server, turns in zip(servers, sites, strict=True):
             replicas.apps[server] = self.site(server.name, *turns)
         return backend

@@ -141,7 +141,7 @@ class Wsgi:
         return name if said[0] == "200 OK" else said[0][:3]
 
     def end(self) -> None:
-        self.dispatcher.replicas.end()
+        self.dispatcher.replicas.stop()
 
     def visits(self, users: Iterable[str]) -> list[str]:
         return list(self.threads.map(self.visit, users))

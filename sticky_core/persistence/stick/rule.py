@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sticky_core.http.messages import Request, ResponseHead, Unread
+from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
 from sticky_core.persistence.rules import Condition
 from sticky_core.samples import response as res
 from sticky_core.samples.request import Sample
@@ -61,5 +61,5 @@ class StickRule:
         """
         try:
             return self.when is None or bool(self.when(request))
-        except Unread:
+        except BodyNeeded:
             return False

@@ -1,0 +1,358 @@
+"""Lifespans: each replica has a lifespan and a state of its own, inside the lifespan of the app around it."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from sticky_asgi.apps import Replicas
+from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, Soon, soon_here
+from sticky_asgi.stores import client as stores
+from sticky_core.backend.change import Change
+from sticky_core.errors import ConfigError
+from sticky_core.server.server import Server
+
+_log = logging.getLogger("sticky_sessions")
+
+State = dict[str, Any]
+Job = Callable[[], Coroutine[Any, Any, None]]
+
+#: the key of a lifespan's scope under which nested middlewares note the apps that have a lifespan already
+_SEEN = "sticky.lifespans"
+
+_STOPPING = "the application is ending"
+
+
+class AppWithState:
+    """A replica whose lifespan left a state: each request gets a shallow copy of it, over the state of the server."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app = app
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = {**scope.get("state", {}), **self._state}
+        await self._app(scope, receive, send)
+
+
+class Lifespan:
+    """The lifespan of one app: a task that runs until `stop`."""
+
+    def __init__(self, app: ASGIApp, scope: Scope) -> None:
+        self.app = app
+        self._scope = scope
+        self._startup_received = False
+        self._stop = anyio.Event()
+        self._stopped = anyio.Event()
+        self._started = False
+        self._failure: str | None = None
+
+    async def run(self, *, task_status: TaskStatus[str | None]) -> None:
+        """Report why the app can't start, or None; then run until the app returns."""
+
+        def report(failure: str | None) -> None:
+            if not self._started:
+                self._started = True
+                task_status.started(failure)
+
+        async def send(message: Message) -> None:
+            match message["type"]:
+                case "lifespan.startup.complete":
+                    report(None)
+                case "lifespan.startup.failed":
+                    report(_reason(message))
+                case "lifespan.shutdown.failed":
+                    self._failure = _reason(message)
+                    self._stopped.set()
+                case _:
+                    self._stopped.set()
+
+        try:
+            await self.app(self._scope, self._receive, send)
+        except Exception as error:
+            # An app that raises before its first message does not know lifespans: servers go on without, and so do we.
+            if self._started and not self._stopped.is_set():
+                self._failure = f"{type(error).__name__}: {error}"
+        finally:
+            self._stopped.set()
+            report(None)
+
+    async def _receive(self) -> Message:
+        if not self._startup_received:
+            self._startup_received = True
+            return {"type": "lifespan.startup"}
+        await self._stop.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def stop(self) -> str | None:
+        """Shut the app down and wait for it. Return how the shutdown failed, or None."""
+        self._stop.set()
+        await self._stopped.wait()
+        return self._failure
+
+
+def _reason(message: Message) -> str:
+    return message.get("message") or "no reason given"
+
+
+class Lifespans:
+    """The lifespans of an app and of all replicas behind it: started in order, stopped in the opposite order."""
+
+    def __init__(self, app: ASGIApp | None, replicas: Iterable[Replicas], scope: Scope) -> None:
+        self._app = app
+        self._scope = scope
+        self._replicas = list(replicas)
+        self._owned: list[Replicas] = []
+        # An app object may be the target of several servers, or be wrapped and served. It has one lifespan, one state.
+        self._seen: dict[int, tuple[ASGIApp, State]] = scope.get(_SEEN, {})
+        self._running: dict[int, tuple[str, Lifespan]] = {}  # by the identity of the app
+        self._app_of: dict[Server, int] = {}
+        self._stopping = False
+        self._jobs: deque[Job] = deque()  # to run on this event loop, put there by any thread
+
+    async def start(self, group: TaskGroup) -> str | None:
+        """Start all lifespans, or none. Return why one can't start, or None."""
+        self._group = group
+        self._soon: Soon = soon_here()
+        self._jobs_added = anyio.Event()
+        self._jobs_scope = anyio.CancelScope()
+        group.start_soon(self._run_jobs)
+        failure = await self._start_all()
+        if failure is not None:
+            await self.stop()
+        return failure
+
+    async def _start_all(self) -> str | None:
+        if self._app is not None:
+            state: State = self._scope.get("state", {})
+            failure = await self._start("", self._app, state)
+            if failure is not None:
+                return failure
+        for replicas in self._replicas:
+            # checked only now: a middleware further in may have started them together with the app
+            if replicas.lifespans is not None:
+                continue
+            replicas.lifespans = self
+            self._owned.append(replicas)
+            replicas.discovery.start_in(self._group)
+            await replicas.discovery.wait_for_first_answers()
+            started: set[Server] = set()
+            while rest := [server for server in replicas.backend.servers if server not in started]:
+                for server in rest:  # while it starts, others may be added and removed
+                    started.add(server)
+                    failure = None if server.removed else await self._start_replica(replicas, server)
+                    if failure is not None:
+                        return failure
+            replicas.start()
+            replicas.checks.start_in(self._group)
+        return None
+
+    async def _start_replica(self, replicas: Replicas, server: Server) -> str | None:
+        name = f"backend {replicas.backend.name}: replica {server.name}"
+        try:
+            app = replicas.apps[server]
+            if app is None:
+                app = replicas.build_app(server)
+        except Exception as error:
+            return f"{name} failed to start: {type(error).__name__}: {error}"
+        if app is None or server.config.is_url:
+            return None  # the lifespan of a URL is another process's
+        seen = self._seen.get(id(app))
+        state: State = {} if seen is None else seen[1]
+        if seen is None and (failure := await self._start(name, app, state)) is not None:
+            return f"{name} failed to start: {failure}"
+        self._app_of[server] = id(app)
+        if state:
+            replicas.apps[server] = AppWithState(app, state)
+        return None
+
+    async def _start(self, name: str, app: ASGIApp, state: State) -> str | None:
+        self._seen[id(app)] = app, state
+        lifespan = Lifespan(app, {**self._scope, "state": state, _SEEN: self._seen})
+        failure: str | None = await self._group.start(lifespan.run)
+        if failure is None:
+            self._running[id(app)] = name, lifespan
+        else:
+            self._seen.pop(id(app), None)
+        return failure
+
+    async def restart(self, replicas: Replicas, server: Server) -> None:
+        """Stop one replica and start another in its place. RuntimeError if that fails to start."""
+        await self._stop(server)
+        replicas.apps[server] = None
+        failure = await self._start_replica(replicas, server)
+        if failure is not None:
+            raise RuntimeError(failure)
+
+    # Called from any thread
+
+    def _spawn(self, job: Job) -> bool:
+        """Run `job` on the event loop of the lifespans. Return False if they have stopped."""
+        self._jobs.append(job)
+        try:
+            self._soon(lambda: self._jobs_added.set())
+        except RuntimeError:  # the event loop has ended as well
+            return False
+        return not self._stopping
+
+    async def _run_jobs(self) -> None:
+        with self._jobs_scope:
+            while True:
+                self._jobs_added = anyio.Event()
+                self._start_jobs()
+                await self._jobs_added.wait()
+
+    def _start_jobs(self) -> None:
+        while self._jobs:
+            self._group.start_soon(self._jobs.popleft())
+
+    def prepare(self, replicas: Replicas, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
+        """Start the servers that `change` adds, then call `on_ready`."""
+
+        async def start() -> None:
+            failure: str | None = None
+            try:
+                for server in change.added:
+                    failure = _STOPPING  # unless the start of the replica gives another reason
+                    if not self._stopping:
+                        failure = None if server.config.is_url else await self._start_replica(replicas, server)
+                    if failure is not None:
+                        break
+            finally:
+                on_ready(None if failure is None else RuntimeError(failure))
+                if self._stopping:
+                    for server in change.added:
+                        await self._stop(server)
+
+        if not self._spawn(start):
+            raise RuntimeError(_STOPPING)
+
+    def start_background_tasks(self, replicas: Replicas) -> None:
+        """Start the checks and the discovery of `replicas`, which a change has brought."""
+
+        async def start() -> None:
+            if not self._stopping:
+                replicas.checks.start_in(self._group)
+                replicas.discovery.start_in(self._group)
+
+        self._spawn(start)
+
+    def retire(self, server: Server, on_done: Callable[[], None]) -> None:
+        """Stop the lifespan of a server that no request uses any more, then call `on_done`."""
+
+        async def stop() -> None:
+            failure = await self._stop(server)
+            if failure is not None:
+                _log.error("server %s: %s", server.name, failure)
+            on_done()
+
+        if server not in self._app_of or not self._spawn(stop):
+            on_done()
+
+    async def _stop(self, server: Server) -> str | None:
+        """Stop the lifespan of the server's app, unless other servers have the same app. Return how it failed, or
+        None.
+        """
+        number = self._app_of.pop(server, None)
+        if number is None or number in self._app_of.values():
+            return None
+        _, lifespan = self._running.pop(number, ("", None))
+        if lifespan is None:
+            return None  # another middleware runs it
+        self._seen.pop(number, None)
+        return await lifespan.stop()
+
+    async def stop(self) -> list[str]:
+        """Stop all lifespans, the last first. Return how some of them failed."""
+        problems: list[str] = []
+        self._stopping = True
+        self._jobs_scope.cancel()
+        self._start_jobs()
+        for replicas in self._owned:
+            await replicas.discovery.stop()
+            await replicas.checks.stop()
+        for name, lifespan in reversed(list(self._running.values())):
+            failure = await lifespan.stop()
+            if failure is not None:
+                problems.append(f"{name}: {failure}" if name else failure)
+        for replicas in self._owned:
+            await stores.close(replicas.backend.stores)
+        for problem in problems:
+            _log.error("at shutdown: %s", problem)
+        return problems
+
+    def release(self) -> None:
+        """Give the replicas up, stopped or not: the next lifespan starts them anew."""
+        for replicas in self._owned:
+            if replicas.lifespans is self:
+                replicas.lifespans = None
+                replicas.stop()
+
+
+async def serve_lifespan(
+    app: ASGIApp | None,
+    replicas: Iterable[Replicas],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    error: ConfigError | None = None,
+) -> None:
+    """Serve a server's lifespan for `app` and the replicas behind it. `error`: why startup fails.
+
+    A failure is sent and then raised, as in Starlette: servers read the message, its TestClient the exception.
+    """
+    await receive()
+    if error is not None:
+        await send({"type": "lifespan.startup.failed", "message": f"ConfigError: {error}"})
+        raise error
+    lifespans = Lifespans(app, replicas, scope)
+    problems: list[str] = []
+    failure: str | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            failure = await lifespans.start(group)
+            if failure is None:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                problems = await lifespans.stop()
+    finally:
+        lifespans.release()
+    if failure is not None:
+        await send({"type": "lifespan.startup.failed", "message": failure})
+        raise RuntimeError(failure)
+    if problems:
+        await send({"type": "lifespan.shutdown.failed", "message": "; ".join(problems)})
+        raise RuntimeError("; ".join(problems))
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+@asynccontextmanager
+async def lifespan_of(replicas: Replicas) -> AsyncGenerator[None]:
+    """Run the lifespans of `replicas` for a mounted dispatcher, which gets no lifespan from a server. RuntimeError if a
+    replica fails to start.
+    """
+    lifespans = Lifespans(None, [replicas], {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}})
+    raised: BaseException | None = None
+    failure: str | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            failure = await lifespans.start(group)
+            if failure is None:
+                try:
+                    yield
+                except BaseException as error:  # kept out of the task group, which would wrap it
+                    raised = error
+                with anyio.CancelScope(shield=True):
+                    await lifespans.stop()
+    finally:
+        lifespans.release()
+    if raised is not None:
+        raise raised
+    if failure is not None:
+        raise RuntimeError(failure)
