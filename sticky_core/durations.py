@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 Duration = float | int | str
 
@@ -27,3 +28,35 @@ def seconds(duration: Duration) -> float:
     if isinstance(duration, bool) or not isinstance(duration, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{duration!r} is not a duration: write seconds as a number, or text such as '30s' or '8h'")
     return duration
+
+
+def problems_of_duration(
+    option: str,
+    duration: Duration | None,
+    *,
+    allows_zero: bool = False,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Iterator[str]:
+    """Yield what is wrong with the duration of an option: it is no duration, or not above 0, or outside of the bounds
+    (in seconds). None is an option that was not given.
+    """
+    if duration is None:
+        return
+    try:
+        length = seconds(duration)
+    except ValueError as error:
+        yield f"{option}: {error}"
+        return
+    # written so that NaN is outside of every bound
+    if at_least is not None and at_most is not None:
+        if not at_least <= length <= at_most:
+            yield f"{option} {duration!r} is not within {at_least}..{at_most} seconds"
+    elif at_most is not None:
+        if not 0 < length <= at_most:
+            yield f"{option} {duration!r} is not above 0 and at most {at_most} s"
+    elif allows_zero:
+        if not length >= 0:
+            yield f"{option} {duration!r} is below 0"
+    elif not length > 0:
+        yield f"{option} {duration!r} is not above 0"

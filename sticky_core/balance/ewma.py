@@ -19,7 +19,7 @@ from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Clock, Rng, SystemClock
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
@@ -42,11 +42,8 @@ class Ewma:
     def _problems(self) -> Iterator[str]:
         if self.draws < 1:
             yield f"ewma: {self.draws} draws choose nobody; 2 are usual"
-        try:
-            if seconds(self.decay) <= 0:
-                yield f"ewma: decay {self.decay} is no time"
-        except ValueError as error:
-            yield f"ewma: decay: {error}"
+        for problem in problems_of_duration("decay", self.decay):
+            yield f"ewma: {problem}"
 
     @classmethod
     def parse(cls, line: BalanceSpec) -> Ewma:

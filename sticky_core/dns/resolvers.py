@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, cast, get_args
 
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 
 Family = Literal["ipv4", "ipv6"]
@@ -116,9 +116,9 @@ class Resolvers:
 
     def _problems(self) -> Iterator[str]:
         for name in ("timeout_resolve", "timeout_retry"):
-            yield from _problems_of_duration(name, getattr(self, name), least_is_0=False)
+            yield from problems_of_duration(name, getattr(self, name))
         for name in ("hold_nx", "hold_refused", "hold_timeout", "hold_other", "hold_obsolete"):
-            yield from _problems_of_duration(name, getattr(self, name), least_is_0=True)
+            yield from problems_of_duration(name, getattr(self, name), allows_zero=True)
         retries = cast(object, self.resolve_retries)
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 1:
             yield f"resolve_retries {retries!r} is not a whole number from 1 on"
@@ -141,16 +141,6 @@ class Resolvers:
         """For how many seconds servers stay although a resolution turned out so."""
         held: Duration = getattr(self, f"hold_{status}")
         return seconds(held)
-
-
-def _problems_of_duration(name: str, asked: Duration, *, least_is_0: bool) -> Iterator[str]:
-    try:
-        duration = seconds(asked)
-    except ValueError as error:
-        yield f"{name}: {error}"
-        return
-    if duration < 0 or (duration == 0 and not least_is_0):
-        yield f"{name} {asked!r} is {'below' if least_is_0 else 'not above'} 0"
 
 
 def parse_nameserver(text: str) -> tuple[str, int]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sticky_core.durations import Duration
+from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import raise_problems
-from sticky_core.health.check import CheckResult, CheckStatus, problems_of_duration
+from sticky_core.health.check import CheckResult, CheckStatus
 
 
 @dataclass(frozen=True, slots=True)

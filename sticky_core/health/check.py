@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal, get_args
 
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import raise_problems
 from sticky_core.health.expect import Expect
+from sticky_core.options.unset import UNSET, NotGiven
 
 InitState = Literal["up", "down", "fully-up", "fully-down"]
 Observe = Literal["layer4", "layer7"]
@@ -99,17 +100,6 @@ _HTTP_ONLY = ("method", "headers", "body", "expect", "disable_on_404")
 _ERRORS_ONLY = ("error_limit", "on_error")
 
 
-class _Unset(Enum):
-    UNSET = "not given"
-
-    def __repr__(self) -> str:
-        return self.value
-
-
-_UNSET = _Unset.UNSET
-_Given = Literal[_Unset.UNSET]
-
-
 @dataclass(frozen=True, slots=True)
 class Check:
     """A check of each server.
@@ -140,11 +130,11 @@ class Check:
 
     path: str | None = None
     probe: ProbeFunction | None = field(default=None, kw_only=True)
-    method: str | _Given = field(default=_UNSET, kw_only=True)
-    headers: Mapping[str, str] | Sequence[tuple[str, str]] | _Given = field(default=_UNSET, kw_only=True)
-    body: str | bytes | _Given = field(default=_UNSET, kw_only=True)
-    expect: str | _Given = field(default=_UNSET, kw_only=True)
-    disable_on_404: bool | _Given = field(default=_UNSET, kw_only=True)
+    method: str | NotGiven = field(default=UNSET, kw_only=True)
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] | NotGiven = field(default=UNSET, kw_only=True)
+    body: str | bytes | NotGiven = field(default=UNSET, kw_only=True)
+    expect: str | NotGiven = field(default=UNSET, kw_only=True)
+    disable_on_404: bool | NotGiven = field(default=UNSET, kw_only=True)
     inter: Duration = field(default=2, kw_only=True)
     fastinter: Duration | None = field(default=None, kw_only=True)
     downinter: Duration | None = field(default=None, kw_only=True)
@@ -155,8 +145,8 @@ class Check:
     init_state: InitState = field(default="up", kw_only=True)
     port: int | None = field(default=None, kw_only=True)
     observe: Observe | None = field(default=None, kw_only=True)
-    error_limit: int | _Given = field(default=_UNSET, kw_only=True)
-    on_error: OnError | _Given = field(default=_UNSET, kw_only=True)
+    error_limit: int | NotGiven = field(default=UNSET, kw_only=True)
+    on_error: OnError | NotGiven = field(default=UNSET, kw_only=True)
     on_marked_down: OnMarkedDown | None = field(default=None, kw_only=True)
     on_marked_up: OnMarkedUp | None = field(default=None, kw_only=True)
 
@@ -164,7 +154,7 @@ class Check:
         raise_problems(f"check: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
-        given = {each.name for each in fields(self) if getattr(self, each.name) is not _UNSET}
+        given = {each.name for each in fields(self) if getattr(self, each.name) is not UNSET}
         if self.path is not None and self.probe is not None:
             yield "has both a path and a probe: give one"
         if self.path is not None and (not self.path.startswith("/") or not self.path.isprintable() or " " in self.path):
@@ -190,7 +180,7 @@ class Check:
         for name in ("rise", "fall"):
             if not _is_count(getattr(self, name)):
                 yield f"{name} {getattr(self, name)!r} is not a whole number from 1 on"
-        if self.error_limit is not _UNSET and not _is_count(self.error_limit):
+        if self.error_limit is not UNSET and not _is_count(self.error_limit):
             yield f"error_limit {self.error_limit!r} is not a whole number from 1 on"
         if not 0 <= self.spread <= 50:
             yield f"spread {self.spread!r} is not within 0..50 percent"
@@ -201,19 +191,19 @@ class Check:
         for name, words in (
             ("init_state", get_args(InitState)),
             ("observe", (None, *get_args(Observe))),
-            ("on_error", (_UNSET, *get_args(OnError))),
+            ("on_error", (UNSET, *get_args(OnError))),
             ("on_marked_down", (None, *get_args(OnMarkedDown))),
             ("on_marked_up", (None, *get_args(OnMarkedUp))),
         ):
             if getattr(self, name) not in words:
                 known = ", ".join(word for word in words if isinstance(word, str))
                 yield f"{name} {getattr(self, name)!r} is none of {known}"
-        if self.expect is not _UNSET:
+        if self.expect is not UNSET:
             try:
                 Expect.parse(self.expect)
             except ValueError as error:
                 yield str(error)
-        if self.method is not _UNSET and not (self.method.isascii() and self.method.isalpha()):
+        if self.method is not UNSET and not (self.method.isascii() and self.method.isalpha()):
             yield f"method {self.method!r} is none"
         for name, value in self.header_list:
             if not name or not name.isprintable() or {*name} & {*" :"} or not value.isprintable():
@@ -223,23 +213,23 @@ class Check:
 
     @property
     def http_method(self) -> str:
-        return "GET" if self.method is _UNSET else self.method.upper()
+        return "GET" if self.method is UNSET else self.method.upper()
 
     @property
     def header_list(self) -> tuple[tuple[str, str], ...]:
         headers = self.headers
-        if headers is _UNSET:
+        if headers is UNSET:
             return ()
         return tuple(headers.items() if isinstance(headers, Mapping) else headers)
 
     @property
     def payload(self) -> bytes:
         body = self.body
-        return b"" if body is _UNSET else body.encode() if isinstance(body, str) else body
+        return b"" if body is UNSET else body.encode() if isinstance(body, str) else body
 
     @property
     def expectation(self) -> Expect:
-        return Expect.parse("status 200-399" if self.expect is _UNSET else self.expect)
+        return Expect.parse("status 200-399" if self.expect is UNSET else self.expect)
 
     @property
     def stops_on_404(self) -> bool:
@@ -248,19 +238,8 @@ class Check:
     @property
     def max_errors(self) -> int:
         """How many failures in a row mean something, with `observe`."""
-        return 10 if self.error_limit is _UNSET else self.error_limit
+        return 10 if self.error_limit is UNSET else self.error_limit
 
 
 def _is_count(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 1
-
-
-def problems_of_duration(name: str, asked: Duration | None) -> Iterator[str]:
-    """What is wrong with a duration that has to be above 0."""
-    if asked is None:
-        return
-    try:
-        if not seconds(asked) > 0:  # nan is neither
-            yield f"{name} {asked!r} is not above 0"
-    except ValueError as error:
-        yield f"{name}: {error}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-from sticky_core.durations import LONGEST, Duration, seconds
+from sticky_core.durations import LONGEST, Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 
 
@@ -33,12 +33,9 @@ class Timeouts:
         for field in fields(self):
             if field.name == "queue" and self.queue is None:
                 continue
-            asked: Duration = getattr(self, field.name)
-            try:
-                if not 0 < seconds(asked) <= LONGEST:
-                    yield f"timeouts: {field.name} {asked!r} is not above 0 and at most {LONGEST} s"
-            except ValueError as error:
-                yield f"timeouts: {field.name}: {error}"
+            duration: Duration = getattr(self, field.name)
+            for problem in problems_of_duration(field.name, duration, at_most=LONGEST):
+                yield f"timeouts: {problem}"
 
     @cached_property
     def in_seconds(self) -> TimeoutSeconds:

@@ -12,10 +12,10 @@ from typing import Literal, TypedDict, Unpack, cast
 
 from sticky_core import target as targets
 from sticky_core.dns.resolvers import Resolvers, is_service
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.health.agent import AgentCheck
-from sticky_core.health.check import Check, problems_of_duration
+from sticky_core.health.check import Check
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.cookies import is_value
 from sticky_core.http.tls import TLS
@@ -197,12 +197,8 @@ class ServerConfig:
                 yield f"tls has no effect on {url}: write https://"
         if self.pool_max_conn is not None and self.pool_max_conn < 0:
             yield f"pool_max_conn {self.pool_max_conn!r} is below 0, which keeps no connection"
-        if self.pool_purge_delay is not None:
-            try:
-                if not seconds(self.pool_purge_delay) > 0:  # nan is neither
-                    yield f"pool_purge_delay {self.pool_purge_delay!r} is not above 0: pool_max_conn=0 keeps none"
-            except ValueError as error:
-                yield f"pool_purge_delay: {error}"
+        for problem in problems_of_duration("pool_purge_delay", self.pool_purge_delay):
+            yield f"{problem}; pool_max_conn=0 keeps no connection"
 
     def _problems_of_health(self) -> Iterator[str]:
         yield from problems_of_duration("slowstart", self.slowstart)

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
 
 from sticky_core.clock import Clock, SystemClock
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import Address, Key, ipmask, key_bytes, key_text, parse_address, src
@@ -100,14 +100,7 @@ class StickTable:
             problems.append(f"length {length!r} is not within 1..{_LONGEST_KEY}")
         if srvkey not in get_args(SrvKey):
             problems.append(f"srvkey {srvkey!r} is none of {', '.join(get_args(SrvKey))}")
-        self.expire = inf
-        if expire is not None:
-            try:
-                self.expire = seconds(expire)
-                if not self.expire > 0:  # nan is neither
-                    problems.append(f"expire {expire!r} is not above 0")
-            except ValueError as error:
-                problems.append(f"expire: {error}")
+        problems += problems_of_duration("expire", expire)
         if store is not None:
             if expire is None:
                 problems.append("a shared table needs expire=: nothing else bounds it in the store")
@@ -115,6 +108,7 @@ class StickTable:
                 problems.append("nopurge has no effect on a shared table: the store bounds it by expire")
         where = f"stick table {name}" if name else "stick table"
         raise_problems(f"{where}: {problem}" for problem in problems)
+        self.expire = inf if expire is None else seconds(expire)
         #: what is known in this process: all of it, or a near copy of what a store knows
         self.entries: Entries[int | str | bytes] = Entries(
             entries or 1, self.expire, nopurge=nopurge, by_use=store is None

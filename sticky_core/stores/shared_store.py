@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from weakref import ref
 
 from sticky_core.clock import Clock, Rng, SystemClock
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.fork import register
 from sticky_core.stores.breaker import Breaker
@@ -74,13 +74,7 @@ class SharedStore(ABC):
     ) -> None:
         self.name = name
         found = list(problems)
-        try:
-            self.timeout = seconds(timeout)
-        except ValueError as error:
-            found.append(f"timeout: {error}")
-        else:
-            if not 0 < self.timeout <= 60:
-                found.append(f"timeout {timeout!r}: between 0 and 60 seconds")
+        found += problems_of_duration("timeout", timeout, at_most=60)
         if on_store_failure not in ("local", "fail"):
             found.append(f"on_store_failure is {on_store_failure!r}: write 'local' or 'fail'")
         if not prefix or not prefix.isascii() or not prefix.isprintable():
@@ -92,6 +86,7 @@ class SharedStore(ABC):
             if len(key) < MIN_SECRET_BYTES:
                 found.append(f"secret: at least {MIN_SECRET_BYTES} bytes, or none at all")
         raise_problems(f"store {name}: {problem}" for problem in found)
+        self.timeout = seconds(timeout)
         self.on_store_failure: Literal["local", "fail"] = on_store_failure
         self.prefix = prefix
         self.clock: Clock = clock if clock is not None else SystemClock()

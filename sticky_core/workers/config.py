@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.persistence.cookie.config import Cookie
@@ -59,11 +59,7 @@ class WorkersConfig:
             yield "secret has no effect beside a Cookie, which has its own: leave one of them out"
         yield from self._problems_of_cookie()
         yield from self._problems_of_slots()
-        try:
-            if seconds(self.drain) <= 0:
-                yield f"drain {self.drain!r} is not above 0"
-        except ValueError as error:
-            yield f"drain: {error}"
+        yield from problems_of_duration("drain", self.drain)
 
     def _problems_of_cookie(self) -> Iterator[str]:
         cookie = self.cookie

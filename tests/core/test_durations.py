@@ -1,10 +1,12 @@
 """Durations as people write them."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky_core.durations import LONGEST, seconds
+from sticky_core.durations import LONGEST, problems_of_duration, seconds
 
 
 @pytest.mark.parametrize(
@@ -74,3 +76,31 @@ def test_what_is_neither_number_nor_text_is_refused(thing: object):
 def test_a_unit_multiplies(number: int, unit: tuple[str, float]):
     name, times = unit
     assert seconds(f"{number}{name}") == pytest.approx(number * times)
+
+
+@pytest.mark.parametrize(
+    "duration, bounds, problem",
+    [
+        pytest.param(None, {}, None, id="not given"),
+        pytest.param("1ms", {}, None, id="above 0"),
+        pytest.param(0, {}, "wait 0 is not above 0", id="no time"),
+        pytest.param(float("nan"), {}, "wait nan is not above 0", id="not a number"),
+        pytest.param("0s", {"allows_zero": True}, None, id="no time, where that is allowed"),
+        pytest.param(-1, {"allows_zero": True}, "wait -1 is below 0", id="below 0"),
+        pytest.param("1m", {"at_most": 60}, None, id="the most"),
+        pytest.param("61s", {"at_most": 60}, "wait '61s' is not above 0 and at most 60 s", id="more than the most"),
+        pytest.param(0.5, {"at_least": 1, "at_most": 9}, "wait 0.5 is not within 1..9 seconds", id="out of bounds"),
+        pytest.param(9, {"at_least": 1, "at_most": 9}, None, id="within bounds"),
+        pytest.param(
+            float("nan"), {"at_least": 1, "at_most": 9}, "wait nan is not within 1..9 seconds", id="never within bounds"
+        ),
+        pytest.param(
+            "soon",
+            {"allows_zero": True},
+            "wait: 'soon' is not a duration: write seconds as a number, or text such as '30s' or '8h'",
+            id="no duration",
+        ),
+    ],
+)
+def test_a_problem_names_the_option(duration: float | str | None, bounds: dict[str, Any], problem: str | None):
+    assert list(problems_of_duration("wait", duration, **bounds)) == ([problem] if problem is not None else [])

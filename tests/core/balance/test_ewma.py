@@ -87,7 +87,7 @@ def test_weights_say_how_often_who_is_drawn(bench, clock):
     "arguments, problem",
     [
         pytest.param({"draws": 0}, "0 draws choose nobody", id="no draws"),
-        pytest.param({"decay": 0}, "decay 0 is no time", id="no time"),
+        pytest.param({"decay": 0}, "decay 0 is not above 0", id="no time"),
         pytest.param({"decay": "soon"}, "'soon' is not a duration", id="not a time"),
     ],
 )

@@ -85,7 +85,7 @@ def test_valkey_is_reached_by_the_same_client(url, asked):
             {"url": "cache:6379"}, "store cache:…: write redis://host:port, rediss:// or unix://", id="no scheme"
         ),
         pytest.param({"url": "http://cache"}, "write redis://host:port, rediss:// or unix://", id="another scheme"),
-        pytest.param({"timeout": 0}, "timeout 0: between 0 and 60 seconds", id="no time"),
+        pytest.param({"timeout": 0}, "timeout 0 is not above 0 and at most 60 s", id="no time"),
         pytest.param({"timeout": "soon"}, "'soon' is not a duration", id="no duration"),
         pytest.param({"on_store_failure": "panic"}, "write 'local' or 'fail'", id="another word"),
         pytest.param({"prefix": ""}, "prefix ''", id="no prefix"),
