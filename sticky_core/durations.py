@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import cast
 
 Duration = float | int | str
 
@@ -34,17 +35,18 @@ def problems_of_duration(
     option: str,
     duration: Duration | None,
     *,
+    is_optional: bool = False,
     allows_zero: bool = False,
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Iterator[str]:
     """Yield what is wrong with the duration of an option: it is no duration, or not above 0, or outside of the bounds
-    (in seconds). None is an option that was not given.
+    (in seconds). None is a problem unless the option `is_optional`.
     """
-    if duration is None:
+    if duration is None and is_optional:
         return
     try:
-        length = seconds(duration)
+        length = seconds(cast("Duration", duration))
     except ValueError as error:
         yield f"{option}: {error}"
         return

@@ -31,7 +31,7 @@ class AgentCheck:
         if not 1 <= self.port <= 65535:
             yield f"port {self.port!r} is not within 1..65535"
         for name in ("inter", "timeout"):
-            yield from problems_of_duration(name, getattr(self, name))
+            yield from problems_of_duration(name, getattr(self, name), is_optional=True)
 
 
 #: of an agent's line, in bytes

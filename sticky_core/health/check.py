@@ -176,7 +176,7 @@ class Check:
 
     def _problems_of_times(self) -> Iterator[str]:
         for name in ("inter", "fastinter", "downinter", "timeout"):
-            yield from problems_of_duration(name, getattr(self, name))
+            yield from problems_of_duration(name, getattr(self, name), is_optional=True)
         for name in ("rise", "fall"):
             if not _is_count(getattr(self, name)):
                 yield f"{name} {getattr(self, name)!r} is not a whole number from 1 on"

@@ -197,16 +197,16 @@ class ServerConfig:
                 yield f"tls has no effect on {url}: write https://"
         if self.pool_max_conn is not None and self.pool_max_conn < 0:
             yield f"pool_max_conn {self.pool_max_conn!r} is below 0, which keeps no connection"
-        for problem in problems_of_duration("pool_purge_delay", self.pool_purge_delay):
+        for problem in problems_of_duration("pool_purge_delay", self.pool_purge_delay, is_optional=True):
             yield f"{problem}; pool_max_conn=0 keeps no connection"
 
     def _problems_of_health(self) -> Iterator[str]:
-        yield from problems_of_duration("slowstart", self.slowstart)
+        yield from problems_of_duration("slowstart", self.slowstart, is_optional=True)
         if self.max_fails < 0:
             yield f"max_fails {self.max_fails!r} is below 0, which counts none"
         if self.fail_timeout is not None and not self.max_fails:
             yield "fail_timeout has no effect without max_fails"
-        yield from problems_of_duration("fail_timeout", self.fail_timeout)
+        yield from problems_of_duration("fail_timeout", self.fail_timeout, is_optional=True)
         if self.track is not None and (self.check or self.agent_check is not None or self.max_fails):
             yield "track takes another server's health over: leave check, agent_check and max_fails to that one"
         if not self.is_url:

@@ -100,7 +100,7 @@ class StickTable:
             problems.append(f"length {length!r} is not within 1..{_LONGEST_KEY}")
         if srvkey not in get_args(SrvKey):
             problems.append(f"srvkey {srvkey!r} is none of {', '.join(get_args(SrvKey))}")
-        problems += problems_of_duration("expire", expire)
+        problems += problems_of_duration("expire", expire, is_optional=True)
         if store is not None:
             if expire is None:
                 problems.append("a shared table needs expire=: nothing else bounds it in the store")

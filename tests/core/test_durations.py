@@ -81,7 +81,13 @@ def test_a_unit_multiplies(number: int, unit: tuple[str, float]):
 @pytest.mark.parametrize(
     "duration, bounds, problem",
     [
-        pytest.param(None, {}, None, id="not given"),
+        pytest.param(None, {"is_optional": True}, None, id="not given"),
+        pytest.param(
+            None,
+            {},
+            "wait: None is not a duration: write seconds as a number, or text such as '30s' or '8h'",
+            id="not given, where one is needed",
+        ),
         pytest.param("1ms", {}, None, id="above 0"),
         pytest.param(0, {}, "wait 0 is not above 0", id="no time"),
         pytest.param(float("nan"), {}, "wait nan is not above 0", id="not a number"),
