@@ -1,15 +1,14 @@
 """Stick table: which server belongs to a key, such as a client's address (HAProxy `stick-table`).
 
-It may be shared: with a store, other processes and hosts know the same. Then what is in memory here is a near copy,
-which is believed as long as news from the store comes in.
+It may be shared: with a store, other processes and hosts have the same entries. Then the entries in memory here are
+copies, which are used without a query as long as the store sends invalidations.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from operator import itemgetter
 from typing import Literal, NamedTuple, get_args
@@ -18,54 +17,64 @@ from sticky_core.clock import Clock, SystemClock
 from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.http.messages import Request
-from sticky_core.samples.request import Address, Key, ipmask, key_bytes, key_text, parse_address, src
+from sticky_core.samples.request import Key
+from sticky_core.stick_table import keys
+from sticky_core.stick_table.keys import KeyType, TableKey
 from sticky_core.stick_table.memory import Entries
 from sticky_core.stores.namespace import TableNamespace
 from sticky_core.stores.shared_store import SharedStore
 from sticky_core.stores.store import StoreCommand, StoreQuery
 
-KeyType = Literal["ip", "ipv6", "integer", "string", "binary"]
 SrvKey = Literal["name", "addr"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_LONGEST_KEY = 16384
+_MAX_KEY_LENGTH = 16384
+#: one entry in a file: when it expires, its server, its key
+_LINE = re.compile("(-|[0-9]{1,12}[.][0-9]{3}) ([A-Za-z0-9_.:-]+) ([46isb])([0-9a-f]+)")
 
 
 class Entry(NamedTuple):
-    """What a table knows of one key."""
+    """One entry of a table, for an operator."""
 
-    key: str  #: as people write it; a digest where the table is shared
-    server: str  #: its name, or what else `srvkey` says
-    expires_in: float  #: in so many seconds, at the earliest, if it is not used; inf is never
+    key: str  #: as an operator writes it; a digest where the table is shared
+    server: str  #: its name, or its address with `srvkey="addr"`
+    expires_in: float  #: seconds until it expires, at the earliest, if it is not used; inf: never
 
 
 class TableHit(NamedTuple):
-    """What a table has said of a key."""
+    """The result of a look-up."""
 
     server: str | None
-    is_confirmed: bool  #: else it is only what we had known before the store lost it
+    is_confirmed: bool  #: False: the store has lost the entry, and this is the copy from before
 
 
-_NOTHING = TableHit(None, True)
-#: how many servers, as often as news were interrupted, are taken apart but once
-_MOST_READ = 4096
+_MISS = TableHit(None, True)
+#: how many texts of copies are parsed only once: the number of servers, times the number of epochs
+_MAX_PARSED = 4096
 
 
 class StickTable:
-    """Which server belongs to a key. Several backends may use one; servers are then known by their names.
+    """Which server belongs to a key (HAProxy `stick-table`). Several backends may use one; servers are then known by
+    their names.
 
-    `type`: what keys are: `"string"` (cut to `length` characters), `"ip"` (IPv4, mapped addresses included), `"ipv6"`
-    (IPv4 included), `"integer"` (32 bits), `"binary"` (cut or filled up to `length` bytes). `size`: how many entries,
-    a number or `"100k"`, `"1m"` (2^10, 2^20); when it is full the oldest unused make room, or with `nopurge` who comes
-    new is not remembered. `expire`: for how long an entry is kept after its last use, at least, and an eighth of that
-    longer at most; None: until there is no room.
-    `srvkey`: whether servers are remembered by `"name"`, or by `"addr"` (address and port), under whatever name.
-    `store`: a `Redis` in which others share the table; that needs `expire`. `name`: what it is called there, if not
-    after its backend. `clock`: time, for tests.
+    - `type`: what keys are; `"string"` (cut to `length` characters), `"ip"` (IPv4, mapped addresses included), `"ipv6"`
+      (IPv4 included), `"integer"` (32 bits), `"binary"` (cut or padded to `length` bytes); `"string"` (HAProxy `type`).
+    - `size`: the number of entries; a number, or text such as `"100k"`, `"1m"` (2^10, 2^20); `"100k"`; when it is full
+      the oldest unused entry makes room (HAProxy `size`).
+    - `expire`: how long an entry is kept after its last use, at least, and an eighth of that longer at most; seconds
+      or a duration such as `"30m"`; None: until there is no room (HAProxy `expire`; nginx `timeout` of `sticky learn`).
+    - `length`: characters or bytes of a key; 32, at most 16384 (HAProxy `len`).
+    - `nopurge`: whether a full table rejects new entries instead; False (HAProxy `nopurge`).
+    - `srvkey`: whether entries keep a server's `"name"`, or its `"addr"`, address and port, under whatever name;
+      `"name"` (HAProxy `srvkey`).
+    - `store`: a store through which processes share the table, such as `Redis`; needs `expire`; None (HAProxy `peers`,
+      nginx `zone`).
+    - `name`: what the table is called in the store and in messages; by default after its backend.
+    - `clock`: time, for tests; the system's.
 
     Clients can invent keys. What they invent is bounded by `size` here, and by `expire` in a store; a flood of keys may
-    push out clients who are away, as it does in HAProxy, where keys are taken from requests. Learned keys are safe from
-    that: none is stored that no server has given out.
+    push out clients that are away, as it does in HAProxy, where keys are taken from requests. Learned keys are safe
+    from that: only keys are stored that a server has issued.
 
     Raises `ConfigError` with every problem found. Safe to use from any thread, and after a fork.
     """
@@ -96,8 +105,8 @@ class StickTable:
             problems.append(f"size {size!r} is no number of entries: write 100000, or '100k', '1m'")
         if type not in get_args(KeyType):
             problems.append(f"type {type!r} is none of {', '.join(get_args(KeyType))}")
-        if not isinstance(length, int) or not 0 < length <= _LONGEST_KEY:  # pyright: ignore[reportUnnecessaryIsInstance]
-            problems.append(f"length {length!r} is not within 1..{_LONGEST_KEY}")
+        if not isinstance(length, int) or not 0 < length <= _MAX_KEY_LENGTH:  # pyright: ignore[reportUnnecessaryIsInstance]
+            problems.append(f"length {length!r} is not within 1..{_MAX_KEY_LENGTH}")
         if srvkey not in get_args(SrvKey):
             problems.append(f"srvkey {srvkey!r} is none of {', '.join(get_args(SrvKey))}")
         problems += problems_of_duration("expire", expire, is_optional=True)
@@ -106,37 +115,26 @@ class StickTable:
                 problems.append("a shared table needs expire=: nothing else bounds it in the store")
             if nopurge:
                 problems.append("nopurge has no effect on a shared table: the store bounds it by expire")
-        where = f"stick table {name}" if name else "stick table"
-        raise_problems(f"{where}: {problem}" for problem in problems)
+        label = f"stick table {name}" if name else "stick table"
+        raise_problems(f"{label}: {problem}" for problem in problems)
         self.expire = inf if expire is None else seconds(expire)
-        #: what is known in this process: all of it, or a near copy of what a store knows
-        self.entries: Entries[int | str | bytes] = Entries(
-            entries or 1, self.expire, nopurge=nopurge, by_use=store is None
-        )
-        convert: dict[KeyType, Callable[[Key], int | str | bytes | None]] = {
-            "string": self._string,
-            "binary": self._binary,
-            "integer": _integer,
-            "ip": lambda sample: _text(_ip(sample)),
-            "ipv6": lambda sample: _text(_ipv6(sample)),
-        }
-        self._convert = convert[type]
+        #: the entries in this process: all there are, or copies of those in the store
+        self.entries: Entries[TableKey] = Entries(entries or 1, self.expire, nopurge=nopurge, by_use=store is None)
+        self._convert = keys.converter(type, length)
         self.namespace: TableNamespace | None = None
-        self._read: dict[str, tuple[TableHit, int]] = {}
+        self._parsed: dict[str, tuple[TableHit, int]] = {}
 
-    def attach(self, name: str) -> None:
-        """A backend uses it, and has a name for it unless it has one."""
+    def attach(self, backend_name: str) -> None:
+        """Register that a backend uses the table, which is called after the first of them unless it has a name."""
         if self.store is not None and self.namespace is None:
-            self.name = self.name or name
+            self.name = self.name or backend_name
             self.namespace = self.store.namespace(self.name, self.expire)
             self.namespace.local_cache = self
 
     # Keys
 
-    def key(self, sample: Key | None) -> int | str | bytes | None:
-        """The key that a sample is; None if it is none: it is empty, or no address. Facts of HAProxy's conversions are
-        in its configuration manual, 11.1 and 7.3.1; an empty text is a key there.
-        """
+    def key(self, sample: Key | None) -> TableKey | None:
+        """Return the key of a sample; None if it is none: it is empty, or no address."""
         if sample is None or (not sample and isinstance(sample, str | bytes)):
             return None
         key = self._convert(sample)
@@ -144,100 +142,94 @@ class StickTable:
             return key
         return self.namespace.digest(key)
 
-    def _string(self, sample: Key) -> str:
-        return (sample if isinstance(sample, str) else key_text(sample))[: self.length]
+    def key_text(self, key: TableKey) -> str:
+        """Return a key as an operator writes it; the digest where the table is shared."""
+        return keys.readable(self.type if self.namespace is None else "string", key)
 
-    def _binary(self, sample: Key) -> bytes:
-        return key_bytes(sample)[: self.length].ljust(self.length, b"\0")
+    # For requests. Where the table is shared, an entry is kept as text with the epoch of the copy.
 
-    def key_text(self, key: int | str | bytes) -> str:
-        """A key as people write it."""
-        return _shown(self.type if self.namespace is None else "string", key)
-
-    # What a request asks
-
-    def look_up(self, key: int | str | bytes, request: Request, now: float) -> TableHit | StoreQuery:
-        """Whom `key` belongs to, which is used now; or what has to be asked first."""
-        space = self.namespace
+    def look_up(self, key: TableKey, request: Request, now: float) -> TableHit | StoreQuery:
+        """Return the server of `key`, which is used now; or the query that has to be sent to the store first."""
+        namespace = self.namespace
         entry = self.entries.use(key, now)
-        if space is None:
-            return TableHit(entry.server, True) if entry is not None else _NOTHING
+        if namespace is None:
+            return TableHit(entry.server, True) if entry is not None else _MISS
         assert isinstance(key, str)
         if entry is not None:
-            found, era = self._read.get(entry.server) or self._understood(entry.server)
-            if space.is_fresh(era):
+            hit, epoch = self._parsed.get(entry.server) or self._parse(entry.server)
+            if namespace.is_fresh(epoch):
                 if now - entry.began >= self.entries.step:
-                    assert found.server is not None
-                    request.queue_write(self, key, space.touch(key, found.server))
-                return found
-        recall = space.recall(key)
-        question = request.store_query(recall)
-        return self._answered(key, question, now) if question is not None else StoreQuery(recall, space.sequence)
+                    assert hit.server is not None
+                    request.queue_write(self, key, namespace.touch(key, hit.server))
+                return hit
+        recall = namespace.recall(key)
+        query = request.store_query(recall)
+        return self._hit_from_reply(key, query, now) if query is not None else StoreQuery(recall, namespace.sequence)
 
-    def _understood(self, kept: str) -> tuple[TableHit, int]:
-        """What the near copy keeps of a key, taken apart once for all keys of which it keeps the same."""
-        text, era = _kept(kept)
-        if len(self._read) >= _MOST_READ:
-            self._read = {}
-        self._read[kept] = read = TableHit(text, True), era
-        return read
+    def _parse(self, copy: str) -> tuple[TableHit, int]:
+        """Parse the text of a copy, once for all keys with the same text."""
+        text, epoch = _unpack(copy)
+        if len(self._parsed) >= _MAX_PARSED:
+            self._parsed = {}
+        self._parsed[copy] = parsed = TableHit(text, True), epoch
+        return parsed
 
-    def _answered(self, key: str, question: StoreQuery, now: float) -> TableHit:
-        space, answer = self.namespace, question.reply
-        assert space is not None
-        if not isinstance(answer, StoreFailure):
-            text = space.read_reply(answer)
+    def _hit_from_reply(self, key: str, query: StoreQuery, now: float) -> TableHit:
+        namespace, reply = self.namespace, query.reply
+        assert namespace is not None
+        if not isinstance(reply, StoreFailure):
+            text = namespace.read_reply(reply)
             if text is not None:
-                self._keep(key, text, question.sequence, now)
+                self._keep_copy(key, text, query.sequence, now)
                 return TableHit(text, True)
-        kept = self.entries.get(key, now)
-        return TableHit(_kept(kept)[0] if kept is not None else None, isinstance(answer, StoreFailure))
+        copy = self.entries.get(key, now)
+        return TableHit(_unpack(copy)[0] if copy is not None else None, isinstance(reply, StoreFailure))
 
-    def peek(self, key: int | str | bytes, now: float) -> str | None:
-        """Whom `key` belongs to as far as is known here, without using it."""
-        kept = self.entries.peek(key, now)
-        if kept is None or self.namespace is None:
-            return kept
-        text, era = _kept(kept)
-        return text if self.namespace.is_fresh(era) else None
+    def peek(self, key: TableKey, now: float) -> str | None:
+        """Return the server of `key` without using the entry or sending a query; None if there is no fresh copy."""
+        copy = self.entries.peek(key, now)
+        if copy is None or self.namespace is None:
+            return copy
+        text, epoch = _unpack(copy)
+        return text if self.namespace.is_fresh(epoch) else None
 
-    def reserve(self, key: int | str | bytes, was: str | None, server: str) -> StoreQuery | None:
-        """What to ask a store, so that `key` is `server`'s unless it has become somebody's who was not `was`; None:
-        nobody has to be asked.
+    def reserve(self, key: TableKey, previous: str | None, server: str) -> StoreQuery | None:
+        """Return the query that gives `key` to `server` unless another request has given it to a server that is not
+        `previous`; None: the table is not shared.
         """
-        space = self.namespace
-        if space is None:
+        namespace = self.namespace
+        if namespace is None:
             return None
         assert isinstance(key, str)
-        return StoreQuery(space.reserve(key, server) if was is None else space.move(key, was, server), space.sequence)
+        command = namespace.reserve(key, server) if previous is None else namespace.move(key, previous, server)
+        return StoreQuery(command, namespace.sequence)
 
-    def confirm(
-        self, key: int | str | bytes, was: str | None, server: str, question: StoreQuery | None, now: float
-    ) -> str:
-        """Whose `key` is, after that was asked."""
-        space = self.namespace
-        if space is None:
-            return self.entries.reserve(key, server, now, was)
-        assert isinstance(key, str) and question is not None
-        answer = question.reply
-        if isinstance(answer, StoreFailure):  # then at least all in this process agree
-            kept = self.entries.reserve(key, _kept_as(server, 0), now, self.entries.peek(key, now) if was else None)
-            return _kept(kept)[0]
-        text = space.read_reply(answer) or server
-        self._keep(key, text, question.sequence, now)
+    def confirm(self, key: TableKey, previous: str | None, server: str, query: StoreQuery | None, now: float) -> str:
+        """Return the server that `key` belongs to, after the query of `reserve` has a reply."""
+        namespace = self.namespace
+        if namespace is None:
+            return self.entries.reserve(key, server, now, previous)
+        assert isinstance(key, str) and query is not None
+        reply = query.reply
+        if isinstance(reply, StoreFailure):  # then at least all requests in this process agree
+            replaced = self.entries.peek(key, now) if previous else None
+            return _unpack(self.entries.reserve(key, _pack(server, 0), now, replaced))[0]
+        text = namespace.read_reply(reply) or server
+        self._keep_copy(key, text, query.sequence, now)
         return text
 
-    def store_entry(self, key: int | str | bytes, was: str | None, server: str, request: Request, now: float) -> None:
-        """`server` has answered a request with `key`, which was `was`'s as far as was known."""
-        space = self.namespace
-        if space is None:
+    def store_entry(self, key: TableKey, previous: str | None, server: str, request: Request, now: float) -> None:
+        """Keep `server`, which has responded to a request with `key`; `previous`: the server that was known."""
+        namespace = self.namespace
+        if namespace is None:
             self.entries.put(key, server, now)
             return
         assert isinstance(key, str)
-        request.queue_write(self, key, space.put(key, server) if was is None else space.move(key, was, server))
+        command = namespace.put(key, server) if previous is None else namespace.move(key, previous, server)
+        request.queue_write(self, key, command)
 
-    def forget_entry(self, key: int | str | bytes, server: str, request: Request) -> None:
-        """`key`, which was `server`'s, is nobody's any more, unless it has become somebody else's meanwhile."""
+    def forget_entry(self, key: TableKey, server: str, request: Request) -> None:
+        """Delete the entry of `key`, unless it belongs to another server than `server` by now."""
         if self.namespace is None:
             self.entries.forget(key, server)
         else:
@@ -245,58 +237,58 @@ class StickTable:
             assert isinstance(key, str)
             request.queue_write(self, key, self.namespace.forget(key, server))
 
-    def query(self, ask: StoreCommand) -> StoreQuery:
-        """The same as a question of now."""
+    def query(self, command: StoreCommand) -> StoreQuery:
+        """Return a query that is sent now."""
         assert self.namespace is not None
-        return StoreQuery(ask, self.namespace.sequence)
+        return StoreQuery(command, self.namespace.sequence)
 
-    def on_written(self, key: str, question: StoreQuery, now: float) -> None:
-        """What was owed to the store was told: what it says now."""
-        space, answer = self.namespace, question.reply
-        if space is None or isinstance(answer, StoreFailure):
+    def on_written(self, key: str, query: StoreQuery, now: float) -> None:
+        """The store has replied to a write: keep what it has now."""
+        namespace, reply = self.namespace, query.reply
+        if namespace is None or isinstance(reply, StoreFailure):
             return
-        text = space.read_reply(answer)
+        text = namespace.read_reply(reply)
         if text is not None:
-            self._keep(key, text, question.sequence, now)
+            self._keep_copy(key, text, query.sequence, now)
 
-    def _keep(self, key: str, text: str, since: int, now: float) -> None:
-        """Into the near copy, to be believed unless there has been news of it `since`."""
+    def _keep_copy(self, key: str, text: str, sequence: int, now: float) -> None:
+        """Keep a copy, which is fresh unless it was invalidated since the query was sent."""
         assert self.namespace is not None
         self.namespace.presence.record(text)
-        era = self.namespace.epoch_of(key, text, since)
-        self.entries.put(key, _kept_as(text, era), now)
-        if self.namespace.epoch_of(key, text, since) != era:  # it came in this moment, in another thread
-            self.entries.put(key, _kept_as(text, 0), now)
+        epoch = self.namespace.epoch_of(key, text, sequence)
+        self.entries.put(key, _pack(text, epoch), now)
+        if self.namespace.epoch_of(key, text, sequence) != epoch:  # another thread has invalidated it just now
+            self.entries.put(key, _pack(text, 0), now)
 
-    def on_invalidation(self, digest: str, text: str | None, era: int) -> None:
-        """News from the store: another process has moved a key, or forgotten it. From any thread."""
+    def on_invalidation(self, digest: str, text: str | None, epoch: int) -> None:
+        """Another process has moved a key, or deleted its entry. Called from any thread."""
         now = self.clock.monotonic()
         if text is None:
             self.entries.forget(digest)
         elif self.entries.peek(digest, now) is not None:
-            self.entries.put(digest, _kept_as(text, era), now)
+            self.entries.put(digest, _pack(text, epoch), now)
 
-    # What an operator asks
+    # For operators
 
     def __len__(self) -> int:
-        """How many entries there are in this process."""
+        """Return the number of entries in this process."""
         return len(self.entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        """All entries in this process (HAProxy `show table`). Others may come and go meanwhile."""
+        """Yield all entries in this process (HAProxy `show table`). Others may be added and removed meanwhile."""
         for key, kept, left in self.entries.items(self.clock.monotonic()):
-            yield Entry(self.key_text(key), kept if self.namespace is None else _kept(kept)[0], left)
+            yield Entry(self.key_text(key), kept if self.namespace is None else _unpack(kept)[0], left)
 
     def __getitem__(self, sample: Key) -> str:
-        """The server of a key; KeyError if there is none. The entry is not used by this."""
+        """Return the server of a key, without using the entry; KeyError if there is none."""
         key = self.key(sample)
-        found = self.peek(key, self.clock.monotonic()) if key is not None else None
-        if found is None:
+        server = self.peek(key, self.clock.monotonic()) if key is not None else None
+        if server is None:
             raise KeyError(sample)
-        return found
+        return server
 
     def __setitem__(self, sample: Key, server: str) -> None:
-        """Have `server` own a key (HAProxy `set table`). ConfigError if that is no key, or the table is shared."""
+        """Give a key to `server` (HAProxy `set table`). ConfigError if it is no key, or the table is shared."""
         key = self.key(sample)
         if key is None:
             raise ConfigError(f"stick table {self.name}: {sample!r} is no key of type {self.type}")
@@ -305,84 +297,84 @@ class StickTable:
         self.entries.put(key, server, self.clock.monotonic())
 
     def clear(self, sample: Key | None = None) -> None:
-        """Forget one key, or all, in this process (HAProxy `clear table`)."""
+        """Delete the entry of one key, or all entries, in this process (HAProxy `clear table`)."""
         if sample is None:
             self.entries.clear()
         elif (key := self.key(sample)) is not None:
             self.entries.forget(key)
 
     def per_server(self) -> Mapping[str, int]:
-        """How many entries each server has. This looks at every entry."""
+        """Return the number of entries of each server. This reads every entry."""
         return Counter(entry.server for entry in self)
 
     def dump(self) -> Iterator[str]:
-        """The entries as lines of text, to be written to a file and restored after a restart, whatever `clock` says
-        then. Those of replicas in this process are left out: their sessions end with it. A shared table needs none of
-        this.
+        """Yield the entries as lines of text, to be written to a file and restored after a restart, whatever `clock`
+        shows then. Entries of replicas in this process are left out: their sessions end with it. A shared table needs
+        no dump.
         """
         wall, now = self.clock.wall(), self.clock.monotonic()
         for key, server, left in self.entries.items(now):
             if "@" not in server and self.namespace is None:
                 until = "-" if left == inf else f"{wall + left:.3f}"
-                yield f"{until} {server} {_written(self.type, key)}\n"
+                yield f"{until} {server} {keys.encode(self.type, key)}\n"
 
     def restore(self, lines: Iterable[str]) -> int:
-        """Take in the lines that `dump` made: how many entries still count. What is not understood is passed over: a
-        file that was cut short is better than none. Entries expire when they would have. ConfigError, and nothing has
-        changed, if keys are of another type than this table's, or the table is shared.
+        """Add the entries of lines that `dump` has made, and return how many have not expired. Lines that cannot be
+        parsed are skipped: a file that was cut short is better than none. Entries expire when they would have.
+        ConfigError, and nothing has changed, if keys are of another type than this table's, or the table is shared.
         """
         wall, now = self.clock.wall(), self.clock.monotonic()
-        entries: list[tuple[float, int | str | bytes, str]] = []
+        entries: list[tuple[float, TableKey, str]] = []
         for line in lines:
             match = _LINE.fullmatch(line.rstrip("\n"))
             if match is None:
                 continue
             left = inf if match[1] == "-" else float(match[1]) - wall
-            kind = _TYPES[match[3]]
+            type = keys.TYPES_BY_LETTER[match[3]]
             try:
-                key = _read(kind, match[4])
+                key = keys.decode(type, match[4])
             except ValueError:
                 continue
             if left > 0:
-                self._look_at(kind, key, match[2])
-                # its last use, as it would have to have been here; keys may have been longer where it comes from
+                self._check_restorable(type, key, match[2])
+                # when it was last used, by this clock; keys may have been longer in the other table
                 used = min(now, now - self.expire + left) if self.expire < inf else now
-                entries.append((used, self._cut(key), match[2]))
+                entries.append((used, self._shorten(key), match[2]))
         entries.sort(key=itemgetter(0))  # those that were used last are the last to be purged
         return sum(self.entries.put(key, server, used) for used, key, server in entries)
 
-    def _look_at(self, kind: KeyType, key: int | str | bytes, server: str) -> None:
-        """Whether an entry that was saved goes in here. ConfigError if not."""
+    def _check_restorable(self, type: KeyType, key: TableKey, server: str) -> None:
+        """Raise ConfigError if a saved entry cannot be added to this table."""
         if self.namespace is not None:
             raise ConfigError(f"stick table {self.name}: it is shared, so its entries are the store's to keep")
-        if kind != self.type:
+        if type != self.type:
             raise ConfigError(
                 f"stick table {self.name or self.type}: its keys are of type {self.type}, and what was saved has keys "
-                f"of type {kind}, such as {_shown(kind, key)!r} of server {server}: restore what this table has "
-                f"dumped, or into a StickTable({kind!r})"
+                f"of type {type}, such as {keys.readable(type, key)!r} of server {server}: restore what this table has "
+                f"dumped, or into a StickTable({type!r})"
             )
 
-    def _cut(self, key: int | str | bytes) -> int | str | bytes:
-        if isinstance(key, bytes):
-            return self._binary(key)
-        return self._string(key) if isinstance(key, str) and self.type == "string" else key
+    def _shorten(self, key: TableKey) -> TableKey:
+        """Return a key of this table's `length`."""
+        if self.type not in ("string", "binary"):
+            return key
+        shortened = self._convert(key)
+        assert shortened is not None
+        return shortened
 
     def __repr__(self) -> str:
         return f"<StickTable {self.name or self.type}: {len(self)}/{self.entries.size}>"
 
 
-def table_for(sample: object) -> KeyType:
-    """The type of keys that suits a sample."""
-    return "ipv6" if sample is src or isinstance(sample, ipmask) else "string"
+def _pack(text: str, epoch: int) -> str:
+    """Return the text that the copy of an entry is kept as."""
+    return f"{epoch} {text}"
 
 
-def _kept_as(text: str, era: int) -> str:
-    return f"{era} {text}"
-
-
-def _kept(kept: str) -> tuple[str, int]:
-    era, _, text = kept.partition(" ")
-    return text, int(era)
+def _unpack(copy: str) -> tuple[str, int]:
+    """Return text and epoch of a copy."""
+    epoch, _, text = copy.partition(" ")
+    return text, int(epoch)
 
 
 def _size(size: int | str) -> int | None:
@@ -390,88 +382,3 @@ def _size(size: int | str) -> int | None:
         return size
     match = re.fullmatch("([0-9]{1,12})([kmg]?)", size) if isinstance(size, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     return int(match[1]) * _UNITS[match[2]] if match is not None else None
-
-
-_DIGITS = re.compile("[ \t]*([+-]?)([0-9]*)")
-
-
-def _integer(sample: Key) -> int:
-    """The digits that it begins with, as 32 bits; 0 if it does not."""
-    if isinstance(sample, Address):
-        return int(sample) & 0xFFFF_FFFF
-    if isinstance(sample, int):
-        return sample & 0xFFFF_FFFF
-    match = _DIGITS.match(key_text(sample))
-    assert match is not None
-    number = int(match[2][-32:] or 0)  # 10^32 is a multiple of 2^32
-    return (-number if match[1] == "-" else number) & 0xFFFF_FFFF
-
-
-def _address(sample: Key) -> Address | None:
-    if isinstance(sample, Address):
-        return sample
-    if isinstance(sample, int):
-        return IPv4Address(sample & 0xFFFF_FFFF)
-    text = key_text(sample)
-    if "." in text and text.count(":") == 1:
-        text = text.partition(":")[0]  # with a port
-    return parse_address(text)
-
-
-def _text(number: int | None) -> str | None:
-    """An address as a key: in hexadecimal, as garbage collection looks at each number that is a key, and at no text."""
-    return None if number is None else f"{number:x}"
-
-
-def _ip(sample: Key) -> int | None:
-    where = _address(sample)
-    if where is None or isinstance(where, IPv4Address):
-        return None if where is None else int(where)
-    mapped = where.ipv4_mapped
-    if mapped is not None:
-        return int(mapped)
-    return int(where) if 1 < int(where) <= 0xFFFF_FFFF else None  # compatible (RFC 4291, 2.5.5.1)
-
-
-def _ipv6(sample: Key) -> int | None:
-    where = _address(sample)
-    if where is None:
-        return None
-    return int(where) | 0xFFFF_0000_0000 if isinstance(where, IPv4Address) else int(where)
-
-
-def _shown(kind: KeyType, key: int | str | bytes) -> str:
-    if kind == "ip":
-        return str(IPv4Address(int(str(key), 16)))
-    if kind == "ipv6":
-        return str(IPv6Address(int(str(key), 16)))
-    return key.hex() if isinstance(key, bytes) else str(key)
-
-
-#: what stands before the keys of each type in a file
-_LETTERS: Mapping[KeyType, str] = {"ip": "4", "ipv6": "6", "integer": "i", "string": "s", "binary": "b"}
-_TYPES: Mapping[str, KeyType] = {letter: kind for kind, letter in _LETTERS.items()}
-_LINE = re.compile("(-|[0-9]{1,12}[.][0-9]{3}) ([A-Za-z0-9_.:-]+) ([46isb])([0-9a-f]+)")
-_BITS: Mapping[KeyType, int] = {"ip": 32, "ipv6": 128, "integer": 32}
-
-
-def _written(kind: KeyType, key: int | str | bytes) -> str:
-    if isinstance(key, int):
-        written = f"{key:x}"
-    elif isinstance(key, bytes):
-        written = key.hex()
-    else:
-        written = key.encode("utf-8", "surrogatepass").hex() if kind == "string" else key
-    return _LETTERS[kind] + written
-
-
-def _read(kind: KeyType, text: str) -> int | str | bytes:
-    """The key that was written so. ValueError if that was none of its type."""
-    if kind == "binary":
-        return bytes.fromhex(text)
-    if kind == "string":
-        return bytes.fromhex(text).decode("utf-8", "surrogatepass")
-    number = int(text, 16)
-    if number >= 1 << _BITS[kind]:
-        raise ValueError(f"{number} is no key of type {kind}")
-    return number if kind == "integer" else f"{number:x}"

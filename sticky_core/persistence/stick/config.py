@@ -24,7 +24,8 @@ from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
 from sticky_core.samples.request import Key, Sample
 from sticky_core.server.server import Server
-from sticky_core.stick_table.table import StickTable, table_for
+from sticky_core.stick_table.keys import type_for
+from sticky_core.stick_table.table import StickTable
 
 StickAction = Literal["on", "match", "store-request", "store-response"]
 
@@ -55,7 +56,7 @@ class Stick:
         """
         parsed = samples.parse_sample(sample) if isinstance(sample, str) else sample
         if table is None:
-            table = StickTable(table_for(parsed), size=SIZE, expire=EXPIRE)
+            table = StickTable(type_for(parsed), size=SIZE, expire=EXPIRE)
         return cls("on", parsed, table, when)
 
     @classmethod

@@ -6,7 +6,8 @@ import pytest
 
 from sticky_core.clock import SystemClock
 from sticky_core.errors import ConfigError
-from sticky_core.stick_table.table import KeyType, StickTable
+from sticky_core.stick_table.keys import KeyType
+from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
 
 
