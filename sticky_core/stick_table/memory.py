@@ -1,12 +1,13 @@
 """Entries: what a stick table keeps in memory, in the order in which it was used, for millions of keys.
 
-A key's place in the dictionary holds no object of its own: it points to a cell that all entries share which name the
-same server and were used last in the same stretch of time, an `_Age`. To use an entry again within the stretch changes
-nothing; later, it is pointed to another cell, which moves nothing either. Each age queues the keys that came in it;
-when the oldest is looked at, those of its keys that were used since are queued anew, where they belong by now. So
-nothing walks the table, an entry costs its key and three pointers, and garbage collection finds one pointer to follow.
+A key's place in the dictionary holds no object of its own: it refers to a cell that all entries share which name the
+same server and were used last in the same stretch of time, a `_Generation`. Using an entry again within the stretch
+changes nothing; later, its key refers to another cell, and nothing is moved either. Each generation queues the keys
+that were added in it; when the oldest generation is swept, those of its keys that were used since are queued anew, in
+the generation of their last use. So nothing walks the table, an entry costs its key and three pointers, and garbage
+collection follows one pointer.
 
-The price: time is known to an eighth of `expire`. An entry lives for at least `expire` after it was used, and for an
+The price: time is known to an eighth of `expire`. An entry lives for at least `expire` after its last use, and for an
 eighth of it longer at most; of two that were used within the same eighth either may be purged first.
 """
 
@@ -22,38 +23,40 @@ from sticky_core.fork import register
 
 K = TypeVar("K", bound=Hashable)
 
-#: in how many parts `expire` is divided, and how many uses, as a part of the size, begin a new age
+#: into how many parts `expire` is divided, and `size`: so many uses begin a new generation
 PARTS = 8
-#: ages that uses have begun: no more than so many, so that there is an end to them where nothing is ever purged
+#: No more generations than this begin because of uses, so that there is an end to them where nothing is ever purged.
 MAX_GENERATIONS = 32
-#: Below, one dictionary. Above, the growth of a single one would hold up whoever is served meanwhile.
+#: Up to so many entries, one dictionary. Beyond, the growth of a single one would stall the request that adds an entry.
 _SMALL = 4096
 _SHARDS = 256
-#: Keys that one call looks at: to let those go that have expired, by the way; and to find one to purge.
-_SWEPT = 64
-_SEARCHED = 1024
-#: So many keys of a queue stand together. The first collection looks into all bundles that came since the last, some
-#: hundred: with more in each it takes too long, with fewer they take too much room.
+#: How many keys one call visits at most: to drop expired ones, beside its own work; and to find one to purge.
+_SWEEP_LIMIT = 64
+_PURGE_LIMIT = 1024
+#: How many keys of a queue are in one tuple. The first collection visits all tuples that were made since the last, some
+#: hundred: with more keys in each it takes too long, with fewer they take too much memory.
 _BUNDLE = 16
 #: the server of an entry that was forgotten
-_NOBODY = ""
+_TOMBSTONE = ""
 
 
 class EntryCell:
-    """What entries say that name the same `server` and are of the same age: used last after `began`, if not since."""
+    """What entries have in common that name the same `server` and belong to the same generation: their last use was
+    after `began`.
+    """
 
-    __slots__ = ("age", "began", "replacement", "server")
+    __slots__ = ("began", "generation", "replacement", "server")
 
-    def __init__(self, server: str, age: _Generation[Any]) -> None:
+    def __init__(self, server: str, generation: _Generation[Any]) -> None:
         self.server = server
-        self.began = age.began
-        self.age = age
-        self.replacement: EntryCell = self  # the latest to which entries were moved that were used again
+        self.began = generation.began
+        self.generation = generation
+        self.replacement: EntryCell = self  # the latest cell to which entries were moved that were used again
 
 
 class _KeyQueue(Generic[K]):
-    """Keys in a queue. Most stand in tuples: garbage collection looks once into a tuple of texts or numbers, and into a
-    deque of them each time, which doubles what a table costs it.
+    """Keys in a queue. Most are in tuples: garbage collection visits a tuple of texts or numbers once, and a deque of
+    them each time, which doubles what a table costs it.
     """
 
     __slots__ = ("_bundles", "_first", "_last")
@@ -75,7 +78,7 @@ class _KeyQueue(Generic[K]):
 
     @property
     def front(self) -> deque[K]:
-        """The keys whose turn is next, to be taken out from the left; empty if there are none at all."""
+        """The next keys, to be removed from the left; empty if the queue is."""
         if not self._first:
             if self._bundles:
                 self._first.extend(self._bundles.popleft())
@@ -85,14 +88,14 @@ class _KeyQueue(Generic[K]):
 
 
 class _Generation(Generic[K]):
-    """A stretch of time."""
+    """A stretch of time, and the entries that were used last in it."""
 
     __slots__ = ("began", "cells", "count", "keys", "until")
 
     def __init__(self, began: float, until: float) -> None:
         self.began = began
         self.until = until  # when its entries expire
-        self.count = 0  # entries that were used last in it
+        self.count = 0  # of its entries
         self.keys: _KeyQueue[K] = _KeyQueue()
         self.cells: dict[str, EntryCell] = {}  # by server
 
@@ -104,11 +107,11 @@ class _Generation(Generic[K]):
 
 
 class Entries(Generic[K]):
-    """At most `size` entries, key → server; used ones live for `expire` seconds (inf: for ever). When it is full the
-    oldest unused go first; with `nopurge` new ones are refused instead.
+    """At most `size` entries, key → server; each lives for `expire` seconds after its last use (inf: for ever). When it
+    is full the oldest unused entry makes room; with `nopurge` new ones are refused instead.
 
-    `by_use`: whether the order in which entries were used is known more closely than to an eighth of `expire`: to an
-    eighth of `size`. Times are those of one monotonic clock. Safe to use from any thread, and after a fork.
+    `by_use`: whether the order of uses is known more closely than to an eighth of `expire`: to an eighth of `size`.
+    Times are those of one monotonic clock. Safe to use from any thread, and after a fork.
     """
 
     def __init__(self, size: int, expire: float = inf, *, nopurge: bool = False, by_use: bool = True) -> None:
@@ -116,104 +119,104 @@ class Entries(Generic[K]):
         self.expire = expire
         self.step = expire / PARTS
         self._nopurge = nopurge
-        self._most_uses = max(1, size // PARTS) if by_use else inf
-        self._most_held = 2 * size + _SWEPT  # so that those who come and are forgotten push nobody out
-        self._slack = size // _SEARCHED  # by so much `size` may be exceeded, while it takes more than one call to purge
+        self._max_uses = max(1, size // PARTS) if by_use else inf
+        self._max_queued = 2 * size + _SWEEP_LIMIT  # so that keys that are added and forgotten push out no others
+        self._slack = size // _PURGE_LIMIT  # how far `size` may be exceeded while a purge takes more than one call
         self._mask = (1 if size <= _SMALL else _SHARDS) - 1
         self._lock = threading.Lock()
         self.clear()
         register(self)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all entries."""
         with self._lock:
             self._shards: list[dict[K, EntryCell]] = [{} for _ in range(self._mask + 1)]
             self._generations: deque[_Generation[K]] = deque()
-            self._young: _Generation[K] = _Generation(-inf, -inf)
-            self._next = -inf  # the first use begins an age of its own
-            self._enough = self._most_uses  # entries of the youngest age, after which another begins
-            self._hurries = False
+            self._youngest: _Generation[K] = _Generation(-inf, -inf)
+            self._next_begins = -inf  # the first use begins a generation
+            self._uses_limit = self._max_uses  # entries of the youngest generation, after which another begins
+            self._sweeps_on_use = False
             self._queued = 0  # keys in the queues, those included that were forgotten and are not swept yet
             self._live = 0
 
     def get(self, key: K, now: float) -> str | None:
-        """The server of `key`, which is used now; None if there is no such entry."""
+        """Return the server of `key`, and use the entry; None if there is none."""
         cell = self.use(key, now)
         return cell.server if cell is not None else None
 
     def use(self, key: K, now: float) -> EntryCell | None:
-        """The entry of `key` as it was, which is used now; None if there is no such entry."""
+        """Return the cell of `key` as it was before, and use the entry; None if there is none."""
         with self._lock:
-            if now >= self._next:
-                self._turn(now)
+            if now >= self._next_begins:
+                self._advance(now)
             shard = self._shards[hash(key) & self._mask]
             cell = shard.get(key)
             if cell is None or not cell.server:
                 return None
-            age, young = cell.age, self._young
-            if age is young:
+            generation, youngest = cell.generation, self._youngest
+            if generation is youngest:
                 return cell
-            if now >= age.until:
-                self._void(key, cell)
+            if now >= generation.until:
+                self._bury(key, cell)
                 return None
-            if young.count >= self._enough:
-                self._begin(now)
-                young = self._young
-            if self._hurries:
-                self._sweep(now, _SWEPT)
-            heir = cell.replacement
-            if heir.age is not young:
-                heir = cell.replacement = young.cell(cell.server)
-            shard[key] = heir
-            age.count -= 1
-            young.count += 1
+            if youngest.count >= self._uses_limit:
+                self._begin_generation(now)
+                youngest = self._youngest
+            if self._sweeps_on_use:
+                self._sweep(now, _SWEEP_LIMIT)
+            replacement = cell.replacement
+            if replacement.generation is not youngest:
+                replacement = cell.replacement = youngest.cell(cell.server)
+            shard[key] = replacement
+            generation.count -= 1
+            youngest.count += 1
             return cell
 
     def peek(self, key: K, now: float) -> str | None:
-        """The same without using it."""
+        """Return the server of `key` without using the entry; None if there is none."""
         cell = self._shards[hash(key) & self._mask].get(key)
-        return (cell.server or None) if cell is not None and now < cell.age.until else None
+        return (cell.server or None) if cell is not None and now < cell.generation.until else None
 
     def put(self, key: K, server: str, now: float) -> bool:
-        """Remember `server` for `key`. False: there is no room, and none is made."""
+        """Keep `server` for `key`. Return False if the table is full and nothing may be purged."""
         with self._lock:
-            self._turn(now)
+            self._advance(now)
             return self._put(key, server, now)
 
-    def reserve(self, key: K, server: str, now: float, was: str | None = None) -> str:
-        """Remember `server` for `key` unless that has one already that is not `was`: whose it is."""
+    def reserve(self, key: K, server: str, now: float, previous: str | None = None) -> str:
+        """Keep `server` for `key`, unless another server than `previous` is kept. Return the server that is kept."""
         with self._lock:
-            self._turn(now)
+            self._advance(now)
             cell = self._shards[hash(key) & self._mask].get(key)
-            if cell is not None and cell.server and cell.server != was and now < cell.age.until:
+            if cell is not None and cell.server and cell.server != previous and now < cell.generation.until:
                 return cell.server
             self._put(key, server, now)
             return server
 
     def forget(self, key: K, server: str | None = None) -> bool:
-        """Drop the entry of `key`, if it names `server` or that is None: whether there was one."""
+        """Forget the entry of `key`, if it names `server` or that is None. Return whether there was one."""
         with self._lock:
             cell = self._shards[hash(key) & self._mask].get(key)
             if cell is None or not cell.server or (server is not None and cell.server != server):
                 return False
-            self._void(key, cell)
+            self._bury(key, cell)
             return True
 
     def __len__(self) -> int:
-        """How many entries there are, those that have just expired included."""
+        """Return the number of entries, those that have just expired included."""
         with self._lock:
             return self._live
 
     def items(self, now: float) -> Iterator[tuple[K, str, float]]:
-        """All entries: key, server, and in how many seconds it expires at the earliest. Others may come and go
-        meanwhile.
+        """Yield all entries: key, server, and in how many seconds it expires at the earliest. Others may be added and
+        removed meanwhile.
         """
         for shard in self._shards:
             with self._lock:
                 found = list(shard.items())
             for key, cell in found:
-                if cell.server and now < cell.age.until:
-                    yield key, cell.server, max(cell.age.began + self.expire - now, 0.0)
+                if cell.server and now < cell.generation.until:
+                    yield key, cell.server, max(cell.generation.began + self.expire - now, 0.0)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -222,90 +225,94 @@ class Entries(Generic[K]):
         shard = self._shards[hash(key) & self._mask]
         cell = shard.get(key)
         if cell is None or not cell.server:
-            if (self._live >= self.size or self._queued >= self._most_held) and not self._has_made_room(now):
+            if (self._live >= self.size or self._queued >= self._max_queued) and not self._make_room(now):
                 return False
             self._live += 1
             if key not in shard:
                 self._queued += 1
-                self._young.keys.append(key)
+                self._youngest.keys.append(key)
         else:
-            cell.age.count -= 1
-        self._point(shard, key, server)
+            cell.generation.count -= 1
+        self._set_cell(shard, key, server)
         return True
 
-    def _point(self, shard: dict[K, EntryCell], key: K, server: str) -> None:
-        young = self._young
-        shard[key] = young.cell(server)
-        young.count += 1
+    def _set_cell(self, shard: dict[K, EntryCell], key: K, server: str) -> None:
+        youngest = self._youngest
+        shard[key] = youngest.cell(server)
+        youngest.count += 1
 
-    def _void(self, key: K, cell: EntryCell) -> None:
-        """What is queued stays known until its turn comes, lest it be queued twice."""
-        cell.age.count -= 1
+    def _bury(self, key: K, cell: EntryCell) -> None:
+        """Replace an entry by a tombstone: its key is in a queue until it is swept, and must not be queued twice."""
+        cell.generation.count -= 1
         self._live -= 1
-        self._shards[hash(key) & self._mask][key] = cell.age.cell(_NOBODY)
+        self._shards[hash(key) & self._mask][key] = cell.generation.cell(_TOMBSTONE)
 
-    def _turn(self, now: float) -> None:
-        """Begin a new age if it is time, and let go of some that has expired."""
-        self._begin(now)
-        self._sweep(now, _SWEPT)
+    def _advance(self, now: float) -> None:
+        """Begin a new generation if it is time, and drop some expired entries."""
+        self._begin_generation(now)
+        self._sweep(now, _SWEEP_LIMIT)
 
-    def _begin(self, now: float) -> None:
-        if now >= self._next or (self._young.count >= self._enough and self._has_few_ages()):
-            self._young = _Generation(now, now + self.step + self.expire)
-            self._next = now + self.step
-            self._enough = self._most_uses
-            self._generations.append(self._young)
-            # else who is used again is queued anew but once, when the turn comes to who puts
-            self._hurries = len(self._generations) > MAX_GENERATIONS // 2
+    def _begin_generation(self, now: float) -> None:
+        """Begin a new generation if it is time, or the youngest has enough entries."""
+        if now >= self._next_begins or (self._youngest.count >= self._uses_limit and self._may_begin_by_use()):
+            self._youngest = _Generation(now, now + self.step + self.expire)
+            self._next_begins = now + self.step
+            self._uses_limit = self._max_uses
+            self._generations.append(self._youngest)
+            # Otherwise keys that are used again would be queued anew only by a `put`, many at once.
+            self._sweeps_on_use = len(self._generations) > MAX_GENERATIONS // 2
 
-    def _has_few_ages(self) -> bool:
-        """Whether there may be one more, now that enough uses have been seen."""
+    def _may_begin_by_use(self) -> bool:
+        """Whether there are few enough generations for one more; raise the limit of uses for the next question."""
         if len(self._generations) >= MAX_GENERATIONS:
-            self._generations = deque(age for age in self._generations if age.keys or age.count or age is self._young)
-        self._enough += self._most_uses
+            self._generations = deque(
+                each for each in self._generations if each.keys or each.count or each is self._youngest
+            )
+        self._uses_limit += self._max_uses
         return len(self._generations) < MAX_GENERATIONS
 
-    def _sweep(self, now: float, most: float) -> bool:
-        """Look at `most` of the oldest keys: queue those where they belong that were used since, and drop those that
-        are of no use. Whether what is then in front is the oldest of all.
+    def _sweep(self, now: float, limit: float) -> bool:
+        """Visit the `limit` oldest keys: queue those anew that were used since, in the generation of their last use, and
+        drop expired and forgotten ones. Return whether the key that is then in front is the oldest of all.
         """
-        ages = self._generations
-        while ages:
-            age = ages[0]
-            while keys := age.keys.front:
-                if not most:
+        generations = self._generations
+        while generations:
+            oldest = generations[0]
+            while keys := oldest.keys.front:
+                if not limit:
                     return False
-                most -= 1
+                limit -= 1
                 key = keys[0]
                 shard = self._shards[hash(key) & self._mask]
                 cell = shard[key]
-                if cell.server and cell.age is not age:
-                    cell.age.keys.append(key)
-                elif not cell.server or now >= age.until:
+                if cell.server and cell.generation is not oldest:
+                    cell.generation.keys.append(key)
+                elif not cell.server or now >= oldest.until:
                     self._drop(shard, key, cell)
                 else:
                     return True
                 keys.popleft()
-            if age is self._young:
+            if oldest is self._youngest:
                 break
-            ages.popleft()  # its entries would be queued in it, or before
+            generations.popleft()  # without keys it has no entries: they are queued in it, or in an older one
         return False
 
     def _drop(self, shard: dict[K, EntryCell], key: K, cell: EntryCell) -> None:
         del shard[key]
         self._queued -= 1
         if cell.server:
-            cell.age.count -= 1
+            cell.generation.count -= 1
             self._live -= 1
 
-    def _has_made_room(self, now: float) -> bool:
-        found = self._sweep(now, _SEARCHED)
-        if self._live < self.size and self._queued < self._most_held:
+    def _make_room(self, now: float) -> bool:
+        """Drop expired entries, or else the oldest. Return whether there is room for one more."""
+        oldest_in_front = self._sweep(now, _PURGE_LIMIT)
+        if self._live < self.size and self._queued < self._max_queued:
             return True
         if self._nopurge:
             return False
-        if not found:
-            if self._live < self.size + self._slack and self._queued < self._most_held:
+        if not oldest_in_front:
+            if self._live < self.size + self._slack and self._queued < self._max_queued:
                 return True
             if not self._sweep(now, inf):
                 return True

@@ -195,8 +195,8 @@ def test_a_key_is_reserved_for_who_comes_first_and_moves_only_from_whom_it_was()
     entries: Entries[Any] = Entries(10)
     assert entries.reserve("a", "web1", 0.0) == "web1"
     assert entries.reserve("a", "web2", 0.0) == "web1"
-    assert entries.reserve("a", "web2", 0.0, was="web3") == "web1"
-    assert entries.reserve("a", "web2", 0.0, was="web1") == "web2"
+    assert entries.reserve("a", "web2", 0.0, previous="web3") == "web1"
+    assert entries.reserve("a", "web2", 0.0, previous="web1") == "web2"
 
 
 def test_to_put_and_forget_the_same_key_for_ever_keeps_nothing():
