@@ -272,8 +272,8 @@ class Entries(Generic[K]):
         return len(self._generations) < MAX_GENERATIONS
 
     def _sweep(self, now: float, limit: float) -> bool:
-        """Visit the `limit` oldest keys: queue those anew that were used since, in the generation of their last use, and
-        drop expired and forgotten ones. Return whether the key that is then in front is the oldest of all.
+        """Visit the `limit` oldest keys: queue those anew that were used since, in the generation of their last use,
+        and drop expired and forgotten ones. Return whether the key that is then in front is the oldest of all.
         """
         generations = self._generations
         while generations:
