@@ -1,4 +1,6 @@
-"""Name servers, as dnspython asks them: who is asked, and what it says in our words. The faces let it ask."""
+"""Name servers, queried with dnspython: how its resolver is configured, and its answers and errors as our `Records`.
+The faces do the I/O.
+"""
 
 from __future__ import annotations
 
@@ -17,47 +19,49 @@ _REFUSED = 5  # the response code (RFC 1035, 4.1.1)
 
 
 def require() -> None:
-    """ConfigError if dnspython is not installed."""
+    """Raise ConfigError if dnspython is not installed."""
     if find_spec("dns") is None or find_spec("dns.asyncresolver") is None:
         raise ConfigError(
-            "SRV records and nameservers need dnspython: pip install 'sticky-sessions[dns]', or hand a resolver"
+            "SRV records and nameservers need dnspython: pip install 'sticky-sessions[dns]', or pass a resolver"
         )
 
 
 def build_resolver(kind: type[R], resolvers: Resolvers, timeout: float) -> R:
-    """A resolver of dnspython's, of this kind, that asks whom it is to ask; each so long that all have their turn."""
+    """Build a dnspython resolver of class `kind` for the name servers of `resolvers`, or else those of the system. Each
+    gets an equal part of `timeout`, so that all can be tried.
+    """
     given = [parse_nameserver(each) for each in resolvers.nameservers]
-    made: Any = kind(configure=not given)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    resolver: Any = kind(configure=not given)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     if given:
         server = import_module("dns.nameserver").Do53Nameserver
-        made.nameservers = [server(address, port) for address, port in given]
-    made.timeout = timeout / max(1, len(made.nameservers))
-    resolver: R = made
-    return resolver
+        resolver.nameservers = [server(address, port) for address, port in given]
+    resolver.timeout = timeout / max(1, len(resolver.nameservers))
+    built: R = resolver
+    return built
 
 
 def absolute_name(question: Question) -> str:
-    """The name, to be asked for as it stands, without the domains that a system may add."""
+    """Return the name of `question` as an absolute name, so that no search domain of the system is added."""
     return f"{question.name.rstrip('.')}."
 
 
 def records_from_answer(answer: Any) -> Records:
-    """What an answer of dnspython's says."""
-    wanted: str = answer.rdtype.name
+    """Convert an answer of dnspython."""
+    record_type: str = answer.rdtype.name
     rrset: Iterable[Any] = answer.rrset or ()
-    if wanted != "SRV":
+    if record_type != "SRV":
         return Records(Status.VALID, tuple(each.address for each in rrset))
     services = tuple(Service(_text(each.target), each.port, each.weight) for each in rrset)
-    beside: dict[str, tuple[str, ...]] = {}
-    for additional in answer.response.additional:
-        if additional.rdtype.name in ("A", "AAAA"):
-            name = _text(additional.name)
-            beside[name] = (*beside.get(name, ()), *(each.address for each in additional))
-    return Records(Status.VALID, services=services, additional=beside)
+    additional: dict[str, tuple[str, ...]] = {}
+    for hosts in answer.response.additional:
+        if hosts.rdtype.name in ("A", "AAAA"):
+            name = _text(hosts.name)
+            additional[name] = (*additional.get(name, ()), *(each.address for each in hosts))
+    return Records(Status.VALID, services=services, additional=additional)
 
 
 def records_from_error(error: Exception) -> Records:
-    """What it means that dnspython has raised."""
+    """Convert an exception that dnspython raised."""
     return Records(_status(error), info=f"{type(error).__name__}: {error}")
 
 
@@ -68,14 +72,14 @@ def _status(error: Any) -> Literal[Status.NX, Status.REFUSED, Status.TIMEOUT, St
     if isinstance(error, resolver.LifetimeTimeout):
         return Status.TIMEOUT
     if isinstance(error, resolver.NoNameservers):
-        said: Iterable[Any] = error.kwargs.get("errors") or ()
-        codes = [each[4].rcode() for each in said if each[4] is not None]
-        if codes and codes[-1] == _REFUSED:  # of several errors the last one counts, as with HAProxy
+        errors: Iterable[Any] = error.kwargs.get("errors") or ()
+        codes = [each[4].rcode() for each in errors if each[4] is not None]
+        if codes and codes[-1] == _REFUSED:  # of several errors the last one counts, as in HAProxy
             return Status.REFUSED
     return Status.OTHER
 
 
 def _text(name: Any) -> str:
-    """A name as text: in small letters, without the dot at its end; the root is a dot."""
+    """Return a name as text in lower case without the final dot; the root is a dot."""
     text: str = name.to_text(omit_final_dot=True)
     return text.lower()

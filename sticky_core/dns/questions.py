@@ -1,4 +1,6 @@
-"""Q."""
+"""The questions that a query needs at a name server, as a generator without I/O: the faces send each question and pass
+its records back.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from sticky_core.dns.resolvers import Address, Answer, Family, Query, Status, an
 
 
 class Question(NamedTuple):
-    """What a name server is asked: for records of this type."""
+    """A question for a name server: the records of one type of one name."""
 
     name: str
     type: Literal["A", "AAAA", "SRV"]
@@ -18,7 +20,7 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """An SRV record (RFC 2782). Its priority does not count, as with HAProxy."""
+    """An SRV record (RFC 2782). Its priority is ignored, as in HAProxy."""
 
     host: str
     port: int
@@ -27,7 +29,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What a name server said to a question. `beside`: addresses that it told without being asked, by name."""
+    """The result of a question. `additional`: addresses in the additional section of the answer, by name."""
 
     status: Status
     addresses: tuple[str, ...] = ()
@@ -37,7 +39,7 @@ class Records:
 
 
 def questions(query: Query) -> Generator[Question, Records, Answer]:
-    """Ask what it yields, and send what came of it, until it returns the answer."""
+    """Yield each question, expect its records to be sent in, and return the answer to `query`."""
     if not query.service:
         records = yield from _addresses(query.name, query.prefer)
         if records.status is not Status.VALID:
@@ -49,7 +51,7 @@ def questions(query: Query) -> Generator[Question, Records, Answer]:
     found: list[Address] = []
     info = ""
     for service in records.services:
-        if service.host == ".":  # there is decidedly no such service (RFC 2782)
+        if service.host == ".":  # the service is declared not to exist (RFC 2782)
             continue
         addresses: Sequence[str] = preferred_addresses((records.additional or {}).get(service.host, ()), query.prefer)
         if not addresses:
@@ -57,7 +59,7 @@ def questions(query: Query) -> Generator[Question, Records, Answer]:
             addresses = hosts.addresses
             if not addresses:
                 info = f"{service.host}: {hosts.info}"
-                # a host that nobody knows has gone; of any other it is only not known where it is
+                # a host without a DNS name is gone; of any other host only the address is unknown for now
                 if hosts.status is not Status.NX:
                     found.append(Address(None, service.port, service.weight, service.host))
         found += (Address(address, service.port, service.weight, service.host) for address in addresses)
@@ -67,7 +69,9 @@ def questions(query: Query) -> Generator[Question, Records, Answer]:
 
 
 def _addresses(name: str, prefer: Family) -> Generator[Question, Records, Records]:
-    """The preferred family's, or else the other's. How it failed is what the preferred one's said."""
+    """Yield the questions for the addresses of `name`: the preferred family first, then the other. If both fail, return
+    the result of the preferred one.
+    """
     first: Literal["A", "AAAA"]
     second: Literal["A", "AAAA"]
     first, second = ("A", "AAAA") if prefer == "ipv4" else ("AAAA", "A")

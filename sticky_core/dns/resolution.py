@@ -1,4 +1,9 @@
-"""R."""
+"""The assignment of the addresses of one name to servers (HAProxy `server-template`), without I/O: `delay` returns when
+to query next, `record_answer` updates which server has which address.
+
+Two rules: a server whose address is still in the answer keeps it, so that no server moves without need; and a failure
+counts only once it has repeated and its `hold` time is over.
+"""
 
 from __future__ import annotations
 
@@ -13,57 +18,59 @@ from sticky_core.durations import seconds
 ServerKey = TypeVar("ServerKey", bound=Hashable)
 
 
-def _order(found: Address) -> tuple[int, bytes, int]:
-    """Name servers rotate what they tell. In this order, processes that begin with the same answer agree."""
-    address = ipaddress.ip_address(found.address or "")
-    return address.version, address.packed, found.port or 0
+def _order(address: Address) -> tuple[int, bytes, int]:
+    """Sort key of an address. Name servers rotate their records; with this order all processes that start from the same
+    answer assign alike.
+    """
+    ip = ipaddress.ip_address(address.address or "")
+    return ip.version, ip.packed, address.port or 0
 
 
 class Resolution(Generic[ServerKey]):
-    """One name, and the servers that are filled from it. Not to be used by two threads at once."""
+    """One name and the servers that get its addresses. Not thread-safe."""
 
-    def __init__(self, resolvers: Resolvers, slots: Iterable[ServerKey], now: float) -> None:
+    def __init__(self, resolvers: Resolvers, servers: Iterable[ServerKey], now: float) -> None:
         self.resolvers = resolvers
-        #: the servers, in order
-        self.servers = tuple(slots)
-        #: who is where; who is missing is nowhere
+        #: the servers, in the order in which they get addresses
+        self.servers = tuple(servers)
+        #: the address of each server that has one
         self.assigned: dict[ServerKey, Address] = {}
-        #: addresses that the last answer had and no server has
+        #: how many addresses of the last answer no server has
         self.surplus = 0
-        #: how the last resolution turned out that counted
+        #: the result of the last resolution that counted, and its details
         self.status: Status | None = None
         self.info = ""
-        #: whether names have failed for so long that servers do not stay where they are
+        #: whether resolution has failed for longer than its `hold` time, so that servers lost their addresses
         self.has_expired = False
         self._due = now
         self._tries = 0
-        self._valid = now  # when there was an answer last
-        self._seen: dict[ServerKey, float] = {}  # when the address of each was in one
-        self._former: dict[ServerKey, Address] = {}  # where those were last that are nowhere
+        self._last_valid = now  # the time of the last valid answer
+        self._last_seen: dict[ServerKey, float] = {}  # when the address of each server was last in an answer
+        self._last_address: dict[ServerKey, Address] = {}  # the last address of each server that has none
 
     def delay(self, now: float) -> float:
-        """For how many seconds there is nothing to ask."""
+        """Return the seconds until the next resolution is due."""
         return max(0.0, self._due - now)
 
     @property
     def timeout(self) -> float:
-        """For how many seconds an answer is waited for."""
+        """Seconds to wait for an answer."""
         return seconds(self.resolvers.timeout_retry)
 
-    def set_servers(self, slots: Iterable[ServerKey]) -> None:
-        """These are the servers now. Who stays keeps its place; who is new gets one with the next answer."""
-        self.servers = tuple(slots)
-        for known in (self.assigned, self._seen, self._former):
-            for slot in [each for each in known if each not in self.servers]:
-                del known[slot]
+    def set_servers(self, servers: Iterable[ServerKey]) -> None:
+        """Replace the servers. Those that stay keep their addresses; new ones get one with the next answer."""
+        self.servers = tuple(servers)
+        for known in (self.assigned, self._last_seen, self._last_address):
+            for server in [each for each in known if each not in self.servers]:
+                del known[server]
 
     def record_answer(self, answer: Answer, now: float) -> None:
-        """What came of asking: changes `places`."""
+        """Apply the result of a resolution: update `assigned` and set when the next resolution is due."""
         resolvers = self.resolvers
         if answer.status is Status.VALID:
             self._tries = 0
             self.has_expired = False
-            self._valid = now
+            self._last_valid = now
             self._due = now + seconds(resolvers.timeout_resolve)
             self.status, self.info = answer.status, answer.info
             self._assign(answer.addresses, now)
@@ -75,58 +82,59 @@ class Resolution(Generic[ServerKey]):
         self._tries = 0
         self._due = now + seconds(resolvers.timeout_resolve)
         self.status, self.info = answer.status, answer.info
-        self.has_expired = now - self._valid >= resolvers.hold(answer.status)
+        self.has_expired = now - self._last_valid >= resolvers.hold(answer.status)
         if self.has_expired:
-            for slot in list(self.assigned):
-                self._empty(slot)
+            for server in list(self.assigned):
+                self._release(server)
 
-    def _assign(self, found: Sequence[Address], now: float) -> None:
+    def _assign(self, addresses: Sequence[Address], now: float) -> None:
         listed: dict[Endpoint, Address] = {}
-        for each in sorted((each for each in found if each.address is not None), key=_order):
+        for each in sorted((each for each in addresses if each.address is not None), key=_order):
             listed.setdefault(each.endpoint, each)
-        left = dict(listed)  # those that no server has yet
-        for slot, held in list(self.assigned.items()):
-            again = listed.get(held.endpoint)
-            if again is not None:
-                self._fill(slot, again, now)
-                left.pop(held.endpoint, None)
-        self._follow(left, now)
-        self._let_go({(each.name, each.port) for each in found if each.address is None}, now)
-        for slot, held in list(self._former.items()):  # who is back is back where it was
-            if held.endpoint in left:
-                self._fill(slot, left.pop(held.endpoint), now)
-        free = [slot for slot in self.servers if slot not in self.assigned]
-        for slot, each in zip(free, left.values(), strict=False):
-            self._fill(slot, each, now)
-        self.surplus = max(0, len(left) - len(free))
+        unassigned = dict(listed)
+        for server, current in list(self.assigned.items()):
+            same = listed.get(current.endpoint)
+            if same is not None:
+                self._assign_to(server, same, now)
+                unassigned.pop(current.endpoint, None)
+        self._follow_hosts(unassigned, now)
+        self._release_missing({(each.name, each.port) for each in addresses if each.address is None}, now)
+        for server, last in list(self._last_address.items()):  # an address that comes back gets its former server
+            if last.endpoint in unassigned:
+                self._assign_to(server, unassigned.pop(last.endpoint), now)
+        free = [server for server in self.servers if server not in self.assigned]
+        for server, each in zip(free, unassigned.values(), strict=False):
+            self._assign_to(server, each, now)
+        self.surplus = max(0, len(unassigned) - len(free))
         if not self.resolvers.prevent_dup_ip and listed:
-            for slot, each in zip(free[len(left) :], cycle(listed.values()), strict=False):
-                self._fill(slot, each, now)
+            for server, each in zip(free[len(unassigned) :], cycle(listed.values()), strict=False):
+                self._assign_to(server, each, now)
 
-    def _follow(self, left: dict[Endpoint, Address], now: float) -> None:
-        """A host that SRV records name keeps its server when it has moved."""
-        for slot, held in list(self.assigned.items()):
-            if held.name and self._seen[slot] != now:
-                there = [place for place, each in left.items() if (each.name, each.port) == (held.name, held.port)]
-                if there:
-                    self._fill(slot, left.pop(there[0]), now)
+    def _follow_hosts(self, unassigned: dict[Endpoint, Address], now: float) -> None:
+        """Let a host that SRV records name keep its server when its address has changed."""
+        for server, current in list(self.assigned.items()):
+            if current.name and self._last_seen[server] != now:
+                host = current.name, current.port
+                endpoints = [endpoint for endpoint, each in unassigned.items() if (each.name, each.port) == host]
+                if endpoints:
+                    self._assign_to(server, unassigned.pop(endpoints[0]), now)
 
-    def _let_go(self, unlearnt: Container[tuple[str, int | None]], now: float) -> None:
-        """Who is not in the answer any more loses its place, in time; `unlearnt`: hosts of which it only does not say
-        where they are.
+    def _release_missing(self, unresolved: Container[tuple[str, int | None]], now: float) -> None:
+        """Release the servers whose address has been missing from the answers for its hold time. `unresolved`: hosts
+        that the answer names, but without an address.
         """
-        for slot, held in list(self.assigned.items()):
-            missing = now - self._seen[slot]
-            known = (held.name, held.port) in unlearnt
-            hold = self.resolvers.hold(Status.OTHER) if known else seconds(self.resolvers.hold_obsolete)
+        for server, current in list(self.assigned.items()):
+            missing = now - self._last_seen[server]
+            is_named = (current.name, current.port) in unresolved
+            hold = self.resolvers.hold(Status.OTHER) if is_named else seconds(self.resolvers.hold_obsolete)
             if missing > 0 and missing >= hold:
-                self._empty(slot)
+                self._release(server)
 
-    def _fill(self, slot: ServerKey, found: Address, now: float) -> None:
-        self.assigned[slot] = found
-        self._seen[slot] = now
-        self._former.pop(slot, None)
+    def _assign_to(self, server: ServerKey, address: Address, now: float) -> None:
+        self.assigned[server] = address
+        self._last_seen[server] = now
+        self._last_address.pop(server, None)
 
-    def _empty(self, slot: ServerKey) -> None:
-        self._former[slot] = self.assigned.pop(slot)
-        del self._seen[slot]
+    def _release(self, server: ServerKey) -> None:
+        self._last_address[server] = self.assigned.pop(server)
+        del self._last_seen[server]

@@ -1,9 +1,5 @@
-"""Resolvers: how a name's addresses are asked for, what an answer is, and which server gets which address (HAProxy
-`resolvers`, `server-template`, configuration manual 5.3 and 4.2).
-
-Without I/O: `Resolution` says when to ask next (`delay`) and draws from an answer who is where (`observe`); `questions`
-says what to ask of a name server. Two rules: a server whose address is still in the answer keeps it, so that nobody
-moves who need not; and what fails is not believed at once.
+"""Name resolution (HAProxy `resolvers`, configuration manual 5.3): its configuration, its queries and its answers.
+`questions` turns a query into questions for a name server, `resolution` assigns the addresses to servers.
 """
 
 from __future__ import annotations
@@ -21,26 +17,29 @@ from sticky_core.errors import raise_problems
 Family = Literal["ipv4", "ipv6"]
 Endpoint = tuple[str | None, int | None]
 
-#: where DNS is served
+#: the default port of DNS
 PORT = 53
 _NAMESERVER = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::([^:]+))?")
 
 
 class Status(StrEnum):
-    """How a resolution turned out (HAProxy `hold <status>`)."""
+    """The result of a resolution (HAProxy `hold <status>`)."""
 
     VALID = "valid"
-    NX = "nx"  #: there is no such name
+    NX = "nx"  #: the name does not exist
     REFUSED = "refused"
     TIMEOUT = "timeout"
-    OTHER = "other"  #: whatever else is no answer, one without an address included
+    OTHER = "other"  #: any other failure, an answer without addresses included
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of a name. `port`, `weight` (0..65535) and `name`, the host that was named, are those of an SRV
-    record; None, None and empty where there is none. No address: the host is named, but where it is could not be learnt
-    now.
+    """One address of a name.
+
+    - `address`: the IP address as text; None if an SRV record names the host, but its address can't be resolved now.
+    - `port`: the port of the SRV record, int, or None without one.
+    - `weight`: the weight of the SRV record, int from 0 to 65535, or None without one.
+    - `name`: the host that the SRV record names, str, empty without one.
     """
 
     address: str | None
@@ -55,7 +54,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a resolution. `info`: the evidence, for people."""
+    """The result of a resolution. `info`: the evidence, as text for logs."""
 
     status: Status
     addresses: tuple[Address, ...] = ()
@@ -64,7 +63,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is to be resolved: a name, or with `service` the SRV records of one, within `timeout` seconds."""
+    """A query: the addresses of a name, or with `service` its SRV records, within `timeout` seconds."""
 
     name: str
     service: bool
@@ -72,28 +71,33 @@ class Query:
     timeout: float
 
 
-#: Resolves a query: the addresses, as text or as `Found`; on ASGI it may be a coroutine function. It may raise
-#: LookupError (there is no such name), ConnectionRefusedError, TimeoutError, or anything else, which is `other`.
+#: Resolves a query: returns the addresses, as text or as `Address`; on ASGI it may be a coroutine function. It may
+#: raise LookupError (no such name), ConnectionRefusedError, TimeoutError; any other exception means `other`.
 Resolver = Callable[[Query], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolvers:
-    """How the names of `Server.template` are resolved.
+    """How the names of `Server.template` are resolved (HAProxy `resolvers`). One option a line:
 
-    `nameservers`: whom to ask, as addresses, `"10.0.0.2"` or `"10.0.0.2:5353"`; by default the system is asked, and for
-    SRV those that it asks. `resolver`: asked instead, for tests and other sources: a callable that is handed a `Query`
-    and returns addresses.
-    `resolve_retries`: after how many tries without an answer that counts for one. `timeout_resolve`: seconds between
-    two resolutions; `timeout_retry`: seconds within which an answer is expected, and between two tries.
-    `hold_nx`, `hold_refused`, `hold_timeout`, `hold_other`: for how long after the last answer servers stay where they
-    are although names fail to resolve, by how they do; `hold_obsolete`: for how long one stays whose address is not in
-    the answers any more. (`hold valid` concerns no servers in HAProxy, so there is none.)
-    `resolve_prefer`: which family is taken where a name has both (`"ipv4"`; HAProxy's default is IPv6).
-    `prevent_dup_ip`: no two servers get the same address; else those that would have none share.
-    `ignore_weight`: the weights of SRV records do not count.
+    - `nameservers`: IP addresses of the name servers, a list of `"10.0.0.2"` or `"10.0.0.2:5353"`; by default the
+      system resolves, and SRV records are queried at the system's name servers (`nameserver`).
+    - `resolver`: a callable to use instead, for tests and other sources; it gets a `Query` and returns addresses. None
+      by default.
+    - `resolve_retries`: how many tries in a row have to fail before the failure counts, int, 3 (`resolve_retries`).
+    - `timeout_resolve`: time between two resolutions, duration, 1 s (`timeout resolve`).
+    - `timeout_retry`: time to wait for an answer, and between two tries, duration, 1 s (`timeout retry`).
+    - `hold_nx`, `hold_refused`, `hold_timeout`, `hold_other`: how long after the last valid answer servers keep their
+      addresses while resolution fails in this way, duration, 30 s each (`hold nx` ...).
+    - `hold_obsolete`: how long a server keeps an address that is missing from the answers, duration, 0 s
+      (`hold obsolete`). (`hold valid` does not concern servers in HAProxy, so there is none.)
+    - `resolve_prefer`: the family to take where a name has both, `"ipv4"` or `"ipv6"`, `"ipv4"` (`resolve-prefer`;
+      HAProxy's default is IPv6).
+    - `prevent_dup_ip`: whether each address is given to one server only; otherwise servers without an address share
+      those of others, bool, True (`resolve-opts prevent-dup-ip`).
+    - `ignore_weight`: whether the weights of SRV records are ignored, bool, False (`resolve-opts ignore-weight`).
 
-    Durations are seconds, or text such as `"30s"`. Raises `ConfigError` with every problem found.
+    A duration is a number of seconds, or text such as `"30s"`. Raises `ConfigError` with every problem found.
     """
 
     nameservers: Sequence[str] = ()
@@ -112,7 +116,8 @@ class Resolvers:
 
     def __post_init__(self) -> None:
         raise_problems(f"resolvers: {problem}" for problem in self._problems())
-        object.__setattr__(self, "nameservers", tuple(self.nameservers))  # names are resolved once per value: hashed
+        # hashable, since equal names with equal resolvers are resolved once
+        object.__setattr__(self, "nameservers", tuple(self.nameservers))
 
     def _problems(self) -> Iterator[str]:
         for name in ("timeout_resolve", "timeout_retry"):
@@ -125,7 +130,7 @@ class Resolvers:
         if self.resolve_prefer not in get_args(Family):
             yield f"resolve_prefer {self.resolve_prefer!r} is neither 'ipv4' nor 'ipv6'"
         if isinstance(self.nameservers, str):
-            yield f"nameservers={self.nameservers!r} is no list: write nameservers=[{self.nameservers!r}]"
+            yield f"nameservers={self.nameservers!r} is not a list: write nameservers=[{self.nameservers!r}]"
         else:
             for each in self.nameservers:
                 try:
@@ -133,63 +138,63 @@ class Resolvers:
                 except ValueError as error:
                     yield f"nameserver {each!r}: {error}"
         if self.resolver is not None and self.nameservers:
-            yield "nameservers have no effect with a resolver, which asks whom it likes: leave one of them out"
+            yield "nameservers have no effect with a resolver: leave one of them out"
         if self.resolver is not None and not callable(cast(object, self.resolver)):
-            yield f"resolver {self.resolver!r} is not callable: hand a function that is handed a Query"
+            yield f"resolver {self.resolver!r} is not callable: pass a function that takes a Query"
 
     def hold(self, status: Status) -> float:
-        """For how many seconds servers stay although a resolution turned out so."""
+        """Return for how many seconds servers keep their addresses after a resolution with this status."""
         held: Duration = getattr(self, f"hold_{status}")
         return seconds(held)
 
 
 def parse_nameserver(text: str) -> tuple[str, int]:
-    """Address and port of a name server: `10.0.0.2`, `10.0.0.2:5353`, `::1`, `[::1]:5353`. ValueError if it is none."""
-    read = _NAMESERVER.fullmatch(text)
-    host, port = (read[1] or read[2], read[3] or str(PORT)) if read is not None else (text, str(PORT))
+    """Parse `10.0.0.2`, `10.0.0.2:5353`, `::1` or `[::1]:5353` into address and port, else raise ValueError."""
+    match = _NAMESERVER.fullmatch(text)
+    host, port = (match[1] or match[2], match[3] or str(PORT)) if match is not None else (text, str(PORT))
     try:
         address = str(ipaddress.ip_address(host))
     except ValueError:
-        raise ValueError("a name server is given as an address, such as 10.0.0.2 or 10.0.0.2:5353") from None
+        raise ValueError("write the IP address of a name server, such as 10.0.0.2 or 10.0.0.2:5353") from None
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         raise ValueError(f"port {port!r} is not within 1..65535")
     return address, int(port)
 
 
 def is_service(name: str) -> bool:
-    """Whether SRV records are meant (HAProxy: whatever begins with an underscore)."""
+    """Whether `name` means SRV records (as in HAProxy, a name that begins with an underscore)."""
     return name.startswith("_")
 
 
-def answer_from_resolver(answer: object) -> Answer:
-    """What a resolver that was handed in means by what it returned."""
-    if isinstance(answer, Answer):
-        return answer
-    if isinstance(answer, str) or not isinstance(answer, Iterable):
-        return Answer(Status.OTHER, info=f"the resolver returned {answer!r}, which is no list of addresses")
-    found: list[Address] = []
-    for each in cast("Iterable[object]", answer):
-        one = Address(each) if isinstance(each, str) else each
-        if not isinstance(one, Address):
+def answer_from_resolver(returned: object) -> Answer:
+    """Convert what a user's resolver returned."""
+    if isinstance(returned, Answer):
+        return returned
+    if isinstance(returned, str) or not isinstance(returned, Iterable):
+        return Answer(Status.OTHER, info=f"the resolver returned {returned!r}, which is not a list of addresses")
+    addresses: list[Address] = []
+    for each in cast("Iterable[object]", returned):
+        address = Address(each) if isinstance(each, str) else each
+        if not isinstance(address, Address):
             return Answer(Status.OTHER, info=f"the resolver returned {each!r} among the addresses")
-        found.append(one)
-    return answer_with(found)
+        addresses.append(address)
+    return answer_with(addresses)
 
 
-def answer_with(found: Iterable[Address], info: str = "") -> Answer:
-    """An answer with these addresses; without any it is none that is valid."""
-    kept: list[Address] = []
-    for each in found:
+def answer_with(addresses: Iterable[Address], info: str = "") -> Answer:
+    """Return a valid answer with `addresses`, or one with status `other` if there are none or one is malformed."""
+    parsed: list[Address] = []
+    for each in addresses:
         try:
             address = None if each.address is None else str(ipaddress.ip_address(each.address))
         except ValueError:
-            return Answer(Status.OTHER, info=f"{each.address!r} is no address")
-        kept.append(Address(address, each.port, each.weight, each.name))
-    return Answer(Status.VALID, tuple(kept)) if kept else Answer(Status.OTHER, info=info or "no address")
+            return Answer(Status.OTHER, info=f"{each.address!r} is not an IP address")
+        parsed.append(Address(address, each.port, each.weight, each.name))
+    return Answer(Status.VALID, tuple(parsed)) if parsed else Answer(Status.OTHER, info=info or "no address")
 
 
 def answer_from_exception(error: Exception) -> Answer:
-    """What it means that resolving has raised."""
+    """Convert an exception that the resolution raised."""
     status = Status.OTHER
     if isinstance(error, LookupError):
         status = Status.NX
@@ -201,14 +206,16 @@ def answer_from_exception(error: Exception) -> Answer:
 
 
 def answer_from_system(addresses: Iterable[str], prefer: Family) -> Answer:
-    """What the system said. Addresses that hold on one link only are none that a URL could name."""
+    """Convert addresses that the system returned, without those that have a zone: no URL can contain them."""
     return answer_with(
         Address(each) for each in preferred_addresses((each for each in addresses if "%" not in each), prefer)
     )
 
 
 def answer_from_os_error(error: OSError, unknown: Container[int], again: int) -> Answer:
-    """How the system failed, by the numbers that say that there is no such name, and that it may be known later."""
+    """Convert an error of the system's resolver. `unknown`: the error numbers that mean that the name does not exist;
+    `again`: the one that means a temporary failure.
+    """
     status = (
         Status.NX
         if error.errno is not None and error.errno in unknown
@@ -220,7 +227,9 @@ def answer_from_os_error(error: OSError, unknown: Container[int], again: int) ->
 
 
 def preferred_addresses(addresses: Iterable[str], prefer: Family) -> list[str]:
-    """Those of the preferred family, or else the others, each once: a host that has both is one place and not two."""
+    """Return the addresses of the preferred family, or else the others, each once: a host that has both families is one
+    endpoint, not two.
+    """
     known = list(dict.fromkeys(addresses))
     version = 4 if prefer == "ipv4" else 6
     preferred = [each for each in known if ipaddress.ip_address(each).version == version]

@@ -1,4 +1,4 @@
-"""An agent beside a server says how it is, in a line of text (HAProxy `agent-check`): what that line means."""
+"""The agent of a server reports the server's state in a line of text (HAProxy `agent-check`): how to parse it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from sticky_core.health.check import CheckResult, CheckStatus
 
 @dataclass(frozen=True, slots=True)
 class AgentCheck:
-    """Ask an agent that listens at `port` of the server's host, each `inter` (2 s), having sent it `send`.
+    """Query an agent on the server's host (HAProxy `agent-check`).
 
-    It answers with a line of words: `up`, `down`, `fail`, `stopped`, perhaps with `#why`; `ready`, `drain`, `maint`;
-    a share of the server's weight, `75%`, or `weight:5`; `maxconn:30`. An agent that does not answer says nothing.
+    - `port`: the port where the agent listens, int, required (`agent-port`).
+    - `inter`: time between two queries, duration, 2 s (`agent-inter`).
+    - `send`: text to send after connecting, str, empty (`agent-send`).
+    - `timeout`: how long to wait for the reply once connected, duration; within `inter` by default.
+
+    The agent replies with a line of words: `up`, `down`, `fail`, `stopped`, optionally followed by `#reason`; `ready`,
+    `drain`, `maint`; a percentage of the server's weight, `75%`, or `weight:5`; `maxconn:30`. An agent that does not
+    reply changes nothing.
     """
 
     port: int
@@ -34,7 +40,7 @@ class AgentCheck:
             yield from problems_of_duration(name, getattr(self, name), is_optional=True)
 
 
-#: of an agent's line, in bytes
+#: the longest line of an agent, in bytes
 MAX_LINE = 1024
 
 _UP = ("up",)
@@ -44,34 +50,34 @@ _ADMIN = ("ready", "drain", "maint")
 
 @dataclass(frozen=True, slots=True)
 class AgentReply:
-    """What an agent has said. None: nothing of that."""
+    """The parsed reply of an agent. None: the reply does not contain it."""
 
     result: CheckResult
     up: bool | None = None
     admin: str | None = None
     weight: int | None = None
-    percent: int | None = None  #: of the weight that the server was given at first
+    percent: int | None = None  #: of the configured weight
     maxconn: int | None = None
 
 
 def parse_reply(line: bytes, duration: float | None = None) -> AgentReply:
-    """What an agent's line means; words that nobody knows make all of it worth nothing."""
+    """Parse the line of an agent. A line with an unknown word is ignored as a whole (L7RSP)."""
     text = line.decode("ascii", "replace").splitlines()[0].strip() if line.strip() else ""
-    words, _, why = text.partition("#")
+    words, _, reason = text.partition("#")
     up: bool | None = None
     admin: str | None = None
     numbers: dict[str, int] = {}
     for word in re.split(r"[\s,]+", words.strip().lower()):
         if word in _UP or word in _DOWN:
             up = word in _UP
-            why = why or ("" if up else word)
+            reason = reason or ("" if up else word)
         elif word in _ADMIN:
             admin = word
         elif (number := _number(word)) is not None:
             numbers[number[0]] = number[1]
         elif word or not words:
-            return AgentReply(CheckResult(CheckStatus.L7RSP, info=f"agent said {text!r}", duration=duration))
-    result = CheckResult(CheckStatus.L7STS if up is False else CheckStatus.L7OK, info=why.strip(), duration=duration)
+            return AgentReply(CheckResult(CheckStatus.L7RSP, info=f"agent replied {text!r}", duration=duration))
+    result = CheckResult(CheckStatus.L7STS if up is False else CheckStatus.L7OK, info=reason.strip(), duration=duration)
     return AgentReply(result, up, admin, numbers.get("weight"), numbers.get("percent"), numbers.get("maxconn"))
 
 

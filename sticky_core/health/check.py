@@ -1,11 +1,5 @@
-"""Whether a server is well, by what it answers when it is asked (HAProxy `check`, `option httpchk`).
-
-Two types: `Check` is what was asked for; `Checking` is that at work over one server, as a state machine without I/O:
-whoever probes asks `delay(now)`, waits, probes, and tells `observe(result, now)`.
-
-The theory: health is a number from 0 to rise+fall-1, and the server is up from `rise` on. A failure takes one off, and
-below `rise` everything; a success adds one, and from `rise` on everything there is. So `fall` failures in a row take it
-down, `rise` successes in a row bring it back, and one success makes up for the failures before it.
+"""Configuration and results of health checks (HAProxy `check`, `option httpchk`). `sticky_core.health.runtime` runs
+them.
 """
 
 from __future__ import annotations
@@ -26,22 +20,22 @@ OnError = Literal["fail-check", "fastinter", "sudden-death", "mark-down"]
 OnMarkedDown = Literal["shutdown-sessions"]
 OnMarkedUp = Literal["shutdown-backup-sessions"]
 
-#: what stands for a probe of ours: told the server, it says whether that is well, or how it is; in the ASGI face it may
-#: be a coroutine function
+#: A user's replacement for our probe: gets the server and returns True, False or a `CheckResult`; in the ASGI face it
+#: may be a coroutine function.
 ProbeFunction = Callable[[Any], Any]
 
 
 class Verdict(Enum):
-    """What a result says of the server."""
+    """What a result means for the health of the server."""
 
     PASSED = "passed"
     FAILED = "failed"
-    STOPPING = "stopping"  #: passed, but it takes no new clients (`disable_on_404`)
+    STOPPING = "stopping"  #: passed, but the server gets no new clients (`disable_on_404`)
     UNKNOWN = "unknown"
 
 
 class CheckStatus(Enum):
-    """How a check turned out, in HAProxy's words (management guide, 9.1, `check_status`)."""
+    """The result of a check in HAProxy's words (management guide, 9.1, `check_status`)."""
 
     UNK = "Unknown", Verdict.UNKNOWN
     INI = "Initializing", Verdict.UNKNOWN
@@ -64,8 +58,9 @@ class CheckStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How one check turned out. `code`: the HTTP status, where there was one; `info`: the evidence; `duration`: how
-    long it took, in seconds.
+    """The result of one check.
+
+    `code`: the HTTP status, 0 without one. `info`: the evidence, as text. `duration`: how long it took, in seconds.
     """
 
     status: CheckStatus
@@ -74,7 +69,7 @@ class CheckResult:
     duration: float | None = None
 
     def __str__(self) -> str:
-        """As HAProxy's log says it."""
+        """Format the result as HAProxy's log does."""
         parts = [self.status.text]
         if self.code:
             parts.append(f"code: {self.code}")
@@ -85,15 +80,15 @@ class CheckResult:
         return ", ".join(parts)
 
 
-#: a callable's answer where it does not say more than yes or no
-_SAID = {True: CheckResult(CheckStatus.L7OK), False: CheckResult(CheckStatus.L7RSP, info="the probe said no")}
+#: the result of a probe function that returns no `CheckResult`
+_RESULTS = {True: CheckResult(CheckStatus.L7OK), False: CheckResult(CheckStatus.L7RSP, info="the probe returned False")}
 
 
-def probe_result(answer: object) -> CheckResult:
-    """What the answer of a callable that stands for the probe means."""
-    if isinstance(answer, CheckResult):
-        return answer
-    return _SAID[answer is None or bool(answer)]
+def probe_result(returned: object) -> CheckResult:
+    """Return what the return value of a probe function means. None counts as True."""
+    if isinstance(returned, CheckResult):
+        return returned
+    return _RESULTS[returned is None or bool(returned)]
 
 
 _HTTP_ONLY = ("method", "headers", "body", "expect", "disable_on_404")
@@ -102,28 +97,40 @@ _ERRORS_ONLY = ("error_limit", "on_error")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check of each server.
+    """The health check of each server (HAProxy `check`, `option httpchk`, `http-check`). One option a line:
 
-    `path`: what is asked for, by `method` (GET), with `headers` and `body`; behind the base path of the server's URL.
-    None: whether a connection comes about is enough; of an app, that it was made. `probe`: a callable that is asked
-    instead, with the `Server`; it says True or False, or a `CheckResult`, and an exception is a failure.
-
-    `expect`: what the answer must be like, by default `"status 200-399"`; HAProxy's words: `status 200,204,300-302`,
-    `rstatus <regex>`, `string <text>`, `rstring <regex>`, `hdr name <name> value -m beg <text>`, `fhdr …`; `!` before
-    it means the opposite. `disable_on_404`: a server that answers 404 keeps its clients and takes no new ones.
-
-    `inter`: how often (2 s); `fastinter`: while its health is changing; `downinter`: while it is down; both as `inter`
-    unless given. `fall`, `rise`: after how many failures it is down (3), and successes up again (2). `timeout`: how
-    long to wait for the answer once connected; by default all of it must be over within `inter`. `spread`: by how many
-    percent intervals vary (HAProxy `spread-checks`). `init_state`: what is believed of a server before its first
-    check. `port`: another than that of the server's URL.
-
-    `observe`: take the answers to clients into account: `"layer4"` (connections), `"layer7"` (answers as well): after
-    `error_limit` failures in a row (10), `on_error` says what they mean: `"fail-check"` (as one failed check),
-    `"fastinter"`, `"sudden-death"` (the next failed check is fatal), `"mark-down"`. `on_marked_down=
-    "shutdown-sessions"`: a server that goes down, or into maintenance, takes what is in flight with it.
-    `on_marked_up="shutdown-backup-sessions"`: a server that can take new clients again, and is no backup, ends what is
-    in flight at the backups.
+    - `path`: the path to request, str, percent-encoded, appended to the base path of the server's URL (`option httpchk
+      <uri>`). None (default): an established connection is enough; for an app, that it has started.
+    - `probe`: a callable to use in place of a request; it gets the `Server` and returns True, False or a `CheckResult`;
+      an exception counts as a failure. None by default.
+    - `method`: the method of the request, str, `"GET"` (`http-check send meth`).
+    - `headers`: headers of the request, a mapping or a sequence of pairs, none by default (`http-check send hdr`).
+    - `body`: the body of the request, str or bytes, empty by default (`http-check send body`).
+    - `expect`: what the response must be like, str, `"status 200-399"` (`http-check expect`): `status 200,204,300-302`,
+      `rstatus <regex>`, `string <text>`, `rstring <regex>`, `hdr name <name> value -m beg <text>`, `fhdr ...`; a `!`
+      before it means the opposite.
+    - `disable_on_404`: whether a server that responds 404 keeps its clients but gets no new ones, bool, False
+      (`http-check disable-on-404`).
+    - `inter`: time between two checks, duration, 2 s (`inter`).
+    - `fastinter`: the same while health is changing, duration, as `inter` by default (`fastinter`).
+    - `downinter`: the same while the server is down, duration, as `inter` by default (`downinter`).
+    - `rise`: how many successes in a row bring a server up, int, 2 (`rise`).
+    - `fall`: how many failures in a row take a server down, int, 3 (`fall`).
+    - `timeout`: how long to wait for the response once connected, duration; by default the whole check has to end
+      within `inter` (`timeout check`).
+    - `spread`: by how many percent the intervals vary at random, int from 0 to 50, 0 (`spread-checks`).
+    - `init_state`: the assumed state before the first check, `"up"`, `"down"`, `"fully-up"` or `"fully-down"`, `"up"`
+      (`init-state`).
+    - `port`: the port to connect to, int, that of the server's URL by default (`port`).
+    - `observe`: which events of clients' requests count as well, None (none of them), `"layer4"` (connections) or
+      `"layer7"` (responses too), None (`observe`).
+    - `error_limit`: how many failed requests in a row trigger `on_error`, int, 10 (`error-limit`).
+    - `on_error`: what they count as, `"fail-check"` (one failed check), `"fastinter"`, `"sudden-death"` (the next
+      failed check takes the server down) or `"mark-down"`, `"fail-check"` (`on-error`).
+    - `on_marked_down`: `"shutdown-sessions"` ends the requests in flight at a server that goes down or into
+      maintenance, None (`on-marked-down`).
+    - `on_marked_up`: `"shutdown-backup-sessions"` ends the requests in flight at backup servers as soon as a server
+      that is no backup can take new clients again, None (`on-marked-up`).
 
     Raises `ConfigError` with every problem found; an option that has no effect is one.
     """
@@ -158,7 +165,7 @@ class Check:
         if self.path is not None and self.probe is not None:
             yield "has both a path and a probe: give one"
         if self.path is not None and (not self.path.startswith("/") or not self.path.isprintable() or " " in self.path):
-            yield f"path {self.path!r} is none: it begins with a slash, and is percent-encoded"
+            yield f"path {self.path!r} is not valid: it begins with a slash, and is percent-encoded"
         if self.path is None:
             for name in _HTTP_ONLY:
                 if name in given:
@@ -172,7 +179,7 @@ class Check:
                 if name in given:
                     yield f"{name} has no effect without observe: add observe='layer7', or leave it out"
         yield from self._problems_of_times()
-        yield from self._problems_of_words()
+        yield from self._problems_of_choices()
 
     def _problems_of_times(self) -> Iterator[str]:
         for name in ("inter", "fastinter", "downinter", "timeout"):
@@ -187,7 +194,7 @@ class Check:
         if self.port is not None and not 1 <= self.port <= 65535:
             yield f"port {self.port!r} is not within 1..65535"
 
-    def _problems_of_words(self) -> Iterator[str]:
+    def _problems_of_choices(self) -> Iterator[str]:
         for name, words in (
             ("init_state", get_args(InitState)),
             ("observe", (None, *get_args(Observe))),
@@ -204,12 +211,12 @@ class Check:
             except ValueError as error:
                 yield str(error)
         if self.method is not UNSET and not (self.method.isascii() and self.method.isalpha()):
-            yield f"method {self.method!r} is none"
+            yield f"method {self.method!r} is not a valid method"
         for name, value in self.header_list:
             if not name or not name.isprintable() or {*name} & {*" :"} or not value.isprintable():
-                yield f"header {name!r}: {value!r} can't be written"
+                yield f"header {name!r}: {value!r} can't be sent in a request"
 
-    # What is in force
+    # The options with their defaults applied
 
     @property
     def http_method(self) -> str:
@@ -237,7 +244,7 @@ class Check:
 
     @property
     def max_errors(self) -> int:
-        """How many failures in a row mean something, with `observe`."""
+        """How many failed requests in a row trigger `on_error`."""
         return 10 if self.error_limit is UNSET else self.error_limit
 
 

@@ -1,4 +1,4 @@
-"""What an answer to a check must be like (HAProxy `http-check expect`): read from its text, and asked of an answer."""
+"""What the response to a check must be like (HAProxy `http-check expect`): parsed from text, and matched."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-#: of an answer's body, in bytes: what is looked at, and so what has to be read
+#: how much of a response body is examined, and so has to be read, in bytes
 MAX_BODY = 16384
 
 Headers = Sequence[tuple[str, str]]
 
 _WORDS = "status, rstatus, string, rstring, hdr, fhdr, perhaps with ! before it"
-#: how a text is compared (`-m`), each without regard to what is not there
+#: how a text is compared with a pattern (`-m`)
 _METHODS: dict[str, Callable[[str, str], bool]] = {
     "str": lambda text, pattern: text == pattern,
     "beg": str.startswith,
@@ -26,7 +26,7 @@ _METHODS: dict[str, Callable[[str, str], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A text and how it is compared."""
+    """A pattern and how a text is compared with it."""
 
     method: str
     pattern: str
@@ -55,7 +55,7 @@ class StatusRegex:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text in the body, whatever the status."""
+    """A text that the body contains, whatever the status."""
 
     text: str
 
@@ -73,7 +73,7 @@ class TextRegex:
 
 @dataclass(frozen=True, slots=True)
 class HeaderField:
-    """A header; its value if one is asked for. `whole`: the line as it is, rather than what stands between commas."""
+    """A header, and optionally its value. `whole`: compare the whole line rather than each element between commas."""
 
     whole: bool
     name: Match
@@ -96,7 +96,7 @@ Verdict = Literal["L7OK", "L7STS", "L7RSP"]
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """What is expected, or, `negated`, what is not."""
+    """The rule that a response must match, or, if `negated`, must not match."""
 
     text: str
     rule: Rule
@@ -104,22 +104,22 @@ class Expect:
 
     @classmethod
     def parse(cls, text: str) -> Expect:
-        """`status 200,204,300-302`, `! string oops`, `hdr name -m beg X- value -m sub up`, … ValueError says what is
-        wrong.
+        """Parse `status 200,204,300-302`, `! string oops`, `hdr name -m beg X- value -m sub up`, … Raise a ValueError
+        that says what is wrong.
         """
         rest = text.strip()
         negated = rest.startswith("!")
         word, _, pattern = rest.removeprefix("!").lstrip().partition(" ")
         pattern = pattern.strip()
-        reader = _READERS.get(word)
-        if reader is None:
-            raise ValueError(f"expect {text!r} is not known: write one of {_WORDS}")
+        parse_rule = _RULES.get(word)
+        if parse_rule is None:
+            raise ValueError(f"expect {text!r} is unknown: write one of {_WORDS}")
         if not pattern:
-            raise ValueError(f"expect {text!r} does not say what {word} is to be")
+            raise ValueError(f"expect {text!r} has no pattern after {word}")
         try:
-            return cls(text, reader(word, pattern), negated)
+            return cls(text, parse_rule(word, pattern), negated)
         except re.error as error:
-            raise ValueError(f"expect {text!r}: {pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"expect {text!r}: {pattern!r} is not a regular expression: {error}") from None
         except ValueError as error:
             raise ValueError(f"expect {text!r}: {error}") from None
 
@@ -128,7 +128,9 @@ class Expect:
         return isinstance(self.rule, Text | TextRegex)
 
     def judge(self, status: int, headers: Headers, body: bytes) -> Verdict:
-        """`body`: what has been read of it. Without one, no word about it is true, not even what it does not say."""
+        """Judge a response. `body`: what has been read of it. Without a body every rule about it fails, negated ones
+        too.
+        """
         if self.needs_body:
             body = body[:MAX_BODY]
             return "L7OK" if body and self.rule.matches(status, headers, body) is not self.negated else "L7RSP"
@@ -140,7 +142,7 @@ def _status(word: str, pattern: str) -> Status:
     for part in pattern.split(","):
         found = re.fullmatch(r"([0-9]{3})(?:-([0-9]{3}))?", part.strip())
         if found is None:
-            raise ValueError(f"{part!r} is neither a status nor a range of them, such as 200-299")
+            raise ValueError(f"{part!r} is neither a status nor a range such as 200-299")
         low, high = int(found[1]), int(found[2] or found[1])
         if low > high:
             raise ValueError(f"{part!r} is a range that ends before it begins")
@@ -169,7 +171,7 @@ def _header(word: str, pattern: str) -> HeaderField:
 
     def match(what: str) -> Match:
         if not tokens or tokens.pop(0) != what:
-            raise ValueError(f"{word} goes on as: name [-m str|beg|end|sub|reg] <name> [value [-m …] <value>]")
+            raise ValueError(f"{word} is followed by: name [-m str|beg|end|sub|reg] <name> [value [-m …] <value>]")
         method = "str"
         if tokens[:1] == ["-m"]:
             del tokens[0]
@@ -177,7 +179,7 @@ def _header(word: str, pattern: str) -> HeaderField:
             if method not in _METHODS:
                 raise ValueError(f"-m {method} is none of {', '.join(_METHODS)}")
         if not tokens:
-            raise ValueError(f"{what} has nothing behind it")
+            raise ValueError(f"{what} needs a pattern after it")
         text = tokens.pop(0)
         if method == "reg":
             re.compile(text)
@@ -186,11 +188,11 @@ def _header(word: str, pattern: str) -> HeaderField:
     name = match("name")
     value = match("value") if tokens else None
     if tokens:
-        raise ValueError(f"nothing is known of {' '.join(tokens)!r}")
+        raise ValueError(f"unexpected {' '.join(tokens)!r}")
     return HeaderField(word == "fhdr", name, value)
 
 
-_READERS: dict[str, Callable[[str, str], Rule]] = {
+_RULES: dict[str, Callable[[str, str], Rule]] = {
     "status": _status,
     "rstatus": _status_regex,
     "string": _text,

@@ -1,4 +1,10 @@
-"""A check at work."""
+"""The running check of one server: a state machine without I/O. The face calls `delay(now)`, waits that long, probes
+the server, and calls `record_check(result, now)`.
+
+The theory: health is a number from 0 to rise+fall-1, and the server is up from `rise` on. A failure subtracts one, and
+below `rise` sets it to 0; a success adds one, and from `rise` on sets it to the maximum. So `fall` failures in a row
+take the server down, `rise` successes in a row bring it up, and one success makes up for the failures before it.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +19,10 @@ from sticky_core.health.expect import Headers
 
 
 class CheckRuntime:
-    """A check at work over one server. Under the backend's lock, but for `delay`.
+    """The running check of one server. Call its methods with the backend's lock held, except `delay`.
 
-    `first`: how many seconds from its first look the first check is due. `wake`: set by whoever sleeps until the next
-    check, and called when that is due earlier than was said.
+    `first_delay`: seconds from the first call of `delay` to the first check. `wake`: a callback set by the task that
+    sleeps until the next check; called when the check becomes due earlier than `delay` returned.
     """
 
     def __init__(self, check: Check, rng: Rng) -> None:
@@ -33,23 +39,23 @@ class CheckRuntime:
             "fully-up": self._max_health,
             "fully-down": 0,
         }[check.init_state]
-        self.is_stopping = False  #: whether it passes, but wants no new clients
+        self.is_stopping = False  #: whether the check passes, but the server gets no new clients
         self.result = CheckResult(CheckStatus.INI)
         self.first_delay = 0.0
         self._due: float | None = None
-        self._errors = 0  # in a row, of clients' requests
+        self._errors = 0  # failed requests of clients in a row
         self.wake: Callable[[], object] | None = None
 
     def restarted(self) -> CheckRuntime:
-        """The same check where nobody has looked yet: what was known of health holds, and it is due at once."""
-        made = CheckRuntime(self.check, self._rng)
-        made.health, made.is_stopping, made.result = self.health, self.is_stopping, self.result
+        """Return a new run of this check with the same health, due at once, and wake the task of this one."""
+        restarted = CheckRuntime(self.check, self._rng)
+        restarted.health, restarted.is_stopping, restarted.result = self.health, self.is_stopping, self.result
         if self.wake is not None:
             self.wake()
-        return made
+        return restarted
 
     def inherit_from(self, before: CheckRuntime) -> None:
-        """Go on where another check was: what it knew of the server's health holds."""
+        """Take over the health that `before`, another check of the same server, had found."""
         self.health = (
             (self._max_health if before.health == before._max_health else self.check.rise) if before.is_up else 0
         )
@@ -65,32 +71,32 @@ class CheckRuntime:
         return self._inter
 
     def timeouts(self, connect: float) -> tuple[float, float | None]:
-        """How long a connection may take, where one usually may take `connect`, and how long what comes after it; None:
-        what is left of the interval.
+        """Return how many seconds the connection may take (`connect`: the backend's timeout for connections), and how
+        many the rest of the check; None: what is left of the interval.
         """
         timeout = self.check.timeout
         return (self._inter, None) if timeout is None else (min(connect, self._inter), seconds(timeout))
 
     @property
     def timeout(self) -> float:
-        """How long a check may take that needs no connection."""
+        """How many seconds a check without a connection may take."""
         return self._inter if self.check.timeout is None else seconds(self.check.timeout)
 
     @property
     def interval(self) -> float:
-        """Until the next check, as health stands."""
+        """Seconds from one check to the next at the current health."""
         if self.health == self._max_health:
             return self._inter
         return self._downinter if self.health == 0 else self._fastinter
 
     def delay(self, now: float) -> float:
-        """How many seconds until the next check."""
+        """Return the seconds until the next check is due."""
         if self._due is None:
             self._due = now + self.first_delay
         return max(0.0, self._due - now)
 
     def record_check(self, result: CheckResult, now: float) -> None:
-        """A check has come back."""
+        """Apply the result of a check, and set when the next one is due."""
         self._apply(result)
         interval = self.interval
         varying = interval * self.check.spread / 100
@@ -113,7 +119,7 @@ class CheckRuntime:
                 pass
 
     def judge(self, status: int, headers: Headers, body: bytes) -> CheckResult:
-        """What an answer means."""
+        """Return what a response to the check means."""
         if self.check.stops_on_404 and status == 404 and self.is_up:
             return CheckResult(CheckStatus.L7OKC, status, "Not Found")
         verdict = self.expect.judge(status, headers, body)
@@ -123,28 +129,30 @@ class CheckRuntime:
         return CheckResult(CheckStatus[verdict], status, info)
 
     def force(self, up: bool, stopping: bool = False) -> None:
-        """Somebody knows better (`set server … health up|stopping|down`)."""
+        """Set the health by hand (`set server … health up|stopping|down`)."""
         self.health = self._max_health if up else 0
         self.is_stopping = stopping
         self._errors = 0
 
     def reset(self) -> None:
-        """It comes back from maintenance: believed to be well until the next check, which is due at once."""
+        """Assume that the server, which returns from maintenance, is up until the next check, which is due at once."""
         self.health = self.check.rise
         self.is_stopping = False
         self._errors = 0
         self.expedite(-inf)
 
     def expedite(self, due: float) -> None:
-        """Let the next check be due then, unless it is earlier anyway."""
+        """Make the next check due at `due`, unless it is due earlier."""
         if self._due is None or due < self._due:
             self._due = due
             if self.wake is not None:
                 self.wake()
 
-    def record_request(self, well: bool, why: str, now: float) -> bool:
-        """A client's request has turned out well or not. Whether that means anything (HAProxy `__health_adjust`)."""
-        if well:
+    def record_request(self, succeeded: bool, reason: str, now: float) -> bool:
+        """Count a client's request that succeeded, or failed for `reason`. Return whether it triggered `on_error`
+        (HAProxy `__health_adjust`).
+        """
+        if succeeded:
             self._errors = 0
             return False
         self._errors += 1
@@ -153,7 +161,7 @@ class CheckRuntime:
         self._errors = 0
         rise, on_error = self.check.rise, self.check.on_error
         failed = CheckResult(
-            CheckStatus.HANA, info=f"Detected {self.check.max_errors} consecutive errors, last one was: {why}"
+            CheckStatus.HANA, info=f"Detected {self.check.max_errors} consecutive errors, last one was: {reason}"
         )
         if on_error == "sudden-death":
             self.health = min(self.health, rise + 1)
@@ -166,12 +174,12 @@ class CheckRuntime:
 
     @property
     def is_error_free(self) -> bool:
-        """Whether one more that turns out well means nothing new."""
+        """Whether no request has failed since the last success: one more success changes nothing."""
         return not self._errors
 
     @property
     def summary(self) -> str:
-        """How far it is from the other state: `2/3` of `fall` while it is up, `1/2` of `rise` while it is down."""
+        """Health as HAProxy shows it: `2/3` of `fall` while the server is up, `1/2` of `rise` while it is down."""
         if self.is_up:
             return f"{self.health - self.check.rise + 1}/{self.check.fall}"
         return f"{self.health}/{self.check.rise}"
@@ -185,9 +193,9 @@ def _phrase(status: int) -> str:
 
 
 def stagger_first_checks(checks: Sequence[CheckRuntime]) -> None:
-    """Let the first checks of a backend come one by one rather than all at once, within the shortest interval of those
-    that are a second or more.
+    """Spread the first checks of a backend evenly over the shortest interval that is a second or longer, so that they
+    do not all run at once.
     """
-    within = min((each.inter for each in checks if each.inter >= 1), default=0.0)
+    shortest = min((each.inter for each in checks if each.inter >= 1), default=0.0)
     for number, each in enumerate(checks):
-        each.first_delay = max(within, each.inter) * number / len(checks)
+        each.first_delay = max(shortest, each.inter) * number / len(checks)

@@ -1,4 +1,4 @@
-"""What an answer to a check must be like: HAProxy's words, each with answers that are and are not."""
+"""What the response to a check must be like: HAProxy's words, each with responses that match and that do not."""
 
 import pytest
 
@@ -26,7 +26,7 @@ HEADERS = [("x-state", "up, warm"), ("x-via", "a, b"), ("content-type", "text/pl
         ("string x", 200, b"", "L7RSP"),
         ("! string oops", 200, b"fine", "L7OK"),
         ("! string oops", 200, b"oops", "L7RSP"),
-        ("! string oops", 200, b"", "L7RSP"),  # where nothing is said, nothing is true
+        ("! string oops", 200, b"", "L7RSP"),  # without a body no rule about it holds
         (r"rstring ok\s+[0-9]+", 200, b"ok  12", "L7OK"),
         (r"rstring ok\s+[0-9]+", 200, b"ok", "L7RSP"),
         ("! rstring err.r", 200, b"error", "L7RSP"),
@@ -45,29 +45,29 @@ HEADERS = [("x-state", "up, warm"), ("x-via", "a, b"), ("content-type", "text/pl
         ('fhdr name x-state value "up, warm"', 200, b"", "L7OK"),
     ],
 )
-def test_an_answer(text: str, status: int, body: bytes, verdict: str):
+def test_a_response_is_judged(text: str, status: int, body: bytes, verdict: str):
     assert Expect.parse(text).judge(status, HEADERS, body) == verdict
 
 
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("", "is not known"),
-        ("code 200", "is not known"),
-        ("status", "does not say what status is to be"),
+        ("", "is unknown"),
+        ("code 200", "is unknown"),
+        ("status", "has no pattern after status"),
         ("status 20", "neither a status nor a range"),
         ("status 300-200", "ends before it begins"),
-        ("rstatus (", "no regular expression"),
-        ("rstring [", "no regular expression"),
-        ("hdr x-state", "goes on as: name"),
-        ("hdr name", "has nothing behind it"),
+        ("rstatus (", "not a regular expression"),
+        ("rstring [", "not a regular expression"),
+        ("hdr x-state", "is followed by: name"),
+        ("hdr name", "needs a pattern after it"),
         ("hdr name -m like x", "-m like is none of"),
-        ("hdr name x value", "has nothing behind it"),
-        ("hdr name x value y z", "nothing is known of 'z'"),
-        ("hdr name -m reg (", "no regular expression"),
+        ("hdr name x value", "needs a pattern after it"),
+        ("hdr name x value y z", "unexpected 'z'"),
+        ("hdr name -m reg (", "not a regular expression"),
     ],
 )
-def test_what_cannot_be_expected_is_refused(text: str, problem: str):
+def test_an_invalid_rule_is_refused(text: str, problem: str):
     with pytest.raises(ValueError, match=r".*") as refused:
         Expect.parse(text)
     assert problem in str(refused.value)
