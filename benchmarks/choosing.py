@@ -39,7 +39,8 @@ from sticky_core.balance import (
 )
 from sticky_core.balance.algorithm import Algorithm, Balance, LatencyAware
 from sticky_core.samples.request import hdr
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 
 SIZES = (2, 10, 100, 1_000, 10_000)
 #: To reach, from ten servers on: microseconds per choice, and how many times more among the most than among the fewest.

@@ -73,7 +73,8 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import hdr
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 from sticky_core.stick_table.table import StickTable
 from sticky_core.transaction.transaction import Reporting, Transaction
 

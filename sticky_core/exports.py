@@ -22,7 +22,9 @@ from sticky_core.persistence.token import Token
 from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
 from sticky_core.samples.request import cook, hdr, path, path_param, src, url_param
-from sticky_core.server.server import AdminState, Health, Server, ServerConfig
+from sticky_core.server.config import ServerConfig
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
 from sticky_core.workers.transaction import RemoteAppError

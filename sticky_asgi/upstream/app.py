@@ -16,7 +16,7 @@ from sticky_core.http import http1
 from sticky_core.http.error_page import error_page
 from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest, request_target
 from sticky_core.http.timeouts import Timeouts
-from sticky_core.server.server import ServerConfig
+from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 

@@ -34,7 +34,8 @@ from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.persistence import Persist, Persistence
 from sticky_core.persistence.rules import Condition
-from sticky_core.server.server import POLL_INTERVAL, Server
+from sticky_core.server.drain import POLL_INTERVAL
+from sticky_core.server.server import Server
 from sticky_core.stores.shared_store import SharedStore
 
 __all__ = ["Backend", "BackendComponent", "BackendConfig", "OnEmpty", "Unavailable"]

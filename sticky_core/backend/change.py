@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.events import Loop
-from sticky_core.server.server import POLL_INTERVAL, Server, ServerConfig
+from sticky_core.server.config import ServerConfig
+from sticky_core.server.drain import POLL_INTERVAL
+from sticky_core.server.server import Server
 
 if TYPE_CHECKING:
     from sticky_core.backend.snapshot import Snapshot

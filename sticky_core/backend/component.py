@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.snapshot import Snapshot
-from sticky_core.server.server import Server, ServerConfig
+from sticky_core.server.config import ServerConfig
+from sticky_core.server.server import Server
 
 
 class BackendComponent:

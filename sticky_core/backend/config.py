@@ -15,7 +15,7 @@ from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.rules import Condition
-from sticky_core.server.server import NAME, ServerConfig
+from sticky_core.server.config import NAME, ServerConfig
 
 Unavailable = Literal["redispatch", "fail"]
 OnEmpty = Literal["fail", "panic"]

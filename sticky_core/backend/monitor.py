@@ -18,7 +18,8 @@ from sticky_core.errors import Failure
 from sticky_core.health.agent import AgentReply
 from sticky_core.health.check import CheckResult
 from sticky_core.health.runtime import CheckRuntime
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 
 #: states in which a server serves some clients
 _SERVING = ("UP", "NOLB", "DRAIN")
@@ -273,11 +274,11 @@ class Monitor:
             if checking is not None and observe is not None and server.status not in ("DOWN", "MAINT"):
                 changed = checking.record_request(well, why, now)
                 reason = str(checking.result)
-            if server.max_fails and server.status != "DOWN":
+            if server.max_fails.limit and server.status != "DOWN":
                 if not counted:
-                    server.served_at(now)
-                elif server.failed_at(now):
-                    changed, reason = True, server.reason
+                    server.max_fails.record_success(now)
+                elif server.max_fails.record_failure(now):
+                    changed, reason = True, f"{server.max_fails.count} requests failed"
             woken = self._apply_health(server, reason) if changed else []
             if changed:
                 self._deadlines.update(server)

@@ -25,7 +25,8 @@ from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.health.agent import AgentCheck
 from sticky_core.health.check import Check
 from sticky_core.health.runtime import CheckRuntime, stagger_first_checks
-from sticky_core.server.server import Server, ServerConfig
+from sticky_core.server.config import ServerConfig
+from sticky_core.server.server import Server
 
 
 class Reconfigure:
@@ -225,9 +226,9 @@ class Reconfigure:
         new_checks: list[CheckRuntime] = []
         new_agents: list[CheckRuntime] = []
         for server in snapshot.servers:
-            server.max_idle = snapshot.max_idle
-            server.bound_somewhere = snapshot.bound_somewhere
-            server.max_fails = snapshot.max_fails[server]
+            server.draining.max_idle = snapshot.max_idle
+            server.draining.has_clients_elsewhere = partial(snapshot.has_clients_elsewhere, server)
+            server.max_fails.limit = snapshot.max_fails[server]
             track(server, tracked.get(server))
             server.checking = self._renew(server.checking, snapshot.config.check_of(server.config), new_checks)
             server.agent = self._renew(server.agent, _check_of_agent(server.config.agent_check), new_agents)

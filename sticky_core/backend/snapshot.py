@@ -124,7 +124,7 @@ class Snapshot:
         """Count the entries of stick tables by server. This reads every entry."""
         return self.persistences.sessions()
 
-    def bound_somewhere(self, server: Server) -> bool:
+    def has_clients_elsewhere(self, server: Server) -> bool:
         """Return whether a process may still serve clients of `server`, according to the stores of shared tables."""
         return self.persistences.has_clients_elsewhere(server)
 

@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 
 from sticky_core.backend.owner import Owner
 from sticky_core.errors import ConfigError, collect_problems
+from sticky_core.server.config import Tracked
 from sticky_core.server.server import Server
 
 #: by name, the backend that was made last
@@ -29,7 +30,7 @@ def find_tracked(backend: Owner, servers: Sequence[Server], problems: list[str])
     return tracked
 
 
-def _find(backend: Owner, server: Server, track: str | Server, by_name: Mapping[str, Server]) -> Server:
+def _find(backend: Owner, server: Server, track: str | Tracked, by_name: Mapping[str, Server]) -> Server:
     """Return the server that `track` names. ConfigError if `server` can't track it."""
     if isinstance(track, str):
         backend_name, _, name = track.rpartition("/")
@@ -42,6 +43,7 @@ def _find(backend: Owner, server: Server, track: str | Server, by_name: Mapping[
         if found is None:
             raise ConfigError(f"track {track}: there is no such server")
     else:
+        assert isinstance(track, Server)
         found = track
     if backend.servers_by_name.get(found.name) is found and by_name.get(found.name) is not found:
         raise ConfigError(f"track: {found.name} is to go: name another server, or leave track out")

@@ -5,9 +5,10 @@ A sixteenth is the least step in which a weight can grow (`BE_WEIGHT_SCALE`).
 
 from __future__ import annotations
 
-from sticky_core.server.server import MAX_WEIGHT, Server
+from sticky_core.server.config import MAX_WEIGHT
+from sticky_core.server.server import Server
+from sticky_core.server.slowstart import SCALE
 
-SCALE = 16
 MOST = MAX_WEIGHT * SCALE
 
 

@@ -14,7 +14,6 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf
 
-from sticky_core.balance.eweight import SCALE
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.weighted_sample import WeightedSampler
@@ -23,6 +22,7 @@ from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
+from sticky_core.server.slowstart import SCALE
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,10 @@ from sticky_core.backend.snapshot import Snapshot
 from sticky_core.errors import ConfigError
 from sticky_core.http import http1
 from sticky_core.runtime import discovery
+from sticky_core.server.config import ServerConfig
 from sticky_core.server.instance import new_instance
-from sticky_core.server.server import Health, Server, ServerConfig
+from sticky_core.server.server import Server
+from sticky_core.server.state import Health
 from sticky_core.target import OTHER_FACE, App, Kind, possible_kinds
 from sticky_core.upstream.upstream import Upstream
 

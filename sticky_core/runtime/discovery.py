@@ -16,7 +16,8 @@ from sticky_core.dns import nameservers
 from sticky_core.dns.resolution import Resolution
 from sticky_core.dns.resolvers import Address, Answer, Query, Resolvers, Status, is_service
 from sticky_core.errors import ConfigError
-from sticky_core.server.server import Server, ServerConfig
+from sticky_core.server.config import ServerConfig
+from sticky_core.server.server import Server
 from sticky_core.target import Kind, Location
 
 if TYPE_CHECKING:

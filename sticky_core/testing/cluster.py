@@ -17,7 +17,8 @@ from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 from sticky_core.target import OTHER_FACE, App, Factory, Kind, possible_kinds, require_factory
 
 #: good for tests and for nothing else

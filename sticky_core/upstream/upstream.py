@@ -9,7 +9,7 @@ from sticky_core.http import http1
 from sticky_core.http.forwarding import Forward, RequestHeads
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.http.tls import TLS
-from sticky_core.server.server import ServerConfig
+from sticky_core.server.config import ServerConfig
 from sticky_core.target import App, Location
 from sticky_core.upstream.allocator import keep_freed_memory
 from sticky_core.upstream.pool import PURGE_DELAY, Pool

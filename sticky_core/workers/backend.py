@@ -20,7 +20,8 @@ from sticky_core.balance.local import Local
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
 from sticky_core.server import instance
-from sticky_core.server.server import Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import Health
 from sticky_core.target import App
 from sticky_core.workers.config import WorkersConfig
 from sticky_core.workers.keys import PREFIX, KeyTable

@@ -15,7 +15,7 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import VARIABLE, Secret
 from sticky_core.samples import request as samples
 from sticky_core.samples.request import Sample
-from sticky_core.server.server import NAME
+from sticky_core.server.config import NAME
 from sticky_core.workers import frames
 from sticky_core.workers.slots import MAX_WORKERS
 

@@ -20,7 +20,8 @@ import pytest
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.health.check import Check, CheckResult
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

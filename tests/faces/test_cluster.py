@@ -31,7 +31,7 @@ import sticky_wsgi.testing
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.persistence.claim import Claim, Mark, Reason
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.server.server import Health
+from sticky_core.server.state import Health
 from sticky_core.testing.cluster import Cluster
 
 #: how long to wait for what comes at once, before it is called a failure

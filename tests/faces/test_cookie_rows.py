@@ -22,7 +22,8 @@ from sticky_core.balance import RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import AsgiClient, Face

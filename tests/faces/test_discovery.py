@@ -32,7 +32,8 @@ from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.tls import TLS
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

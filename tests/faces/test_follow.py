@@ -11,7 +11,7 @@ from sticky_core.balance import RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.persistence.claim import Claim, Mark, Reason
-from sticky_core.server.server import Health
+from sticky_core.server.state import Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Answer, Face

@@ -13,7 +13,7 @@ from sticky_core.backend.backend import Backend
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.persistence import Persist
-from sticky_core.server.server import AdminState
+from sticky_core.server.state import AdminState
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

@@ -21,7 +21,8 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.health.check import Check
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

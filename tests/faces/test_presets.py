@@ -26,7 +26,7 @@ from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.persistence.persistence import Persist
-from sticky_core.server.server import AdminState, Health
+from sticky_core.server.state import AdminState, Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Client, Face

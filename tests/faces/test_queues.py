@@ -40,7 +40,8 @@ from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
-from sticky_core.server.server import Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import Health
 from sticky_core.transaction.transaction import Transaction
 
 PATIENCE = 30.0  # seconds for what takes milliseconds

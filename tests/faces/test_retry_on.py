@@ -26,7 +26,8 @@ from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 from sticky_core.transaction.transaction import Transaction
 
 if TYPE_CHECKING:

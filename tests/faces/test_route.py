@@ -10,7 +10,7 @@ from sticky_asgi import Cookie, Route
 from sticky_core.balance import RoundRobin
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.samples.request import cook, path_param, url_param
-from sticky_core.server.server import AdminState, Health
+from sticky_core.server.state import AdminState, Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

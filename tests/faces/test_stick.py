@@ -19,7 +19,8 @@ from sticky_asgi import Cookie, Forward, Stick, StickTable, cook, hdr, path_para
 from sticky_core.backend.backend import Backend
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.persistence import Persist
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

@@ -10,7 +10,7 @@ from sticky_asgi import Cookie, Stick, StickTable, Token, hdr
 from sticky_core.backend.backend import Backend
 from sticky_core.persistence.claim import Claim
 from sticky_core.persistence.persistence import Persist
-from sticky_core.server.server import AdminState
+from sticky_core.server.state import AdminState
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

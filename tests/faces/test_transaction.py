@@ -23,7 +23,8 @@ from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.persistence.claim import Claim, Mark, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
-from sticky_core.server.server import Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import Health
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

@@ -29,7 +29,7 @@ import pytest
 
 import sticky_asgi
 import sticky_wsgi
-from sticky_core.server.server import AdminState
+from sticky_core.server.state import AdminState
 from sticky_core.stick_table.keys import KeyType
 
 pytestmark = pytest.mark.live

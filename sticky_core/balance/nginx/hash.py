@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from sticky_core.balance.eweight import SCALE, eweight
+from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.ip_hash import TRIES
 from sticky_core.balance.nginx.shares import Shares
@@ -24,6 +24,7 @@ from sticky_core.http.messages import Request
 from sticky_core.samples import request as samples
 from sticky_core.samples.request import Key, Sample
 from sticky_core.server.server import Server
+from sticky_core.server.slowstart import SCALE
 
 _POINTS = 160
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from sticky_core.balance.eweight import SCALE, eweight
+from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.smooth import Place, Turns
 from sticky_core.balance.parser import BalanceSpec
@@ -17,6 +17,7 @@ from sticky_core.balance.start import begun, check_start
 from sticky_core.clock import Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
+from sticky_core.server.slowstart import SCALE
 
 
 @dataclass(frozen=True, slots=True)

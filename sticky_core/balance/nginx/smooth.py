@@ -15,13 +15,14 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
-from sticky_core.balance.eweight import SCALE, eweight
+from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import begun, check_start
 from sticky_core.clock import Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
+from sticky_core.server.slowstart import SCALE
 
 
 @dataclass(frozen=True, slots=True)

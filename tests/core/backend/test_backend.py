@@ -19,7 +19,8 @@ from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 Ask = Callable[..., Request]
 Wait = Callable[..., "Waiter"]

@@ -26,7 +26,9 @@ from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import src
-from sticky_core.server.server import AdminState, Health, Server, ServerConfig
+from sticky_core.server.config import ServerConfig
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 from sticky_core.stick_table.table import StickTable
 from sticky_core.transaction.transaction import Transaction
 from sticky_core.transaction.waits import NeedSlot

@@ -19,7 +19,8 @@ from sticky_core.errors import Failure
 from sticky_core.health.agent import AgentCheck, AgentReply
 from sticky_core.health.check import Check, CheckResult, CheckStatus
 from sticky_core.runtime.discovery import Discovery
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 #: after so many seconds, somebody waits for somebody who waits for him
 STUCK = 20.0

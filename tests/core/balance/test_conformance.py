@@ -32,7 +32,8 @@ from sticky_core.balance import (
 from sticky_core.clock import ManualClock
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import src
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 
 def user(request: Request) -> str:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.balance import First
-from sticky_core.server.server import AdminState
+from sticky_core.server.state import AdminState
 
 
 def test_the_first_has_all_while_it_has_room_whatever_the_weights(bench):

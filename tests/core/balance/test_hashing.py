@@ -16,7 +16,8 @@ from sticky_core.balance.hashing import FUNCTIONS, HashType, base, djb2, none, s
 from sticky_core.balance.ring import Ring
 from sticky_core.errors import ConfigError
 from sticky_core.samples.request import path
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 
 # What HAProxy 2.6 answered over four servers of weights 1 2 3 4 for /key/0 … /key/39.
 HAPROXY = {

@@ -13,7 +13,8 @@ from sticky_core.balance import IpHash, NginxHash, NginxLeastConn, Smooth
 from sticky_core.balance.nginx.hash import place
 from sticky_core.errors import ConfigError
 from sticky_core.samples.request import hdr, path
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 
 # -- smooth turns
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sticky_core.balance import NginxRandom, Random, parse_balance
 from sticky_core.errors import ConfigError
-from sticky_core.server.server import AdminState
+from sticky_core.server.state import AdminState
 
 # A number drawn is a share of all weights: 0.5 is the middle.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sticky_core.balance import RoundRobin
 from sticky_core.errors import ConfigError
-from sticky_core.server.server import AdminState, Health
+from sticky_core.server.state import AdminState, Health
 
 # What HAProxy answered (2.6, one thread): the rows of the facts, and weights that divide no round evenly.
 HAPROXY = [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sticky_core.balance import StaticRR
 from sticky_core.balance.static_map import slots
 from sticky_core.errors import ConfigError
-from sticky_core.server.server import AdminState
+from sticky_core.server.state import AdminState
 
 # What HAProxy answered: the rows of the facts, and weights that divide no round evenly (2.6).
 HAPROXY = [

@@ -11,7 +11,8 @@ from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persistence
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 
 
 class Told(ResponseHead, Protocol):

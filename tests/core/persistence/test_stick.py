@@ -20,7 +20,8 @@ from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.stick.config import Learn, Stick
 from sticky_core.samples import response as res
 from sticky_core.samples.request import cook, form, hdr, path_param, src, url_param
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
 

@@ -18,7 +18,8 @@ from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.stick.config import Stick
 from sticky_core.persistence.token import Token
 from sticky_core.samples.request import hdr
-from sticky_core.server.server import AdminState, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 from sticky_core.stick_table.table import StickTable
 
 if TYPE_CHECKING:

@@ -14,7 +14,9 @@ from sticky_core.health.check import Check
 from sticky_core.persistence import xxh64
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.runtime.discovery import Discovery, problems_of
-from sticky_core.server.server import AdminState, Health, Server, ServerConfig, TemplateOptions
+from sticky_core.server.config import ServerConfig, TemplateOptions
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 NX = Answer(Status.NX, info="no such name")

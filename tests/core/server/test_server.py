@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from sticky_core.backend.backend import Backend
 from sticky_core.errors import ConfigError
 from sticky_core.http.tls import TLS
+from sticky_core.server.config import ServerConfig
 from sticky_core.server.counters import Total
-from sticky_core.server.server import AdminState, Health, Server, ServerConfig
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -356,7 +358,7 @@ def test_making_replicas_makes_no_app():
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_no_replicas_serve_nobody(n: int):
-    with pytest.raises(ConfigError, match="can't serve anybody"):
+    with pytest.raises(ConfigError, match="can't serve anything"):
         Server.replicas(create_app, n)
 
 

@@ -15,7 +15,8 @@ from sticky_core.errors import ConfigError, Failure
 from sticky_core.health.agent import parse_reply
 from sticky_core.health.check import Check, CheckResult, CheckStatus
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 PASS, FAIL = CheckResult(CheckStatus.L7OK, 200), CheckResult(CheckStatus.L7STS, 503, "Service Unavailable")
 

@@ -10,7 +10,9 @@ from sticky_core.errors import StoreFailure
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import hdr
-from sticky_core.server.server import POLL_INTERVAL, AdminState, Server
+from sticky_core.server.drain import POLL_INTERVAL
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
 from sticky_core.stores.store import FEED_TIMEOUT, HEARTBEAT_INTERVAL, Command

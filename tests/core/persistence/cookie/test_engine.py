@@ -22,7 +22,8 @@ from sticky_core.persistence.cookie import engine as module
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persistence
 from sticky_core.persistence.signing import Signing
-from sticky_core.server.server import AdminState, Health, Server
+from sticky_core.server.server import Server
+from sticky_core.server.state import AdminState, Health
 
 NAME = "SRV"
 OLD, NEW = b"the older secret", b"the newer secret"

@@ -1,0 +1,218 @@
+"""ServerConfig: what is configured of a server, as a value: frozen, comparable, checked as a whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict, runtime_checkable
+
+from sticky_core import target as targets
+from sticky_core.dns.resolvers import Resolvers, is_service
+from sticky_core.durations import Duration, problems_of_duration
+from sticky_core.errors import raise_problems
+from sticky_core.health.agent import AgentCheck
+from sticky_core.health.check import Check
+from sticky_core.http.cookies import is_value
+from sticky_core.http.tls import TLS
+from sticky_core.target import App, Factory
+
+#: HAProxy's letters for the names of servers and backends
+NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+MAX_WEIGHT = 256
+
+
+def is_weight(weight: object) -> bool:
+    """Return whether `weight` is a whole number from 0 to 256."""
+    return isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= MAX_WEIGHT
+
+
+@runtime_checkable
+class Tracked(Protocol):
+    """A server that others may track: `Server`, which this module can't import."""
+
+    name: str
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def in_maint(self) -> bool: ...
+
+
+class TemplateOptions(TypedDict, total=False):
+    """The options that the servers of a template may have. `Server` documents them."""
+
+    weight: int
+    cookie: str | None
+    backup: bool
+    non_stick: bool
+    maxconn: int
+    maxqueue: int
+    tls: TLS | None
+    pool_max_conn: int | None
+    pool_purge_delay: Duration | None
+    check: Check | Literal[False] | None
+    agent_check: AgentCheck | None
+    track: str | Tracked | None
+    slowstart: Duration | None
+    max_fails: int
+    fail_timeout: Duration | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What is configured of a server. `Server` documents the options."""
+
+    name: str
+    target: str | App | None = None
+    factory: Factory | None = None
+    weight: int = 1
+    cookie: str | None = None
+    backup: bool = False
+    non_stick: bool = False
+    stateless: bool = False
+    maxconn: int = 0
+    maxqueue: int = 0
+    tls: TLS | None = None
+    pool_max_conn: int | None = None
+    pool_purge_delay: Duration | None = None
+    check: Check | Literal[False] | None = None
+    agent_check: AgentCheck | None = None
+    track: str | Tracked | None = None
+    slowstart: Duration | None = None
+    max_fails: int = 0
+    fail_timeout: Duration | None = None
+    #: A URL with a host name that is resolved at run time (HAProxy `server-template`): `target` is the URL of the
+    #: address, or None until that is known.
+    template: str | None = None
+    #: how that name is resolved; None: by the system
+    resolvers: Resolvers | None = None
+
+    def __post_init__(self) -> None:
+        raise_problems(f"server {self.name}: {problem}" for problem in self._type_problems())
+        raise_problems(f"server {self.name}: {problem}" for problem in self._problems())
+
+    def _type_problems(self) -> Iterator[str]:
+        """Yield a problem for each option of the wrong type. They are reported before the values are looked at."""
+        for name, kind, write in (
+            ("name", str, "a text"),
+            ("cookie", str | None, "what marks are to call it, as a text"),
+            ("check", Check | None, "check=Check('/health')"),
+            ("agent_check", AgentCheck | None, "agent_check=AgentCheck(port)"),
+            ("track", str | Tracked | None, "the other server, or its name"),
+            ("tls", TLS | None, "tls=TLS(...)"),
+            ("max_fails", int, "how many requests may fail, or 0 for any number"),
+            ("pool_max_conn", int | None, "how many connections are kept"),
+        ):
+            given: object = getattr(self, name)
+            if not isinstance(given, kind) and not (name == "check" and given is False):
+                yield f"{name}={given!r} is none: write {write}"
+
+    def _problems(self) -> Iterator[str]:
+        if not NAME.fullmatch(self.name):
+            yield "a name is made of letters, digits and - _ . :"
+        yield from self._problems_of_target()
+        if not is_weight(self.weight):
+            yield f"weight {self.weight!r} is not within 0..{MAX_WEIGHT}, in whole numbers"
+        if self.cookie and not is_value(self.cookie):
+            yield (
+                f"cookie {self.cookie!r} can't be written in a cookie: "
+                "printable ASCII without space, quotes, comma, semicolon, backslash"
+            )
+        if self.stateless and self.is_url:
+            yield "stateless is for apps: a URL has no life in this process"
+        for name in ("maxconn", "maxqueue"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or isinstance(number, bool):
+                yield f"{name} {number!r} is no number of requests: write a whole one, or 0 for no limit"
+            elif number < 0:
+                yield f"{name} {number!r} is below 0, which is no limit"
+        if self.maxqueue and not self.maxconn:
+            yield "maxqueue has no effect without maxconn: nobody waits for a server that takes everybody"
+        yield from self._problems_of_url()
+        yield from self._problems_of_health()
+
+    @property
+    def host_url(self) -> str:
+        """The URL by which it is called, of one that has an address: that of its name, unless that is a service's,
+        which no host is called by.
+        """
+        assert isinstance(self.target, str)
+        if self.template is None or is_service(targets.Location.parse(self.template).host):
+            return self.target
+        return self.template
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is a URL, if only one whose address is not known yet; else it is an app in this process."""
+        return self.template is not None or isinstance(self.target, str)
+
+    def _problems_of_target(self) -> Iterator[str]:
+        if self.template is None:
+            problem = targets.target_problem(self.target, self.factory)
+        elif self.factory is not None or not isinstance(self.target, str | None):
+            problem = "template is for URLs: leave the app out, or the template"
+        else:
+            problem = targets.target_problem(self.template, None)
+            if problem is None and self.target is not None:
+                problem = targets.target_problem(self.target, None)
+        if problem is not None:
+            yield problem
+        elif self.template is not None:
+            problem = targets.name_problem(self.template)
+            if problem is not None:
+                yield problem
+            elif self.template.startswith("https:") and (self.tls is None or self.tls.sni is None):
+                yield f"{self.template}: the name of a service is none that TLS could verify: say tls=TLS(sni=...)"
+        elif self.resolvers is not None:
+            yield "resolvers have no effect without a name to resolve: write Server.template"
+
+    def _problems_of_url(self) -> Iterator[str]:
+        if not self.is_url:
+            for name in ("tls", "pool_max_conn", "pool_purge_delay"):
+                if getattr(self, name) is not None:
+                    yield f"{name} is for URLs: an app has no connections"
+            return
+        for url in (self.template, self.target):
+            if self.tls is not None and isinstance(url, str) and not url.startswith("https:"):
+                yield f"tls has no effect on {url}: write https://"
+        if self.pool_max_conn is not None and self.pool_max_conn < 0:
+            yield f"pool_max_conn {self.pool_max_conn!r} is below 0, which keeps no connection"
+        for problem in problems_of_duration("pool_purge_delay", self.pool_purge_delay, is_optional=True):
+            yield f"{problem}; pool_max_conn=0 keeps no connection"
+
+    def _problems_of_health(self) -> Iterator[str]:
+        yield from problems_of_duration("slowstart", self.slowstart, is_optional=True)
+        if self.max_fails < 0:
+            yield f"max_fails {self.max_fails!r} is below 0, which counts none"
+        if self.fail_timeout is not None and not self.max_fails:
+            yield "fail_timeout has no effect without max_fails"
+        yield from problems_of_duration("fail_timeout", self.fail_timeout, is_optional=True)
+        if self.track is not None and (self.check or self.agent_check is not None or self.max_fails):
+            yield "track takes another server's health over: leave check, agent_check and max_fails to that one"
+        if not self.is_url:
+            if self.agent_check is not None:
+                yield "agent_check is for URLs: an app has no host on which an agent could be"
+            if self.check and self.check.port is not None:
+                yield "check: port is for URLs: an app has none"
+        elif (self.agent_check is not None or (self.check and self.check.port is not None)) and self._is_socket:
+            yield f"a port is of no use behind a UNIX socket: leave it out, with {self.target}"
+
+    @property
+    def _is_socket(self) -> bool:
+        return isinstance(self.target, str) and self.target.removeprefix("https://").removeprefix("http://").startswith(
+            "unix:"
+        )
+
+    def has_another_app_than(self, than: ServerConfig) -> bool:
+        """Whether what stands behind it is not what stood behind it: another app, or none where there was one."""
+        if self.is_url or than.is_url:
+            return self.is_url is not than.is_url
+        return self.target is not than.target or self.factory is not than.factory
+
+    @property
+    def cookie_id(self) -> str:
+        """What marks say of this server: its name unless `cookie` says otherwise. A backup has none unless given, and
+        no mark.
+        """
+        return self.cookie if self.cookie is not None else "" if self.backup else self.name
