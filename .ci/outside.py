@@ -1,4 +1,4 @@
-"""Check what a user gets who installs the wheel; .ci/run runs this in a clean environment, outside the checkout.
+"""Check what an installed wheel gives a user; .ci/run runs this in a clean environment, outside the checkout.
 
 Tests read the checkout, because a flat layout puts it first on the path. A file that hatchling left out, a dependency
 that only the group `dev` installs, a command that starts only from the source: such mistakes show here.

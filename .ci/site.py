@@ -10,7 +10,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-#: Elements whose attribute is loaded together with the page.
+#: Elements, and the attribute that names what is loaded together with the page.
 LOADED = {
     "script": "src",
     "img": "src",

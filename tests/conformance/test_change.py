@@ -23,7 +23,7 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import Server
 
 HOST = "127.0.0.1"
-DEADLINE = 30.0
+DEADLINE = 300.0
 CLIENTS = 9
 
 

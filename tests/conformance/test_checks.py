@@ -59,7 +59,7 @@ class Moody:
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        connection.settimeout(20)
+        connection.settimeout(300)
         head = b""
         try:
             while b"\r\n\r\n" not in head:

@@ -25,7 +25,7 @@ import pytest
 
 MB = 1 << 20
 HOST = "127.0.0.1"
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 #: What a transfer may add to the memory of the process that it goes through, whatever its size.
 GROWTH = 20 * MB

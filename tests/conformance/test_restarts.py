@@ -19,7 +19,7 @@ import pytest
 
 APPS = Path(__file__).parent / "apps"
 HOST = "127.0.0.1"
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 FACES = {
     "uvicorn": "uvicorn --no-access-log --timeout-keep-alive 75 relay_asgi:app",

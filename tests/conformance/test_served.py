@@ -83,8 +83,8 @@ def test_a_client_without_cookies_sees_every_replica(gateway):
 def test_only_the_clients_of_a_replica_in_maint_move_and_only_once(gateway):
     clients = [gateway.client() for _ in range(CLIENTS)]
     homes = [put(client, "1")[0] for client in clients]
-    half_way = threading.Barrier(CLIENTS + 1, timeout=30)
-    in_maint = threading.Barrier(CLIENTS + 1, timeout=30)
+    half_way = threading.Barrier(CLIENTS + 1, timeout=300)
+    in_maint = threading.Barrier(CLIENTS + 1, timeout=300)
 
     def shop(client) -> Iterator[tuple[str, list[str]]]:
         for number in range(2, REQUESTS + 1):

@@ -11,7 +11,7 @@ import pytest
 import socketio  # type: ignore[import-untyped]
 
 WORKERS = "uvicorn --workers 4 --no-access-log socketio_asgi:app"
-DEADLINE = 30.0
+DEADLINE = 300.0
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ SERVERS = {
 FOUR = "uvicorn --workers 4 --no-access-log workers_asgi:app"
 ALONE = "uvicorn --no-access-log workers_asgi:app"
 WORKERS = 3
-DEADLINE = 30.0
+DEADLINE = 300.0
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ SERVERS = {
     "granian": ("granian-wsgi --workers 3 --blocking-threads 4 workers_wsgi:app", 1000),
 }
 WORKERS = 3
-DEADLINE = 30.0
+DEADLINE = 300.0
 HOST = "127.0.0.1"
 
 

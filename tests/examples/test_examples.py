@@ -194,7 +194,7 @@ def test_the_test_with_replicas_passes_by_the_command_in_its_docstring():
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "4 passed" in passed.stdout

@@ -24,7 +24,7 @@ unhurried = settings(deadline=None)  # a busy machine is no defect
 Message = dict[str, Any]
 
 PIECE = 65536  # of what goes beyond the limit, so much is kept until more is asked for
-PATIENCE = 10.0  # seconds for what takes milliseconds
+PATIENCE = 300.0  # seconds for what takes milliseconds
 
 
 # -- WSGI: a wsgi.input

@@ -29,7 +29,7 @@ from sticky_core.server.server import Server
 if TYPE_CHECKING:
     from tests.faces.conftest import Answer, Face
 
-DEADLINE = 20.0
+DEADLINE = 300.0
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 SIGNED = Cookie("SERVERID", secret="a secret of these tests")
 OFTEN: dict[str, Any] = {"inter": 0.03, "fall": 1, "rise": 1}

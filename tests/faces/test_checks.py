@@ -26,7 +26,7 @@ from sticky_core.server.state import AdminState
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
-DEADLINE = 20.0
+DEADLINE = 300.0
 OFTEN: dict[str, Any] = {"inter": 0.03, "fall": 2, "rise": 2}
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 

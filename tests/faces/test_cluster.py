@@ -35,7 +35,7 @@ from sticky_core.server.state import Health
 from sticky_core.testing.cluster import Cluster
 
 #: how long to wait for what comes at once, before it is called a failure
-DEADLINE = 10
+DEADLINE = 300.0
 
 #: how Starlette's test client, and what it is made of, may tell that a WebSocket is no more
 GONE = (anyio.ClosedResourceError, anyio.EndOfStream, WebSocketDisconnect)

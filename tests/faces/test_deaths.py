@@ -15,7 +15,7 @@ import sticky_asgi.testing
 import sticky_wsgi.testing
 from sticky_core.errors import ConfigError, Failure
 
-DEADLINE = 10.0
+DEADLINE = 300.0
 
 
 async def echo(websocket: WebSocket) -> None:

@@ -81,7 +81,7 @@ def test_who_can_send_nothing_to_a_client_that_has_left_is_let_go(blocked):
 
         upstream = Upstream(f"http://{host}:{port}")
         scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "scheme": "http", "headers": []}
-        async with asyncio.timeout(30), origin:
+        async with asyncio.timeout(300), origin:
             await upstream(scope, receive, send)
 
     asyncio.run(main())

@@ -38,7 +38,7 @@ from sticky_core.server.state import AdminState
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
-DEADLINE = 20.0
+DEADLINE = 300.0
 A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 OFTEN: dict[str, Any] = {"timeout_resolve": 0.03, "timeout_retry": 0.5}
 NAME = "myservice.local"

@@ -27,7 +27,7 @@ from sticky_core.server.state import AdminState, Health
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
-DEADLINE = 20.0
+DEADLINE = 300.0
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 DOWN: dict[str, Any] = {"on_marked_down": "shutdown-sessions"}
 UP: dict[str, Any] = {"on_marked_up": "shutdown-backup-sessions"}

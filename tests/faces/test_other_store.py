@@ -22,7 +22,7 @@ from tests.faces.dictionary_store import DictionaryServer, DictionaryStore
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
-PATIENCE = 30.0  # seconds for what takes milliseconds
+PATIENCE = 300.0  # seconds for what takes milliseconds
 EXPIRE = 80.0
 USERS = [f"user-{number}" for number in range(9)]
 

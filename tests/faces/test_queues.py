@@ -44,7 +44,7 @@ from sticky_core.server.server import Server
 from sticky_core.server.state import Health
 from sticky_core.transaction.transaction import Transaction
 
-PATIENCE = 30.0  # seconds for what takes milliseconds
+PATIENCE = 300.0  # seconds for what takes milliseconds
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 
 

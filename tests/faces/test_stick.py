@@ -25,7 +25,7 @@ from sticky_core.server.state import AdminState, Health
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
-PATIENCE = 30.0  # seconds for what takes milliseconds
+PATIENCE = 300.0  # seconds for what takes milliseconds
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 FORM = ("content-type", "application/x-www-form-urlencoded")
 JSON = ("content-type", "application/json")

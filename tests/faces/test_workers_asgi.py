@@ -18,7 +18,7 @@ from sticky_core.workers.frames import Frames, Kind
 from sticky_core.workers.transaction import RemoteAppError
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
-DEADLINE = 20.0
+DEADLINE = 300.0
 
 
 def scope(path="/", *, cookie="", headers=(), **more):

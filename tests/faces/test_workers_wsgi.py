@@ -24,7 +24,7 @@ from sticky_wsgi import StickyWorkers
 from sticky_wsgi.workers.protocol import EAGER_BODY
 
 SECRET = "a-secret-of-the-worker-tests"
-DEADLINE = 30.0
+DEADLINE = 300.0
 
 
 class Server:

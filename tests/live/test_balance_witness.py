@@ -44,7 +44,7 @@ from sticky_core.server.server import Server
 
 pytestmark = pytest.mark.live
 
-DEADLINE = 30.0
+DEADLINE = 300.0
 KEYS = 2000
 SERVERS = 10
 WEIGHTS = (1, 2, 3, 5, 1, 10, 4, 1, 7, 3)

@@ -21,7 +21,7 @@ from sticky_asgi import __version__
 pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 60.0
+DEADLINE = 300.0
 STICKY = (sys.executable, "-m", "sticky_asgi.cli")
 
 

@@ -31,7 +31,7 @@ from sticky_core.errors import Failure, ServerFailure
 
 pytestmark = pytest.mark.live
 
-DEADLINE = 30.0
+DEADLINE = 300.0
 HOST = "127.0.0.1"
 
 # -- the words of the table

@@ -50,7 +50,7 @@ class Process:
         return self.said()
 
     def close(self):
-        self._process.communicate(timeout=60)
+        self._process.communicate(timeout=300)
         return self._process.returncode
 
 

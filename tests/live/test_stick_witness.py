@@ -34,7 +34,7 @@ from sticky_core.stick_table.keys import KeyType
 
 pytestmark = pytest.mark.live
 
-DEADLINE = 30.0
+DEADLINE = 300.0
 HOST = "127.0.0.1"
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
 #: seconds: a busy machine is no store that hangs
-PATIENCE = 10.0
+PATIENCE = 60.0  # the longest that a store may be given
 
 
 class Asgi:

@@ -14,7 +14,7 @@ permissions = threading.Semaphore(0)
 closed: list[str] = []
 
 #: No permission in this time: the test is over and has forgotten us.
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 def chunks() -> Iterator[str]:

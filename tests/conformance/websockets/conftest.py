@@ -35,7 +35,7 @@ Message = dict[str, object]
 HOST = "127.0.0.1"
 
 #: How long a thing may take that should take an instant. Only what hangs gets there.
-DEADLINE = 20.0
+DEADLINE = 300.0
 
 #: How long a socket may take no more before we believe that nobody reads. Too short a time could only hide a defect.
 PATIENCE = 0.5

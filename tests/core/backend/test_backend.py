@@ -25,7 +25,7 @@ from sticky_core.server.state import AdminState, Health
 Ask = Callable[..., Request]
 Wait = Callable[..., "Waiter"]
 
-PATIENCE = 30.0  # seconds that a forked child has for what takes it milliseconds
+PATIENCE = 300.0  # seconds that a forked child has for what takes it milliseconds
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
