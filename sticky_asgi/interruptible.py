@@ -1,4 +1,4 @@
-"""Sessions that are shut down because servers change their state (HAProxy `on-marked-down`, `on-marked-up`)."""
+"""Apps whose requests can be interrupted when a server changes its state (HAProxy `on-marked-down`, `on-marked-up`)."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from sticky_core.server.server import Server
 
 
 class InterruptibleApp:
-    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`)."""
+    """An app around another, whose requests in flight can be interrupted (`on_marked_down`, `on_marked_up`)."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app = app
         self._server = server
-        self._open: dict[anyio.CancelScope, Soon] = {}
-        self._why = ""
+        self._in_flight: dict[anyio.CancelScope, Soon] = {}
+        self._reason = ""
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         soon = soon_here()
-        with anyio.CancelScope() as here:
-            self._open[here] = soon
+        with anyio.CancelScope() as request:
+            self._in_flight[request] = soon
             try:
                 await self.app(scope, receive, send)
             finally:
-                del self._open[here]
-        if here.cancelled_caught:
-            raise ServerFailure(Failure.SHUT, self._server.name, self._why)
+                del self._in_flight[request]
+        if request.cancelled_caught:
+            raise ServerFailure(Failure.SHUT, self._server.name, self._reason)
 
-    def interrupt(self, why: str) -> None:
-        """End what is open, from whatever thread."""
-        self._why = why
-        for here, soon in list(self._open.items()):
-            with suppress(RuntimeError):  # its event loop has just ended, and it with that
-                soon(here.cancel)
+    def interrupt(self, reason: str) -> None:
+        """Interrupt all requests in flight. Safe to call from any thread."""
+        self._reason = reason
+        for request, soon in list(self._in_flight.items()):
+            with suppress(RuntimeError):  # its event loop has just ended, and with it the request
+                soon(request.cancel)

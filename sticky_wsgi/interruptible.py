@@ -1,4 +1,4 @@
-"""Sessions that are shut down because servers change their state (HAProxy `on-marked-down`, `on-marked-up`)."""
+"""Apps whose requests can be interrupted when a server changes its state (HAProxy `on-marked-down`, `on-marked-up`)."""
 
 from __future__ import annotations
 
@@ -11,52 +11,54 @@ from sticky_wsgi.messages import Environ, StartResponse, WSGIApp
 
 
 class InterruptibleApp:
-    """An app that can be left before it is through (`on_marked_down`, `on_marked_up`).
+    """An app around another, whose requests in flight can be interrupted (`on_marked_down`, `on_marked_up`).
 
-    As far as WSGI lets it: an app in this process is cut off at its next item; an upstream also while we wait for it.
+    WSGI can't interrupt a call: a request to an app in this process ends at the next item of its body, one to an
+    upstream also while the upstream is waited for.
     """
 
     def __init__(self, app: WSGIApp, server: Server) -> None:
         self.app = app
         self._server = server
-        self._ends = 0
-        self._why = ""
+        self._interrupts = 0  # how often requests were interrupted
+        self._reason = ""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        ends = self._ends
+        interrupts = self._interrupts
 
-        def look() -> None:
-            if self._ends != ends:
-                raise ServerFailure(Failure.SHUT, self._server.name, self._why)
+        def raise_if_interrupted() -> None:
+            if self._interrupts != interrupts:
+                raise ServerFailure(Failure.SHUT, self._server.name, self._reason)
 
         if isinstance(self._server.config.target, str):
             from sticky_wsgi.clients import has_left
 
-            left = has_left(environ)
+            client_gone = has_left(environ)
 
-            def looks() -> bool:
-                look()
-                return left()
+            def check_both() -> bool:
+                raise_if_interrupted()
+                return client_gone()
 
-            # the word that has_left asks first: whoever waits for the upstream looks at us as well, ten times a second
-            environ["waitress.client_disconnected"] = looks
+            # `has_left` looks up this key first, so that an upstream's connection calls this function, ten times a
+            # second while it waits.
+            environ["waitress.client_disconnected"] = check_both
         body = self.app(environ, start_response)
-        return body if isinstance(body, (list, tuple)) else _Cut(body, look)
+        return body if isinstance(body, (list, tuple)) else _InterruptibleBody(body, raise_if_interrupted)
 
-    def interrupt(self, why: str) -> None:
-        """End what is open, from whatever thread."""
-        self._why = why
-        self._ends += 1
+    def interrupt(self, reason: str) -> None:
+        """Interrupt all requests in flight. Safe to call from any thread."""
+        self._reason = reason
+        self._interrupts += 1
 
 
-class _Cut:
-    def __init__(self, body: Iterable[bytes], look: Callable[[], None]) -> None:
+class _InterruptibleBody:
+    def __init__(self, body: Iterable[bytes], raise_if_interrupted: Callable[[], None]) -> None:
         self._body = body
-        self._look = look
+        self._raise_if_interrupted = raise_if_interrupted
 
     def __iter__(self) -> Any:
         for item in self._body:
-            self._look()
+            self._raise_if_interrupted()
             yield item
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""Run the checks of a backend on an event loop: a task for each, which sleeps and probes; and wait for news there."""
+"""Run the health checks of a backend on an event loop: one task for each check, which sleeps and probes.
+
+Also how code that waits for a backend's events sleeps on an event loop.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ from sticky_core.upstream.probe import AgentProbe, HttpProbe, NetworkProbe, resu
 _log = logging.getLogger("sticky_sessions")
 
 _READ = 65536
-#: how long after its beginning an event loop begins to check, in seconds
-_SOON = 0.05
+#: how long after the start on an event loop the first checks begin, in seconds
+_START_DELAY = 0.05
 
 
 class Checks(BackgroundTask):
@@ -51,61 +54,61 @@ class Checks(BackgroundTask):
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody runs them, or nobody has to."""
+        """Whether the checks run, on this event loop or on another; true as well if there are none."""
         return not self._backend.checked or not self._backend.checks_are_free
 
     @property
     def is_needed(self) -> bool:
         return self._backend.checked
 
-    def _claimed(self) -> bool:
-        self._bell = anyio.Event()
+    def _acquire(self) -> bool:
+        self._changed = anyio.Event()
         return self._backend.own_checks(self)
 
-    def _disowned(self) -> None:
+    def _release(self) -> None:
         self._backend.disown_checks(self)
         self._backend.monitor.schedule_timers()
 
-    async def _work(self) -> None:
-        # A loop that lives for one request ends before there is anything to be cancelled.
-        await anyio.sleep(_SOON)
+    async def _run_forever(self) -> None:
+        # An event loop that runs for one request ends before any check begins, which would have to be cancelled.
+        await anyio.sleep(_START_DELAY)
         async with anyio.create_task_group() as group:
             while True:
-                self._bell = anyio.Event()
-                self._look(group)
-                await self._bell.wait()
+                self._changed = anyio.Event()
+                self._update_tasks(group)
+                await self._changed.wait()
 
     def update(self) -> None:
-        """Other servers are to be checked, or otherwise. From whatever thread."""
+        """Start and cancel checks as the backend's servers now need it. Safe to call from any thread."""
         soon = self._soon
         if soon is not None:
-            with suppress(RuntimeError):  # the event loop has just ended, and they with it
-                soon(lambda: self._bell.set())
+            with suppress(RuntimeError):  # the event loop has just ended, and with it the checks
+                soon(lambda: self._changed.set())
 
     def remove(self, server: Server) -> None:
-        """It was removed."""
+        """Forget a server that was removed."""
         self._contexts.pop(server, None)
 
-    def _look(self, group: anyio.abc.TaskGroup) -> None:
-        """Watch those who are to be watched, and nobody else."""
+    def _update_tasks(self, group: anyio.abc.TaskGroup) -> None:
+        """Let one task run for each check of a server, and no others."""
         wanted = {
-            checking: (server, ask)
+            checking: (server, check)
             for server in self._backend.servers
-            for checking, ask in ((server.checking, self._check), (server.agent, self._ask_agent))
+            for checking, check in ((server.checking, self._check), (server.agent, self._check_agent))
             if checking is not None
         }
-        for checking in [each for each in self._watched if each not in wanted]:
-            self._watched.pop(checking).cancel()
-        for checking, (server, ask) in wanted.items():
-            if checking not in self._watched:
-                self._watched[checking] = scope = anyio.CancelScope()
-                group.start_soon(self._watch, server, checking, ask, scope)
+        for checking in [each for each in self._tasks if each not in wanted]:
+            self._tasks.pop(checking).cancel()
+        for checking, (server, check) in wanted.items():
+            if checking not in self._tasks:
+                self._tasks[checking] = scope = anyio.CancelScope()
+                group.start_soon(self._check_forever, server, checking, check, scope)
 
-    def _let_go(self) -> None:
-        super()._let_go()
-        self._watched: dict[CheckRuntime, anyio.CancelScope] = {}
+    def _reset(self) -> None:
+        super()._reset()
+        self._tasks: dict[CheckRuntime, anyio.CancelScope] = {}
 
-    async def _watch(
+    async def _check_forever(
         self, server: Server, checking: CheckRuntime, check: Callable[..., Any], scope: anyio.CancelScope
     ) -> None:
         with scope:
@@ -125,56 +128,58 @@ class Checks(BackgroundTask):
                     self._backend.monitor.run_due_timers()
 
     async def _check(self, server: Server, checking: CheckRuntime) -> None:
-        begun = anyio.current_time()
+        started = anyio.current_time()
         check = checking.check
         if check.probe is not None:
-            result = await self._called(check.probe, server, checking)
+            result = await self._call_probe(check.probe, server, checking)
         elif server.config.is_url:
-            result = await self._exchanged(HttpProbe(server, checking), server, checking)
+            result = await self._exchange(HttpProbe(server, checking), server, checking)
         else:
             app = self._apps[server]
-            result = await self._answered(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
-        self._backend.monitor.record_check(server, replace(result, duration=anyio.current_time() - begun), checking)
+            result = await self._check_app(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
+        self._backend.monitor.record_check(server, replace(result, duration=anyio.current_time() - started), checking)
 
-    async def _ask_agent(self, server: Server, agent: CheckRuntime) -> None:
-        begun = anyio.current_time()
+    async def _check_agent(self, server: Server, agent: CheckRuntime) -> None:
+        started = anyio.current_time()
         probe = AgentProbe(server)
-        result = await self._exchanged(probe, server, agent)
-        result = replace(result, duration=anyio.current_time() - begun)
-        told = probe.reply
+        result = await self._exchange(probe, server, agent)
+        result = replace(result, duration=anyio.current_time() - started)
+        reply = probe.reply
         self._backend.monitor.on_agent_reply(
-            server, AgentReply(result) if told is None else replace(told, result=result), agent
+            server, AgentReply(result) if reply is None else replace(reply, result=result), agent
         )
 
-    async def _called(self, probe: Callable[[Any], Any], server: Server, checking: CheckRuntime) -> CheckResult:
+    async def _call_probe(self, probe: Callable[[Any], Any], server: Server, checking: CheckRuntime) -> CheckResult:
+        """Call a user's probe."""
         with anyio.move_on_after(checking.timeout):
             try:
                 if inspect.iscoroutinefunction(probe) or inspect.iscoroutinefunction(type(probe).__call__):
-                    answer = await probe(server)
+                    returned = await probe(server)
                 else:
-                    answer = await anyio.to_thread.run_sync(probe, server, abandon_on_cancel=True)
-                return probe_result(answer)
+                    returned = await anyio.to_thread.run_sync(probe, server, abandon_on_cancel=True)
+                return probe_result(returned)
             except ServerFailure as error:
                 return result_from_failure(error.failure)
             except Exception as error:
                 return CheckResult(CheckStatus.L7RSP, info=f"{type(error).__name__}: {error}")
         return CheckResult(CheckStatus.L7TOUT)
 
-    async def _exchanged(self, probe: NetworkProbe, server: Server, checking: CheckRuntime) -> CheckResult:
-        begun = anyio.current_time()
+    async def _exchange(self, probe: NetworkProbe, server: Server, checking: CheckRuntime) -> CheckResult:
+        """Connect to the server, send what `probe` sends, and feed it what arrives."""
+        started = anyio.current_time()
         connect, rest = checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
         try:
             with anyio.fail_after(connect):
-                stream = await self._connected(probe, server)
+                stream = await self._connect(probe, server)
         except TimeoutError:
             return CheckResult(CheckStatus.L4TOUT)
         except (ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             return CheckResult(CheckStatus.L6RSP, info=str(error))
         except OSError as error:
-            return CheckResult(CheckStatus.L4CON, info=_why(error))
+            return CheckResult(CheckStatus.L4CON, info=_error_text(error))
         try:
             result = probe.on_connected()
-            left = max(0.0, begun + connect - anyio.current_time()) if rest is None else rest
+            left = max(0.0, started + connect - anyio.current_time()) if rest is None else rest
             with anyio.fail_after(left):
                 if result is None and probe.request:
                     await stream.send(probe.request)
@@ -192,7 +197,7 @@ class Checks(BackgroundTask):
             await anyio.aclose_forcefully(stream)
         return result
 
-    async def _connected(self, probe: NetworkProbe, server: Server) -> anyio.abc.ByteStream:
+    async def _connect(self, probe: NetworkProbe, server: Server) -> anyio.abc.ByteStream:
         stream: anyio.abc.ByteStream
         if probe.socket is not None:
             stream = await anyio.connect_unix(probe.socket)
@@ -218,54 +223,55 @@ class Checks(BackgroundTask):
             context = self._contexts[server] = (server.config.tls or TLS()).context()
         return context
 
-    async def _answered(self, app: ASGIApp | None, server: Server, checking: CheckRuntime) -> CheckResult:
-        """What an app in this process answers."""
+    async def _check_app(self, app: ASGIApp | None, server: Server, checking: CheckRuntime) -> CheckResult:
+        """Check an app in this process by a request."""
         path = checking.check.path
         if app is None:
             return CheckResult(CheckStatus.L4CON, info="not started")
         if path is None:
             return CheckResult(CheckStatus.L4OK)
-        heard = _Heard()
-        patience = anyio.move_on_after(checking.timeout)
+        response = _RecordedResponse()
+        time_limit = anyio.move_on_after(checking.timeout)
         try:
-            with patience:
-                await app(_scope(checking, path, server), heard.asks(checking.check.payload), heard.send)
+            with time_limit:
+                await app(_scope(checking, path, server), response.make_receive(checking.check.payload), response.send)
         except ServerFailure as error:
             return result_from_failure(error.failure)
-        except _Enough:
+        except _BodyLimitReached:
             pass
         except Exception as error:
-            if not heard.over:
+            if not response.finished:
                 return result_from_exception(error)
-        if patience.cancelled_caught and (not heard.status or checking.expect.needs_body):
+        if time_limit.cancelled_caught and (not response.status or checking.expect.needs_body):
             return CheckResult(CheckStatus.L7TOUT)
-        if not heard.status:
-            return CheckResult(CheckStatus.L7RSP, info="no answer")
-        return checking.judge(heard.status, heard.headers, heard.body)
+        if not response.status:
+            return CheckResult(CheckStatus.L7RSP, info="no response")
+        return checking.judge(response.status, response.headers, response.body)
 
 
-class _Enough(Exception):
-    """Of an answer, there is no need to hear more."""
+class _BodyLimitReached(Exception):
+    """The response's body has reached the part that a check looks at: the app need not send more."""
 
 
-class _Heard:
-    """What an app answers."""
+class _RecordedResponse:
+    """The response of an app to a check."""
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.body = b""
-        self.over = False
+        self.finished = False
 
-    def asks(self, body: bytes) -> Callable[[], Any]:
-        told = False
+    def make_receive(self, body: bytes) -> Callable[[], Any]:
+        """Make the `receive` of a request with `body`."""
+        received = False
 
         async def receive() -> Message:
-            nonlocal told
-            if not told:
-                told = True
+            nonlocal received
+            if not received:
+                received = True
                 return {"type": "http.request", "body": body, "more_body": False}
-            while not self.over:
+            while not self.finished:
                 await anyio.sleep_forever()
             return {"type": "http.disconnect"}
 
@@ -280,10 +286,10 @@ class _Heard:
         elif message["type"] == "http.response.body":
             self.body += message.get("body", b"")
             if not message.get("more_body", False):
-                self.over = True
+                self.finished = True
             elif len(self.body) >= MAX_BODY:
-                self.over = True
-                raise _Enough
+                self.finished = True
+                raise _BodyLimitReached
 
 
 def _scope(checking: CheckRuntime, target: str, server: Server) -> Scope:
@@ -311,8 +317,8 @@ def _scope(checking: CheckRuntime, target: str, server: Server) -> Scope:
     }
 
 
-def _why(error: OSError) -> str:
-    """anyio tries several addresses, and says only that all have failed."""
+def _error_text(error: OSError) -> str:
+    """Return why a connection failed. anyio tries several addresses; its own error says only that all have failed."""
     cause: BaseException | None = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
@@ -320,11 +326,11 @@ def _why(error: OSError) -> str:
     return os.strerror(known.errno) if known.errno else str(known)
 
 
-async def sleep(lie_down: LieDown, at_most: float | None) -> None:
-    """Until the bell rings, or for so many seconds."""
+async def sleep(subscribe: LieDown, seconds: float | None) -> None:
+    """Sleep until the callback that is passed to `subscribe` is called, `seconds` at most."""
     woken = anyio.Event()
-    lie_down(waker(woken))
-    with anyio.move_on_after(at_most):
+    subscribe(waker(woken))
+    with anyio.move_on_after(seconds):
         await woken.wait()
 
 

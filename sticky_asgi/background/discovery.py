@@ -1,4 +1,4 @@
-"""Resolve the names behind a backend's servers on an event loop: a task for each, which sleeps and asks."""
+"""Resolve the names of a backend's servers on an event loop: one task for each name, which sleeps and queries."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from sticky_core.dns.resolvers import (
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
 from sticky_core.runtime.discovery import ResolvedName
 
-#: how systems say that there is no such name, or none with an address; not all have both words
+#: the errors by which systems report that a name, or an address for it, does not exist; not all systems have both
 _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
 class Discovery(BackgroundTask):
-    """The names of one backend, on the event loop that owns them."""
+    """The resolution of one backend's names, on the event loop that owns it."""
 
     _group: anyio.abc.TaskGroup | None
 
@@ -45,60 +45,60 @@ class Discovery(BackgroundTask):
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody resolves, or nobody has to."""
+        """Whether the names are resolved, on this event loop or on another; true as well if there are none."""
         return self._core.has_owner
 
     @property
     def is_pending(self) -> bool:
-        """Whether requests are to wait for the first addresses."""
+        """Whether requests have to wait for the first addresses."""
         return not self._core.first_answers.reached
 
     async def wait_for_first_answers(self) -> None:
-        """Until names have been asked for once; no longer than an answer may take."""
+        """Wait until each name has been queried once, no longer than an answer may take."""
         with anyio.move_on_after(self._core.first_answers_timeout):
             await self._core.first_answers
 
-    def _claimed(self) -> bool:
+    def _acquire(self) -> bool:
         return self._core.acquire(self)
 
-    def _disowned(self) -> None:
+    def _release(self) -> None:
         self._core.release(self)
         self._backend.monitor.schedule_timers()
 
-    async def _work(self) -> None:
+    async def _run_forever(self) -> None:
         async with anyio.create_task_group() as self._group:
-            self._look()
+            self._update_tasks()
             await anyio.sleep_forever()
 
     def update(self) -> None:
-        """Other names are to be resolved. From whatever thread."""
+        """Start and cancel resolutions as the backend's servers now need it. Safe to call from any thread."""
         self._core.update_names()
         soon = self._soon
         if soon is not None:
-            with suppress(RuntimeError):  # the event loop has just ended, and they with it
-                soon(self._look)
+            with suppress(RuntimeError):  # the event loop has just ended, and with it the resolutions
+                soon(self._update_tasks)
         elif not self.has_owner:
             self._backend.monitor.schedule_timers()
 
-    def _look(self) -> None:
-        """Ask for those names that are to be asked for, and no others."""
+    def _update_tasks(self) -> None:
+        """Let one task run for each name of a server, and no others."""
         group = self._group
         if group is None:
             return
         names = self._core.update_names()
-        for name in [each for each in self._asked if each not in names]:
-            self._asked.pop(name).cancel()
+        for name in [each for each in self._tasks if each not in names]:
+            self._tasks.pop(name).cancel()
         for name in names:
-            if name not in self._asked:
-                self._asked[name] = scope = anyio.CancelScope()
-                group.start_soon(self._resolve, name, scope)
+            if name not in self._tasks:
+                self._tasks[name] = scope = anyio.CancelScope()
+                group.start_soon(self._resolve_forever, name, scope)
 
-    def _let_go(self) -> None:
-        super()._let_go()
+    def _reset(self) -> None:
+        super()._reset()
         self._group = None
-        self._asked: dict[ResolvedName, anyio.CancelScope] = {}
+        self._tasks: dict[ResolvedName, anyio.CancelScope] = {}
 
-    async def _resolve(self, name: ResolvedName, scope: anyio.CancelScope) -> None:
+    async def _resolve_forever(self, name: ResolvedName, scope: anyio.CancelScope) -> None:
         with scope:
             while True:
                 delay = self._core.delay(name)
@@ -106,29 +106,32 @@ class Discovery(BackgroundTask):
                     await anyio.sleep(delay)
                 else:
                     await anyio.lowlevel.checkpoint()
-                    await self._ask(name)
+                    await self._query(name)
 
-    async def _ask(self, name: ResolvedName) -> None:
-        """Ask once. Who takes too long is told on, and still waited for: there is never a second question beside it."""
-        over = anyio.Event()
+    async def _query(self, name: ResolvedName) -> None:
+        """Query once. A query that takes too long is recorded as a timeout, and still awaited: a name never has two
+        queries at once.
+        """
+        finished = anyio.Event()
 
-        async def ask() -> None:
-            answer = await _answer(name.query, name.resolvers)
+        async def query() -> None:
+            answer = await _resolve(name.query, name.resolvers)
             self._core.record_answer(name, answer)
-            over.set()
+            finished.set()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(ask)
-            while not over.is_set():
+            group.start_soon(query)
+            while not finished.is_set():
                 with anyio.move_on_after(name.query.timeout):
-                    await over.wait()
-                if not over.is_set():
+                    await finished.wait()
+                if not finished.is_set():
                     self._core.record_answer(
                         name, Answer(Status.TIMEOUT, info=f"no answer in {name.query.timeout:g} s")
                     )
 
 
-async def _answer(query: Query, resolvers: Resolvers) -> Answer:
+async def _resolve(query: Query, resolvers: Resolvers) -> Answer:
+    """Return the answer of the resolver that the configuration names: a user's function, DNS servers, or the system."""
     resolver: Any = resolvers.resolver
     try:
         if resolver is not None:
@@ -136,28 +139,32 @@ async def _answer(query: Query, resolvers: Resolvers) -> Answer:
                 return answer_from_resolver(await resolver(query))
             return answer_from_resolver(await anyio.to_thread.run_sync(resolver, query, abandon_on_cancel=True))
         if query.service or resolvers.nameservers:
-            return await _nameservers(query, resolvers)
-        found = await anyio.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)
-        return answer_from_system((str(each[4][0]) for each in found), query.prefer)
+            return await _query_nameservers(query, resolvers)
+        infos = await anyio.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)
+        return answer_from_system((str(info[4][0]) for info in infos), query.prefer)
     except socket.gaierror as error:
         return answer_from_os_error(error, _UNKNOWN, socket.EAI_AGAIN)
     except Exception as error:
         return answer_from_exception(error)
 
 
-async def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
+async def _query_nameservers(query: Query, resolvers: Resolvers) -> Answer:
     from dns import asyncbackend
     from dns.asyncresolver import Resolver
 
-    # said each time: by itself it keeps to whichever kind of event loop the process has had first
+    # Passed each time: by itself dnspython keeps to the kind of event loop that the process had first.
     loop = asyncbackend.get_backend(asyncbackend.sniff())
-    asking = nameservers.build_resolver(Resolver, resolvers, query.timeout)
+    resolver = nameservers.build_resolver(Resolver, resolvers, query.timeout)
     steps = questions(query)
     question = next(steps)
     while True:
         try:
-            answer = await asking.resolve(
-                nameservers.absolute_name(question), question.type, lifetime=query.timeout, search=False, backend=loop
+            answer = await resolver.resolve(
+                nameservers.absolute_name(question),
+                question.type,
+                lifetime=query.timeout,
+                search=False,
+                backend=loop,
             )
             records = nameservers.records_from_answer(answer)
         except Exception as error:
@@ -165,5 +172,5 @@ async def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
         try:
             question = steps.send(records)
         except StopIteration as end:
-            answered: Answer = end.value
-            return answered
+            result: Answer = end.value
+            return result

@@ -1,4 +1,4 @@
-"""What runs beside requests: checks, and the resolution of names."""
+"""Tasks that run beside requests: health checks, and the resolution of names."""
 
 from __future__ import annotations
 
@@ -12,56 +12,54 @@ from sticky_asgi.messages import Soon, soon_here
 
 
 class BackgroundTask:
-    """What runs beside requests for as long as an event loop lives, or a lifespan: once, on the event loop that owns
-    it.
-    """
+    """A task that runs beside requests as long as its event loop or a lifespan: once, on the loop that owns it."""
 
     _scope: anyio.CancelScope | None
     _ended: anyio.Event | None
-    _task: object
-    _soon: Soon | None  # how to reach the event loop
+    _task: object  # a reference: event loops hold their tasks weakly
+    _soon: Soon | None  # calls a function on the owning event loop, from any thread
 
     def __init__(self) -> None:
-        self._let_go()
+        self._reset()
 
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to run."""
         return True
 
-    def _claimed(self) -> bool:
-        """Whether it is ours to run, and nobody else's from here on."""
+    def _acquire(self) -> bool:
+        """Become the owner of the work, and return whether that succeeded: no other event loop may own it."""
         raise NotImplementedError
 
-    def _disowned(self) -> None:
-        """It is anybody's to run again."""
+    def _release(self) -> None:
+        """Leave the work to another owner."""
         raise NotImplementedError
 
-    async def _work(self) -> None:
-        """What it does, for ever."""
+    async def _run_forever(self) -> None:
+        """Do the work until cancelled."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Run it as a task of this event loop, where no lifespan does."""
+        """Run as a task of this event loop, where no lifespan runs it."""
         if not self.is_needed or self._ended is not None:
             return
         native: Any = current_token().native_token
         if hasattr(native, "create_task"):
-            if self._own():
+            if self._prepare():
                 self._task = native.create_task(self.run())
         else:
             import trio
 
-            if self._own():
+            if self._prepare():
                 trio.lowlevel.spawn_system_task(self.run)
 
     def start_in(self, group: anyio.abc.TaskGroup) -> None:
-        """Run it in `group`, until `end`."""
-        if self.is_needed and self._ended is None and self._own():
+        """Run in `group`, until `stop`."""
+        if self.is_needed and self._ended is None and self._prepare():
             group.start_soon(self.run)
 
-    def _own(self) -> bool:
-        if not self._claimed():
+    def _prepare(self) -> bool:
+        if not self._acquire():
             return False
         self._ended = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -73,14 +71,14 @@ class BackgroundTask:
         assert scope is not None and ended is not None
         try:
             with scope:
-                await self._work()
+                await self._run_forever()
         finally:
-            self._let_go()
-            self._disowned()
+            self._reset()
+            self._release()
             ended.set()
 
     async def stop(self) -> None:
-        """Run it no more; over when nothing of it is on its way."""
+        """Cancel the task, and wait until it has ended."""
         scope, ended = self._scope, self._ended
         if scope is not None and ended is not None:
             scope.cancel()
@@ -88,8 +86,8 @@ class BackgroundTask:
                 await ended.wait()
 
     def after_fork(self) -> None:
-        """We are a forked child: it runs in the parent."""
-        self._let_go()
+        """Forget the parent process's task in a forked child."""
+        self._reset()
 
-    def _let_go(self) -> None:
+    def _reset(self) -> None:
         self._scope = self._ended = self._task = self._soon = None

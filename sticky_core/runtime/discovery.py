@@ -1,5 +1,5 @@
-"""The names behind a backend's servers (`Server.template`): one resolution for all servers of a name, and their
-addresses as it says. A face asks, and sleeps in between.
+"""The names of a backend's servers (`ServerConfig.template`): all servers of a name share one resolution, and get their
+addresses from it. A face sends the queries, and sleeps between them.
 """
 
 from __future__ import annotations
@@ -29,47 +29,49 @@ SYSTEM = Resolvers()
 
 
 class ResolvedName:
-    """A name, with the servers that it fills, and how far its resolution is."""
+    """A name, the servers that get their addresses from it, and the state of its resolution."""
 
     def __init__(self, host: str, resolvers: Resolvers, servers: Sequence[Server], now: float) -> None:
         self.resolution = Resolution(resolvers, servers, now)
         self.resolvers = resolvers
         self.query = Query(host, is_service(host), resolvers.resolve_prefer, self.resolution.timeout)
-        #: whether it is still some server's
+        #: whether a server still has this name
         self.is_used = True
-        #: where servers could not be moved to
+        #: the URLs to which servers could not be moved, by server
         self.rejected_urls: dict[Server, str | None] = {}
-        #: whether servers may not be where they belong, and whether somebody is about to move them
+        #: whether servers may have other addresses than the resolution gives them
         self.needs_placement = False
+        #: whether a thread is moving the servers
         self.is_placing = False
 
     def __repr__(self) -> str:
-        return f"<Name {self.query.name}: {len(self.resolution.assigned)} of {len(self.resolution.servers)} servers>"
+        resolution = self.resolution
+        return f"<ResolvedName {self.query.name}: {len(resolution.assigned)} of {len(resolution.servers)} servers>"
 
 
 class Discovery(BackendComponent):
-    """One per backend (`Backend.keep`), whichever faces it has. Safe to use from any thread."""
+    """The names of one backend (`Backend.component`), whichever faces serve it. Safe to use from any thread."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._lock = threading.Lock()
         self._owner: object = None
         self._names: dict[Hashable, ResolvedName] = {}
-        self._answered: set[ResolvedName] = set()
-        #: that each name has been asked for once: requests need not wait for it any more
+        self._queried: set[ResolvedName] = set()  # at least once
+        #: reached when each name has been queried once: requests need not wait any longer
         self.first_answers = Milestone()
         self.update_names()
 
     def update_names(self) -> tuple[ResolvedName, ...]:
-        """What is to be resolved, as the backend's servers are now."""
+        """Return the names to resolve, as the backend's servers are now."""
         with self._lock:
-            self._look()
+            self._update()
             names = tuple(self._names.values())
         if not names:
             self.first_answers.reach()
         return names
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         wanted: dict[Hashable, list[Server]] = {}
         for server in self.backend.servers:
             key = _key(server.config)
@@ -88,13 +90,15 @@ class Discovery(BackendComponent):
             config = servers[0].config
             host = Location.parse(config.template or "").host
             self._names[key] = ResolvedName(host, config.resolvers or SYSTEM, servers, now)
-        self._answered &= set(self._names.values())
+        self._queried &= set(self._names.values())
 
     def after_swap(self, change: Change) -> None:
         self.update_names()
 
     def acquire(self, owner: object) -> bool:
-        """Whether `owner` is to resolve: the first that asks, until it disowns, while there is something to resolve."""
+        """Return whether `owner` has to resolve the names: the first that calls this, until it releases them. There is
+        no owner while there are no names.
+        """
         with self._lock:
             if self._owner is None and self._names:
                 self._owner = owner
@@ -102,7 +106,7 @@ class Discovery(BackendComponent):
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody resolves, or nobody has to."""
+        """Whether the names have an owner, which resolves them; true as well if there are none."""
         return self._owner is not None or not self._names
 
     def release(self, owner: object) -> None:
@@ -112,36 +116,36 @@ class Discovery(BackendComponent):
 
     @property
     def first_answers_timeout(self) -> float:
-        """For how many seconds at most a beginning waits for addresses."""
+        """How long requests wait for the first answers, at most, in seconds."""
         return max((name.resolution.timeout for name in list(self._names.values())), default=0.0)
 
     def delay(self, name: ResolvedName) -> float:
-        """For how many seconds there is nothing to ask of `name`."""
+        """Return after how many seconds the next query for `name` is due."""
         return name.resolution.delay(self.backend.clock.monotonic())
 
     def record_answer(self, name: ResolvedName, answer: Answer) -> None:
-        """What came of asking for `name`: its servers get the addresses that are theirs now."""
+        """Record the answer to a query for `name`, and move its servers to the addresses that it gives them."""
         with self._lock:
             if not name.is_used:
                 return
             resolution = name.resolution
             before, surplus = resolution.status, resolution.surplus
             resolution.record_answer(answer, self.backend.clock.monotonic())
-            news = self._news(name, before, surplus)
+            warnings = self._warnings(name, before, surplus)
             name.needs_placement |= resolution.status is Status.VALID or resolution.has_expired
-        for text, *values in news:
+        for text, *values in warnings:
             _log.warning(text, *values)
         self._place_all(name)
         with self._lock:
-            self._answered.add(name)
-            first = not self.first_answers.reached and self._answered >= set(self._names.values())
-        if first:
+            self._queried.add(name)
+            is_last = not self.first_answers.reached and self._queried >= set(self._names.values())
+        if is_last:
             self.first_answers.reach()
             self.backend.monitor.schedule_timers()
 
     def _place_all(self, name: ResolvedName) -> None:
-        """Move the servers of `name` to where they belong. Without the lock, since that is told to others; one thread
-        at a time, so that the last answer has the last word.
+        """Move the servers of `name` to the addresses that the resolution gives them. Without the lock, since a move
+        notifies other components; in one thread at a time, so that the latest answer wins.
         """
         while True:
             with self._lock:
@@ -149,40 +153,40 @@ class Discovery(BackendComponent):
                     return
                 name.needs_placement, name.is_placing = False, True
                 resolution = name.resolution
-                places = [(server, resolution.assigned.get(server)) for server in resolution.servers]
+                assigned = [(server, resolution.assigned.get(server)) for server in resolution.servers]
             try:
-                for server, found in places:
+                for server, address in assigned:
                     if name.is_used:
-                        self._place(server, found, name)
+                        self._place(server, address, name)
             finally:
                 name.is_placing = False
 
-    def _place(self, server: Server, found: Address | None, name: ResolvedName) -> None:
-        """`server` is there now; None: nowhere."""
+    def _place(self, server: Server, address: Address | None, name: ResolvedName) -> None:
+        """Move `server` to `address`; None leaves it without one."""
         url = None
-        if found is not None and found.address is not None:
-            url = Location.parse(server.config.template or "").url_at(found.address, found.port)
+        if address is not None and address.address is not None:
+            url = Location.parse(server.config.template or "").url_at(address.address, address.port)
         if server.target != url:
             if url is not None and name.rejected_urls.get(server) == url:
                 return
             try:
                 server.target = url
-            except Exception:  # a port that is none, a file for TLS that is not there: no reason to resolve no more
+            except Exception:  # an impossible port, a missing TLS file: the other servers must still be moved
                 name.rejected_urls[server] = url
                 _log.exception("backend %s: server %s can't be moved to %s", self.backend.name, server.name, url)
                 return
             name.rejected_urls.pop(server, None)
-        if found is not None and found.weight is not None and not name.resolvers.ignore_weight:
-            # HAProxy's scale: 65536 steps of a record become 256, and none is 0, which would mean that it is not used
-            weight = found.weight // 256 + 1
+        if address is not None and address.weight is not None and not name.resolvers.ignore_weight:
+            # HAProxy's scale: a record's 0 to 65535 become 1 to 256; 0 would give the server no requests
+            weight = address.weight // 256 + 1
             if server.weight != weight:
                 server.weight = weight
 
-    def _news(self, name: ResolvedName, before: Status | None, surplus: int) -> list[tuple[object, ...]]:
-        """What is news, to be logged."""
+    def _warnings(self, name: ResolvedName, before: Status | None, surplus: int) -> list[tuple[object, ...]]:
+        """Return the log messages, with their arguments, about what the latest answer has changed."""
         resolution, where = name.resolution, (self.backend.name, name.query.name)
         status = resolution.status
-        news: list[tuple[object, ...]] = []
+        warnings: list[tuple[object, ...]] = []
         if status is not before and status is not None:
             if status is not Status.VALID:
                 info = f" ({resolution.info})" if resolution.info else ""
@@ -190,16 +194,16 @@ class Discovery(BackendComponent):
                     "backend %s: %s does not resolve: %s%s. Its servers stay where they are until %g s after the last "
                     "answer."
                 )
-                news.append((text, *where, status.value, info, name.resolvers.hold(status)))
+                warnings.append((text, *where, status.value, info, name.resolvers.hold(status)))
             elif before is not None:
-                news.append(("backend %s: %s resolves again", *where))
+                warnings.append(("backend %s: %s resolves again", *where))
         if resolution.surplus and resolution.surplus != surplus:
             text = "backend %s: %s has %d addresses more than servers: those get no requests"
-            news.append((text, *where, resolution.surplus))
-        return news
+            warnings.append((text, *where, resolution.surplus))
+        return warnings
 
     def after_fork(self) -> None:
-        """We are a forked child: whoever resolves does so in the parent."""
+        """Forget the owner in a forked child: it runs in the parent process."""
         self._lock = threading.Lock()
         self._owner = None
         for name in self._names.values():
@@ -208,14 +212,14 @@ class Discovery(BackendComponent):
             self.first_answers = Milestone()
 
 
-def problems_of(asked: ServerConfig, kind: Kind) -> Iterator[str]:
-    """Why the name of such a server can't be resolved by this face."""
-    if asked.template is None:
+def problems_of(config: ServerConfig, kind: Kind) -> Iterator[str]:
+    """Yield the reasons why this face can't resolve the name of a server with this configuration."""
+    if config.template is None:
         return
-    resolvers = asked.resolvers or SYSTEM
+    resolvers = config.resolvers or SYSTEM
     resolver = resolvers.resolver
     if resolver is None:
-        if resolvers.nameservers or is_service(Location.parse(asked.template).host):
+        if resolvers.nameservers or is_service(Location.parse(config.template).host):
             try:
                 nameservers.require()
             except ConfigError as error:
@@ -223,12 +227,12 @@ def problems_of(asked: ServerConfig, kind: Kind) -> Iterator[str]:
     elif kind == "wsgi" and (
         inspect.iscoroutinefunction(resolver) or inspect.iscoroutinefunction(type(resolver).__call__)
     ):
-        yield f"resolver {resolver!r} is a coroutine function, which WSGI can't await: hand a plain one"
+        yield f"resolver {resolver!r} is a coroutine function, which WSGI can't await: pass a plain function"
 
 
 def _key(config: ServerConfig) -> Hashable | None:
-    """What servers have in common that are filled by one resolution; None if there is nothing to resolve.
+    """Return what the servers that share one resolution have in common; None if there is nothing to resolve.
 
-    The URL counts as a whole: at another port or under another path, an address is another place.
+    The whole URL counts: servers with another port or path have a resolution of their own.
     """
     return None if config.template is None else (config.template, config.resolvers)

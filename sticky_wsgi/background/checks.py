@@ -1,4 +1,4 @@
-"""Run the checks of a backend in threads: one that knows who is next, and one for each probe while it lasts."""
+"""Run the health checks of a backend in threads: one that schedules them, and one for each probe while it lasts."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
 _log = logging.getLogger("sticky_sessions")
 
 _READ = 65536
-#: seconds between two looks at a server in maintenance, and how long the end waits for a thread
+#: seconds between two looks at a server in maintenance, and how much longer than its timeouts a probe may take
 PAUSE = 1.0
 
 
-class Round:
-    """One check of one server, and whether a probe of it is on its way."""
+class ScheduledCheck:
+    """One check of one server, and whether a probe of it is running."""
 
     def __init__(self, server: Server, checking: CheckRuntime) -> None:
         self.server = server
         self.checking = checking
         self.is_agent = checking is server.agent
-        self.busy = False  #: somebody probes
-        self.over = False  #: nobody wants to know any more
-        self.begun = 0.0
-        self.given_up = False  #: it took too long, and has been told so
+        self.running = False  #: whether a thread probes
+        self.cancelled = False  #: whether the server has this check no more
+        self.started = 0.0  #: when the latest probe was started
+        self.timed_out = False  #: whether the running probe has taken too long, and was recorded as a timeout
 
 
 class Checks:
@@ -60,174 +60,181 @@ class Checks:
         self._apps = apps
         self._contexts: dict[Server, ssl.SSLContext] = {}
         self._thread: threading.Thread | None = None
-        self._news = threading.Condition()
+        self._condition = threading.Condition()  # guards what follows; notified when there is something to do
         self._stopped = False
-        self._woken: set[Round] = set()
-        self._rounds: dict[CheckRuntime, Round] = {}
-        self._stale = False
+        self._woken: set[ScheduledCheck] = set()
+        self._checks: dict[CheckRuntime, ScheduledCheck] = {}
+        self._is_stale = False  # whether `_checks` may not be the backend's checks any more
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody runs them, or nobody has to."""
+        """Whether the checks run, by this object or by another; true as well if there are none."""
         return not self._backend.checked or not self._backend.checks_are_free
 
     def start(self) -> None:
-        """Run them, unless somebody does."""
+        """Start to check, unless another owner does."""
         if not self._backend.checked or not self._backend.own_checks(self):
             return
-        with self._news:
+        with self._condition:
             if self._thread is not None:
                 return
             self._stopped = False
-            self._stale = True
+            self._is_stale = True
             name = f"checks of {self._backend.name}"
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
         _running.add(self)
 
     def stop(self) -> None:
-        """Run them no more."""
-        with self._news:
+        """End the scheduling thread, and wait until it has ended."""
+        with self._condition:
             thread, self._thread = self._thread, None
             self._stopped = True
-            self._news.notify_all()
+            self._condition.notify_all()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         self._backend.disown_checks(self)
 
     def update(self) -> None:
-        """Other servers are to be checked, or otherwise."""
-        with self._news:
-            self._stale = True
-            self._news.notify_all()
+        """Start and cancel checks as the backend's servers now need it."""
+        with self._condition:
+            self._is_stale = True
+            self._condition.notify_all()
 
     def remove(self, server: Server) -> None:
-        """It was removed."""
+        """Forget a server that was removed."""
         self._contexts.pop(server, None)
 
     def after_fork(self) -> None:
-        """We are a forked child: their threads did not come along."""
+        """Forget the parent process's threads in a forked child, which has none of them."""
         self._thread = None
-        self._news = threading.Condition()
+        self._condition = threading.Condition()
         self._woken = set()
-        self._rounds = {}
+        self._checks = {}
 
-    def _begun(self) -> list[Round]:
-        """The rounds that are new. Those that nobody wants any more are over."""
+    def _update_checks(self) -> list[ScheduledCheck]:
+        """Cancel the checks that no server has any more; return the new ones."""
         wanted = {
             checking: server
             for server in self._backend.servers
             for checking in (server.checking, server.agent)
             if checking is not None
         }
-        for checking in [each for each in self._rounds if each not in wanted]:
-            self._rounds.pop(checking).over = True
+        for checking in [each for each in self._checks if each not in wanted]:
+            self._checks.pop(checking).cancelled = True
             checking.wake = None
-        new = [Round(server, checking) for checking, server in wanted.items() if checking not in self._rounds]
+        new = [ScheduledCheck(server, checking) for checking, server in wanted.items() if checking not in self._checks]
         for each in new:
-            self._rounds[each.checking] = each
+            self._checks[each.checking] = each
             each.checking.wake = self._waker(each)
         return new
 
     def _run(self) -> None:
-        """Know who is next. It never waits for a probe."""
+        """Start probes when they are due. This thread never waits for one."""
         backend, now = self._backend, self._backend.clock.monotonic
         numbers = count()
-        agenda: list[tuple[float, int, Round]] = []  # by our own clock: a clock that is moved by hand has no seconds
+        # Due times are those of the system's clock: a backend's clock that is moved by hand passes no seconds.
+        schedule: list[tuple[float, int, ScheduledCheck]] = []
         while True:
-            with self._news:
-                left = agenda[0][0] - time.monotonic() if agenda else PAUSE
-                if left > 0 and not self._woken and not self._stopped and not self._stale:
-                    self._news.wait(left)
+            with self._condition:
+                left = schedule[0][0] - time.monotonic() if schedule else PAUSE
+                if left > 0 and not self._woken and not self._stopped and not self._is_stale:
+                    self._condition.wait(left)
                 if self._stopped:
                     break
                 woken, self._woken = self._woken, set()
-                stale, self._stale = self._stale, False
-            for each in (*woken, *(self._begun() if stale else ())):
-                heappush(agenda, (0.0, next(numbers), each))
-            seen: set[Round] = set()
-            while agenda and agenda[0][0] <= time.monotonic():
-                each = heappop(agenda)[2]
-                if each in seen or each.over:
+                is_stale, self._is_stale = self._is_stale, False
+            for each in (*woken, *(self._update_checks() if is_stale else ())):
+                heappush(schedule, (0.0, next(numbers), each))
+            seen: set[ScheduledCheck] = set()
+            while schedule and schedule[0][0] <= time.monotonic():
+                each = heappop(schedule)[2]
+                if each in seen or each.cancelled:
                     continue
                 seen.add(each)
-                wait = self._look_at(each, now())
-                heappush(agenda, (time.monotonic() + wait, next(numbers), each))
-            agenda = _once(agenda)
+                wait = self._probe_if_due(each, now())
+                heappush(schedule, (time.monotonic() + wait, next(numbers), each))
+            schedule = _without_duplicates(schedule)
             backend.monitor.run_due_timers()
-        for checking in self._rounds:
+        for checking in self._checks:
             checking.wake = None
-        self._rounds = {}
+        self._checks = {}
 
-    def _look_at(self, each: Round, now: float) -> float:
-        """Probe if it is time: after how many seconds to look again."""
+    def _probe_if_due(self, each: ScheduledCheck, now: float) -> float:
+        """Start a probe if it is due, or record that the running one takes too long. Return after how many seconds to
+        look again.
+        """
         server, checking = each.server, each.checking
-        if each.busy:
-            late = time.monotonic() - each.begun - self._patience(each)
-            if late < 0:
-                return -late
-            if not each.given_up:
-                each.given_up = True
-                self._tell(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.begun))
+        if each.running:
+            overtime = time.monotonic() - each.started - self._timeout(each)
+            if overtime < 0:
+                return -overtime
+            if not each.timed_out:
+                each.timed_out = True
+                self._record(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.started))
             return max(checking.delay(now), 0.05)
         if server.is_unresolved or (server.in_maint and checking is server.checking):
             return PAUSE
         delay = checking.delay(now)
         if delay > 0.001:
             return delay
-        if each.given_up:
-            each.given_up = False
-        each.busy, each.begun = True, time.monotonic()
-        threading.Thread(target=self._probe, args=(each,), name=f"check of {server.name}", daemon=True).start()
-        return self._patience(each)
+        if each.timed_out:
+            each.timed_out = False
+        each.running, each.started = True, time.monotonic()
+        threading.Thread(target=self._check, args=(each,), name=f"check of {server.name}", daemon=True).start()
+        return self._timeout(each)
 
-    def _patience(self, each: Round) -> float:
-        """How long a probe may take before it is given up: sockets know their own end."""
+    def _timeout(self, each: ScheduledCheck) -> float:
+        """Return how long a probe may take, in seconds; one over a socket ends by the socket's own timeouts."""
         connect, rest = each.checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
         if each.checking.check.probe is None and each.server.config.is_url:
             return connect + (rest or 0.0) + PAUSE
         return each.checking.timeout
 
-    def _waker(self, each: Round) -> Callable[[], None]:
+    def _waker(self, each: ScheduledCheck) -> Callable[[], None]:
+        """Make a callback that has the scheduling thread look at a check at once."""
+
         def wake() -> None:
-            with self._news:
+            with self._condition:
                 self._woken.add(each)
-                self._news.notify_all()
+                self._condition.notify_all()
 
         return wake
 
-    def _tell(self, each: Round, result: CheckResult, told: AgentReply | None = None) -> None:
+    def _record(self, each: ScheduledCheck, result: CheckResult, reply: AgentReply | None = None) -> None:
         if each.is_agent:
-            heard = AgentReply(result) if told is None else replace(told, result=result)
-            self._backend.monitor.on_agent_reply(each.server, heard, each.checking)
+            reply = AgentReply(result) if reply is None else replace(reply, result=result)
+            self._backend.monitor.on_agent_reply(each.server, reply, each.checking)
         else:
             self._backend.monitor.record_check(each.server, result, each.checking)
 
-    def _probe(self, each: Round) -> None:
-        begun = time.monotonic()
-        told: AgentReply | None = None
+    def _check(self, each: ScheduledCheck) -> None:
+        """Probe once, and record the result unless the probe has timed out before."""
+        started = time.monotonic()
+        reply: AgentReply | None = None
         try:
             if each.is_agent:
-                asked = AgentProbe(each.server)
-                result = self._exchanged(asked, each)
-                told = asked.reply
+                probe = AgentProbe(each.server)
+                result = self._exchange(probe, each)
+                reply = probe.reply
             elif each.checking.check.probe is not None:
-                result = _called(each.checking.check.probe, each.server)
+                result = _call_probe(each.checking.check.probe, each.server)
             elif each.server.config.is_url:
-                result = self._exchanged(HttpProbe(each.server, each.checking), each)
+                result = self._exchange(HttpProbe(each.server, each.checking), each)
             else:
                 app = self._apps[each.server]
-                result = _answered(app.app if isinstance(app, InterruptibleApp) else app, each)
-        except Exception as error:  # whatever it is, the next check comes
+                result = _check_app(app.app if isinstance(app, InterruptibleApp) else app, each)
+        except Exception as error:  # whatever it is, the next check must run
             _log.exception("a check of server %s failed by itself", each.server.name)
             result = CheckResult(CheckStatus.SOCKERR, info=str(error))
-        if not each.given_up and not self._stopped:
-            self._tell(each, replace(result, duration=time.monotonic() - begun), told)
-        each.busy = False
+        if not each.timed_out and not self._stopped:
+            self._record(each, replace(result, duration=time.monotonic() - started), reply)
+        each.running = False
         self._waker(each)()
 
-    def _exchanged(self, probe: NetworkProbe, each: Round) -> CheckResult:
-        begun = time.monotonic()
+    def _exchange(self, probe: NetworkProbe, each: ScheduledCheck) -> CheckResult:
+        """Connect to the server, send what `probe` sends, and feed it what arrives."""
+        started = time.monotonic()
         connect, rest = each.checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
         stream: socket.socket | None = None
         try:
@@ -239,8 +246,8 @@ class Checks:
                 else:
                     stream = socket.create_connection((probe.host, probe.port), connect)
                 if probe.tls:
-                    stream.settimeout(max(0.001, begun + connect - time.monotonic()))
-                    stream = self._wrapped(stream, probe, each.server)
+                    stream.settimeout(max(0.001, started + connect - time.monotonic()))
+                    stream = self._wrap_tls(stream, probe, each.server)
             except TimeoutError:
                 return CheckResult(CheckStatus.L4TOUT)
             except ssl.SSLError as error:
@@ -248,7 +255,7 @@ class Checks:
             except OSError as error:
                 return CheckResult(CheckStatus.L4CON, info=error.strerror or str(error))
             result = probe.on_connected()
-            end = begun + connect if rest is None else time.monotonic() + rest
+            end = started + connect if rest is None else time.monotonic() + rest
             try:
                 if result is None and probe.request:
                     stream.settimeout(max(0.001, end - time.monotonic()))
@@ -258,7 +265,7 @@ class Checks:
                     if left <= 0:
                         return CheckResult(CheckStatus.L7TOUT)
                     stream.settimeout(left)
-                    result = probe.feed(_received(stream))
+                    result = probe.feed(_receive(stream))
             except TimeoutError:
                 return CheckResult(CheckStatus.L7TOUT)
             except OSError as error:
@@ -268,7 +275,7 @@ class Checks:
             if stream is not None:
                 stream.close()
 
-    def _wrapped(self, stream: socket.socket, probe: NetworkProbe, server: Server) -> ssl.SSLSocket:
+    def _wrap_tls(self, stream: socket.socket, probe: NetworkProbe, server: Server) -> ssl.SSLSocket:
         tls = server.config.tls or TLS()
         context = self._contexts.get(server)
         if context is None:
@@ -280,18 +287,19 @@ class Checks:
             raise
 
 
-def _once(agenda: list[tuple[float, int, Round]]) -> list[tuple[float, int, Round]]:
-    """Each round once, when it is first due."""
-    seen: set[Round] = set()
-    kept: list[tuple[float, int, Round]] = []
-    for entry in sorted(agenda):
+def _without_duplicates(schedule: list[tuple[float, int, ScheduledCheck]]) -> list[tuple[float, int, ScheduledCheck]]:
+    """Return the schedule with each check once, when it is first due."""
+    seen: set[ScheduledCheck] = set()
+    kept: list[tuple[float, int, ScheduledCheck]] = []
+    for entry in sorted(schedule):
         if entry[2] not in seen:
             seen.add(entry[2])
             kept.append(entry)
     return kept
 
 
-def _received(stream: socket.socket) -> bytes:
+def _receive(stream: socket.socket) -> bytes:
+    """Return what arrives next; nothing if the connection is closed or reset."""
     try:
         return stream.recv(_READ)
     except TimeoutError:
@@ -300,36 +308,37 @@ def _received(stream: socket.socket) -> bytes:
         return b""
 
 
-def _called(probe: Callable[[Any], Any], server: Server) -> CheckResult:
+def _call_probe(probe: Callable[[Any], Any], server: Server) -> CheckResult:
+    """Call a user's probe."""
     try:
-        answer = probe(server)
-        if inspect.iscoroutine(answer):
-            answer.close()
+        returned = probe(server)
+        if inspect.iscoroutine(returned):
+            returned.close()
             return CheckResult(CheckStatus.L7RSP, info="the probe is a coroutine function, which WSGI can't await")
-        return probe_result(answer)
+        return probe_result(returned)
     except ServerFailure as error:
         return result_from_failure(error.failure)
     except Exception as error:
         return CheckResult(CheckStatus.L7RSP, info=f"{type(error).__name__}: {error}")
 
 
-def _answered(app: WSGIApp | None, each: Round) -> CheckResult:
-    """What an app in this process answers."""
+def _check_app(app: WSGIApp | None, each: ScheduledCheck) -> CheckResult:
+    """Check an app in this process by a request."""
     path = each.checking.check.path
     if app is None:
         return CheckResult(CheckStatus.L4CON, info="not started")
     if path is None:
         return CheckResult(CheckStatus.L4OK)
     status = 0
-    said_headers: Headers = []
+    response_headers: Headers = []
     body = b""
 
     def start_response(line: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Callable[[bytes], object]:
-        nonlocal status, said_headers
-        status, said_headers = int(line[:3]), [*headers]
-        return written
+        nonlocal status, response_headers
+        status, response_headers = int(line[:3]), [*headers]
+        return write
 
-    def written(data: bytes) -> None:
+    def write(data: bytes) -> None:
         nonlocal body
         body += data
 
@@ -349,11 +358,11 @@ def _answered(app: WSGIApp | None, each: Round) -> CheckResult:
     except Exception as error:
         return result_from_exception(error)
     if not status:
-        return CheckResult(CheckStatus.L7RSP, info="no answer")
-    return each.checking.judge(status, said_headers, body)
+        return CheckResult(CheckStatus.L7RSP, info="no response")
+    return each.checking.judge(status, response_headers, body)
 
 
-def _environ(each: Round, target: str) -> Environ:
+def _environ(each: ScheduledCheck, target: str) -> Environ:
     check = each.checking.check
     path, _, query = target.partition("?")
     environ: Environ = {
@@ -384,9 +393,9 @@ def _environ(each: Round, target: str) -> Environ:
 _running: weakref.WeakSet[Checks] = weakref.WeakSet()
 
 
-def _end_all() -> None:
+def _stop_all() -> None:
     for checks in list(_running):
         checks.stop()
 
 
-atexit.register(_end_all)
+atexit.register(_stop_all)

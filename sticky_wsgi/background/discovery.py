@@ -1,5 +1,5 @@
-"""Resolve the names behind a backend's servers in threads: one for each, which sleeps, and one for a question while it
-lasts.
+"""Resolve the names of a backend's servers in threads: one thread for each name, which sleeps, and one for each query
+while it lasts.
 """
 
 from __future__ import annotations
@@ -26,131 +26,139 @@ from sticky_core.dns.resolvers import (
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
 from sticky_core.runtime.discovery import ResolvedName
 
-#: how systems say that there is no such name, or none with an address; not all have both words
+#: the errors by which systems report that a name, or an address for it, does not exist; not all systems have both
 _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
 class Discovery:
-    """The names of one backend in this process."""
+    """The resolution of one backend's names in this process."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._core = backend.component(CoreDiscovery)
         self._lock = threading.Lock()
-        self._stop: threading.Event | None = None  # of those that resolve now
+        self._stopping: threading.Event | None = None  # ends the threads that run; None while there are none
         self._threads: dict[ResolvedName, threading.Thread] = {}
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody resolves, or nobody has to."""
+        """Whether the names are resolved, by this object or by another; true as well if there are none."""
         return self._core.has_owner
 
     @property
     def is_pending(self) -> bool:
-        """Whether requests are to wait for the first addresses."""
+        """Whether requests have to wait for the first addresses."""
         return not self._core.first_answers.reached
 
     def wait_for_first_answers(self) -> None:
-        """Until names have been asked for once; no longer than an answer may take."""
+        """Wait until each name has been queried once, no longer than an answer may take."""
         self._core.first_answers.wait(self._core.first_answers_timeout)
 
     def start(self) -> None:
-        """Resolve, unless somebody does."""
+        """Start to resolve, unless another owner does."""
         with self._lock:
-            if self._stop is not None or not self._core.acquire(self):
+            if self._stopping is not None or not self._core.acquire(self):
                 return
-            self._stop = threading.Event()
-            self._look(self._stop)
+            self._stopping = threading.Event()
+            self._update_threads(self._stopping)
         _running.add(self)
 
     def update(self) -> None:
-        """Other names are to be resolved."""
+        """Start and end resolutions as the backend's servers now need it."""
         self._core.update_names()
         with self._lock:
-            if self._stop is not None:
-                self._look(self._stop)
+            if self._stopping is not None:
+                self._update_threads(self._stopping)
                 return
         if not self.has_owner:
             self._backend.monitor.schedule_timers()
 
-    def _look(self, stop: threading.Event) -> None:
-        """Ask for those names that are to be asked for; who is not wanted any more ends by itself. Under the lock."""
+    def _update_threads(self, stopping: threading.Event) -> None:
+        """Start a thread for each name that has none; that of a name that is not used any more ends by itself. Under
+        the lock.
+        """
         self._threads = {name: thread for name, thread in self._threads.items() if name.is_used}
         for name in self._core.update_names():
             if name not in self._threads:
                 thread = threading.Thread(
-                    target=self._resolve, args=(name, stop), name=f"resolution of {name.query.name}", daemon=True
+                    target=self._resolve_forever,
+                    args=(name, stopping),
+                    name=f"resolution of {name.query.name}",
+                    daemon=True,
                 )
                 self._threads[name] = thread
                 thread.start()
 
     def stop(self) -> None:
-        """Resolve no more."""
+        """End all threads, and wait until they have ended."""
         with self._lock:
-            stop, self._stop = self._stop, None
+            stopping, self._stopping = self._stopping, None
             threads, self._threads = self._threads, {}
-        if stop is not None:
-            stop.set()
+        if stopping is not None:
+            stopping.set()
         for thread in threads.values():
             if thread is not threading.current_thread():
                 thread.join()
         self._core.release(self)
 
     def after_fork(self) -> None:
-        """We are a forked child: threads did not come along."""
+        """Forget the parent process's threads in a forked child, which has none of them."""
         self._lock = threading.Lock()
-        self._stop = None
+        self._stopping = None
         self._threads = {}
 
-    def _resolve(self, name: ResolvedName, stop: threading.Event) -> None:
-        while name.is_used and not stop.is_set():
+    def _resolve_forever(self, name: ResolvedName, stopping: threading.Event) -> None:
+        while name.is_used and not stopping.is_set():
             delay = self._core.delay(name)
             if delay > 0.001:
-                stop.wait(delay)
+                stopping.wait(delay)
             else:
-                self._ask(name, stop)
+                self._query(name, stopping)
 
-    def _ask(self, name: ResolvedName, stop: threading.Event) -> None:
-        """Ask once. Who takes too long is told on, and still waited for: there is never a second question beside it."""
-        over = threading.Event()
+    def _query(self, name: ResolvedName, stopping: threading.Event) -> None:
+        """Query once. A query that takes too long is recorded as a timeout, and still awaited: a name never has two
+        queries at once.
+        """
+        finished = threading.Event()
 
-        def ask() -> None:
-            answer = _answer(name.query, name.resolvers)
-            if not stop.is_set():
+        def query() -> None:
+            answer = _resolve(name.query, name.resolvers)
+            if not stopping.is_set():
                 self._core.record_answer(name, answer)
-            over.set()
+            finished.set()
 
-        threading.Thread(target=ask, name=f"question for {name.query.name}", daemon=True).start()
-        while not over.wait(name.query.timeout):
-            if stop.is_set():
-                return  # nothing ends a question to the system; nobody listens to its answer any more
+        threading.Thread(target=query, name=f"query for {name.query.name}", daemon=True).start()
+        while not finished.wait(name.query.timeout):
+            if stopping.is_set():
+                return  # a query to the system can't be ended: its answer is discarded
             self._core.record_answer(name, Answer(Status.TIMEOUT, info=f"no answer in {name.query.timeout:g} s"))
 
 
-def _answer(query: Query, resolvers: Resolvers) -> Answer:
+def _resolve(query: Query, resolvers: Resolvers) -> Answer:
+    """Return the answer of the resolver that the configuration names: a user's function, DNS servers, or the system."""
     resolver: Any = resolvers.resolver
     try:
         if resolver is not None:
             return answer_from_resolver(resolver(query))
         if query.service or resolvers.nameservers:
-            return _nameservers(query, resolvers)
-        found = socket.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)
-        return answer_from_system((str(each[4][0]) for each in found), query.prefer)
+            return _query_nameservers(query, resolvers)
+        infos = socket.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)
+        return answer_from_system((str(info[4][0]) for info in infos), query.prefer)
     except socket.gaierror as error:
         return answer_from_os_error(error, _UNKNOWN, socket.EAI_AGAIN)
     except Exception as error:
         return answer_from_exception(error)
 
 
-def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
+def _query_nameservers(query: Query, resolvers: Resolvers) -> Answer:
     from dns.resolver import Resolver
 
-    asking = nameservers.build_resolver(Resolver, resolvers, query.timeout)
+    resolver = nameservers.build_resolver(Resolver, resolvers, query.timeout)
     steps = questions(query)
     question = next(steps)
     while True:
         try:
-            answer = asking.resolve(
+            answer = resolver.resolve(
                 nameservers.absolute_name(question), question.type, lifetime=query.timeout, search=False
             )
             records = nameservers.records_from_answer(answer)
@@ -159,16 +167,16 @@ def _nameservers(query: Query, resolvers: Resolvers) -> Answer:
         try:
             question = steps.send(records)
         except StopIteration as end:
-            answered: Answer = end.value
-            return answered
+            result: Answer = end.value
+            return result
 
 
 _running: weakref.WeakSet[Discovery] = weakref.WeakSet()
 
 
-def _end_all() -> None:
+def _stop_all() -> None:
     for discovery in list(_running):
         discovery.stop()
 
 
-atexit.register(_end_all)
+atexit.register(_stop_all)
