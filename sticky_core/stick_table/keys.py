@@ -123,7 +123,7 @@ def encode(type: KeyType, key: TableKey) -> str:
 
 
 def decode(type: KeyType, digits: str) -> TableKey:
-    """Return the key whose hexadecimal digits these are. ValueError if it is none of its type."""
+    """Return the key that hexadecimal digits stand for. ValueError if it is none of its type."""
     if type == "binary":
         return bytes.fromhex(digits)
     if type == "string":

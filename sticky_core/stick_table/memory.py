@@ -108,7 +108,7 @@ class _Generation(Generic[K]):
 
 class Entries(Generic[K]):
     """At most `size` entries, key → server; each lives for `expire` seconds after its last use (inf: for ever). When it
-    is full the oldest unused entry makes room; with `nopurge` new ones are refused instead.
+    is full the oldest unused entry is purged; with `nopurge` new ones are refused instead.
 
     `by_use`: whether the order of uses is known more closely than to an eighth of `expire`: to an eighth of `size`.
     Times are those of one monotonic clock. Safe to use from any thread, and after a fork.
@@ -225,7 +225,7 @@ class Entries(Generic[K]):
         shard = self._shards[hash(key) & self._mask]
         cell = shard.get(key)
         if cell is None or not cell.server:
-            if (self._live >= self.size or self._queued >= self._max_queued) and not self._make_room(now):
+            if (self._live >= self.size or self._queued >= self._max_queued) and not self._free_place(now):
                 return False
             self._live += 1
             if key not in shard:
@@ -304,8 +304,8 @@ class Entries(Generic[K]):
             cell.generation.count -= 1
             self._live -= 1
 
-    def _make_room(self, now: float) -> bool:
-        """Drop expired entries, or else the oldest. Return whether there is room for one more."""
+    def _free_place(self, now: float) -> bool:
+        """Drop expired entries, or else the oldest. Return whether there is space for one more."""
         oldest_in_front = self._sweep(now, _PURGE_LIMIT)
         if self._live < self.size and self._queued < self._max_queued:
             return True

@@ -60,9 +60,9 @@ class StickTable:
     - `type`: what keys are; `"string"` (cut to `length` characters), `"ip"` (IPv4, mapped addresses included), `"ipv6"`
       (IPv4 included), `"integer"` (32 bits), `"binary"` (cut or padded to `length` bytes); `"string"` (HAProxy `type`).
     - `size`: the number of entries; a number, or text such as `"100k"`, `"1m"` (2^10, 2^20); `"100k"`; when it is full
-      the oldest unused entry makes room (HAProxy `size`).
+      the oldest unused entry is purged (HAProxy `size`).
     - `expire`: how long an entry is kept after its last use, at least, and an eighth of that longer at most; seconds
-      or a duration such as `"30m"`; None: until there is no room (HAProxy `expire`; nginx `timeout` of `sticky learn`).
+      or text such as `"30m"`; None: until the table is full (HAProxy `expire`; nginx `timeout` of `sticky learn`).
     - `length`: characters or bytes of a key; 32, at most 16384 (HAProxy `len`).
     - `nopurge`: whether a full table rejects new entries instead; False (HAProxy `nopurge`).
     - `srvkey`: whether entries keep a server's `"name"`, or its `"addr"`, address and port, under whatever name;

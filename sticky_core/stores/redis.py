@@ -1,6 +1,6 @@
 """Redis and Valkey as a store: the commands for entries, and what is published about changes.
 
-An entry is a key `prefix:table:digest` whose value is the text that the table keeps, with the expiry of the store.
+An entry is a key `prefix:table:digest` and its value, the text that the table keeps, with the expiry of the store.
 Each operation is one command, so that processes that use a key at the same moment agree on which was first: reading
 renews the expiry (GETEX), a key is reserved for the first (SET NX GET), everything else is a script of a few lines.
 A command that changes an entry publishes the change, so no process has to query the store for an entry of which it
@@ -67,7 +67,7 @@ class Redis(SharedStore):
     - `prefix`: what the keys in the store begin with; text; `"sticky"`.
     - `secret`: what keys are hashed with, at least 16 bytes; text, bytes, or a list of them, oldest to newest, of which
       the oldest is used: a new one makes all clients unknown, so it counts from when the old one is removed; None:
-      hashed without one, and anybody who can read the store can try out guesses, such as addresses.
+      hashed without one, so that guesses, such as addresses, can be tried out on the content of the store.
     - `clock`, `rng`: time and chance, for tests; those of the system.
 
     Processes share a table if `url`, `prefix`, `secret` and the names of backend and table agree. A store is compared

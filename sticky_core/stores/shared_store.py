@@ -4,7 +4,7 @@ A store of another kind needs these:
 
 - a `SharedStore`, the config that users write, which says where the clients are (`clients`) and whether processes are
   notified of changes (`invalidates`);
-- a `TableNamespace`, whose methods make the commands;
+- a `TableNamespace`, with methods that make the commands;
 - a client for each face. Where `invalidates` is false it has two methods, `execute(commands)` and `close()`, may raise
   any exception, and the face adds the rest: circuit breaker, timeout, commands in the background. Otherwise it does
   all of that itself, as `sticky_asgi.stores.redis` does, and has a method `listen()` as well.

@@ -1,4 +1,4 @@
-"""What a client needs whose store sends no invalidations: circuit breaker, and commands in the background."""
+"""What a client of a store without invalidations needs: circuit breaker, and commands in the background."""
 
 from __future__ import annotations
 

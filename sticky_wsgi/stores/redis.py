@@ -28,7 +28,7 @@ ERRORS = RedisError, OSError
 
 
 class Connection(Protocol):
-    """What is used of redis-py's connections, whose types say less."""
+    """The methods of redis-py's connections that are used here, with their types."""
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...

@@ -1,7 +1,7 @@
-"""A process that serves one face over a table in a store, and is told what to do in lines of JSON: first of all to
-`begin`, and then to `end`, with this store and that.
+"""A process that serves requests through one face, with a table in a store, and receives its commands as lines of JSON:
+`start` first and `stop` last, for one store after the other.
 
-Its servers are apps that have no memory: all processes have the same ones, as they would have the same upstreams.
+Its servers are stateless apps: all processes have the same ones, as they would have the same upstreams.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from sticky_core.stores.redis import Redis
 
 T = TypeVar("T")
 
-#: how many requests are under way at once
-ABREAST = 32
+#: how many requests are in flight at once
+CONCURRENCY = 32
 
 
-def backend(
+def make_backend(
     url: str, face: Any, app: Any, expire: float, timeout: float, on_store_failure: Literal["local", "fail"]
 ) -> tuple[Any, StickTable, Redis, ManualClock]:
     clock = ManualClock()
@@ -42,48 +42,48 @@ def backend(
     )
 
 
-class Asgi:
+class AsgiProcess:
     """Requests to an ASGI dispatcher, on an event loop in a thread of its own."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
-        self.backend, self.table, self.store, self.clock = backend(url, sticky_asgi, self.app, **options)
+        self.backend, self.table, self.store, self.clock = make_backend(url, sticky_asgi, self.app, **options)
         self.dispatcher = sticky_asgi.Dispatcher(self.backend)
         self.runner = asyncio.Runner()
         threading.Thread(target=self.runner.get_loop().run_forever, daemon=True).start()
         self.ending: asyncio.Future[None] | None = None
-        begun = threading.Event()
-        self.ended = asyncio.run_coroutine_threadsafe(self.live(begun), self.runner.get_loop())
-        begun.wait()
+        ready = threading.Event()
+        self.ended = asyncio.run_coroutine_threadsafe(self.run_lifespan(ready), self.runner.get_loop())
+        ready.wait()
 
-    async def live(self, begun: threading.Event) -> None:
+    async def run_lifespan(self, ready: threading.Event) -> None:
         self.ending = asyncio.get_running_loop().create_future()
         async with self.dispatcher.lifespan():
-            begun.set()
+            ready.set()
             await self.ending
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.runner.get_loop()).result()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         assert self.ending is not None
         self.runner.get_loop().call_soon_threadsafe(self.ending.set_result, None)
         self.ended.result()
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            raise RuntimeError("there is none")
+            raise RuntimeError("the app has no lifespan")
         name = sticky_asgi.decision(scope).server or ""
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": name.encode()})
 
-    async def visit(self, user: str) -> str:
-        said: list[Any] = []
+    async def serve_one(self, user: str) -> str:
+        messages: list[Any] = []
 
         async def receive() -> Any:
             return {"type": "http.request"}
 
         async def send(message: Any) -> None:
-            said.append(message)
+            messages.append(message)
 
         scope = {
             "type": "http",
@@ -100,98 +100,98 @@ class Asgi:
             "server": ("app", 80),
         }
         await self.dispatcher(scope, receive, send)
-        return said[1]["body"].decode() if said[0]["status"] == 200 else str(said[0]["status"])
+        return messages[1]["body"].decode() if messages[0]["status"] == 200 else str(messages[0]["status"])
 
-    def visits(self, users: Iterable[str]) -> list[str]:
+    def serve_all(self, users: Iterable[str]) -> list[str]:
         async def all_of_them() -> list[str]:
-            turn = asyncio.Semaphore(ABREAST)
+            semaphore = asyncio.Semaphore(CONCURRENCY)
 
             async def one(user: str) -> str:
-                async with turn:
-                    return await self.visit(user)
+                async with semaphore:
+                    return await self.serve_one(user)
 
             return await asyncio.gather(*map(one, users))
 
         return self.run(all_of_them())
 
 
-class Wsgi:
+class WsgiProcess:
     """Requests to a WSGI dispatcher, in threads."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
-        self.backend, self.table, self.store, self.clock = backend(url, sticky_wsgi, self.app, **options)
+        self.backend, self.table, self.store, self.clock = make_backend(url, sticky_wsgi, self.app, **options)
         self.dispatcher = sticky_wsgi.Dispatcher(self.backend)
-        self.threads = ThreadPoolExecutor(ABREAST)
+        self.threads = ThreadPoolExecutor(CONCURRENCY)
 
     def app(self, environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
         return [(sticky_wsgi.decision(environ).server or "").encode()]
 
-    def visit(self, user: str) -> str:
-        said: list[str] = []
+    def serve_one(self, user: str) -> str:
+        statuses: list[str] = []
         environ = create_environ("/", headers={"X-User": user})
 
         def start_response(status: str, headers: object, exc_info: object = None) -> Any:
-            said.append(status)
+            statuses.append(status)
 
         body: Any = self.dispatcher(environ, start_response)
         name = b"".join(body).decode()
         if hasattr(body, "close"):
             body.close()
-        return name if said[0] == "200 OK" else said[0][:3]
+        return name if statuses[0] == "200 OK" else statuses[0][:3]
 
-    def end(self) -> None:
+    def stop(self) -> None:
         self.dispatcher.replicas.stop()
 
-    def visits(self, users: Iterable[str]) -> list[str]:
-        return list(self.threads.map(self.visit, users))
+    def serve_all(self, users: Iterable[str]) -> list[str]:
+        return list(self.threads.map(self.serve_one, users))
 
 
 class Load:
-    """Requests without a pause, until it is enough."""
+    """Requests without a pause, until it is stopped."""
 
-    def __init__(self, face: Asgi | Wsgi, users: list[str]) -> None:
+    def __init__(self, face: AsgiProcess | WsgiProcess, users: list[str]) -> None:
         self.requests = 0
-        self.homes: dict[str, list[str]] = {user: [] for user in users}
-        self._enough = threading.Event()
+        self.servers: dict[str, list[str]] = {user: [] for user in users}
+        self._stopped = threading.Event()
         self._face = face
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._enough.is_set():
-            for homes, server in zip(self.homes.values(), self._face.visits(self.homes), strict=True):
-                if homes[-1:] != [server]:
-                    homes.append(server)
-            self.requests += len(self.homes)
+        while not self._stopped.is_set():
+            for servers, server in zip(self.servers.values(), self._face.serve_all(self.servers), strict=True):
+                if servers[-1:] != [server]:
+                    servers.append(server)
+            self.requests += len(self.servers)
 
-    def end(self) -> dict[str, list[str]]:
-        self._enough.set()
+    def stop(self) -> dict[str, list[str]]:
+        self._stopped.set()
         self._thread.join()
-        return self.homes
+        return self.servers
 
 
-class Told:
-    """What it is told to do, by name."""
+class Commands:
+    """The commands, by name."""
 
-    def __init__(self, face: type[Asgi | Wsgi]) -> None:
+    def __init__(self, face: type[AsgiProcess | WsgiProcess]) -> None:
         self._make = face
         self._face: Any = None
         self._load: Any = None
 
-    def begin(self, url: str, options: dict[str, Any]) -> None:
+    def start(self, url: str, options: dict[str, Any]) -> None:
         self._face = self._make(url, options)
 
-    def end(self) -> None:
-        self._face.end()
+    def stop(self) -> None:
+        self._face.stop()
 
-    def visit(self, *users: str) -> list[str]:
-        """Who has served them, or the status of what they got else."""
-        visits: list[str] = self._face.visits(users)
-        return visits
+    def serve(self, *users: str) -> list[str]:
+        """Send a request of each user; return the servers of the responses, or statuses other than 200."""
+        served: list[str] = self._face.serve_all(users)
+        return served
 
-    def known(self, *users: str) -> list[str | None]:
-        """Whose they are, as far as the near copy knows and believes."""
+    def peek(self, *users: str) -> list[str | None]:
+        """Return the servers in fresh local copies."""
         table, now = self._face.table, self._face.clock.monotonic()
         return [table.peek(table.key(user), now) for user in users]
 
@@ -205,8 +205,8 @@ class Told:
         drained: bool = self._face.backend.drained(server).wait(0)
         return drained
 
-    def marked(self) -> list[str]:
-        """The servers of which the store was told that they have clients."""
+    def marked_servers(self) -> list[str]:
+        """Return the servers that have a presence mark."""
         return sorted(self._face.table.namespace.presence.marked_at)
 
     def advance(self, seconds: float) -> None:
@@ -216,27 +216,27 @@ class Told:
         state: str = self._face.store.breaker.state.value
         return state
 
-    def listens(self) -> bool:
-        heard_of: bool = self._face.store.is_listening
-        return heard_of
+    def is_listening(self) -> bool:
+        is_listening: bool = self._face.store.is_listening
+        return is_listening
 
-    def load(self, *users: str) -> None:
+    def start_load(self, *users: str) -> None:
         self._load = Load(self._face, list(users))
 
     def requests(self) -> int:
         requests: int = self._load.requests
         return requests
 
-    def enough(self) -> dict[str, list[str]]:
-        homes: dict[str, list[str]] = self._load.end()
-        return homes
+    def stop_load(self) -> dict[str, list[str]]:
+        servers: dict[str, list[str]] = self._load.stop()
+        return servers
 
 
 def main() -> None:
-    told = Told(Asgi if sys.argv[1] == "asgi" else Wsgi)
+    commands = Commands(AsgiProcess if sys.argv[1] == "asgi" else WsgiProcess)
     for line in sys.stdin:
-        what, *words = json.loads(line)
-        sys.stdout.write(json.dumps(getattr(told, what)(*words)) + "\n")
+        name, *arguments = json.loads(line)
+        sys.stdout.write(json.dumps(getattr(commands, name)(*arguments)) + "\n")
         sys.stdout.flush()
 
 

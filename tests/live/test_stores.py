@@ -1,4 +1,4 @@
-"""What both faces' `ask` makes of a real Valkey: answers, news, a store that dies, hangs, refuses and comes back."""
+"""`execute` of both faces with a real Valkey: replies, invalidations; it dies, hangs, refuses and comes back."""
 
 import asyncio
 import itertools
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.live
 
 
 ROOT = Path(__file__).parents[2]
-#: seconds: a busy machine is no store that hangs
-PATIENCE = 60.0  # the longest that a store may be given
+#: seconds, the longest that a store may be given: a busy machine must not be taken for a store that hangs
+PATIENCE = 60.0
 
 
-class Asgi:
-    """`ask` on an event loop that runs in a thread of its own."""
+class AsgiCommands:
+    """`execute` on an event loop that runs in a thread of its own."""
 
     def __init__(self):
         self._runner = asyncio.Runner()
@@ -40,16 +40,16 @@ class Asgi:
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
-    def ask(self, *asks):
-        return self.run(sticky_asgi.stores.client.execute(asks))
+    def execute(self, *commands):
+        return self.run(sticky_asgi.stores.client.execute(commands))
 
-    def at_once(self, asks):
+    def at_once(self, commands):
         async def gathered():
-            return await asyncio.gather(*(sticky_asgi.stores.client.execute([each]) for each in asks))
+            return await asyncio.gather(*(sticky_asgi.stores.client.execute([each]) for each in commands))
 
         return list(itertools.chain(*self.run(gathered())))
 
-    def end(self, *stores):
+    def close_stores(self, *stores):
         self.run(sticky_asgi.stores.client.close(stores))
 
     def close(self):
@@ -58,24 +58,24 @@ class Asgi:
         self._runner.close()
 
 
-class Wsgi:
-    """`ask` in threads."""
+class WsgiCommands:
+    """`execute` in threads."""
 
-    def ask(self, *asks):
-        return sticky_wsgi.stores.client.execute(asks)
+    def execute(self, *commands):
+        return sticky_wsgi.stores.client.execute(commands)
 
-    def at_once(self, asks):
+    def at_once(self, commands):
         with ThreadPoolExecutor(16) as threads:
-            return list(itertools.chain(*threads.map(lambda each: sticky_wsgi.stores.client.execute([each]), asks)))
+            return list(itertools.chain(*threads.map(lambda each: sticky_wsgi.stores.client.execute([each]), commands)))
 
-    def end(self, *stores):
+    def close_stores(self, *stores):
         sticky_wsgi.stores.client.close(stores)
 
     def close(self):
         pass
 
 
-@pytest.fixture(params=[Asgi, Wsgi], ids=["asgi", "wsgi"])
+@pytest.fixture(params=[AsgiCommands, WsgiCommands], ids=["asgi", "wsgi"])
 def face(request):
     face = request.param()
     yield face
@@ -84,7 +84,7 @@ def face(request):
 
 @pytest.fixture
 def store(valkey, face):
-    """Makes stores, each as another process would have it."""
+    """Make stores, each as another process would have it."""
     made = []
 
     def make(url=valkey.url, **options):
@@ -92,344 +92,354 @@ def store(valkey, face):
         return made[-1]
 
     yield make
-    face.end(*made)
+    face.close_stores(*made)
 
 
-class Copy(dict[str, tuple[str, int]]):
-    """A near copy: text and era by digest."""
+class FakeLocalCache(dict[str, tuple[str, int]]):
+    """A local cache: text and epoch by digest."""
 
-    def on_invalidation(self, digest, text, era):
+    def on_invalidation(self, digest, text, epoch):
         if text is None:
             self.pop(digest, None)
         elif digest in self:
-            self[digest] = text, era
+            self[digest] = text, epoch
 
 
 TABLE = "app/sessions", 60.0
 
 
 @pytest.fixture
-def space(store):
+def namespace(store):
     return store().namespace(*TABLE)
 
 
-def listens(space):
-    return space.is_fresh(space.epoch_of("nobody", None, space.sequence))
+def is_listening(namespace):
+    return namespace.is_fresh(namespace.epoch_of("unknown", None, namespace.sequence))
 
 
-# -- answers
+# -- replies
 
 
-def test_a_key_is_reserved_by_the_first_and_moved_only_from_where_it_is(face, space):
-    d = space.digest("ann")
-    assert face.ask(space.recall(d)) == [None]
-    assert face.ask(space.reserve(d, "s1")) == [None]
-    assert face.ask(space.reserve(d, "s2")) == [b"s1"]
-    assert face.ask(space.recall(d)) == [b"s1"]
-    assert face.ask(space.move(d, "s3", "s4")) == [b"s1"]
-    assert face.ask(space.move(d, "s1", "s4")) == [b"s4"]
-    assert face.ask(space.move(d, "s1", "s4")) == [b"s4"]  # said again, because the answer had been lost
-    assert face.ask(space.recall(d)) == [b"s4"]
+def test_key_is_reserved_by_the_first_and_moved_only_from_its_server(face, namespace):
+    d = namespace.digest("ann")
+    assert face.execute(namespace.recall(d)) == [None]
+    assert face.execute(namespace.reserve(d, "s1")) == [None]
+    assert face.execute(namespace.reserve(d, "s2")) == [b"s1"]
+    assert face.execute(namespace.recall(d)) == [b"s1"]
+    assert face.execute(namespace.move(d, "s3", "s4")) == [b"s1"]
+    assert face.execute(namespace.move(d, "s1", "s4")) == [b"s4"]
+    assert face.execute(namespace.move(d, "s1", "s4")) == [b"s4"]  # sent again, because the reply was lost
+    assert face.execute(namespace.recall(d)) == [b"s4"]
 
 
-def test_what_the_store_has_lost_is_put_back_by_who_knows_it(face, space):
-    d, e = space.digest("ann"), space.digest("bob")
-    assert face.ask(space.touch(d, "s1"), space.touch(d, "s2"), space.recall(d)) == [b"s1"] * 3
-    assert face.ask(space.move(e, "s1", "s2"), space.recall(e)) == [b"s2"] * 2
+def test_entry_that_the_store_has_lost_is_restored_from_a_copy(face, namespace):
+    d, e = namespace.digest("ann"), namespace.digest("bob")
+    assert face.execute(namespace.touch(d, "s1"), namespace.touch(d, "s2"), namespace.recall(d)) == [b"s1"] * 3
+    assert face.execute(namespace.move(e, "s1", "s2"), namespace.recall(e)) == [b"s2"] * 2
 
 
-def test_what_is_put_counts_and_only_what_is_still_so_is_forgotten(face, space):
-    d = space.digest("ann")
-    assert face.ask(space.put(d, "s1"), space.put(d, "s2"), space.recall(d)) == [b"s1", b"s2", b"s2"]
-    assert face.ask(space.forget(d, "s1"), space.recall(d)) == [b"s2", b"s2"]
-    assert face.ask(space.forget(d, "s2"), space.forget(d, "s2"), space.recall(d)) == [None, None, None]
+def test_put_replaces_an_entry_and_forget_deletes_it_only_if_unchanged(face, namespace):
+    d = namespace.digest("ann")
+    assert face.execute(namespace.put(d, "s1"), namespace.put(d, "s2"), namespace.recall(d)) == [b"s1", b"s2", b"s2"]
+    assert face.execute(namespace.forget(d, "s1"), namespace.recall(d)) == [b"s2", b"s2"]
+    assert face.execute(namespace.forget(d, "s2"), namespace.forget(d, "s2"), namespace.recall(d)) == [None, None, None]
 
 
 @pytest.mark.parametrize("step", ["recall", "reserve", "move", "put", "touch"])
-def test_the_store_keeps_each_entry_for_as_long_as_it_was_last_used(face, valkey, space, step):
-    d = space.digest("ann")
+def test_each_command_renews_the_expiry(face, valkey, namespace, step):
+    d = namespace.digest("ann")
     words = {"recall": [], "move": ["s1", "s2"]}.get(step, ["s1"])
     if step != "reserve":
-        face.ask(space.put(d, "s1"))
+        face.execute(namespace.put(d, "s1"))
     with valkey.client() as client:
         (key,) = client.keys("*") or [b""]
         if key:
             client.pexpire(key, 5_000)
-        face.ask(getattr(space, step)(d, *words))
+        face.execute(getattr(namespace, step)(d, *words))
         (key,) = client.keys("*")
         assert 5_000 < client.pttl(key) <= 60_000
 
 
-def test_no_session_id_is_to_be_read_in_the_store(face, valkey, space):
-    face.ask(space.put(space.digest("session-of-ann"), "s1"))
+def test_session_id_is_not_in_the_store(face, valkey, namespace):
+    face.execute(namespace.put(namespace.digest("session-of-ann"), "s1"))
     with valkey.client() as client:
         (key,) = client.keys("*")
-    assert key == b"sticky:app/sessions:" + space.digest("session-of-ann").encode()
+    assert key == b"sticky:app/sessions:" + namespace.digest("session-of-ann").encode()
     assert b"ann" not in key
 
 
-def test_two_databases_of_one_server_have_nothing_in_common(face, valkey, store, until):
+def test_two_databases_of_one_server_share_nothing(face, valkey, store, until):
     one, other = (store(f"{valkey.url}?db={db}").namespace(*TABLE) for db in (1, 2))
     d = one.digest("ann")
-    other.local_cache = Copy({d: ("s7", 0)})
-    assert face.ask(one.put(d, "s1"), other.recall(d)) == [b"s1", None]
-    until(lambda: listens(other), "the other listens")
+    other.local_cache = FakeLocalCache({d: ("s7", 0)})
+    assert face.execute(one.put(d, "s1"), other.recall(d)) == [b"s1", None]
+    until(lambda: is_listening(other), "the other is_listening")
     with valkey.client() as client:
         assert client.pubsub_numsub(one.channel, other.channel) == [
             (one.channel.encode(), 1),
             (other.channel.encode(), 1),
         ]
-    face.ask(one.put(d, "s2"))
+    face.execute(one.put(d, "s2"))
     assert other.local_cache[d] == ("s7", 0)
 
 
-def reads(client):
+def total_reads(client):
     return client.info("stats")["total_reads_processed"]
 
 
-def test_all_that_is_asked_for_together_takes_one_round_trip(face, valkey, space, until):
-    face.ask(space.recall("d"))
-    until(lambda: listens(space), "the news are heard")
+def test_commands_of_one_call_take_one_round_trip(face, valkey, namespace, until):
+    face.execute(namespace.recall("d"))
+    until(lambda: is_listening(namespace), "invalidations are received")
     with valkey.client() as client:
-        before = reads(client)
-        face.ask(*[space.recall(f"{number}") for number in range(100)])
-        between = reads(client) - before - 1  # that we look is one more
-    assert between <= 2  # one, and perhaps a beat
+        before = total_reads(client)
+        face.execute(*[namespace.recall(f"{number}") for number in range(100)])
+        between = total_reads(client) - before - 1  # reading the statistics is one more
+    assert between <= 2  # one, and perhaps a heartbeat
 
 
-def test_what_many_requests_ask_for_in_one_turn_of_the_event_loop_shares_a_round_trip(valkey, until):
-    face = Asgi()
+def test_commands_of_many_requests_in_one_turn_of_the_event_loop_share_a_round_trip(valkey, until):
+    face = AsgiCommands()
     try:
         store = Redis(valkey.url, timeout=PATIENCE)
-        space = store.namespace(*TABLE)
-        face.ask(space.recall("d"))
-        until(lambda: listens(space), "the news are heard")
+        namespace = store.namespace(*TABLE)
+        face.execute(namespace.recall("d"))
+        until(lambda: is_listening(namespace), "invalidations are received")
         with valkey.client() as client:
-            before = reads(client)
-            face.at_once([space.reserve(f"{number}", f"s{number}") for number in range(64)])
-            answers = face.at_once([space.recall(f"{number}") for number in range(64)])
-            between = reads(client) - before - 1
-        assert answers == [f"s{number}".encode() for number in range(64)]
+            before = total_reads(client)
+            face.at_once([namespace.reserve(f"{number}", f"s{number}") for number in range(64)])
+            replies = face.at_once([namespace.recall(f"{number}") for number in range(64)])
+            between = total_reads(client) - before - 1
+        assert replies == [f"s{number}".encode() for number in range(64)]
         assert between <= 3
-        face.end(store)
+        face.close_stores(store)
     finally:
         face.close()
 
 
-def test_who_asks_at_the_same_time_gets_his_own_answer(face, space):
+def test_concurrent_callers_get_their_own_replies(face, namespace):
     numbers = range(400)
-    assert face.at_once([space.reserve(f"{number}", f"s{number}") for number in numbers]) == [None] * 400
-    assert face.at_once([space.recall(f"{number}") for number in numbers]) == [f"s{n}".encode() for n in numbers]
+    assert face.at_once([namespace.reserve(f"{number}", f"s{number}") for number in numbers]) == [None] * 400
+    assert face.at_once([namespace.recall(f"{number}") for number in numbers]) == [f"s{n}".encode() for n in numbers]
 
 
-def test_of_many_who_reserve_one_key_one_wins_and_all_agree(face, space):
-    answers = face.at_once([space.reserve("d", f"s{number}") for number in range(64)])
-    (winner,) = face.ask(space.recall("d"))
-    assert sorted(answers, key=str) == sorted([None] + [winner] * 63, key=str)
+def test_of_many_reservations_of_one_key_one_wins_and_all_agree(face, namespace):
+    replies = face.at_once([namespace.reserve("d", f"s{number}") for number in range(64)])
+    (winner,) = face.execute(namespace.recall("d"))
+    assert sorted(replies, key=str) == sorted([None] + [winner] * 63, key=str)
 
 
-def test_two_stores_are_asked_in_one_go(face, valkey, store):
+def test_commands_for_two_stores_go_out_together(face, valkey, store):
     one = store(f"{valkey.url}?db=1").namespace(*TABLE)
     two = store(f"{valkey.url}?db=2").namespace(*TABLE)
-    face.ask(one.put("d", "s1"), two.put("d", "s2"))
-    assert face.ask(two.recall("d"), one.recall("d"), two.recall("e"), one.recall("d")) == [b"s2", b"s1", None, b"s1"]
+    face.execute(one.put("d", "s1"), two.put("d", "s2"))
+    assert face.execute(two.recall("d"), one.recall("d"), two.recall("e"), one.recall("d")) == [
+        b"s2",
+        b"s1",
+        None,
+        b"s1",
+    ]
 
 
-def test_a_request_that_is_over_takes_no_answer_from_another(valkey):
-    async def scene():
+def test_cancelled_request_takes_no_reply_from_another(valkey):
+    async def cancel_one_of_two():
         store = Redis(valkey.url, timeout=PATIENCE)
-        space = store.namespace(*TABLE)
-        await sticky_asgi.stores.client.execute([space.put("d", "s1"), space.put("e", "s2")])
-        given_up = asyncio.ensure_future(sticky_asgi.stores.client.execute([space.recall("d")]))
-        waiting = asyncio.ensure_future(sticky_asgi.stores.client.execute([space.recall("e")]))
+        namespace = store.namespace(*TABLE)
+        await sticky_asgi.stores.client.execute([namespace.put("d", "s1"), namespace.put("e", "s2")])
+        cancelled = asyncio.ensure_future(sticky_asgi.stores.client.execute([namespace.recall("d")]))
+        waiting = asyncio.ensure_future(sticky_asgi.stores.client.execute([namespace.recall("e")]))
         await asyncio.sleep(0)
-        given_up.cancel()
+        cancelled.cancel()
         assert await waiting == [b"s2"]
-        assert await sticky_asgi.stores.client.execute([space.recall("d")]) == [b"s1"]
+        assert await sticky_asgi.stores.client.execute([namespace.recall("d")]) == [b"s1"]
         await sticky_asgi.stores.client.close([store])
-        return given_up.cancelled(), store.breaker.failures
+        return cancelled.cancelled(), store.breaker.failures
 
-    assert asyncio.run(scene()) == (True, 0)
-
-
-# -- news
+    assert asyncio.run(cancel_one_of_two()) == (True, 0)
 
 
-def test_a_client_that_is_moved_is_followed_by_whoever_has_him_in_his_near_copy(face, store, until):
+# -- invalidations
+
+
+def test_local_copies_follow_a_client_that_is_moved(face, store, until):
     here, there = store().namespace(*TABLE), store().namespace(*TABLE)
     d, e = here.digest("ann"), here.digest("bob")
-    face.ask(here.reserve(d, "s1"), here.reserve(e, "s1"), there.recall(d))
-    until(lambda: listens(there), "the other listens")
-    there.local_cache = Copy({d: ("s1", there.epoch), e: ("s1", there.epoch)})
-    face.ask(here.move(d, "s1", "s2"))
-    until(lambda: there.local_cache[d] == ("s2", there.epoch), "the news of ann have come")
-    face.ask(here.put(e, "s3"))
-    until(lambda: there.local_cache[e] == ("s3", there.epoch), "the news of bob have come")
-    face.ask(here.forget(d, "s2"))
+    face.execute(here.reserve(d, "s1"), here.reserve(e, "s1"), there.recall(d))
+    until(lambda: is_listening(there), "the other is_listening")
+    there.local_cache = FakeLocalCache({d: ("s1", there.epoch), e: ("s1", there.epoch)})
+    face.execute(here.move(d, "s1", "s2"))
+    until(lambda: there.local_cache[d] == ("s2", there.epoch), "the invalidation of ann has arrived")
+    face.execute(here.put(e, "s3"))
+    until(lambda: there.local_cache[e] == ("s3", there.epoch), "the invalidation of bob has arrived")
+    face.execute(here.forget(d, "s2"))
     until(lambda: d not in there.local_cache, "ann is forgotten")
 
 
-def test_a_channel_that_was_cut_is_opened_again_and_what_was_kept_before_is_not_believed(face, valkey, space, until):
-    face.ask(space.recall("d"))
-    until(lambda: listens(space), "the news are heard")
-    era = space.epoch
+def test_channel_that_was_cut_is_opened_again_and_copies_from_before_are_not_fresh(face, valkey, namespace, until):
+    face.execute(namespace.recall("d"))
+    until(lambda: is_listening(namespace), "invalidations are received")
+    epoch = namespace.epoch
     with valkey.client() as client:
         client.client_kill_filter(_type="pubsub")
-        until(lambda: not space.is_fresh(era), "nothing is believed")
-        until(lambda: listens(space), "the news are heard again")
-    assert space.epoch != era
-    assert space.store.breaker.openings == 0
+        until(lambda: not namespace.is_fresh(epoch), "no copy is fresh")
+        until(lambda: is_listening(namespace), "invalidations are received again")
+    assert namespace.epoch != epoch
+    assert namespace.store.breaker.openings == 0
 
 
-def test_as_soon_as_the_channel_is_lost_nothing_is_believed(face, valkey, store, until):
-    space = store(clock=ManualClock()).namespace(
-        *TABLE
-    )  # no time passes: it is not that nothing was heard for too long
-    face.ask(space.recall("d"))
-    until(lambda: listens(space), "the news are heard")
+def test_no_copy_is_fresh_as_soon_as_the_channel_is_lost(face, valkey, store, until):
+    namespace = store(clock=ManualClock()).namespace(*TABLE)  # no time passes, so the channel has not expired
+    face.execute(namespace.recall("d"))
+    until(lambda: is_listening(namespace), "invalidations are received")
     valkey.kill()
-    until(lambda: not listens(space), "nothing is believed")
+    until(lambda: not is_listening(namespace), "no copy is fresh")
 
 
-def test_when_the_event_loop_that_listened_has_ended_another_takes_over(valkey, until):
+def test_another_event_loop_listens_after_the_first_has_ended(valkey, until):
     store = Redis(valkey.url, timeout=PATIENCE)
-    space = store.namespace(*TABLE)
+    namespace = store.namespace(*TABLE)
     for _ in range(2):
-        face = Asgi()
-        face.ask(space.recall("d"))
-        until(lambda: listens(space), "the news are heard")
+        face = AsgiCommands()
+        face.execute(namespace.recall("d"))
+        until(lambda: is_listening(namespace), "invalidations are received")
         face.close()
-        assert not listens(space)
+        assert not is_listening(namespace)
         assert store.listener is None
 
 
 # -- a store that fails
 
 
-def failed(answers):
-    return [isinstance(answer, StoreFailure) for answer in answers]
+def are_failures(replies):
+    return [isinstance(reply, StoreFailure) for reply in replies]
 
 
 @pytest.fixture
-def said(caplog):
+def logged(caplog):
     caplog.set_level(logging.WARNING, "sticky_sessions")
     return lambda: [message for message in caplog.messages if "no invalidations" not in message]
 
 
-def test_a_store_that_is_killed_and_comes_back(face, valkey, space, until, said):
-    breaker = space.store.breaker
-    face.ask(space.put("d", "s1"))
-    until(lambda: listens(space), "the news are heard")
+def test_store_that_is_killed_and_comes_back(face, valkey, namespace, until, logged):
+    breaker = namespace.store.breaker
+    face.execute(namespace.put("d", "s1"))
+    until(lambda: is_listening(namespace), "invalidations are received")
     valkey.kill()
-    until(lambda: all(failed(face.ask(space.recall("d"), space.recall("e")))), "the store does not answer")
-    until(lambda: not listens(space), "nothing is believed")
+    until(
+        lambda: all(are_failures(face.execute(namespace.recall("d"), namespace.recall("e")))),
+        "the store does not reply",
+    )
+    until(lambda: not is_listening(namespace), "no copy is fresh")
     until(lambda: breaker.state is not State.CLOSED, "the breaker is open")
-    until(lambda: len(said()) == 1, "it is told")
-    assert said()[0].startswith(f"store {valkey.url}: ")
-    assert said()[0].endswith("; going on with what this process knows until it is back")
+    until(lambda: len(logged()) == 1, "it is logged")
+    assert logged()[0].startswith(f"store {valkey.url}: ")
+    assert logged()[0].endswith("; going on with what this process knows until it is back")
     valkey.start()
-    until(lambda: breaker.state is State.CLOSED, "it is back, though nobody asks")
-    until(lambda: listens(space), "the news are heard again")
-    assert face.ask(space.touch("d", "s1")) == [b"s1"]
-    assert len(said()) == 2 and "back after" in said()[1]
+    until(lambda: breaker.state is State.CLOSED, "it is back, although no request queries it")
+    until(lambda: is_listening(namespace), "invalidations are received again")
+    assert face.execute(namespace.touch("d", "s1")) == [b"s1"]
+    assert len(logged()) == 2 and "back after" in logged()[1]
 
 
-def test_a_store_that_hangs_is_waited_for_by_few(face, valkey, store, until, said):
-    space = store(timeout=0.1).namespace(*TABLE)
-    breaker = space.store.breaker
-    face.ask(space.put("d", "s1"))
+def test_few_commands_wait_for_a_store_that_hangs(face, valkey, store, until, logged):
+    namespace = store(timeout=0.1).namespace(*TABLE)
+    breaker = namespace.store.breaker
+    face.execute(namespace.put("d", "s1"))
     valkey.freeze()
-    assert failed(face.ask(space.recall("d"))) == [True]
+    assert are_failures(face.execute(namespace.recall("d"))) == [True]
     assert breaker.state is not State.CLOSED
     failures = breaker.failures
-    assert all(failed(face.at_once([space.recall("d")] * 640)))
-    assert breaker.failures < failures + 64  # who finds out when it is half-open, and the one who listens
+    assert all(are_failures(face.at_once([namespace.recall("d")] * 640)))
+    assert breaker.failures < failures + 64  # one while it is half-open, and the listener
     valkey.thaw()
     until(
-        lambda: face.ask(space.recall("d")) == [b"s1"], "whoever comes when a pause is over finds out that it is back"
+        lambda: face.execute(namespace.recall("d")) == [b"s1"],
+        "a command after a pause finds that the store is back",
     )
     assert breaker.state is State.CLOSED
 
 
-def test_connections_that_the_store_has_closed_are_opened_anew_and_nobody_notices(face, valkey, space):
-    face.at_once([space.put(f"{number}", "s1") for number in range(64)])
+def test_connections_that_the_store_has_closed_are_opened_anew_without_a_failure(face, valkey, namespace):
+    face.at_once([namespace.put(f"{number}", "s1") for number in range(64)])
     with valkey.client() as client:
         for _ in range(3):
             client.client_kill_filter(_type="normal")
-            assert face.at_once([space.recall(f"{number}") for number in range(64)]) == [b"s1"] * 64
-    assert space.store.breaker.failures == 0
+            assert face.at_once([namespace.recall(f"{number}") for number in range(64)]) == [b"s1"] * 64
+    assert namespace.store.breaker.failures == 0
 
 
-def test_a_store_that_is_not_there_yet_is_found_when_it_comes(face, valkey, space, until):
+def test_store_that_starts_later_is_found(face, valkey, namespace, until):
     valkey.kill()
-    assert failed(face.ask(space.recall("d"))) == [True]
+    assert are_failures(face.execute(namespace.recall("d"))) == [True]
     valkey.start()
-    until(lambda: face.ask(space.recall("d")) == [None], "it answers")
+    until(lambda: face.execute(namespace.recall("d")) == [None], "it replies")
 
 
-def test_a_command_that_is_refused_is_a_failure_and_told(face, valkey, space, said):
+def test_refused_command_is_a_failure_and_logged(face, valkey, namespace, logged):
     with valkey.client() as client:
         client.hset(f"sticky:app/sessions:{'d'}", "no", "text")
-    (answer,) = face.ask(space.recall("d"))
-    assert isinstance(answer, StoreFailure)
-    assert "WRONGTYPE" in answer.detail
-    assert "WRONGTYPE" in said()[0]
+    (reply,) = face.execute(namespace.recall("d"))
+    assert isinstance(reply, StoreFailure)
+    assert "WRONGTYPE" in reply.detail
+    assert "WRONGTYPE" in logged()[0]
 
 
-def test_a_password_opens_the_store_and_is_never_told(face, valkey, store, until, caplog):
+def test_password_is_used_and_never_shown(face, valkey, store, until, caplog):
     valkey.kill()
     valkey.start("--requirepass", "hush-hush")
-    stranger = store().namespace(*TABLE)
-    (answer,) = face.ask(stranger.recall("d"))
-    assert isinstance(answer, StoreFailure) and "Authentication" in str(answer)
-    friend = store(f"{valkey.url}?password=hush-hush").namespace(*TABLE)
-    assert face.ask(friend.put("d", "s1")) == [b"s1"]
+    without_password = store().namespace(*TABLE)
+    (reply,) = face.execute(without_password.recall("d"))
+    assert isinstance(reply, StoreFailure) and "Authentication" in str(reply)
+    with_password = store(f"{valkey.url}?password=hush-hush").namespace(*TABLE)
+    assert face.execute(with_password.put("d", "s1")) == [b"s1"]
     wrong = store(f"{valkey.url}?password=hush-hush!").namespace(*TABLE)
-    (answer,) = face.ask(wrong.recall("d"))
-    assert isinstance(answer, StoreFailure)
-    assert "hush" not in f"{answer} {caplog.text} {friend.store!r} {wrong.store!r}"
+    (reply,) = face.execute(wrong.recall("d"))
+    assert isinstance(reply, StoreFailure)
+    assert "hush" not in f"{reply} {caplog.text} {with_password.store!r} {wrong.store!r}"
 
 
-def test_who_may_not_subscribe_is_told_once_and_asks_each_time(face, valkey, store, until, caplog):
+def test_user_without_right_to_subscribe_is_logged_once_and_queries_each_time(face, valkey, store, until, caplog):
     with valkey.client() as client:
         client.acl_setuser("deaf", enabled=True, passwords=["+hush-hush"], categories=["+@all"], keys=["*"])
         client.execute_command("ACL", "SETUSER", "deaf", "resetchannels")
-    space = store(f"{valkey.url.replace('unix://', 'unix://deaf@')}?password=hush-hush").namespace(*TABLE)
-    assert face.ask(space.reserve("d", "s1")) == [None]
-    until(lambda: "no invalidations" in caplog.text, "it is told")
-    assert face.ask(space.recall("d")) == [b"s1"]
-    assert not listens(space)
+    namespace = store(f"{valkey.url.replace('unix://', 'unix://deaf@')}?password=hush-hush").namespace(*TABLE)
+    assert face.execute(namespace.reserve("d", "s1")) == [None]
+    until(lambda: "no invalidations" in caplog.text, "it is logged")
+    assert face.execute(namespace.recall("d")) == [b"s1"]
+    assert not is_listening(namespace)
     assert caplog.text.count("no invalidations") == 1
-    space.presence.record("s1")
-    until(lambda: "s1" in space.presence.marked_at, "others learn from the store that it has clients")
+    namespace.presence.record("s1")
+    until(lambda: "s1" in namespace.presence.marked_at, "the mark is set")
 
 
-def test_a_user_needs_no_more_rights_than_the_documentation_says(face, valkey, store, until):
+def test_user_needs_only_the_documented_rights(face, valkey, store, until):
     rights = "+getex +set +get +del +eval +publish +subscribe +ping ~sticky:* &sticky:*"
     assert rights in (ROOT / "docs" / "shared_tables.md").read_text()
     with valkey.client() as client:
         client.execute_command("ACL", "SETUSER", "shop", "on", ">hush-hush", *rights.split())
-    space = store(f"{valkey.url.replace('unix://', 'unix://shop@')}?password=hush-hush").namespace(*TABLE)
-    answers = face.ask(
-        space.recall("d"),
-        space.reserve("d", "s1"),
-        space.move("d", "s1", "s2"),
-        space.put("d", "s3"),
-        space.touch("d", "s3"),
-        space.forget("d", "s3"),
+    namespace = store(f"{valkey.url.replace('unix://', 'unix://shop@')}?password=hush-hush").namespace(*TABLE)
+    replies = face.execute(
+        namespace.recall("d"),
+        namespace.reserve("d", "s1"),
+        namespace.move("d", "s1", "s2"),
+        namespace.put("d", "s3"),
+        namespace.touch("d", "s3"),
+        namespace.forget("d", "s3"),
     )
-    assert answers == [None, None, b"s2", b"s3", b"s3", None]
-    space.presence.record("s1")
-    until(lambda: listens(space) and "s1" in space.presence.marked_at, "the news are heard, and the store knows of s1")
+    assert replies == [None, None, b"s2", b"s3", b"s3", None]
+    namespace.presence.record("s1")
+    until(
+        lambda: is_listening(namespace) and "s1" in namespace.presence.marked_at,
+        "invalidations are received, and the mark of s1 is set",
+    )
 
 
-class Relay:
-    """TLS in front of a UNIX socket: the server in the wheel knows none."""
+class TlsRelay:
+    """TLS in front of a UNIX socket: the server in the wheel has none."""
 
     def __init__(self, path, context):
         self._path = path
         self._context = context
-        self._face = Asgi()  # for its event loop
+        self._face = AsgiCommands()  # for its event loop
         self._server = self._face.run(asyncio.start_server(self._relay, "127.0.0.1", 0, ssl=context))
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -450,102 +460,104 @@ class Relay:
         finally:
             writer.transport.abort()
             other_writer.transport.abort()
-            await asyncio.wait(pumps)  # what is aborted ends what it is pumped to
+            await asyncio.wait(pumps)  # an aborted transport ends the pump to it
 
     def close(self):
         self._face.loop.call_soon_threadsafe(self._server.close)
         self._face.close()
 
 
-def test_over_tls_the_store_is_asked_and_heard_and_a_stranger_is_not_trusted(face, valkey, store, until, tmp_path):
+def test_tls_works_for_commands_and_invalidations_and_an_unknown_certificate_is_refused(
+    face, valkey, store, until, tmp_path
+):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
-    relay = Relay(valkey.url.removeprefix("unix://"), context)
+    relay = TlsRelay(valkey.url.removeprefix("unix://"), context)
     try:
         trusting = store(f"rediss://127.0.0.1:{relay.port}/1?ssl_ca_certs={tmp_path / 'ca.pem'}")
-        space = trusting.namespace(*TABLE)
-        assert face.ask(space.reserve("d", "s1"), space.recall("d")) == [None, b"s1"]
-        until(lambda: listens(space), "the news are heard")
-        (answer,) = face.ask(store(f"rediss://127.0.0.1:{relay.port}").namespace(*TABLE).recall("d"))
-        assert isinstance(answer, StoreFailure)
-        assert "CERTIFICATE_VERIFY_FAILED" in answer.detail
+        namespace = trusting.namespace(*TABLE)
+        assert face.execute(namespace.reserve("d", "s1"), namespace.recall("d")) == [None, b"s1"]
+        until(lambda: is_listening(namespace), "invalidations are received")
+        (reply,) = face.execute(store(f"rediss://127.0.0.1:{relay.port}").namespace(*TABLE).recall("d"))
+        assert isinstance(reply, StoreFailure)
+        assert "CERTIFICATE_VERIFY_FAILED" in reply.detail
     finally:
-        face.end(trusting)
+        face.close_stores(trusting)
         relay.close()
 
 
 @pytest.mark.parametrize("query", ["?db=one", "?socket_keepalive=perhaps&nonsense=1"])
-def test_a_url_that_redis_py_can_t_read_is_a_wrong_configuration(face, valkey, store, query):
-    space = store(valkey.url + query).namespace(*TABLE)
+def test_url_that_redis_py_cannot_parse_is_a_configuration_error(face, valkey, store, query):
+    namespace = store(valkey.url + query).namespace(*TABLE)
     with pytest.raises(ConfigError, match="unix://"):
-        face.ask(space.recall("d"))
+        face.execute(namespace.recall("d"))
 
 
 @pytest.mark.parametrize(
     "query", ["?decode_responses=yes", "?protocol=3", "?socket_timeout=0.000001", "?max_connections=1"]
 )
-def test_what_a_url_says_of_our_own_business_changes_nothing(face, valkey, store, query):
-    space = store(valkey.url + query).namespace(*TABLE)
-    assert face.at_once([space.put(f"{number}", "s1") for number in range(32)]) == [b"s1"] * 32
+def test_url_options_that_are_fixed_have_no_effect(face, valkey, store, query):
+    namespace = store(valkey.url + query).namespace(*TABLE)
+    assert face.at_once([namespace.put(f"{number}", "s1") for number in range(32)]) == [b"s1"] * 32
 
 
-# -- the end
+# -- close and fork
 
 
-def clients(client):
+def connection_ids(client):
     return {each["id"] for each in client.client_list()}
 
 
-def test_at_the_end_nothing_is_left_open_and_who_asks_again_opens_it_anew(face, valkey, space, until):
+def test_close_leaves_nothing_open_and_the_next_command_opens_a_connection(face, valkey, namespace, until):
     with valkey.client() as client:
-        before = clients(client)
+        before = connection_ids(client)
         for _ in range(2):
-            face.at_once([space.recall("d")] * 32)
-            until(lambda: listens(space), "the news are heard")
-            assert len(clients(client)) > len(before)
-            face.end(space.store)
-            until(lambda: clients(client) == before, "the store has seen them go")
-            assert space.store.listener is None
-            assert not listens(space)
+            face.at_once([namespace.recall("d")] * 32)
+            until(lambda: is_listening(namespace), "invalidations are received")
+            assert len(connection_ids(client)) > len(before)
+            face.close_stores(namespace.store)
+            until(lambda: connection_ids(client) == before, "the store has closed them")
+            assert namespace.store.listener is None
+            assert not is_listening(namespace)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_uses_no_connection_of_its_parent_and_leaves_them_alone(valkey, until):
+def test_forked_child_neither_uses_nor_closes_its_parents_connections(valkey, until):
     store = Redis(valkey.url, timeout=PATIENCE)
-    space = store.namespace(*TABLE)
-    face = Wsgi()
-    face.ask(space.put("d", "s1"))
-    until(lambda: listens(space), "the news are heard")
+    namespace = store.namespace(*TABLE)
+    face = WsgiCommands()
+    face.execute(namespace.put("d", "s1"))
+    until(lambda: is_listening(namespace), "invalidations are received")
     with valkey.client() as client:
-        mine = clients(client)
+        mine = connection_ids(client)
         reading, writing = os.pipe()
         child = os.fork()
-        if child == 0:  # what fails here must not come back as a second run of the tests
-            said = b"failed"
+        if child == 0:  # a failure here must not return as a second run of the tests
+            logged = b"are_failures"
             try:
-                fresh = listens(space)
-                answer = face.ask(space.recall("d"))
-                until(lambda: listens(space), "the child hears the news")
-                said = b"%r %r %d" % (fresh, answer, len(clients(client) - mine))
+                fresh = is_listening(namespace)
+                reply = face.execute(namespace.recall("d"))
+                until(lambda: is_listening(namespace), "the child receives invalidations")
+                logged = b"%r %r %d" % (fresh, reply, len(connection_ids(client) - mine))
             finally:
-                os.write(writing, said)
+                os.write(writing, logged)
                 os._exit(0)
         os.waitpid(child, 0)
-        assert os.read(reading, 100) == b"False [b's1'] 3"  # the child's own client is one
+        assert os.read(reading, 100) == b"False [b's1'] 3"  # one is the client of this test in the child
         os.close(reading)
         os.close(writing)
-        assert face.ask(space.recall("d")) == [b"s1"]
-        assert listens(space)
-    face.end(store)
+        assert face.execute(namespace.recall("d")) == [b"s1"]
+        assert is_listening(namespace)
+    face.close_stores(store)
 
 
-def test_on_another_event_loop_than_asyncio_s_it_is_a_wrong_configuration(valkey):
-    space = Redis(valkey.url, timeout=PATIENCE).namespace(*TABLE)
+def test_event_loop_other_than_asyncio_is_a_configuration_error(valkey):
+    namespace = Redis(valkey.url, timeout=PATIENCE).namespace(*TABLE)
 
     async def ask():
-        await sticky_asgi.stores.client.execute([space.recall("d")])
+        await sticky_asgi.stores.client.execute([namespace.recall("d")])
 
     with pytest.raises(ConfigError, match="a store needs asyncio"):
         trio.run(ask)

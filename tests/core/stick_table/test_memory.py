@@ -1,5 +1,5 @@
-"""Entries of a stick table: what is remembered, for how long, and who makes room. Held against a plain model by random
-walks, and by rows where the order matters.
+"""Entries of a stick table: what is kept, for how long, and what is purged. Compared with a plain model by random
+steps, and tested by rows where the order matters.
 """
 
 from math import inf
@@ -16,7 +16,7 @@ KEYS = st.sampled_from("abcdefghijklmnop")
 SERVERS = st.sampled_from(["web1", "web2", "web3"])
 
 
-class Walk(RuleBasedStateMachine):
+class EntriesAgainstModel(RuleBasedStateMachine):
     """A model remembers when each key was used; the entries may forget it only if it is old, or was the oldest."""
 
     size = 6
@@ -39,13 +39,13 @@ class Walk(RuleBasedStateMachine):
         return key not in self.model or self.now >= self.model[key][1] + self.expire + self.step
 
     def purged(self):
-        """What the entries have let go of, which must have been old."""
+        """Remove from the model what the entries have dropped, which must have been old."""
         for key in [key for key in self.model if self.entries.peek(key, self.now) is None]:
             used = self.model.pop(key)[1]
-            if self.now < used + self.expire:  # it was not its time
-                assert len(self.model) >= self.size - 1, f"{key} had to go, and there was room"
+            if self.now < used + self.expire:  # it had not expired
+                assert len(self.model) >= self.size - 1, f"{key} was purged, and the table was not full"
                 oldest = min((at for _, at in self.model.values()), default=used)
-                assert used <= oldest + self.step, f"{key} had to go, and an older one stays"
+                assert used <= oldest + self.step, f"{key} was purged, and an older one is kept"
 
     @rule(key=KEYS, server=SERVERS)
     def put(self, key, server):
@@ -98,24 +98,24 @@ class Walk(RuleBasedStateMachine):
         self.model.clear()
 
     @invariant()
-    def there_are_never_too_many(self):
+    def there_are_never_more_than_size(self):
         assert len(self.entries) <= self.size
 
     @invariant()
-    def all_are_listed_once(self):
+    def every_entry_is_listed_once(self):
         listed = [key for key, _, _ in self.entries.items(self.now)]
         assert len(listed) == len(set(listed))
         assert {key for key in self.model if self.alive(key)} <= set(listed)
 
 
-class WalkForEver(Walk):
+class EntriesWithoutExpiry(EntriesAgainstModel):
     """The same where nothing expires."""
 
     expire = 1e9
 
 
-class WalkByUse(RuleBasedStateMachine):
-    """A small table without a time knows exactly who was used last."""
+class EntriesInOrderOfUse(RuleBasedStateMachine):
+    """A small table without expiry knows the exact order of uses."""
 
     size = 4
 
@@ -140,33 +140,33 @@ class WalkByUse(RuleBasedStateMachine):
             self.used(key)
 
     @invariant()
-    def the_latest_are_there(self):
+    def the_latest_used_are_kept(self):
         assert {key for key, _, _ in self.entries.items(0.0)} == set(self.order)
 
 
 LONG = settings(max_examples=40, stateful_step_count=50, deadline=None)
-for walk in (Walk, WalkForEver, WalkByUse):
-    walk.TestCase.settings = LONG
+for machine in (EntriesAgainstModel, EntriesWithoutExpiry, EntriesInOrderOfUse):
+    machine.TestCase.settings = LONG
 
-TestWalk = Walk.TestCase
-TestWalkForEver = WalkForEver.TestCase
-TestWalkByUse = WalkByUse.TestCase
+TestEntriesAgainstModel = EntriesAgainstModel.TestCase
+TestEntriesWithoutExpiry = EntriesWithoutExpiry.TestCase
+TestEntriesInOrderOfUse = EntriesInOrderOfUse.TestCase
 
 
-def test_an_entry_that_is_used_stays_and_one_that_is_not_goes_an_eighth_late_at_most():
+def test_unused_entry_expires_an_eighth_late_at_most():
     entries: Entries[Any] = Entries(10, 80.0)
     entries.put("stays", "web1", 0.0)
     entries.put("goes", "web1", 0.0)
     for now in range(0, 400, 70):
         assert entries.get("stays", float(now)) == "web1"
-    assert entries.peek("goes", 79.9) is None  # by then it is long gone
+    assert entries.peek("goes", 79.9) is None  # it has expired long before
     fresh: Entries[Any] = Entries(10, 80.0)
     fresh.put("goes", "web1", 0.0)
     assert fresh.peek("goes", 80.0) == "web1"
     assert fresh.peek("goes", 90.0) is None
 
 
-def test_a_look_that_does_not_use_prolongs_nothing():
+def test_peek_does_not_renew_the_expiry():
     entries: Entries[Any] = Entries(10, 80.0)
     entries.put("a", "web1", 0.0)
     for now in range(0, 90, 5):
@@ -174,7 +174,7 @@ def test_a_look_that_does_not_use_prolongs_nothing():
     assert entries.peek("a", 90.0) is None
 
 
-def test_the_oldest_unused_makes_room():
+def test_oldest_unused_entry_is_purged():
     entries: Entries[Any] = Entries(3)
     for key in "abc":
         entries.put(key, "web1", 0.0)
@@ -183,15 +183,15 @@ def test_the_oldest_unused_makes_room():
     assert sorted(key for key, _, _ in entries.items(0.0)) == ["a", "c", "d"]
 
 
-def test_with_nopurge_who_comes_new_is_refused_until_another_expires():
+def test_with_nopurge_a_new_key_is_refused_until_another_expires():
     entries: Entries[Any] = Entries(2, 80.0, nopurge=True)
     assert entries.put("a", "web1", 0.0) and entries.put("b", "web1", 0.0)
     assert not entries.put("c", "web1", 10.0)
-    assert entries.put("a", "web2", 10.0)  # one that is there may still move
-    assert entries.put("c", "web1", 95.0)  # b has gone
+    assert entries.put("a", "web2", 10.0)  # a key that is kept may still move
+    assert entries.put("c", "web1", 95.0)  # b has expired
 
 
-def test_a_key_is_reserved_for_who_comes_first_and_moves_only_from_whom_it_was():
+def test_key_is_reserved_for_the_first_server_and_moves_only_from_the_previous_one():
     entries: Entries[Any] = Entries(10)
     assert entries.reserve("a", "web1", 0.0) == "web1"
     assert entries.reserve("a", "web2", 0.0) == "web1"
@@ -199,7 +199,7 @@ def test_a_key_is_reserved_for_who_comes_first_and_moves_only_from_whom_it_was()
     assert entries.reserve("a", "web2", 0.0, previous="web1") == "web2"
 
 
-def test_to_put_and_forget_the_same_key_for_ever_keeps_nothing():
+def test_putting_and_forgetting_a_key_again_and_again_keeps_nothing():
     entries: Entries[Any] = Entries(100, 80.0)
     for _ in range(10_000):
         entries.put("a", "web1", 1.0)
@@ -209,7 +209,7 @@ def test_to_put_and_forget_the_same_key_for_ever_keeps_nothing():
 
 
 @pytest.mark.parametrize("size", [16, 5000])
-def test_whatever_is_used_the_queues_hold_each_key_once(size):
+def test_queues_contain_each_key_once_whatever_is_used(size):
     entries: Entries[Any] = Entries(size)
     for number in range(size * 3):
         entries.put(f"k{number % (size + size // 2)}", f"web{number % 3}", 0.0)
@@ -218,7 +218,7 @@ def test_whatever_is_used_the_queues_hold_each_key_once(size):
     assert len(entries._generations) <= 33
 
 
-def test_a_table_for_millions_is_divided_and_looked_through_by_parts():
+def test_large_table_is_divided_into_shards():
     entries: Entries[Any] = Entries(1_000_000, inf)
     for number in range(3000):
         entries.put(number, "web1", 0.0)

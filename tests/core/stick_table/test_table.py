@@ -1,4 +1,4 @@
-"""Stick tables: what becomes a key, row by row as HAProxy converts it, and what an operator may ask of one."""
+"""Stick tables: which samples become which keys, row by row as HAProxy converts them, and the calls of an operator."""
 
 from ipaddress import ip_address
 
@@ -25,22 +25,22 @@ class Clock(SystemClock):
 @pytest.mark.parametrize(
     "kind, sample, shown",
     [
-        pytest.param("string", "abc", "abc", id="a text is itself"),
+        pytest.param("string", "abc", "abc", id="a text is its own key"),
         pytest.param("string", "Abc", "Abc", id="case counts"),
         pytest.param("string", "abcdzzz", "abcd", id="a text is cut to the length"),
         pytest.param("string", "", None, id="an empty text is no key, other than in HAProxy"),
-        pytest.param("string", None, None, id="what is not there is no key"),
-        pytest.param("string", ip_address("10.0.0.1"), "10.0", id="an address as people write it"),
-        pytest.param("string", 12345, "1234", id="a number as people write it"),
+        pytest.param("string", None, None, id="a missing sample is no key"),
+        pytest.param("string", ip_address("10.0.0.1"), "10.0", id="an address in its usual notation"),
+        pytest.param("string", 12345, "1234", id="a number in decimal"),
         pytest.param("string", b"a\xff", "a\xff", id="bytes, a character each"),
         pytest.param("binary", "abcdef", "61626364", id="bytes are cut to the length"),
         pytest.param("binary", "ab", "61620000", id="bytes are filled up with zeros"),
-        pytest.param("integer", "012", "12", id="leading zeros are nothing"),
-        pytest.param("integer", "12abc", "12", id="digits up to the first that is none"),
+        pytest.param("integer", "012", "12", id="leading zeros are ignored"),
+        pytest.param("integer", "12abc", "12", id="digits up to the first other character"),
         pytest.param("integer", "abc", "0", id="no digits are 0"),
         pytest.param("integer", "0x10", "0", id="hexadecimal is not read"),
         pytest.param("integer", "-1", "4294967295", id="a negative number wraps"),
-        pytest.param("integer", "+5", "5", id="a plus is nothing"),
+        pytest.param("integer", "+5", "5", id="a plus is ignored"),
         pytest.param("integer", "4294967296", "0", id="more than 32 bits wrap"),
         pytest.param("integer", "9" * 5000, str(int("9" * 4000) % 2**32), id="thousands of digits wrap, at no cost"),
         pytest.param("integer", ip_address("0.0.1.0"), "256", id="an address is its number"),
@@ -56,7 +56,7 @@ class Clock(SystemClock):
         pytest.param("ipv6", "10.0.0.1", "::ffff:a00:1", id="an IPv4 address is mapped"),
     ],
 )
-def test_a_sample_becomes_a_key_as_in_haproxy(kind, sample, shown):
+def test_sample_becomes_a_key_as_in_haproxy(kind, sample, shown):
     table = StickTable(kind, length=4)
     key = table.key(sample)
     # the text of a mapped address differs between versions of Python
@@ -64,7 +64,7 @@ def test_a_sample_becomes_a_key_as_in_haproxy(kind, sample, shown):
 
 
 @pytest.mark.parametrize(
-    "asked, problem",
+    "options, problem",
     [
         ({"type": "text"}, "type 'text' is none of ip, ipv6, integer, string, binary"),
         ({"size": "many"}, "size 'many' is no number of entries: write 100000, or '100k', '1m'"),
@@ -78,13 +78,13 @@ def test_a_sample_becomes_a_key_as_in_haproxy(kind, sample, shown):
         ({"srvkey": "port"}, "srvkey 'port' is none of name, addr"),
     ],
 )
-def test_what_can_not_be_is_told(asked, problem):
+def test_invalid_option_is_an_error(options, problem):
     with pytest.raises(ConfigError) as refused:
-        StickTable(**asked)
+        StickTable(**options)
     assert problem in str(refused.value)
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         StickTable("text", size="many", length=0)  # type: ignore[arg-type]
     assert str(refused.value).count("\n  - ") == 3
@@ -95,7 +95,7 @@ def test_sizes_are_written_as_in_haproxy(size, entries):
     assert StickTable(size=size).entries.size == entries
 
 
-def test_an_operator_sets_reads_lists_and_clears():
+def test_operator_sets_reads_lists_and_clears_entries():
     clock = Clock()
     table = StickTable("ip", expire="1m", clock=clock)
     table["10.0.0.1"] = "web1"
@@ -112,12 +112,12 @@ def test_an_operator_sets_reads_lists_and_clears():
     assert list(table) == []
 
 
-def test_what_is_no_key_can_not_be_set():
+def test_sample_that_is_no_key_cannot_be_set():
     with pytest.raises(ConfigError, match="'nobody' is no key of type ip"):
         StickTable("ip")["nobody"] = "web1"
 
 
-def test_entries_are_saved_and_restored_but_for_those_that_have_expired_or_end_with_the_process():
+def test_entries_are_restored_unless_they_have_expired_or_belong_to_a_replica():
     clock = Clock()
     table = StickTable("string", expire="1m", clock=clock)
     table["tea"] = "web1"
@@ -154,7 +154,7 @@ def test_keys_of_every_type_are_saved(kind: KeyType, key: str):
 
 @pytest.mark.parametrize("into", [kind for kind, _ in KEYS])
 @pytest.mark.parametrize("kind, key", KEYS)
-def test_keys_of_another_type_are_refused_and_nothing_has_changed(kind: KeyType, key: str, into: KeyType):
+def test_keys_of_another_type_are_refused_and_the_table_is_unchanged(kind: KeyType, key: str, into: KeyType):
     if kind == into:
         return
     saved, table = StickTable(kind), StickTable(into, name="clients")
@@ -175,12 +175,12 @@ def test_keys_of_another_type_are_refused_and_nothing_has_changed(kind: KeyType,
 
 
 @pytest.mark.parametrize("line", ["- web1 4100000000", "- web1 i100000000", "- web1 6" + "1" * 33, "- web1 4"])
-def test_what_is_no_key_of_its_type_is_passed_over(line: str):
+def test_line_without_a_key_of_its_type_is_skipped(line: str):
     for kind, _ in KEYS:
         assert StickTable(kind).restore([line]) == 0
 
 
-def test_nothing_is_restored_into_a_table_that_is_shared():
+def test_restoring_into_a_shared_table_is_an_error():
     saved, shared = StickTable("string"), StickTable("string", expire="1m", store=Redis("redis://nowhere"))
     shared.attach("clients")
     assert shared.restore(shared.dump()) == 0
@@ -191,14 +191,14 @@ def test_nothing_is_restored_into_a_table_that_is_shared():
 
 
 @pytest.mark.parametrize("kind", ["string", "binary"])
-def test_keys_of_a_table_that_kept_more_of_them_are_found_by_what_this_one_keeps(kind: KeyType):
+def test_longer_keys_of_another_table_are_cut_when_they_are_restored(kind: KeyType):
     saved, table = StickTable(kind, length=12), StickTable(kind, length=8)
     saved["0123456789ab"] = "web1"
     assert table.restore(saved.dump()) == 1
     assert table["0123456789ab"] == table["01234567"] == "web1"
 
 
-def test_entries_that_are_restored_expire_when_they_would_have_and_the_oldest_make_room():
+def test_restored_entries_expire_when_they_would_have_and_the_oldest_are_purged():
     clock = Clock()
     saved = StickTable("string", expire=80, clock=clock)
     for key in ("old", "young"):
@@ -206,7 +206,7 @@ def test_entries_that_are_restored_expire_when_they_would_have_and_the_oldest_ma
         clock.now += 40
     lines = sorted(saved.dump(), reverse=True)  # whatever the order
     table = StickTable("string", expire=80, clock=clock)
-    assert table.restore(lines) == 1, "the old one has had its time"
+    assert table.restore(lines) == 1, "the old one has expired"
     clock.now += 39
     assert table["young"] == "web1"
     clock.now += 12  # an eighth of 80, and some
@@ -218,7 +218,7 @@ def test_entries_that_are_restored_expire_when_they_would_have_and_the_oldest_ma
     assert [each.key for each in small] == ["young"]
 
 
-def test_its_repr_says_how_full_it_is():
+def test_repr_shows_how_full_it_is():
     table = StickTable("ip", size=10, name="clients")
     table["10.0.0.1"] = "web1"
     assert repr(table) == "<StickTable clients: 1/10>"

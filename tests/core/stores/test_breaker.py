@@ -1,4 +1,4 @@
-"""The circuit breaker of a store: who gets through when, and what is said about it."""
+"""The circuit breaker of a store: when it allows commands, and what it logs."""
 
 import logging
 import random
@@ -7,10 +7,10 @@ import pytest
 
 from sticky_core.stores.breaker import FIRST_PAUSE, LONGEST_PAUSE, Backoff, Breaker, State
 
-PATIENCE = 0.5
+PROBE_TIMEOUT = 0.5
 
 
-class Longest:
+class LongestPauses:
     """Chance that makes every pause as long as it may be, or nearly."""
 
     def random(self):
@@ -25,20 +25,24 @@ class Longest:
 
 @pytest.fixture
 def breaker():
-    return Breaker("redis://cache", "going on", PATIENCE, Longest())
+    return Breaker("redis://cache", "going on", PROBE_TIMEOUT, LongestPauses())
 
 
-def test_whoever_asks_gets_through_until_the_first_failure(breaker):
+def test_commands_are_allowed_until_the_first_failure(breaker):
     assert [breaker.allows(now) for now in (0.0, 0.0, 7.0)] == [True] * 3
     breaker.record_failure(7.0, "refused")
     assert not breaker.allows(7.0)
     assert (breaker.state, breaker.failures, breaker.openings, breaker.last_error) == (State.OPEN, 1, 1, "refused")
 
 
-def test_after_the_pause_one_gets_through_and_the_others_do_not_wait_for_him(breaker):
+def test_after_the_pause_one_caller_is_allowed_and_the_others_do_not_wait_for_it(breaker):
     breaker.record_failure(0.0, "refused")
     assert breaker.delay(0.02) == pytest.approx(FIRST_PAUSE - 0.02)
-    assert [breaker.allows(FIRST_PAUSE), breaker.allows(FIRST_PAUSE), breaker.allows(FIRST_PAUSE + PATIENCE / 2)] == [
+    assert [
+        breaker.allows(FIRST_PAUSE),
+        breaker.allows(FIRST_PAUSE),
+        breaker.allows(FIRST_PAUSE + PROBE_TIMEOUT / 2),
+    ] == [
         True,
         False,
         False,
@@ -46,13 +50,13 @@ def test_after_the_pause_one_gets_through_and_the_others_do_not_wait_for_him(bre
     assert breaker.state is State.HALF_OPEN
 
 
-def test_if_he_is_never_heard_of_again_another_gets_through(breaker):
+def test_another_caller_is_allowed_if_the_first_never_records_a_result(breaker):
     breaker.record_failure(0.0, "refused")
     assert breaker.allows(FIRST_PAUSE)
-    assert breaker.allows(FIRST_PAUSE + PATIENCE)
+    assert breaker.allows(FIRST_PAUSE + PROBE_TIMEOUT)
 
 
-def test_what_he_finds_out_holds_for_all(breaker):
+def test_success_of_one_caller_allows_all(breaker):
     breaker.record_failure(0.0, "refused")
     assert breaker.allows(1.0)
     breaker.record_success(1.1)
@@ -71,13 +75,13 @@ def test_pauses_double_up_to_the_longest(breaker):
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
 
 
-def test_failures_of_those_who_were_on_their_way_are_counted_and_make_no_pause_longer(breaker):
+def test_failures_of_commands_sent_before_it_opened_are_counted_and_make_no_pause_longer(breaker):
     for _ in range(64):
         breaker.record_failure(0.0, "no answer")
     assert (breaker.failures, breaker.openings, breaker.delay(0.0)) == (64, 1, FIRST_PAUSE)
 
 
-def test_a_store_that_comes_and_goes_is_asked_as_seldom_as_one_that_stays_away(breaker):
+def test_store_that_comes_and_goes_is_queried_as_seldom_as_one_that_stays_away(breaker):
     breaker.record_failure(0.0, "refused")
     breaker.record_success(1.0)
     breaker.record_failure(1.5, "refused")
@@ -87,13 +91,13 @@ def test_a_store_that_comes_and_goes_is_asked_as_seldom_as_one_that_stays_away(b
     assert breaker.delay(2.0 + LONGEST_PAUSE + 0.1) == pytest.approx(FIRST_PAUSE)
 
 
-def test_chance_makes_pauses_shorter_and_no_less_than_half():
+def test_chance_makes_pauses_shorter_by_half_at_most():
     pauses = [Backoff(random.Random(seed)).next_pause() for seed in range(200)]
     assert FIRST_PAUSE / 2 <= min(pauses) < 0.6 * FIRST_PAUSE
     assert 0.9 * FIRST_PAUSE < max(pauses) <= FIRST_PAUSE
 
 
-def test_each_change_is_told_once(breaker, caplog):
+def test_each_change_is_logged_once(breaker, caplog):
     caplog.set_level(logging.WARNING, "sticky_sessions")
     for now in (0.0, 0.0, 0.0):
         breaker.record_failure(now, "connection refused")
@@ -108,6 +112,6 @@ def test_each_change_is_told_once(breaker, caplog):
     ]
 
 
-def test_a_breaker_says_how_it_is(breaker):
+def test_repr_shows_state_and_failures(breaker):
     breaker.record_failure(0.0, "refused")
     assert repr(breaker) == "<Breaker redis://cache open, 1 failures>"

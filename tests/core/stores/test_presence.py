@@ -1,4 +1,4 @@
-"""When a server has drained whose clients come to other processes, too: what is told to a store, and asked."""
+"""When a server has drained that has clients in other processes as well: which marks are set in a store, and read."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ EXPIRE = 80.0
 PART = EXPIRE / 8
 
 
-class Valkey:
-    """Keeps marks for as long as it is told to, and remembers what it was told."""
+class FakeValkey:
+    """Keeps marks until they expire, and remembers the commands it has received."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._now = clock.monotonic
         self._until: dict[str, float] = {}
-        self.heard: list[Command] = []
-        self.away = False
+        self.commands: list[Command] = []
+        self.is_away = False
 
-    def answer(self, command: Command) -> object:
-        self.heard.append(command)
-        if self.away:
+    def reply_to(self, command: Command) -> object:
+        self.commands.append(command)
+        if self.is_away:
             return StoreFailure("redis://cache", "away")
         match command:
             case ("SET", str() as key, 1, "PX", int() as milliseconds):
@@ -44,9 +44,9 @@ class Valkey:
 
 
 class Process:
-    """A process that shares tables with others. Its listener does errands when told to."""
+    """A process that shares tables with others. `listen` sends its background commands."""
 
-    def __init__(self, valkey: Valkey, clock: ManualClock, *persist: Any, **options: Any) -> None:
+    def __init__(self, valkey: FakeValkey, clock: ManualClock, *persist: Any, **options: Any) -> None:
         self.clock, self.valkey = clock, valkey
         self.store = Redis("redis://cache", clock=clock)
         self.table = StickTable("string", expire=EXPIRE, store=self.store, clock=clock, **options)
@@ -55,15 +55,15 @@ class Process:
         self.backend = Backend("app", servers, persist=persist, clock=clock)
 
     def serve(self, server: str) -> None:
-        """A client of `server` has come, and the store was told so."""
+        """A client of `server` has sent a request, and the store has replied to the write."""
         assert self.table.namespace is not None
-        question = self.table.query(self.table.namespace.touch("d", server))
-        question.reply = server.encode()
-        self.table.on_written("d", question, self.clock.monotonic())
+        query = self.table.query(self.table.namespace.touch("d", server))
+        query.reply = server.encode()
+        self.table.on_written("d", query, self.clock.monotonic())
 
     def listen(self) -> None:
-        for errand in self.store.background_commands(self.clock.monotonic()):
-            errand.on_reply(self.valkey.answer(errand.command))
+        for command in self.store.background_commands(self.clock.monotonic()):
+            command.on_reply(self.valkey.reply_to(command.command))
 
     def drained(self) -> bool:
         return self.backend.drained("s1").wait(0)
@@ -75,19 +75,19 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def valkey(clock: ManualClock) -> Valkey:
-    return Valkey(clock)
+def valkey(clock: ManualClock) -> FakeValkey:
+    return FakeValkey(clock)
 
 
-def drains(process: Process, deadline: float | None = None) -> Process:
-    """Process of which nobody is left at s1, as far as it knows."""
+def draining(process: Process, deadline: float | None = None) -> Process:
+    """Drain s1 in `process`, which knows of no client there. Return the process."""
     process.backend["s1"].drain(deadline)
     process.backend.monitor.run_due_timers()
     return process
 
 
-def passes(clock: ManualClock, seconds: float, *processes: Process) -> bool:
-    """Time passes in seconds: whether the first has drained then, asked at each of them."""
+def has_drained_after(clock: ManualClock, seconds: float, *processes: Process) -> bool:
+    """Let time pass, second by second, while the processes listen. Return whether s1 of the first has drained then."""
     drained = False
     for _ in range(int(seconds)):
         clock.advance(1)
@@ -100,46 +100,46 @@ def passes(clock: ManualClock, seconds: float, *processes: Process) -> bool:
 # -- when a server has drained
 
 
-def test_a_server_has_drained_when_its_clients_have_been_silent_in_every_process(valkey: Valkey, clock: ManualClock):
-    here, there = drains(Process(valkey, clock)), Process(valkey, clock)
+def test_server_has_drained_when_its_clients_have_been_silent_in_every_process(valkey: FakeValkey, clock: ManualClock):
+    here, there = draining(Process(valkey, clock)), Process(valkey, clock)
     for _ in range(30):
         there.serve("s1")
-        assert not passes(clock, PART, here, there)
+        assert not has_drained_after(clock, PART, here, there)
     silent = PART
-    while not passes(clock, 1, here, there):
+    while not has_drained_after(clock, 1, here, there):
         silent += 1
-    # an eighth for the near copy, an eighth for marks, and a beat each for the mark and the question
+    # an eighth for the local copy, an eighth for marks, and a heartbeat each to set and to read the mark
     assert EXPIRE <= silent <= EXPIRE + 2 * PART + 2 * HEARTBEAT_INTERVAL
 
 
-def test_clients_of_other_servers_and_of_other_tables_do_not_count(valkey: Valkey, clock: ManualClock):
-    here, there, elsewhere = drains(Process(valkey, clock)), Process(valkey, clock), Process(valkey, clock, name="x")
+def test_clients_of_other_servers_and_of_other_tables_do_not_count(valkey: FakeValkey, clock: ManualClock):
+    here, there, elsewhere = draining(Process(valkey, clock)), Process(valkey, clock), Process(valkey, clock, name="x")
     there.serve("s2")
     elsewhere.serve("s1")
-    assert not passes(clock, EXPIRE - 1, here, there, elsewhere)
+    assert not has_drained_after(clock, EXPIRE - 1, here, there, elsewhere)
     there.serve("s2")
     elsewhere.serve("s1")
-    assert passes(clock, 2 + HEARTBEAT_INTERVAL, here, there, elsewhere)
+    assert has_drained_after(clock, 2 + HEARTBEAT_INTERVAL, here, there, elsewhere)
 
 
-def test_clients_that_come_to_the_same_process_keep_it_as_well(valkey: Valkey, clock: ManualClock):
-    here = drains(Process(valkey, clock))
+def test_server_with_clients_in_the_same_process_has_not_drained(valkey: FakeValkey, clock: ManualClock):
+    here = draining(Process(valkey, clock))
     for _ in range(20):
         here.serve("s1")
-        assert not passes(clock, PART, here)
+        assert not has_drained_after(clock, PART, here)
 
 
-def test_the_deadline_does_not_wait_for_other_processes(valkey: Valkey, clock: ManualClock):
-    here, there = drains(Process(valkey, clock), deadline=3 * EXPIRE), Process(valkey, clock)
+def test_deadline_of_a_drain_does_not_wait_for_other_processes(valkey: FakeValkey, clock: ManualClock):
+    here, there = draining(Process(valkey, clock), deadline=3 * EXPIRE), Process(valkey, clock)
     for _ in range(2):
         there.serve("s1")
-        assert not passes(clock, EXPIRE, here, there)
+        assert not has_drained_after(clock, EXPIRE, here, there)
     there.serve("s1")
-    assert passes(clock, EXPIRE, here, there)
+    assert has_drained_after(clock, EXPIRE, here, there)
 
 
-def test_before_the_store_has_answered_it_is_not_known_to_have_drained(valkey: Valkey, clock: ManualClock):
-    here = drains(Process(valkey, clock))
+def test_server_has_not_drained_before_the_store_has_replied(valkey: FakeValkey, clock: ManualClock):
+    here = draining(Process(valkey, clock))
     clock.advance(10 * EXPIRE)
     assert [here.drained(), here.drained()] == [False, False]
     here.listen()
@@ -147,8 +147,8 @@ def test_before_the_store_has_answered_it_is_not_known_to_have_drained(valkey: V
     assert here.drained()
 
 
-def test_who_looks_seldom_is_answered_the_next_time(valkey: Valkey, clock: ManualClock):
-    here = drains(Process(valkey, clock))
+def test_caller_that_calls_seldom_gets_the_reply_the_next_time(valkey: FakeValkey, clock: ManualClock):
+    here = draining(Process(valkey, clock))
     clock.advance(EXPIRE)
     assert not here.drained()
     for _ in range(5):
@@ -157,11 +157,11 @@ def test_who_looks_seldom_is_answered_the_next_time(valkey: Valkey, clock: Manua
     assert here.drained()
 
 
-def test_while_the_store_is_away_a_process_goes_by_what_it_knows(valkey: Valkey, clock: ManualClock):
-    here, there = drains(Process(valkey, clock)), Process(valkey, clock)
+def test_while_the_store_fails_a_process_uses_what_it_knows(valkey: FakeValkey, clock: ManualClock):
+    here, there = draining(Process(valkey, clock)), Process(valkey, clock)
     there.serve("s1")
     there.listen()
-    valkey.away = True
+    valkey.is_away = True
     here.store.breaker.record_failure(clock.monotonic(), "away")
     clock.advance(EXPIRE - 1)
     assert not here.drained()
@@ -169,95 +169,95 @@ def test_while_the_store_is_away_a_process_goes_by_what_it_knows(valkey: Valkey,
     assert here.drained()
 
 
-def test_what_the_store_has_just_said_counts_although_it_has_gone_since(valkey: Valkey, clock: ManualClock):
-    here, there = drains(Process(valkey, clock)), Process(valkey, clock)
+def test_recent_reply_counts_although_the_store_fails_since(valkey: FakeValkey, clock: ManualClock):
+    here, there = draining(Process(valkey, clock)), Process(valkey, clock)
     clock.advance(EXPIRE)
     there.serve("s1")
     there.listen()
     assert not here.drained()
     here.listen()
-    valkey.away = True
+    valkey.is_away = True
     here.store.breaker.record_failure(clock.monotonic(), "away")
     assert not here.drained()
-    assert passes(clock, PART + 1, here)
+    assert has_drained_after(clock, PART + 1, here)
 
 
-def test_processes_that_know_servers_by_their_addresses_need_not_agree_on_names(valkey: Valkey, clock: ManualClock):
+def test_processes_that_know_servers_by_their_addresses_need_not_agree_on_names(valkey: FakeValkey, clock: ManualClock):
     here, there = (Process(valkey, clock, srvkey="addr") for _ in range(2))
-    drains(here)
+    draining(here)
     clock.advance(EXPIRE)
     there.serve("10.0.0.1:80")
     there.listen()
-    assert not passes(clock, EXPIRE, here, there)
-    assert passes(clock, 2 * PART + 2 * HEARTBEAT_INTERVAL, here, there)
+    assert not has_drained_after(clock, EXPIRE, here, there)
+    assert has_drained_after(clock, 2 * PART + 2 * HEARTBEAT_INTERVAL, here, there)
 
 
-# -- what that costs
+# -- which commands are sent
 
 
-def test_a_mark_is_made_once_in_an_eighth_of_the_expiry_for_each_server(valkey: Valkey, clock: ManualClock):
+def test_mark_is_set_once_in_an_eighth_of_the_expiry_for_each_server(valkey: FakeValkey, clock: ManualClock):
     process = Process(valkey, clock)
     for _ in range(int(EXPIRE)):
         for server in ("s1", "s2", "s1"):
             process.serve(server)
             process.listen()
         clock.advance(1)
-    marks = [(command[1], command[4]) for command in valkey.heard if command[0] == "SET"]
+    marks = [(command[1], command[4]) for command in valkey.commands if command[0] == "SET"]
     until = round(1000 * (EXPIRE + 2 * PART + HEARTBEAT_INTERVAL))
     assert sorted(marks) == [("sticky:app:bound:s1", until)] * 8 + [("sticky:app:bound:s2", until)] * 8
-    assert len(marks) == len(valkey.heard)
+    assert len(marks) == len(valkey.commands)
 
 
-def test_a_process_without_requests_has_nothing_to_say(valkey: Valkey, clock: ManualClock):
+def test_process_without_requests_sends_no_commands(valkey: FakeValkey, clock: ManualClock):
     process = Process(valkey, clock)
     process.serve("s1")
-    passes(clock, EXPIRE, process)
-    assert len(valkey.heard) == 1
+    has_drained_after(clock, EXPIRE, process)
+    assert len(valkey.commands) == 1
 
 
-def test_who_came_within_the_eighth_is_told_of_when_it_has_passed(valkey: Valkey, clock: ManualClock):
+def test_request_within_the_eighth_renews_the_mark_when_it_has_passed(valkey: FakeValkey, clock: ManualClock):
     process = Process(valkey, clock)
     process.serve("s1")
     process.listen()
     clock.advance(HEARTBEAT_INTERVAL)
     process.serve("s1")
-    passes(clock, PART - HEARTBEAT_INTERVAL - 1, process)
-    assert len(valkey.heard) == 1
-    passes(clock, 1, process)
-    assert len(valkey.heard) == 2
+    has_drained_after(clock, PART - HEARTBEAT_INTERVAL - 1, process)
+    assert len(valkey.commands) == 1
+    has_drained_after(clock, 1, process)
+    assert len(valkey.commands) == 2
 
 
-def test_a_mark_that_the_store_has_not_taken_is_made_again(valkey: Valkey, clock: ManualClock):
+def test_mark_that_the_store_has_not_confirmed_is_set_again(valkey: FakeValkey, clock: ManualClock):
     process = Process(valkey, clock)
     process.serve("s1")
-    valkey.away = True
+    valkey.is_away = True
     process.listen()
-    valkey.away = False
-    passes(clock, EXPIRE, process)
-    assert len(valkey.heard) == 2
+    valkey.is_away = False
+    has_drained_after(clock, EXPIRE, process)
+    assert len(valkey.commands) == 2
 
 
-def test_marks_last_for_as_long_as_cookies_do_if_that_is_longer(valkey: Valkey, clock: ManualClock):
+def test_marks_last_for_as_long_as_cookies_do_if_that_is_longer(valkey: FakeValkey, clock: ManualClock):
     process = Process(valkey, clock, Cookie("S", signed=False, maxidle=8 * EXPIRE))
     process.serve("s1")
     process.listen()
-    assert valkey.heard == [("SET", "sticky:app:bound:s1", 1, "PX", round(1000 * (10 * EXPIRE + HEARTBEAT_INTERVAL)))]
+    assert valkey.commands == [
+        ("SET", "sticky:app:bound:s1", 1, "PX", round(1000 * (10 * EXPIRE + HEARTBEAT_INTERVAL)))
+    ]
 
 
-def test_the_store_is_asked_while_somebody_wants_to_know_and_not_more_often_than_once_a_second(
-    valkey: Valkey, clock: ManualClock
-):
-    here, there = drains(Process(valkey, clock)), Process(valkey, clock)
+def test_mark_is_read_while_it_is_wanted_and_at_most_once_a_second(valkey: FakeValkey, clock: ManualClock):
+    here, there = draining(Process(valkey, clock)), Process(valkey, clock)
     there.serve("s1")
-    passes(clock, EXPIRE - 1, here, there)
-    assert not any(command[0] == "GET" for command in valkey.heard)
-    valkey.heard.clear()
+    has_drained_after(clock, EXPIRE - 1, here, there)
+    assert not any(command[0] == "GET" for command in valkey.commands)
+    valkey.commands.clear()
     for _ in range(50):
         clock.advance(HEARTBEAT_INTERVAL / 10)
         here.drained()
         here.listen()
-    assert {command[0] for command in valkey.heard} == {"GET"}
-    assert 4 <= len(valkey.heard) <= 6
+    assert {command[0] for command in valkey.commands} == {"GET"}
+    assert 4 <= len(valkey.commands) <= 6
     here.backend["s1"].state = AdminState.READY
-    passes(clock, EXPIRE, here)
-    assert len(valkey.heard) <= 6 + FEED_TIMEOUT
+    has_drained_after(clock, EXPIRE, here)
+    assert len(valkey.commands) <= 6 + FEED_TIMEOUT
