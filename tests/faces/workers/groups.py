@@ -199,4 +199,4 @@ class WsgiWorker(GroupWorker):
         for peer in worker.peers.values():
             peer.close()
         worker.workers.slot.after_fork()
-        self._sticky._worker = self._sticky._always = None
+        self._sticky._worker = self._sticky._only_replicas = None
