@@ -1,4 +1,4 @@
-"""A cluster of replicas of an ASGI app under test, and Starlette's test client to visit it."""
+"""A cluster of replicas of an ASGI app under test, and Starlette's test client to send requests to it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ __all__ = ["Cluster", "ClusterFactory"]
 
 
 class Cluster(CoreCluster[TestClient]):
-    """Several replicas of one ASGI app, to be killed and drained at will. Its words are those of
-    `sticky_core.testing.cluster.Cluster`.
+    """Several replicas of one ASGI app, which a test can kill, drain and restart. Options and methods are those of
+    `sticky_core.testing.cluster.Cluster`, and:
 
-    `anyio_backend`: what the replicas run on, `"asyncio"` or `"trio"`. Used as a context manager, the cluster runs
-    their lifespans, and all clients share one event loop; else each request has its own.
+    - `anyio_backend`: the library of the event loop, `"asyncio"` or `"trio"`; default `"asyncio"`.
+
+    Used as a context manager, the cluster runs the replicas' lifespans, and all clients share one event loop; else each
+    request has an event loop of its own.
     """
 
     kind = "asgi"
@@ -46,26 +48,26 @@ class Cluster(CoreCluster[TestClient]):
     ) -> None:
         super().__init__(create_app, replicas, **options)
         self.app = Dispatcher(self.backend)
-        self.app.replicas.has_warned = True  # whoever enters no `with` has read what that means
+        self.app.replicas.has_warned = True  # a test that enters no `with` leaves the lifespans out on purpose
         self._anyio_backend: Literal["asyncio", "trio"] = anyio_backend
-        self._lives: dict[str, Mortal] = {}
+        self._apps: dict[str, KillableApp] = {}
         self._running: TestClient | None = None
         self._stack = ExitStack()
 
-    def _mortal(self, name: str, app: App) -> App:
-        self._lives[name] = mortal = Mortal(name, app, self._alive)
-        return mortal
+    def _make_killable(self, name: str, app: App) -> App:
+        self._apps[name] = killable = KillableApp(name, app, self._begin_request)
+        return killable
 
-    def _client(self, visits: list[RecordedRequest], **options: Any) -> TestClient:
-        client = TestClient(_Visited(self.app, visits), backend=self._anyio_backend, **options)
+    def _make_client(self, requests: list[RecordedRequest], **options: Any) -> TestClient:
+        client = TestClient(_RecordingApp(self.app, requests), backend=self._anyio_backend, **options)
         client.portal = self._running.portal if self._running is not None else None
         return client
 
     def _end_streams(self, name: str) -> None:
-        if name in self._lives:
-            self._lives[name].end()
+        if name in self._apps:
+            self._apps[name].end_requests()
 
-    def _begin_anew(self, server: Server) -> None:
+    def _restart_app(self, server: Server) -> None:
         replicas = self.app.replicas
         if self._running is not None and self._running.portal is not None:
             self._running.portal.call(replicas.restart, server)
@@ -74,72 +76,72 @@ class Cluster(CoreCluster[TestClient]):
 
     def __enter__(self) -> Self:
         self._running = self._stack.enter_context(TestClient(self.app, backend=self._anyio_backend))
-        for client, _ in self._visits:
+        for client, _ in self._requests:
             client.portal = self._running.portal
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for mortal in self._lives.values():
-            mortal.end()
+        for app in self._apps.values():
+            app.end_requests()
         self._running = None
-        for client, _ in self._visits:
+        for client, _ in self._requests:
             client.portal = None
         self._stack.close()
 
 
-class Mortal:
-    """An app that dies with its replica: it refuses what comes, and what it has open ends."""
+class KillableApp:
+    """An app around a replica: once the replica is killed, new requests are refused and requests in flight end."""
 
-    def __init__(self, name: str, app: ASGIApp, alive: Callable[[str], Callable[[], bool]]) -> None:
+    def __init__(self, name: str, app: ASGIApp, begin_request: Callable[[str], Callable[[], bool]]) -> None:
         self._name = name
         self._app = app
-        self._alive = alive
-        self._open: dict[anyio.CancelScope, anyio.lowlevel.EventLoopToken] = {}
+        self._begin_request = begin_request
+        self._in_flight: dict[anyio.CancelScope, anyio.lowlevel.EventLoopToken] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        with anyio.CancelScope() as open_here:
-            self._open[open_here] = anyio.lowlevel.current_token()  # first of all, so that no kill comes in between
+        with anyio.CancelScope() as request:
+            self._in_flight[request] = anyio.lowlevel.current_token()  # before the check, so that no kill is missed
             try:
-                alive = self._alive(self._name)
+                is_alive = self._begin_request(self._name)
 
-                async def send_alive(message: Message) -> None:
-                    # a thread that the app waits for can't be cancelled: what it has to say comes too late
-                    if not alive():
+                async def send_if_alive(message: Message) -> None:
+                    # A thread that the app waits for can't be cancelled, and may return after the kill.
+                    if not is_alive():
                         raise ServerFailure(Failure.CLOSED, self._name)
                     await send(message)
 
-                await self._app(scope, receive, send_alive)
+                await self._app(scope, receive, send_if_alive)
             finally:
-                del self._open[open_here]
-        if open_here.cancelled_caught:
+                del self._in_flight[request]
+        if request.cancelled_caught:
             raise ServerFailure(Failure.CLOSED, self._name)
 
-    def end(self) -> None:
-        """End what is open, from whatever thread."""
-        for open_here, token in list(self._open.items()):
+    def end_requests(self) -> None:
+        """End all requests in flight. Safe to call from any thread."""
+        for request, token in list(self._in_flight.items()):
             if event_loop() == token:
-                open_here.cancel()
+                request.cancel()
             else:
-                with suppress(RuntimeError):  # its event loop has just ended, and it with that
-                    anyio.from_thread.run_sync(open_here.cancel, token=token)
+                with suppress(RuntimeError):  # its event loop has just ended, and with it the request
+                    anyio.from_thread.run_sync(request.cancel, token=token)
 
 
-class _Visited:
-    """The cluster's app as one client sees it."""
+class _RecordingApp:
+    """The cluster's app for one client: records the client's requests."""
 
-    def __init__(self, app: ASGIApp, visits: list[RecordedRequest]) -> None:
+    def __init__(self, app: ASGIApp, requests: list[RecordedRequest]) -> None:
         self._app = app
-        self._visits = visits
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            self._visits.append(RecordedRequest(f"{scope.get('method', 'WebSocket')} {scope['path']}", scope, KEY))
+            self._requests.append(RecordedRequest(f"{scope.get('method', 'WebSocket')} {scope['path']}", scope, KEY))
         try:
             await self._app(scope, receive, send)
         except ServerFailure as error:
             if scope["type"] != "websocket" or error.failure is not Failure.TRUNCATED:
                 raise
-            # what a client sees whose server has died: a connection that ends without a word
+            # what the client of a killed server sees: a connection that ends without a close frame
             await send({"type": "websocket.close", "code": 1006})

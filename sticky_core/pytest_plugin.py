@@ -1,4 +1,4 @@
-"""The pytest fixture `sticky_cluster`: a factory of clusters, for ASGI and WSGI apps alike."""
+"""The pytest fixture `sticky_cluster`: makes clusters of ASGI and of WSGI apps."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def sticky_cluster() -> Iterator[ClusterFactory]:
-    """`cluster = sticky_cluster(create_app, replicas=3)`: begun now, ended with the test. It tells ASGI apps from WSGI
-    apps.
+    """Make clusters: `cluster = sticky_cluster(create_app, replicas=3)`. A cluster starts at once, and ends with the
+    test. Whether the app is an ASGI or a WSGI app is recognised by its arguments.
     """
     with ExitStack() as stack:
 
-        def begin(create_app: Factory, *args: Any, **options: Any) -> Cluster[Any]:
+        def start(create_app: Factory, *args: Any, **options: Any) -> Cluster[Any]:
             require_factory(create_app, "sticky_cluster")
             app = create_app()
-            made = [app]  # the app that was looked at is the first replica's
-            cluster = _kind(app)(lambda: made.pop() if made else create_app(), *args, **options)
+            made = [app]  # becomes the first replica: `create_app` is called once for each
+            cluster = _cluster_class(app)(lambda: made.pop() if made else create_app(), *args, **options)
             return stack.enter_context(cluster)
 
-        yield begin
+        yield start
 
 
-def _kind(app: App) -> Any:
-    # imported late: who tests a Flask app need not have Starlette's test client, and the other way round
+def _cluster_class(app: App) -> Any:
+    """Return the `Cluster` of the face that serves `app`. Only that face is imported: the test client of the other may
+    not be installed.
+    """
     found = possible_kinds(app)
     if "asgi" in found and "wsgi" not in found:
         from sticky_asgi.testing import Cluster as ASGICluster
@@ -44,6 +46,6 @@ def _kind(app: App) -> Any:
 
         return WSGICluster
     raise ConfigError(
-        f"{app!r} does not tell whether it is an ASGI app (3 arguments) or a WSGI app (2): "
+        f"{app!r} does not show whether it is an ASGI app (3 arguments) or a WSGI app (2): "
         "use Cluster of sticky_asgi.testing or of sticky_wsgi.testing"
     )

@@ -1,4 +1,4 @@
-"""A cluster of replicas of a WSGI app under test, and Werkzeug's test client to visit it."""
+"""A cluster of replicas of a WSGI app under test, and Werkzeug's test client to send requests to it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["Cluster", "ClusterFactory"]
 
 
 class Client(WerkzeugClient):
-    """Werkzeug's client, but that a request is over when its answer is there; `buffered=False` reads the answer as it
-    comes.
+    """Werkzeug's client, except that it reads the whole response before it returns; `buffered=False` reads the response
+    as it arrives.
     """
 
     def open(self, *args: Any, buffered: bool = True, **options: Any) -> TestResponse:
@@ -30,7 +30,7 @@ class Client(WerkzeugClient):
 
 
 class Cluster(CoreCluster[Client]):
-    """Several replicas of one WSGI app, to be killed and drained at will. Its words are those of
+    """Several replicas of one WSGI app, which a test can kill, drain and restart. Options and methods are those of
     `sticky_core.testing.cluster.Cluster`.
     """
 
@@ -38,23 +38,23 @@ class Cluster(CoreCluster[Client]):
 
     @cached_property
     def app(self) -> Dispatcher:
-        """The cluster as an app."""
+        """The dispatcher in front of the replicas, as an app."""
         return Dispatcher(self.backend)
 
-    def _mortal(self, name: str, app: App) -> App:
-        return Mortal(name, app, self._alive)
+    def _make_killable(self, name: str, app: App) -> App:
+        return KillableApp(name, app, self._begin_request)
 
-    def _client(self, visits: list[RecordedRequest], **options: Any) -> Client:
-        return Client(_Visited(self.app, visits), **options)
+    def _make_client(self, requests: list[RecordedRequest], **options: Any) -> Client:
+        return Client(_RecordingApp(self.app, requests), **options)
 
     def _end_streams(self, name: str) -> None:
-        """They end by themselves: an app that yields finds its replica dead."""
+        """Do nothing: each stream checks at its next item whether its replica was killed."""
 
-    def _begin_anew(self, server: Server) -> None:
+    def _restart_app(self, server: Server) -> None:
         self.app.replicas.build_app(server)
 
     def __enter__(self) -> Self:
-        """Make all replicas now. RuntimeError if one can't be made."""
+        """Make all replicas now. RuntimeError if one of them fails to start."""
         replicas = self.app.replicas
         for server in self.backend.servers:
             try:
@@ -69,30 +69,32 @@ class Cluster(CoreCluster[Client]):
         self.app.replicas.stop()
 
 
-class Mortal:
-    """An app that dies with its replica: it refuses what comes, and what it has open ends with its next item."""
+class KillableApp:
+    """An app around a replica: once the replica is killed, new requests are refused, and requests in flight end at the
+    next item of their body.
+    """
 
-    def __init__(self, name: str, app: WSGIApp, alive: Callable[[str], Callable[[], bool]]) -> None:
+    def __init__(self, name: str, app: WSGIApp, begin_request: Callable[[str], Callable[[], bool]]) -> None:
         self._name = name
         self._app = app
-        self._alive = alive
+        self._begin_request = begin_request
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        alive = self._alive(self._name)
+        is_alive = self._begin_request(self._name)
         body = self._app(environ, start_response)
-        # what is whole has been answered; what is not can be cut
-        return body if isinstance(body, (list, tuple)) else _Cut(self._name, body, alive)
+        # a list or tuple is a complete response: there is nothing left to end
+        return body if isinstance(body, (list, tuple)) else _KillableBody(self._name, body, is_alive)
 
 
-class _Cut:
-    def __init__(self, name: str, body: Iterable[bytes], alive: Callable[[], bool]) -> None:
+class _KillableBody:
+    def __init__(self, name: str, body: Iterable[bytes], is_alive: Callable[[], bool]) -> None:
         self._name = name
         self._body = body
-        self._alive = alive
+        self._is_alive = is_alive
 
     def __iter__(self) -> Iterator[bytes]:
         for item in self._body:
-            if not self._alive():
+            if not self._is_alive():
                 raise ServerFailure(Failure.CLOSED, self._name)
             yield item
 
@@ -102,14 +104,14 @@ class _Cut:
             close()
 
 
-class _Visited:
-    """The cluster's app as one client sees it."""
+class _RecordingApp:
+    """The cluster's app for one client: records the client's requests."""
 
-    def __init__(self, app: WSGIApp, visits: list[RecordedRequest]) -> None:
+    def __init__(self, app: WSGIApp, requests: list[RecordedRequest]) -> None:
         self._app = app
-        self._visits = visits
+        self._requests = requests
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         label = f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
-        self._visits.append(RecordedRequest(label, environ, KEY))
+        self._requests.append(RecordedRequest(label, environ, KEY))
         return self._app(environ, start_response)

@@ -1,5 +1,5 @@
-"""A cluster of replicas under test: what both faces' `Cluster` decide, without a port, a sleep or chance that is not
-seeded.
+"""A cluster of replicas under test: what the `Cluster` of both faces have in common. It opens no port, never sleeps,
+and seeds all its random choices.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
 from sticky_core.target import OTHER_FACE, App, Factory, Kind, possible_kinds, require_factory
 
-#: good for tests and for nothing else
+#: signs the cookies of tests, and must sign no others
 SECRET = "a secret for tests and nothing else"
 
 Client = TypeVar("Client")
 
 
 class RecordedRequest:
-    """One request of a client, and what was decided about it."""
+    """One request of a test client, and the decision about it."""
 
-    def __init__(self, label: str, message: MutableMapping[str, Any], key: str) -> None:
+    def __init__(self, label: str, raw_request: MutableMapping[str, Any], key: str) -> None:
+        """`label`: method and path. `key`: where `raw_request`, a scope or environ, has the decision."""
         self.label = label
-        self._message = message
+        self._raw_request = raw_request
         self._key = key
 
     @property
     def decision(self) -> Decision | None:
-        """None if the request has not come as far as a dispatcher."""
-        return self._message.get(self._key)
+        """The decision; None if the request has not reached the dispatcher."""
+        return self._raw_request.get(self._key)
 
     def __str__(self) -> str:
         decision = self.decision
@@ -48,7 +49,7 @@ class RecordedRequest:
 
 
 class ClusterOptions(TypedDict, total=False):
-    """What a cluster may be given beside its app and the number of replicas."""
+    """The options of a cluster besides its app and the number of replicas."""
 
     persist: Persist | Sequence[Persist] | None
     balance: str | Balance
@@ -59,21 +60,26 @@ class ClusterOptions(TypedDict, total=False):
 
 
 class Cluster(Generic[Client]):
-    """Several replicas of one app behind a dispatcher, in this process, to be killed and drained at will.
+    """Several replicas of one app behind a dispatcher, in this process, which a test can kill, drain and restart.
 
-    `create_app`: makes one replica with a memory of its own; called once per replica, and again by `restart`.
-    `persist`: how clients are known again; by default a signed cookie SERVERID. None: not at all, to see whether the
-    app survives that.
-    `balance`, `retries`, `unavailable`: as `Backend` has them; roundrobin begins with the first replica.
-    `seed`: of everything that is left to chance. Two clusters of one seed and name are the same to the last character
-    of a cookie; another seed stands for another process.
+    - `create_app`: a function that makes one replica, with a memory of its own; called once for each replica, and again
+      by `restart`. No default.
+    - `replicas`: how many; an int; default 3. They are named r1, r2, ….
+    - `persist`: how clients are recognised, as with `Backend`; default: a signed cookie SERVERID. None: not at all, to
+      see whether the app works without it. HAProxy `cookie`, `stick`.
+    - `balance`: as with `Backend`; default `"roundrobin"`, which begins with r1. HAProxy `balance`.
+    - `retries`: as with `Backend`; an int; default 3. HAProxy `retries`.
+    - `unavailable`: as with `Backend`; default `"redispatch"`. HAProxy `option redispatch`.
+    - `seed`: seeds all random choices; an int; default 0. Two clusters with the same seed and name behave identically,
+      to the last character of a cookie; another seed stands for another process.
+    - `name`: of the backend; default `"cluster"`.
 
-    The replicas are called r1, r2, …. `decisions` holds what was decided about each request that is over, in that
-    order. Time stands still, but for `clock.advance(seconds)`; the jars of clients have a clock of their own. Used as a
-    context manager it runs what its replicas want to run at their start and end.
+    `decisions` lists the decision about each request that has ended, in this order. The clock stands still except for
+    `clock.advance(seconds)`; the cookie jars of clients use the system's clock. Used as a context manager, the cluster
+    runs what its replicas run at their start and end.
     """
 
-    kind: Kind  #: of app that the face serves
+    kind: Kind  #: the kind of app that the face serves
 
     def __init__(
         self,
@@ -88,13 +94,13 @@ class Cluster(Generic[Client]):
         name: str = "cluster",
     ) -> None:
         require_factory(create_app, "cluster")
-        raise_problems([f"cluster: {replicas} replicas can't serve anybody"] if replicas < 1 else ())
+        raise_problems([f"cluster: {replicas} replicas can't serve requests: at least 1 can"] if replicas < 1 else ())
         self._create_app = create_app
         self._killed: set[str] = set()
-        self._deaths: Counter[str] = Counter()  # by name: what was open at one does not come back with `revive`
+        self._kills: Counter[str] = Counter()  # by name: a request that a kill has ended stays ended after `revive`
         self.clock: Final = ManualClock()
         self.decisions: Final[list[Decision]] = []
-        self._visits: list[tuple[Client, list[RecordedRequest]]] = []
+        self._requests: list[tuple[Client, list[RecordedRequest]]] = []
         servers = [Server(f"r{number}", factory=self._factory(f"r{number}")) for number in range(1, replicas + 1)]
         self.backend: Final = Backend(
             name,
@@ -114,33 +120,35 @@ class Cluster(Generic[Client]):
             if self.kind not in possible_kinds(app):
                 other = OTHER_FACE[self.kind]
                 raise ConfigError(f"{app!r} is no {self.kind.upper()} app: use Cluster of {other}.testing")
-            return self._mortal(name, app)
+            return self._make_killable(name, app)
 
         return create
 
     # What each face adds
 
-    def _mortal(self, name: str, app: App) -> App:
-        """`app`, such that it dies when `name` is killed."""
+    def _make_killable(self, name: str, app: App) -> App:
+        """Return `app`, wrapped so that its requests end when the replica `name` is killed."""
         raise NotImplementedError
 
-    def _alive(self, name: str) -> Callable[[], bool]:
-        """Whether what begins at `name` now is still alive when it is asked; ServerFailure if it can't even begin."""
+    def _begin_request(self, name: str) -> Callable[[], bool]:
+        """Begin a request at the replica `name`: return a function that tells whether the replica was not killed since.
+        ServerFailure if it is killed already.
+        """
         if name in self._killed:
             raise ServerFailure(Failure.REFUSED, name)
-        deaths = self._deaths[name]
-        return lambda: self._deaths[name] == deaths
+        kills = self._kills[name]
+        return lambda: self._kills[name] == kills
 
-    def _client(self, visits: list[RecordedRequest], **options: Any) -> Client:
-        """A client with a cookie jar of its own, each of whose requests is a visit."""
+    def _make_client(self, requests: list[RecordedRequest], **options: Any) -> Client:
+        """Make a client with a cookie jar of its own, whose requests are appended to `requests`."""
         raise NotImplementedError
 
     def _end_streams(self, name: str) -> None:
-        """End what is open at the replica `name`."""
+        """End the requests in flight at the replica `name`."""
         raise NotImplementedError
 
-    def _begin_anew(self, server: Server) -> None:
-        """Give the server an app with an empty memory."""
+    def _restart_app(self, server: Server) -> None:
+        """Replace the server's app by a new one, with an empty memory."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -149,75 +157,75 @@ class Cluster(Generic[Client]):
     def __exit__(self, *exc_info: object) -> None:
         raise NotImplementedError
 
-    # What a test does
+    # What a test calls
 
     def client(self, **options: Any) -> Client:
-        """A new client, with a cookie jar of its own. `options` are those of the face's own test client."""
-        visits: list[RecordedRequest] = []
-        client = self._client(visits, **options)
-        self._visits.append((client, visits))
+        """Make a client with a cookie jar of its own. `options` are those of the test client's class."""
+        requests: list[RecordedRequest] = []
+        client = self._make_client(requests, **options)
+        self._requests.append((client, requests))
         return client
 
     def kill(self, name: str) -> None:
-        """Kill a replica: who comes is refused, what is open ends. Its memory stays, for `revive`.
+        """Kill a replica: new requests are refused, requests in flight end. It keeps its memory, for `revive`.
 
-        Its health stays UP, as that of a process which died a moment ago: nobody has checked yet.
+        Its health stays UP, like that of a process that has just died: no check has run yet.
         """
         self._server(name)
         self._killed.add(name)
-        self._deaths[name] += 1
+        self._kills[name] += 1
         self._end_streams(name)
 
     def revive(self, name: str) -> None:
-        """Undo `kill`: the replica answers again, with the memory it had."""
+        """Undo `kill`: the replica serves again, with the memory it had."""
         self._server(name)
         self._killed.discard(name)
 
     def restart(self, name: str) -> None:
-        """End a replica and begin another in its place: a new life, with an empty memory."""
+        """Replace a replica by a new instance, with an empty memory."""
         server = self._server(name)
         self.kill(name)
-        self._begin_anew(server)
+        self._restart_app(server)
         self._killed.discard(name)
 
     def drain(self, name: str) -> None:
-        """Let a replica keep its clients and take no new ones."""
+        """Let a replica keep its clients and accept no new ones (admin state DRAIN)."""
         self._server(name).state = AdminState.DRAIN
 
     def maint(self, name: str) -> None:
-        """Take a replica out: it gets nobody."""
+        """Take a replica out: it gets no requests (admin state MAINT)."""
         self._server(name).state = AdminState.MAINT
 
     def ready(self, name: str) -> None:
-        """Put a replica back."""
+        """Let a replica accept all clients again (admin state READY)."""
         self._server(name).state = AdminState.READY
 
     def server_of(self, client: Client) -> str:
-        """The name of the replica that a client was last sent to. LookupError if it was never sent to any."""
-        for visit in reversed(self._visits_of(client)):
-            decision = visit.decision
+        """Return the name of the replica that got the client's latest request. LookupError if no replica got one."""
+        for request in reversed(self._requests_of(client)):
+            decision = request.decision
             if decision is not None and decision.server is not None:
                 return decision.server
         raise LookupError("this client was not served yet: let it make a request first")
 
     def assert_sticky(self, client: Client) -> None:
-        """AssertionError, with the client's story, unless all its requests were answered by one and the same replica,
-        and it made two at least.
+        """Raise AssertionError, with the list of the client's requests, unless one replica served all of them, and
+        there were two at least.
         """
-        visits = self._visits_of(client)
-        servers = {visit.decision.server if visit.decision is not None else None for visit in visits}
-        if len(servers) == 1 and None not in servers and len(visits) > 1:
+        requests = self._requests_of(client)
+        servers = {request.decision.server if request.decision is not None else None for request in requests}
+        if len(servers) == 1 and None not in servers and len(requests) > 1:
             return
-        if len(visits) < 2:
-            made = "no request" if not visits else "one request"
+        if len(requests) < 2:
+            made = "no request" if not requests else "one request"
             raise AssertionError(f"a client that made {made} shows nothing: let it make two at least")
-        story = "\n".join(f"  {number}. {visit}" for number, visit in enumerate(visits, 1))
-        raise AssertionError(f"the client did not stay on one replica:\n{story}")
+        lines = "\n".join(f"  {number}. {request}" for number, request in enumerate(requests, 1))
+        raise AssertionError(f"the client did not stay on one replica:\n{lines}")
 
-    def _visits_of(self, client: Client) -> list[RecordedRequest]:
-        for known, visits in self._visits:
+    def _requests_of(self, client: Client) -> list[RecordedRequest]:
+        for known, requests in self._requests:
             if known is client:
-                return visits
+                return requests
         raise LookupError("this client is not one of this cluster's: make it with cluster.client()")
 
     def _server(self, name: str) -> Server:
@@ -225,11 +233,11 @@ class Cluster(Generic[Client]):
             return self.backend[name]
         except KeyError:
             names = ", ".join(server.name for server in self.backend.servers)
-            raise LookupError(f"there is no replica {name!r}: they are called {names}") from None
+            raise LookupError(f"there is no replica {name!r}: the replicas are {names}") from None
 
     def __repr__(self) -> str:
-        dead = f", killed: {', '.join(sorted(self._killed))}" if self._killed else ""
-        return f"<{type(self).__name__} of {self.backend!r}{dead}>"
+        killed = f", killed: {', '.join(sorted(self._killed))}" if self._killed else ""
+        return f"<{type(self).__name__} of {self.backend!r}{killed}>"
 
 
 ClusterFactory = Callable[..., Cluster[Any]]

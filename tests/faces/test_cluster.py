@@ -614,7 +614,7 @@ def test_an_app_handed_over_for_a_factory_is_told_apart(start, way, shop):
 @pytest.mark.parametrize("act", ["kill", "revive", "restart", "drain", "maint", "ready"])
 def test_a_wrong_name_is_told_the_right_ones(start, act):
     cluster = start(2)
-    with pytest.raises(LookupError, match="no replica 'r9': they are called r1, r2"):
+    with pytest.raises(LookupError, match="no replica 'r9': the replicas are r1, r2"):
         getattr(cluster, act)("r9")
 
 

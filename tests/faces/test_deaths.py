@@ -80,5 +80,5 @@ def test_an_app_of_the_other_face_is_told_where_to_go(cluster: Any, create: Any,
 
 @pytest.mark.parametrize("cluster", [sticky_asgi.testing.Cluster, sticky_wsgi.testing.Cluster], ids=["asgi", "wsgi"])
 def test_no_replicas_serve_nobody(cluster: Any):
-    with pytest.raises(ConfigError, match="0 replicas can't serve anybody"):
+    with pytest.raises(ConfigError, match="0 replicas can't serve requests"):
         cluster(Starlette, replicas=0)

@@ -221,7 +221,7 @@ def app(*anything):
 def test_it(sticky_cluster):
     with pytest.raises(ConfigError) as refused:
         sticky_cluster(lambda: app)
-    assert "does not tell whether it is an ASGI app" in str(refused.value)
+    assert "does not show whether it is an ASGI app" in str(refused.value)
     for face in ("sticky_asgi", "sticky_wsgi"):
         assert f"{face}.testing" in str(refused.value)
 """
