@@ -1,4 +1,4 @@
-"""Every character of Cookie and Set-Cookie text lives here.
+"""Reading and writing of Cookie and Set-Cookie headers. No other module parses or formats them.
 
 A Cookie header is read as HAProxy reads it: pairs are delimited by `;` or `,` (gunicorn joins two Cookie headers with
 a comma) outside double quotes, white space around names and values does not count, names compare exactly, and pairs
@@ -10,9 +10,11 @@ Text is latin-1: one character per byte, so nothing that a client sends is lost 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from email.utils import mktime_tz, parsedate_tz
 from typing import NamedTuple
+
+from sticky_core.http.dates import http_date, nginx_date
 
 _SPACE = " \t"
 
@@ -183,6 +185,90 @@ def set_value(text: str, new: Callable[[str], str]) -> str:
     value = match["value"].rstrip(_SPACE)
     lead = text[: match.start("name")]
     return f"{lead}{match['name'].rstrip(_SPACE)}={new(value)}{text[match.start('value') + len(value) :]}"
+
+
+# Set-Cookie headers of our own. Each one that we send is written by these functions.
+
+
+def set_cookie(name: str, value: str, expiry: str = "", attributes: str = "") -> str:
+    """Return the Set-Cookie text for a cookie.
+
+    - `expiry`: made by `expires` or `nginx_expires`; empty: the cookie ends when the browser is closed.
+    - `attributes`: made by `attribute_text` or `nginx_attribute_text`.
+    """
+    return f"{name}={value}{expiry}{attributes}"
+
+
+def delete_cookie(name: str, attributes: str = "") -> str:
+    """Return the Set-Cookie text that deletes a cookie. Its path and domain must be those of the cookie."""
+    return set_cookie(name, "", "; Expires=Thu, 01-Jan-1970 00:00:01 GMT", attributes)
+
+
+def expires(at: float) -> str:
+    """Return the expiry for a moment in seconds since the epoch."""
+    return f"; Expires={http_date(at)}"
+
+
+def attribute_text(
+    *,
+    path: str | None = None,
+    domains: Iterable[str] = (),
+    max_age: float = 0,
+    httponly: bool = False,
+    secure: bool = False,
+    samesite: str | None = None,
+    partitioned: bool = False,
+    attr: Iterable[str] = (),
+) -> str:
+    """Return attributes in HAProxy's order, each behind `; `. HAProxy has those of its `attr` last.
+
+    - `path`, `samesite`: None: the attribute is left out.
+    - `domains`: one attribute for each.
+    - `max_age`: in seconds; 0: the attribute is left out.
+    - `httponly`, `secure`, `partitioned`: whether the attribute is written.
+    - `attr`: further attributes, written as they are.
+    """
+    parts = [f"path={path}"] if path is not None else []
+    parts += (f"domain={domain}" for domain in domains)
+    if max_age:
+        parts.append(f"Max-Age={int(max_age)}")
+    if httponly:
+        parts.append("HttpOnly")
+    if secure:
+        parts.append("Secure")
+    if samesite is not None:
+        parts.append(f"SameSite={samesite}")
+    if partitioned:
+        parts.append("Partitioned")
+    return join_attributes((*parts, *attr))
+
+
+def join_attributes(attributes: Iterable[str]) -> str:
+    """Return attributes as they follow the value of a cookie, each behind `; `."""
+    return "".join(f"; {attribute}" for attribute in attributes)
+
+
+#: nginx's `expires=max`: ten years, but the date is the last that 32 bits hold
+NGINX_EXPIRES_MAX = "; expires=Thu, 31-Dec-37 23:55:55 GMT; max-age=315360000"
+
+
+def nginx_expires(at: float, max_age: float) -> str:
+    """Return the expiry as nginx writes it: the moment in seconds since the epoch, and in how many seconds that is."""
+    return f"; expires={nginx_date(at)}; max-age={int(max_age)}"
+
+
+def nginx_attribute_text(
+    *, domain: str | None, httponly: bool, secure: bool, samesite: str | None, path: str | None
+) -> str:
+    """Return attributes in nginx's order and case. None, or an empty domain: the attribute is left out."""
+    parts = (
+        f"domain={domain}" if domain else "",
+        "httponly" if httponly else "",
+        "secure" if secure else "",
+        f"samesite={samesite}" if samesite else "",
+        f"path={path}" if path is not None else "",
+    )
+    return join_attributes(part for part in parts if part)
 
 
 # RFC 9110, 5.6.2 (token), and RFC 6265, 4.1.1 (cookie-octet)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import raise_problems
-from sticky_core.persistence.cookie.config import UNSET, Cookie, FallbackCookie, Given
+from sticky_core.options.unset import UNSET, NotGiven
+from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.signing import Secret
 
@@ -21,7 +22,7 @@ def elb(
     *,
     duration: Duration = 0,
     application: str | None = None,
-    secret: Secret | Sequence[Secret] | Given = UNSET,
+    secret: Secret | Sequence[Secret] | NotGiven = UNSET,
 ) -> Cookie | Follow:
     """As a Classic Load Balancer: `AWSELB`, and beside it `AWSELBCORS`, which browsers send from other sites as well.
 
@@ -61,9 +62,9 @@ def _problems_of_elb(duration: Duration, application: str | None) -> Iterator[st
 
 def alb(
     *,
-    duration: Duration | Given = UNSET,
+    duration: Duration | NotGiven = UNSET,
     application: str | None = None,
-    secret: Secret | Sequence[Secret] | Given = UNSET,
+    secret: Secret | Sequence[Secret] | NotGiven = UNSET,
 ) -> Cookie | Follow:
     """As an Application Load Balancer: `AWSALB`, and beside it `AWSALBCORS`, which browsers send from other sites as
     well; both with each answer.
@@ -96,7 +97,7 @@ def alb(
     )
 
 
-def _problems_of_alb(duration: Duration | Given, application: str | None) -> Iterator[str]:
+def _problems_of_alb(duration: Duration | NotGiven, application: str | None) -> Iterator[str]:
     if duration is not UNSET:
         if application is not None:
             yield f"alb: duration has no effect with application: ours counts as long as {application} does"

@@ -14,7 +14,6 @@ from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
-from sticky_core.persistence.cookie import dates
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.request import parse_address
@@ -25,9 +24,6 @@ from sticky_core.target import Location
 LONGEST_ROUTE = 32
 
 SameSite = Literal["strict", "lax", "none"]
-
-# `expires=max`: ten years, but the date is one that 32 bits still hold
-_MAX = "; expires=Thu, 31-Dec-37 23:55:55 GMT; max-age=315360000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +91,14 @@ class NginxCookieEngine:
         self._name = cookie.name
         self._clock = clock
         self._expires = 0.0 if cookie.expires in (None, "max") else seconds(cookie.expires or 0)
-        self._lasting = _MAX if cookie.expires == "max" else ""
-        self._behind = _behind(cookie)
+        self._expiry = cookies.NGINX_EXPIRES_MAX if cookie.expires == "max" else ""
+        self._attributes = cookies.nginx_attribute_text(
+            domain=cookie.domain,
+            httponly=cookie.httponly,
+            secure=cookie.secure,
+            samesite=cookie.samesite,
+            path=cookie.path,
+        )
         # every answer sets the cookie, so nothing is ever settled
         self.fast_path = no_fast_path()
         self._servers = servers
@@ -163,11 +165,10 @@ class NginxCookieEngine:
         server_id = self._ids[server]
         if not server_id:
             return Mark.NONE
-        lasting = self._lasting
+        expiry = self._expiry
         if self._expires:
-            until = dates.nginx(self._clock.wall() + self._expires)
-            lasting = f"; expires={until}; max-age={int(self._expires)}"
-        response.add("set-cookie", f"{self._name}={server_id}{lasting}{self._behind}")
+            expiry = cookies.nginx_expires(self._clock.wall() + self._expires, self._expires)
+        response.add("set-cookie", cookies.set_cookie(self._name, server_id, expiry, self._attributes))
         return Mark.UPDATED if is_bound else Mark.INSERTED
 
 
@@ -191,15 +192,3 @@ def _place(server: Server) -> str:
 
 def _is_full(server: Server) -> bool:
     return server.limit > 0 and len(server.in_flight) >= server.limit
-
-
-def _behind(cookie: NginxCookie) -> str:
-    """What stands behind the date, in nginx's order."""
-    parts = [
-        f"domain={cookie.domain}" if cookie.domain else "",
-        "httponly" if cookie.httponly else "",
-        "secure" if cookie.secure else "",
-        f"samesite={cookie.samesite}" if cookie.samesite else "",
-        f"path={cookie.path}" if cookie.path is not None else "",
-    ]
-    return "".join(f"; {part}" for part in parts if part)

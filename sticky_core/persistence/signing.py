@@ -22,7 +22,7 @@ VARIABLE = "STICKY_SECRET"
 SHORTEST = 16
 
 #: how many characters a signature adds to a text: a dot, and SHA-256 in base64
-ADDED = 44
+SIGNATURE_LENGTH = 44
 
 _HOW = (
     'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))" '

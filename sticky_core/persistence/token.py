@@ -114,7 +114,7 @@ class TokenEngine(StickEngine):
         if self._header is not None:
             response.add(self._header, token)
         if self._cookie is not None:
-            secure = "; Secure" if request.secure else ""
-            response.add("set-cookie", f"{self._cookie}={token}; path=/; HttpOnly{secure}; SameSite=Lax")
+            attributes = cookies.attribute_text(path="/", httponly=True, secure=request.secure, samesite="Lax")
+            response.add("set-cookie", cookies.set_cookie(self._cookie, token, "", attributes))
             response.add("cache-control", "private")
         return Mark.INSERTED

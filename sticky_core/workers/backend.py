@@ -19,6 +19,7 @@ from sticky_core.balance.hash import Hash
 from sticky_core.balance.local import Local
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
+from sticky_core.http import cookies
 from sticky_core.server import instance
 from sticky_core.server.server import Server
 from sticky_core.server.state import Health
@@ -144,16 +145,11 @@ class Workers(Backend):
         """Return the Set-Cookie text that removes the mark from a client. `secure`: the client came over TLS."""
         cookie = self.cookie
         assert cookie is not None
-        always = cookie.is_secure
-        return "; ".join(
-            (
-                f"{cookie.name}=",
-                "Expires=Thu, 01-Jan-1970 00:00:01 GMT",
-                f"path={cookie.at_path}",
-                *(f"domain={domain}" for domain in cookie.domains),
-                *(("Secure",) if always is True or (always == "auto" and secure) else ()),
-            )
+        written = cookie.settings().written[0]
+        attributes = cookies.attribute_text(
+            path=written.path, domains=written.domains, secure=written.is_secure(is_tls=secure)
         )
+        return cookies.delete_cookie(written.name, attributes)
 
     def after_fork(self) -> None:
         """In a forked child: the worker slot is the parent's, and so are its connections to peers."""

@@ -64,7 +64,7 @@ class WorkersConfig:
     def _problems_of_cookie(self) -> Iterator[str]:
         cookie = self.cookie
         if isinstance(cookie, Cookie):
-            if cookie.mode != "insert" or not cookie.is_signed:
+            if cookie.mode != "insert" or cookie.signed is False:
                 yield f"cookie {cookie.name}: workers need a signed cookie in mode insert: leave mode and signed out"
         elif self.on_lost == "gone" and not self._configured_secret:
             yield (

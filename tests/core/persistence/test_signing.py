@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky_core.persistence.signing import ADDED, SHORTEST, VARIABLE, Secret, Signing, secrets
+from sticky_core.persistence.signing import SHORTEST, SIGNATURE_LENGTH, VARIABLE, Secret, Signing, secrets
 
 OLD, NEW = b"the older secret", b"the newer secret"
 BASE64 = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
@@ -33,7 +33,7 @@ def signature(secret: bytes, payload: str, use: str = "web/SERVERID") -> str:
 @pytest.mark.parametrize("payload", ["r1", "r1@018bcfe568000abcde|ZVPxA|ZVPxA", "", ".", "a.b"])
 def test_a_signed_value_is_the_payload_a_dot_and_sha256_under_a_derived_key(signing: Signing, payload: str):
     assert signing.sign(payload) == f"{payload}.{signature(NEW, payload)}"
-    assert len(signing.sign(payload)) == len(payload) + ADDED
+    assert len(signing.sign(payload)) == len(payload) + SIGNATURE_LENGTH
 
 
 @pytest.mark.parametrize("payload", ["r1", "", ".", "a.b", "r1|ZVPxA"])

@@ -115,8 +115,8 @@ def test_workers_without_a_secret_share_a_generated_one(join, monkeypatch):
     monkeypatch.delenv("STICKY_SECRET", raising=False)
     first, second = join(secret=None), join(secret=None)
     assert first.cookie is not None and second.cookie is not None
-    assert first.cookie.keys() == second.cookie.keys()
-    assert first.cookie.keys()[0] == (first.slots.path / "secret").read_bytes()
+    assert first.cookie.settings().keys == second.cookie.settings().keys
+    assert first.cookie.settings().keys[0] == (first.slots.path / "secret").read_bytes()
 
 
 def test_worker_slot_is_released_if_the_workers_can_not_be_made(join, monkeypatch):

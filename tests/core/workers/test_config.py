@@ -42,7 +42,7 @@ def test_options_that_cannot_work_are_reported_with_the_way_out(options, problem
 
 
 def signing_keys(cookie):
-    return cookie.keys()
+    return cookie.settings().keys
 
 
 def test_secret_is_the_configured_one_else_the_environments_else_a_generated_one(monkeypatch):

@@ -219,7 +219,7 @@ WRONG = [
     pytest.param({"secret": SECRET, "attr": "A\r\nx: y"}, "can't be written", id="an attribute with a line end"),
     pytest.param(
         {"secret": SECRET, "samesite": "lax"},
-        "samesite 'lax' is none of Lax, Strict, None, or None to say nothing",
+        "samesite 'lax' is none of Lax, Strict, None, or None to leave it out",
         id="another samesite",
     ),
     pytest.param(
@@ -408,8 +408,8 @@ def test_what_can_work_is_taken_and_equals_what_asks_for_the_same(options: dict[
     ],
 )
 def test_a_cookie_is_as_secure_as_its_words_demand(options: dict[str, object], is_secure: object, same_site: object):
-    cookie = asked(options)
-    assert (cookie.is_secure, cookie.same_site) == (is_secure, same_site)
+    (cookie,) = asked(options).settings().written
+    assert (cookie.secure, cookie.samesite) == (is_secure, same_site)
 
 
 @pytest.mark.parametrize(
@@ -417,17 +417,22 @@ def test_a_cookie_is_as_secure_as_its_words_demand(options: dict[str, object], i
     [("insert", True, True), ("rewrite", False, False), ("prefix", False, False), ("passive", False, False)],
 )
 def test_defaults_belong_to_insert(mode: str, inserts: bool, is_indirect: bool):
-    cookie = asked({"mode": mode} if mode == "passive" else {"mode": mode, "secret": SECRET})
-    assert (cookie.inserts, cookie.is_indirect, cookie.is_signed) == (inserts, is_indirect, mode != "passive")
-    assert (cookie.at_path, cookie.domains, cookie.attributes, cookie.is_preserving) == ("/", (), (), False)
+    settings = asked({"mode": mode} if mode == "passive" else {"mode": mode, "secret": SECRET}).settings()
+    assert (settings.mode.inserts, settings.is_indirect, settings.is_signed) == (
+        inserts,
+        is_indirect,
+        mode != "passive",
+    )
+    (cookie,) = settings.written
+    assert (cookie.path, cookie.domains, cookie.attr, settings.preserves) == ("/", (), (), False)
 
 
 def test_the_environment_s_secret_will_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STICKY_SECRET", SECRET)
-    assert Cookie("SERVERID").keys() == (SECRET.encode(),)
-    assert Cookie("SERVERID", secret=OTHER).keys() == (OTHER.encode(),)
-    assert Cookie("SERVERID", signed=False).keys() == ()
-    assert Cookie("SERVERID", mode="passive").keys() == ()
+    assert Cookie("SERVERID").settings().keys == (SECRET.encode(),)
+    assert Cookie("SERVERID", secret=OTHER).settings().keys == (OTHER.encode(),)
+    assert Cookie("SERVERID", signed=False).settings().keys == ()
+    assert Cookie("SERVERID", mode="passive").settings().keys == ()
 
 
 def test_two_secrets_make_two_cookies():
@@ -485,7 +490,7 @@ def test_a_secret_that_is_refused_is_not_shown_either(secret: object):
         pytest.param(
             {"secret": SECRET},
             Server("s1", app, cookie="a@b"),
-            "'@' in cookie 'a@b' would begin a replica's life there",
+            "'@' in cookie 'a@b' would begin the instance of a replica there",
             id="an at sign, signed",
         ),
         pytest.param(

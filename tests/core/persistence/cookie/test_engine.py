@@ -18,7 +18,7 @@ from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie import dates
-from sticky_core.persistence.cookie import engine as module
+from sticky_core.persistence.cookie import values as module
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persistence
 from sticky_core.persistence.signing import Signing
@@ -360,13 +360,13 @@ def test_dated_values_are_remembered_in_two_bounded_generations(ask: Ask):
     persistence = at_work(cookie(secret=NEW, maxidle="1d"), three())
     last = 0
     for number in range(20_000):
-        value = signing.sign(dates.stamped("r1", NOW - 4 * number, None))
+        value = signing.sign(dates.add_dates("r1", NOW - 4 * number, None))
         assert claim(persistence, ask, f"{NAME}={value}").claim is Claim.VALID
         if number % 5_000 == 4_999:
             last, _ = kept(persistence)
             assert last < 20_000
     assert last > 4_000, "so this test sees what is remembered"
-    assert claim(persistence, ask, f"{NAME}={signing.sign(dates.stamped('r1', NOW, None))}").claim is Claim.VALID, (
+    assert claim(persistence, ask, f"{NAME}={signing.sign(dates.add_dates('r1', NOW, None))}").claim is Claim.VALID, (
         "long forgotten, still valid"
     )
 
@@ -506,7 +506,7 @@ def test_a_date_ends_a_claim(
 ):
     options = {option: value for option, value in (("maxidle", maxidle), ("maxlife", maxlife)) if value}
     asked = cookie(secret=NEW, **options) if signed else cookie(signed=False, **options)
-    text = dates.stamped("r1", last, first)
+    text = dates.add_dates("r1", last, first)
     value = Signing([NEW], "web", NAME).sign(text) if signed else text
     persistence = at_work(asked, three())
     for _ in range(2):
@@ -522,7 +522,7 @@ def test_a_date_ends_a_claim(
 )
 def test_signed_dates_may_be_minutes_ahead_and_plain_ones_a_day(ask: Ask, ahead: int, signed: bool, expected: Claim):
     asked = cookie(secret=NEW, maxidle=IDLE) if signed else cookie(signed=False, maxidle=IDLE)
-    text = dates.stamped("r1", NOW + ahead, None)
+    text = dates.add_dates("r1", NOW + ahead, None)
     value = Signing([NEW], "web", NAME).sign(text) if signed else text
     assert claim(at_work(asked, three()), ask, f"{NAME}={value}").claim is expected
 
@@ -591,7 +591,7 @@ def test_plain_dates_are_renewed_as_haproxy_does(
     ask: Ask, tell: Tell, options: dict[str, object], last: int | None, first: int | None, value: str
 ):
     asked = cookie(signed=False, **options)
-    _, written = renewed(asked, dates.stamped("r1", last, first), ask, tell)
+    _, written = renewed(asked, dates.add_dates("r1", last, first), ask, tell)
     assert written == value.replace("L", dates.encode(NOW)).replace("F", dates.encode(first or NOW))
 
 
@@ -1109,7 +1109,7 @@ def test_the_first_date_survives_a_move_to_another_server(ask: Ask, tell: Tell):
     servers[0].health = Health.DOWN
     presented = claim(persistence, ask, f"{NAME}={value}")
     moved = told(persistence, servers[1], ask, tell, presented)
-    assert dates.split(moved.rpartition(".")[0]) == ("r2", NOW + 4000, NOW)
+    assert dates.split_dates(moved.rpartition(".")[0]) == ("r2", NOW + 4000, NOW)
 
 
 def test_values_are_distinct_for_every_server_however_many(ask: Ask, tell: Tell):

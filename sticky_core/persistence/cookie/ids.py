@@ -1,0 +1,116 @@
+"""The ids by which a cookie names the servers of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sticky_core.errors import raise_problems
+from sticky_core.http import cookies
+from sticky_core.persistence import xxh64
+from sticky_core.persistence.cookie.dates import DATES_LENGTH
+from sticky_core.persistence.cookie.settings import CookieSettings
+from sticky_core.persistence.signing import SIGNATURE_LENGTH, Signing
+from sticky_core.server import instance
+from sticky_core.server.server import Server
+from sticky_core.target import host_and_port
+
+
+class CookieIds:
+    """Server ↔ id. Several servers may share an id. A server has several ids if they are opaque and there are several
+    keys: its own, of the newest key, comes first. A server without an id gets no clients by cookie.
+
+    - `longest_value`: no signed value of these ids is longer, in characters. Dynamic ids may raise it.
+    """
+
+    def __init__(self, settings: CookieSettings, signing: Signing | None, servers: Sequence[Server]) -> None:
+        self._settings = settings
+        self._signing = signing
+        self._servers_of: dict[str, list[Server]] = {}
+        self._ids_of: dict[Server, tuple[str, ...]] = {}
+        raise_problems(f"cookie {settings.name}: {problem}" for problem in self._add(servers))
+        self.longest_value = _value_length(max(map(len, self._servers_of), default=0))
+
+    def servers(self, server_id: str) -> Sequence[Server] | None:
+        """Return the servers that an id stands for, in the order of their declaration; None if there is none."""
+        return self._servers_of.get(server_id)
+
+    def of(self, server: Server) -> tuple[str, ...]:
+        """Return the ids of a server, its own first; none if it has no id."""
+        return self._ids_of[server]
+
+    def _add(self, servers: Sequence[Server]) -> Iterator[str]:
+        """Give each server its ids, and yield the problems."""
+        dynamic_key = self._settings.dynamic_key
+        for server in servers:
+            server_id = server.config.cookie_id
+            if dynamic_key is not None and server.config.cookie is None:
+                try:
+                    server_id = _dynamic_id(dynamic_key, server)
+                except ValueError as error:
+                    yield (
+                        f"dynamic needs the address of server {server.name} ({error}): "
+                        "give it a cookie= of its own, or use opaque"
+                    )
+                    continue
+            if server_id and not cookies.is_value(server_id):
+                yield (f"the name of server {server.name} can't be a cookie's value: give it a cookie= of its own")
+            for character, reason in self._reserved_characters():
+                if character in server_id:
+                    yield f"server {server.name}: {character!r} in cookie {server_id!r} {reason}"
+            ids: tuple[str, ...] = (server_id,) if server_id else ()
+            if ids and self._settings.is_opaque and self._signing is not None:
+                ids = tuple(self._signing.digest(server_id, key) for key in self._signing.keys)
+            self._ids_of[server] = ids
+            for each in ids:
+                self._servers_of.setdefault(each, []).append(server)
+
+    def _reserved_characters(self) -> Iterator[tuple[str, str]]:
+        if self._settings.mode.has_prefix:
+            yield "~", "would end the prefix there"
+        else:
+            yield "|", "would begin the dates there"
+        if self._settings.is_signed:
+            yield "@", "would begin the instance of a replica there"
+
+    def update(self, server: Server) -> list[Server]:
+        """Give a server the dynamic id of its present address. Return the servers whose values change with that."""
+        key = self._settings.dynamic_key
+        if key is None or server.config.cookie is not None:
+            return []
+        try:
+            server_id = _dynamic_id(key, server)
+        except ValueError:
+            server_id = ""  # a UNIX socket has none
+        ids, before = (server_id,) if server_id else (), self._ids_of[server]
+        if ids == before:
+            return []
+        self._ids_of[server] = ids
+        for each in before:
+            # a new list: another thread may iterate over the old one
+            self._servers_of[each] = [other for other in self._servers_of[each] if other is not server]
+            if not self._servers_of[each]:
+                del self._servers_of[each]
+        for each in ids:
+            is_shared = each in self._servers_of
+            self._servers_of[each] = (
+                [other for other in self._ids_of if each in self._ids_of[other]] if is_shared else [server]
+            )
+            self.longest_value = max(self.longest_value, _value_length(len(each)))
+        sharing = (other for each in (*before, *ids) for other in self._servers_of.get(each, ()))
+        return [*dict.fromkeys((server, *sharing))]
+
+
+def _value_length(id_length: int) -> int:
+    return id_length + instance.SUFFIX_LENGTH + DATES_LENGTH + SIGNATURE_LENGTH
+
+
+def _dynamic_id(key: str, server: Server) -> str:
+    """Return HAProxy's dynamic id; ValueError, with the reason, if the server can't have one."""
+    if server.is_unresolved:
+        return ""  # until it has an address
+    if not isinstance(server.config.target, str):
+        raise ValueError("it is an app")
+    where = host_and_port(server.config.target)
+    if where is None:
+        raise ValueError("it is a UNIX socket")
+    return xxh64.dynamic_id(key, *where)

@@ -1,0 +1,68 @@
+"""The modes of `Cookie`, one row each. A new mode is a name in `Mode` and a row in `MODES`; validation, settings and
+engine read what it does from the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["insert", "rewrite", "prefix", "passive"]
+
+
+@dataclass(frozen=True, slots=True)
+class CookieMode:
+    """What a mode does.
+
+    - `options`: the options of `Cookie` that have an effect.
+    - `inserts`: responses get a Set-Cookie of ours, and one that the application sets under the same name is deleted.
+    - `edit_value`: takes our value and the value that the application sets, and returns the one that the client gets;
+      None: the application's Set-Cookie is not changed.
+    - `has_prefix`: the cookie holds `id~value`. The server gets `value`, and there are no dates.
+    - `is_signable`: the id is signed unless `signed=False`.
+    - `is_indirect`: the default of `indirect`.
+    - `needs_signature_for_dates`: the value has dates only if it is signed.
+    """
+
+    options: frozenset[str]
+    inserts: bool = False
+    edit_value: Callable[[str, str], str] | None = None
+    has_prefix: bool = False
+    is_signable: bool = True
+    is_indirect: bool = False
+    needs_signature_for_dates: bool = False
+
+
+_ATTRIBUTES = {"httponly", "secure", "samesite", "partitioned", "path", "domain", "attr", "max_age", "expires"}
+_ID = {"secret", "signed", "opaque", "dynamic"}
+_DATES = {"maxidle", "maxlife"}
+
+MODES: Mapping[Mode, CookieMode] = {
+    "insert": CookieMode(
+        options=frozenset(
+            _ID | _DATES | _ATTRIBUTES | {"indirect", "preserve", "nocache", "postonly", "fallback", "refresh"}
+        ),
+        inserts=True,
+        is_indirect=True,
+    ),
+    "rewrite": CookieMode(
+        options=frozenset(_ID | _DATES),
+        edit_value=lambda ours, application: ours,
+        needs_signature_for_dates=True,
+    ),
+    "prefix": CookieMode(
+        options=frozenset(_ID | {"indirect", "preserve"}),
+        edit_value=lambda ours, application: f"{ours}~{application}",
+        has_prefix=True,
+    ),
+    "passive": CookieMode(
+        options=frozenset({"signed", "dynamic", "indirect", "preserve"}),
+        is_signable=False,
+    ),
+}
+
+
+def modes_with(option: str) -> list[Mode]:
+    """Return the modes in which an option has an effect."""
+    return [name for name, mode in MODES.items() if option in mode.options]

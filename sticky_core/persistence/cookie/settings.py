@@ -1,0 +1,108 @@
+"""What a `Cookie` means, with every default applied. Made once, by `Cookie.settings`, and read by the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sticky_core.http import cookies
+from sticky_core.persistence.cookie.modes import CookieMode
+
+Refresh = Literal["due", "never", "always"]
+SameSite = Literal["Lax", "Strict", "None"]
+
+#: a mark is due after this part of the shortest lifetime that it has
+_RENEWED_PART = 1 / 8
+#: in seconds, the shortest time after which a mark is due; but never more than half of its lifetime
+_SHORTEST_RENEWAL = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenCookie:
+    """One cookie that is written to clients: a `Cookie`, or its `FallbackCookie`.
+
+    - `name`, `path`, `domains`: what browsers identify it by; no domains: the host that has set it.
+    - `httponly`, `samesite`, `partitioned`, `attr`: further attributes.
+    - `secure`: whether it is Secure; `"auto"`: where the client came over TLS.
+    - `max_age`: its Max-Age in seconds; 0: none.
+    """
+
+    name: str
+    path: str
+    domains: tuple[str, ...]
+    httponly: bool
+    secure: bool | Literal["auto"]
+    samesite: SameSite | None
+    partitioned: bool
+    attr: tuple[str, ...]
+    max_age: float
+
+    def attribute_text(self, *, is_tls: bool, is_deleted: bool = False) -> str:
+        """Return the attributes of its Set-Cookie. `is_tls`: the client came over TLS."""
+        return cookies.attribute_text(
+            path=self.path,
+            domains=self.domains,
+            max_age=0 if is_deleted else self.max_age,
+            httponly=self.httponly,
+            secure=self.is_secure(is_tls=is_tls),
+            samesite=self.samesite,
+            partitioned=self.partitioned,
+            attr=self.attr,
+        )
+
+    def is_secure(self, *, is_tls: bool) -> bool:
+        """Return whether it is Secure in the response to a client that came over TLS, or not."""
+        return is_tls if self.secure == "auto" else self.secure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieSettings:
+    """The settings of one cookie.
+
+    - `name`, `mode`: the cookie's name, and what its mode does.
+    - `written`: each cookie that is written: the cookie itself, then its fallback.
+    - `keys`: the secrets, oldest first; none if nothing is signed or opaque.
+    - `is_signed`: values are signed. `is_opaque`: ids are keyed digests.
+    - `dynamic_key`: HAProxy's `dynamic-cookie-key`; None: ids do not depend on addresses.
+    - `is_indirect`: the server does not see the cookie, and the client does not see the application's.
+    - `preserves`: a cookie that the application sets itself goes to the client.
+    - `sets_private`: a response with a mark gets `Cache-Control: private`.
+    - `postonly`: only responses to POST are marked.
+    - `max_idle`, `max_life`, `expires`: in seconds; 0: without limit.
+    - `refresh`: when a client that stays gets a new mark.
+    """
+
+    name: str
+    mode: CookieMode
+    written: tuple[WrittenCookie, ...]
+    keys: tuple[bytes, ...] = field(repr=False)
+    is_signed: bool
+    is_opaque: bool
+    dynamic_key: str | None = field(repr=False)
+    is_indirect: bool
+    preserves: bool
+    sets_private: bool
+    postonly: bool
+    max_idle: float
+    max_life: float
+    expires: float
+    refresh: Refresh
+
+    @property
+    def strips_requests(self) -> bool:
+        """Whether the cookie is removed from requests."""
+        return self.mode.inserts and self.is_indirect
+
+    @property
+    def renew_after(self) -> float:
+        """After how many seconds a signed mark is renewed; 0: never by the time."""
+        lifetimes = [each for each in (self.max_idle, self.written[0].max_age, self.expires) if each]
+        if not self.is_signed or self.refresh != "due" or not lifetimes:
+            return 0.0
+        shortest = min(lifetimes)
+        return min(max(shortest * _RENEWED_PART, _SHORTEST_RENEWAL), shortest / 2)
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether values carry dates."""
+        return bool(self.max_idle or self.max_life or self.renew_after)

@@ -1,0 +1,164 @@
+"""The values of a cookie: what is written for a server, and which server a value names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from sticky_core.cache import TwoGenerationCache
+from sticky_core.clock import Clock
+from sticky_core.http import cookies
+from sticky_core.persistence.claim import Claim, PersistenceResult, Reason
+from sticky_core.persistence.cookie import dates
+from sticky_core.persistence.cookie.ids import CookieIds
+from sticky_core.persistence.cookie.settings import CookieSettings
+from sticky_core.persistence.signing import Signing
+from sticky_core.server import instance
+from sticky_core.server.server import Server
+
+_log = logging.getLogger("sticky_sessions")
+
+#: how many dated values are remembered; at most twice as many are held
+REMEMBERED = 4096
+#: a longer value or header is not remembered, in characters, so that all of them stay within some twenty megabytes
+LONGEST_REMEMBERED = 1024
+
+#: The servers that a value may name, in order, each with the result if it is that one.
+Candidates = tuple[tuple[Server, PersistenceResult], ...]
+
+
+class CookieValues:
+    """The values of one cookie.
+
+    A value is the id, with the instance of a replica, the dates, and the signature. Values without dates are made once
+    for each server and looked up; values with dates are verified once and remembered.
+    """
+
+    def __init__(
+        self,
+        settings: CookieSettings,
+        ids: CookieIds,
+        signing: Signing | None,
+        backend: str,
+        servers: Sequence[Server],
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._ids = ids
+        self._signing = signing if settings.is_signed else None
+        self._backend = backend
+        self._clock = clock
+        self._is_dated = settings.is_dated
+        self._unquotes = settings.is_signed and not settings.mode.has_prefix
+        self._needs_no_mark = not (settings.is_dated or settings.refresh == "always")
+        self._instances: dict[Server, str] = {}  # of which the values were made
+        self._undated: dict[str, Candidates] = {}
+        self._undated_of: dict[Server, list[str]] = {}
+        self._current: dict[Server, str] = {}  # the undated value that is written today
+        self._dated: TwoGenerationCache[str, Candidates]
+        self._has_warned = False
+        for server in servers:
+            self.update(server)
+
+    def has_other_instance(self, server: Server) -> bool:
+        """Return whether the values of a server are of another instance than its present one."""
+        return self._instances[server] != server.instance
+
+    def update(self, server: Server) -> None:
+        """Make the undated values of a server, for its present ids and instance."""
+        self._instances[server] = server.instance
+        for value in self._undated_of.get(server, ()):
+            self._undated.pop(value, None)
+        values: list[str] = []
+        for number, server_id in enumerate(self._ids.of(server)):
+            for key in self._signing.keys if self._signing is not None else (0,):
+                value = self._sign(self._payload(server, server_id), key)
+                self._undated[value] = self._candidates(server_id, None, None, is_outdated=number > 0 or key > 0)
+                values.append(value)
+        self._undated_of[server] = values
+        if values:
+            self._current[server] = values[0]
+        # A new table: another thread that reads the old one at this moment may still add values to it.
+        self._dated = TwoGenerationCache(REMEMBERED)
+
+    def _payload(self, server: Server, server_id: str) -> str:
+        return instance.id_with_instance(server_id, server.instance) if self._settings.is_signed else server_id
+
+    def _sign(self, payload: str, key: int = 0) -> str:
+        return self._signing.sign(payload, key) if self._signing is not None else payload
+
+    def _candidates(
+        self, server_id: str, last_seen: int | None, first_seen: int | None, *, is_outdated: bool
+    ) -> Candidates:
+        needs_no_mark = self._needs_no_mark and last_seen is None and first_seen is None and not is_outdated
+        return tuple(
+            (
+                server,
+                PersistenceResult(Claim.VALID, Reason.BOUND, server, last_seen, first_seen, is_outdated, needs_no_mark),
+            )
+            for server in self._ids.servers(server_id) or ()
+        )
+
+    def make(self, server: Server, first_seen: int | None = None) -> str:
+        """Return the value that is written for a server that has an id, dated now. `first_seen`: when the client came
+        first; None: now.
+        """
+        if not self._is_dated:
+            return self._current[server]
+        now = int(self._clock.wall())
+        first = (first_seen or now) if self._settings.max_life else None
+        return self._sign(dates.add_dates(self._payload(server, self._ids.of(server)[0]), now, first))
+
+    def look_up(self, value: str) -> Candidates | PersistenceResult:
+        """Return the servers that a value may name, or the result that says why it names none."""
+        dated = self._dated
+        known = self._undated.get(value) or dated.get(value)
+        if known is None and self._unquotes and value[:1] == '"':
+            value = cookies.unquote(value)  # Python's clients (http.cookies, aiohttp) quote a value that has an @
+            known = self._undated.get(value) or dated.get(value)
+        if known is None:
+            parsed = self._parse(value)
+            if isinstance(parsed, PersistenceResult) or len(value) > LONGEST_REMEMBERED:
+                return parsed
+            dated.put(value, known := parsed)
+        return known
+
+    def _parse(self, value: str) -> Candidates | PersistenceResult:
+        if not value:
+            return PersistenceResult(Claim.INVALID, Reason.EMPTY)
+        payload, key = value, 0
+        if self._signing is not None:
+            # a longer value was not signed by us: no signature is computed for it
+            verified = self._signing.verify(value) if len(value) <= self._ids.longest_value else None
+            if verified is None:
+                return PersistenceResult(Claim.INVALID, Reason.FORGED)
+            payload, key = verified
+        last_seen = first_seen = None
+        if not self._settings.mode.has_prefix:
+            payload, last_seen, first_seen = dates.split_dates(payload)
+        server_id, named = instance.split_instance(payload) if self._settings.is_signed else (payload, "")
+        servers = self._ids.servers(server_id)
+        if servers is None:
+            # the date of the first visit stays known, whichever server serves the client from here on
+            return PersistenceResult(Claim.INVALID, Reason.UNKNOWN, None, last_seen, first_seen)
+        if self._settings.is_signed and all(named != server.instance for server in servers):
+            self._warn_of_other_processes(servers, named)
+            return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, servers[0], last_seen, first_seen)
+        # an opaque id of an old key counts, but is not the one that is written today
+        is_outdated = key > 0 or all(self._ids.of(server)[0] != server_id for server in servers)
+        return self._candidates(server_id, last_seen, first_seen, is_outdated=is_outdated)
+
+    def _warn_of_other_processes(self, servers: Sequence[Server], named: str) -> None:
+        """Log once that clients come to several processes: a value names an instance that began after ours, so it is
+        not one that ours has replaced.
+        """
+        if self._has_warned:
+            return
+        if any(server.instance and instance.began_after(named, server.instance) for server in servers):
+            self._has_warned = True
+            _log.warning(
+                "backend %s: a client came with the mark of a replica in another process. Replicas live in one "
+                "process: under several workers each has its own, and clients lose their sessions. Run one worker, "
+                "or put StickyWorkers around the app.",
+                self._backend,
+            )
