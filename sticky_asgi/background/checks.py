@@ -25,7 +25,7 @@ from sticky_asgi.background.task import BackgroundTask
 from sticky_asgi.interruptible import InterruptibleApp
 from sticky_asgi.messages import ASGIApp, Message, Scope, waker
 from sticky_core.backend.backend import Backend
-from sticky_core.backend.events import LieDown, Loop
+from sticky_core.backend.event_loop import EventLoop, Subscribe
 from sticky_core.errors import ServerFailure
 from sticky_core.health.agent import AgentReply
 from sticky_core.health.check import CheckResult, CheckStatus, probe_result
@@ -326,12 +326,12 @@ def _error_text(error: OSError) -> str:
     return os.strerror(known.errno) if known.errno else str(known)
 
 
-async def sleep(subscribe: LieDown, seconds: float | None) -> None:
-    """Sleep until the callback that is passed to `subscribe` is called, `seconds` at most."""
+async def wait(subscribe: Subscribe, at_most: float | None) -> None:
+    """Wait until the callback passed to `subscribe` is called, or for so many seconds."""
     woken = anyio.Event()
     subscribe(waker(woken))
-    with anyio.move_on_after(seconds):
+    with anyio.move_on_after(at_most):
         await woken.wait()
 
 
-Loop.sleep = sleep
+EventLoop.wait = wait

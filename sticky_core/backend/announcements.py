@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from functools import partial
 
-from sticky_core.backend.change import ChangeLock
-from sticky_core.backend.events import Bus, StateChange
+from sticky_core.backend.change_lock import ChangeLock
+from sticky_core.backend.events import EventBus, StateChange
 from sticky_core.server.server import Server
 
 _log = logging.getLogger("sticky_sessions")
@@ -32,7 +32,7 @@ class Announcements:
     def __init__(self, backend: str, change_lock: ChangeLock) -> None:
         self._backend = backend
         self._change_lock = change_lock
-        self.bus = Bus()
+        self.bus = EventBus()
         self._lines: deque[tuple[int, str, tuple[object, ...]]] = deque()
 
     def queue_log_line(self, level: int, text: str, *values: object) -> None:
@@ -72,7 +72,7 @@ class Announcements:
         """Write the log, send events, and notify the servers that track one of `servers`. Called without a lock; if
         this thread holds the change lock, that is done when it releases it.
         """
-        self._change_lock.afterwards(partial(self._publish, servers))
+        self._change_lock.call_after_release(partial(self._publish, servers))
 
     def _publish(self, servers: Iterable[Server]) -> None:
         while self._lines:
@@ -81,7 +81,7 @@ class Announcements:
             except IndexError:  # another thread has written it
                 break
             _log.log(level, text, *values)
-        self.bus.tell()
+        self.bus.publish()
         for server in servers:
             for tracker in server.trackers:
                 tracker.reason = f"via {self._backend}/{server.name}"

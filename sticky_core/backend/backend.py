@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self, TypeVar, cast
 
-from sticky_core.backend.change import Change, ChangeLock
+from sticky_core.backend.change import Change
+from sticky_core.backend.change_lock import ChangeLock
 from sticky_core.backend.component import BackendComponent
 from sticky_core.backend.config import BackendConfig, OnEmpty, Unavailable
-from sticky_core.backend.events import Drained, Events, StateChange
+from sticky_core.backend.events import Events, StateChange
+from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
 from sticky_core.backend.plan import Plan, moved_keys, moved_sessions

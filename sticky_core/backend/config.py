@@ -1,4 +1,4 @@
-"""BackendConfig: what was asked of a backend, as a value: frozen, comparable, checked as a whole."""
+"""BackendConfig: what is configured of a backend, as a value: frozen, comparable, checked as a whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OnEmpty = Literal["fail", "panic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConfig:
-    """What was asked of a backend. `Backend` explains the words."""
+    """What is configured of a backend. `Backend` documents the options."""
 
     name: str
     servers: tuple[ServerConfig, ...]
@@ -99,23 +99,23 @@ class BackendConfig:
             if getattr(self, name) and not self.persist and (name == "ignore_persist" or not self.use_server):
                 yield f"{name} has no effect without persist"
         if self.persist_on_down and self.force_persist is not None and self.ignore_persist is None:
-            yield "force_persist is what persist_on_down says of every request: leave one of them out"
+            yield "force_persist has no effect beside persist_on_down, which is for every request: leave one out"
         for name in ("force_persist", "ignore_persist"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
-                yield f"{name} {getattr(self, name)!r} is no condition: hand a callable that is told the request"
+                yield f"{name} {getattr(self, name)!r} is no condition: pass a function of the request"
         names = {server.name for server in self.servers}
         for name, condition in self.use_server:
             if name not in names:
                 yield f"use_server names {name}, and there is no such server"
             if not callable(condition):
-                yield f"use_server: {condition!r} is no condition: hand a callable that is told the request"
+                yield f"use_server: {condition!r} is no condition: pass a function of the request"
 
     def _problems_of_checks(self) -> Iterator[str]:
         for server in self.servers:
             if server.check is False and self.check is None:
                 yield f"server {server.name}: check=False has no effect: the backend has no check either"
-        asked = [server.check for server in self.servers if server.check]
-        if any(check.on_marked_up for check in (self.check, *asked) if check) and not any(
+        own = [server.check for server in self.servers if server.check]
+        if any(check.on_marked_up for check in (self.check, *own) if check) and not any(
             server.backup for server in self.servers
         ):
             yield "check: on_marked_up has no effect without servers that have backup=True"

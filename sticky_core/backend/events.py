@@ -1,27 +1,32 @@
-"""What changes about servers, as values: told to callbacks, or taken one by one, by a thread or on an event loop."""
+"""Changes of servers' states as values: a callback gets them, or they are iterated, in a thread or on an event loop."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Self
+
+from sticky_core.backend.event_loop import EventLoop
 
 _log = logging.getLogger("sticky_sessions")
 
-#: how many changes are kept for somebody who does not come to take them
-MOST_KEPT = 10_000
+#: how many changes are kept for a subscriber that does not take them
+MAX_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """A server is in another state: `UP`, `DOWN`, `NOLB` (takes no new clients by its own word), `DRAIN`, `DRAINED`
-    (nobody is there any more, or the deadline has come), `MAINT`. One that was added was `NEW`, one that was removed is
-    `REMOVED`.
+    """A server is in another state.
 
-    `when`: seconds since the epoch.
+    - `backend`, `server`: their names.
+    - `before`, `after`: `UP`, `DOWN`, `NOLB` (it takes no new clients, by its check), `DRAIN`, `DRAINED` (no client is
+      left, or the deadline has passed) or `MAINT`; `NEW` before a server that was added, `REMOVED` after one that was
+      removed.
+    - `reason`: why, as in the log; may be empty.
+    - `when`: seconds since the epoch.
     """
 
     backend: str
@@ -32,30 +37,8 @@ class StateChange:
     when: float
 
     def __str__(self) -> str:
-        why = f", reason: {self.reason}" if self.reason else ""
-        return f"Server {self.backend}/{self.server} is {self.after}, was {self.before}{why}"
-
-
-#: Hands a bell over, that is rung by whatever thread when there may be something to see.
-LieDown = Callable[[Callable[[], object]], None]
-
-
-class Sleep(Protocol):
-    """How a task waits on its event loop: until the bell rings that it hands to `lie_down`, or so many seconds."""
-
-    def __call__(self, lie_down: LieDown, at_most: float | None, /) -> Awaitable[None]: ...
-
-
-class Loop:
-    """Where the ASGI face puts its way to wait: the core knows no event loop."""
-
-    sleep: Sleep | None = None
-
-    @classmethod
-    def waiting(cls) -> Sleep:
-        if cls.sleep is None:
-            raise RuntimeError("to await this, import sticky_asgi; threads iterate, or call wait()")
-        return cls.sleep
+        reason = f", reason: {self.reason}" if self.reason else ""
+        return f"Server {self.backend}/{self.server} is {self.after}, was {self.before}{reason}"
 
 
 class Events:
@@ -63,44 +46,45 @@ class Events:
     loop. `close()`, or leaving `with`, ends it.
     """
 
-    def __init__(self, bus: Bus, callback: Callable[[StateChange], object] | None = None) -> None:
+    def __init__(self, bus: EventBus, callback: Callable[[StateChange], object] | None = None) -> None:
         self._bus = bus
         self._callback = callback
-        self._kept: deque[StateChange] = deque(maxlen=MOST_KEPT)
-        self._news = threading.Condition()
-        self._bell: Callable[[], object] | None = None
+        self._changes: deque[StateChange] = deque(maxlen=MAX_KEPT)
+        self._condition = threading.Condition()
+        self._wake: Callable[[], object] | None = None  # wakes the task that waits on its event loop
         self.closed = False
-        bus.join(self)
+        bus.subscribe(self)
 
-    def tell(self, change: StateChange) -> None:
+    def deliver(self, change: StateChange) -> None:
+        """Pass a change to the callback, or keep it. Called by the bus."""
         if self._callback is not None:
             try:
                 self._callback(change)
             except Exception:
                 _log.exception("a callback for the events of backend %s failed", change.backend)
             return
-        with self._news:
-            self._kept.append(change)
-            self._news.notify_all()
-            bell = self._bell
-        if bell is not None:
-            bell()
+        with self._condition:
+            self._changes.append(change)
+            self._condition.notify_all()
+            wake = self._wake
+        if wake is not None:
+            wake()
 
     def close(self) -> None:
-        """Nobody wants to be told any more."""
-        self._bus.part(self)
-        with self._news:
+        """Receive no further changes."""
+        self._bus.unsubscribe(self)
+        with self._condition:
             self.closed = True
-            self._news.notify_all()
-            bell = self._bell
-        if bell is not None:
-            bell()
+            self._condition.notify_all()
+            wake = self._wake
+        if wake is not None:
+            wake()
 
     def take(self) -> list[StateChange]:
-        """Those that have come by now, without waiting."""
-        with self._news:
-            taken = list(self._kept)
-            self._kept.clear()
+        """Remove and return the changes received so far, without waiting."""
+        with self._condition:
+            taken = list(self._changes)
+            self._changes.clear()
         return taken
 
     def __enter__(self) -> Self:
@@ -113,99 +97,65 @@ class Events:
         return self
 
     def __next__(self) -> StateChange:
-        with self._news:
-            while not self._kept and not self.closed:
-                self._news.wait()
-            if not self._kept:
+        with self._condition:
+            while not self._changes and not self.closed:
+                self._condition.wait()
+            if not self._changes:
                 raise StopIteration
-            return self._kept.popleft()
+            return self._changes.popleft()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> StateChange:
-        while not self._kept and not self.closed:
-            await Loop.waiting()(self._lie_down, None)
-        if not self._kept:
+        while not self._changes and not self.closed:
+            await EventLoop.current_wait()(self._subscribe, None)
+        if not self._changes:
             raise StopAsyncIteration
-        return self._kept.popleft()
+        return self._changes.popleft()
 
-    def _lie_down(self, bell: Callable[[], object]) -> None:
-        with self._news:
-            self._bell = bell
-            late = bool(self._kept) or self.closed
-        if late:
-            bell()
+    def _subscribe(self, wake: Callable[[], object]) -> None:
+        with self._condition:
+            self._wake = wake
+            is_late = bool(self._changes) or self.closed
+        if is_late:
+            wake()
 
 
-class Bus:
-    """Tells everybody everything, each change once and in order, whichever threads they come from."""
+class EventBus:
+    """Delivers every change to every subscriber, once and in order, from whichever threads they come."""
 
     def __init__(self) -> None:
-        self._everybody: tuple[Events, ...] = ()
-        self._told = threading.Lock()
-        self._joining = threading.Lock()
-        self._waiting: deque[StateChange] = deque()
+        self._subscribers: tuple[Events, ...] = ()
+        self._publishing = threading.Lock()
+        self._subscribing = threading.Lock()
+        self._queue: deque[StateChange] = deque()
 
-    def join(self, events: Events) -> None:
-        with self._joining:
-            self._everybody = (*self._everybody, events)
+    def subscribe(self, events: Events) -> None:
+        with self._subscribing:
+            self._subscribers = (*self._subscribers, events)
 
-    def part(self, events: Events) -> None:
-        with self._joining:
-            self._everybody = tuple(each for each in self._everybody if each is not events)
-
-    def after_fork(self) -> None:
-        """We are a forked child: locks of threads that did not come along are let go."""
-        self._told = threading.Lock()
-        self._joining = threading.Lock()
-        self._waiting.clear()
+    def unsubscribe(self, events: Events) -> None:
+        with self._subscribing:
+            self._subscribers = tuple(each for each in self._subscribers if each is not events)
 
     def put(self, change: StateChange) -> None:
-        """To be told by the next `tell`. Callable under a lock."""
-        self._waiting.append(change)
+        """Queue a change for the next `publish`. May be called under a lock."""
+        self._queue.append(change)
 
-    def tell(self) -> None:
-        """Tell what waits. A callback that changes something again has that told when it is through."""
-        while self._waiting and self._told.acquire(blocking=False):
+    def publish(self) -> None:
+        """Deliver the queued changes. A change that a callback causes is delivered after the one that caused it."""
+        while self._queue and self._publishing.acquire(blocking=False):
             try:
-                while self._waiting:
-                    change = self._waiting.popleft()
-                    for events in self._everybody:
-                        events.tell(change)
+                while self._queue:
+                    change = self._queue.popleft()
+                    for events in self._subscribers:
+                        events.deliver(change)
             finally:
-                self._told.release()
+                self._publishing.release()
 
-
-class Drained:
-    """That a server is drained: `await` it on an event loop, or `wait()` in a thread.
-
-    `look`: whether it is; `after`: for how many seconds at most it is no use to look again.
-    """
-
-    def __init__(self, look: Callable[[], bool], pause: float) -> None:
-        self._look = look
-        self._pause = pause
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Whether it has come to that within `timeout` seconds; None waits as long as it takes."""
-        pause = threading.Event()
-        left = timeout
-        while not self._look():
-            if left is not None:
-                if left <= 0:
-                    return False
-                left -= self._pause
-            pause.wait(self._pause)
-        return True
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self._until().__await__()
-
-    async def _until(self) -> None:
-        while not self._look():
-            await Loop.waiting()(_no_bell, self._pause)
-
-
-def _no_bell(bell: Callable[[], object]) -> None:
-    """Nobody rings: it is time alone that tells."""
+    def after_fork(self) -> None:
+        """Renew the locks and discard queued changes. Called in a forked child."""
+        self._publishing = threading.Lock()
+        self._subscribing = threading.Lock()
+        self._queue.clear()

@@ -9,7 +9,8 @@ from collections import Counter
 from math import inf
 
 from sticky_core.backend.announcements import Announcements
-from sticky_core.backend.change import Change, ChangeLock
+from sticky_core.backend.change import Change
+from sticky_core.backend.change_lock import ChangeLock
 from sticky_core.backend.events import StateChange
 from sticky_core.backend.owner import Owner
 from sticky_core.backend.placement import Placement

@@ -161,7 +161,7 @@ class Placement:
     def subscribe(self, ticket: Ticket, wake: Callable[[], bool]) -> bool:
         """Have `wake` called when `ticket` has left the queue. False: it has left already."""
         with self.lock:
-            if ticket.over:
+            if ticket.has_left:
                 return False
             ticket.wake = wake
             return True
@@ -178,7 +178,7 @@ class Placement:
         """
         granted: list[Ticket] = []
         while server.usable and not server.is_full:
-            ticket = self.queue.next(server)
+            ticket = self.queue.pop(server)
             if ticket is None:
                 break
             ticket.granted = self._acquire(server)

@@ -1,4 +1,6 @@
-"""Plan: what a configuration would change about a backend, and how many clients it would move, from where to where."""
+"""Plan: what another configuration would change about a backend, and how many clients it would move, from which server
+to which.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,22 @@ from sticky_core.balance.algorithm import Balance, HashAware
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.server.server import Server
 
-#: From one server to another, by name; None: wherever balance sends it.
+#: From one server to another, by name; None: the one that balance chooses.
 FromTo = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a configuration would change. Nothing is changed by asking.
+    """What a configuration would change (`Backend.plan`).
 
-    `added`, `removed`: servers by name. `restarted`: those whose app is another, so that its memory begins anew.
-    `changed`: those that are changed in place. `sessions`: how many of the sessions that stick tables know of would
-    lose their server, and from where to where they would move. `keys`: the same of hash keys, as a share of all (0 to
-    1), by a sample; None where balance does not go by keys. Clients that are bound by a cookie are known to nobody but
-    themselves: those of the servers in `removed` and `restarted` move, and those of no others.
+    - `added`, `removed`: servers by name.
+    - `restarted`: servers whose app is another one, so that its memory is empty.
+    - `changed`: servers that are changed in place.
+    - `sessions`: how many of the sessions in stick tables would move, by the servers from which and to which.
+    - `keys`: the same of hash keys, as a share of all (0 to 1), found out with a sample; None where balance does not
+      hash keys.
+
+    Clients bound by a cookie are in no table: those of the servers in `removed` and `restarted` move, and no others.
     """
 
     added: tuple[str, ...] = ()
@@ -36,12 +41,12 @@ class Plan:
 
     @property
     def moved_sessions(self) -> int:
-        """How many sessions that stick tables know of would move, in all."""
+        """How many sessions in stick tables would move, in all."""
         return sum(self.sessions.values())
 
     @property
     def moved_keys(self) -> float:
-        """What share of hash keys would move, in all, from 0 to 1."""
+        """Which share of hash keys would move, in all, from 0 to 1."""
         return sum(self.keys.values()) if self.keys else 0.0
 
     def __str__(self) -> str:
@@ -55,23 +60,29 @@ class Plan:
             )
             if names
         ]
-        lines += (f"sessions {_way(way)}: {count}" for way, count in sorted(self.sessions.items(), key=_most))
-        lines += (f"keys {_way(way)}: {share:.2%}" for way, share in sorted((self.keys or {}).items(), key=_most))
+        lines += (
+            f"sessions {_arrow(from_to)}: {count}"
+            for from_to, count in sorted(self.sessions.items(), key=_largest_first)
+        )
+        lines += (
+            f"keys {_arrow(from_to)}: {share:.2%}"
+            for from_to, share in sorted((self.keys or {}).items(), key=_largest_first)
+        )
         return "\n".join(lines) or "nothing changes"
 
 
-def _way(way: FromTo) -> str:
-    before, after = way
+def _arrow(from_to: FromTo) -> str:
+    before, after = from_to
     return f"{before or 'by balance'} -> {after or 'by balance'}"
 
 
-def _most(item: tuple[FromTo, float]) -> float:
+def _largest_first(item: tuple[FromTo, float]) -> float:
     return -item[1]
 
 
-def moved_sessions(sessions: Mapping[Server, int], gone: Container[Server]) -> dict[FromTo, int]:
-    """Of so many sessions of each server, those whose server goes: balance has them."""
-    return {(server.name, None): count for server, count in sessions.items() if server in gone}
+def moved_sessions(sessions: Mapping[Server, int], removed: Container[Server]) -> dict[FromTo, int]:
+    """Return those of `sessions`, counted by server, whose server is removed: balance chooses another one for them."""
+    return {(server.name, None): count for server, count in sessions.items() if server in removed}
 
 
 def moved_keys(
@@ -81,34 +92,40 @@ def moved_keys(
     servers_after: Sequence[Server],
     count: int,
 ) -> dict[FromTo, float] | None:
-    """Of `count` keys that are drawn, as shares of all, those that move from one server to another. None if there are
-    no keys. The servers are shadows, so that nobody else's are looked up.
+    """Draw `count` hash keys and return which of them move from one server to another, as shares of all. None if
+    `before` does not hash keys. The servers are trial copies, so that those in use are not touched.
     """
     rng = random.Random(0)
-    one = before.balance.build([server for server in servers if not server.config.backup], rng)
-    other = after.balance.build([server for server in servers_after if not server.config.backup], rng)
-    if not isinstance(one, HashAware):
+    old = before.balance.build([server for server in servers if not server.config.backup], rng)
+    new = after.balance.build([server for server in servers_after if not server.config.backup], rng)
+    if not isinstance(old, HashAware):
         return None
-    # Where something else is hashed, or in another way, a key tells nothing of where it will fall.
-    same = _hashed(before.balance) == _hashed(after.balance)
+    # Where something else is hashed, or in another way, the hash of a key says nothing about its hash after the change.
+    has_same_hash = _hashed(before.balance) == _hashed(after.balance)
     moved: Counter[FromTo] = Counter()
     for _ in range(count):
         number = rng.getrandbits(32)
-        was = one.server_for_hash(number)
-        then = other.server_for_hash(number if same else rng.getrandbits(32)) if isinstance(other, HashAware) else None
-        way = (None if was is None else was.name, None if then is None else then.name)
-        if way[0] != way[1]:
-            moved[way] += 1
-    return {way: times / count for way, times in moved.items()}
+        server_before = old.server_for_hash(number)
+        server_after: Server | None = None
+        if isinstance(new, HashAware):
+            server_after = new.server_for_hash(number if has_same_hash else rng.getrandbits(32))
+        from_to = (
+            server_before.name if server_before is not None else None,
+            server_after.name if server_after is not None else None,
+        )
+        if from_to[0] != from_to[1]:
+            moved[from_to] += 1
+    return {from_to: times / count for from_to, times in moved.items()}
 
 
-_PLACES = {field.name for field in fields(Hashing)}
+#: options of a hashing balance that say where a hash leads, not what is hashed
+_PLACEMENT_OPTIONS = {field.name for field in fields(Hashing)}
 
 
 def _hashed(balance: Balance) -> object:
-    """What of a request is hashed, and how; not where that leads."""
+    """Return what of a request is hashed, and how; not to which server that leads."""
     if not isinstance(balance, Hashing):
         return balance
     kind = HashType.of(balance.hash_type)
-    what = tuple(getattr(balance, each.name) for each in fields(balance) if each.name not in _PLACES)
-    return type(balance), what, kind.function, kind.avalanche
+    options = tuple(getattr(balance, each.name) for each in fields(balance) if each.name not in _PLACEMENT_OPTIONS)
+    return type(balance), options, kind.function, kind.avalanche

@@ -1,7 +1,8 @@
-"""Who waits for a place at a server that has its `maxconn`, and who is next: the one who has waited longest.
+"""Queue: requests that wait for a slot at a server that has reached its `maxconn`. The one that has waited longest is
+next.
 
-A request that belongs to a server waits there; one that belongs nowhere waits for whichever server has room first
-(HAProxy's server and backend queues). Called under the backend's lock; waiters are woken outside of it.
+A request that is bound to a server waits for that one; a request that is not waits for whichever server has a free slot
+first (HAProxy's server queues and backend queue). Called under the backend's lock; requests are woken outside of it.
 """
 
 from __future__ import annotations
@@ -16,89 +17,98 @@ _numbers = count()
 
 
 class Ticket:
-    """A place in a queue. It ends by being granted a server, or by being sent on to choose anew, or by giving up.
+    """The place of one request in a queue. It leaves the queue when it is granted a slot, when its request is to choose
+    another server, or when its request stops waiting.
 
-    `server`: the one that is waited for; None: whichever has room. `tried`: those that it is not waiting for any more.
-    `among`: those that there were when it began; who came since is not known where it comes from. None: all are.
+    - `server`: the server that it waits for; None: whichever has a free slot first.
+    - `tried`: servers that it does not wait for.
+    - `among`: the servers of the request's snapshot; it does not wait for others. None: it waits for all.
     """
 
-    __slots__ = ("among", "granted", "number", "over", "server", "tried", "wake")
+    __slots__ = ("among", "granted", "has_left", "number", "server", "tried", "wake")
 
     def __init__(self, server: Server | None, tried: Container[Server], among: Container[Server] | None = None) -> None:
         self.server = server
         self.tried = tried
         self.among = among
         self.number = next(_numbers)
+        #: the server at which it was granted a slot
         self.granted: Server | None = None
-        #: whether it is in no queue any more
-        self.over = False
-        #: Tells the waiter to look. Thread-safe; False if nobody is there any more.
+        #: whether it has left the queue
+        self.has_left = False
+        #: Wakes the request, from any thread. Returns False if the request has ended.
         self.wake: Callable[[], bool] | None = None
 
-    def would_take(self, server: Server) -> bool:
-        """Whether a place at `server` is any use to who waits for whichever has room."""
+    def accepts(self, server: Server) -> bool:
+        """Return whether a slot at `server` is of use, if it waits for whichever server has one first."""
         return server not in self.tried and (self.among is None or server in self.among)
 
 
-Line = OrderedDict[Ticket, None]
+_Tickets = OrderedDict[Ticket, None]
 
 
 class Queue:
-    """The lines of one backend."""
+    """The queues of one backend: one per server, and one for whichever server has a free slot first."""
 
     def __init__(self) -> None:
-        self._anyone: Line = OrderedDict()
-        self._of: dict[Server, Line] = {}
+        self._for_any_server: _Tickets = OrderedDict()
+        self._by_server: dict[Server, _Tickets] = {}
 
     def waiting_for(self, server: Server) -> int:
-        """How many wait for `server` and no other (HAProxy `qcur`)."""
-        line = self._of.get(server)
-        return len(line) if line else 0
+        """Return how many requests wait for `server` and no other (HAProxy `qcur`)."""
+        tickets = self._by_server.get(server)
+        return len(tickets) if tickets else 0
 
     @property
     def waiting(self) -> int:
-        """How many wait for whichever server has room first."""
-        return len(self._anyone)
+        """How many requests wait for whichever server has a free slot first."""
+        return len(self._for_any_server)
 
     def join(self, ticket: Ticket) -> None:
-        line = self._anyone if ticket.server is None else self._of.setdefault(ticket.server, OrderedDict())
-        line[ticket] = None
+        """Put a ticket at the end of its queue."""
+        self._tickets(ticket)[ticket] = None
 
     def leave(self, ticket: Ticket) -> None:
-        """It waits no longer, whatever the reason."""
-        if not ticket.over:
-            ticket.over = True
-            line = self._anyone if ticket.server is None else self._of[ticket.server]
-            del line[ticket]
+        """Take a ticket out of its queue, if it is still there."""
+        if not ticket.has_left:
+            ticket.has_left = True
+            del self._tickets(ticket)[ticket]
 
-    def next(self, server: Server) -> Ticket | None:
-        """Who has waited longest of those who would take a place at `server`; out of the line with that."""
-        bound = next(iter(self._of.get(server, ())), None)
-        anyone: Ticket | None = None
-        if server.electable and not server.config.backup:  # who waits for the others is none of a backup's
-            anyone = next((ticket for ticket in self._anyone if ticket.would_take(server)), None)
+    def _tickets(self, ticket: Ticket) -> _Tickets:
+        if ticket.server is None:
+            return self._for_any_server
+        return self._by_server.setdefault(ticket.server, OrderedDict())
+
+    def pop(self, server: Server) -> Ticket | None:
+        """Take out the ticket that has waited longest of those that accept a slot at `server`."""
+        bound = next(iter(self._by_server.get(server, ())), None)
+        unbound: Ticket | None = None
+        if server.electable and not server.config.backup:  # requests that wait for other servers do not use backups
+            unbound = next((ticket for ticket in self._for_any_server if ticket.accepts(server)), None)
         ticket = bound
-        if anyone is not None and (bound is None or anyone.number < bound.number):
-            ticket = anyone
+        if unbound is not None and (bound is None or unbound.number < bound.number):
+            ticket = unbound
         if ticket is not None:
             self.leave(ticket)
         return ticket
 
     def dismiss(self, server: Server) -> list[Ticket]:
-        """`server` can't be waited for any more: those who did are to choose anew."""
-        tickets = list(self._of.get(server, ()))
+        """Take out and return the tickets that wait for `server`: their requests are to choose another one."""
+        tickets = list(self._by_server.get(server, ()))
+        for ticket in tickets:
+            self.leave(ticket)
+        return tickets
+
+    def dismiss_hopeless(self, servers: Sequence[Server]) -> list[Ticket]:
+        """Take out and return the unbound tickets that accept none of `servers`, the only ones that may be waited for:
+        their requests are to choose anew.
+        """
+        tickets = [ticket for ticket in self._for_any_server if not any(map(ticket.accepts, servers))]
         for ticket in tickets:
             self.leave(ticket)
         return tickets
 
     def forget(self, server: Server) -> None:
-        """Nobody waits for `server` any more, and nobody will."""
-        if not self._of.get(server):
-            self._of.pop(server, None)
-
-    def dismiss_hopeless(self, could: Sequence[Server]) -> list[Ticket]:
-        """Only these can be waited for by who belongs nowhere: whoever waits for none of them is to choose anew."""
-        tickets = [ticket for ticket in self._anyone if not any(map(ticket.would_take, could))]
-        for ticket in tickets:
-            self.leave(ticket)
-        return tickets
+        """Drop the queue of `server`, which was removed, unless a request waits in it."""
+        if not self._by_server.get(server):
+            self._by_server.pop(server, None)

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from sticky_core.backend.change import Change, ChangeLock
+from sticky_core.backend.change import Change
+from sticky_core.backend.change_lock import ChangeLock
 from sticky_core.backend.component import BackendComponent
 from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.monitor import Monitor

@@ -1,4 +1,4 @@
-"""When a request is told again, and to whom (HAProxy `retries`, `retry-on`, `option redispatch`)."""
+"""Retries: when a request is replayed, and at which server (HAProxy `retries`, `retry-on`, `option redispatch`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from sticky_core.errors import Failure
 
 _WORDS = frozenset(failure.retry_word for failure in Failure if failure.retry_word)
-#: accepted as in HAProxy; neither happens here, where nobody speaks TLS 0-RTT
+#: accepted as in HAProxy; it never happens here, without TLS 0-RTT
 _NEVER = frozenset(("0rtt-rejected",))
 _STATUSES = frozenset(("401", "403", "404", "408", "421", "425", "429", "500", "501", "502", "503", "504"))
 _ALL = ("conn-failure", "empty-response", "junk-response", "response-timeout", "500", "502", "503", "504")
@@ -17,9 +17,12 @@ _ALL = ("conn-failure", "empty-response", "junk-response", "response-timeout", "
 
 @dataclass(frozen=True)
 class Retries:
-    """`retries`: further attempts in all. `retry_on`: what they are made after, in HAProxy's words, as a text or one by
-    one. `redispatch`: who gets them: another server at once (True), the same one after a pause (False), or, as HAProxy
-    counts, another one at every nth retry (n above 0) or at the nth before the last (below).
+    """How often a request is retried, and where.
+
+    - `retries`: how many further attempts may be made.
+    - `retry_on`: after which failures, in HAProxy's words.
+    - `redispatch`: which server gets a further attempt: another one at once (True), the same one after a pause (False),
+      or, as HAProxy counts, another one at every nth retry (n above 0) or at the nth before the last (below 0).
     """
 
     retries: int = 3
@@ -27,7 +30,7 @@ class Retries:
     redispatch: bool | int = True
 
     def problems(self) -> Iterator[str]:
-        """What can't work in it."""
+        """Yield a problem for each option that can't work."""
         if not isinstance(self.retries, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             yield f"retries {self.retries!r} is no whole number"
         elif self.retries < 0:
@@ -38,8 +41,8 @@ class Retries:
         for word in self.retry_on:
             if word not in known:
                 yield (
-                    f"retry_on {word!r} is not known: write {_list(known - _STATUSES)}, "
-                    f"or a status of {_list(_STATUSES)}"
+                    f"retry_on {word!r} is not known: write {_joined(known - _STATUSES)}, "
+                    f"or a status of {_joined(_STATUSES)}"
                 )
         if "none" in self.retry_on and len(self.retry_on) > 1:
             yield "retry_on: 'none' stands alone"
@@ -53,21 +56,22 @@ class Retries:
 
     @cached_property
     def statuses(self) -> frozenset[int]:
-        """Those of answers that are held back while another server may do better."""
+        """Statuses of responses that are held back while another server may succeed."""
         return frozenset(int(word) for word in self._all & _STATUSES)
 
     @cached_property
     def needs_replay(self) -> bool:
-        """Whether a request may be told again to whom comes next after somebody has read it."""
+        """Whether a request may be replayed after a server has read it."""
         return bool(self.statuses) or any(
             failure.maybe_executed and failure.retry_word in self._all for failure in Failure
         )
 
     def after(self, failure: Failure) -> bool:
+        """Return whether `retry_on` names this failure."""
         return failure.retry_word in self._all
 
     def elsewhere(self, retry: int) -> bool:
-        """Whether the `retry`th (from 1) is to go to another server."""
+        """Return whether the `retry`th retry (from 1) is sent to another server."""
         n = self.redispatch
         if n is True or n is False:
             return n
@@ -76,5 +80,5 @@ class Retries:
         return n < 0 and retry % max(self.retries + 1 + n, 1) == 0
 
 
-def _list(words: Iterable[str]) -> str:
+def _joined(words: Iterable[str]) -> str:
     return ", ".join(sorted(words))

@@ -145,7 +145,7 @@ class Replicas(BackendComponent):
             self.build_app(server)
         except Exception as error:
             text = "backend %s: replica %s failed to start and is DOWN"
-            self.backend.reconfigure.change_lock.afterwards(
+            self.backend.reconfigure.change_lock.call_after_release(
                 partial(_log.error, text, self.backend.name, server.name, exc_info=error)
             )
             server.health = Health.DOWN

@@ -11,7 +11,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sticky_core.backend.backend import BackendComponent
-from sticky_core.backend.change import Change, Milestone
+from sticky_core.backend.change import Change
+from sticky_core.backend.milestone import Milestone
 from sticky_core.dns import nameservers
 from sticky_core.dns.resolution import Resolution
 from sticky_core.dns.resolvers import Address, Answer, Query, Resolvers, Status, is_service

@@ -639,7 +639,7 @@ def test_who_waits_for_a_server_that_goes_out_is_sent_on_as_in_haproxy(
     waiter = wait(backend, "s1")
     put(backend["s1"], state)
     assert waiter.woken == (1 if sent_on else 0)
-    assert waiter.ticket.over is sent_on
+    assert waiter.ticket.has_left is sent_on
     backend.placement.release(backend["s1"])
     assert waiter.ticket.granted is (None if state in ("down", "maint") else backend["s1"])
 

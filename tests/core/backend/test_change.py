@@ -211,7 +211,7 @@ def test_who_waits_for_a_server_that_is_removed_is_sent_on():
     assert waiting.begin() is None
     ticket, gone = ticket_of(waiting), weakref.ref(web["s2"])
     web.remove("s2")
-    assert ticket.over, "at once"
+    assert ticket.has_left, "at once"
     assert waiting.resume(woken=True) is web["s1"]
     holding.end()
     waiting.end()

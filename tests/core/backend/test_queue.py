@@ -28,13 +28,13 @@ def joined(queue: Queue, bound: Server | None = None, tried: Container[Server] =
 def all_next(queue: Queue, at: Server) -> list[Ticket]:
     """Who would get one place after the other."""
     tickets: list[Ticket] = []
-    while (ticket := queue.next(at)) is not None:
+    while (ticket := queue.pop(at)) is not None:
         tickets.append(ticket)
     return tickets
 
 
 def test_nobody_is_next_where_nobody_waits():
-    assert Queue().next(server("s1")) is None
+    assert Queue().pop(server("s1")) is None
 
 
 def test_those_of_one_server_are_next_in_the_order_in_which_they_came():
@@ -47,8 +47,8 @@ def test_those_of_one_server_are_next_in_the_order_in_which_they_came():
 def test_who_waits_for_anyone_goes_to_whoever_asks_first():
     queue, s1, s2 = Queue(), server("s1"), server("s2")
     first, second = joined(queue), joined(queue)
-    assert queue.next(s2) is first
-    assert queue.next(s1) is second
+    assert queue.pop(s2) is first
+    assert queue.pop(s1) is second
 
 
 def test_the_longest_wait_wins_whether_it_is_for_one_server_or_for_anyone():
@@ -81,11 +81,11 @@ def test_a_server_that_takes_no_new_clients_calls_its_own_and_nobody_else(out: s
 def test_who_is_called_waits_no_longer():
     queue, s1 = Queue(), server("s1")
     own, anyone = joined(queue, s1), joined(queue)
-    assert (queue.waiting_for(s1), queue.waiting, own.over) == (1, 1, False)
-    queue.next(s1)
-    assert (queue.waiting_for(s1), queue.waiting, own.over) == (0, 1, True)
-    queue.next(s1)
-    assert (queue.waiting_for(s1), queue.waiting, anyone.over) == (0, 0, True)
+    assert (queue.waiting_for(s1), queue.waiting, own.has_left) == (1, 1, False)
+    queue.pop(s1)
+    assert (queue.waiting_for(s1), queue.waiting, own.has_left) == (0, 1, True)
+    queue.pop(s1)
+    assert (queue.waiting_for(s1), queue.waiting, anyone.has_left) == (0, 0, True)
 
 
 def test_who_leaves_is_passed_over_and_may_say_so_twice():
@@ -93,7 +93,7 @@ def test_who_leaves_is_passed_over_and_may_say_so_twice():
     leaving, staying, anyone = joined(queue, s1), joined(queue, s1), joined(queue)
     for ticket in (leaving, leaving, anyone):
         queue.leave(ticket)
-        assert ticket.over
+        assert ticket.has_left
     assert (queue.waiting_for(s1), queue.waiting) == (1, 0)
     assert all_next(queue, s1) == [staying]
     queue.leave(staying)  # was called in the meantime
@@ -105,7 +105,7 @@ def test_those_of_a_server_are_dismissed_and_the_others_stay():
     own = [joined(queue, s1), joined(queue, s1)]
     joined(queue, s2), joined(queue)
     assert queue.dismiss(s1) == own
-    assert all(ticket.over and ticket.granted is None for ticket in own)
+    assert all(ticket.has_left and ticket.granted is None for ticket in own)
     assert (queue.waiting_for(s1), queue.waiting_for(s2), queue.waiting) == (0, 1, 1)
     assert queue.dismiss(s1) == []
 
@@ -115,7 +115,7 @@ def test_those_who_wait_for_anyone_are_dismissed_and_the_others_stay():
     joined(queue, s1)
     anyone = [joined(queue), joined(queue)]
     assert queue.dismiss_hopeless(()) == anyone
-    assert all(ticket.over for ticket in anyone)
+    assert all(ticket.has_left for ticket in anyone)
     assert (queue.waiting_for(s1), queue.waiting) == (1, 0)
 
 
@@ -124,7 +124,7 @@ def test_those_who_have_tried_all_who_could_come_are_dismissed_and_the_others_st
     tired, hopeful = joined(queue, tried=(s1, s2)), joined(queue, tried=(s1,))
     joined(queue, s1, (s1, s2))
     assert queue.dismiss_hopeless([s1, s2]) == [tired]
-    assert (tired.over, hopeful.over) == (True, False)
+    assert (tired.has_left, hopeful.has_left) == (True, False)
     assert (queue.waiting_for(s1), queue.waiting) == (1, 1)
     assert queue.dismiss_hopeless([s1]) == [hopeful]
 
@@ -167,7 +167,7 @@ def test_it_behaves_as_one_line_from_which_each_server_calls_the_first_that_woul
             case "next", at:
                 would = [t for t in line if t.server is at or (t.server is None and at not in t.tried)]
                 expected = would[0] if would else None
-                assert queue.next(at) is expected
+                assert queue.pop(at) is expected
                 line = [each for each in line if each is not expected]
             case "dismiss", at:
                 assert queue.dismiss(at) == [t for t in line if t.server is at]
@@ -178,4 +178,4 @@ def test_it_behaves_as_one_line_from_which_each_server_calls_the_first_that_woul
                 line = [t for t in line if all(t is not each for each in hopeless)]
         assert queue.waiting == sum(t.server is None for t in line)
         assert [queue.waiting_for(s) for s in SERVERS] == [sum(t.server is s for t in line) for s in SERVERS]
-        assert [t.over for t in ever] == [all(t is not each for each in line) for t in ever]
+        assert [t.has_left for t in ever] == [all(t is not each for each in line) for t in ever]

@@ -1,0 +1,107 @@
+"""Something that is waited for: `await` it on an event loop, or `wait()` for it in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+from sticky_core.backend.event_loop import EventLoop
+from sticky_core.server.drain import POLL_INTERVAL
+
+
+class Milestone:
+    """Something that is reached once.
+
+    `poll`: called regularly while a caller waits.
+    """
+
+    def __init__(self, poll: Callable[[], object] | None = None) -> None:
+        self.reached = False
+        self._poll = poll
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], object]] = []
+
+    def reach(self) -> None:
+        """Notify all callers that wait. Called from any thread."""
+        with self._lock:
+            self.reached = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def _subscribe(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when it is reached; at once, if it is."""
+        with self._lock:
+            if not self.reached:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return whether it is reached within `timeout` seconds; None: wait until it is."""
+        event = threading.Event()
+        self._subscribe(event.set)
+        left = timeout
+        while not self.reached:
+            if left is not None and left <= 0:
+                return False
+            pause = POLL_INTERVAL if left is None else min(POLL_INTERVAL, left)
+            event.wait(pause)
+            if left is not None:
+                left -= pause
+            if self._poll is not None:
+                self._poll()
+        return True
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._wait_on_event_loop().__await__()
+
+    async def _wait_on_event_loop(self) -> None:
+        own: list[Callable[[], object]] = []
+
+        def subscribe(callback: Callable[[], object]) -> None:
+            own.append(callback)
+            self._subscribe(callback)
+
+        while not self.reached:
+            await EventLoop.current_wait()(subscribe, POLL_INTERVAL)
+            with self._lock:
+                self._callbacks = [callback for callback in self._callbacks if callback not in own]
+            own.clear()
+            if self._poll is not None:
+                self._poll()
+
+
+class Drained:
+    """That a server is drained: `await` it on an event loop, or `wait()` in a thread.
+
+    `is_drained`: returns whether it is; `interval`: seconds between two calls.
+    """
+
+    def __init__(self, is_drained: Callable[[], bool], interval: float) -> None:
+        self._is_drained = is_drained
+        self._interval = interval
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return whether the server is drained within `timeout` seconds; None: wait until it is."""
+        pause = threading.Event()
+        left = timeout
+        while not self._is_drained():
+            if left is not None:
+                if left <= 0:
+                    return False
+                left -= self._interval
+            pause.wait(self._interval)
+        return True
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._wait_on_event_loop().__await__()
+
+    async def _wait_on_event_loop(self) -> None:
+        while not self._is_drained():
+            await EventLoop.current_wait()(_subscribe_to_nothing, self._interval)
+
+
+def _subscribe_to_nothing(callback: Callable[[], object]) -> None:
+    """Never call `callback`: only time passes."""
