@@ -284,6 +284,7 @@ def browser() -> Iterator[Browser]:
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing leaves the machine
             f"--user-data-dir={profile}",
             "--remote-debugging-port=0",
             "about:blank",
