@@ -1,5 +1,5 @@
-"""The other road: a Flask app that keeps its sessions in Redis or Valkey (Flask-Session), so that any of its replicas
-serves any client, and nothing has to stick. Each request pays for that with a look into the store, and with writing the
+"""The other way: a Flask app that keeps its sessions in Redis or Valkey (Flask-Session), so that any of its replicas
+serves any client, and nothing has to stick. Each request pays for that with a read from the store, and with writing the
 session back; with sticky sessions it stays in memory, and is lost with its replica.
 
     pip install Flask-Session redis gunicorn
@@ -7,8 +7,9 @@ session back; with sticky sessions it stays in memory, and is lost with its repl
 
     curl -c jar -b jar -X POST localhost:8000/cart/tea     # again and again: another replica each time, one cart
 
-To go from one road to the other, client by client: let this app run on the servers that the clients stick to now. Who
-has a session in the store needs his server no more; when the last session in memory has expired, leave `persist` out.
+To go from one way to the other, client by client: run this app on the servers that the clients stick to now. A client
+with a session in the store does not need its server any more; when the last session in memory has expired, leave
+`persist` out.
 """
 
 import os
@@ -35,7 +36,7 @@ def create_app() -> Flask:
     def cart(item: str = "") -> Response:
         items: list[str] = session.setdefault("items", [])
         if item:
-            # a new list: so that the session is seen to have changed
+            # a new list, so that the session counts as changed
             session["items"] = items = [*items, item]
         return jsonify(replica=decision(request).server, items=items)
 

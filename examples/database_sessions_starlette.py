@@ -1,5 +1,5 @@
-"""The other road: a Starlette app that keeps its sessions in Redis or Valkey (starsessions), so that any of its
-replicas serves any client, and nothing has to stick. Each request pays for that with a look into the store, and with
+"""The other way: a Starlette app that keeps its sessions in Redis or Valkey (starsessions), so that any of its
+replicas serves any client, and nothing has to stick. Each request pays for that with a read from the store, and with
 writing the session back; with sticky sessions it stays in memory, and is lost with its replica.
 
     pip install starsessions redis uvicorn
@@ -7,8 +7,9 @@ writing the session back; with sticky sessions it stays in memory, and is lost w
 
     curl -c jar -b jar -X POST localhost:8000/cart/tea     # again and again: another replica each time, one cart
 
-To go from one road to the other, client by client: let this app run on the servers that the clients stick to now. Who
-has a session in the store needs his server no more; when the last session in memory has expired, leave `persist` out.
+To go from one way to the other, client by client: run this app on the servers that the clients stick to now. A client
+with a session in the store does not need its server any more; when the last session in memory has expired, leave
+`persist` out.
 """
 
 import os
@@ -30,7 +31,7 @@ from sticky_asgi import Backend, Dispatcher, Server, decision
 async def cart(request: Request) -> JSONResponse:
     items: list[str] = request.session.setdefault("items", [])
     if request.method == "POST":
-        # a new list: so that the session is seen to have changed
+        # a new list, so that the session counts as changed
         request.session["items"] = items = [*items, request.path_params["item"]]
     return JSONResponse({"replica": decision(request).server, "items": items})
 

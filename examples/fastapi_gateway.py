@@ -19,7 +19,7 @@ from sticky_asgi import AdminState, Backend, Cookie, Server, StickyMiddleware, d
 
 
 async def my_items(request: Request, response: Response) -> list[str]:
-    """What is in this client's cart, in the memory of this replica."""
+    """Return the items in this client's cart, which is in the memory of this replica."""
     carts: dict[str, list[str]] = request.app.state.carts
     name = request.cookies.get("cart", "")
     if name not in carts:
@@ -59,7 +59,7 @@ async def home() -> dict[str, str]:
 
 
 async def administrator(x_admin_token: Annotated[str, Header()] = "") -> None:
-    """Who knows ADMIN_TOKEN; nobody, if there is none."""
+    """Refuse a request that does not carry ADMIN_TOKEN; without one configured, refuse all."""
     token = os.environ.get("ADMIN_TOKEN", "")
     if not token or not secrets.compare_digest(x_admin_token.encode(), token.encode()):
         raise HTTPException(403)

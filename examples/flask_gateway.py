@@ -19,7 +19,7 @@ from sticky_wsgi import Backend, ConfigError, Cookie, Server, StickyMiddleware, 
 
 def create_cart() -> Flask:
     cart = Flask("cart")
-    carts: dict[str, list[str]] = {}  # this replica's, and nobody else's
+    carts: dict[str, list[str]] = {}  # in the memory of this replica
 
     @cart.get("/cart")
     @cart.post("/cart/<item>")
@@ -52,7 +52,7 @@ def home() -> Response:
 
 @app.post("/admin/servers/<name>/state")
 def set_state(name: str) -> Response:
-    token = os.environ.get("ADMIN_TOKEN", "")  # who knows it may; nobody, if there is none
+    token = os.environ.get("ADMIN_TOKEN", "")  # without one configured, all requests are refused
     given = request.headers.get("X-Admin-Token", "")
     if not token or not secrets.compare_digest(given.encode(), token.encode()):
         abort(403)

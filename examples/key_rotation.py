@@ -1,10 +1,10 @@
-"""A secret is replaced and nobody moves: clients of the old key stay where they are,
+"""A secret is replaced and no client moves: clients with a cookie of the old key stay where they are,
 and get a cookie of the new one.
 
     export STICKY_SECRET="the-key-of-last-year the-key-of-this-year"     # oldest to newest
     uvicorn --app-dir examples key_rotation:app
 
-Keep both until the last client of the old key has been here, then take the old one out.
+Keep both until the last client with a cookie of the old key has come back, then take the old key out.
 """
 
 import os
@@ -21,7 +21,7 @@ async def hello(request: Request) -> JSONResponse:
     return JSONResponse({"server": decision(request).server})
 
 
-# Stateless: what a client would miss is not in this process, so its cookie is good after a restart as well.
+# Stateless: the app keeps nothing of a client in this process, so its cookie is valid after a restart as well.
 servers = [Server(name, Starlette(routes=[Route("/", hello)]), stateless=True) for name in ("web1", "web2", "web3")]
 keys = os.environ.get("STICKY_SECRET", "").split()
 

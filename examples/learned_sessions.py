@@ -1,5 +1,5 @@
 """An app that names its sessions in a header, as MCP servers do, is sticky by that header:
-no cookie, and an identifier that no replica has given out is nobody's.
+no cookie, and an identifier that no replica has given out belongs to none.
 
     uvicorn examples.learned_sessions:app
 
@@ -31,8 +31,8 @@ def create_tool() -> Starlette:
         elif session not in calls:
             return JSONResponse({"error": "Session not found"}, 404)
         calls[session] += 1
-        told = {"replica": decision(request).server, "calls": calls[session]}
-        return JSONResponse(told, headers={NAME: session})
+        body = {"replica": decision(request).server, "calls": calls[session]}
+        return JSONResponse(body, headers={NAME: session})
 
     return Starlette(routes=[Route("/", call, methods=["POST"])])
 

@@ -1,5 +1,5 @@
-"""An app that sets JSESSIONID itself is sticky by that very cookie:
-our mark goes before its value, and the app never sees it.
+"""An app that sets JSESSIONID itself is sticky by that cookie:
+the mark goes before its value, and the app never sees it.
 
     export STICKY_SECRET=$(python -c "import secrets; print(secrets.token_urlsafe(32))")
     waitress-serve --host 127.0.0.1 --port 8000 examples.prefix_jsessionid:app
