@@ -1,5 +1,6 @@
 """What both faces export, beside the algorithms that `sticky_core.balance` lists. Each face adds its own five names."""
 
+from sticky_core import samples
 from sticky_core.backend.backend import Backend, BackendConfig
 from sticky_core.backend.events import Events, StateChange
 from sticky_core.balance import *
@@ -19,7 +20,6 @@ from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.persistence.route import Route
 from sticky_core.persistence.stick.config import Learn, Stick
 from sticky_core.persistence.token import Token
-from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
 from sticky_core.samples.request import cook, hdr, path, path_param, src, url_param
 from sticky_core.server.config import ServerConfig

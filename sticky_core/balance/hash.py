@@ -9,7 +9,7 @@ from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
-from sticky_core.samples import request as samples
+from sticky_core.samples.parser import parse_sample
 from sticky_core.samples.request import Sample
 
 
@@ -36,7 +36,7 @@ class Hash(Hashing):
         if sample is None:
             raise line.refused("hash needs a sample: hash src, hash hdr(X-User)")
         line.end()
-        return cls(samples.parse_sample(sample))
+        return cls(parse_sample(sample))
 
     def digest(self, kind: HashType) -> Callable[[Request], int | None]:
         number = kind.hasher()

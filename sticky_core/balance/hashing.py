@@ -27,8 +27,7 @@ from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.messages import Request
-from sticky_core.samples import request as samples
-from sticky_core.samples.request import Key
+from sticky_core.samples.values import Key, key_bytes, parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import host_and_port
 
@@ -120,7 +119,7 @@ class HashType:
         function, scattered = FUNCTIONS[self.function], self.avalanche
 
         def compute(key: Key) -> int:
-            number = function(samples.key_bytes(key))
+            number = function(key_bytes(key))
             return avalanche(number) if scattered else number
 
         remembered = lru_cache(maxsize=8192)(compute)
@@ -330,7 +329,7 @@ def base(server: Server, number: int, hash_key: HashKey) -> int:
     where, port = None, 0
     if hash_key in ("addr", "addr-port") and isinstance(server.config.target, str):
         host, port = host_and_port(server.config.target) or ("", 0)
-        where = samples.parse_address(host)
+        where = parse_address(host)
     if where is not None:
         seed = avalanche(port) if hash_key == "addr-port" else 0
         if isinstance(where, IPv4Address):

@@ -12,7 +12,7 @@ from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
-from sticky_core.samples import request as samples
+from sticky_core.samples.values import split_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Hdr(Hashing):
                 return None
             value = headers[0]
             if "," in value:
-                value = samples.split_list([value])[0]
+                value = split_list([value])[0]
             if not value:
                 return None
             return number(domain(value) if use_domain_only else value)

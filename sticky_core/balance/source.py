@@ -16,7 +16,8 @@ from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.http.messages import Request
 from sticky_core.samples import request as samples
-from sticky_core.samples.request import Key, Sample
+from sticky_core.samples.request import Sample
+from sticky_core.samples.values import LONGEST_ADDRESS, Key, parse_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Source(Hashing):
 
         @lru_cache(maxsize=8192)
         def remembered(text: str) -> int | None:
-            return compute(samples.parse_address(text))
+            return compute(parse_address(text))
 
         # the text says as much as the address, and what was made of it is known
         sample: Sample = _text if self.key is samples.src else self.key
@@ -55,7 +56,7 @@ class Source(Hashing):
         def digest(request: Request) -> int | None:
             key = sample(request)
             if isinstance(key, str):
-                return remembered(key) if len(key) <= samples.LONGEST_ADDRESS else None
+                return remembered(key) if len(key) <= LONGEST_ADDRESS else None
             return compute(key)
 
         return digest

@@ -16,7 +16,7 @@ from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
-from sticky_core.samples.request import parse_address
+from sticky_core.samples.values import parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 

@@ -15,7 +15,8 @@ from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
-from sticky_core.samples.request import Sample, key_text
+from sticky_core.samples.request import Sample
+from sticky_core.samples.values import key_text
 from sticky_core.server.server import Server
 
 

@@ -1,7 +1,8 @@
-"""Samples of answers: what is looked at in the head of one. A session identifier that a server hands out is seen here,
-in a cookie, a header, or the address to which the client is sent on. HAProxy's `res.cook`, `res.hdr`.
+"""A sample of a response is a part of its head that holds a key, such as a session id that a server has made: in a
+cookie, a header, or the Location. HAProxy's `res.cook`, `res.hdr`.
 
-A sample of an answer is a callable, `Reply -> key | None`, so a function of your own is as good as one from here.
+A sample of a response is a callable, `ResponseHead -> key | None`, so a function of the user's is as good as one from
+here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sticky_core.errors import ConfigError
 from sticky_core.http import cookies
 from sticky_core.http.messages import ResponseHead
 from sticky_core.samples import request as samples
-from sticky_core.samples.request import Key, split_list
+from sticky_core.samples.values import Key, path_parameter, pick_value, query_parameter
 
 __all__ = ["Sample", "cook", "hdr", "path_param", "url_param"]
 
@@ -22,7 +23,7 @@ Sample = Callable[[ResponseHead], Key | None]
 
 @dataclass(frozen=True, slots=True)
 class cook:
-    """The value to which a cookie called `name` is set, the last if there are several (HAProxy)."""
+    """The value to which the response sets the cookie called `name`; the last, if there are several (HAProxy)."""
 
     name: str
 
@@ -30,26 +31,26 @@ class cook:
         if not cookies.is_name(self.name):
             raise ConfigError(f"res.cook({self.name}): this can't be the name of a cookie")
 
-    def __call__(self, reply: ResponseHead) -> str | None:
-        text = self._last(reply)
+    def __call__(self, response: ResponseHead) -> str | None:
+        text = self._last_text(response)
         return cookies.value_set(text) if text is not None else None
 
-    def ends(self, reply: ResponseHead, now: float) -> bool:
-        """Whether the cookie is deleted, a logout; `now` in seconds since the epoch."""
-        text = self._last(reply)
+    def ends(self, response: ResponseHead, now: float) -> bool:
+        """Return whether the response deletes the cookie, as a logout does; `now` in seconds since the epoch."""
+        text = self._last_text(response)
         return text is not None and cookies.deletes(text, now)
 
-    def _last(self, reply: ResponseHead) -> str | None:
-        if not reply.sets_cookies:
+    def _last_text(self, response: ResponseHead) -> str | None:
+        if not response.sets_cookies:
             return None
-        texts = [text for text in reply.set_cookies if self.name in text and cookies.set_name(text) == self.name]
+        texts = [text for text in response.set_cookies if self.name in text and cookies.set_name(text) == self.name]
         return texts[-1] if texts else None
 
 
 @dataclass(frozen=True, slots=True)
 class hdr:
-    """A value of the headers called `name`, which commas divide: the last, or the `number`th (from the end if below
-    0).
+    """One value of the headers called `name`, whose values commas divide. `number` is 1 for the first, -1 (default) for
+    the last.
     """
 
     name: str
@@ -58,8 +59,8 @@ class hdr:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", samples.hdr(self.name, self.number).name)
 
-    def __call__(self, reply: ResponseHead) -> str | None:
-        return samples.pick_value(reply.header(self.name), self.number)
+    def __call__(self, response: ResponseHead) -> str | None:
+        return pick_value(response.header(self.name), self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class url_param:
     def __post_init__(self) -> None:
         samples.url_param(self.name)
 
-    def __call__(self, reply: ResponseHead) -> str | None:
-        return samples.query_parameter(_location(reply).partition("#")[0].partition("?")[2], self.name)
+    def __call__(self, response: ResponseHead) -> str | None:
+        return query_parameter(_location(response).partition("#")[0].partition("?")[2], self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +85,9 @@ class path_param:
     def __post_init__(self) -> None:
         samples.path_param(self.name)
 
-    def __call__(self, reply: ResponseHead) -> str | None:
-        return samples.path_parameter(_location(reply).partition("#")[0].partition("?")[0], self.name)
+    def __call__(self, response: ResponseHead) -> str | None:
+        return path_parameter(_location(response).partition("#")[0].partition("?")[0], self.name)
 
 
-def _location(reply: ResponseHead) -> str:
-    return next(iter(reply.header("location")), "")
-
-
-def parse_sample(text: str) -> Sample:
-    """The sample that HAProxy's words name: `res.cook(name)`, `res.hdr(name)`, `res.hdr(name,1)`."""
-    word, bracket, rest = text.partition("(")
-    arguments = split_list([rest.removesuffix(")")]) if bracket and rest.endswith(")") else []
-    match word, arguments:
-        case "res.cook" | "set-cookie" | "scook", [name] if name:
-            return cook(name)
-        case "res.hdr" | "res.fhdr" | "shdr", [name] if name:
-            return hdr(name)
-        case "res.hdr" | "res.fhdr" | "shdr", [name, number] if name and samples.INTEGER.fullmatch(number):
-            return hdr(name, int(number))
-        case _:
-            raise ConfigError(f"sample {text!r} is not known: write res.cook(<name>) or res.hdr(<name>)")
+def _location(response: ResponseHead) -> str:
+    return next(iter(response.header("location")), "")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
-from sticky_core.samples.request import Address, Key, ipmask, key_bytes, key_text, parse_address, src
+from sticky_core.samples.converters import ipmask
+from sticky_core.samples.request import src
+from sticky_core.samples.values import Address, Key, key_bytes, key_text, parse_address
 
 KeyType = Literal["ip", "ipv6", "integer", "string", "binary"]
 TableKey = int | str | bytes

@@ -17,7 +17,7 @@ from sticky_core.clock import Clock, SystemClock
 from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.http.messages import Request
-from sticky_core.samples.request import Key
+from sticky_core.samples.values import Key
 from sticky_core.stick_table import keys
 from sticky_core.stick_table.keys import KeyType, TableKey
 from sticky_core.stick_table.memory import Entries

@@ -13,7 +13,7 @@ from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import VARIABLE, Secret
-from sticky_core.samples import request as samples
+from sticky_core.samples.parser import parse_sample
 from sticky_core.samples.request import Sample
 from sticky_core.server.config import NAME
 from sticky_core.workers import frames
@@ -111,7 +111,7 @@ class WorkersConfig:
             if key is not None and not callable(key):
                 raise ConfigError(f"key {key!r} is no sample: write 'hdr(Mcp-Session-Id)', or pass a function")
             return key
-        return PathTemplate(key) if key.startswith("/") else samples.parse_sample(key)
+        return PathTemplate(key) if key.startswith("/") else parse_sample(key)
 
 
 class PathTemplate:

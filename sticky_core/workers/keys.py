@@ -22,7 +22,8 @@ from sticky_core.http.messages import ResponseHead
 from sticky_core.persistence.claim import Reason
 from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
-from sticky_core.samples.request import Key, Sample
+from sticky_core.samples.request import Sample
+from sticky_core.samples.values import Key, key_bytes
 from sticky_core.server import instance
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
@@ -122,7 +123,7 @@ class KeyTable:
     def arbiter(self, key: str) -> Server:
         """Return the worker that decides about `key`. All workers compute the same one while none starts or ends."""
         live = sorted((self.own_server, *self.live_peers()), key=lambda server: server.id)
-        return live[crc32(samples.key_bytes(key)) % len(live)]
+        return live[crc32(key_bytes(key)) % len(live)]
 
     def learn(self, key: str, owner: str) -> None:
         """Record that `owner` owns the key."""

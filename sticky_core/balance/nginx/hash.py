@@ -21,8 +21,8 @@ from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
-from sticky_core.samples import request as samples
-from sticky_core.samples.request import Key, Sample
+from sticky_core.samples.request import Sample
+from sticky_core.samples.values import Key, key_bytes
 from sticky_core.server.server import Server
 from sticky_core.server.slowstart import SCALE
 
@@ -144,7 +144,7 @@ class Keys:
         key = self._sample(request)
         server: Server | None = None
         if key is not None and key != "":
-            server = self._table.find(samples.key_bytes(key), avoid)
+            server = self._table.find(key_bytes(key), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
     def server_for_hash(self, number: int) -> Server | None:

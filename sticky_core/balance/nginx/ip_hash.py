@@ -16,7 +16,8 @@ from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
 from sticky_core.http.messages import Request
 from sticky_core.samples import request as samples
-from sticky_core.samples.request import Key, Sample
+from sticky_core.samples.request import Sample
+from sticky_core.samples.values import Key, parse_address
 from sticky_core.server.server import Server
 
 #: how often nginx hashes until it gives up and takes turns
@@ -58,7 +59,7 @@ class Networks:
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         key = self._sample(request)
-        address = samples.parse_address(key) if isinstance(key, str) else key
+        address = parse_address(key) if isinstance(key, str) else key
         server: Server | None = None
         if isinstance(address, IPv4Address):
             server = self._shares.first(numbers(address.packed[:3]), avoid)

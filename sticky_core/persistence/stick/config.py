@@ -22,7 +22,9 @@ from sticky_core.persistence.stick.engine import StickEngine
 from sticky_core.persistence.stick.rule import StickRule
 from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
-from sticky_core.samples.request import Key, Sample
+from sticky_core.samples.parser import parse_response_sample, parse_sample
+from sticky_core.samples.request import Sample
+from sticky_core.samples.values import Key
 from sticky_core.server.server import Server
 from sticky_core.stick_table.keys import type_for
 from sticky_core.stick_table.table import StickTable
@@ -54,7 +56,7 @@ class Stick:
         """Send requests with the same `sample` to the same server: `match` and `store_request` in one (HAProxy
         `stick on`).
         """
-        parsed = samples.parse_sample(sample) if isinstance(sample, str) else sample
+        parsed = parse_sample(sample) if isinstance(sample, str) else sample
         if table is None:
             table = StickTable(type_for(parsed), size=SIZE, expire=EXPIRE)
         return cls("on", parsed, table, when)
@@ -62,12 +64,12 @@ class Stick:
     @classmethod
     def match(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
         """Send a request to the server that the table has for its `sample` (HAProxy `stick match`)."""
-        return cls("match", samples.parse_sample(sample) if isinstance(sample, str) else sample, table, when)
+        return cls("match", parse_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     @classmethod
     def store_request(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
         """Store the server that responds, under the `sample` of the request (HAProxy `stick store-request`)."""
-        return cls("store-request", samples.parse_sample(sample) if isinstance(sample, str) else sample, table, when)
+        return cls("store-request", parse_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     @classmethod
     def store_response(cls, sample: res.Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
@@ -76,7 +78,7 @@ class Stick:
         `sample`: one of `sticky_core.samples.response`, a function of the `ResponseHead`, or HAProxy's words:
         `"res.cook(JSESSIONID)"`.
         """
-        return cls("store-response", res.parse_sample(sample) if isinstance(sample, str) else sample, table, when)
+        return cls("store-response", parse_response_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     def __post_init__(self) -> None:
         raise_problems(self._problems())

@@ -13,30 +13,24 @@ from hypothesis import strategies as st
 
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
+from sticky_core.samples.converters import digest, field, ipmask, lower, prefix
+from sticky_core.samples.parser import parse_sample
 from sticky_core.samples.request import (
-    Key,
     Sample,
     bearer,
     cook,
-    digest,
-    field,
     form,
     hdr,
-    ipmask,
     json_field,
     jwt,
-    key_bytes,
-    lower,
     method,
-    parse_sample,
     path,
     path_param,
-    prefix,
     scheme,
-    split_list,
     src,
     url_param,
 )
+from sticky_core.samples.values import Key, key_bytes, split_list
 
 
 class Asked:

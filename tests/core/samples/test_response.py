@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sticky_core.errors import ConfigError
 from sticky_core.samples import response as res
+from sticky_core.samples.parser import parse_response_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,7 @@ def test_an_answer_without_a_location_has_none(reply):
     ],
 )
 def test_a_sample_may_be_named_by_haproxy_s_word(text, sample):
-    assert res.parse_sample(text) == sample
+    assert parse_response_sample(text) == sample
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_a_sample_may_be_named_by_haproxy_s_word(text, sample):
 )
 def test_another_word_is_refused_with_those_that_there_are(text):
     with pytest.raises(ConfigError, match=r"write res\.cook\(<name>\) or res\.hdr\(<name>\)") as refused:
-        res.parse_sample(text)
+        parse_response_sample(text)
     assert repr(text) in str(refused.value)
 
 

@@ -1,0 +1,97 @@
+"""Samples in HAProxy's words: `hdr(X-User),lower`, `res.cook(JSESSIONID)`."""
+
+from __future__ import annotations
+
+import re
+
+from sticky_core.errors import ConfigError
+from sticky_core.samples import response as res
+from sticky_core.samples.converters import digest, field, ipmask, lower, prefix
+from sticky_core.samples.request import Sample, bearer, cook, hdr, method, path, path_param, src, url_param
+from sticky_core.samples.values import split_list
+
+_WORD = re.compile(r"([a-z_.0-9]+)(?:\(([^()]*)\))?")
+_CHAIN = re.compile(r"[a-z_.0-9]+(?:\([^()]*\))?(?:,[a-z_.0-9]+(?:\([^()]*\))?)*")
+_INTEGER = re.compile("-?[0-9]{1,9}")
+
+_WITHOUT_ARGUMENTS: dict[str, Sample] = {"src": src, "path": path, "method": method, "http_auth_bearer": bearer}
+
+_UNKNOWN = (
+    "sample {!r} is not known: write src, path, method, hdr(<name>), cook(<name>) or url_param(<name>), and behind it, "
+    "after a comma, lower, ipmask(<bits>), field(<number>,<delimiters>), bytes(0,<length>) or sha2"
+)
+
+
+def parse_sample(text: str) -> Sample:
+    """Return the sample of requests that HAProxy's words name: `src`, `path`, `method`, `hdr(X-User)`,
+    `hdr(X-Forwarded-For,1)`, `cook(sid)`, `url_param(userid)`, `url_param(jsessionid,;)`, with converters behind it:
+    `lower`, `ipmask(24,64)`, `field(2,/)`, `bytes(0,8)`, `sha2`. ConfigError for other words.
+    """
+    if _CHAIN.fullmatch(text) is None:
+        raise ConfigError(_UNKNOWN.format(text))
+    first, *converters = _WORD.finditer(text)
+    sample = _parse_fetch(first[1].removeprefix("req."), _arguments(first[2]))
+    for word in converters:
+        sample = sample and _parse_converter(sample, word[1], _arguments(word[2]))
+    if sample is None:
+        raise ConfigError(_UNKNOWN.format(text))
+    return sample
+
+
+def parse_response_sample(text: str) -> res.Sample:
+    """Return the sample of responses that HAProxy's words name: `res.cook(name)`, `res.hdr(name)`, `res.hdr(name,1)`.
+    ConfigError for other words.
+    """
+    word, bracket, rest = text.partition("(")
+    arguments = split_list([rest.removesuffix(")")]) if bracket and rest.endswith(")") else []
+    match word, arguments:
+        case "res.cook" | "set-cookie" | "scook", [name] if name:
+            return res.cook(name)
+        case "res.hdr" | "res.fhdr" | "shdr", [name] if name:
+            return res.hdr(name)
+        case "res.hdr" | "res.fhdr" | "shdr", [name, number] if name and _INTEGER.fullmatch(number):
+            return res.hdr(name, int(number))
+        case _:
+            raise ConfigError(f"sample {text!r} is not known: write res.cook(<name>) or res.hdr(<name>)")
+
+
+def _arguments(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",")]
+
+
+def _parse_fetch(word: str, arguments: list[str]) -> Sample | None:
+    match word, arguments:
+        case "src" | "path" | "method" | "http_auth_bearer", []:
+            return _WITHOUT_ARGUMENTS[word]
+        case "hdr" | "fhdr", [name] if name:
+            return hdr(name)
+        case "hdr" | "fhdr", [name, number] if name and _INTEGER.fullmatch(number):
+            return hdr(name, int(number))
+        case "cook" | "cookie", [name] if name:
+            return cook(name)
+        case "url_param" | "urlp", [name] if name:
+            return url_param(name)
+        case "url_param" | "urlp", [name, ";"] if name:
+            return path_param(name)
+        case _:
+            return None
+
+
+def _parse_converter(sample: Sample, word: str, arguments: list[str]) -> Sample | None:
+    if word == "field" and len(arguments) == 2 and _INTEGER.fullmatch(arguments[0]):
+        return field(sample, int(arguments[0]), arguments[1])
+    if not all(map(_INTEGER.fullmatch, arguments)):
+        return None
+    match word, [int(argument) for argument in arguments]:
+        case "lower", []:
+            return lower(sample)
+        case "sha2", [] | [256]:
+            return digest(sample)
+        case "bytes", [0, length]:
+            return prefix(sample, length)
+        case "ipmask", [v4]:
+            return ipmask(sample, v4)
+        case "ipmask", [v4, v6]:
+            return ipmask(sample, v4, v6)
+        case _:
+            return None
