@@ -1,5 +1,6 @@
-"""The command `sticky`. Its parts, click and uvicorn, come with `pip install 'sticky-sessions[serve]'`; where
-they are missing it says so."""
+"""The command `sticky`. It needs click and uvicorn, from `pip install 'sticky-sessions[serve]'`, and names this command
+where they are missing.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +25,18 @@ from sticky_core.workers import frames
 if TYPE_CHECKING:
     import click
 
-_PARTS = ("click", "uvicorn")
+_REQUIRED = ("click", "uvicorn")
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command."""
     try:
         _commands()()
     except ModuleNotFoundError as error:
-        if error.name not in _PARTS:
+        if error.name not in _REQUIRED:
             raise
         sys.stderr.write(
-            f"sticky: {error.name} is not installed. It comes with: pip install 'sticky-sessions[serve]'\n"
+            f"sticky: {error.name} is not installed. Install it with: pip install 'sticky-sessions[serve]'\n"
         )
         sys.exit(1)
 
@@ -48,42 +49,50 @@ def _commands() -> click.Group:
     def sticky() -> None:
         pass
 
-    @sticky.command(help="Serve a small shop in several replicas; a page shows who answers, and why.")
+    @sticky.command(help="Serve a small shop in several replicas; its page shows which one gets each request, and why.")
     @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
     @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 finds a free one.")
-    @click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 12), help="How many.")
+    @click.option(
+        "--replicas", default=3, show_default=True, type=click.IntRange(1, 12), help="The number of replicas."
+    )
     def demo(host: str, port: int, replicas: int) -> None:
         from sticky_asgi.demo import create_demo
 
         try:
             listener = _listen(host, port)
         except OSError as error:
-            raise click.ClickException(_why_not(error, host, port)) from None
+            raise click.ClickException(_listen_problem(error, host, port)) from None
         if _is_loopback(host):
             app = create_demo(replicas)
         else:
             app = create_demo(replicas, hosts=None)
-            click.echo(f"{host} is not loopback: whoever reaches it can take replicas down.", err=True)
+            click.echo(
+                f"{host} is not a loopback address: every client that can reach it can take replicas down. "
+                "For this machine only, use --host 127.0.0.1.",
+                err=True,
+            )
 
         def announce() -> None:
             shop = f"{replicas} replicas of a small shop, each" if replicas > 1 else "A small shop"
             click.echo(f"{shop} with carts in its own memory:")
             click.echo(f"    {_url(listener)}")
-            click.echo("Add something to your cart, put its replica into maint, and see where you go.")
-            click.echo("Ctrl-C ends it.")
+            click.echo("Add something to your cart, put your replica into maint, and see which one serves you then.")
+            click.echo("Press Ctrl-C to stop.")
 
         _serve(app, listener, announce)
 
-    @sticky.command(help="Serve APP (module:name) in several worker processes, its clients each by the one they know.")
+    @sticky.command(help="Serve APP (module:name) in several worker processes; each client stays with one of them.")
     @click.argument("app")
     @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
     @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
-    @click.option("--workers", default=_cpus, show_default="one per CPU", type=click.IntRange(1), help="How many.")
-    @click.option("--factory", is_flag=True, help="APP makes the app.")
+    @click.option(
+        "--workers", default=_cpus, show_default="one per CPU", type=click.IntRange(1), help="The number of processes."
+    )
+    @click.option("--factory", is_flag=True, help="APP is a function that returns the app.")
     def run(app: str, host: str, port: int, workers: int, factory: bool) -> None:
         import uvicorn
 
-        if (problem := _not_there(app)) is not None:
+        if (problem := _app_problem(app)) is not None:
             raise click.ClickException(problem)
         os.environ[_APP] = json.dumps([app, factory])
         uvicorn.run("sticky_asgi.cli:create_run", factory=True, host=host, port=port, workers=workers)
@@ -91,12 +100,12 @@ def _commands() -> click.Group:
     return sticky
 
 
-#: where the workers that `sticky run` starts find what to serve
+#: the environment variable by which `sticky run` passes the name of the app to its workers
 _APP = "STICKY_RUN"
 
 
 def create_run() -> ASGIApp:
-    """The app that `sticky run` was asked to serve, behind StickyWorkers unless it is already."""
+    """Return the app that `sticky run` serves, wrapped in StickyWorkers unless it already is."""
     from uvicorn.importer import import_from_string
 
     name, factory = json.loads(os.environ[_APP])
@@ -110,9 +119,9 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _not_there(app: str) -> str | None:
-    """Why `app` can't be served, told before workers are started that would die of it, and be started again, and so
-    on.
+def _app_problem(app: str) -> str | None:
+    """Return why `app` can't be served, or None. Checked before workers are started: uvicorn restarts workers that fail
+    to import the app for ever.
     """
     try:
         frames.require()
@@ -120,14 +129,16 @@ def _not_there(app: str) -> str | None:
         return str(error)
     module, colon, name = app.partition(":")
     if not (module and colon and name):
-        return f"{app!r} names no app: write module:name, such as main:app"
+        return f"{app!r} is not the name of an app: write module:name, for example main:app"
     if sys.path[:1] != [""]:
-        sys.path.insert(0, "")  # as with `python -m`, the modules of this directory are found
+        sys.path.insert(0, "")  # as with `python -m`, modules are found in the current directory
     try:
         found = importlib.util.find_spec(module)
     except ImportError:
         found = None
-    return None if found is not None else f"there is no module {module!r} here"
+    if found is not None:
+        return None
+    return f"module {module!r} is not found: change to the directory that contains it, or install it"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -135,13 +146,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family)
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _listen_problem(error: OSError, host: str, port: int) -> str:
+    """Return a message that explains why listening failed."""
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {port} at {host} is in use: end what listens there, "
-            "or choose another with --port (0 finds a free one)"
+            f"port {port} at {host} is in use: stop the process that listens there, "
+            "or choose another port with --port (0 finds a free one)"
         )
-    return f"can't listen at {host}, port {port}: {error.strerror or error}"
+    return f"can't listen at {host}, port {port}: {error.strerror or error}. Choose another address with --host"
 
 
 def _is_loopback(host: str) -> bool:
@@ -152,7 +164,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _url(listener: socket.socket) -> str:
-    """Where a browser on this machine finds it."""
+    """Return the URL for a browser on this machine."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1" if listener.family is socket.AF_INET else "::1"
@@ -160,14 +172,14 @@ def _url(listener: socket.socket) -> str:
 
 
 def _serve(app: ASGIApp, listener: socket.socket, announce: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `announce` when requests are answered."""
+    """Serve until SIGINT or SIGTERM; call `announce` once requests are accepted."""
     import uvicorn
 
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Generator[None]:
-            # uvicorn's own raises each signal again when all is done, so that Ctrl-C ends in a traceback
-            # and SIGTERM in a failure
+            # uvicorn's own method raises each signal again after the shutdown, so that Ctrl-C ends in a traceback and
+            # SIGTERM in a failure.
             numbers = (signal.SIGINT, signal.SIGTERM)
             before = {number: signal.signal(number, self.handle_exit) for number in numbers}
             try:

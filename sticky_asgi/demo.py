@@ -1,7 +1,9 @@
-"""What `sticky demo` serves: a small shop in several replicas, and a page that shows who answers, and why.
+"""The app of `sticky demo`: a small shop in several replicas, and a page that shows which replica gets each request,
+and why.
 
-Two apps. The shop is what you would write: carts in a dict, and not a thought of replicas. The demo around it
-has what an operator has: a list of the replicas, and a lever at each. `StickyMiddleware` stands between them.
+There are two apps. The shop is what a user would write: it keeps carts in a dict and knows nothing of replicas. The
+demo around it is for the operator: a list of the replicas, with buttons for their states. `StickyMiddleware` is between
+them.
 """
 
 from __future__ import annotations
@@ -28,16 +30,16 @@ GOODS = ("tea", "bread", "honey")
 #: how long a checkout takes, in seconds: long enough to see it in flight, and to drain its replica meanwhile
 CHECKOUT = 3
 
-#: a cart holds no more than this
-MOST = 20
+#: how many items a cart holds at most
+MAX_ITEMS = 20
 
 
 def create_cart() -> Starlette:
-    """One replica of the shop. Its carts are in this dict and nowhere else: no other has heard of them."""
+    """Make one replica of the shop. Its carts are in this dict and nowhere else: other replicas can't see them."""
     carts: dict[str, list[str]] = {}
 
-    async def look(request: Request) -> Response:
-        return _answer(request, carts.get(request.cookies.get("cart", ""), []))
+    async def show(request: Request) -> Response:
+        return _cart_response(request, carts.get(request.cookies.get("cart", ""), []))
 
     async def add(request: Request) -> Response:
         item = request.path_params["item"]
@@ -47,31 +49,31 @@ def create_cart() -> Starlette:
         if number not in carts:  # a new client, or one whose cart is in another replica's memory
             number = secrets.token_hex(8)
         cart = carts.setdefault(number, [])
-        if len(cart) < MOST:
+        if len(cart) < MAX_ITEMS:
             cart.append(item)
-        answer = _answer(request, cart)
-        answer.set_cookie("cart", number, httponly=True, samesite="lax")
-        return answer
+        response = _cart_response(request, cart)
+        response.set_cookie("cart", number, httponly=True, samesite="lax")
+        return response
 
     async def check_out(request: Request) -> Response:
         await anyio.sleep(CHECKOUT)
         carts.pop(request.cookies.get("cart", ""), None)
-        return _answer(request, [])
+        return _cart_response(request, [])
 
     return Starlette(
         routes=[
-            Route("/cart", look),
+            Route("/cart", show),
             Route("/cart/{item}", add, methods=["POST"]),
             Route("/checkout", check_out, methods=["POST"]),
         ]
     )
 
 
-def _answer(request: Request, cart: list[str]) -> Response:
-    """The cart, and what was decided about the request.
+def _cart_response(request: Request, cart: list[str]) -> Response:
+    """Return the cart, and the decision about the request.
 
-    The mark is made when the head goes out, after we are through. A body that streams comes behind it, and so
-    knows it.
+    The mark is made when the response's head is sent, after this function has returned. A streamed body is made after
+    the head, so it can contain the mark.
     """
     decided = decision(request)
 
@@ -92,24 +94,24 @@ def _answer(request: Request, cart: list[str]) -> Response:
     return StreamingResponse(body(), media_type="application/json", headers={"cache-control": "no-store"})
 
 
-#: by what names a browser on this machine may call the demo
+#: the host names by which a browser on this machine may reach the demo
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def create_demo(replicas: int = 3, *, hosts: Collection[str] | None = LOOPBACK) -> Starlette:
-    """The page, the levers, and the shop behind the middleware. `hosts`: as for `OwnPage`; None is any."""
+    """Make the demo: page, states of replicas, and the shop behind the middleware. `hosts`: as with `SameOrigin`."""
     shop = Backend(
         "shop",
         Server.replicas(create_cart, replicas),
-        balance=RoundRobin(start=0),  # the first visitor meets r1; by default chance has the first word
-        persist=Cookie("SERVERID", secret=secrets.token_urlsafe(32)),  # for this run: no cart outlives it
+        balance=RoundRobin(start=0),  # the first client gets r1; by default the start is random
+        persist=Cookie("SERVERID", secret=secrets.token_urlsafe(32)),  # valid for this run, as the carts are
     )
 
     async def page(request: Request) -> Response:
         headers = {"content-security-policy": _POLICY, "cache-control": "no-store"}
         return Response(_PAGE.read_bytes(), media_type="text/html", headers=headers)
 
-    async def show(request: Request) -> Response:
+    async def replicas_as_json(request: Request) -> Response:
         return JSONResponse(
             [
                 {
@@ -122,28 +124,28 @@ def create_demo(replicas: int = 3, *, hosts: Collection[str] | None = LOOPBACK) 
             ]
         )
 
-    async def pull(request: Request) -> Response:
+    async def set_state(request: Request) -> Response:
         try:
             shop[request.path_params["name"]].state = request.path_params["state"]
         except (KeyError, ValueError) as error:
             raise HTTPException(404, str(error.args[0])) from None
-        return await show(request)
+        return await replicas_as_json(request)
 
     async def forget(request: Request) -> Response:
-        answer = Response(status_code=204)
-        for cookie in ("SERVERID", "cart"):  # HttpOnly, so the page can't
-            answer.delete_cookie(cookie)
-        return answer
+        response = Response(status_code=204)
+        for cookie in ("SERVERID", "cart"):  # they are HttpOnly, so the page's script can't delete them
+            response.delete_cookie(cookie)
+        return response
 
     return Starlette(
         routes=[
             Route("/", page),
-            Route("/replicas", show),
-            Route("/replicas/{name}/{state}", pull, methods=["POST"]),
+            Route("/replicas", replicas_as_json),
+            Route("/replicas/{name}/{state}", set_state, methods=["POST"]),
             Route("/forget", forget, methods=["POST"]),
         ],
         middleware=[
-            Middleware(OwnPage, hosts=hosts),
+            Middleware(SameOrigin, hosts=hosts),
             Middleware(StickyMiddleware, routes={"/cart": shop, "/checkout": shop}, debug=True),
         ],
     )
@@ -151,18 +153,18 @@ def create_demo(replicas: int = 3, *, hosts: Collection[str] | None = LOOPBACK) 
 
 _PAGE = Path(__file__).with_name("demo.html")
 
-# What the page needs and nothing else; above all, nobody frames it to have its levers clicked.
+# What the page needs and nothing else; above all, no other site can frame it to have its buttons clicked.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
-class OwnPage:
-    """Lets our own page pull the levers, and curl, but no other site that its visitor has open.
+class SameOrigin:
+    """Middleware that accepts requests of the demo's own page and of curl, but not of other sites in the same browser.
 
-    Browsers say in Origin whose page sends a POST. The name of another site that is made to point here (DNS
-    rebinding) would make its pages look like ours, so only `hosts` are answered to.
+    Browsers send the site of the page that makes a POST in Origin. A site whose name is made to point to this machine
+    (DNS rebinding) has the same origin as the demo, so only requests to `hosts` are accepted; None accepts any host.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
@@ -179,8 +181,8 @@ class OwnPage:
         host = headers.get("host", "")
         name, colon, port = host.rpartition(":")
         if self._hosts is not None and (name if colon and port.isdecimal() else host) not in self._hosts:
-            return f"This demo answers to {', '.join(self._hosts)}.\n"
+            return f"This demo can be reached as {', '.join(self._hosts)} only.\n"
         origin = headers.get("origin")
         if method != "GET" and origin is not None and origin.partition("://")[2] != host:
-            return "Only the demo's own page may do this.\n"
+            return "Only the demo's own page may send this request.\n"
         return None

@@ -1,4 +1,4 @@
-"""The command `sticky` as people meet it: a process in a terminal, and a page in a browser."""
+"""The command `sticky` as a user runs it: a process in a terminal, and a page in a browser."""
 
 import http.client
 import json
@@ -26,64 +26,64 @@ STICKY = (sys.executable, "-m", "sticky_asgi.cli")
 
 
 def sticky(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end."""
+    """Run the command until it exits."""
     return subprocess.run([*STICKY, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
 
 
 @dataclass
 class Demo:
-    """`sticky demo`, running."""
+    """A running process of `sticky demo`."""
 
     process: subprocess.Popen[str]
-    complaints: IO[str]
-    said: str
+    stderr: IO[str]
+    stdout: str
     port: int
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(self, method: str, path: str, **headers: str) -> tuple[int, str]:
+    def request(self, method: str, path: str, **headers: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
         try:
             connection.request(method, path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            response = connection.getresponse()
+            return response.status, response.read().decode()
         finally:
             connection.close()
 
     def states(self) -> dict[str, str]:
-        status, body = self.ask("GET", "/replicas")
+        status, body = self.request("GET", "/replicas")
         assert status == 200
         return {replica["name"]: replica["state"] for replica in json.loads(body)}
 
-    def end(self, number: signal.Signals) -> tuple[int, str]:
-        """The exit code, and what it said on stderr in all its life."""
+    def stop(self, number: signal.Signals) -> tuple[int, str]:
+        """Stop the process by a signal; return its exit code and all that it wrote to stderr."""
         self.process.send_signal(number)
         code = self.process.wait(DEADLINE)
-        self.complaints.seek(0)
-        return code, self.complaints.read()
+        self.stderr.seek(0)
+        return code, self.stderr.read()
 
 
 @pytest.fixture
 def demo() -> Iterator[Demo]:
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as complaints:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            [*STICKY, "demo", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=complaints, text=True
+            [*STICKY, "demo", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True
         )
         assert process.stdout is not None
-        impatience = threading.Timer(DEADLINE, process.kill)
-        impatience.start()
+        time_limit = threading.Timer(DEADLINE, process.kill)
+        time_limit.start()
         try:
-            said = ""
-            while not (found := re.search(r"^ *http://127\.0\.0\.1:(\d+)$", said, re.MULTILINE)):
+            stdout = ""
+            while not (found := re.search(r"^ *http://127\.0\.0\.1:(\d+)$", stdout, re.MULTILINE)):
                 line = process.stdout.readline()
-                assert line, f"it ended before it said where it is: {said!r}"
-                said += line
-            impatience.cancel()
-            yield Demo(process, complaints, said, int(found[1]))
+                assert line, f"it ended before it printed its URL: {stdout!r}"
+                stdout += line
+            time_limit.cancel()
+            yield Demo(process, stderr, stdout, int(found[1]))
         finally:
-            impatience.cancel()
+            time_limit.cancel()
             process.kill()
             process.wait()
             process.stdout.close()
@@ -93,50 +93,50 @@ def demo() -> Iterator[Demo]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_demo_answers_once_it_says_where_and_ends_in_peace(demo, number):
-    status, body = demo.ask("GET", "/")
+def test_demo_serves_once_its_url_is_printed_and_exits_without_an_error(demo, number):
+    status, body = demo.request("GET", "/")
     assert status == 200
     assert body.endswith("</html>\n")
-    assert demo.end(number) == (0, "")
+    assert demo.stop(number) == (0, "")
 
 
 def test_demo_waits_for_a_request_in_flight_before_it_ends(demo):
-    answers: list[tuple[int, str]] = []
-    buyer = threading.Thread(target=lambda: answers.append(demo.ask("POST", "/checkout")))
+    responses: list[tuple[int, str]] = []
+    buyer = threading.Thread(target=lambda: responses.append(demo.request("POST", "/checkout")))
     buyer.start()
     in_flight = '"in_flight":1'
-    while in_flight not in demo.ask("GET", "/replicas")[1]:
+    while in_flight not in demo.request("GET", "/replicas")[1]:
         assert buyer.is_alive()
-    assert demo.end(signal.SIGINT) == (0, "")
+    assert demo.stop(signal.SIGINT) == (0, "")
     buyer.join(DEADLINE)
-    assert [status for status, _ in answers] == [200]
+    assert [status for status, _ in responses] == [200]
 
 
 @pytest.mark.parametrize("missing", ["click", "uvicorn"])
-def test_without_its_extra_the_command_names_the_way_out(missing):
-    started = (
+def test_without_its_extra_the_command_prints_how_to_install_it(missing):
+    script = (
         f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['sticky', 'demo', '--port', '0']; "
         "from sticky_asgi.cli import main; main()"
     )
-    ended = subprocess.run([sys.executable, "-c", started], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
-        f"sticky: {missing} is not installed. It comes with: pip install 'sticky-sessions[serve]'\n"
+        f"sticky: {missing} is not installed. Install it with: pip install 'sticky-sessions[serve]'\n"
     )
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra():
-    started = (
+    script = (
         "import sys; sys.modules['starlette.routing'] = None; sys.argv = ['sticky', 'demo', '--port', '0']; "
         "from sticky_asgi.cli import main; main()"
     )
-    ended = subprocess.run([sys.executable, "-c", started], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
     assert ended.returncode == 1
     assert "starlette.routing" in ended.stderr
     assert "sticky-sessions[serve]" not in ended.stderr
 
 
-def test_a_port_in_use_is_said_in_a_sentence():
+def test_a_port_in_use_is_reported_in_a_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = sticky("demo", "--port", f"{port}")
@@ -145,8 +145,10 @@ def test_a_port_in_use_is_said_in_a_sentence():
     assert "Traceback" not in ended.stderr
 
 
-def test_an_address_of_somebody_else_is_said_in_a_sentence():
-    ended = sticky("demo", "--host", "192.0.2.1", "--port", "0")  # RFC 5737: nobody's
+def test_an_address_of_another_machine_is_reported_in_a_sentence():
+    ended = sticky(
+        "demo", "--host", "192.0.2.1", "--port", "0"
+    )  # RFC 5737: no machine has it
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "can't listen at 192.0.2.1" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -170,112 +172,112 @@ def test_version_is_that_of_the_package():
         pytest.param({"Host": "elsewhere.example", "Origin": "http://elsewhere.example"}, id="a rebound name"),
     ],
 )
-def test_other_sites_can_not_drive_the_demo(demo, path, headers):
-    assert demo.ask("POST", path, **headers)[0] == 403
+def test_other_sites_can_not_control_the_demo(demo, path, headers):
+    assert demo.request("POST", path, **headers)[0] == 403
     assert set(demo.states().values()) == {"ready"}
 
 
-def test_a_rebound_name_can_not_even_look(demo):
-    assert demo.ask("GET", "/replicas", Host=f"elsewhere.example:{demo.port}")[0] == 403
+def test_a_rebound_name_can_not_even_read(demo):
+    assert demo.request("GET", "/replicas", Host=f"elsewhere.example:{demo.port}")[0] == 403
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_page_itself_and_curl_can(demo, host):
+def test_the_page_itself_and_curl_can_control_the_demo(demo, host):
     own = {"Host": f"{host}:{demo.port}", "Origin": f"http://{host}:{demo.port}"}
-    assert demo.ask("POST", "/replicas/r1/maint", **own)[0] == 200
-    assert demo.ask("POST", "/replicas/r2/drain")[0] == 200
+    assert demo.request("POST", "/replicas/r1/maint", **own)[0] == 200
+    assert demo.request("POST", "/replicas/r2/drain")[0] == 200
     assert demo.states() == {"r1": "maint", "r2": "drain", "r3": "ready"}
 
 
 @pytest.mark.parametrize("path", ["/replicas/r4/maint", "/replicas/r1/asleep", "/cart/gold"])
-def test_what_is_not_there_is_not_found(demo, path):
-    assert demo.ask("POST", path)[0] == 404
+def test_unknown_replicas_states_and_items_are_not_found(demo, path):
+    assert demo.request("POST", path)[0] == 404
 
 
-def test_a_lever_is_not_pulled_by_a_link(demo):
-    assert demo.ask("GET", "/replicas/r1/maint")[0] == 405
+def test_a_link_does_not_change_a_state(demo):
+    assert demo.request("GET", "/replicas/r1/maint")[0] == 405
     assert demo.states()["r1"] == "ready"
 
 
 # -- in a browser
 
-ANSWERED = "document.getElementById('answered').innerText"
+SERVED_BY = "document.getElementById('served-by').innerText"
 
 
-def levers(replica: str) -> str:
+def states_of(replica: str) -> str:
     return f"[aria-label='state of {replica}']"
 
 
 @pytest.fixture
 def page(browser, demo):
-    """The demo's page as a new visitor has it. Whatever is done to it, the browser must not complain."""
+    """The demo's page in the browser of a new client. No test may cause an error in the browser."""
     page = browser.page()
     page.open(demo.url)
-    page.until(f"{ANSWERED} === 'r1 answered'")
+    page.until(f"{SERVED_BY} === 'r1 served you'")
     yield page
     assert page.complaints() == []
 
 
-def test_a_client_stays_until_its_replica_is_taken_down_and_is_told_why_it_moved(page, demo):
+def test_a_client_stays_until_its_replica_is_taken_down_and_the_page_shows_why_it_moved(page, demo):
     page.click("add tea")
     page.until("document.getElementById('cart').innerText === 'tea'")
-    assert page.text("#answered") == "r1 answered"
+    assert page.text("#served-by") == "r1 served you"
     assert page.text("#claim") == "VALID"
 
-    page.click("maint", within=levers("r1"))
-    page.until(f"""document.querySelector("{levers("r1")} [aria-pressed='true']").innerText === 'maint'""")
+    page.click("maint", within=states_of("r1"))
+    page.until(f"""document.querySelector("{states_of("r1")} [aria-pressed='true']").innerText === 'maint'""")
     assert demo.states() == {"r1": "maint", "r2": "ready", "r3": "ready"}
 
-    page.click("look again")
-    page.until(f"{ANSWERED} === 'r2 answered'")
+    page.click("send another request")
+    page.until(f"{SERVED_BY} === 'r2 served you'")
     assert page.text("#claim") == "DOWN"
     assert page.text("#reason") == "server is in maintenance"
     assert page.text("#why") == "r1: server is in maintenance; balance chose r2."
     assert page.text("#mark") == "INSERTED"
-    assert page.text("#where") == "You moved from r1 to r2, and your cart stayed in r1’s memory."
+    assert page.text("#move") == "You moved from r1 to r2, and your cart stayed in r1’s memory."
     assert page.text("#cart") == "empty"
 
-    page.click("look again")
+    page.click("send another request")
     page.until("document.getElementById('claim').innerText === 'VALID'")
-    assert page.text("#answered") == "r2 answered"
+    assert page.text("#served-by") == "r2 served you"
     assert page.evaluate("document.querySelectorAll('#log li').length") == 5
 
-    code, told = demo.end(signal.SIGINT)
+    code, stderr = demo.stop(signal.SIGINT)
     assert code == 0
-    assert all(line.startswith("Server shop/r") for line in told.splitlines()), told  # what the visitor did
-    page.until(f"{ANSWERED} === 'The demo is silent'")
+    assert all(line.startswith("Server shop/r") for line in stderr.splitlines()), stderr  # the state changes above
+    page.until(f"{SERVED_BY} === 'The demo does not respond'")
 
 
-def test_a_drained_replica_keeps_its_client_and_takes_no_new_one(page):
+def test_a_drained_replica_keeps_its_client_and_accepts_no_new_one(page):
     page.click("add honey")
     page.until("document.getElementById('cart').innerText === 'honey'")
     for replica in ("r1", "r2"):
-        page.click("drain", within=levers(replica))
-        page.until(f"""document.querySelector("{levers(replica)} [aria-pressed='true']").innerText === 'drain'""")
+        page.click("drain", within=states_of(replica))
+        page.until(f"""document.querySelector("{states_of(replica)} [aria-pressed='true']").innerText === 'drain'""")
     page.click("add honey")
     page.until("document.getElementById('cart').innerText === 'honey × 2'")
-    assert page.text("#answered") == "r1 answered"
-    page.click("be a new client")
-    page.until(f"{ANSWERED} === 'r3 answered'")
+    assert page.text("#served-by") == "r1 served you"
+    page.click("become a new client")
+    page.until(f"{SERVED_BY} === 'r3 served you'")
     assert page.text("#claim") == "NONE"
     assert page.text("#cart") == "empty"
 
 
-def test_with_every_replica_in_maint_the_page_says_so_and_brings_one_back(page):
+def test_with_every_replica_in_maint_the_page_shows_it_and_puts_one_back(page):
     for replica in ("r1", "r2", "r3"):
-        page.click("maint", within=levers(replica))
-        page.until(f"""document.querySelector("{levers(replica)} [aria-pressed='true']").innerText === 'maint'""")
-    page.click("look again")
-    page.until(f"{ANSWERED} === 'nobody could answer: 503'")
+        page.click("maint", within=states_of(replica))
+        page.until(f"""document.querySelector("{states_of(replica)} [aria-pressed='true']").innerText === 'maint'""")
+    page.click("send another request")
+    page.until(f"{SERVED_BY} === 'no replica could serve you: status 503'")
     assert page.text("#claim") == "DOWN"
     assert page.text("#why").startswith("r1: server is in maintenance; no server could take")
-    page.click("ready", within=levers("r1"))
-    page.click("look again")
-    page.until(f"{ANSWERED} === 'r1 answered'")
+    page.click("ready", within=states_of("r1"))
+    page.click("send another request")
+    page.until(f"{SERVED_BY} === 'r1 served you'")
     assert page.text("#claim") == "VALID"
 
 
-def test_a_slow_checkout_is_seen_in_flight(page):
+def test_a_slow_checkout_is_shown_in_flight(page):
     page.click("add tea")
     page.until("document.getElementById('cart').innerText === 'tea'")
     page.click("check out, slowly")
@@ -284,7 +286,7 @@ def test_a_slow_checkout_is_seen_in_flight(page):
     page.until("!document.getElementById('replicas').innerText.includes('1 in flight')")
 
 
-def test_the_page_can_be_worked_by_keyboard(page):
+def test_the_page_can_be_used_by_keyboard(page):
     focus = "document.activeElement.innerText"
     for _ in range(30):
         page.press("Tab", 9)
@@ -295,13 +297,13 @@ def test_the_page_can_be_worked_by_keyboard(page):
     page.until("document.getElementById('cart').innerText === 'bread'")
     assert page.evaluate(focus) == "add bread"
 
-    page.evaluate(f"""document.querySelector("{levers("r1")} [data-state='maint']").focus()""")
+    page.evaluate(f"""document.querySelector("{states_of("r1")} [data-state='maint']").focus()""")
     page.press("Enter", 13, "\r")
-    page.until(f"""document.querySelector("{levers("r1")} [aria-pressed='true']").innerText === 'maint'""")
+    page.until(f"""document.querySelector("{states_of("r1")} [aria-pressed='true']").innerText === 'maint'""")
     assert page.evaluate(focus) == "maint", "the button that was pressed has lost the focus"
 
 
-def test_everything_can_be_named_and_answers_are_announced(page):
+def test_every_control_has_a_name_and_responses_are_announced(page):
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     names: dict[str, list[str]] = {}
     for node in nodes:
@@ -310,15 +312,15 @@ def test_everything_can_be_named_and_answers_are_announced(page):
     assert "" not in names["button"] + names["group"] + names["heading"] + names["region"]
     assert set(names["group"]) >= {"state of r1", "state of r2", "state of r3"}
     assert "status" in names
-    assert page.evaluate("document.querySelector('[role=status]').innerText").startswith("r1 answered")
+    assert page.evaluate("document.querySelector('[role=status]').innerText").startswith("r1 served you")
 
 
 @pytest.mark.parametrize("width", [320, 380, 620, 850])
 def test_nothing_is_cut_off_in_a_narrow_window(browser, demo, width):
     page = browser.page(width)
     page.open(demo.url)
-    page.until(f"{ANSWERED} === 'r1 answered'")
-    page.click("maint", within=levers("r1"))
+    page.until(f"{SERVED_BY} === 'r1 served you'")
+    page.click("maint", within=states_of("r1"))
     page.click("add tea")
     page.until("document.querySelectorAll('#log li').length >= 3")
     wide = """[...document.querySelectorAll('body *')]
