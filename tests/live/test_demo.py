@@ -146,9 +146,7 @@ def test_a_port_in_use_is_reported_in_a_sentence():
 
 
 def test_an_address_of_another_machine_is_reported_in_a_sentence():
-    ended = sticky(
-        "demo", "--host", "192.0.2.1", "--port", "0"
-    )  # RFC 5737: no machine has it
+    ended = sticky("demo", "--host", "192.0.2.1", "--port", "0")  # RFC 5737: no machine has it
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "can't listen at 192.0.2.1" in ended.stderr
     assert "Traceback" not in ended.stderr
