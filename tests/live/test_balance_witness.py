@@ -1,5 +1,5 @@
-"""HAProxy and nginx as witnesses of balance: the same servers and the same requests, in order, must come to the same
-choices, some two thousand for each way to hash.
+"""HAProxy and nginx as witnesses of balance: with the same servers and the same requests, in order, they must make the
+same choices as our algorithms, some two thousand for each way to hash.
 
 Servers and witness are one process, over UNIX sockets, and requests are sent many at a time. Where a keyword is newer
 than the witness (HAProxy 3), our choices are compared with a recorded checksum of them.
@@ -56,7 +56,7 @@ EQUAL = (1,) * SERVERS
 
 @dataclass(frozen=True)
 class Ask:
-    """A request, as both are asked it."""
+    """A request that the witness and our algorithm get."""
 
     src: str = "192.0.2.1"
     path: str = "/"
@@ -70,7 +70,7 @@ class Ask:
         target = f"{self.path}?{self.query}" if self.query else self.path
         lines = [f"GET {target} HTTP/1.1", "Host: shop.example", f"X-Src: {self.src}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
-        # last, since HAProxy's use_domain_only looks a byte too far, and a dot there would mislead it
+        # last, since HAProxy's use_domain_only reads a byte too far, and would take a dot there for a part of the name
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in more.items()]
         return "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1")
 
@@ -96,7 +96,7 @@ def uris(chance: random.Random) -> Iterator[Ask]:
 
 
 def params(chance: random.Random) -> Iterator[Ask]:
-    """With the parameter first, later, twice, empty, as the end of another's name, without its `=`, or not at all."""
+    """Return requests: the parameter first, later, twice, empty, as the end of another name, without `=`, absent."""
     forms: tuple[str, ...] = (
         "user={}",
         "a=1&user={}&b=2",
@@ -113,7 +113,7 @@ def params(chance: random.Random) -> Iterator[Ask]:
 
 
 def users(chance: random.Random) -> Iterator[Ask]:
-    """With the header once, as a list, quoted, twice, empty, or not at all."""
+    """Return requests with the header once, as a list, quoted, twice, empty, or without it."""
     forms: tuple[tuple[str, ...], ...] = (("{}",), ("{}, other",), ('"{},x", other',), ("{}", "other"), ("",), ())
     forms += ((" {} ",), (",{}",), ('"\\",{}", other',))
     for _ in range(KEYS):
@@ -133,20 +133,20 @@ def numbers(chance: random.Random) -> Iterator[Ask]:
         yield Ask(headers=(("x-user", chance.choice(forms).format(chance.getrandbits(40))),))
 
 
-def anybody(chance: random.Random) -> Iterator[Ask]:
-    yield from [Ask()] * 317  # so that what happens in between does so in the midst of a round
+def equal_requests(chance: random.Random) -> Iterator[Ask]:
+    yield from [Ask()] * 317  # so that changes in between happen in the middle of a round
 
 
 def few(chance: random.Random) -> Iterator[Ask]:
     yield from [Ask()] * 25
 
 
-# -- what happens
+# -- the rows
 
 
 @dataclass(frozen=True)
 class Pull:
-    """Not a request: the operator puts a server into another state, or gives it another weight."""
+    """A change between requests: the operator sets the state or the weight of a server."""
 
     server: str
     state: Literal["ready", "drain", "maint"] | None = None
@@ -156,17 +156,17 @@ class Pull:
 @dataclass(frozen=True)
 class Row:
     id: str
-    #: as the witness is told
+    #: the witness's configuration
     lines: tuple[str, ...]
-    #: as it is here
+    #: the same in our words
     balance: Balance
     asks: Callable[[random.Random], Iterable[Ask]]
     weights: tuple[int, ...] = WEIGHTS
-    #: taken out in the configuration
+    #: the servers that are disabled in the configuration
     disabled: tuple[int, ...] = ()
-    #: what the operator does when a fifth of the requests are through, two fifths, …
+    #: the operator's changes, spread evenly between the requests
     pulls: tuple[Pull, ...] = ()
-    #: behind each server's line
+    #: appended to each server's line
     server: str = ""
     #: for a keyword of HAProxy 3, which a witness may be too old for: the checksum of our choices
     recorded: int | None = None
@@ -182,7 +182,7 @@ class Row:
 
 
 def in_our_words(row: Row, targets: Sequence[str]) -> list[str]:
-    """The servers that our algorithm chooses."""
+    """Return the names of the servers that our algorithm chooses."""
     servers = [
         Server(f"s{number}", target, weight=weight)
         for number, (target, weight) in enumerate(zip(targets, row.weights, strict=False), 1)
@@ -218,7 +218,7 @@ def in_our_words(row: Row, targets: Sequence[str]) -> list[str]:
 
 
 def answers(entrance: Path, requests: Sequence[bytes]) -> list[str]:
-    """Which server answered each of `requests`, sent over one connection, a hundred at a time."""
+    """Return the server that responded to each of `requests`, sent over one connection, a hundred at a time."""
     found: list[str] = []
     with closing(socket.socket(socket.AF_UNIX)) as connection:
         connection.settimeout(DEADLINE)
@@ -262,7 +262,7 @@ def hash_types() -> Iterator[str]:
 
 
 def hashed(text: str, balance: Callable[..., Balance], asks: Any, *types: str, **row: Any) -> Iterator[Row]:
-    """A row for each of the hash types, the default among them."""
+    """Return a row for each hash type, the default included."""
     for hash_type in ("map-based", *types):
         lines = (f"balance {text}", f"hash-type {hash_type}")
         yield Row(f"{text}, {hash_type}", lines, balance(hash_type=hash_type, start=0), asks, **row)
@@ -347,11 +347,11 @@ HAPROXY = [
         for key, recorded in HASH_KEYS
     ),
     *(
-        Row(f"static-rr {weights}", ("balance static-rr",), StaticRR(start=0), anybody, weights)
+        Row(f"static-rr {weights}", ("balance static-rr",), StaticRR(start=0), equal_requests, weights)
         for weights in ((1, 1, 1), (3, 1, 2), (5, 5, 3), (7, 4, 2, 9), (2, 3, 3), (30, 10, 20, 11), WEIGHTS)
     ),
     *(
-        Row(f"roundrobin {weights}", ("balance roundrobin",), RoundRobin(start=0), anybody, weights)
+        Row(f"roundrobin {weights}", ("balance roundrobin",), RoundRobin(start=0), equal_requests, weights)
         for weights in ((7, 4, 2, 9), (30, 10, 20, 11), WEIGHTS)
     ),
     *(
@@ -365,9 +365,11 @@ HAPROXY = [
         )
         for weights in (WEIGHTS, EQUAL, (7, 4, 2, 9, 1, 1))
         for what, pulls in (("servers go and come", CHANGES), ("weights change", WEIGHED))
-        for asks in (anybody, few)  # later, and while not everybody has had a turn
+        for asks in (equal_requests, few)  # later, and while some servers have not had a turn
     ),
-    Row("static-rr while servers go and come", ("balance static-rr",), StaticRR(start=0), anybody, pulls=CHANGES),
+    Row(
+        "static-rr while servers go and come", ("balance static-rr",), StaticRR(start=0), equal_requests, pulls=CHANGES
+    ),
 ]
 
 
@@ -400,7 +402,7 @@ HELD = [
 def configured(
     rows: Sequence[Row], folder: Path, listeners: Sequence[socket.socket], holders: Sequence[socket.socket] = ()
 ) -> str:
-    """haproxy.cfg, with a backend for each row, and a frontend for each server, which says who it is."""
+    """haproxy.cfg, with a backend for each row, and a frontend for each server, which responds with its name."""
     lines = [
         "global",
         "  nbthread 1",
@@ -431,7 +433,7 @@ def configured(
 
 
 class HAProxy:
-    """HAProxy at work."""
+    """A running HAProxy."""
 
     def __init__(
         self, folder: Path, known: Sequence[Row], targets: Sequence[str], holders: Sequence[socket.socket]
@@ -465,7 +467,7 @@ def haproxy(part: Callable[[str], str], until: Callable[[Callable[[], object], s
     program = part("haproxy")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        # an address each, so that they differ by that too
+        # an address each, so that they differ in the address as well
         listeners = [
             stack.enter_context(closing(socket.create_server((f"127.0.0.{number}", 0)))) for number in range(1, 11)
         ]
@@ -473,25 +475,25 @@ def haproxy(part: Callable[[str], str], until: Callable[[Callable[[], object], s
         descriptors = [listener.fileno() for listener in listeners]
         config = folder / "haproxy.cfg"
 
-        def knows(row: Row) -> bool:
+        def is_known(row: Row) -> bool:
             config.write_text(configured([row], folder, listeners))
             checked = subprocess.run([program, "-c", "-q", "-f", config], capture_output=True, pass_fds=descriptors)
             return checked.returncode == 0
 
-        known = [row for row in HAPROXY if row.recorded is None or knows(row)]
+        known = [row for row in HAPROXY if row.recorded is None or is_known(row)]
         config.write_text(configured(known, folder, listeners, holders))
-        said = folder / "said"
-        with said.open("wb") as output:
+        output_file = folder / "output_file"
+        with output_file.open("wb") as output:
             process = subprocess.Popen(
                 [program, "-db", "-q", "-f", config],
                 pass_fds=descriptors, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         try:
             until(lambda: process.poll() is not None or answering(folder / "entrance"), "HAProxy is there")
-            assert process.poll() is None, said.read_text()
+            assert process.poll() is None, output_file.read_text()
             targets = [f"http://{host}:{port}" for host, port in (each.getsockname() for each in listeners)]
             yield HAProxy(folder, known, targets, holders)
-            assert process.poll() is None, said.read_text()
+            assert process.poll() is None, output_file.read_text()
         finally:
             process.kill()
             process.wait()
@@ -520,7 +522,7 @@ def test_haproxy_chooses_as_we_do(haproxy: HAProxy, row: Row) -> None:
 
 
 class Zero:
-    """No chance: everything begins with the first."""
+    """A source of randomness that always returns the first choice."""
 
     def randrange(self, stop: int, /) -> int:
         return 0
@@ -533,9 +535,9 @@ class Zero:
 
 
 class Flight:
-    """Requests through a witness that servers of ours hold, and the same among servers that are not there.
+    """Requests through a witness to servers that hold them, and the same requests among servers of our algorithm.
 
-    `let_go`: waits until the witness knows that there are only so many left.
+    `wait_for_release`: wait until the witness has only so many requests in flight.
     """
 
     def __init__(
@@ -544,13 +546,13 @@ class Flight:
         entrance: Path,
         name: str,
         holders: Sequence[socket.socket],
-        let_go: Callable[[int], None] = lambda count: None,
+        wait_for_release: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._held = held
         self._entrance = entrance
         self._name = name
         self._holders = holders
-        self._let_go = let_go
+        self._wait_for_release = wait_for_release
         self._both: list[tuple[socket.socket, socket.socket, Server]] = []
         self.servers = [
             Server(f"s{nth}", "http://127.0.0.1", weight=weight) for nth, weight in enumerate(held.weights, 1)
@@ -562,7 +564,7 @@ class Flight:
         return 0 < self._held.maxconn <= len(server.in_flight)
 
     def begin(self, ask: Ask) -> tuple[str, str]:
-        """Whom the witness chooses for a request, and whom we do."""
+        """Begin a request; return the servers that the witness and our algorithm choose for it."""
         request: Any = ask
         own = self.algorithm.choose(request, self)
         assert own is not None
@@ -577,20 +579,20 @@ class Flight:
         number = next(number for number, holder in enumerate(self._holders) if holder is key.fileobj)
         connection, _ = self._holders[number].accept()
         witnessed = self.servers[number]
-        # what the witness has done goes on, so that one difference is one
+        # our side follows the witness's choice, so that one difference does not cause others
         witnessed.in_flight.append(None)
         self.algorithm.acquired(witnessed)
         self._both.append((client, connection, witnessed))
         return witnessed.name, own.name
 
     def end(self, number: int) -> None:
-        """The `number`th request is over, and the witness knows."""
+        """End the `number`th request, and wait until the witness has released it."""
         client, connection, server = self._both.pop(number)
         connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
         connection.close()
         assert client.recv(65536).startswith(b"HTTP/1.1 204 ")
         client.close()
-        self._let_go(len(self._both))
+        self._wait_for_release(len(self._both))
         server.in_flight.pop()
         self.algorithm.released(server)
 
@@ -603,7 +605,7 @@ class Flight:
             connection.close()
 
     def compare(self) -> None:
-        """Sixty requests, of which some end in between."""
+        """Compare the choices for sixty requests, of which some end in between."""
         chance = random.Random(self._held.id)
         together: list[tuple[str, str]] = []
         for ask in list(uris(chance))[:60]:
@@ -625,10 +627,10 @@ def test_haproxy_chooses_as_we_do_while_requests_stay(
         column = stat[0].removeprefix("# ").split(",").index("scur")
         return sum(int(line.split(",")[column]) for line in stat[1:] if line)
 
-    def let_go(count: int) -> None:
+    def wait_for_release(count: int) -> None:
         until(lambda: current() == count, "HAProxy has let the request go")
 
-    with closing(Flight(held, haproxy.folder / "entrance", name, haproxy.holders, let_go)) as flight:
+    with closing(Flight(held, haproxy.folder / "entrance", name, haproxy.holders, wait_for_release)) as flight:
         flight.compare()
 
 
@@ -636,7 +638,7 @@ def test_haproxy_chooses_as_we_do_while_requests_stay(
 
 
 def single_users(chance: random.Random) -> Iterator[Ask]:
-    """With the header, empty, or not at all."""
+    """Return requests with the header, with an empty one, or without it."""
     for _ in range(KEYS):
         drawn = chance.random()
         headers = () if drawn < 0.1 else (("x-user", "" if drawn < 0.2 else word(chance, 30)),)
@@ -653,10 +655,10 @@ def user(request: Request) -> str | None:
 
 NGINX = [
     *(
-        Row(f"round robin {weights}", (), Smooth(start=0), anybody, weights)
+        Row(f"round robin {weights}", (), Smooth(start=0), equal_requests, weights)
         for weights in ((1, 1, 1), (3, 1, 1, 1), (5, 3, 1, 1), (2, 3, 3), (7, 4, 2, 9), (30, 10, 20, 11), WEIGHTS)
     ),
-    Row("round robin, two down", (), Smooth(start=0), anybody, disabled=(1, 6)),
+    Row("round robin, two down", (), Smooth(start=0), equal_requests, disabled=(1, 6)),
     Row("ip_hash", ("ip_hash",), IpHash(start=0), addresses),
     Row("ip_hash among equals", ("ip_hash",), IpHash(start=0), addresses, EQUAL),
     Row("ip_hash, two down", ("ip_hash",), IpHash(start=0), addresses, disabled=(3, 6)),
@@ -668,7 +670,7 @@ NGINX = [
     Row("hash consistent by URI", ("hash $request_uri consistent",), NginxHash(request_uri, True, 0), uris, EQUAL),
     Row("hash consistent, two down", ("hash $request_uri consistent",), NginxHash(request_uri, True, 0), uris,
         disabled=(3, 6)),
-    Row("least_conn, nobody busy", ("least_conn",), NginxLeastConn(start=0), anybody),
+    Row("least_conn, nobody busy", ("least_conn",), NginxLeastConn(start=0), equal_requests),
 ]  # fmt: skip
 NGINX_HELD = [
     Held("least_conn", ("least_conn",), NginxLeastConn()),
@@ -677,9 +679,9 @@ NGINX_HELD = [
 
 
 def nginx_configured(folder: Path, places: Sequence[str], holders: Sequence[socket.socket]) -> str:
-    """nginx.conf, with an upstream for each row, and a server for each server, which says who it is."""
+    """nginx.conf, with an upstream for each row, and a `server` for each server, which responds with its name."""
     paths = (f"{kind}_temp_path {folder}/{kind}" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    lines = ["daemon off", "master_process off", f"pid {folder}/pid", f"error_log {folder}/said"]
+    lines = ["daemon off", "master_process off", f"pid {folder}/pid", f"error_log {folder}/output_file"]
     http = ["access_log off", *paths, "real_ip_header X-Src", "set_real_ip_from unix:"]
     servers = [
         f"server {{ listen {place.removeprefix('http://')}; add_header X-Server s{number}; return 204; }}"
@@ -707,7 +709,7 @@ def nginx_configured(folder: Path, places: Sequence[str], holders: Sequence[sock
 
 @dataclass(frozen=True)
 class Nginx:
-    """nginx at work."""
+    """A running nginx."""
 
     folder: Path
     places: Sequence[str]
@@ -724,7 +726,7 @@ def nginx(part: Callable[[str], str], until: Callable[[Callable[[], object], str
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         with ExitStack() as listening:
-            # nginx makes its points of what is written: an address and a port, or a path
+            # nginx derives its points from the text of the address: an address and a port, or a path
             taken = [
                 listening.enter_context(closing(socket.create_server((f"127.0.0.{number}", 0))))
                 for number in range(1, SERVERS)
@@ -735,13 +737,13 @@ def nginx(part: Callable[[str], str], until: Callable[[Callable[[], object], str
         config = folder / "nginx.conf"
         config.write_text(nginx_configured(folder, places, holders))
         process = subprocess.Popen(
-            [program, "-c", config, "-p", folder, "-e", folder / "said"], stdin=subprocess.DEVNULL
+            [program, "-c", config, "-p", folder, "-e", folder / "output_file"], stdin=subprocess.DEVNULL
         )
         try:
             until(lambda: process.poll() is not None or answering(folder / "entrance"), "nginx is there")
-            assert process.poll() is None, (folder / "said").read_text()
+            assert process.poll() is None, (folder / "output_file").read_text()
             yield Nginx(folder, places, holders)
-            assert process.poll() is None, (folder / "said").read_text()
+            assert process.poll() is None, (folder / "output_file").read_text()
         finally:
             process.kill()
             process.wait()

@@ -1,5 +1,5 @@
-"""HAProxy itself as a witness. The same bytes go to it and to both of our faces, in front of servers that do
-the same; what the servers saw and what the client got must be the same, too.
+"""HAProxy itself as a witness. It gets the same bytes as both of our faces, in front of servers that do the
+same; what the servers receive and what the client receives must be the same, too.
 
 A row is a backend, and some requests to it in order. Where we differ on purpose, the row says why and what is
 ours, and the witness must contradict, or the difference would be none. HAProxy 2.6 and later will do.
@@ -34,12 +34,12 @@ pytestmark = pytest.mark.live
 DEADLINE = 300.0
 HOST = "127.0.0.1"
 
-# -- the words of the table
+# -- the parts of a row
 
 
 @dataclass(frozen=True)
 class Srv:
-    """A server: its name, its cookie if it has one, and what is the matter with it."""
+    """A server: its name, its cookie if it has one, and its state."""
 
     name: str
     cookie: str = ""
@@ -50,7 +50,7 @@ class Srv:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request, and what the application in the server answers it with."""
+    """A request, and the response of the application in the server."""
 
     cookies: tuple[str, ...] = ()
     method: str = "GET"
@@ -64,7 +64,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Pull:
-    """Not a request: the operator puts a server into another state, or gives it another weight."""
+    """A change between requests: the operator sets the state or the weight of a server."""
 
     server: str
     state: Literal["ready", "drain", "maint"] | None = None
@@ -73,7 +73,7 @@ class Pull:
 
 @dataclass(frozen=True)
 class Seen:
-    """One exchange from both ends."""
+    """One exchange as the server and the client see it."""
 
     status: int = 200
     server: str | None = None
@@ -93,7 +93,7 @@ class Row:
     steps: tuple[Ask | Pull, ...]
     servers: tuple[Srv, ...] = A_AND_B
     redispatch: bool = True
-    why: str = ""  #: why we differ
+    why: str = ""  #: why our result differs
     ours: tuple[Seen, ...] = ()
 
     @property
@@ -106,19 +106,19 @@ def sent(*cookies: str) -> Ask:
 
 
 def app(*headers: str, cookies: tuple[str, ...] = (), status: int = 200, method: str = "GET") -> Ask:
-    """A request that the application answers with these headers."""
+    """Return a request to which the application responds with these headers."""
     split = (header.partition(": ") for header in headers)
     return Ask(cookies, method, status, tuple((name, value) for name, _, value in split))
 
 
-# -- what HAProxy's words are in ours
+# -- HAProxy's words in ours
 
 FLAGS = ("indirect", "nocache", "postonly", "preserve", "httponly", "secure")
 VALUED = ("domain", "attr", "maxidle", "maxlife")
 
 
 def cookie(text: str) -> sticky_asgi.Cookie:
-    """`insert indirect maxidle 30m` as the Cookie that it is here, plain."""
+    """Return the plain Cookie for options such as `insert indirect maxidle 30m`."""
     words = text.split()
     mode = next((word for word in words if word in ("insert", "rewrite", "prefix")), "passive")
     given: dict[str, Any] = {"mode": mode}
@@ -145,13 +145,13 @@ DAY = 24 * HOUR
 
 
 def date(ago: int) -> str:
-    """`ago` seconds before now, as HAProxy writes it."""
+    """Return the time `ago` seconds before now, as HAProxy writes it."""
     units = (NOW - ago + 3) >> 2
     return "".join(DIGITS[units >> shift & 63] for shift in (24, 18, 12, 6, 0))
 
 
 def dateless(text: str) -> str:
-    """The dates of just now told as such: HAProxy and we have looked at the clock at different moments."""
+    """Replace dates of just now by a placeholder: HAProxy and our code have read the clock at different moments."""
 
     def told(found: re.Match[str]) -> str:
         units = 0
@@ -163,20 +163,20 @@ def dateless(text: str) -> str:
 
 
 def seen(status: int, headers: list[tuple[str, str]]) -> Seen:
-    """What the client got, and in a header of its own what the server saw."""
+    """Return what the client received, and what the server received, which it sends in a header."""
 
     def values(name: str) -> tuple[str, ...]:
         return tuple(dateless(value) for key, value in headers if key.lower() == name)
 
     saw = [json.loads(value) for key, value in headers if key.lower() == "x-saw"]
-    if not saw:  # nobody answered: each has a page of its own, but none with a mark
+    if not saw:  # no server responded: HAProxy and we have error pages of our own, and none has a mark
         return Seen(status, set_cookie=values("set-cookie"))
     ((server, cookies),) = saw
     return Seen(status, server, tuple(cookies), values("set-cookie"), values("cache-control"))
 
 
 def answered(server: str, cookies: list[str], told: str) -> tuple[int, list[tuple[str, str]]]:
-    """What a server does, whoever calls it: answers as it is told, and says what it saw."""
+    """What every server does: respond as the request asks, with what it received in a header."""
     answer = json.loads(told)
     headers = [(name, value) for name, value in answer["headers"]]
     return answer["status"], [*headers, ("X-Saw", json.dumps([server, cookies]))]
@@ -186,7 +186,7 @@ def answered(server: str, cookies: list[str], told: str) -> tuple[int, list[tupl
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """A server for HAProxy: as small as can be, since what a library would tidy up should be seen."""
+    """A server for HAProxy, without a library that would tidy up what it receives."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -217,7 +217,7 @@ class Turn(socketserver.StreamRequestHandler):
 
 
 def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
-    """haproxy.cfg, with a backend for each row."""
+    """Return haproxy.cfg, with a backend for each row."""
     lines = [
         "global",
         "  nbthread 1",
@@ -226,7 +226,7 @@ def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
         "  mode http",
         "  balance roundrobin",
         *(f"  timeout {what} 10s" for what in ("client", "server", "queue")),
-        "  timeout connect 10s",  # a busy machine may take its time; who refuses does so at once
+        "  timeout connect 10s",  # a busy machine may be slow; a refused connection fails at once
         "frontend f",
         "  bind fd@${LISTENER}",
         "  use_backend b%[req.hdr(x-row)]",
@@ -234,13 +234,13 @@ def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
     for number, row in enumerate(rows):
         lines.append(f"backend b{number}")
         if row.redispatch:
-            lines.append("  option redispatch 1")  # at once, as we do
+            lines.append("  option redispatch 1")  # without a pause, as here
         else:
             lines.append("  retries 0")
         if row.cookie is not None:
             lines.append(f"  cookie SRV {row.cookie}")
         for srv in row.servers:
-            port = ports["nobody" if srv.state == "refusing" else srv.name]
+            port = ports["refusing" if srv.state == "refusing" else srv.name]
             words = [f"  server {srv.name} {HOST}:{port} weight {srv.weight}"]
             words += [f"cookie {srv.cookie}"] * bool(srv.cookie)
             words += ["backup"] * srv.backup + ["disabled"] * (srv.state == "maint")
@@ -264,13 +264,13 @@ def parsed(raw: bytes) -> Seen:
 
 
 class Witness:
-    """HAProxy at work. A backend there has been through a row once, so what it said is kept."""
+    """A running HAProxy. Each row has a backend and is run once; its outcome is stored."""
 
     def __init__(self, port: int, admin: Path) -> None:
         self._port = port
         self._admin = admin
         self._said: dict[int, list[Seen]] = {}
-        # The entrance takes connections before HAProxy does; once one is answered, its admin socket is there as well.
+        # The listening socket accepts before HAProxy does; after the first response HAProxy's admin socket exists.
         assert self._asked(b"GET / HTTP/1.1\r\nHost: shop.example\r\nX-Row: none\r\nConnection: close\r\n\r\n")
 
     def testify(self, number: int, row: Row) -> list[Seen]:
@@ -301,7 +301,7 @@ class Witness:
             assert b"".join(iter(lambda: connection.recv(4096), b"")).strip() == b"", command
 
 
-# -- ourselves
+# -- our faces
 
 
 def in_our_words(row: Row, face: Any, app_of: Callable[[str, bool], Any]) -> Any:
@@ -318,7 +318,7 @@ def in_our_words(row: Row, face: Any, app_of: Callable[[str, bool], Any]) -> Any
     backend = face.Backend(
         "shop",
         servers,
-        balance=face.RoundRobin(start=0),  # as HAProxy begins
+        balance=face.RoundRobin(start=0),  # HAProxy starts with the first server
         persist=() if row.cookie is None else cookie(row.cookie),
         retries=3 if row.redispatch else 0,
     )
@@ -337,7 +337,7 @@ def operated(backend: Any, pull: Pull) -> None:
 
 
 def head_of(raw: bytes) -> tuple[str, list[tuple[str, str]]]:
-    """A request as servers hand it to an app: the method, and headers without space around their values."""
+    """Return the method and the headers as a server passes them to an app, without space around values."""
     line, *lines = raw.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     split = (header.partition(":") for header in lines)
     return line.split()[0], [(name.lower(), value.strip(" \t")) for name, _, value in split]
@@ -782,7 +782,7 @@ TURNS = [
     ), (S("s1", state="maint", weight=2), S("s2"), S("s3"))),
 ]  # fmt: skip
 
-# -- the same at random
+# -- random rows
 
 WHITE_SIGN = re.compile(r"[ \t]=|=[ \t]")
 NAMELESS = re.compile(r"(^|[;,])[ \t]*[;,]")
@@ -810,7 +810,7 @@ IN_SET_COOKIE = [
 
 
 def drawn(rng: random.Random, pieces: list[str], but: Callable[[str], object]) -> str:
-    """A text of a few pieces, not one that is among the differences below."""
+    """Return a text of a few pieces, without the differences below."""
     while True:
         text = "".join(rng.choices(pieces, k=rng.randint(1, 7))).strip(" \t")
         if text and not WHITE_SIGN.search(text) and not but(text):
@@ -837,7 +837,7 @@ def random_set_cookies(mode: str) -> tuple[Ask, ...]:
 
 
 def random_turns(number: int) -> Row:
-    """Some servers, and an operator who can't leave them alone; s1 is always ready, so that somebody is."""
+    """Return rows with some servers and many changes of their states; s1 is always ready, so that one server is."""
     rng = random.Random(f"turns {number}")
     servers = weighing(*(rng.choice((1, 1, 2, 3, 4, 5, 7, 10, 20)) for _ in range(rng.randint(2, 6))))
     steps: list[Ask | Pull] = []
@@ -845,9 +845,9 @@ def random_turns(number: int) -> Row:
         steps.append(Ask())
         if number % 2 and rng.random() < 0.15:
             server = rng.choice(servers[1:]).name
-            levers = [Pull(server, "ready"), Pull(server, "drain"), Pull(server, "maint")]
-            levers += [Pull(server, weight=weight) for weight in (0, 2, 8)]
-            steps.append(rng.choice(levers))
+            changes = [Pull(server, "ready"), Pull(server, "drain"), Pull(server, "maint")]
+            changes += [Pull(server, weight=weight) for weight in (0, 2, 8)]
+            steps.append(rng.choice(changes))
     what = "and pulls " if number % 2 else ""
     return Row(f"turns {what}at random, {number}", None, tuple(steps), servers)
 
@@ -926,7 +926,7 @@ ROWS = [*INSERTED, *OPTIONS, *CACHING, *DATES, *STRIPPED, *OTHER_MODES, *TURNS, 
 
 @pytest.fixture(scope="module")
 def witness(part: Callable[[str], str]) -> Iterator[Witness]:
-    """HAProxy, with a backend for each row, in front of servers that say what they saw."""
+    """HAProxy, with a backend for each row, in front of servers that send back what they received."""
     program = part("haproxy")
     names = sorted({srv.name for row in ROWS for srv in row.servers})
     listeners = [Listener(name) for name in names]
@@ -936,11 +936,11 @@ def witness(part: Callable[[str], str]) -> Iterator[Witness]:
         with (
             tempfile.TemporaryDirectory() as folder,
             closing(socket.create_server((HOST, 0))) as entrance,
-            closing(socket.socket()) as nobody,
+            closing(socket.socket()) as closed_socket,
         ):
-            nobody.bind((HOST, 0))  # taken, but nobody listens: it refuses
+            closed_socket.bind((HOST, 0))  # bound without listening: connections are refused
             ports = {listener.name: listener.port for listener in listeners}
-            ports["nobody"] = nobody.getsockname()[1]
+            ports["refusing"] = closed_socket.getsockname()[1]
             config, admin, said = (Path(folder, name) for name in ("haproxy.cfg", "admin", "said"))
             config.write_text(configured(ROWS, ports, admin).replace("${LISTENER}", f"{entrance.fileno()}"))
             with said.open("wb") as output:
@@ -950,7 +950,7 @@ def witness(part: Callable[[str], str]) -> Iterator[Witness]:
                 )  # fmt: skip
             try:
                 port = entrance.getsockname()[1]
-                entrance.close()  # HAProxy has its own; if it dies, who asks is refused
+                entrance.close()  # HAProxy has its own copy; if it ends, connections are refused
                 yield Witness(port, admin)
                 assert process.poll() is None, said.read_text()
             finally:
@@ -962,7 +962,7 @@ def witness(part: Callable[[str], str]) -> Iterator[Witness]:
             listener.server_close()
 
 
-# In WSGI there is one Cookie at most: servers join several before anybody sees them.
+# In WSGI there is at most one Cookie header: servers join several.
 CASES = [
     pytest.param(face, number, id=f"{face}, {row.id}")
     for face in FACES
@@ -972,7 +972,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("face, number", CASES)
-def test_haproxy_bears_witness(witness, face, number):
+def test_haproxy_does_the_same(witness, face, number):
     row = ROWS[number]
     ours = FACES[face](row)
     theirs = witness.testify(number, row)

@@ -1,5 +1,5 @@
-"""HAProxy itself as a witness of stick rules. The same requests go to it and to both of our faces, in front of the same
-servers; who answers must be the same, and what the tables know afterwards.
+"""HAProxy itself as a witness of stick rules. It gets the same requests as both of our faces, in front of the same
+servers; the servers that respond must be the same, and the entries of the tables afterwards.
 
 A row is a backend's stick table and rules, in HAProxy's words, and some requests to it in order. Where we differ on
 purpose, the row says why and what is ours, and the witness must contradict. HAProxy 2.6 and later will do.
@@ -38,12 +38,12 @@ DEADLINE = 300.0
 HOST = "127.0.0.1"
 
 
-# -- the words of the table
+# -- the parts of a row
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request, from which address, and the headers that the server answers it with."""
+    """A request, the address it comes from, and the headers of the server's response."""
 
     peer: str = "127.0.0.1"
     path: str = "/"
@@ -54,7 +54,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Pull:
-    """The operator puts a server into another state."""
+    """A change between requests: the operator sets the state of a server."""
 
     server: str
     state: Literal["ready", "drain", "maint"]
@@ -65,7 +65,7 @@ Step = Ask | Pull
 
 @dataclass(frozen=True)
 class Outcome:
-    """Who answered each request (None: the balancer itself), and what the table knows then."""
+    """The server that responded to each request (None: an error page), and the entries of the table afterwards."""
 
     servers: list[str | None]
     entries: dict[str, str]
@@ -78,15 +78,15 @@ class Row:
     rules: tuple[str, ...]  #: what follows `stick`
     steps: tuple[Step, ...]
     count: int = 3  #: servers
-    refusing: tuple[str, ...] = ()  #: those that nobody reaches
+    refusing: tuple[str, ...] = ()  #: servers that refuse connections
     non_stick: tuple[str, ...] = ()
     cookie: str = ""  #: what follows `cookie`
     balance: str = "roundrobin"
-    #: who comes first among servers that are alike is a matter of taste: they are called by their turn
+    #: the order of equal servers is arbitrary: they are named by their turn
     alike: bool = False
-    #: HAProxy purges the oldest more or less, even who has just come: that there is room counts, and that ours stays
+    #: HAProxy evicts approximately the oldest, even a new entry: compared is that there is space, and ours stays
     nearly: bool = False
-    why: str = ""  #: why we differ
+    why: str = ""  #: why our result differs
     ours: Outcome | None = None
 
     @property
@@ -99,7 +99,7 @@ def sent(*headers: str, peer: str = "127.0.0.1", path: str = "/") -> Ask:
 
 
 def told(*answer: str, status: int = 200, headers: tuple[str, ...] = ()) -> Ask:
-    """A request that its server answers with these headers."""
+    """Return a request to which its server responds with these headers."""
     return Ask(headers=pairs(headers), answer=pairs(answer), status=status)
 
 
@@ -133,7 +133,7 @@ class Listener(socketserver.ThreadingTCPServer):
 
 
 class Turn(socketserver.StreamRequestHandler):
-    """Answers as it is told, and says who it is."""
+    """Responds as the request asks, with its name in a header."""
 
     server: Listener
 
@@ -149,21 +149,21 @@ class Turn(socketserver.StreamRequestHandler):
 
 
 def order(ask: Ask) -> list[tuple[str, str]]:
-    """The headers of a request."""
+    """Read the headers of a request."""
     answer = json.dumps({"status": ask.status, "headers": ask.answer})
     return [("Host", "shop.example"), ("X-Told", answer), *ask.headers]
 
 
 @pytest.fixture(scope="module")
 def ports() -> Iterator[dict[str, int]]:
-    """Where the servers are, and where nobody is."""
+    """Start the servers; return their ports, and one where connections are refused."""
     listeners = [Listener(f"s{number}") for number in range(1, 5)]
     threads = [threading.Thread(target=each.serve_forever, args=(0.01,), daemon=True) for each in listeners]
     for thread in threads:
         thread.start()
-    with closing(socket.socket()) as nobody:
-        nobody.bind((HOST, 0))  # and does not listen
-        yield {each.name: each.port for each in listeners} | {"nobody": nobody.getsockname()[1]}
+    with closing(socket.socket()) as closed_socket:
+        closed_socket.bind((HOST, 0))  # bound without listening
+        yield {each.name: each.port for each in listeners} | {"refusing": closed_socket.getsockname()[1]}
     for each in listeners:
         each.shutdown()
         each.server_close()
@@ -190,7 +190,7 @@ def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
         lines += [f"  stick {rule}" for rule in row.rules]
         lines += [f"  cookie {row.cookie}"] * bool(row.cookie)
         for name in row.names:
-            port = ports["nobody" if name in row.refusing else name]
+            port = ports["refusing" if name in row.refusing else name]
             words = [f"  server {name} {HOST}:{port}"]
             words += [f"cookie {name}"] * bool(row.cookie) + ["non-stick"] * (name in row.non_stick)
             lines.append(" ".join(words))
@@ -198,16 +198,16 @@ def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
 
 
 class Witness:
-    """HAProxy at work."""
+    """A running HAProxy."""
 
     def __init__(self, port: int, admin: Path) -> None:
         self._port = port
         self._admin = admin
         self._said: dict[int, Outcome] = {}
-        assert self._asked(Ask(), "none")  # once one is answered, its admin socket is there as well
+        assert self._asked(Ask(), "none")  # after the first response its admin socket exists
 
     def testify(self, number: int, row: Row) -> Outcome:
-        """What became of a row; a backend has been through it once, so that is kept."""
+        """Return the outcome of a row; each is run once, and its outcome is stored."""
         if number not in self._said:
             servers: list[str | None] = []
             for step in row.steps:
@@ -267,11 +267,11 @@ def witness(part: Callable[[str], str], ports: dict[str, int]) -> Iterator[Witne
             process.wait()
 
 
-# -- ourselves
+# -- our faces
 
 
 def table(text: str) -> sticky_asgi.StickTable:
-    """`type string len 4 size 10 expire 30m nopurge` as the table that it is here."""
+    """`type string len 4 size 10 expire 30m nopurge` as a table of ours."""
     words = text.split()
     after = dict(pairwise(words))
     return sticky_asgi.StickTable(
@@ -301,7 +301,7 @@ def in_our_words(row: Row, face: Any, ports: dict[str, int]) -> tuple[Any, stick
     servers = [
         face.Server(
             name,
-            f"http://{HOST}:{ports['nobody' if name in row.refusing else name]}",
+            f"http://{HOST}:{ports['refusing' if name in row.refusing else name]}",
             non_stick=name in row.non_stick,
             cookie=name if row.cookie else None,
         )
@@ -421,7 +421,7 @@ A, B, C = "127.0.0.1", "127.0.0.2", "127.0.1.1"
 
 
 def keyed(id: str, kind: str, *values: str, rules: tuple[str, ...] = ("on req.hdr(x)",), **more: Any) -> Row:
-    """What becomes of values of a header as keys."""
+    """Return a row with these values of a header as keys."""
     return Row(id, kind, rules, x(*values), **more)
 
 
@@ -474,8 +474,8 @@ ROWS = [
     )),
     Row("drained: it keeps its own", STRING, ("on req.hdr(x)",), (*x("a"), Pull("s1", "drain"), *x("a", "new", "a"))),
     Row("refused, redispatched, moved for good", STRING, ("on req.hdr(x)",), x("a", "a", "b", "b"), refusing=("s1",)),
-    Row("nobody answers: nothing is stored", STRING, ("on req.hdr(x)",), x("a"), count=1, refusing=("s1",)),
-    Row("nobody is there", STRING, ("on req.hdr(x)",), (Pull("s1", "maint"), *x("a")), count=1),
+    Row("no server responds: nothing is stored", STRING, ("on req.hdr(x)",), x("a"), count=1, refusing=("s1",)),
+    Row("no server is there", STRING, ("on req.hdr(x)",), (Pull("s1", "maint"), *x("a")), count=1),
     Row("a non-stick server", STRING, ("on req.hdr(x)",), x("a", "a", "a", "b", "c"), count=2, non_stick=("s1",)),
     Row("srvkey addr", f"{STRING} srvkey addr", ("on req.hdr(x)",), x("a", "b", "a", "b")),
     # beside a cookie
@@ -501,13 +501,13 @@ ROWS = [
           why="as HAProxy 3.5 has it; 2.8 takes no text that names an IPv4 address",
           ours=Outcome(["s1"], {str(ip_address("::ffff:10.0.0.1")): "s1"})),
     # when it is full
-    keyed("full: somebody goes", "type string size 3 expire 30m", "a", "b", "c", "d", "e", "e", nearly=True),
-    keyed("full, and nobody is purged", "type string size 1 nopurge", "a", "b", "b", "a", "b"),
+    keyed("full: an entry is evicted", "type string size 3 expire 30m", "a", "b", "c", "d", "e", "e", nearly=True),
+    keyed("full, and no entry is evicted", "type string size 1 nopurge", "a", "b", "b", "a", "b"),
 ]  # fmt: skip
 
 
 def likened(row: Row, outcome: Outcome) -> Outcome:
-    """With addresses as Python writes them, and servers by their turn where they are alike."""
+    """Write addresses as Python does, and name equal servers by their turn."""
     turns: dict[str, str] = {}
     if row.alike:
         for server in outcome.servers:
