@@ -46,39 +46,54 @@ T = TypeVar("T", bound=BackendComponent)
 
 
 class Backend:
-    """A set of servers that serve the same thing, and the rules by which requests reach them.
+    """Servers that serve the same thing, and the rules by which requests reach them.
 
-    `balance`: who gets a client that belongs nowhere yet: `"roundrobin"` (default) or another of HAProxy's lines, such
-    as `"leastconn"`, `"random(3)"` or `"uri depth 2"`; or a value with arguments, such as `RoundRobin`, `Uri`, `Hash`.
-    `persist`: how clients are known again: a `Cookie`, or several; the first that speaks wins.
-    `retries`: how many further attempts may be made when a server fails. `retry_on`: after which failures, in HAProxy's
-    words: `"conn-failure"` (default) alone is known not to have executed the request; `empty-response`,
-    `junk-response`, `response-timeout`, statuses such as `503`, and `all-retryable-errors` are followed by a further
-    attempt only if the method is idempotent (or, with `idempotency_key`, the request has an Idempotency-Key), and its
-    body fits into `retry_body_limit` bytes (16 KB in HAProxy; 64 here). `redispatch`: who gets a further attempt:
-    another server at once (True), the same after a pause (False), another at every nth (n) or at the nth before the
-    last (-n; HAProxy `option redispatch`).
-    `unavailable`: what becomes of a client whose own server is down, in maintenance or silent: `"redispatch"` (default)
-    gives it another one and tells it so; `"fail"` answers 503, for applications that must not lose a session silently.
-    `timeouts`, `forward`: how long to wait for servers, and what URLs are told of the client.
-    `check`: how servers are checked (`Check`); None: they are not. `on_empty`: what if no server is left: `"fail"`
-    (default) answers 503; `"panic"` uses all that are not in maintenance, down or not, and clients stay where they are;
-    `panic_threshold`: already when less than this share of the servers is up (0 to 1; by default when none is).
-    `allbackups`: clients share all backups, rather than the first that can.
-    `persist_on_down`: clients are sent to their server even if it is down (HAProxy `option persist`).
-    `force_persist`, `ignore_persist`: the same for the requests of which a callable says so, and the opposite: their
-    marks do not count; whom both mean, `force_persist` has. `use_server`: who goes to which server whatever it claims,
-    as `{"name": callable}`; the first whose server can be used.
-    `log`: called with the `Decision` of each request when it is over, in the thread that served it.
-    `clock`, `rng`: time and chance, for tests.
+    - `name`: its name: letters, digits and `- _ . :`.
+    - `servers`: its servers, each a `Server`.
+    - `balance`: how a server is chosen for a client that is bound to none: HAProxy's `balance` as text, such as
+      `"leastconn"`, `"random(3)"` or `"uri depth 2"`, or a value, such as `RoundRobin`, `Uri`, `Hash`. `"roundrobin"`.
+    - `persist`: how clients are recognised: a `Cookie`, `Stick`, `Learn`, `Token` …, or several; the first that
+      recognises a client counts. `()`: they are not.
+    - `retries`: how many further attempts may be made after a failure. 3. HAProxy `retries`.
+    - `retry_on`: after which failures, in HAProxy's words, as text or a list. `"conn-failure"`, after which it is known
+      that no server has executed the request. The others (`empty-response`, `junk-response`, `response-timeout`,
+      statuses such as `503`, `all-retryable-errors`) lead to a further attempt only if the method is idempotent and the
+      body can be replayed. HAProxy `retry-on`.
+    - `redispatch`: which server gets a further attempt: another one at once (True), the same one after a pause (False),
+      another one at every nth retry (n), or at the nth before the last (-n). True. HAProxy `option redispatch`.
+    - `retry_body_limit`: how many bytes of a request body are kept to be replayed. 65536 (HAProxy: 16384).
+    - `idempotency_key`: whether a request with the header Idempotency-Key may be replayed, whatever its method. False.
+    - `unavailable`: what happens to a client whose server is down, in maintenance or does not respond: `"redispatch"`
+      binds it to another server; `"fail"` responds 503, for applications that must not lose a session silently.
+      `"redispatch"`.
+    - `timeouts`: how long to wait for servers, a `Timeouts`. None: its defaults. HAProxy `timeout`.
+    - `forward`: which headers describe the client to URLs, a `Forward`. None: its defaults. HAProxy
+      `option forwardfor`.
+    - `check`: how servers are checked, a `Check`. None: they are not. HAProxy `check`, `option httpchk`.
+    - `on_empty`: what happens if no server is up: `"fail"` responds 503; `"panic"` uses every server that is not in
+      maintenance, and bound clients stay bound. `"fail"`. Envoy `panic mode`.
+    - `panic_threshold`: panic begins when less than this share of the servers is up, 0 to 1. None: when none is up.
+      Envoy `healthy_panic_threshold`.
+    - `allbackups`: whether clients share all backups; else the first usable backup gets them all. False. HAProxy
+      `option allbackups`.
+    - `persist_on_down`: whether clients are sent to the server that they are bound to even if it is down. False.
+      HAProxy `option persist`.
+    - `force_persist`: a function of the request: the same, for requests for which it returns true. None. HAProxy
+      `force-persist`.
+    - `ignore_persist`: a function of the request: cookies are ignored if it returns true, unless `force_persist` does
+      too. None. HAProxy `ignore-persist`.
+    - `use_server`: `{"name": function}`: the request is sent to the first usable server whose function returns true,
+      whatever the client claims. None of them by default. HAProxy `use-server`.
+    - `log`: called with the `Decision` of each request when it is over, in the thread that served it. None.
+    - `clock`, `rng`: time and random numbers, for tests. None: those of the system.
 
-    What is asked may be something else later: `add`, `remove`, `apply`, and `plan` to see before what that would move.
+    `add`, `remove` and `apply` change the configuration at run time; `plan` shows beforehand what that would move.
 
-    Locks, in the order in which they are taken: `turn`, for changes of what is asked; `lock`, for balance, queue and
-    states; then those that others have for themselves. Callbacks, the log, and other backends are told of a change
-    when none of them is held, so whoever is told may change something in turn, or wait for a thread that does.
-    Factories make what a change brings, and so run in its turn; what balance asks of a request is a function of that,
-    and runs under `lock`.
+    There are two locks, acquired in this order: `Reconfigure.change_lock`, for changes of the configuration;
+    `Placement.lock`, for balance, the queue and the states of servers; locks of components come after them. Callbacks,
+    the log, and the servers of other backends are notified of a change while none of them is held, so a callback may
+    change something in turn, or wait for a thread that does. Factories are called under the change lock; the functions
+    that balance calls with a request, such as samples, are called under `Placement.lock`.
 
     Raises `ConfigError` with every problem found. Safe to use from any thread, and after a fork.
     """

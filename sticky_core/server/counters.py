@@ -1,4 +1,4 @@
-"""Totals that many threads add to without a lock: each thread has a cell of its own, added up when looked at.
+"""Counters that many threads add to without a lock: each thread has a cell of its own; reading adds them up.
 
 `x += 1` on a shared attribute loses counts in free-threaded builds, and a lock around it costs ten times the addition.
 """
@@ -12,8 +12,8 @@ from enum import IntEnum
 class Total(IntEnum):
     """What is counted per server, by HAProxy's names for its columns (management guide, 9.1).
 
-    Those of the answers come first and stand at their hundred, so that a request costs one addition: `cell[status //
-    100]`.
+    Those of responses come first, each at the hundreds of its statuses, so that a request costs one addition:
+    `cell[status // 100]`.
     """
 
     NO_ANSWER = 0
@@ -23,57 +23,57 @@ class Total(IntEnum):
     HRSP_4XX = 4
     HRSP_5XX = 5
     HRSP_OTHER = 6  #: up to 9, for statuses that HTTP does not have
-    LBTOT = 10  #: requests that balance had chosen it for, rather than persistence
-    ECON = 11  #: attempts that nobody took
-    ERESP = 12  #: attempts that ended without an answer, or with an exception out of the app
-    WREDIS = 13  #: requests sent on to another server
-    WRETR = 14  #: requests told again to the same one
-    CLI_ABRT = 15  #: requests whose client left before the end
+    LBTOT = 10  #: requests that were sent to it by balance, not by persistence
+    ECON = 11  #: attempts that failed to connect
+    ERESP = 12  #: attempts that ended without a response, or with an exception of the app
+    WREDIS = 13  #: requests redispatched to another server
+    WRETR = 14  #: requests retried at the same server
+    CLI_ABRT = 15  #: requests whose client disconnected before the end
 
 
-_ANSWERS = slice(0, 10)
+_RESPONSES = slice(0, 10)
 _SIZE = 16
 
 Cell = list[int]
 
 
 class _Cells:
-    """The cells of all threads. What threads that are gone had counted is kept as one more cell."""
+    """The cells of all threads. The counts of threads that have ended are kept in one more cell."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._of: list[tuple[threading.Thread, Cell]] = []
-        self._settled: Cell = [0] * _SIZE
+        self._by_thread: list[tuple[threading.Thread, Cell]] = []
+        self._ended: Cell = [0] * _SIZE
 
-    def begin(self) -> Cell:
-        """A cell for this thread."""
+    def add(self) -> Cell:
+        """Add a cell for this thread, and return it."""
         cell = [0] * _SIZE
         with self.lock:
-            # a server that takes a new thread for each request would leave a cell for each behind
+            # a WSGI server with a new thread for each request would leave a cell for each
             alive = [(threading.current_thread(), cell)]
-            for thread, counted in self._of:
+            for thread, counted in self._by_thread:
                 if thread.is_alive():
                     alive.append((thread, counted))
                 else:
-                    self._settled = [a + b for a, b in zip(self._settled, counted, strict=True)]
-            self._of = alive
+                    self._ended = [a + b for a, b in zip(self._ended, counted, strict=True)]
+            self._by_thread = alive
         return cell
 
     def sum(self) -> Cell:
-        """All cells added up."""
+        """Return the sum of all cells."""
         with self.lock:
-            return [sum(column) for column in zip(self._settled, *(cell for _, cell in self._of), strict=True)]
+            return [sum(column) for column in zip(self._ended, *(cell for _, cell in self._by_thread), strict=True)]
 
 
 class Counters(threading.local):
-    """The totals of one server. `counters.cell[...] += 1` counts in this thread's cell; `counters[...]` adds up those
-    of all threads.
+    """The counters of one server. `counters.cell[...] += 1` counts in this thread's cell; `counters[...]` returns the
+    sum over all threads.
     """
 
     def __init__(self, cells: _Cells) -> None:
-        # called in each thread, when it first looks (threading.local)
+        # called once in each thread, at its first access (threading.local)
         self._cells = cells
-        self.cell = cells.begin()
+        self.cell = cells.add()
 
     @classmethod
     def new(cls) -> Counters:
@@ -85,9 +85,9 @@ class Counters(threading.local):
 
     @property
     def stot(self) -> int:
-        """Requests that the server has let go, answered or not."""
-        return sum(self._cells.sum()[_ANSWERS])
+        """Requests that are over, with or without a response."""
+        return sum(self._cells.sum()[_RESPONSES])
 
     def renew_lock(self) -> None:
-        """In a forked child: whoever held the lock at that moment does not exist here."""
+        """Renew the lock in a forked child, where the thread that may have held it does not exist."""
         self._cells.lock = threading.Lock()

@@ -1,35 +1,38 @@
-"""A replica's life: its memory ends with the process, and a mark from an earlier memory must not pass for one of this.
+"""Instance: the id of one start of a replica or worker. Its memory ends with the process, and a mark from an earlier
+instance must not be taken for one of this.
 
-A life is when it began, in milliseconds, and a part that tells two of the same millisecond apart. It travels inside the
-signature, as `id@life`.
+An instance is the time of the start, in milliseconds, and a random part that tells two starts in the same millisecond
+apart. It is part of what a mark signs, as `id@instance`.
 """
 
 from __future__ import annotations
 
 from sticky_core.clock import Clock, Rng
 
-_WHEN, _CHANCE = 11, 5  # hexadecimal digits: good until the year 2527
+_TIME_DIGITS, _RANDOM_DIGITS = 11, 5  # hexadecimal digits: good until the year 2527
 
-#: how many characters a life adds to an id
-SUFFIX_LENGTH = 1 + _WHEN + _CHANCE
+#: how many characters an instance adds to an id
+SUFFIX_LENGTH = 1 + _TIME_DIGITS + _RANDOM_DIGITS
 
 
 def new_instance(clock: Clock, rng: Rng) -> str:
-    """A new life, beginning now."""
-    return f"{int(clock.wall() * 1000):0{_WHEN}x}{rng.getrandbits(4 * _CHANCE):0{_CHANCE}x}"
+    """Return a new instance that starts now."""
+    return f"{int(clock.wall() * 1000):0{_TIME_DIGITS}x}{rng.getrandbits(4 * _RANDOM_DIGITS):0{_RANDOM_DIGITS}x}"
 
 
-def id_with_instance(server_id: str, life: str) -> str:
-    """The id as a mark carries it."""
-    return f"{server_id}@{life}" if life else server_id
+def id_with_instance(server_id: str, instance: str) -> str:
+    """Return the id as marks contain it."""
+    return f"{server_id}@{instance}" if instance else server_id
 
 
 def split_instance(marked_id: str) -> tuple[str, str]:
-    """The id and the life in `marked_id`; an empty life if it carries none."""
-    server_id, at, life = marked_id.rpartition("@")
-    return (server_id, life) if at else (marked_id, "")
+    """Return the id and the instance in `marked_id`; an empty instance if there is none."""
+    server_id, at, instance = marked_id.rpartition("@")
+    return (server_id, instance) if at else (marked_id, "")
 
 
-def began_after(life: str, than: str) -> bool:
-    """Whether `life` began after `than`. We are the latest of our process, so a younger one is another process's."""
-    return life[:_WHEN] > than[:_WHEN]
+def began_after(instance: str, than: str) -> bool:
+    """Return whether `instance` started after `than`. A process has one instance at a time, so a later one belongs to
+    another process.
+    """
+    return instance[:_TIME_DIGITS] > than[:_TIME_DIGITS]

@@ -1,0 +1,271 @@
+"""ServerStatus: whether a server may get requests, and how many: what the operator wants, its health, its weight."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+from sticky_core.errors import ConfigError
+from sticky_core.health.runtime import CheckRuntime
+from sticky_core.server.config import MAX_WEIGHT, ServerConfig, is_weight
+from sticky_core.server.counters import Counters
+from sticky_core.server.drain import Drain
+from sticky_core.server.max_fails import MaxFails
+from sticky_core.server.slowstart import SCALE, SlowStart
+from sticky_core.server.state import AdminState, Health
+
+
+class ServerStatus:
+    """The state of a server. Requests read the derived values (`usable`, `electable`, `limit`, `eweight`);
+    `refresh_state` derives them anew after each change, and when time changes something.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_health",
+        "_instance",
+        "_on_change",
+        "_state",
+        "_updated",
+        "_weight",
+        "agent",
+        "agent_up",
+        "checking",
+        "config",
+        "counters",
+        "draining",
+        "electable",
+        "eweight",
+        "in_flight",
+        "limit",
+        "max_fails",
+        "maxconn",
+        "name",
+        "reachable",
+        "reason",
+        "removed",
+        "slowstart",
+        "trackers",
+        "tracks",
+        "usable",
+    )
+
+    def _start_status(self, config: ServerConfig) -> None:
+        #: what is in force of its configuration: the address may have been assigned since
+        self.config = config
+        self.name = config.name
+        self._weight = config.weight
+        self._state = AdminState.READY
+        self._health = Health.UP
+        self._instance = ""
+        self._on_change: Callable[[Any], None] | None = None
+        #: whether it was removed from its backend, for good
+        self.removed = False
+        #: Whether bound clients may be sent here (HAProxy: not STOPPED), and whether balance may choose it. Derived
+        #: from what follows, and kept because every request reads them.
+        self.usable = True
+        self.electable = config.weight > 0
+        #: whether it could serve a request at all: also while it drains, after its deadline
+        self.reachable = True
+        #: its effective weight, in sixteenths (`slowstart`)
+        self.eweight = config.weight * SCALE
+        #: An item per request in flight. Append and pop are atomic, so its length needs no lock.
+        self.in_flight: deque[None] = deque()
+        #: how many requests may be in flight, and how many may be at present (`slowstart`); 0: any number
+        self.maxconn = config.maxconn
+        self.limit = config.maxconn
+        self.counters = Counters.new()
+        #: the running check, and when the agent is called; None: there is none
+        self.checking: CheckRuntime | None = None
+        self.agent: CheckRuntime | None = None
+        self.agent_up = True
+        #: the server whose health it has, and the servers that have its health
+        self.tracks: ServerStatus | None = None
+        self.trackers: tuple[ServerStatus, ...] = ()
+        #: the reason of the latest change, for logs
+        self.reason = ""
+        self.slowstart = SlowStart(config.slowstart)
+        self.max_fails = MaxFails(config.max_fails, config.fail_timeout)
+        self.draining = Drain()
+        self._updated = 0.0  # when `refresh_state` was called last
+        if self.is_unresolved:
+            self.refresh_state()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it belongs to a backend."""
+        return self._on_change is not None
+
+    # What may be assigned at run time
+
+    @property
+    def state(self) -> AdminState:
+        """What the operator wants: `ready`, `drain` or `maint`. May be assigned."""
+        return self._state
+
+    @state.setter
+    def state(self, state: AdminState | Literal["ready", "drain", "maint"]) -> None:
+        if state not in list(AdminState):
+            raise ConfigError(f"server {self.name}: state {state!r} is none of {', '.join(AdminState)}")
+        before, self._state = self._state, AdminState(state)
+        self.draining.reset()
+        self.reason = ""
+        if before is AdminState.MAINT and not self.in_maint:
+            self._reset_health()
+        self.notify()
+
+    @property
+    def health(self) -> Health:
+        """Its health by its check, agent and failed requests, or as it was assigned since."""
+        if self.tracks is not None:
+            return self.tracks.health
+        if not self.agent_up or self.max_fails.is_down:
+            return Health.DOWN
+        checking = self.checking
+        if checking is None:
+            return self._health
+        return Health.DOWN if not checking.is_up else Health.NOLB if checking.is_stopping else Health.UP
+
+    @health.setter
+    def health(self, health: Health) -> None:
+        self._health = health
+        self.max_fails.reset()
+        if self.checking is not None:
+            self.checking.force(health is not Health.DOWN, stopping=health is Health.NOLB)
+        self.reason = ""
+        self.notify()
+
+    @property
+    def weight(self) -> int:
+        """Its share of new clients, 0 to 256. May be assigned."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, weight: int) -> None:
+        if not is_weight(weight):
+            raise ConfigError(f"server {self.name}: weight {weight!r} is not within 0..{MAX_WEIGHT}, in whole numbers")
+        self._weight = weight
+        self.notify()
+
+    @property
+    def instance(self) -> str:
+        """The id of the present start of its app (`sticky_core.server.instance`); empty if that is elsewhere."""
+        return self._instance
+
+    @instance.setter
+    def instance(self, instance: str) -> None:
+        self._instance = instance
+        self.notify()
+
+    def _reset_health(self) -> None:
+        """Take it to be up until it is checked: maintenance is over."""
+        self.agent_up = True
+        if self.checking is not None:
+            self.checking.reset()
+
+    # Read
+
+    @property
+    def is_unresolved(self) -> bool:
+        """Whether it has no address: it is in maintenance until it has one (HAProxy "MAINT (resolution)")."""
+        return self.config.target is None and self.config.template is not None
+
+    @property
+    def in_maint(self) -> bool:
+        """Whether it is in maintenance: by the operator, without an address, or with the server that it tracks."""
+        return (
+            self._state is AdminState.MAINT
+            or self.is_unresolved
+            or self.removed
+            or (self.tracks is not None and self.tracks.in_maint)
+        )
+
+    @property
+    def status(self) -> str:
+        """State and health in one word: `UP`, `DOWN`, `NOLB`, `DRAIN`, `MAINT`; `REMOVED`."""
+        if self.removed:
+            return "REMOVED"
+        if self.in_maint:
+            return "MAINT"
+        health = self.health
+        if health is Health.DOWN:
+            return "DOWN"
+        if self._state is AdminState.DRAIN:
+            return "DRAIN"
+        return health.value
+
+    @property
+    def drained(self) -> bool:
+        """Whether it drains, and no client is left or the deadline has passed."""
+        return self.draining.is_done
+
+    @property
+    def shuts_down(self) -> bool:
+        """Whether requests in flight are ended when it goes down (`on_marked_down="shutdown-sessions"`)."""
+        return self.checking is not None and self.checking.check.on_marked_down is not None
+
+    @property
+    def shuts_backups(self) -> bool:
+        """Whether requests in flight at the backups are ended when it comes back (`on_marked_up`)."""
+        return self.checking is not None and self.checking.check.on_marked_up is not None and not self.config.backup
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many requests are in flight as may be."""
+        return 0 < self.limit <= len(self.in_flight)
+
+    @property
+    def total(self) -> int:
+        """How many requests it has had (HAProxy `stot`), those in flight included."""
+        return self.counters.stot + len(self.in_flight)
+
+    @property
+    def throttle(self) -> int:
+        """How much of its weight is effective, in percent (`slowstart`)."""
+        return 100 * self.eweight // (self._weight * SCALE) if self._weight else 100
+
+    @property
+    def is_error_free(self) -> bool:
+        """Whether one more request that succeeds changes nothing for its health."""
+        return not self.max_fails.count and (self.checking is None or self.checking.is_error_free)
+
+    # Derive
+
+    def notify(self) -> None:
+        """Have a change applied: by the backend, if it belongs to one."""
+        if self._on_change is not None:
+            self._on_change(self)
+        else:
+            self.refresh_state()
+
+    def refresh_state(self, now: float = 0.0, panic: bool = False) -> None:
+        """Derive whether it is usable and its effective weight. The backend calls this under its lock after each
+        change and at each deadline. `panic`: health is ignored.
+        """
+        if self.max_fails.expire(now):
+            self.reason = "fail_timeout is over"
+        health, in_maint = self.health, self.in_maint
+        self.slowstart.update(now, is_down=in_maint or health is Health.DOWN, may_start=self.is_attached)
+        self._updated = now
+        self.eweight = self.slowstart.eweight(self._weight)
+        self.limit = self.slowstart.limit(self.maxconn)
+        self.reachable = not in_maint and (panic or health is not Health.DOWN)
+        self.usable = self.reachable and not self._is_past_drain_deadline(now)
+        self.electable = (
+            self.usable and self._weight > 0 and self._state is AdminState.READY and health is not Health.NOLB
+        )
+
+    def _is_past_drain_deadline(self, now: float) -> bool:
+        if self._state is not AdminState.DRAIN:
+            self.draining.stop()
+            return False
+        return self.draining.update(now, len(self.in_flight), self.total)
+
+    @property
+    def next_deadline(self) -> float:
+        """When time changes something about it next; infinity if it does not."""
+        due = min(self.slowstart.next_deadline(self._updated), self.max_fails.next_deadline)
+        if self._state is AdminState.DRAIN:
+            due = min(due, self.draining.next_deadline(self._updated))
+        return due
