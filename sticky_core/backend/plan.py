@@ -126,6 +126,6 @@ def _hashed(balance: Balance) -> object:
     """Return what of a request is hashed, and how; not to which server that leads."""
     if not isinstance(balance, Hashing):
         return balance
-    kind = HashType.of(balance.hash_type)
+    kind = HashType.parse(balance.hash_type)
     options = tuple(getattr(balance, each.name) for each in fields(balance) if each.name not in _PLACEMENT_OPTIONS)
     return type(balance), options, kind.function, kind.avalanche

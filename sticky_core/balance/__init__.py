@@ -1,8 +1,10 @@
-"""Balance chooses a server for a request that belongs nowhere yet. One file per word that a user writes.
+"""Balance chooses a server for a request that persistence has not assigned to one. One file for each word that users
+write.
 
-An algorithm owns its index of the servers and is told what changes; nothing is listed per request. It is called under
-its backend's lock, so it needs none.
+An algorithm owns its index of the servers and is notified of changes, so nothing is listed per request. Its methods are
+called with the backend's lock held, so it needs no lock.
 """
+# A new algorithm: its module, and here its import, its name in `__all__`, and its word in `_WORDS`.
 
 from __future__ import annotations
 
@@ -67,10 +69,10 @@ _WORDS: dict[str, Callable[[BalanceSpec], Balance]] = {
 
 
 def parse_balance(text: str) -> Balance:
-    """The balance that HAProxy's words name: `roundrobin`, `random(3)`, `uri depth 2`, `url_param userid`,
-    `hdr(X-User)`, `hash src`, …; of nginx's, `ip_hash`, `least_conn`, and `smooth` for its round robin.
+    """Parse HAProxy's `balance`: `roundrobin`, `random(3)`, `uri depth 2`, `url_param userid`, `hdr(X-User)`,
+    `hash src`, …; of nginx's words `ip_hash`, `least_conn`, and `smooth` for its round robin.
     """
-    line = BalanceSpec(text)
-    if line.word not in _WORDS:
-        raise ConfigError(f"balance {text!r} is not known: write one of {', '.join(_WORDS)}")
-    return _WORDS[line.word](line)
+    spec = BalanceSpec(text)
+    if spec.word not in _WORDS:
+        raise ConfigError(f"balance {text!r} is unknown: write one of {', '.join(_WORDS)}")
+    return _WORDS[spec.word](spec)

@@ -1,8 +1,4 @@
-"""Balance chooses a server for a request that belongs nowhere yet. One file per word that a user writes.
-
-An algorithm owns its index of the servers and is told what changes; nothing is listed per request. It is called under
-its backend's lock, so it needs none.
-"""
+"""The protocols of balance: a configuration (`Balance`) builds an `Algorithm` over the servers of one backend."""
 
 from __future__ import annotations
 
@@ -16,66 +12,67 @@ from sticky_core.server.server import Server
 
 
 class Algorithm(Protocol):
-    """A way to choose, at work over the servers of one backend."""
+    """Chooses among the servers of one backend. Called with the backend's lock held."""
 
-    #: whether it wants `taken` and `left`; an algorithm that does not costs a bound request nothing
+    #: whether `acquired` and `released` have to be called; if not, bound requests (assigned by persistence) cost
+    #: nothing
     counts_requests: bool
 
-    #: how far it insists on a server that is full. Whoever asks puts those into `avoid` that are not worth waiting for:
-    #: all who are full (`maxconn`), those whose queue is full as well (`maxqueue`), nobody (`always`).
+    #: whether a request waits for its server if that is full. The caller puts the servers into `avoid` that must not be
+    #: waited for: all full ones (`maxconn`), those with a full queue too (`maxqueue`), none (`always`).
     preserve_affinity: Affinity
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        """A server that is electable and not in `avoid`; None if there is none."""
+        """Return an electable server that is not in `avoid`, or None if there is none."""
         ...
 
     def acquired(self, server: Server) -> None:
-        """One more request is at `server`, chosen here or not."""
+        """One more request is in flight at `server`, whether `choose` returned it or not."""
         ...
 
     def released(self, server: Server) -> None:
-        """One less."""
+        """One request less is in flight at `server`."""
         ...
 
     def state_changed(self, server: Server) -> None:
-        """Its weight, its state or its health is another."""
+        """The weight, the state or the health of `server` has changed."""
         ...
 
 
 @runtime_checkable
 class LatencyAware(Protocol):
-    """An algorithm that also wants to know how long servers take."""
+    """An algorithm that uses the response times of servers."""
 
     def record_latency(self, server: Server, seconds: float) -> None:
-        """`server` has begun an answer so long after it was asked."""
+        """`server` began its response `seconds` after the request was sent."""
         ...
 
     def inherit_from(self, before: LatencyAware) -> None:
-        """Go on with what another has seen of the servers that it had as well."""
+        """Take over the measurements of `before` for the servers that both have."""
         ...
 
 
 @runtime_checkable
 class AddressAware(Protocol):
-    """An algorithm that also goes by where servers are."""
+    """An algorithm that uses the addresses of servers."""
 
     def address_changed(self, server: Server) -> None:
-        """Its address is another. `changed` comes behind."""
+        """The address of `server` has changed. `state_changed` is called afterwards."""
         ...
 
 
 @runtime_checkable
 class HashAware(Protocol):
-    """An algorithm that goes by keys, each of which is hashed to a number."""
+    """An algorithm that maps the hash of a key to a server."""
 
     def server_for_hash(self, number: int) -> Server | None:
-        """Whose keys are they that are hashed to `number` (32 bits); None if there is nobody."""
+        """Return the server of the keys with the hash `number` (32 bits), or None if there is no usable server."""
         ...
 
 
 class Balance(Protocol):
-    """What was asked for: a word with its arguments."""
+    """The configuration of an algorithm: a word with its arguments."""
 
     def build(self, servers: Sequence[Server], rng: Rng) -> Algorithm:
-        """The algorithm at work over `servers`, which are in the order in which they were declared."""
+        """Build the algorithm for `servers`, which are in the order of declaration."""
         ...

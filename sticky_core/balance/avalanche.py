@@ -1,13 +1,14 @@
-"""A number of 32 bits scattered over all of them: HAProxy's `avalanche`, which also gives its ring its points.
+"""Mix the bits of a 32-bit number: HAProxy's `avalanche`, which also places the points on its ring.
 
-Jenkins' hash of an integer in six shifts, times a number that lets the upper bits follow the lower (`full_hash`).
+Jenkins' hash of an integer in six shifts, times a constant that spreads the lower bits into the upper ones
+(`full_hash`).
 """
 
 from __future__ import annotations
 
 
 def avalanche(number: int) -> int:
-    """Each bit of `number` changes about half of those that come out."""
+    """Return `number` with its bits mixed: each input bit changes about half of the output bits."""
     number &= 0xFFFFFFFF
     number = (number + 0x7ED55D16 + (number << 12)) & 0xFFFFFFFF
     number = number ^ 0xC761C23C ^ (number >> 19)

@@ -1,11 +1,11 @@
-"""The server that is likely to answer soonest: its response times of late, times the requests it has (least time).
+"""Least time: the server with the lowest product of recent response time and load.
 
-The theory: two servers are drawn by weight, and the one with the lesser product of mean response time and requests
-(one, and those in flight for its weight) is chosen. The mean is weighted by age: it falls slowly (`decay`), but rises
-at once with a slow answer (peak EWMA, as in Finagle), and wanes while a server is not asked, so that one that was slow
-once gets another chance. Who has not answered yet is compared by requests alone.
+The theory: two servers are drawn by weight, and the one with the lower product of mean response time and load (one plus
+its requests in flight per weight) is chosen. The mean is weighted by age: it falls slowly (`decay`), but rises at once
+with a slow response (peak EWMA, as in Finagle), and decays while a server gets no requests, so that a server that was
+slow once is tried again. If a drawn server has not responded yet, the servers are compared by load alone.
 
-Neither HAProxy nor nginx's open source had this for long (nginx: `least_time`, from 1.31).
+For a long time neither HAProxy nor nginx's open source version had such an algorithm (nginx: `least_time`, from 1.31).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sticky_core.server.slowstart import SCALE
 
 @dataclass(frozen=True, slots=True)
 class Ewma:
-    """`draws`: how many servers are compared.
-    `decay`: in what time a response time comes to weigh a third (1/e).
+    """`draws`: how many servers are compared, int, 2.
+    `decay`: the time in which the weight of a response time falls to 1/e (about a third), duration, 10 s.
     `clock`: for tests.
     """
 
@@ -41,69 +41,69 @@ class Ewma:
 
     def _problems(self) -> Iterator[str]:
         if self.draws < 1:
-            yield f"ewma: {self.draws} draws choose nobody; 2 are usual"
+            yield f"ewma: {self.draws} draws choose no server; 2 are usual"
         for problem in problems_of_duration("decay", self.decay):
             yield f"ewma: {problem}"
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> Ewma:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> Ewma:
+        spec.expect_end()
         return cls()
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> LeastTime:
-        return LeastTime(WeightedSampler(servers, rng), self.draws, seconds(self.decay), self.clock)
+    def build(self, servers: Sequence[Server], rng: Rng) -> EwmaAlgorithm:
+        return EwmaAlgorithm(WeightedSampler(servers, rng), self.draws, seconds(self.decay), self.clock)
 
 
-class LeastTime:
-    """Ewma at work."""
+class EwmaAlgorithm:
+    """The algorithm of `Ewma`."""
 
-    counts_requests = False  # it looks at the requests in flight of those it has drawn
+    counts_requests = False  # it reads the requests in flight of the servers that it has drawn
     preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, urn: WeightedSampler, draws: int, decay: float, clock: Clock) -> None:
-        self._urn = urn
+    def __init__(self, sampler: WeightedSampler, draws: int, decay: float, clock: Clock) -> None:
+        self._sampler = sampler
         self._draws = draws
         self._decay = decay
         self._now = clock.monotonic
-        # the mean of each server's response times, and when it was that
-        self._seen: dict[Server, tuple[float, float] | None] = dict.fromkeys(urn.weights)
+        # the mean response time of each server, and the time of its last update
+        self._latencies: dict[Server, tuple[float, float] | None] = dict.fromkeys(sampler.weights)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         now, decay = self._now(), self._decay
-        known = True
-        quickest: Server | None = None
-        idlest: Server | None = None
-        least = fewest = inf
-        for server in self._urn.drawn(self._draws, avoid, distinct=True):
+        all_known = True
+        fastest: Server | None = None
+        least_loaded: Server | None = None
+        lowest_time = lowest_load = inf
+        for server in self._sampler.sample(self._draws, avoid, distinct=True):
             load = 1 + len(server.in_flight) * SCALE / server.eweight
-            if load < fewest:
-                idlest, fewest = server, load
-            seen = self._seen[server]
-            if seen is None:
-                known = False
-            elif known:
-                mean, then = seen
+            if load < lowest_load:
+                least_loaded, lowest_load = server, load
+            latency = self._latencies[server]
+            if latency is None:
+                all_known = False
+            elif all_known:
+                mean, then = latency
                 time = load * mean * exp((then - now) / decay)
-                if time < least:
-                    quickest, least = server, time
-        return quickest if known else idlest
+                if time < lowest_time:
+                    fastest, lowest_time = server, time
+        return fastest if all_known else least_loaded
 
     def record_latency(self, server: Server, seconds: float) -> None:
-        """`server` has answered after so long."""
+        """`server` began its response after `seconds`."""
         now = self._now()
-        mean, then = self._seen[server] or (0.0, now)
+        mean, then = self._latencies[server] or (0.0, now)
         weight = exp((then - now) / self._decay)
-        self._seen[server] = max(seconds, mean * weight + seconds * (1 - weight)), now
+        self._latencies[server] = max(seconds, mean * weight + seconds * (1 - weight)), now
 
     def inherit_from(self, before: object) -> None:
-        if isinstance(before, LeastTime):
-            for server in self._seen:
-                self._seen[server] = before._seen.get(server)
+        if isinstance(before, EwmaAlgorithm):
+            for server in self._latencies:
+                self._latencies[server] = before._latencies.get(server)
 
     def acquired(self, server: Server) -> None:
-        """The load is read off the server."""
+        """Nothing to do: the load is read from the server."""
 
     released = acquired
 
     def state_changed(self, server: Server) -> None:
-        self._urn.state_changed(server)
+        self._sampler.state_changed(server)

@@ -1,11 +1,12 @@
-"""The first server that has room, in the order in which they were declared (HAProxy `balance first`).
+"""The first server with a free slot, in the order of declaration (HAProxy `balance first`).
 
-The others stay idle, and can be switched off, until the first are full: it needs `maxconn`. Weights do not count.
+The other servers stay idle, and can be switched off, until the first ones are full: it needs `maxconn`. Weights do not
+count.
 
-Who is full is not known here, only whom to avoid. Who is avoided stands aside until one of its requests is over, so
-that each choice need not ask all those again who were full a moment ago. One that is avoided for another reason, since
-it has failed this very request, stands aside with them if it has others in flight; so before there is nobody, all who
-stand aside are asked once more.
+The algorithm does not know which servers are full, only which to avoid. An avoided server is skipped until one of its
+requests ends, so that a choice need not test all servers again that were full a moment ago. A server that is avoided
+for another reason (it has failed this very request) is skipped too if it has requests in flight; so before `choose`
+returns None, all skipped servers are tested once more.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ class First:
     """No arguments."""
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> First:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> First:
+        spec.expect_end()
         return cls()
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Row:
-        return Row(servers)
+    def build(self, servers: Sequence[Server], rng: Rng) -> FirstAlgorithm:
+        return FirstAlgorithm(servers)
 
 
-class _Stands(Enum):
-    OUT = "out"  #: may not be chosen
-    OPEN = "open"  #: may have room
-    ASIDE = "aside"  #: was avoided when last asked, with requests in flight
+class _Status(Enum):
+    UNUSABLE = "unusable"  #: must not be chosen
+    CANDIDATE = "candidate"  #: may have a free slot
+    SKIPPED = "skipped"  #: was avoided when last tested, with requests in flight
 
 
-class Row:
-    """First at work. A choice and a change cost the logarithm of the number of servers; finding that nobody has room
-    costs asking all.
+class FirstAlgorithm:
+    """The algorithm of `First`. A choice and a change cost the logarithm of the number of servers; finding that no
+    server has a free slot costs a test of all.
     """
 
     counts_requests = True
@@ -52,20 +53,20 @@ class Row:
     def __init__(self, servers: Sequence[Server]) -> None:
         self._servers = servers
         self._numbers = {server: number for number, server in enumerate(servers)}
-        self._stands = [_Stands.OUT] * len(servers)
-        self._open: list[int] = []  # a heap; who does not stand open any more is passed over
-        self._queued = [False] * len(servers)  # whether it is in there
-        self._aside: set[int] = set()
+        self._statuses = [_Status.UNUSABLE] * len(servers)
+        self._heap: list[int] = []  # a heap of numbers; those of servers that are no candidates any more are ignored
+        self._in_heap = [False] * len(servers)  # whether the number of each server is in the heap
+        self._skipped: set[int] = set()
         for server in servers:
             self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        queue, stands = self._open, self._stands
-        idle: list[int] = []  # avoided, but without a request whose end would bring it back
+        heap, statuses = self._heap, self._statuses
+        idle: list[int] = []  # avoided, but without a request whose end would make it a candidate again
         found: Server | None = None
-        while queue:
-            number = queue[0]
-            if stands[number] is _Stands.OPEN:
+        while heap:
+            number = heap[0]
+            if statuses[number] is _Status.CANDIDATE:
                 server = self._servers[number]
                 if server not in avoid:
                     found = server
@@ -73,40 +74,40 @@ class Row:
                 if not server.in_flight:
                     idle.append(number)
                 else:
-                    stands[number] = _Stands.ASIDE
-                    self._aside.add(number)
-            heappop(queue)
-            self._queued[number] = False
+                    statuses[number] = _Status.SKIPPED
+                    self._skipped.add(number)
+            heappop(heap)
+            self._in_heap[number] = False
         for number in idle:
-            self._enter(number)
-        return found if found is not None else self._ask_again(avoid)
+            self._make_candidate(number)
+        return found if found is not None else self._choose_skipped(avoid)
 
-    def _ask_again(self, avoid: Container[Server]) -> Server | None:
-        for number in sorted(self._aside):
+    def _choose_skipped(self, avoid: Container[Server]) -> Server | None:
+        for number in sorted(self._skipped):
             if self._servers[number] not in avoid:
-                self._enter(number)
+                self._make_candidate(number)
                 return self._servers[number]
         return None
 
-    def _enter(self, number: int) -> None:
-        self._aside.discard(number)
-        self._stands[number] = _Stands.OPEN
-        if not self._queued[number]:
-            self._queued[number] = True
-            heappush(self._open, number)
+    def _make_candidate(self, number: int) -> None:
+        self._skipped.discard(number)
+        self._statuses[number] = _Status.CANDIDATE
+        if not self._in_heap[number]:
+            self._in_heap[number] = True
+            heappush(self._heap, number)
 
     def acquired(self, server: Server) -> None:
-        """Whether that was its last place, the next choice will see."""
+        """Nothing to do: the next choice tests whether that was its last free slot."""
 
     def released(self, server: Server) -> None:
         number = self._numbers[server]
-        if self._stands[number] is _Stands.ASIDE:
-            self._enter(number)
+        if self._statuses[number] is _Status.SKIPPED:
+            self._make_candidate(number)
 
     def state_changed(self, server: Server) -> None:
         number = self._numbers[server]
         if server.electable:
-            self._enter(number)
+            self._make_candidate(number)
         else:
-            self._aside.discard(number)
-            self._stands[number] = _Stands.OUT
+            self._skipped.discard(number)
+            self._statuses[number] = _Status.UNUSABLE

@@ -1,4 +1,6 @@
-"""A sample of the request says which server (HAProxy `balance hash <sample>`). Requests without it go in turn."""
+"""A sample of the request decides the server (HAProxy `balance hash <sample>`). Requests without it go to each server
+in turn.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from sticky_core.samples.request import Sample
 
 @dataclass(frozen=True, slots=True)
 class Hash(Hashing):
-    """`key`: a sample, or any function of the request that returns a text, bytes, a number or an address; None is no
-    key. It is called while the backend is locked, so it looks at the request and at nothing that waits.
+    """`key`: a sample, or any function of the request that returns str, bytes, int or an IP address; None means no key.
+    It is called with the backend's lock held, so it must not wait for anything.
 
-    Further: `hash_type` and what belongs to it (`Hashing`).
+    The other options are those of `Hashing`.
     """
 
     key: Sample
@@ -27,23 +29,23 @@ class Hash(Hashing):
         Hashing.__post_init__(self)
         if not callable(self.key):
             raise ConfigError(
-                f"hash: {self.key!r} is no sample: hand src, path, hdr(...), url_param(...), or a function"
+                f"hash: {self.key!r} is not a sample: pass src, path, hdr(...), url_param(...), or a function"
             )
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> Hash:
-        sample = line.next()
+    def parse(cls, spec: BalanceSpec) -> Hash:
+        sample = spec.next_word()
         if sample is None:
-            raise line.refused("hash needs a sample: hash src, hash hdr(X-User)")
-        line.end()
+            raise spec.error("hash needs a sample: hash src, hash hdr(X-User)")
+        spec.expect_end()
         return cls(parse_sample(sample))
 
-    def digest(self, kind: HashType) -> Callable[[Request], int | None]:
+    def build_digest(self, kind: HashType) -> Callable[[Request], int | None]:
         number = kind.hasher()
         sample = self.key
 
-        def digest(request: Request) -> int | None:
+        def build_digest(request: Request) -> int | None:
             key = sample(request)
             return None if key is None else number(key)
 
-        return digest
+        return build_digest

@@ -1,10 +1,10 @@
-"""How far a server that is full is insisted on (HAProxy `hash-preserve-affinity`)."""
+"""Whether a request waits for the server of its key if that is full (HAProxy `hash-preserve-affinity`)."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-#: `maxconn`: not at all, another server takes the request. `maxqueue`: the request waits there unless the queue is full
-#: as well. `always`: it belongs there whatever happens. An algorithm does not know who is full, only whom to avoid: it
-#: says what it would like, and who asks it acts on that.
+#: `maxconn`: it does not wait, another server gets the request. `maxqueue`: it waits unless the server's queue is full
+#: as well. `always`: it waits in any case. An algorithm does not know which servers are full, only which to avoid: it
+#: declares this value, and its caller fills `avoid` accordingly.
 Affinity = Literal["always", "maxconn", "maxqueue"]

@@ -1,10 +1,10 @@
-"""What `source`, `uri`, `url_param`, `hdr` and `hash` share: a key of the request is hashed, and the hash names a
-server (HAProxy `hash-type`, `hash-key`, `hash-balance-factor`, `hash-preserve-affinity`).
+"""The common part of `source`, `uri`, `url_param`, `hdr` and `hash`: a key of the request is hashed, and the hash
+decides the server (HAProxy `hash-type`, `hash-key`, `hash-balance-factor`, `hash-preserve-affinity`).
 
-`map-based`: the hash is an index into a map of all servers that may be chosen. Evenly spread, quick; when a server goes
-or comes, nearly all keys move (1-1/n of them).
-`consistent`: the hash is a place on a ring, and the nearest server's point takes it. Only the keys of the server that
-goes move; unevenly spread unless weights are large, sixteen points standing for a weight of one.
+`map-based`: the hash is an index into a map of all electable servers. Evenly spread and fast; when a server is removed
+or added, nearly all keys move (1-1/n of them).
+`consistent`: the hash is a position on a ring, and the server with the nearest point gets the key. Only the keys of a
+removed server move; unevenly spread unless weights are large, since a weight of one has sixteen points.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ipaddress import IPv4Address
 from typing import Literal, Protocol, get_args
 
 from sticky_core.balance.avalanche import avalanche
-from sticky_core.balance.eweight import MOST, eweight
+from sticky_core.balance.eweight import MAX_EWEIGHT, eweight
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.ring import Ring
-from sticky_core.balance.start import begun
+from sticky_core.balance.start import initial_turns
 from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
@@ -34,11 +34,11 @@ from sticky_core.target import host_and_port
 HashKey = Literal["id", "id32", "addr", "addr-port", "name"]
 
 
-# -- functions: a key to a number of 32 bits
+# -- hash functions: from a key to a number of 32 bits
 
 
 def sdbm(key: bytes) -> int:
-    """The one of the sdbm library, and HAProxy's default."""
+    """The hash of the sdbm library, HAProxy's default."""
     number = 0
     for byte in key:
         number = (byte + number * 65599) & 0xFFFFFFFF
@@ -46,7 +46,7 @@ def sdbm(key: bytes) -> int:
 
 
 def djb2(key: bytes) -> int:
-    """Bernstein's."""
+    """Bernstein's hash."""
     number = 5381
     for byte in key:
         number = (byte + number * 33) & 0xFFFFFFFF
@@ -54,7 +54,7 @@ def djb2(key: bytes) -> int:
 
 
 def wt6(key: bytes) -> int:
-    """Tarreau's: two words that take turns and turn each other."""
+    """Tarreau's hash: two words that are mixed in turn, each rotated by bits of the other."""
     one, other, by, other_by = 0xA53C965A, 0x5CA6953A, 6, 18
     for byte in key:
         one = ~(one ^ byte) & 0xFFFFFFFF
@@ -69,7 +69,7 @@ def wt6(key: bytes) -> int:
 
 
 def none(key: bytes) -> int:
-    """The key is a number already; what does not begin with one is 0."""
+    """The key is a number itself; a key that does not begin with one is 0."""
     digits = key[1:] if key[:1] in (b"-", b"+") else key
     number = 0
     for byte in digits:
@@ -90,15 +90,15 @@ FUNCTIONS: dict[str, Callable[[bytes], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class HashType:
-    """What `hash-type` says: how a hash finds its server, and how a key is hashed."""
+    """A parsed `hash-type`: how a hash finds its server, and how a key is hashed."""
 
     method: Literal["map-based", "consistent"]
     function: str
     avalanche: bool
 
     @classmethod
-    def of(cls, text: str) -> HashType:
-        """`<method> [<function> [avalanche]]`. A ring that is given no function takes sdbm with avalanche."""
+    def parse(cls, text: str) -> HashType:
+        """Parse `<method> [<function> [avalanche]]`. `consistent` without a function means sdbm with avalanche."""
         match text.split():
             case ["map-based"]:
                 return cls("map-based", "sdbm", False)
@@ -110,41 +110,41 @@ class HashType:
                 return cls(method, function, True)
             case _:
                 raise ConfigError(
-                    f"hash_type {text!r} is not known: write map-based or consistent, perhaps with one of "
-                    f"{', '.join(FUNCTIONS)}, perhaps with avalanche behind it"
+                    f"hash_type {text!r} is unknown: write map-based or consistent, optionally followed by one of "
+                    f"{', '.join(FUNCTIONS)}, optionally followed by avalanche"
                 )
 
     def hasher(self) -> Callable[[Key], int]:
-        """Keys to numbers. Those of late are remembered: to hash one takes longer than to choose by it."""
-        function, scattered = FUNCTIONS[self.function], self.avalanche
+        """Return the hash function for keys. It caches recent keys: hashing one takes longer than the choice."""
+        function, avalanched = FUNCTIONS[self.function], self.avalanche
 
         def compute(key: Key) -> int:
             number = function(key_bytes(key))
-            return avalanche(number) if scattered else number
+            return avalanche(number) if avalanched else number
 
-        remembered = lru_cache(maxsize=8192)(compute)
+        cached = lru_cache(maxsize=8192)(compute)
 
         def number(key: Key) -> int:
-            return remembered(key) if isinstance(key, str) and len(key) <= _LONGEST else compute(key)
+            return cached(key) if isinstance(key, str) and len(key) <= _MAX_CACHED_KEY else compute(key)
 
         return number
 
 
-_LONGEST = 200  # of the keys that are remembered, so that nobody fills our memory with theirs
+_MAX_CACHED_KEY = 200  # the longest key that is cached, so that clients can't fill the memory
 
 
-# -- what was asked
+# -- configuration
 
 
-class Table(Protocol):
-    """Servers, to be found by a hash."""
+class HashTable(Protocol):
+    """Maps hashes to servers."""
 
     def find(self, digest: int, avoid: Container[Server]) -> Server | None:
-        """The server that `digest` names; another if that one is to be avoided."""
+        """Return the server of `digest`, or another one if that server is in `avoid`."""
         ...
 
-    def turn(self, avoid: Container[Server]) -> Server | None:
-        """A server for who has no key: each in turn."""
+    def next_server(self, avoid: Container[Server]) -> Server | None:
+        """Return the next server in turn, for a request without a key."""
         ...
 
     def state_changed(self, server: Server) -> None: ...
@@ -154,15 +154,18 @@ class Table(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hashing:
-    """`hash_type`: `"map-based"` (default) or `"consistent"`, perhaps a function (sdbm, djb2, wt6, crc32, none) and
-    `avalanche`: `"consistent crc32"`, `"map-based djb2 avalanche"`.
-    `hash_key`: what a server's points on the ring are made of: its `id` (default: its number, so the order counts), its
-    `addr` or `addr-port` (for several proxies that need not have the same order; the id where there is none), or its
-    `name` (ours).
-    `hash_balance_factor`: no server gets more than so many percent of the mean load; 0 is no bound. For rings.
-    `hash_preserve_affinity`: what becomes of a request whose server is full: it waits there (`always`), goes elsewhere
-    (`maxconn`), waits unless the queue is full too (`maxqueue`).
-    `start`: with how many turns taken the requests without a key begin; None draws it.
+    """The options of every hash. One option a line:
+
+    - `hash_type`: `"map-based"` or `"consistent"`, optionally followed by a function (sdbm, djb2, wt6, crc32, none) and
+      `avalanche`, str, `"map-based"`: `"consistent crc32"`, `"map-based djb2 avalanche"` (`hash-type`).
+    - `hash_key`: what the points of a server on the ring are computed from, `"id"`: `id` or `id32`, its number, so the
+      order of servers counts; `addr` or `addr-port`, for several proxies with different orders (the id for a server
+      without an address); or `name`, which HAProxy does not have (`hash-key`).
+    - `hash_balance_factor`: the most load that a server gets, in percent of the mean, int, 0 for no limit; needs
+      `consistent` (`hash-balance-factor`).
+    - `hash_preserve_affinity`: what happens to a request whose server is full, `"always"`: it waits (`always`), goes to
+      another server (`maxconn`), or waits unless the queue is full too (`maxqueue`) (`hash-preserve-affinity`).
+    - `start`: how many turns to skip before the first request without a key, int, None draws a random number.
     """
 
     hash_type: str = "map-based"
@@ -177,7 +180,7 @@ class Hashing:
     def _problems(self) -> Iterator[str]:
         method = ""
         try:
-            method = HashType.of(self.hash_type).method
+            method = HashType.parse(self.hash_type).method
         except ConfigError as error:
             yield from error.problems
         if self.hash_key not in get_args(HashKey):
@@ -193,26 +196,26 @@ class Hashing:
         if self.start is not None and self.start < 0:
             yield f"start {self.start} is below 0"
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Hashed:
-        kind = HashType.of(self.hash_type)
+    def build(self, servers: Sequence[Server], rng: Rng) -> HashAlgorithm:
+        kind = HashType.parse(self.hash_type)
         bound = HashBalanceFactor(servers, self.hash_balance_factor) if self.hash_balance_factor else None
-        table: Table
+        table: HashTable
         if kind.method == "map-based":
             table = StaticMap(servers, rng, self.start)
         else:
-            table = Consistent(servers, rng, self.start, self.hash_key, bound)
-        return Hashed(self.digest(kind), table, bound, self.hash_preserve_affinity)
+            table = ConsistentTable(servers, rng, self.start, self.hash_key, bound)
+        return HashAlgorithm(self.build_digest(kind), table, bound, self.hash_preserve_affinity)
 
-    def digest(self, kind: HashType) -> Callable[[Request], int | None]:
-        """How a request is hashed; None if it has nothing to hash."""
+    def build_digest(self, kind: HashType) -> Callable[[Request], int | None]:
+        """Return the function that hashes a request, or returns None if the request has no key."""
         raise NotImplementedError
 
 
-# -- in force
+# -- algorithm
 
 
-class Hashed:
-    """A hash at work."""
+class HashAlgorithm:
+    """The algorithm of every `Hashing`: hashes a request and looks up its server in a table."""
 
     counts_requests: bool
     preserve_affinity: Affinity
@@ -220,7 +223,7 @@ class Hashed:
     def __init__(
         self,
         digest: Callable[[Request], int | None],
-        table: Table,
+        table: HashTable,
         bound: HashBalanceFactor | None,
         preserve_affinity: Affinity,
     ) -> None:
@@ -232,7 +235,7 @@ class Hashed:
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         digest = self._digest(request)
-        return self._table.turn(avoid) if digest is None else self._table.find(digest, avoid)
+        return self._table.next_server(avoid) if digest is None else self._table.find(digest, avoid)
 
     def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(number, ())
@@ -254,8 +257,8 @@ class Hashed:
         self._table.address_changed(server)
 
 
-class Consistent:
-    """A ring of servers."""
+class ConsistentTable:
+    """A table of `hash-type consistent`: a ring of servers."""
 
     def __init__(
         self,
@@ -267,20 +270,20 @@ class Consistent:
     ) -> None:
         self._numbers = {server: number for number, server in enumerate(servers)}
         self._hash_key: HashKey = hash_key
-        # The backend may have numbered them, backups among them, as HAProxy does; else they count from 1.
+        # The backend may have numbered the servers, backups included, as HAProxy does; otherwise from 1 on.
         self._ids: list[int] = [getattr(server, "id", number) for number, server in enumerate(servers, 1)]
         self._ring = Ring(servers, self._points)
         self._rng = rng
         self._start = start
         self._bound = bound
-        self._at: int | None = None  # whose turn it was
+        self._position: int | None = None  # the point of the last server in turn
         for server in servers:
             self.state_changed(server)
-        self._ring.settle()
+        self._ring.rebuild()
 
     def _points(self, number: int, count: int) -> list[int]:
-        """The first points of a server."""
-        at = base(self._ring.servers[number], self._ids[number], self._hash_key)
+        """Return the first `count` points of the server with this number."""
+        at = ring_base(self._ring.servers[number], self._ids[number], self._hash_key)
         return [avalanche(at + nth) for nth in range(count)]
 
     def state_changed(self, server: Server) -> None:
@@ -288,21 +291,21 @@ class Consistent:
 
     def address_changed(self, server: Server) -> None:
         if self._hash_key in ("addr", "addr-port"):
-            self._ring.misplace(self._numbers[server])
+            self._ring.invalidate_points(self._numbers[server])
 
     def find(self, digest: int, avoid: Container[Server]) -> Server | None:
         ring = self._ring
-        if not ring.counting:
+        if not ring.active_count:
             return None
         at = ring.nearest(digest)
-        server = ring.owner(at)
+        server = ring.server_of(at)
         if server not in avoid and (self._bound is None or self._bound.allows(server)):
             return server
         return self._walk(at, avoid)
 
     def _walk(self, at: int, avoid: Container[Server]) -> Server | None:
         second: Server | None = None
-        for server in self._ring.owners(at):
+        for server in self._ring.servers_after(at):
             if server not in avoid:
                 if self._bound is None or self._bound.allows(server):
                     return server
@@ -310,36 +313,36 @@ class Consistent:
                     second = server
         return second
 
-    def turn(self, avoid: Container[Server]) -> Server | None:
+    def next_server(self, avoid: Container[Server]) -> Server | None:
         ring = self._ring
-        if not ring.counting:
+        if not ring.active_count:
             return None
-        if self._at is None:
-            self._at = begun(self._start, len(ring), self._rng) - 1
-        for _ in range(ring.counting):
-            self._at = ring.next(self._at)
-            server = ring.owner(self._at)
+        if self._position is None:
+            self._position = initial_turns(self._start, len(ring), self._rng) - 1
+        for _ in range(ring.active_count):
+            self._position = ring.next_point(self._position)
+            server = ring.server_of(self._position)
             if server not in avoid:
                 return server
         return None
 
 
-def base(server: Server, number: int, hash_key: HashKey) -> int:
-    """The number from which a server's points are counted on; `number` is its own, from 1."""
-    where, port = None, 0
+def ring_base(server: Server, number: int, hash_key: HashKey) -> int:
+    """Return the number from which the points of `server` are computed. `number`: its own number, from 1 on."""
+    ip, port = None, 0
     if hash_key in ("addr", "addr-port") and isinstance(server.config.target, str):
         host, port = host_and_port(server.config.target) or ("", 0)
-        where = parse_address(host)
-    if where is not None:
+        ip = parse_address(host)
+    if ip is not None:
         seed = avalanche(port) if hash_key == "addr-port" else 0
-        if isinstance(where, IPv4Address):
-            # HAProxy adds the address up as the machine has it in memory, which is little-endian where it runs
-            return avalanche(seed + int.from_bytes(where.packed, "little"))
-        return xxh32(where.packed, seed)
+        if isinstance(ip, IPv4Address):
+            # HAProxy adds the address as it is in memory, which is little-endian on common machines
+            return avalanche(seed + int.from_bytes(ip.packed, "little"))
+        return xxh32(ip.packed, seed)
     match hash_key:
         case "id32":
             return avalanche(int.from_bytes(number.to_bytes(4, "little"), "big"))
         case "name":
             return avalanche(zlib.crc32(server.name.encode()))
         case _:
-            return number * MOST
+            return number * MAX_EWEIGHT

@@ -1,6 +1,6 @@
-"""A header says which server (HAProxy `balance hdr(<name>)`).
+"""A header decides the server (HAProxy `balance hdr(<name>)`).
 
-Its first value counts, as far as a comma. Requests without it, or with an empty one, go in turn.
+Its first value counts, up to a comma. Requests without the header, or with an empty one, go to each server in turn.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from sticky_core.samples.values import split_list
 
 @dataclass(frozen=True, slots=True)
 class Hdr(Hashing):
-    """`name`: of the header, in any case.
-    `use_domain_only`: of a host name, only the label before the top-level domain counts: `example` of
-    `www.example.com`.
+    """`name`: the name of the header, in upper or lower case.
+    `use_domain_only`: use only the label before the top-level domain of a host name: `example` of `www.example.com`.
 
-    Further: `hash_type` and what belongs to it (`Hashing`).
+    The other options are those of `Hashing`.
     """
 
     name: str
@@ -30,28 +29,28 @@ class Hdr(Hashing):
     def __post_init__(self) -> None:
         Hashing.__post_init__(self)
         if not self.name:
-            raise ConfigError("hdr: a header has a name")
+            raise ConfigError("hdr: the name of the header is empty")
         object.__setattr__(self, "name", self.name.lower())
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> Hdr:
-        if not line.argument:
-            raise line.refused("hdr needs the name of a header in parentheses: hdr(X-User)")
-        match line.next():
+    def parse(cls, spec: BalanceSpec) -> Hdr:
+        if not spec.argument:
+            raise spec.error("hdr needs the name of a header in parentheses: hdr(X-User)")
+        match spec.next_word():
             case None:
                 use_domain_only = False
             case "use_domain_only":
                 use_domain_only = True
             case word:
-                raise line.refused(f"{word!r} is not use_domain_only")
-        line.end(argument=True)
-        return cls(line.argument, use_domain_only)
+                raise spec.error(f"{word!r} is not use_domain_only")
+        spec.expect_end(argument=True)
+        return cls(spec.argument, use_domain_only)
 
-    def digest(self, kind: HashType) -> Callable[[Request], int | None]:
+    def build_digest(self, kind: HashType) -> Callable[[Request], int | None]:
         number = kind.hasher()
         name, use_domain_only = self.name, self.use_domain_only
 
-        def digest(request: Request) -> int | None:
+        def build_digest(request: Request) -> int | None:
             headers = request.header(name)
             if not headers:
                 return None
@@ -62,10 +61,10 @@ class Hdr(Hashing):
                 return None
             return number(domain(value) if use_domain_only else value)
 
-        return digest
+        return build_digest
 
 
 def domain(host: str) -> str:
-    """The label before the top-level domain; all of it where there is no dot to tell."""
+    """Return the label before the top-level domain; all of `host` if it has no dot."""
     end = host.rfind(".", 1)
     return host if end < 0 else host[host.rfind(".", 0, end - 1) + 1 : end]

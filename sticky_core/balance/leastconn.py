@@ -1,7 +1,7 @@
 """The server with the fewest requests in flight for its weight (HAProxy `balance leastconn`).
 
-Servers stand in rows by load, and a heap knows which rows there are; within a row they take turns, so that equals
-share. A choice looks at the first row only, unless it must avoid somebody.
+Servers are grouped by load, and a heap holds the loads; within a group they take turns, so that equal servers share
+the requests. A choice looks at the first group only, unless it has to avoid servers.
 """
 
 from __future__ import annotations
@@ -24,103 +24,104 @@ class LeastConn:
     """No arguments."""
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> LeastConn:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> LeastConn:
+        spec.expect_end()
         return cls()
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Rows:
-        return Rows(servers, rng)
+    def build(self, servers: Sequence[Server], rng: Rng) -> LeastConnAlgorithm:
+        return LeastConnAlgorithm(servers, rng)
 
 
-class _Place:
-    """Where a server stands."""
+class _Entry:
+    """A server with its weight and the load of its group."""
 
     __slots__ = ("load", "server", "weight")
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.weight = 0  # 0 while it may not be chosen
-        self.load = -1.0  # of its row; below 0: it stands in none
+        self.weight = 0  # 0 while the server must not be chosen
+        self.load = -1.0  # the load of its group; below 0: it is in none
 
 
-# An ordered dictionary rather than a plain one: whose first is often taken out, that one looks through the gaps.
-_Row = OrderedDict[_Place, None]
+# An ordered dictionary rather than a plain one: a plain one from which the first entry is often removed has to search
+# through the gaps that are left.
+_Group = OrderedDict[_Entry, None]
 
 
-class Rows:
-    """Leastconn at work."""
+class LeastConnAlgorithm:
+    """The algorithm of `LeastConn`."""
 
     counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng) -> None:
         self._rng = rng
-        self._begun = False
-        self._places = {server: _Place(server) for server in servers}
-        self._rows: dict[float, _Row] = {}
+        self._is_started = False
+        self._entries = {server: _Entry(server) for server in servers}
+        self._groups: dict[float, _Group] = {}
         self._loads: list[float] = []
         for server in servers:
             self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        if not self._begun and self._places:
-            self._begin()
-        rows, loads = self._rows, self._loads
+        if not self._is_started and self._entries:
+            self._start()
+        groups, loads = self._groups, self._loads
         while loads:
-            row = rows[loads[0]]
-            if row:
+            group = groups[loads[0]]
+            if group:
                 break
-            del rows[heappop(loads)]
+            del groups[heappop(loads)]
         else:
             return None
-        for place in row:
-            if place.server not in avoid:
-                row.move_to_end(place)
-                return place.server
+        for entry in group:
+            if entry.server not in avoid:
+                group.move_to_end(entry)
+                return entry.server
         for load in sorted(loads)[1:]:
-            row = rows[load]
-            for place in row:
-                if place.server not in avoid:
-                    row.move_to_end(place)
-                    return place.server
+            group = groups[load]
+            for entry in group:
+                if entry.server not in avoid:
+                    group.move_to_end(entry)
+                    return entry.server
         return None
 
-    def _begin(self) -> None:
-        """Who is first among equals differs from process to process."""
-        self._begun = True  # not before: a forked child draws for itself
-        places = list(self._places.values())
-        start = self._rng.randrange(len(places))
-        for place in (*places[start:], *places[:start]):
-            if place.load >= 0:
-                self._rows[place.load].move_to_end(place)
+    def _start(self) -> None:
+        """Rotate the groups by a random number, so that the first among equals differs between processes."""
+        self._is_started = True  # at the first choice, so that a forked child draws its own number
+        entries = list(self._entries.values())
+        start = self._rng.randrange(len(entries))
+        for entry in (*entries[start:], *entries[:start]):
+            if entry.load >= 0:
+                self._groups[entry.load].move_to_end(entry)
 
     def acquired(self, server: Server) -> None:
-        place = self._places[server]
-        if place.weight:
+        entry = self._entries[server]
+        if entry.weight:
             in_flight = len(server.in_flight)
             # two quotients of whole numbers of this size are the same float only if they are the same
-            load = (in_flight + 1) / place.weight if in_flight else 0.0
-            if load != place.load:
-                self._move(place, load)
+            load = (in_flight + 1) / entry.weight if in_flight else 0.0
+            if load != entry.load:
+                self._move(entry, load)
 
     released = acquired
 
     def state_changed(self, server: Server) -> None:
-        place = self._places[server]
-        place.weight = eweight(server)
-        if place.weight:
+        entry = self._entries[server]
+        entry.weight = eweight(server)
+        if entry.weight:
             self.acquired(server)
-        elif place.load >= 0:
-            del self._rows[place.load][place]
-            place.load = -1.0
+        elif entry.load >= 0:
+            del self._groups[entry.load][entry]
+            entry.load = -1.0
 
-    def _move(self, place: _Place, load: float) -> None:
-        """Into the row of its load, at the end."""
-        if place.load >= 0:
-            del self._rows[place.load][place]
-        place.load = load
-        row = self._rows.get(load)
-        if row is None:
-            row = self._rows[load] = OrderedDict()
+    def _move(self, entry: _Entry, load: float) -> None:
+        """Move the entry to the end of the group of its load."""
+        if entry.load >= 0:
+            del self._groups[entry.load][entry]
+        entry.load = load
+        group = self._groups.get(load)
+        if group is None:
+            group = self._groups[load] = OrderedDict()
             heappush(self._loads, load)
-        row[place] = None
+        group[entry] = None

@@ -1,5 +1,5 @@
-"""New clients are served where they arrive: by one server, that of this very worker. What has a key is hashed, if there
-is a hash.
+"""New clients stay at the server where they arrive, that of this worker. Requests with a key are hashed, if a hash is
+configured.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sticky_core.balance.hash import Hash
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.hashing import Hashed
+from sticky_core.balance.hashing import HashAlgorithm
 from sticky_core.clock import Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
@@ -17,52 +17,52 @@ from sticky_core.server.server import Server
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """`server`: the name of the one that is here. `hashed`: who gets a request that has a key, among the first `among`
-    servers.
+    """`server`: the name of the server in this worker. `hashed`: the hash for requests with a key. `among`: how many of
+    the servers, from the first on, it hashes to.
     """
 
     server: str
     hashed: Hash | None = None
     among: int = 0
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Here:
-        here = next(server for server in servers if server.name == self.server)
+    def build(self, servers: Sequence[Server], rng: Rng) -> LocalAlgorithm:
+        local = next(server for server in servers if server.name == self.server)
         if self.hashed is None:
-            return Here(here)
-        return Keyed(here, self.hashed, servers[: self.among], rng)
+            return LocalAlgorithm(local)
+        return LocalHashAlgorithm(local, self.hashed, servers[: self.among], rng)
 
 
-class Here:
-    """Local at work."""
+class LocalAlgorithm:
+    """The algorithm of `Local` without a hash: chooses the server of this worker."""
 
     counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, here: Server) -> None:
-        self._here = here
+    def __init__(self, local: Server) -> None:
+        self._local = local
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        here = self._here
-        return here if here.electable and here not in avoid else None
+        local = self._local
+        return local if local.electable and local not in avoid else None
 
     def acquired(self, server: Server) -> None:
-        """It does not count."""
+        """Nothing to do: requests are not counted."""
 
     def released(self, server: Server) -> None:
-        """It does not count."""
+        """Nothing to do: requests are not counted."""
 
     def state_changed(self, server: Server) -> None:
-        """It looks when it chooses."""
+        """Nothing to do: `choose` reads the state of the server."""
 
 
-class Keyed(Here):
-    """The same where keys are hashed. All workers hash alike, so all choose the same."""
+class LocalHashAlgorithm(LocalAlgorithm):
+    """The algorithm of `Local` with a hash. All workers hash alike, so they agree about the server of a key."""
 
-    def __init__(self, here: Server, asked: Hash, servers: Sequence[Server], rng: Rng) -> None:
-        super().__init__(here)
-        self._key = asked.key
+    def __init__(self, local: Server, config: Hash, servers: Sequence[Server], rng: Rng) -> None:
+        super().__init__(local)
+        self._key = config.key
         self._among = frozenset(servers)
-        self._hashed: Hashed = asked.build(servers, rng)
+        self._hashed: HashAlgorithm = config.build(servers, rng)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         if self._key(request) is not None:

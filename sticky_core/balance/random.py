@@ -1,8 +1,8 @@
-"""Some servers drawn by weight, and of these the one with the least load for its weight (HAProxy `balance
+"""Servers drawn at random by weight, and of these the one with the lowest load for its weight (HAProxy `balance
 random(<draws>)`).
 
-Two draws are nearly as good as knowing every load, and many processes that know nothing of each other do not herd onto
-the same server ("the power of two random choices").
+Two draws are nearly as good as comparing all loads, and independent processes do not all choose the same server at the
+same time ("the power of two random choices").
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sticky_core.server.server import Server
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """`draws`: how many servers are compared; 1 is chance alone.
-    `hash_balance_factor`: who has so many percent of the mean load is not drawn; 0 is no bound.
+    """`draws`: how many servers are compared, int, 2; 1 chooses at random.
+    `hash_balance_factor`: a server with this many percent of the mean load is not drawn, int, 0 for no limit.
     """
 
     draws: int = 2
@@ -33,54 +33,56 @@ class Random:
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise ConfigError(f"random: {self.draws} draws choose nobody; 2 are usual")
+            raise ConfigError(f"random: {self.draws} draws choose no server; 2 are usual")
         if self.hash_balance_factor and self.hash_balance_factor <= 100:
             raise ConfigError(
                 f"random: hash_balance_factor {self.hash_balance_factor} is not above 100 percent, nor 0 for none"
             )
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> Random:
-        line.end(argument=True)
-        if line.argument is None:
+    def parse(cls, spec: BalanceSpec) -> Random:
+        spec.expect_end(argument=True)
+        if spec.argument is None:
             return cls()
-        if not re.fullmatch("[0-9]+", line.argument):
-            raise line.refused("random takes a number of draws: random(2)")
-        return cls(int(line.argument))
+        if not re.fullmatch("[0-9]+", spec.argument):
+            raise spec.error("random takes a number of draws: random(2)")
+        return cls(int(spec.argument))
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Draws:
+    def build(self, servers: Sequence[Server], rng: Rng) -> RandomAlgorithm:
         bound = HashBalanceFactor(servers, self.hash_balance_factor) if self.hash_balance_factor else None
-        return Draws(WeightedSampler(servers, rng), self.draws, bound)
+        return RandomAlgorithm(WeightedSampler(servers, rng), self.draws, bound)
 
 
-class Draws:
-    """Random at work. It looks at the load of those it has drawn, and keeps none in an index."""
+class RandomAlgorithm:
+    """The algorithm of `Random`. It reads the load of the drawn servers, and keeps no index of loads."""
 
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(
-        self, urn: WeightedSampler, draws: int, bound: HashBalanceFactor | None, *, distinct: bool = False
+        self, sampler: WeightedSampler, draws: int, bound: HashBalanceFactor | None, *, distinct: bool = False
     ) -> None:
         self.counts_requests = bound is not None
-        self._urn = urn
+        self._sampler = sampler
         self._draws = draws
         self._bound = bound
         self._distinct = distinct
         self._simple = draws == 2 and bound is None and not distinct
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        urn = self._urn
-        if not urn.weight:
+        sampler = self._sampler
+        if not sampler.total_weight:
             return None
         if self._simple:
-            server = urn.less_laden(avoid)
+            server = sampler.less_loaded_of_two(avoid)
             if server is not None:
                 return server
         bound = self._bound
-        drawn = urn.drawn(self._draws, avoid if bound is None else _Laden(avoid, bound), distinct=self._distinct)
+        drawn = sampler.sample(
+            self._draws, avoid if bound is None else _AvoidedOrFull(avoid, bound), distinct=self._distinct
+        )
         if not drawn and bound is not None:
-            drawn = urn.drawn(self._draws, avoid)
-        return reduce(_less_laden, drawn) if drawn else None
+            drawn = sampler.sample(self._draws, avoid)
+        return reduce(_less_loaded, drawn) if drawn else None
 
     def acquired(self, server: Server) -> None:
         if self._bound is not None:
@@ -91,18 +93,18 @@ class Draws:
             self._bound.released()
 
     def state_changed(self, server: Server) -> None:
-        self._urn.state_changed(server)
+        self._sampler.state_changed(server)
         if self._bound is not None:
             self._bound.state_changed()
 
 
-def _less_laden(one: Server, other: Server) -> Server:
-    """Who has less for its weight; of equals the first."""
+def _less_loaded(one: Server, other: Server) -> Server:
+    """Return the server with the lower load for its weight, of equals the first."""
     return other if len(other.in_flight) * one.eweight < len(one.in_flight) * other.eweight else one
 
 
-class _Laden:
-    """Those to be avoided, and those who have as much as they may."""
+class _AvoidedOrFull:
+    """The servers to avoid, and those that have reached the bound."""
 
     def __init__(self, avoid: Container[Server], bound: HashBalanceFactor) -> None:
         self._avoid = avoid

@@ -1,9 +1,10 @@
-"""A circle of 2^32 places on which each server has points; a hash falls somewhere, and the points nearby say where it
-belongs. When a server goes, its keys alone move; when it comes back, they do.
+"""A ring of 2^32 positions on which each server has points; the points next to a hash decide its server. When a server
+is removed, only its keys move; when it returns, only these move back.
 
-A server's points are always the same and in a fixed order, of which as many count as its weight says. Points that do
-not count stay where they are and are walked past, so a server that goes or comes, or weighs less, costs nothing; one
-that weighs more than ever before has its new points sorted in. When most do not count, the circle is made anew.
+The points of a server are always the same and in a fixed order; its weight decides how many of them, from the first on,
+are active. Inactive points stay on the ring and are skipped, so a server that is disabled or enabled, or whose weight
+falls, costs nothing; when a weight exceeds its former maximum, the new points are sorted in. When most points are
+inactive, the ring is rebuilt without them.
 """
 
 from __future__ import annotations
@@ -15,124 +16,126 @@ from collections.abc import Callable, Iterator, Sequence
 from sticky_core.errors import ConfigError
 from sticky_core.server.server import Server
 
-# A point is one number: where it is (32 bits), whose it is (16), which of its owner's points (16). As such they sort,
-# and as 64 bits they lie side by side.
-_WHERE, _OWNER = 32, 16
+# A point is one number: its position (32 bits), the number of its server (16), its number among the points of that
+# server (16). So points sort as numbers, and an array holds them in 64 bits each.
+_POSITION, _SERVER = 32, 16
 _LOW = 0xFFFF
-MOST_SERVERS = 1 << 16
-_TOGETHER = 8  # about how many points a look-up bisects: an index on the upper bits leads there
+MAX_SERVERS = 1 << 16
+_STRETCH = 8  # about how many points a look-up bisects; an index on the upper bits finds them
 
 
 class Ring:
-    """Points of servers. `points(number, count)`: where the first `count` of the `number`th server's are."""
+    """Points of servers. `points(number, count)` returns the positions of the first `count` points of a server."""
 
     def __init__(self, servers: Sequence[Server], points: Callable[[int, int], Sequence[int]]) -> None:
-        if len(servers) > MOST_SERVERS:
-            raise ConfigError(f"a ring has room for {MOST_SERVERS} servers, and these are {len(servers)}")
+        if len(servers) > MAX_SERVERS:
+            raise ConfigError(f"a consistent hash takes at most {MAX_SERVERS} servers, and these are {len(servers)}")
         self.servers = servers
         self._points_of = points
         self._points = array("Q")
-        self._count = [0] * len(servers)  # how many of each server's points count
-        self._placed = [0] * len(servers)  # and how many are there
-        self.counting = 0  #: how many points count, of all servers
-        self._index = array("I", (0, 0))  # at which point each stretch of the circle begins
+        self._active = [0] * len(servers)  # how many points of each server are active
+        self._stored = [0] * len(servers)  # and how many are on the ring
+        self.active_count = 0  #: how many points are active, of all servers
+        self._index = array("I", (0, 0))  # the first point of each stretch of the ring
         self._shift = 32
         self._stale = False
-        self._misplaced: set[int] = set()
+        self._invalid: set[int] = set()
 
     def __len__(self) -> int:
-        """How many points there are, those that do not count among them."""
+        """The number of points, inactive ones included."""
         return len(self._points)
 
     def resize(self, number: int, count: int) -> None:
-        """Let the first `count` points of a server count."""
-        self.counting += count - self._count[number]
-        self._count[number] = count
-        if count > self._placed[number] or self.counting * 2 < len(self):
+        """Make the first `count` points of a server active."""
+        self.active_count += count - self._active[number]
+        self._active[number] = count
+        if count > self._stored[number] or self.active_count * 2 < len(self):
             self._stale = True
 
-    def misplace(self, number: int) -> None:
-        """A server's points are elsewhere from now on."""
-        self._misplaced.add(number)
-        self._placed[number] = 0
+    def invalidate_points(self, number: int) -> None:
+        """The points of a server have new positions: compute them again."""
+        self._invalid.add(number)
+        self._stored[number] = 0
         self._stale = True
 
-    def settle(self) -> None:
-        """Put those points into place that are not: best before somebody waits for it."""
+    def rebuild(self) -> None:
+        """Sort in the points that are missing. Called when the servers are known, so that no request has to wait."""
         self._stale = False
-        if self._misplaced:
-            stay = (point for point in self._points if point >> _OWNER & _LOW not in self._misplaced)
-            self._points = array("Q", stay)
-            self._misplaced.clear()
-        if self.counting * 2 < len(self):
-            self._placed = [0] * len(self.servers)
+        if self._invalid:
+            kept = (point for point in self._points if point >> _SERVER & _LOW not in self._invalid)
+            self._points = array("Q", kept)
+            self._invalid.clear()
+        if self.active_count * 2 < len(self):
+            self._stored = [0] * len(self.servers)
             self._points = array("Q")
         points = self._points.tolist()
-        for number, (placed, count) in enumerate(zip(self._placed, self._count, strict=True)):
-            if count > placed:
-                where = self._points_of(number, count)
-                owner = number << _OWNER
-                points += [where[nth] << _WHERE | owner | nth for nth in range(placed, count)]
-                self._placed[number] = count
+        for number, (stored, count) in enumerate(zip(self._stored, self._active, strict=True)):
+            if count > stored:
+                positions = self._points_of(number, count)
+                server = number << _SERVER
+                points += [positions[nth] << _POSITION | server | nth for nth in range(stored, count)]
+                self._stored[number] = count
         points.sort()
         self._points = array("Q", points)
-        bits = max(len(points) // _TOGETHER, 1).bit_length()
+        bits = max(len(points) // _STRETCH, 1).bit_length()
         self._shift = 32 - bits
-        begins = (bisect_left(points, stretch << self._shift + _WHERE) for stretch in range(1 << bits))
+        begins = (bisect_left(points, stretch << self._shift + _POSITION) for stretch in range(1 << bits))
         self._index = array("I", [*begins, len(points)])
 
     def at_or_after(self, digest: int) -> int:
-        """The first point that counts from `digest` on. There has to be one."""
+        """Return the first active point from `digest` on. There has to be one."""
         if self._stale:
-            self.settle()
+            self.rebuild()
         stretch = digest >> self._shift
-        at = bisect_left(self._points, digest << _WHERE, self._index[stretch], self._index[stretch + 1])
+        at = bisect_left(self._points, digest << _POSITION, self._index[stretch], self._index[stretch + 1])
         if at == len(self._points):
             at = 0
         point = self._points[at]
-        return at if point & _LOW < self._count[point >> _OWNER & _LOW] else self.next(at)
+        return at if point & _LOW < self._active[point >> _SERVER & _LOW] else self.next_point(at)
 
-    def first_owner(self, digest: int) -> Server:
-        """Whose point `at_or_after` finds: the same in line, for two calls would be felt in each choice."""
+    def server_at_or_after(self, digest: int) -> Server:
+        """Return the server of the point that `at_or_after` finds. Written out, since two calls would slow down each
+        choice.
+        """
         if self._stale:
-            self.settle()
+            self.rebuild()
         points, index, stretch = self._points, self._index, digest >> self._shift
-        at = bisect_left(points, digest << _WHERE, index[stretch], index[stretch + 1])
+        at = bisect_left(points, digest << _POSITION, index[stretch], index[stretch + 1])
         point = points[at] if at < len(points) else points[0]
-        owner = point >> _OWNER & _LOW
-        return self.servers[owner] if point & _LOW < self._count[owner] else self.owner(self.next(at))
+        number = point >> _SERVER & _LOW
+        return self.servers[number] if point & _LOW < self._active[number] else self.server_of(self.next_point(at))
 
     def nearest(self, digest: int) -> int:
-        """The point that counts and is nearest to `digest`; of two as near, the one before it."""
+        """Return the active point nearest to `digest`; of two equally near ones, the one before it."""
         after = self.at_or_after(digest)
-        points, count = self._points, self._count
-        before = after - 1  # below 0 the numbers go on around the circle
+        points, count = self._points, self._active
+        before = after - 1  # negative indices continue around the ring
         point = points[before]
-        while point & _LOW >= count[point >> _OWNER & _LOW]:
+        while point & _LOW >= count[point >> _SERVER & _LOW]:
             before -= 1
             point = points[before]
-        if (digest - (point >> _WHERE)) & 0xFFFFFFFF <= ((points[after] >> _WHERE) - digest) & 0xFFFFFFFF:
+        if (digest - (point >> _POSITION)) & 0xFFFFFFFF <= ((points[after] >> _POSITION) - digest) & 0xFFFFFFFF:
             return before if before >= 0 else before + len(points)
         return after
 
-    def next(self, at: int) -> int:
-        """The next point that counts."""
+    def next_point(self, at: int) -> int:
+        """Return the next active point after `at`."""
         if self._stale:
-            self.settle()
-        points, count = self._points, self._count
+            self.rebuild()
+        points, count = self._points, self._active
         for step in range(at + 1, at + 1 + len(points)):
             at = step % len(points)
             point = points[at]
-            if point & _LOW < count[point >> _OWNER & _LOW]:
+            if point & _LOW < count[point >> _SERVER & _LOW]:
                 break
         return at
 
-    def owner(self, at: int) -> Server:
-        """Whose point that is."""
-        return self.servers[self._points[at] >> _OWNER & _LOW]
+    def server_of(self, at: int) -> Server:
+        """Return the server of the point `at`."""
+        return self.servers[self._points[at] >> _SERVER & _LOW]
 
-    def owners(self, at: int) -> Iterator[Server]:
-        """Whose points come behind it, once around the circle."""
-        for _ in range(self.counting):
-            at = self.next(at)
-            yield self.owner(at)
+    def servers_after(self, at: int) -> Iterator[Server]:
+        """Yield the servers of the active points after `at`, once around the ring."""
+        for _ in range(self.active_count):
+            at = self.next_point(at)
+            yield self.server_of(at)

@@ -1,14 +1,15 @@
 """Each server in turn, by weight, in HAProxy's own sequence (`balance roundrobin`).
 
-The theory: time is counted in turns, and a round has as many as all weights together. A server is due every
-round/weight turns; what the division leaves is carried, so that a round comes out even. Servers that have had a turn
-are `seated`, in the order in which they are due; those without a turn in this round are `fresh`, the heaviest first;
-those that are through with it are `done` until the next. A seat that is overdue goes before a fresh server.
+The theory: time is counted in turns, and a round has as many turns as the sum of the weights. A server is due every
+round/weight turns; the remainder of the division is carried over to its next turn, so that a round comes out even.
+Servers that have had a turn in this round are `scheduled`, in the order in which they are due; servers without a turn
+in this round are `fresh`, the heaviest first; servers that have had all their turns wait for the next round. A
+scheduled server that is overdue comes before a fresh one.
 
-Weights count sixteenfold, as in HAProxy: what a division leaves is carried over that many times all weights before a
+Weights are multiplied by 16, as in HAProxy: remainders accumulate over that many times the sum of the weights before a
 new round begins, which decides the sequence where weights do not divide each other.
 
-nginx's smooth turns give the same shares in another order (`sticky_core.balance.nginx.smooth`).
+nginx's smooth round robin gives the same shares in another order (`sticky_core.balance.nginx.smooth`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
-from sticky_core.balance.eweight import MOST, eweight
+from sticky_core.balance.eweight import MAX_EWEIGHT, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
-from sticky_core.balance.start import begun, check_start
+from sticky_core.balance.start import check_start, initial_turns
 from sticky_core.clock import Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
@@ -29,8 +30,8 @@ from sticky_core.server.slowstart import SCALE
 
 @dataclass(frozen=True, slots=True)
 class RoundRobin:
-    """`start`: how many turns are taken before the first request. None (the default) draws it, so that many processes
-    do not all begin with the same server.
+    """`start`: how many turns to skip before the first request, int. None (the default) draws a random number, so that
+    many processes do not all begin with the same server.
     """
 
     start: int | None = None
@@ -39,194 +40,196 @@ class RoundRobin:
         check_start("roundrobin", self.start)
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> RoundRobin:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> RoundRobin:
+        spec.expect_end()
         return cls()
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Turns:
-        return Turns(servers, rng, self.start)
+    def build(self, servers: Sequence[Server], rng: Rng) -> RoundRobinAlgorithm:
+        return RoundRobinAlgorithm(servers, rng, self.start)
 
 
-class _Place:
-    """A server's place in the order of turns."""
+class _Member:
+    """A server with its next turn."""
 
-    __slots__ = ("carried", "due", "entry", "last", "number", "round", "server", "weight")
+    __slots__ = ("due", "entry", "fresh_round", "last_due", "number", "remainder", "server", "weight")
 
     def __init__(self, server: Server, number: int) -> None:
         self.server = server
         self.number = number
-        self.weight = 0  # as it counts now: 0 while the server is not electable
-        self.round: int | None = None  # in which it is fresh; None while it is seated
+        self.weight = 0  # the current weight, 0 while the server is not electable
+        self.fresh_round: int | None = None  # the round in which it is fresh; None while it is scheduled
         self.due = 0
-        self.last = 0  # when it was due before
-        self.carried = 0
-        self.entry = -1  # the one that holds; older entries are passed over when they come up
+        self.last_due = 0  # its former due turn
+        self.remainder = 0
+        self.entry = -1  # its valid entry; older entries in the heaps are ignored
 
 
-# An entry in a heap is one number, since tuples take longer among ten thousand: the key, a count of entries made (so
-# that equals stay in order), the number of the place.
-_KEY, _NUMBER = 64, 20
-_ONE, _WHOSE = 1 << _NUMBER, (1 << _NUMBER) - 1
-_TIES = 10  # bits for what breaks a tie in the key: less than the heaviest weight, to either side
+# An entry of a heap is one number, since comparing tuples takes longer with ten thousand servers: the key, a count of
+# entries (so that equal keys stay in order), the number of the server.
+_KEY_SHIFT, _NUMBER_BITS = 64, 20
+_ENTRY_STEP, _NUMBER_MASK = 1 << _NUMBER_BITS, (1 << _NUMBER_BITS) - 1
+_TIE_BITS = 10  # bits of the tie-breaker in the key, whose absolute value is below the largest weight
 
 
-class Turns:
-    """Roundrobin at work. A choice and a change cost the logarithm of the number of servers."""
+class RoundRobinAlgorithm:
+    """The algorithm of `RoundRobin`. A choice and a change cost the logarithm of the number of servers."""
 
     counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
-        self._places = [_Place(server, number) for number, server in enumerate(servers)]
-        self._place = dict(zip(servers, self._places, strict=True))
+        self._members = [_Member(server, number) for number, server in enumerate(servers)]
+        self._member_of = dict(zip(servers, self._members, strict=True))
         self._rng = rng
         self._start = start
-        self._begun = False
-        self._made = 0  # entries so far, in the middle of the number
-        self._rounds = 0  # begun so far
-        self._round = 0  # turns in this round
-        self._next_round = 0  # and in the next, where changed weights already count
+        self._is_started = False
+        self._entry_count = 0  # the count of entries so far, shifted to its bits
+        self._round_number = 0  # the number of the current round
+        self._round_turns = 0  # turns in the current round
+        self._next_round_turns = 0  # turns in the next round, with the current weights
         self._turn = 0
-        self._end = 0  # when a place is through with this round
+        self._round_end = 0  # a server due at this turn or later has had all its turns of this round
         self._fresh: list[int] = []
-        self._seated: list[int] = []
-        self._done: list[int] = []
+        self._scheduled: list[int] = []
+        self._next_round_heap: list[int] = []
         for server in servers:
             self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        if not self._next_round:
+        if not self._next_round_turns:
             return None
-        if not self._begun:
-            self._begun = True
+        if not self._is_started:
+            self._is_started = True
             self._begin_round()
-            for _ in range(begun(self._start, self._next_round // SCALE or 1, self._rng)):
+            for _ in range(initial_turns(self._start, self._next_round_turns // SCALE or 1, self._rng)):
                 self.choose(request, ())
-        # who is overdue, else who is fresh, else who is due next
-        turn, seated = self._turn, self._seated
-        place = self._places[seated[0] & _WHOSE] if seated else None
-        if place is not None and (place.entry != seated[0] or place.server in avoid):
-            place = self._top(seated, avoid)
-        if place is None or place.due > turn:
-            fresh = self._top(self._fresh, avoid) if self._fresh else None
+        # an overdue server, else a fresh one, else the one that is due next
+        turn, scheduled = self._turn, self._scheduled
+        member = self._members[scheduled[0] & _NUMBER_MASK] if scheduled else None
+        if member is not None and (member.entry != scheduled[0] or member.server in avoid):
+            member = self._first(scheduled, avoid)
+        if member is None or member.due > turn:
+            fresh = self._first(self._fresh, avoid) if self._fresh else None
             if fresh is not None:
-                place = fresh
-                place.round = None
-                place.due = turn
-                place.carried = 0
-        if place is None:
+                member = fresh
+                member.fresh_round = None
+                member.due = turn
+                member.remainder = 0
+        if member is None:
             return self.choose(request, avoid) if self._begin_round() else None
         self._turn = turn + 1
-        turns, weight = self._next_round, place.weight
-        place.last = due = place.due
+        turns, weight = self._next_round_turns, member.weight
+        member.last_due = due = member.due
         due += turns // weight
-        carried = place.carried + turns % weight
-        if carried >= weight:
-            carried -= weight
+        remainder = member.remainder + turns % weight
+        if remainder >= weight:
+            remainder -= weight
             due += 1
-        place.due, place.carried = due, carried
-        if due >= self._end:
-            self._seat(place)
-        else:  # `_seat` in line, for a call would be felt; its former entry is most often the first, and gives way
-            self._made = made = self._made + _ONE
-            entry = (due << _TIES) + (carried - weight) // SCALE << _KEY | made | place.number
-            if seated and seated[0] == place.entry:
-                heapreplace(seated, entry)
+        member.due, member.remainder = due, remainder
+        if due >= self._round_end:
+            self._schedule(member)
+        else:  # `_schedule` written out, since a call would cost time; it most often replaces the first entry
+            self._entry_count = made = self._entry_count + _ENTRY_STEP
+            entry = (due << _TIE_BITS) + (remainder - weight) // SCALE << _KEY_SHIFT | made | member.number
+            if scheduled and scheduled[0] == member.entry:
+                heapreplace(scheduled, entry)
             else:
-                heappush(seated, entry)
-            place.entry = entry
-        return place.server
+                heappush(scheduled, entry)
+            member.entry = entry
+        return member.server
 
     def _begin_round(self) -> bool:
-        """Those who are through with a round are fresh. False if there are none."""
-        if self._round and not self._done:
+        """Make the servers that wait for the next round fresh. Return False if there are none."""
+        if self._round_turns and not self._next_round_heap:
             return False
-        self._rounds += 1
-        for entry in self._fresh:  # those who have been avoided
-            heappush(self._done, entry)
-        self._fresh, self._done = self._done, []
-        self._turn = self._round = self._next_round
-        self._end = 2 * self._round
+        self._round_number += 1
+        for entry in self._fresh:  # servers that were avoided
+            heappush(self._next_round_heap, entry)
+        self._fresh, self._next_round_heap = self._next_round_heap, []
+        self._turn = self._round_turns = self._next_round_turns
+        self._round_end = 2 * self._round_turns
         return True
 
-    def _seat(self, place: _Place) -> None:
-        if place.due >= self._end:
-            place.round = self._rounds + 1
-            place.due -= self._round
-            heappush(self._done, self._waiting(place))
+    def _schedule(self, member: _Member) -> None:
+        if member.due >= self._round_end:
+            member.fresh_round = self._round_number + 1
+            member.due -= self._round_turns
+            heappush(self._next_round_heap, self._new_fresh_entry(member))
         else:
-            place.round = None
-            lighter = (place.carried - place.weight) // SCALE  # HAProxy breaks ties in whole weights
-            self._made = made = self._made + _ONE
-            place.entry = (place.due << _TIES) + lighter << _KEY | made | place.number
-            heappush(self._seated, place.entry)
+            member.fresh_round = None
+            tie = (member.remainder - member.weight) // SCALE  # HAProxy breaks ties by whole weights
+            self._entry_count = made = self._entry_count + _ENTRY_STEP
+            member.entry = (member.due << _TIE_BITS) + tie << _KEY_SHIFT | made | member.number
+            heappush(self._scheduled, member.entry)
 
-    def _waiting(self, place: _Place) -> int:
-        """Its entry among those who are fresh, or will be: the heaviest first."""
-        self._made = made = self._made + _ONE
-        place.entry = entry = (MOST - place.weight) << _KEY | made | place.number
+    def _new_fresh_entry(self, member: _Member) -> int:
+        """Return a new entry for the fresh servers of this or the next round: the heaviest first."""
+        self._entry_count = made = self._entry_count + _ENTRY_STEP
+        member.entry = entry = (MAX_EWEIGHT - member.weight) << _KEY_SHIFT | made | member.number
         return entry
 
     def acquired(self, server: Server) -> None:
-        """Bound requests do not move the turns, as in HAProxy."""
+        """Nothing to do: bound requests do not use up turns, as in HAProxy."""
 
     released = acquired
 
     def state_changed(self, server: Server) -> None:
-        place = self._place[server]
+        member = self._member_of[server]
         weight = eweight(server)
-        before, place.weight = place.weight, weight
+        before, member.weight = member.weight, weight
         if weight == before:
             return
-        self._next_round += weight - before
-        self._end = self._round + min(self._round, self._next_round)
-        place.entry = -1
+        self._next_round_turns += weight - before
+        self._round_end = self._round_turns + min(self._round_turns, self._next_round_turns)
+        member.entry = -1
         if weight == 0:
             return
-        if not self._begun or (before and place.round is not None and place.round <= self._rounds):
-            place.round = self._rounds
-            heappush(self._fresh, self._waiting(place))
-        elif before == 0:  # back again: its turn comes as if it had just had one (fwrr_set_server_status_up)
-            place.due = self._turn + (self._round + self._next_round - self._turn) // weight
-            self._seat(place)
+        if not self._is_started or (
+            before and member.fresh_round is not None and member.fresh_round <= self._round_number
+        ):
+            member.fresh_round = self._round_number
+            heappush(self._fresh, self._new_fresh_entry(member))
+        elif before == 0:  # electable again: its turn comes as if it had just had one (fwrr_set_server_status_up)
+            member.due = self._turn + (self._round_turns + self._next_round_turns - self._turn) // weight
+            self._schedule(member)
         else:  # fwrr_update_server_weight
-            if place.round is not None:
-                place.due += self._round
-            every = self._next_round // weight
-            place.carried = 0
-            place.due = min(place.due, place.last + every)
-            if place.due < self._turn + 2:
-                place.due = self._turn + every
-            self._seat(place)
+            if member.fresh_round is not None:
+                member.due += self._round_turns
+            period = self._next_round_turns // weight
+            member.remainder = 0
+            member.due = min(member.due, member.last_due + period)
+            if member.due < self._turn + 2:
+                member.due = self._turn + period
+            self._schedule(member)
 
-    def _top(self, entries: list[int], avoid: Container[Server]) -> _Place | None:
-        """The first place in a heap whose server is not to be avoided; it stays where it is until its next entry
-        outdates this one.
+    def _first(self, entries: list[int], avoid: Container[Server]) -> _Member | None:
+        """Return the first server in a heap that is not to be avoided. Its entry stays in the heap until its next entry
+        replaces it.
         """
         while entries:
             entry = entries[0]
-            place = self._places[entry & _WHOSE]
-            if entry != place.entry:
+            member = self._members[entry & _NUMBER_MASK]
+            if entry != member.entry:
                 heappop(entries)
-            elif place.server not in avoid:
-                return place
+            elif member.server not in avoid:
+                return member
             else:
-                return self._behind(entries, avoid)
+                return self._first_allowed(entries, avoid)
         return None
 
-    def _behind(self, entries: list[int], avoid: Container[Server]) -> _Place | None:
-        """The same where the first is to be avoided."""
-        aside: list[int] = []
-        found: _Place | None = None
+    def _first_allowed(self, entries: list[int], avoid: Container[Server]) -> _Member | None:
+        """Return the same where the first server is to be avoided."""
+        avoided: list[int] = []
+        first: _Member | None = None
         while entries:
-            place = self._places[entries[0] & _WHOSE]
-            if entries[0] != place.entry:
+            member = self._members[entries[0] & _NUMBER_MASK]
+            if entries[0] != member.entry:
                 heappop(entries)
-            elif place.server in avoid:
-                aside.append(heappop(entries))
+            elif member.server in avoid:
+                avoided.append(heappop(entries))
             else:
-                found = place
+                first = member
                 break
-        for entry in aside:
+        for entry in avoided:
             heappush(entries, entry)
-        return found
+        return first

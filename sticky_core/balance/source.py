@@ -1,7 +1,7 @@
-"""The client's address says which server (HAProxy `balance source`).
+"""The client's address decides the server (HAProxy `balance source`).
 
-An IPv4 address is its own hash, an IPv6 address the exclusive or of its four words; the function in `hash_type` is not
-asked, `avalanche` is. Requests without an address go in turn.
+An IPv4 address is its own hash, an IPv6 address is the exclusive or of its four words; of `hash_type` the function is
+not used, `avalanche` is. Requests without an address go to each server in turn.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from sticky_core.samples.values import LONGEST_ADDRESS, Key, parse_address
 
 @dataclass(frozen=True, slots=True)
 class Source(Hashing):
-    """`key`: where the address is found, if not where the client comes from; an address or its text.
+    """`key`: a sample of the address, as an IP address or as text; by default the address of the client (`src`).
 
-    Further: `hash_type` and what belongs to it (`Hashing`).
+    The other options are those of `Hashing`.
     """
 
     key: Sample = samples.src
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> Source:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> Source:
+        spec.expect_end()
         return cls()
 
-    def digest(self, kind: HashType) -> Callable[[Request], int | None]:
+    def build_digest(self, kind: HashType) -> Callable[[Request], int | None]:
         def compute(address: Key | None) -> int | None:
             if isinstance(address, IPv4Address):
                 number = int(address)
@@ -47,19 +47,19 @@ class Source(Hashing):
             return avalanche(number) if kind.avalanche else number
 
         @lru_cache(maxsize=8192)
-        def remembered(text: str) -> int | None:
+        def cached(text: str) -> int | None:
             return compute(parse_address(text))
 
-        # the text says as much as the address, and what was made of it is known
+        # the text of `src` is used as the key of the cache, so that it need not be parsed again
         sample: Sample = _text if self.key is samples.src else self.key
 
-        def digest(request: Request) -> int | None:
+        def build_digest(request: Request) -> int | None:
             key = sample(request)
             if isinstance(key, str):
-                return remembered(key) if len(key) <= LONGEST_ADDRESS else None
+                return cached(key) if len(key) <= LONGEST_ADDRESS else None
             return compute(key)
 
-        return digest
+        return build_digest
 
 
 def _text(request: Request) -> str:

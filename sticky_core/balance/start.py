@@ -1,4 +1,6 @@
-"""Where turns begin: at one that is drawn, lest many processes all begin with the same server; or as asked."""
+"""The first server of algorithms that take turns: drawn at random, so that many processes do not all begin with the
+same server, or as configured.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,13 @@ from sticky_core.errors import ConfigError
 
 
 def check_start(word: str, start: int | None) -> None:
-    """ConfigError if `start` is no number of turns."""
+    """Raise ConfigError if `start` is not a number of turns."""
     if start is not None and start < 0:
         raise ConfigError(f"{word}: start {start} is below 0")
 
 
-def begun(start: int | None, turns: int, rng: Rng) -> int:
-    """How many of so many turns have been taken before the first request. Asked at the first choice, not before: a
-    forked child draws for itself.
+def initial_turns(start: int | None, turns: int, rng: Rng) -> int:
+    """Return how many of `turns` turns to skip before the first request. Called at the first choice, not earlier, so
+    that a forked child draws its own number.
     """
     return rng.randrange(turns) if start is None else start % turns

@@ -1,10 +1,11 @@
-"""A map of slots, in which each server stands as often as its weight says, evenly spread (HAProxy `lb_map.c`).
+"""A list in which each server occurs as often as its weight, evenly spread (HAProxy `lb_map.c`).
 
-The theory: a round has as many slots as all weights together. A server of weight w is owed one from the start, and one
-more whenever round/w slots have passed; the next slot is for whom most is owed, among equals for who was declared
-first. HAProxy compares all servers for each slot; here a server is looked at when it is owed another.
+The theory: a round has as many positions as the sum of the weights. A server of weight w has a credit of one at the
+start, and gains one more whenever round/w positions have been given out; the next position goes to the server with the
+highest credit, among equals to the one declared first. HAProxy compares all servers for each position; here a server is
+looked at only when its credit rises.
 
-After a change the map is made anew, all of it, when it is next asked. A choice is one look.
+After a change the whole list is rebuilt at the next request. A choice is one look-up.
 """
 
 from __future__ import annotations
@@ -14,27 +15,29 @@ from collections.abc import Container, Sequence
 from heapq import heappop, heappush
 
 from sticky_core.balance.avalanche import avalanche
-from sticky_core.balance.start import begun
+from sticky_core.balance.start import initial_turns
 from sticky_core.clock import Rng
 from sticky_core.server.server import Server
 
-# The keys of a server that is to be avoided are hashed again, as nginx does, so that they scatter over the others.
+# The keys of a server to be avoided are hashed again, as nginx does, so that they spread over the other servers.
 _TRIES = 8
 
 
 class StaticMap:
-    """The servers that may be chosen, in slots. `start`: how many turns are taken before the first; None draws it."""
+    """The electable servers as a list by weight. `start`: how many turns to skip before the first; None draws a random
+    number.
+    """
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
         self._rng = rng
         self._start = start
-        self._begun = False
-        self._turn = 0
+        self._is_started = False
+        self._position = 0
         self._weights = dict.fromkeys(servers, 0)
-        self._slots: list[Server] = []
+        self._map: list[Server] = []
         for server in servers:
             self.state_changed(server)
-        self._renew()
+        self._rebuild()
 
     def state_changed(self, server: Server) -> None:
         weight = server.weight if server.electable else 0
@@ -43,92 +46,92 @@ class StaticMap:
             self._stale = True
 
     def address_changed(self, server: Server) -> None:
-        """Where it is means nothing here."""
+        """Nothing to do: addresses are not used."""
 
-    def _renew(self) -> None:
+    def _rebuild(self) -> None:
         self._stale = False
         members = [server for server, weight in self._weights.items() if weight]
-        self._slots = [members[number] for number in slots([self._weights[server] for server in members])]
+        self._map = [members[number] for number in weighted_order([self._weights[server] for server in members])]
 
     def find(self, digest: int, avoid: Container[Server]) -> Server | None:
-        """The server that a hash names. If that one is to be avoided, another that the same hash always names."""
+        """Return the server of a hash. If it is to be avoided, return another that is always the same for this hash."""
         if self._stale:
-            self._renew()
-        slots = self._slots
-        if not slots:
+            self._rebuild()
+        servers = self._map
+        if not servers:
             return None
-        server = slots[digest % len(slots)]
+        server = servers[digest % len(servers)]
         if server not in avoid:
             return server
         for _ in range(_TRIES):
             digest = avalanche(digest)
-            server = slots[digest % len(slots)]
+            server = servers[digest % len(servers)]
             if server not in avoid:
                 return server
-        at = self._next(digest % len(slots), avoid)
-        return None if at is None else slots[at]
+        at = self._next(digest % len(servers), avoid)
+        return None if at is None else servers[at]
 
-    def turn(self, avoid: Container[Server]) -> Server | None:
-        """The server whose turn it is."""
+    def next_server(self, avoid: Container[Server]) -> Server | None:
+        """Return the next server in turn."""
         if self._stale:
-            self._renew()
-        slots = self._slots
-        if not slots:
+            self._rebuild()
+        servers = self._map
+        if not servers:
             return None
-        if not self._begun:
-            self._begun = True
-            self._turn = begun(self._start, len(slots), self._rng)
-        at = self._turn if self._turn < len(slots) else 0
-        server = slots[at]
+        if not self._is_started:
+            self._is_started = True
+            self._position = initial_turns(self._start, len(servers), self._rng)
+        at = self._position if self._position < len(servers) else 0
+        server = servers[at]
         if server in avoid:
             another = self._next(at, avoid)
             if another is None:
                 return None
-            at, server = another, slots[another]
-        self._turn = at + 1
+            at, server = another, servers[another]
+        self._position = at + 1
         return server
 
     def _next(self, begin: int, avoid: Container[Server]) -> int | None:
-        """The next slot whose server is not to be avoided."""
-        slots = self._slots
-        for at in range(begin, begin + len(slots)):
-            if slots[at % len(slots)] not in avoid:
-                return at % len(slots)
+        """Return the next position, from `begin` on, whose server is not to be avoided."""
+        servers = self._map
+        for at in range(begin, begin + len(servers)):
+            if servers[at % len(servers)] not in avoid:
+                return at % len(servers)
         return None
 
 
-def slots(weights: Sequence[int]) -> list[int]:
-    """The numbers of servers of these weights, in the order of the slots that they take in a round."""
+def weighted_order(weights: Sequence[int]) -> list[int]:
+    """Return the numbers of servers with these weights in the order of their turns in one round."""
     common = math.gcd(*weights)
     weights = [weight // common for weight in weights]
     size = sum(weights)
     if size == len(weights):
         return list(range(size))
-    owed = [1] * len(weights)
+    credit = [1] * len(weights)
     given = [1] * len(weights)
-    waiting = [[], list(range(len(weights)))]  # by what is owed; who is owed another by now is passed over
-    gains: list[list[int]] = [[] for _ in range(size + 1)]  # who is owed one more after so many slots
+    waiting = [[], list(range(len(weights)))]  # numbers by credit; those whose credit has changed are ignored
+    gains: list[list[int]] = [[] for _ in range(size + 1)]  # the numbers whose credit rises before each position
     for number, weight in enumerate(weights):
         gains[-(-size // weight)].append(number)
     order: list[int] = []
-    for slot in range(1, size + 1):
-        for number in gains[slot]:
-            owed[number] += 1
-            if owed[number] == len(waiting):
+    for position in range(1, size + 1):
+        for number in gains[position]:
+            credit[number] += 1
+            if credit[number] == len(waiting):
                 waiting.append([])
-            heappush(waiting[owed[number]], number)
+            heappush(waiting[credit[number]], number)
             given[number] += 1
             if given[number] <= weights[number]:
                 gains[-(-given[number] * size // weights[number])].append(number)
-        owing = len(waiting) - 1
-        while not waiting[owing] or owed[waiting[owing][0]] != owing:
-            if waiting[owing]:
-                heappop(waiting[owing])
+        highest = len(waiting) - 1
+        while not waiting[highest] or credit[waiting[highest][0]] != highest:
+            if waiting[highest]:
+                heappop(waiting[highest])
             else:
-                owing -= 1
-        number = heappop(waiting[owing])
-        owed[number] -= 1
-        if owed[number]:
-            heappush(waiting[owed[number]], number)
+                highest -= 1
+        number = heappop(waiting[highest])
+        credit[number] -= 1
+        if credit[number]:
+            heappush(waiting[credit[number]], number)
         order.append(number)
     return order

@@ -1,6 +1,6 @@
-"""Each server in turn, by weight, from a map made once (HAProxy `balance static-rr`).
+"""Each server in turn, by weight, from a list computed once (HAProxy `balance static-rr`).
 
-The quickest of all. HAProxy refuses to change weights under it; here the map is made anew.
+The fastest algorithm. HAProxy does not let weights change with it; here the list is rebuilt.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sticky_core.server.server import Server
 
 @dataclass(frozen=True, slots=True)
 class StaticRR:
-    """`start`: how many turns are taken before the first request. None (the default) draws it, so that many processes
-    do not all begin with the same server.
+    """`start`: how many turns to skip before the first request, int. None (the default) draws a random number, so that
+    many processes do not all begin with the same server.
     """
 
     start: int | None = None
@@ -29,16 +29,16 @@ class StaticRR:
         check_start("static-rr", self.start)
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> StaticRR:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> StaticRR:
+        spec.expect_end()
         return cls()
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> MapTurns:
-        return MapTurns(StaticMap(servers, rng, self.start))
+    def build(self, servers: Sequence[Server], rng: Rng) -> StaticRRAlgorithm:
+        return StaticRRAlgorithm(StaticMap(servers, rng, self.start))
 
 
-class MapTurns:
-    """Static-rr at work."""
+class StaticRRAlgorithm:
+    """The algorithm of `StaticRR`."""
 
     counts_requests = False
     preserve_affinity: Affinity = "maxconn"
@@ -47,10 +47,10 @@ class MapTurns:
         self._map = table
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        return self._map.turn(avoid)
+        return self._map.next_server(avoid)
 
     def acquired(self, server: Server) -> None:
-        """Bound requests do not move the turns, as in HAProxy."""
+        """Nothing to do: bound requests do not use up turns, as in HAProxy."""
 
     released = acquired
 

@@ -1,4 +1,4 @@
-"""The path says which server, so that each keeps its part of a cache (HAProxy `balance uri`)."""
+"""The path decides the server, so that each server caches its own part (HAProxy `balance uri`)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sticky_core.http.messages import Request
 
 @dataclass(frozen=True, slots=True)
 class Uri(Hashing):
-    """`whole`: the query counts as well.
-    `len`: only the first so many characters count; 0 is all.
-    `depth`: only so many directories count: the path ends before the slash behind them; 0 is all.
-    `path_only`: the path alone, not the scheme and authority that a proxy's client may have put before it. Servers hand
-    us the path, so it is always so here.
+    """`whole`: whether the query is hashed as well, bool, False.
+    `len`: how many characters are hashed, int, 0 for all.
+    `depth`: how many directories are hashed, int, 0 for all.
+    `path_only`: hash the path without the scheme and authority of an absolute form, bool. We only get the path from the
+    web server, so it changes nothing here.
 
-    Further: `hash_type` and what belongs to it (`Hashing`).
+    The other options are those of `Hashing`.
     """
 
     whole: bool = False
@@ -30,36 +30,36 @@ class Uri(Hashing):
     def __post_init__(self) -> None:
         Hashing.__post_init__(self)
         if self.len < 0 or self.depth < 0:
-            raise ConfigError(f"uri: len {self.len} and depth {self.depth} are not below 0")
+            raise ConfigError(f"uri: len {self.len} and depth {self.depth} must not be below 0")
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> Uri:
+    def parse(cls, spec: BalanceSpec) -> Uri:
         whole, length, depth, path_only = False, 0, 0, False
-        while (word := line.next()) is not None:
+        while (word := spec.next_word()) is not None:
             match word:
                 case "whole":
                     whole = True
                 case "path-only":
                     path_only = True
                 case "len":
-                    length = line.number(word)
+                    length = spec.next_number(word)
                 case "depth":
-                    depth = line.number(word)
+                    depth = spec.next_number(word)
                 case _:
-                    raise line.refused(f"{word!r} is none of whole, len <number>, depth <number>, path-only")
-        line.end()
+                    raise spec.error(f"{word!r} is not one of whole, len <number>, depth <number>, path-only")
+        spec.expect_end()
         return cls(whole=whole, len=length, depth=depth, path_only=path_only)
 
-    def digest(self, kind: HashType) -> Callable[[Request], int | None]:
+    def build_digest(self, kind: HashType) -> Callable[[Request], int | None]:
         number = kind.hasher()
 
-        def digest(request: Request) -> int:
+        def build_digest(request: Request) -> int:
             return number(self.key(request))
 
-        return digest
+        return build_digest
 
     def key(self, request: Request) -> str:
-        """What counts of the URI of `request`."""
+        """Return the part of the URI of `request` that is hashed."""
         uri = request.path
         if self.whole and request.query:
             uri = f"{uri}?{request.query}"

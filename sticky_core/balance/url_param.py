@@ -1,8 +1,8 @@
-"""A parameter in the query says which server: a user, a session (HAProxy `balance url_param`).
+"""A parameter of the query decides the server: a user, a session (HAProxy `balance url_param`).
 
-Its value counts as it was sent, an empty one too. Requests without the parameter go in turn. With `check_post` the form
-in the body of a POST is looked into as well, if the query does not have it; HAProxy does so as far as the body happens
-to be there.
+Its value is hashed as it was sent, an empty one too. Requests without the parameter go to each server in turn. With
+`check_post` the form in the body of a POST is searched as well if the query does not have the parameter; HAProxy
+searches only the part of the body that has already arrived.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sticky_core.samples.request import form
 
 @dataclass(frozen=True, slots=True)
 class UrlParam(Hashing):
-    """`name`: of the parameter, in its own case. `check_post`: whether the first 16 KB of a form that is posted count,
-    which are then read before a server is chosen.
+    """`name`: the name of the parameter, str, case-sensitive. `check_post`: whether the first 16 KB of a posted form
+    are searched too, bool, False; they are read before a server is chosen.
 
-    Further: `hash_type` and what belongs to it (`Hashing`).
+    The other options are those of `Hashing`.
     """
 
     name: str
@@ -31,34 +31,34 @@ class UrlParam(Hashing):
     def __post_init__(self) -> None:
         Hashing.__post_init__(self)
         if not self.name:
-            raise ConfigError("url_param: a parameter has a name")
+            raise ConfigError("url_param: the name of the parameter is empty")
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> UrlParam:
-        name = line.next()
+    def parse(cls, spec: BalanceSpec) -> UrlParam:
+        name = spec.next_word()
         if name is None:
-            raise line.refused("url_param needs the name of a parameter")
-        word = line.next()
+            raise spec.error("url_param needs the name of a parameter")
+        word = spec.next_word()
         if word not in (None, "check_post"):
-            raise line.refused(f"{word!r} is not understood")
-        line.end()
+            raise spec.error(f"{word!r} is unexpected")
+        spec.expect_end()
         return cls(name, word is not None)
 
-    def digest(self, kind: HashType) -> Callable[[Request], int | None]:
+    def build_digest(self, kind: HashType) -> Callable[[Request], int | None]:
         number = kind.hasher()
-        # HAProxy parts parameters at & alone here, unlike its sample of this name
-        wanted, among = f"{self.name}=", f"&{self.name}="
+        # HAProxy separates parameters only at & here, unlike in its sample of this name
+        first, later = f"{self.name}=", f"&{self.name}="
         posted = form(self.name) if self.check_post else None
 
-        def digest(request: Request) -> int | None:
+        def build_digest(request: Request) -> int | None:
             query = request.query
-            if query.startswith(wanted):
-                begin = len(wanted)
+            if query.startswith(first):
+                begin = len(first)
             else:
-                begin = query.find(among) + len(among)
-                if begin < len(among):
+                begin = query.find(later) + len(later)
+                if begin < len(later):
                     value = posted(request) if posted is not None and request.method == "POST" else None
                     return number(value) if value is not None else None
             return number(query[begin:].partition("&")[0])
 
-        return digest
+        return build_digest

@@ -1,6 +1,6 @@
-"""XXH32 of short texts: what HAProxy makes places on its ring of, for servers with an IPv6 address (`hash-key addr`).
+"""XXH32 of short texts: HAProxy computes the points of servers with an IPv6 address from it (`hash-key addr`).
 
-Written after the algorithm's specification, as is XXH64 (`sticky_core.persistence.xxh64`).
+Implemented from the algorithm's specification, as is XXH64 (`sticky_core.persistence.xxh64`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _rotl(x: int, bits: int) -> int:
 
 
 def xxh32(data: bytes, seed: int = 0) -> int:
-    """The hash of `data`."""
+    """Return the hash of `data`."""
     at, size = 0, len(data)
     if size >= 16:
         lanes = [seed + _P1 + _P2, seed + _P2, seed, seed - _P1]

@@ -1,1 +1,1 @@
-"""What nginx means by its words for balance, where HAProxy means something else: for those who come from there."""
+"""nginx's algorithms where they differ from HAProxy's, for configurations that come from nginx."""

@@ -1,8 +1,8 @@
-"""A key of the request says which server (nginx `hash <key> [consistent]`). Requests without one, or with an empty one,
-go in turn.
+"""A key of the request decides the server (nginx `hash <key> [consistent]`). Requests without a key, or with an empty
+one, go to each server in turn.
 
-Without `consistent`, as Cache::Memcached does; with it, as Cache::Memcached::Fast does (ketama): 160 points on a ring
-for each weight, and a key belongs to the first point behind it.
+Without `consistent` it works like Cache::Memcached; with it, like Cache::Memcached::Fast (ketama): 160 points on a ring
+for a weight of one, and a key belongs to the first point after its hash.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from zlib import crc32
 
 from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.nginx.ip_hash import TRIES
-from sticky_core.balance.nginx.shares import Shares
-from sticky_core.balance.nginx.smooth import SmoothTurns
+from sticky_core.balance.nginx.ip_hash import MAX_TRIES
+from sticky_core.balance.nginx.smooth import SmoothAlgorithm
+from sticky_core.balance.nginx.weight_ranges import WeightRanges
 from sticky_core.balance.ring import Ring
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
@@ -31,10 +31,10 @@ _POINTS = 160
 
 @dataclass(frozen=True, slots=True)
 class NginxHash:
-    """`key`: a sample, or any function of the request that returns a text, bytes, a number or an address; None is no
-    key. It is called while the backend is locked, so it looks at the request and at nothing that waits.
-    `consistent`: when a server goes or comes, only its own keys move.
-    `start`: with how many turns taken the requests begin that must go in turn; None draws it.
+    """`key`: a sample, or any function of the request that returns str, bytes, int or an IP address; None means no key.
+    It is called with the backend's lock held, so it must not wait for anything.
+    `consistent`: whether only the keys of a removed or added server move, bool, False.
+    `start`: how many turns to skip before the first request without a key, int, None draws a random number.
     """
 
     key: Sample
@@ -45,97 +45,105 @@ class NginxHash:
         check_start("hash", self.start)
         if not callable(self.key):
             raise ConfigError(
-                f"hash: {self.key!r} is no sample: hand src, path, hdr(...), url_param(...), or a function"
+                f"hash: {self.key!r} is not a sample: pass src, path, hdr(...), url_param(...), or a function"
             )
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Keys:
+    def build(self, servers: Sequence[Server], rng: Rng) -> NginxHashAlgorithm:
         sample = self.key
-        return Keys(
-            sample, Ketama(servers) if self.consistent else Modulo(servers), SmoothTurns(servers, rng, self.start)
+        return NginxHashAlgorithm(
+            sample,
+            KetamaTable(servers) if self.consistent else ModuloTable(servers),
+            SmoothAlgorithm(servers, rng, self.start),
         )
 
 
-class Modulo:
-    """A key's number, modulo all weights."""
+class ModuloTable:
+    """Maps a key to a server by its number modulo the sum of the weights."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
-        self._shares = Shares(servers)
+        self._shares = WeightRanges(servers)
         self.state_changed = self._shares.state_changed
 
     def address_changed(self, server: Server) -> None:
-        """Where it is means nothing here."""
+        """Nothing to do: addresses are not used."""
 
     def find(self, key: bytes, avoid: Container[Server]) -> Server | None:
-        return self._shares.first(numbers(key), avoid)
+        return self._shares.first_usable(key_numbers(key), avoid)
 
 
-def numbers(key: bytes) -> Iterator[int]:
-    """What nginx hashes a key to, and again each time that the server found is none."""
+def key_numbers(key: bytes) -> Iterator[int]:
+    """Yield nginx's hash of `key`, and then the next one for each server found that is not usable."""
     number = crc32(key) >> 16 & 0x7FFF
     yield number
-    for again in range(1, TRIES):
+    for again in range(1, MAX_TRIES):
         number += crc32(b"%d%b" % (again, key)) >> 16 & 0x7FFF
         yield number
 
 
-class Ketama:
-    """A ring of servers. nginx gives up after 20 points in a row whose servers are down; here the next one has it."""
+class KetamaTable:
+    """A ring of servers. nginx gives up after 20 points in a row whose servers are down; here the next usable server
+    gets the key.
+    """
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._numbers = {server: number for number, server in enumerate(servers)}
-        self._ring = Ring(servers, lambda number, count: points(crc32(place(servers[number])), count))
+        self._ring = Ring(servers, lambda number, count: ketama_points(crc32(nginx_name(servers[number])), count))
         for server in servers:
             self.state_changed(server)
-        self._ring.settle()
+        self._ring.rebuild()
 
     def state_changed(self, server: Server) -> None:
         self._ring.resize(self._numbers[server], eweight(server) * _POINTS // SCALE)
 
     def address_changed(self, server: Server) -> None:
-        self._ring.misplace(self._numbers[server])
+        self._ring.invalidate_points(self._numbers[server])
 
     def find(self, key: bytes, avoid: Container[Server]) -> Server | None:
         ring = self._ring
-        if not ring.counting:
+        if not ring.active_count:
             return None
         digest = crc32(key)
-        server = ring.first_owner(digest)
+        server = ring.server_at_or_after(digest)
         if server not in avoid:
             return server
-        return next((server for server in ring.owners(ring.at_or_after(digest)) if server not in avoid), None)
+        return next((server for server in ring.servers_after(ring.at_or_after(digest)) if server not in avoid), None)
 
 
-def points(base: int, count: int) -> list[int]:
-    """The first `count` points of a server: each is hashed from the one before."""
-    found: list[int] = []
+def ketama_points(base: int, count: int) -> list[int]:
+    """Return the first `count` points of a server: each is the hash of the one before."""
+    points: list[int] = []
     before = bytes(4)
     for _ in range(count):
-        where = crc32(before, base)
-        found.append(where)
-        before = where.to_bytes(4, "little")
-    return found
+        point = crc32(before, base)
+        points.append(point)
+        before = point.to_bytes(4, "little")
+    return points
 
 
-def place(server: Server) -> bytes:
-    """What nginx calls a server, as `server` has it: host, port if it is written, socket; here an app has its name."""
+def nginx_name(server: Server) -> bytes:
+    """Return nginx's name of a server: its host, with a NUL and the port if one is written, or its socket; for an app,
+    the server's name.
+    """
     target = server.config.target
     if not isinstance(target, str):
         return f"{server.name}\0".encode()
-    where = target.partition("://")[2] or target
-    if where.startswith("unix:"):
-        return f"{where.removeprefix('unix:').partition(':')[0]}\0".encode()
-    where = where.partition("/")[0]
-    host, _, port = where.rpartition(":")
-    return f"{host}\0{port}".encode() if host and port.isdecimal() else f"{where}\0".encode()
+    address = target.partition("://")[2] or target
+    if address.startswith("unix:"):
+        return f"{address.removeprefix('unix:').partition(':')[0]}\0".encode()
+    address = address.partition("/")[0]
+    host, _, port = address.rpartition(":")
+    return f"{host}\0{port}".encode() if host and port.isdecimal() else f"{address}\0".encode()
 
 
-class Keys:
-    """hash at work."""
+class NginxHashAlgorithm:
+    """The algorithm of `NginxHash`."""
 
     counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, sample: Callable[[Request], Key | None], table: Modulo | Ketama, turns: SmoothTurns) -> None:
+    def __init__(
+        self, sample: Callable[[Request], Key | None], table: ModuloTable | KetamaTable, turns: SmoothAlgorithm
+    ) -> None:
         self._sample = sample
         self._table = table
         self._turns = turns
@@ -151,7 +159,7 @@ class Keys:
         return self._table.find(b"%d" % number, ())
 
     def acquired(self, server: Server) -> None:
-        """Only requests without a key take turns."""
+        """Nothing to do: only requests without a key take turns."""
 
     released = acquired
 

@@ -1,5 +1,5 @@
-"""The client's network says which server (nginx `ip_hash`): the first three octets of an IPv4 address, all of an IPv6
-address. Requests without an address go in turn, where nginx sends all of them to one server.
+"""The client's network decides the server (nginx `ip_hash`): the first three octets of an IPv4 address, all of an IPv6
+address. Requests without an address go to each server in turn, whereas nginx sends all of them to one server.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.nginx.shares import Shares
-from sticky_core.balance.nginx.smooth import SmoothTurns
+from sticky_core.balance.nginx.smooth import SmoothAlgorithm
+from sticky_core.balance.nginx.weight_ranges import WeightRanges
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
@@ -20,14 +20,14 @@ from sticky_core.samples.request import Sample
 from sticky_core.samples.values import Key, parse_address
 from sticky_core.server.server import Server
 
-#: how often nginx hashes until it gives up and takes turns
-TRIES = 21
+#: how often nginx hashes before it takes turns instead
+MAX_TRIES = 21
 
 
 @dataclass(frozen=True, slots=True)
 class IpHash:
-    """`key`: where the address is found, if not where the client comes from; an address or its text.
-    `start`: with how many turns taken the requests begin that must go in turn; None draws it.
+    """`key`: a sample of the address, as an IP address or as text; by default the address of the client (`src`).
+    `start`: how many turns to skip before the first request without an address, int, None draws a random number.
     """
 
     key: Sample = samples.src
@@ -37,22 +37,22 @@ class IpHash:
         check_start("ip_hash", self.start)
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> IpHash:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> IpHash:
+        spec.expect_end()
         return cls()
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> Networks:
+    def build(self, servers: Sequence[Server], rng: Rng) -> IpHashAlgorithm:
         sample = self.key
-        return Networks(sample, Shares(servers), SmoothTurns(servers, rng, self.start))
+        return IpHashAlgorithm(sample, WeightRanges(servers), SmoothAlgorithm(servers, rng, self.start))
 
 
-class Networks:
-    """ip_hash at work."""
+class IpHashAlgorithm:
+    """The algorithm of `IpHash`."""
 
     counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, sample: Callable[[Request], Key | None], shares: Shares, turns: SmoothTurns) -> None:
+    def __init__(self, sample: Callable[[Request], Key | None], shares: WeightRanges, turns: SmoothAlgorithm) -> None:
         self._sample = sample
         self._shares = shares
         self._turns = turns
@@ -62,16 +62,16 @@ class Networks:
         address = parse_address(key) if isinstance(key, str) else key
         server: Server | None = None
         if isinstance(address, IPv4Address):
-            server = self._shares.first(numbers(address.packed[:3]), avoid)
+            server = self._shares.first_usable(address_numbers(address.packed[:3]), avoid)
         elif isinstance(address, IPv6Address):
-            server = self._shares.first(numbers(address.packed), avoid)
+            server = self._shares.first_usable(address_numbers(address.packed), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
     def server_for_hash(self, number: int) -> Server | None:
-        return self._shares.first(numbers(number.to_bytes(4, "big")[1:]), ())
+        return self._shares.first_usable(address_numbers(number.to_bytes(4, "big")[1:]), ())
 
     def acquired(self, server: Server) -> None:
-        """Only requests without an address take turns."""
+        """Nothing to do: only requests without an address take turns."""
 
     released = acquired
 
@@ -80,10 +80,10 @@ class Networks:
         self._turns.state_changed(server)
 
 
-def numbers(octets: bytes) -> Iterator[int]:
-    """What nginx hashes an address to, and again each time that the server found is none."""
+def address_numbers(octets: bytes) -> Iterator[int]:
+    """Yield nginx's hash of an address, and then the next one for each server found that is not usable."""
     number = 89
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         for octet in octets:
             number = (number * 113 + octet) % 6271
         yield number

@@ -1,6 +1,7 @@
-"""The server with the fewest requests in flight for its weight, among equals in smooth turns (nginx `least_conn`).
+"""The server with the fewest requests in flight for its weight, among equals by smooth round robin (nginx
+`least_conn`).
 
-HAProxy counts the request to come as well, so a light server gets its first one later there.
+HAProxy also counts the new request, so a server with a low weight gets its first request later there.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from heapq import heappop, heappush
 
 from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.nginx.smooth import Place, Turns
+from sticky_core.balance.nginx.smooth import Member, SmoothSchedule
 from sticky_core.balance.parser import BalanceSpec
-from sticky_core.balance.start import begun, check_start
+from sticky_core.balance.start import check_start, initial_turns
 from sticky_core.clock import Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
@@ -22,7 +23,9 @@ from sticky_core.server.slowstart import SCALE
 
 @dataclass(frozen=True, slots=True)
 class NginxLeastConn:
-    """`start`: how many turns are taken among equals before the first request. None (the default) draws it."""
+    """`start`: how many turns among equals to skip before the first request, int. None (the default) draws a random
+    number.
+    """
 
     start: int | None = None
 
@@ -30,77 +33,77 @@ class NginxLeastConn:
         check_start("least_conn", self.start)
 
     @classmethod
-    def parse(cls, line: BalanceSpec) -> NginxLeastConn:
-        line.end()
+    def parse(cls, spec: BalanceSpec) -> NginxLeastConn:
+        spec.expect_end()
         return cls()
 
-    def build(self, servers: Sequence[Server], rng: Rng) -> TurnsByLoad:
-        return TurnsByLoad(servers, rng, self.start)
+    def build(self, servers: Sequence[Server], rng: Rng) -> NginxLeastConnAlgorithm:
+        return NginxLeastConnAlgorithm(servers, rng, self.start)
 
 
-class TurnsByLoad:
-    """least_conn at work: turns for each load, and a heap of the loads that there are."""
+class NginxLeastConnAlgorithm:
+    """The algorithm of `NginxLeastConn`: a schedule for each load, and a heap of the loads."""
 
     counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
-        self._places = {server: Place(server, number) for number, server in enumerate(servers)}
+        self._members = {server: Member(server, number) for number, server in enumerate(servers)}
         self._load: dict[Server, float] = {}
-        self._turns: dict[float, Turns] = {}
+        self._schedules: dict[float, SmoothSchedule] = {}
         self._loads: list[float] = []
         self._rng = rng
         self._start = start
-        self._begun = False
+        self._is_started = False
         for server in servers:
             self.state_changed(server)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        while self._loads and not self._turns[self._loads[0]].total:
-            del self._turns[heappop(self._loads)]
+        while self._loads and not self._schedules[self._loads[0]].total_weight:
+            del self._schedules[heappop(self._loads)]
         if not self._loads:
             return None
-        least = self._turns[self._loads[0]]
-        if not self._begun:
-            self._begun = True
-            for _ in range(begun(self._start, least.total // SCALE or 1, self._rng)):
-                least.next(())
-        place = least.next(avoid)
-        if place is None:
+        least = self._schedules[self._loads[0]]
+        if not self._is_started:
+            self._is_started = True
+            for _ in range(initial_turns(self._start, least.total_weight // SCALE or 1, self._rng)):
+                least.choose(())
+        member = least.choose(avoid)
+        if member is None:
             for load in sorted(self._loads)[1:]:
-                place = self._turns[load].next(avoid)
-                if place is not None:
+                member = self._schedules[load].choose(avoid)
+                if member is not None:
                     break
-        return None if place is None else place.server
+        return None if member is None else member.server
 
     def acquired(self, server: Server) -> None:
         load = self._load.get(server)
         if load is not None:
-            place = self._places[server]
+            member = self._members[server]
             # two quotients of whole numbers of this size are the same float only if they are the same
-            now = len(server.in_flight) / place.weight
+            now = len(server.in_flight) / member.weight
             if now != load:
-                weight = place.weight
-                self._turns[load].leave(place)
-                self._join(place, now, weight)
+                weight = member.weight
+                self._schedules[load].remove(member)
+                self._add_to(member, now, weight)
 
     released = acquired
 
     def state_changed(self, server: Server) -> None:
-        place = self._places[server]
+        member = self._members[server]
         weight = eweight(server)
-        if weight == place.weight:
+        if weight == member.weight:
             return
         load = self._load.pop(server, None)
         if load is not None:
-            self._turns[load].leave(place)
+            self._schedules[load].remove(member)
         if weight:
-            self._join(place, len(server.in_flight) / weight, weight)
+            self._add_to(member, len(server.in_flight) / weight, weight)
 
-    def _join(self, place: Place, load: float, weight: int) -> None:
-        self._load[place.server] = load
-        turns = self._turns.get(load)
-        if turns is None:
-            turns = self._turns[load] = Turns()
+    def _add_to(self, member: Member, load: float, weight: int) -> None:
+        self._load[member.server] = load
+        schedule = self._schedules.get(load)
+        if schedule is None:
+            schedule = self._schedules[load] = SmoothSchedule()
             heappush(self._loads, load)
-        turns.join(place, weight)
+        schedule.add(member, weight)

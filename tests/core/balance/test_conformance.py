@@ -40,7 +40,7 @@ def user(request: Request) -> str:
     return request.header("x-user")[0]
 
 
-def nobody(request: Request) -> None:
+def no_key(request: Request) -> None:
     return None
 
 
@@ -62,17 +62,17 @@ BALANCES = [
     pytest.param(Uri(hash_type="consistent crc32 avalanche"), ROUGH, id="uri, consistent"),
     pytest.param(UrlParam("user"), CHANCE, id="url_param"),
     pytest.param(Hdr("X-User", hash_type="map-based djb2"), CHANCE, id="hdr"),
-    pytest.param(Hdr("X-Absent"), EXACT, id="hdr that nobody sends"),
+    pytest.param(Hdr("X-Absent"), EXACT, id="hdr that no client sends"),
     pytest.param(Hash(src, hash_type="map-based sdbm avalanche"), CHANCE, id="hash src"),
     pytest.param(Hash(user, hash_type="consistent", hash_key="name"), ROUGH, id="hash by a function, consistent"),
-    pytest.param(Hash(nobody, hash_type="consistent"), ROUGH, id="hash without a key, consistent"),
+    pytest.param(Hash(no_key, hash_type="consistent"), ROUGH, id="hash without a key, consistent"),
     pytest.param(Hash(user, hash_type="consistent", hash_balance_factor=125), 0.3, id="hash, bounded"),
     pytest.param(Ewma(clock=ManualClock()), CHANCE, id="ewma"),
     pytest.param(Smooth(), EXACT, id="nginx's smooth turns"),
     pytest.param(IpHash(), CHANCE, id="nginx's ip_hash"),
     pytest.param(NginxHash(user), CHANCE, id="nginx's hash"),
     pytest.param(NginxHash(user, consistent=True), CHANCE, id="nginx's hash, consistent"),
-    pytest.param(NginxHash(nobody), EXACT, id="nginx's hash without a key"),
+    pytest.param(NginxHash(no_key), EXACT, id="nginx's hash without a key"),
     pytest.param(NginxLeastConn(), CHANCE, id="nginx's least_conn"),
     pytest.param(NginxRandom(), CHANCE, id="nginx's random"),
     pytest.param(NginxRandom(two=True), CHANCE, id="nginx's random two"),
@@ -132,7 +132,7 @@ def test_whom_we_avoid_is_not_chosen(bench, balance, near):
         assert on.choose((one,)) in (two, three)
         assert on.choose((one, three)) is two
         assert on.choose(on.servers) is None
-    assert on.reachable() == "123", "nobody is forgotten for having been avoided"
+    assert on.reachable() == "123", "no server is forgotten because it was avoided"
 
 
 WEIGHTS = pytest.mark.parametrize(
@@ -219,14 +219,14 @@ def test_a_server_that_drains_or_rests_takes_nobody_until_it_is_ready(bench, bal
 
 @every_balance
 def test_telling_an_algorithm_again_what_it_knows_changes_nothing(bench, balance, near):
-    told, untold = bench(balance, [3, 1, 1, 1]), bench(balance, [3, 1, 1, 1])
-    for on in (told, untold):
+    notified, unnotified = bench(balance, [3, 1, 1, 1]), bench(balance, [3, 1, 1, 1])
+    for on in (notified, unnotified):
         on.sequence(3)
-    for server in told.servers:
+    for server in notified.servers:
         server.health = Health.UP
         server.weight = server.weight
         server.instance = "another"
-    assert told.sequence(30) == untold.sequence(30)
+    assert notified.sequence(30) == unnotified.sequence(30)
 
 
 @every_balance
@@ -312,7 +312,7 @@ def test_a_thousand_threads_choose_at_once_and_every_server_has_its_share(client
                 assert isinstance(server, Server)
                 mine.append(server)
                 if number % 20 == turn == 1:
-                    server.health = Health.UP  # changes are told meanwhile
+                    server.health = Health.UP  # the algorithm is notified meanwhile
                 backend.placement.release(server)
         except BaseException as error:
             wrong.append(error)

@@ -21,30 +21,30 @@ def two(bench, scripted, clock):
     return bench(Ewma(decay=10, clock=clock), [1, 1], scripted(BOTH * 50))
 
 
-def test_it_wants_to_know_how_long_servers_take(two):
+def test_it_records_latencies(two):
     assert isinstance(two.algorithm, LatencyAware)
 
 
-def test_the_quicker_is_chosen(two):
+def test_the_faster_server_is_chosen(two):
     two.algorithm.record_latency(two.servers[0], 0.2)
     two.algorithm.record_latency(two.servers[1], 0.1)
     assert two.sequence(5) == "22222"
 
 
-def test_until_the_slower_has_so_much_less_to_do(two):
+def test_the_slower_server_is_chosen_when_its_load_is_low_enough(two):
     two.algorithm.record_latency(two.servers[0], 0.25)
     two.algorithm.record_latency(two.servers[1], 0.1)
     assert [two.serve() for _ in range(7)] == [2, 2, 1, 2, 2, 1, 2]
 
 
-def test_who_has_not_answered_yet_is_compared_by_requests_alone(two):
+def test_a_server_without_a_response_is_compared_by_load_alone(two):
     two.algorithm.record_latency(two.servers[0], 0.001)
     two.take(two.servers[0])
     assert two.serve() == 2
     assert two.serve() == 1
 
 
-def test_a_slow_answer_counts_at_once_and_is_forgotten_slowly(two, clock):
+def test_a_slow_response_counts_at_once_and_decays_slowly(two, clock):
     slow, quick = two.servers
     two.algorithm.record_latency(quick, 0.1)
     for _ in range(20):
@@ -66,7 +66,7 @@ def test_a_slow_answer_counts_at_once_and_is_forgotten_slowly(two, clock):
     assert two.sequence(1) == "1"
 
 
-def test_who_is_not_asked_any_more_gets_another_chance(two, clock):
+def test_a_slow_server_without_requests_is_tried_again(two, clock):
     slow, quick = two.servers
     two.algorithm.record_latency(slow, 5.0)
     two.algorithm.record_latency(quick, 0.1)
@@ -78,7 +78,7 @@ def test_who_is_not_asked_any_more_gets_another_chance(two, clock):
     assert chosen == "2222222111"
 
 
-def test_weights_say_how_often_who_is_drawn(bench, clock):
+def test_servers_are_drawn_by_weight(bench, clock):
     on = bench(Ewma(clock=clock), [3, 1])
     assert 1000 < on.sequence(2000).count("1") < 1900, "two different ones are drawn, the heavier first more often"
 
@@ -86,11 +86,11 @@ def test_weights_say_how_often_who_is_drawn(bench, clock):
 @pytest.mark.parametrize(
     "arguments, problem",
     [
-        pytest.param({"draws": 0}, "0 draws choose nobody", id="no draws"),
+        pytest.param({"draws": 0}, "0 draws choose no server", id="no draws"),
         pytest.param({"decay": 0}, "decay 0 is not above 0", id="no time"),
         pytest.param({"decay": "soon"}, "'soon' is not a duration", id="not a time"),
     ],
 )
-def test_what_cannot_work_is_refused(arguments, problem):
+def test_invalid_options_are_refused(arguments, problem):
     with pytest.raises(ConfigError, match=problem):
         Ewma(**arguments)

@@ -8,7 +8,7 @@ from sticky_core.balance import First
 from sticky_core.server.state import AdminState
 
 
-def test_the_first_has_all_while_it_has_room_whatever_the_weights(bench):
+def test_the_first_server_gets_all_requests_while_it_has_free_slots_whatever_the_weights(bench):
     assert bench(First(), [1, 200, 1]).sequence(10) == "1" * 10
 
 
@@ -16,7 +16,7 @@ def test_servers_fill_one_after_the_other(bench):
     assert list(bench(First(), [1, 1, 1]).filled([3, 1, 2])) == [1, 1, 1, 2, 3, 3]
 
 
-def test_who_has_room_again_is_first_again(bench, full):
+def test_a_server_with_a_free_slot_again_is_first_again(bench, full):
     on = bench(First(), [1, 1, 1])
     crowded = full(dict.fromkeys(on.servers, 2))
     assert [on.serve(crowded) for _ in range(5)] == [1, 1, 2, 2, 3]
@@ -26,7 +26,7 @@ def test_who_has_room_again_is_first_again(bench, full):
     assert on.serve(crowded) == 1
 
 
-def test_who_comes_back_is_first_again(bench):
+def test_a_server_that_is_up_again_is_first_again(bench):
     on = bench(First(), [1, 1, 1])
     on.servers[0].state = AdminState.DRAIN
     assert on.sequence(2) == "22"
@@ -46,7 +46,7 @@ class Counting:
         return server in self.inner  # type: ignore[operator]
 
 
-def test_those_who_are_full_are_not_asked_again_and_again(bench, full):
+def test_full_servers_are_not_tested_at_each_choice(bench, full):
     on = bench(First(), [1] * 1000)
     crowded = Counting(full(dict.fromkeys(on.servers, 1)))
     for number in range(1, 900):
@@ -62,7 +62,7 @@ def test_those_who_are_full_are_not_asked_again_and_again(bench, full):
         st.tuples(st.sampled_from(["serve", "serve", "leave", "tried", "take"]), st.integers(0, 3)), max_size=60
     )
 )
-def test_it_is_always_the_first_with_room_unless_that_one_was_avoided_while_it_had_others(bench, full, ops):
+def test_the_first_server_with_a_free_slot_is_chosen_unless_it_was_avoided_while_busy(bench, full, ops):
     on = bench(First(), [1, 1, 1, 1])
     places = dict(zip(on.servers, (1, 2, 1, 3), strict=True))
     avoided = set()
@@ -87,7 +87,7 @@ def test_it_is_always_the_first_with_room_unless_that_one_was_avoided_while_it_h
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_when_nobody_has_room_there_is_none(bench, full, count):
+def test_no_server_is_chosen_when_all_are_full(bench, full, count):
     on = bench(First(), [1] * count)
     crowded = full(dict.fromkeys(on.servers, 1))
     assert [on.serve(crowded) for _ in range(count + 2)] == [*range(1, count + 1), 0, 0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sticky_core.balance import Hash, Uri
 from sticky_core.balance.avalanche import avalanche
-from sticky_core.balance.hashing import FUNCTIONS, HashType, base, djb2, none, sdbm
+from sticky_core.balance.hashing import FUNCTIONS, HashType, djb2, none, ring_base, sdbm
 from sticky_core.balance.ring import Ring
 from sticky_core.errors import ConfigError
 from sticky_core.samples.request import path
@@ -73,18 +73,18 @@ def test_each_hash_type_chooses_as_haproxy_does(bench, client, hash_type, chosen
         ("none", b"-" + b"9" * 30, 1),
     ],
 )
-def test_a_function_makes_a_number_of_a_key(name, key, number):
+def test_a_hash_function_turns_a_key_into_a_number(name, key, number):
     assert FUNCTIONS[name](key) == number
 
 
 @given(st.binary(max_size=60))
-def test_numbers_have_32_bits(key):
+def test_hashes_have_32_bits(key):
     for function in FUNCTIONS.values():
         assert 0 <= function(key) < 2**32
 
 
 @given(st.binary(max_size=40), st.binary(min_size=1, max_size=1))
-def test_sdbm_and_djb2_go_on_byte_by_byte(key, byte):
+def test_sdbm_and_djb2_hash_byte_by_byte(key, byte):
     assert sdbm(key + byte) == (sdbm(key) * 65599 + byte[0]) % 2**32
     assert djb2(key + byte) == (djb2(key) * 33 + byte[0]) % 2**32
 
@@ -94,7 +94,7 @@ def test_bytes_above_127_are_not_negative():
     assert none(b"\xff") == 0
 
 
-def test_avalanche_loses_no_number_and_scatters_neighbours():
+def test_avalanche_is_a_bijection_and_separates_adjacent_numbers():
     numbers = [avalanche(number) for number in range(10_000)]
     assert len(set(numbers)) == 10_000
     flipped = [(one ^ other).bit_count() for one, other in pairwise(numbers)]
@@ -110,15 +110,15 @@ def test_avalanche_loses_no_number_and_scatters_neighbours():
         ("map-based crc32 avalanche", HashType("map-based", "crc32", True)),
     ],
 )
-def test_a_hash_type_is_read_as_haproxy_reads_it(text, kind):
-    assert HashType.of(text) == kind
+def test_a_hash_type_is_parsed_as_in_haproxy(text, kind):
+    assert HashType.parse(text) == kind
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "sdbm", "avalanche", "consistent md5", "map-based avalanche", "consistent sdbm twice", "map-based a b c"],
 )
-def test_another_hash_type_is_refused_with_those_that_there_are(text):
+def test_an_unknown_hash_type_is_refused_with_the_list_of_known_ones(text):
     with pytest.raises(ConfigError, match="write map-based or consistent") as refused:
         Uri(hash_type=text)
     assert repr(text) in str(refused.value)
@@ -137,19 +137,19 @@ def test_another_hash_type_is_refused_with_those_that_there_are(text):
         ({"start": -1}, "start -1 is below 0"),
     ],
 )
-def test_options_that_cannot_work_are_refused(options, problem):
+def test_invalid_options_are_refused(options, problem):
     with pytest.raises(ConfigError) as refused:
         Uri(**options)
     assert problem in str(refused.value)
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         Uri(hash_type="ring", hash_preserve_affinity=cast(Any, "never"), start=-1)
     assert len(refused.value.problems) == 3
 
 
-# -- what moves
+# -- which keys move
 
 CLIENTS = 4000
 
@@ -163,7 +163,7 @@ def moved(before, after):
 
 
 @pytest.mark.parametrize("hash_type", [RING, "consistent crc32 avalanche", "consistent wt6 avalanche"])
-def test_when_one_of_ten_goes_only_its_own_keys_move_from_a_ring_and_come_back_with_it(bench, client, hash_type):
+def test_only_the_keys_of_a_removed_server_move_on_a_ring_and_return_with_it(bench, client, hash_type):
     on = bench(Uri(hash_type=hash_type), [10] * 10)
     before = placed(on, client)
     gone = on.servers[3]
@@ -176,7 +176,7 @@ def test_when_one_of_ten_goes_only_its_own_keys_move_from_a_ring_and_come_back_w
 
 
 @pytest.mark.parametrize("count", [4, 10])
-def test_when_one_goes_from_a_map_nearly_all_keys_move_and_come_back_with_it(bench, client, count):
+def test_nearly_all_keys_of_a_map_move_with_a_removed_server_and_return_with_it(bench, client, count):
     on = bench(Uri(hash_type=MAP), [1] * count)
     before = placed(on, client)
     on.servers[-1].state = AdminState.MAINT
@@ -186,7 +186,7 @@ def test_when_one_goes_from_a_map_nearly_all_keys_move_and_come_back_with_it(ben
 
 
 @pytest.mark.parametrize("hash_key", ["id", "id32", "name"])
-def test_when_an_eleventh_comes_a_ring_gives_it_its_share_and_moves_nothing_else(bench, client, hash_key):
+def test_an_added_server_gets_its_share_of_a_ring_and_no_other_key_moves(bench, client, hash_key):
     balance = Uri(hash_type=RING, hash_key=hash_key)
     ten, eleven = bench(balance, [10] * 10), bench(balance, [10] * 11)
     before = [server.name for server in placed(ten, client)]
@@ -196,7 +196,7 @@ def test_when_an_eleventh_comes_a_ring_gives_it_its_share_and_moves_nothing_else
     assert len(came) == pytest.approx(CLIENTS / 11, rel=0.35)
 
 
-def test_when_an_eleventh_comes_nearly_all_keys_of_a_map_move(bench, client):
+def test_nearly_all_keys_of_a_map_move_with_an_added_server(bench, client):
     ten, eleven = bench(Uri(hash_type=MAP), [1] * 10), bench(Uri(hash_type=MAP), [1] * 11)
     before = [server.name for server in placed(ten, client)]
     after = [server.name for server in placed(eleven, client)]
@@ -204,7 +204,7 @@ def test_when_an_eleventh_comes_nearly_all_keys_of_a_map_move(bench, client):
     assert stayed == pytest.approx(CLIENTS / 11, rel=0.2)
 
 
-def test_who_weighs_more_only_gains_keys_and_who_weighs_less_only_loses_some(bench, client):
+def test_a_higher_weight_only_gains_keys_and_a_lower_one_only_loses_keys(bench, client):
     on = bench(Uri(hash_type=RING), [10] * 5)
     changing = on.servers[2]
     before = placed(on, client)
@@ -218,7 +218,7 @@ def test_who_weighs_more_only_gains_keys_and_who_weighs_less_only_loses_some(ben
     assert placed(on, client) == before
 
 
-def test_a_key_whose_server_is_avoided_has_always_the_same_other_one(bench, client):
+def test_a_key_whose_server_is_avoided_always_gets_the_same_other_server(bench, client):
     for hash_type in (MAP, RING):
         on = bench(Uri(hash_type=hash_type), [1] * 10)
         for number in range(50):
@@ -230,7 +230,7 @@ def test_a_key_whose_server_is_avoided_has_always_the_same_other_one(bench, clie
             assert on.choose((first, second), asking) not in (first, second)
 
 
-def test_keys_of_who_is_avoided_scatter_over_the_others(bench, client):
+def test_the_keys_of_an_avoided_server_spread_over_the_others(bench, client):
     for hash_type in (MAP, RING):
         on = bench(Uri(hash_type=hash_type), [10] * 10)
         gone = on.servers[4]
@@ -263,7 +263,7 @@ places = st.integers(0, 2**32 - 1)
 def test_a_ring_finds_the_nearest_point_whatever_has_changed(points, steps):
     flat = [where for each in points for where in each]
     if len(set(flat)) < len(flat):
-        return  # whose a point is that two have is not said
+        return  # which server gets a point that two have is undefined
     servers = [Server(f"s{number}", "http://localhost") for number in range(len(points))]
     ring = Ring(servers, lambda number, count: points[number][:count])
     counts = [0] * len(points)
@@ -276,16 +276,16 @@ def test_a_ring_finds_the_nearest_point_whatever_has_changed(points, steps):
             for server, each, counting in zip(servers, points, counts, strict=True)
             for where in each[:counting]
         }
-        assert ring.counting == len(now)
+        assert ring.active_count == len(now)
         if not now:
             continue
         for digest in (*digests, *now):
-            assert ring.owner(ring.nearest(digest)).name == nearest(now, digest)
+            assert ring.server_of(ring.nearest(digest)).name == nearest(now, digest)
             at = ring.at_or_after(digest)
             behind = min(now, key=lambda where: (where - digest) % 2**32)
-            assert ring.owner(at).name == ring.first_owner(digest).name == now[behind]
+            assert ring.server_of(at).name == ring.server_at_or_after(digest).name == now[behind]
             around = sorted(now, key=lambda where: (where - behind - 1) % 2**32)
-            assert [owner.name for owner in ring.owners(at)] == [now[where] for where in around]
+            assert [owner.name for owner in ring.servers_after(at)] == [now[where] for where in around]
 
 
 @pytest.mark.parametrize(
@@ -293,53 +293,53 @@ def test_a_ring_finds_the_nearest_point_whatever_has_changed(points, steps):
     [
         pytest.param(10, "s0", id="on a point"),
         pytest.param(14, "s0", id="nearer to the one before"),
-        pytest.param(15, "s0", id="as near to both: the one before"),
-        pytest.param(16, "s1", id="nearer to the one behind"),
+        pytest.param(15, "s0", id="equally near to both: the one before"),
+        pytest.param(16, "s1", id="nearer to the one after"),
         pytest.param(2**31, "s1", id="beyond the last"),
         pytest.param(2**32 - 1, "s0", id="nearer around the end"),
         pytest.param(0, "s0", id="before the first"),
     ],
 )
-def test_the_nearest_point_takes_a_hash(digest, owner):
+def test_the_nearest_point_gets_a_hash(digest, owner):
     servers = [Server("s0", "http://localhost"), Server("s1", "http://localhost")]
     ring = Ring(servers, lambda number, count: [[10], [20]][number])
     ring.resize(0, 1)
     ring.resize(1, 1)
-    assert ring.owner(ring.nearest(digest)).name == owner
+    assert ring.server_of(ring.nearest(digest)).name == owner
 
 
-def test_a_ring_of_which_most_does_not_count_is_made_anew():
+def test_a_ring_with_mostly_inactive_points_is_rebuilt():
     servers = [Server(f"s{number}", "http://localhost") for number in range(10)]
     ring = Ring(servers, lambda number, count: [avalanche(number * 4096 + nth) for nth in range(count)])
     for number in range(10):
         ring.resize(number, 100)
-    ring.settle()
+    ring.rebuild()
     for number in range(9):
         ring.resize(number, 0)
-        assert ring.owner(ring.nearest(0)) in servers[number + 1 :]
-        assert len(ring) <= 2 * ring.counting
+        assert ring.server_of(ring.nearest(0)) in servers[number + 1 :]
+        assert len(ring) <= 2 * ring.active_count
     for number in range(9):
         ring.resize(number, 100)
-    assert ring.owner(ring.nearest(avalanche(5 * 4096))) is servers[5]
-    assert len(ring) == ring.counting == 1000
+    assert ring.server_of(ring.nearest(avalanche(5 * 4096))) is servers[5]
+    assert len(ring) == ring.active_count == 1000
 
 
-def test_a_ring_takes_no_more_servers_than_it_can_tell_apart():
-    with pytest.raises(ConfigError, match="room for 65536 servers, and these are 65537"):
+def test_a_ring_with_too_many_servers_is_refused():
+    with pytest.raises(ConfigError, match="takes at most 65536 servers, and these are 65537"):
         Ring([Server("s", "http://localhost")] * 65537, lambda number, count: [0] * count)
 
 
-# -- what points are made of
+# -- the points of a server
 
 
-def test_a_server_s_points_begin_at_its_number_or_its_address():
+def test_the_points_of_a_server_are_computed_from_its_number_or_address():
     inet, inet6 = Server("a", "http://10.0.0.1:8080"), Server("b", "http://[::1]:8080")
-    assert base(inet, 3, "id") == 3 * 4096
-    assert base(inet, 3, "id32") == avalanche(0x03000000)
-    assert base(inet, 3, "addr") == avalanche(0x0100000A)
-    assert base(inet, 3, "addr-port") == avalanche(avalanche(8080) + 0x0100000A)
-    assert base(inet6, 3, "addr") != base(inet6, 3, "addr-port")
-    assert base(inet, 3, "name") == avalanche(zlib.crc32(b"a"))
+    assert ring_base(inet, 3, "id") == 3 * 4096
+    assert ring_base(inet, 3, "id32") == avalanche(0x03000000)
+    assert ring_base(inet, 3, "addr") == avalanche(0x0100000A)
+    assert ring_base(inet, 3, "addr-port") == avalanche(avalanche(8080) + 0x0100000A)
+    assert ring_base(inet6, 3, "addr") != ring_base(inet6, 3, "addr-port")
+    assert ring_base(inet, 3, "name") == avalanche(zlib.crc32(b"a"))
 
 
 @pytest.mark.parametrize(
@@ -350,12 +350,12 @@ def test_a_server_s_points_begin_at_its_number_or_its_address():
         pytest.param(lambda environ, start_response: [], id="an app"),
     ],
 )
-def test_a_server_without_an_address_has_its_number(target):
+def test_the_points_of_a_server_without_an_address_are_computed_from_its_number(target):
     for key in ("addr", "addr-port"):
-        assert base(Server("a", target), 3, key) == 3 * 4096
+        assert ring_base(Server("a", target), 3, key) == 3 * 4096
 
 
-def test_by_address_the_order_of_servers_does_not_count(client):
+def test_the_order_of_servers_does_not_count_with_hash_key_addr(client):
     urls = [f"http://10.0.0.{number}:80" for number in range(1, 11)]
     chosen = []
     for order in (urls, urls[::-1]):
@@ -372,7 +372,7 @@ class Numbered(Server):
     id: int
 
 
-def test_a_server_s_own_number_counts_rather_than_its_place(client):
+def test_the_id_of_a_server_counts_rather_than_its_position(client):
     alone, among = [], []
     for number in (1, 2, 4):
         server = Numbered(f"s{number}", "http://localhost")
@@ -390,25 +390,25 @@ def test_a_server_s_own_number_counts_rather_than_its_place(client):
         assert here.name == there.name
 
 
-# -- who has no key goes in turn
+# -- requests without a key take turns
 
 
-def nobody(request):
+def no_key(request):
     return None
 
 
-def test_without_a_key_a_map_gives_turns(bench):
-    assert bench(Hash(nobody, start=0), (3, 1, 1, 1)).sequence(12) == "112134112134"
+def test_requests_without_a_key_take_turns_with_a_map(bench):
+    assert bench(Hash(no_key, start=0), (3, 1, 1, 1)).sequence(12) == "112134112134"
 
 
-def test_without_a_key_a_ring_gives_the_server_of_its_next_point(bench):
-    on = bench(Hash(nobody, hash_type=RING, start=0), (1, 1))
+def test_requests_without_a_key_go_from_point_to_point_on_a_ring(bench):
+    on = bench(Hash(no_key, hash_type=RING, start=0), (1, 1))
     points = sorted((avalanche(number * 4096 + nth), number) for number in (1, 2) for nth in range(16))
     assert on.sequence(40) == "".join(str(number) for _, number in points + points[:8])
 
 
-def test_turns_on_a_ring_go_on_when_most_of_it_goes(bench):
-    on = bench(Hash(nobody, hash_type=RING, start=60), (1, 1, 1, 1))
+def test_turns_on_a_ring_continue_when_most_servers_are_removed(bench):
+    on = bench(Hash(no_key, hash_type=RING, start=60), (1, 1, 1, 1))
     on.sequence(2)
     for server in on.servers[1:]:
         server.state = AdminState.DRAIN
@@ -416,19 +416,19 @@ def test_turns_on_a_ring_go_on_when_most_of_it_goes(bench):
 
 
 @pytest.mark.parametrize("hash_type, turns", [(MAP, 2), (RING, 32)])
-def test_without_a_start_the_first_turn_is_drawn(bench, scripted, hash_type, turns):
+def test_the_first_turn_is_drawn_without_a_start(bench, scripted, hash_type, turns):
     rng = scripted([1])
-    on = bench(Hash(nobody, hash_type=hash_type), (1, 1), rng)
+    on = bench(Hash(no_key, hash_type=hash_type), (1, 1), rng)
     assert rng.asked == [], "not before: a forked child draws for itself"
     first = on.sequence(4)
     assert rng.asked == [turns]
-    assert first == bench(Hash(nobody, hash_type=hash_type, start=1), (1, 1)).sequence(4)
+    assert first == bench(Hash(no_key, hash_type=hash_type, start=1), (1, 1)).sequence(4)
 
 
 # -- the bound
 
 
-def test_a_hot_key_goes_elsewhere_when_its_server_has_so_much_more_than_the_others(bench, client):
+def test_a_hot_key_goes_to_another_server_above_the_balance_factor(bench, client):
     on = bench(Hash(path, hash_type=RING, hash_balance_factor=150), [1] * 4)
     hot = client(path="/hot")
     served = []
@@ -444,7 +444,7 @@ def test_a_hot_key_goes_elsewhere_when_its_server_has_so_much_more_than_the_othe
     assert on.choose((), hot) is served[0]
 
 
-def test_requests_that_are_over_leave_the_bound_as_it_was(bench, client):
+def test_requests_that_end_are_subtracted_from_the_bound(bench, client):
     fresh, used = (bench(Hash(path, hash_type=RING, hash_balance_factor=150), [1] * 4) for _ in range(2))
     for _ in range(100):
         used.take(used.servers[0])
@@ -455,7 +455,7 @@ def test_requests_that_are_over_leave_the_bound_as_it_was(bench, client):
     assert [len(server.in_flight) for server in used.servers] == [len(server.in_flight) for server in fresh.servers]
 
 
-def test_where_nobody_else_may_be_asked_the_bound_gives_way(bench, client):
+def test_the_bound_is_ignored_if_all_other_servers_are_avoided(bench, client):
     on = bench(Hash(path, hash_type=RING, hash_balance_factor=150), [1] * 3)
     one, two, three = on.servers
     for _ in range(20):
@@ -463,11 +463,11 @@ def test_where_nobody_else_may_be_asked_the_bound_gives_way(bench, client):
     assert on.choose((two, three), client(path="/hot")) is one
 
 
-def test_without_a_bound_nothing_is_counted(bench):
+def test_requests_are_not_counted_without_a_bound(bench):
     assert not bench(Uri(hash_type=RING), [1]).algorithm.counts_requests
     assert bench(Uri(hash_type=RING, hash_balance_factor=150), [1]).algorithm.counts_requests
 
 
 @pytest.mark.parametrize("affinity", ["always", "maxconn", "maxqueue"])
-def test_it_says_how_far_it_insists_on_a_full_server(bench, affinity):
+def test_the_algorithm_declares_its_hash_preserve_affinity(bench, affinity):
     assert bench(Uri(hash_preserve_affinity=affinity), [1]).algorithm.preserve_affinity == affinity

@@ -26,17 +26,17 @@ def test_source_chooses_as_haproxy_does(bench, client, hash_type, chosen):
     assert on.chosen(*(client(src=address) for address in ADDRESSES)) == chosen
 
 
-def test_of_source_the_function_is_not_asked(bench, client):
+def test_source_does_not_use_the_hash_function(bench, client):
     clients = [client(src=address) for address in ADDRESSES]
     assert bench(Source(hash_type="map-based djb2"), (1, 2, 3, 4)).chosen(*clients) == HAPROXY["map-based"]
 
 
 @pytest.mark.parametrize("src", ["", "unix:", "not an address"])
-def test_source_gives_turns_to_who_has_no_address(bench, client, src):
+def test_source_takes_turns_for_requests_without_an_address(bench, client, src):
     assert bench(Source(start=0), (1, 1, 1)).chosen(*[client(src=src)] * 6) == "123123"
 
 
-def test_source_may_find_the_address_elsewhere(bench, client):
+def test_source_takes_the_address_from_another_sample(bench, client):
     on = bench(Source(hdr("x-real-ip")), (1, 2, 3, 4))
     clients = [client(headers=[("x-real-ip", address)]) for address in ADDRESSES]
     assert on.chosen(*clients) == HAPROXY["map-based"]
@@ -62,13 +62,13 @@ def test_source_may_find_the_address_elsewhere(bench, client):
         pytest.param(Uri(), "/%2F%C3%A9", "", "/%2F%C3%A9", id="as it was sent"),
     ],
 )
-def test_uri_counts_as_much_of_the_uri_as_was_asked_for(client, balance, path, query, key):
+def test_uri_hashes_the_configured_part_of_the_uri(client, balance, path, query, key):
     assert balance.key(client(path=path, query=query)) == key
 
 
 @pytest.mark.parametrize("wrong", [{"len": -1}, {"depth": -1}])
-def test_a_part_of_a_uri_below_0_is_refused(wrong):
-    with pytest.raises(ConfigError, match="are not below 0"):
+def test_a_length_or_depth_below_0_is_refused(wrong):
+    with pytest.raises(ConfigError, match="must not be below 0"):
         Uri(**wrong)
 
 
@@ -78,8 +78,8 @@ def test_a_part_of_a_uri_below_0_is_refused(wrong):
         pytest.param("user=bob", "bob", id="alone"),
         pytest.param("a=1&user=bob&b=2", "bob", id="among others"),
         pytest.param("user=bob&user=alice", "bob", id="the first of two"),
-        pytest.param("superuser=alice&user=bob", "bob", id="not the end of another's name"),
-        pytest.param("user=bob;x=1", "bob;x=1", id="a semicolon divides nothing"),
+        pytest.param("superuser=alice&user=bob", "bob", id="not the end of another name"),
+        pytest.param("user=bob;x=1", "bob;x=1", id="a semicolon is no separator"),
         pytest.param("user=b%6Fb", "b%6Fb", id="as it was sent"),
         pytest.param("user=a=b", "a=b", id="with an equals sign"),
         pytest.param("user=", "", id="empty"),
@@ -89,11 +89,11 @@ def test_a_part_of_a_uri_below_0_is_refused(wrong):
         pytest.param("", None, id="no query"),
     ],
 )
-def test_url_param_takes_the_parameter_s_value(bench, client, query, value):
+def test_url_param_hashes_the_value_of_the_parameter(bench, client, query, value):
     by_param = bench(UrlParam("user", start=0), [1] * 97)
     twice = [by_param.choose((), client(query=query)) for _ in range(2)]
     if value is None:
-        assert twice == by_param.servers[:2], "who has none goes in turn"
+        assert twice == by_param.servers[:2], "requests without one take turns"
     else:
         by_path = bench(Uri(), [1] * 97)
         expected = by_path.number(by_path.choose((), client(path=value)))
@@ -113,17 +113,17 @@ def test_url_param_takes_the_parameter_s_value(bench, client, query, value):
         pytest.param(Hdr("X-User", start=0), [",bob"], None, id="an empty first of a list"),
         pytest.param(Hdr("X-User", start=0), [], None, id="absent"),
         pytest.param(Hdr("X-User", True, start=0), ["www.example.com"], "example", id="use_domain_only"),
-        pytest.param(Hash(hdr("X-User"), start=0), ["bob, alice"], "alice", id="hash takes the sample: the last"),
-        pytest.param(Hash(hdr("X-User"), start=0), [""], "", id="hash takes an empty one"),
+        pytest.param(Hash(hdr("X-User"), start=0), ["bob, alice"], "alice", id="hash uses the sample: the last"),
+        pytest.param(Hash(hdr("X-User"), start=0), [""], "", id="hash uses an empty one"),
         pytest.param(Hash(hdr("X-User"), start=0), [], None, id="hash without the sample"),
     ],
 )
-def test_hdr_takes_the_header_s_first_value(bench, client, balance, headers, value):
+def test_hdr_hashes_the_first_value_of_the_header(bench, client, balance, headers, value):
     by_header = bench(balance, [1] * 97)
     asking = client(headers=[("x-user", each) for each in headers])
     twice = [by_header.choose((), asking) for _ in range(2)]
     if value is None:
-        assert twice == by_header.servers[:2], "who has none goes in turn"
+        assert twice == by_header.servers[:2], "requests without one take turns"
     else:
         by_path = bench(Uri(), [1] * 97)
         expected = by_path.number(by_path.choose((), client(path=value)))
@@ -143,22 +143,22 @@ def test_hdr_takes_the_header_s_first_value(bench, client, balance, headers, val
         ("", ""),
     ],
 )
-def test_of_a_domain_the_label_before_the_top_level_counts(host, label):
+def test_use_domain_only_hashes_the_label_before_the_top_level_domain(host, label):
     assert domain(host) == label
 
 
 @pytest.mark.parametrize("key", ["bob", b"bob", 7, "naïve", "名前"], ids=str)
-def test_hash_takes_whatever_a_function_returns(bench, client, key):
+def test_hash_accepts_every_type_of_key(bench, client, key):
     on = bench(Hash(lambda request: key), [1] * 97)
     assert on.choose((), client(1)) is on.choose((), client(2))
 
 
-def test_hash_reads_the_same_from_text_and_bytes(bench, client):
+def test_hash_treats_text_and_bytes_alike(bench, client):
     one, other = bench(Hash(lambda request: "\xe9"), [1] * 97), bench(Hash(lambda request: b"\xe9"), [1] * 97)
     assert one.number(one.choose((), client())) == other.number(other.choose((), client()))
 
 
-def test_a_key_too_long_to_remember_is_hashed_all_the_same(bench, client):
+def test_a_key_that_is_too_long_for_the_cache_is_hashed(bench, client):
     on = bench(Uri(), [1] * 97)
     long = client(path="/" + "x" * 5000)
     assert on.choose((), long) is on.choose((), long)
@@ -167,11 +167,11 @@ def test_a_key_too_long_to_remember_is_hashed_all_the_same(bench, client):
 @pytest.mark.parametrize(
     "wrong, problem",
     [
-        (lambda: Hash(cast(Any, "src")), "hash: 'src' is no sample"),
-        (lambda: Hdr(""), "a header has a name"),
-        (lambda: UrlParam(""), "a parameter has a name"),
+        (lambda: Hash(cast(Any, "src")), "hash: 'src' is not a sample"),
+        (lambda: Hdr(""), "the name of the header is empty"),
+        (lambda: UrlParam(""), "the name of the parameter is empty"),
     ],
 )
-def test_what_names_nothing_is_refused(wrong, problem):
+def test_an_empty_name_is_refused(wrong, problem):
     with pytest.raises(ConfigError, match=problem):
         wrong()

@@ -10,19 +10,19 @@ from sticky_core.balance import LeastConn
 from sticky_core.server.server import Server
 
 
-def test_leastconn_lets_equals_take_turns(bench, scripted):
+def test_equally_loaded_servers_take_turns(bench, scripted):
     assert bench(LeastConn(), [1, 1, 1, 1], scripted([0])).sequence(8) == "12341234"
 
 
 @pytest.mark.parametrize("drawn, sequence", [(0, "1234"), (2, "3412")])
-def test_who_is_first_among_equals_is_drawn(bench, scripted, drawn, sequence):
+def test_the_first_among_equals_is_drawn(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(LeastConn(), [1, 1, 1, 1], rng)
     assert rng.asked == [], "not before: a forked child draws for itself"
     assert on.sequence(4) == sequence
 
 
-def test_leastconn_shares_in_turn_what_stays(bench):
+def test_servers_share_long_requests_in_turn(bench):
     on = bench(LeastConn(), [1, 1, 1])
     for number in range(1, 31):
         on.serve()
@@ -31,7 +31,7 @@ def test_leastconn_shares_in_turn_what_stays(bench):
         assert max(loads) - min(loads) <= 1
 
 
-def test_leastconn_counts_requests_that_it_did_not_choose(bench, scripted):
+def test_leastconn_counts_requests_that_it_did_not_assign(bench, scripted):
     on = bench(LeastConn(), [1, 1], scripted([0]))
     for _ in range(5):
         on.take(on.servers[0])
@@ -41,7 +41,7 @@ def test_leastconn_counts_requests_that_it_did_not_choose(bench, scripted):
     assert [on.serve() for _ in range(4)] == [1] * 4
 
 
-def test_choices_at_once_are_not_all_of_the_same_server(bench):
+def test_simultaneous_choices_do_not_all_return_the_same_server(bench):
     on = bench(LeastConn(), [1, 1, 1])
     assert len({on.choose() for _ in range(3)}) == 3, "before any of them has been taken"
 

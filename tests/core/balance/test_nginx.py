@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.balance import IpHash, NginxHash, NginxLeastConn, Smooth
-from sticky_core.balance.nginx.hash import place
+from sticky_core.balance.nginx.hash import nginx_name
 from sticky_core.errors import ConfigError
 from sticky_core.samples.request import hdr, path
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
 
-# -- smooth turns
+# -- smooth
 
 # What nginx 1.22 answered.
 SMOOTH = [
@@ -53,7 +53,7 @@ class Peers:
 
 
 @given(weights=st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any))
-def test_smooth_takes_the_turns_of_the_algorithm_as_told_here(bench, weights):
+def test_smooth_gives_the_sequence_of_the_plain_model(bench, weights):
     peers = Peers(weights)
     count = min(5 * sum(weights), 200)
     expected = "".join(str(n + 1) for n in (peers.next() for _ in range(count)) if n is not None)
@@ -67,7 +67,7 @@ def test_smooth_takes_the_turns_of_the_algorithm_as_told_here(bench, weights):
         max_size=80,
     ),
 )
-def test_smooth_turns_go_on_as_told_here_whatever_changes_and_whoever_is_bound(bench, weights, ops):
+def test_smooth_follows_the_plain_model_through_changes_and_bound_requests(bench, weights, ops):
     on, peers = bench(Smooth(start=0), weights), Peers(weights)
     assert on.serve() - 1 == peers.next()  # the first choice has been made: from now on bound requests count
     for what, which, weight in ops:
@@ -85,7 +85,7 @@ def test_smooth_turns_go_on_as_told_here_whatever_changes_and_whoever_is_bound(b
             server.weight = peers.weights[which] = 0
 
 
-def test_who_is_passed_over_stands_still_while_the_others_gain(bench):
+def test_the_credit_of_an_avoided_server_does_not_grow(bench):
     on, peers = bench(Smooth(start=0), (5, 2, 1)), Peers((5, 2, 1))
     for avoid in ((), (0,), (0,), (), (), (1,), (), (), (0, 2), ()):
         avoided = [on.servers[number] for number in avoid]
@@ -111,12 +111,12 @@ def test_ten_thousand_bound_requests_leave_nothing_behind(bench):
         server = on.servers[number % 3]
         on.take(server)
         on.leave(server)
-    turns = on.algorithm._turns
-    assert sum(len(peers.heap) for peers in turns._peers.values()) < 200
+    schedule = on.algorithm._schedule
+    assert sum(len(group.heap) for group in schedule._groups.values()) < 200
 
 
 @pytest.mark.parametrize("drawn, sequence", [(0, "121341"), (2, "134112")])
-def test_without_a_start_smooth_draws_one_of_all_turns_at_its_first_choice(bench, scripted, drawn, sequence):
+def test_smooth_draws_its_first_turn_at_the_first_choice_without_a_start(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(Smooth(), [3, 1, 1, 1], rng)
     assert rng.asked == [], "not before: a forked child draws for itself"
@@ -137,12 +137,12 @@ def test_ip_hash_chooses_as_nginx_does(bench, client):
     assert on.chosen(*(client(src=address) for address in ADDRESSES)) == IP_HASH
 
 
-def test_ip_hash_may_find_the_address_elsewhere(bench, client):
+def test_ip_hash_takes_the_address_from_another_sample(bench, client):
     on = bench(IpHash(hdr("x-real-ip")), (1, 2, 3, 4))
     assert on.chosen(*(client(headers=[("x-real-ip", address)]) for address in ADDRESSES)) == IP_HASH
 
 
-def test_neighbours_share_a_server(bench, client):
+def test_clients_of_one_network_share_a_server(bench, client):
     on = bench(IpHash(), [1] * 97)
     assert len({on.choose((), client(src=f"192.0.2.{last}")) for last in range(256)}) == 1
 
@@ -156,7 +156,7 @@ def test_when_a_server_is_down_only_its_own_clients_move(bench, client):
     assert {one for one, other in zip(before, after, strict=True) if one is not other} == {on.servers[3]}
 
 
-def test_who_has_no_address_goes_in_turn(bench, client):
+def test_requests_without_an_address_take_turns(bench, client):
     assert bench(IpHash(start=0), (1, 1, 1)).chosen(*[client(src="")] * 6) == "123123"
 
 
@@ -193,7 +193,7 @@ def test_when_one_of_ten_is_down_only_its_own_keys_move(bench, client, consisten
 
 
 @pytest.mark.parametrize("consistent, share", [(False, 10 / 11), (True, 1 / 11)])
-def test_when_an_eleventh_comes(bench, client, consistent, share):
+def test_an_added_server_moves_its_share_of_keys(bench, client, consistent, share):
     clients = [client(path=f"/{number}") for number in range(2000)]
     ten, eleven = (bench(NginxHash(path, consistent), [1] * count, targets=loopback) for count in (10, 11))
     moved = sum(ten.number(ten.choose((), each)) != eleven.number(eleven.choose((), each)) for each in clients)
@@ -201,7 +201,7 @@ def test_when_an_eleventh_comes(bench, client, consistent, share):
 
 
 @pytest.mark.parametrize("key", [None, ""])
-def test_who_has_no_key_or_an_empty_one_goes_in_turn(bench, client, key):
+def test_requests_without_a_key_or_with_an_empty_one_take_turns(bench, client, key):
     for consistent in (False, True):
         on = bench(NginxHash(lambda request: key, consistent, start=0), (1, 1, 1))
         assert on.chosen(*[client()] * 6) == "123123"
@@ -221,11 +221,11 @@ def test_who_has_no_key_or_an_empty_one_goes_in_turn(bench, client, key):
         pytest.param(lambda environ, start_response: [], b"s1\x00", id="an app"),
     ],
 )
-def test_points_are_made_of_what_nginx_calls_a_server(target, called):
-    assert place(Server("s1", target)) == called
+def test_the_points_of_a_server_are_computed_from_its_name_in_nginx(target, called):
+    assert nginx_name(Server("s1", target)) == called
 
 
-def test_a_server_s_points_follow_one_from_another(bench, client):
+def test_each_point_of_a_server_is_the_hash_of_the_one_before(bench, client):
     """Ketama as the facts tell it, over all points of one server against another's."""
     points = []
     for number in (1, 2):
@@ -248,7 +248,7 @@ def test_a_server_s_points_follow_one_from_another(bench, client):
     weights=st.lists(st.integers(1, 4), min_size=2, max_size=5),
     ops=st.lists(st.tuples(st.sampled_from(["serve", "serve", "take", "leave"]), st.integers(0, 4)), max_size=80),
 )
-def test_least_conn_takes_the_turns_of_the_algorithm_as_told_here(bench, weights, ops):
+def test_least_conn_gives_the_sequence_of_the_plain_model(bench, weights, ops):
     on, peers = bench(NginxLeastConn(start=0), weights), Peers(weights)
     for what, which in ops:
         server = on.servers[which % len(weights)]
@@ -271,7 +271,7 @@ def test_least_conn_counts_bound_requests(bench):
 
 
 @pytest.mark.parametrize("drawn, sequence", [(0, "123"), (2, "312")])
-def test_who_is_first_among_equals_is_drawn(bench, scripted, drawn, sequence):
+def test_the_first_among_equals_is_drawn(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(NginxLeastConn(), [1, 1, 1], rng)
     assert rng.asked == [], "not before: a forked child draws for itself"
@@ -292,6 +292,6 @@ def test_a_start_below_0_is_refused(wrong):
         wrong()
 
 
-def test_a_key_that_is_no_function_is_refused():
-    with pytest.raises(ConfigError, match=r"'\$request_uri' is no sample"):
+def test_a_key_that_is_not_callable_is_refused():
+    with pytest.raises(ConfigError, match=r"'\$request_uri' is not a sample"):
         NginxHash(cast(Any, "$request_uri"))

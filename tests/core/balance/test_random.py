@@ -13,7 +13,7 @@ from sticky_core.server.state import AdminState
 # A number drawn is a share of all weights: 0.5 is the middle.
 
 
-def test_one_draw_is_chance_by_weight_alone(bench, scripted):
+def test_one_draw_chooses_at_random_by_weight(bench, scripted):
     on = bench(Random(1), [3, 1, 2], scripted(share / 6 for share in range(6)))
     for _ in range(50):
         on.take(on.servers[0])  # a load that one draw does not look at
@@ -24,7 +24,7 @@ def test_one_draw_is_chance_by_weight_alone(bench, scripted):
     st.lists(st.integers(0, 3), min_size=1, max_size=6).filter(any),
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=10),
 )
-def test_whatever_weights_became_each_number_falls_to_one_by_weight(bench, scripted, weights, changes):
+def test_each_random_number_selects_a_server_by_weight_after_any_changes(bench, scripted, weights, changes):
     rng = scripted()
     on = bench(Random(1), weights, rng)
     for which, weight in changes:
@@ -43,36 +43,36 @@ def test_whatever_weights_became_each_number_falls_to_one_by_weight(bench, scrip
         pytest.param((0, 0, 0), (1, 1, 1), [0.1, 0.9], 1, id="of equals the first drawn"),
         pytest.param((1, 0, 0), (1, 1, 1), [0.1, 0.9], 3, id="the one with less"),
         pytest.param((1, 0, 0), (1, 1, 1), [0.1, 0.1], 1, id="the one that was drawn twice"),
-        pytest.param((3, 2, 0), (2, 1, 1), [0.1, 0.6], 1, id="less for its weight"),
-        pytest.param((4, 2, 0), (2, 1, 1), [0.6, 0.1], 2, id="as much for its weight"),
+        pytest.param((3, 2, 0), (2, 1, 1), [0.1, 0.6], 1, id="a lower load for its weight"),
+        pytest.param((4, 2, 0), (2, 1, 1), [0.6, 0.1], 2, id="an equal load for its weight"),
     ],
 )
-def test_of_two_draws_the_less_loaded_is_chosen(bench, scripted, loads, weights, drawn, chosen):
+def test_the_less_loaded_of_two_draws_is_chosen(bench, scripted, loads, weights, drawn, chosen):
     on = bench(Random(), weights, scripted(drawn))
     for server, count in zip(on.servers, loads, strict=True):
         server.in_flight.extend([None] * count)
     assert on.serve() == chosen
 
 
-def test_as_many_servers_are_drawn_as_was_asked_for(bench, scripted):
+def test_the_configured_number_of_servers_is_drawn(bench, scripted):
     rng = scripted([0.1, 0.3, 0.5, 0.7, 0.9])
     bench(Random(4), [1, 1, 1, 1], rng).choose()
     assert rng.numbers == [0.9]
 
 
-def test_whom_chance_draws_again_and_again_though_he_is_to_be_avoided_gives_way(bench, scripted):
+def test_another_server_is_chosen_if_an_avoided_one_is_drawn_again_and_again(bench, scripted):
     on = bench(Random(), [1, 1, 1], scripted([0.1] * 100))
     assert on.choose([on.servers[0]]) in on.servers[1:]
 
 
 @pytest.mark.parametrize("which", [pytest.param(0, id="the first drawn"), pytest.param(2, id="the second drawn")])
-def test_who_is_to_be_avoided_is_not_chosen_though_he_has_the_least_to_do(bench, scripted, which):
+def test_an_avoided_server_is_not_chosen_even_with_the_lowest_load(bench, scripted, which):
     on = bench(Random(), [1, 1, 1], scripted([0.1, 0.9, 0.5, 0.5]))
     on.take(on.servers[2 - which])
     assert on.serve(avoid=[on.servers[which]]) == 2
 
 
-def test_weights_that_have_changed_count_at_the_next_draw(bench, scripted):
+def test_changed_weights_count_at_the_next_draw(bench, scripted):
     on = bench(Random(1), [1, 1], scripted([0.8, 0.8, 0.2]))
     assert on.serve() == 2
     on.servers[0].weight = 9
@@ -83,13 +83,13 @@ def test_weights_that_have_changed_count_at_the_next_draw(bench, scripted):
     assert on.serve() == 2
 
 
-def test_two_of_nginx_are_two_different_ones(bench, scripted):
+def test_nginx_random_two_draws_two_different_servers(bench, scripted):
     on = bench(NginxRandom(two=True), [1, 1, 1], scripted([0.1, 0.1, 0.1, 0.9]))
     on.take(on.servers[0])
     assert on.serve() == 3
 
 
-def test_who_has_more_than_the_factor_allows_is_not_drawn(bench, scripted):
+def test_a_server_above_the_balance_factor_is_not_drawn(bench, scripted):
     on = bench(Random(1, hash_balance_factor=150), [1, 1, 1], scripted([0.1, 0.1, 0.4, 0.1]))
     # five requests and this one: nine places, three for each
     for server, count in zip(on.servers, (3, 0, 2), strict=True):
@@ -100,13 +100,13 @@ def test_who_has_more_than_the_factor_allows_is_not_drawn(bench, scripted):
     assert on.serve() == 1
 
 
-def test_no_draws_choose_nobody():
+def test_zero_draws_are_refused():
     for wrong in (lambda: Random(0), lambda: parse_balance("random(0)"), lambda: Random(-1)):
-        with pytest.raises(ConfigError, match="draws choose nobody"):
+        with pytest.raises(ConfigError, match="draws choose no server"):
             wrong()
 
 
 @pytest.mark.parametrize("factor", [-1, 1, 100])
-def test_a_factor_that_leaves_requests_without_a_place_is_refused(factor):
+def test_a_balance_factor_of_100_percent_or_less_is_refused(factor):
     with pytest.raises(ConfigError, match=f"hash_balance_factor {factor} is not above 100"):
         Random(hash_balance_factor=factor)

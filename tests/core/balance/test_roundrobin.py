@@ -26,7 +26,7 @@ HAPROXY = [
 
 
 @pytest.mark.parametrize("weights, sequence", [*HAPROXY, ((1,), "1111"), ((1, 0, 1), "131313")], ids=str)
-def test_roundrobin_takes_haproxy_s_turns(bench, weights, sequence):
+def test_roundrobin_gives_haproxy_s_sequence(bench, weights, sequence):
     assert bench(RoundRobin(start=0), weights).sequence(len(sequence)) == sequence
 
 
@@ -94,18 +94,18 @@ def haproxy_s_turns(weights: Sequence[int], count: int) -> str:
 
 
 @pytest.mark.parametrize("weights, sequence", HAPROXY, ids=str)
-def test_the_algorithm_as_told_here_gives_the_recorded_sequences(weights, sequence):
+def test_the_plain_model_gives_the_recorded_sequences(weights, sequence):
     assert haproxy_s_turns(weights, len(sequence)) == sequence
 
 
 @given(weights=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any))
-def test_roundrobin_takes_the_turns_of_the_algorithm_as_told_here(bench, weights):
+def test_roundrobin_gives_the_sequence_of_the_plain_model(bench, weights):
     count = min(20 * sum(weights) + 5, 600)
     assert bench(RoundRobin(start=0), weights).sequence(count) == haproxy_s_turns(weights, count)
 
 
 @given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(any), start=st.integers(0, 500))
-def test_any_number_of_rounds_gives_each_its_weight_but_for_a_turn_wherever_it_begins(bench, weights, start):
+def test_each_server_gets_turns_by_weight_in_any_window_give_or_take_one(bench, weights, start):
     on = bench(RoundRobin(start=start), weights)
     shares: Counter[int] = Counter()
     for rounds in range(1, 6):
@@ -122,7 +122,7 @@ changes = st.one_of(
 
 
 @given(ops=st.lists(changes, max_size=40))
-def test_after_any_changes_roundrobin_comes_to_shares_by_weight_again(bench, ops):
+def test_shares_are_by_weight_again_after_any_changes(bench, ops):
     on = bench(RoundRobin(start=0), [1, 2, 1, 3])
     for what, which in ops:
         server = on.servers[which % 4]
@@ -143,7 +143,7 @@ def test_after_any_changes_roundrobin_comes_to_shares_by_weight_again(bench, ops
         assert abs(shares[number] - 50 * weight) <= 8
 
 
-def test_bound_requests_do_not_move_the_turns(bench):
+def test_bound_requests_do_not_use_up_turns(bench):
     on = bench(RoundRobin(start=0), [1, 1, 1, 1])
     served = []
     for _ in range(8):
@@ -154,8 +154,8 @@ def test_bound_requests_do_not_move_the_turns(bench):
     assert served == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("taken", [pytest.param(0, id="before its first"), pytest.param(3, id="behind its first")])
-def test_a_server_avoided_keeps_its_turn(bench, taken):
+@pytest.mark.parametrize("taken", [pytest.param(0, id="before its first"), pytest.param(3, id="after its first")])
+def test_an_avoided_server_keeps_its_turn(bench, taken):
     on = bench(RoundRobin(start=0), [1, 1, 1])
     on.sequence(taken)
     assert on.serve(avoid=[on.servers[0]]) == 2
@@ -163,7 +163,7 @@ def test_a_server_avoided_keeps_its_turn(bench, taken):
 
 
 @pytest.mark.parametrize("drawn, sequence", [(0, "121314"), (1, "213141"), (5, "412131")])
-def test_without_a_start_roundrobin_draws_one_of_all_turns_at_its_first_choice(bench, scripted, drawn, sequence):
+def test_roundrobin_draws_its_first_turn_at_the_first_choice_without_a_start(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(RoundRobin(), [3, 1, 1, 1], rng)
     assert rng.asked == [], "not before: a forked child draws for itself"
@@ -172,7 +172,7 @@ def test_without_a_start_roundrobin_draws_one_of_all_turns_at_its_first_choice(b
 
 
 @pytest.mark.parametrize("start, sequence", [(0, "1234"), (1, "2341"), (3, "4123"), (4, "1234"), (4_000_001, "2341")])
-def test_a_start_is_how_many_turns_are_taken_before_the_first_request(bench, scripted, start, sequence):
+def test_start_is_the_number_of_turns_to_skip(bench, scripted, start, sequence):
     on = bench(RoundRobin(start=start), [1, 1, 1, 1], scripted())
     assert on.sequence(8) == sequence * 2
 

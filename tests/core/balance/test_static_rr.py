@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.balance import StaticRR
-from sticky_core.balance.static_map import slots
+from sticky_core.balance.static_map import weighted_order
 from sticky_core.errors import ConfigError
 from sticky_core.server.state import AdminState
 
@@ -24,11 +24,11 @@ HAPROXY = [
 
 
 @pytest.mark.parametrize("weights, round_", HAPROXY, ids=str)
-def test_static_rr_takes_haproxy_s_turns(bench, weights, round_):
+def test_static_rr_gives_haproxy_s_sequence(bench, weights, round_):
     assert bench(StaticRR(start=0), weights).sequence(3 * len(round_)) == 3 * round_
 
 
-def haproxy_s_slots(weights: Sequence[int]) -> list[int]:
+def haproxy_s_order(weights: Sequence[int]) -> list[int]:
     """HAProxy's own way (`recalc_server_map`): everybody is compared for each slot."""
     common = math.gcd(*weights)
     weights = [weight // common for weight in weights]
@@ -45,23 +45,23 @@ def haproxy_s_slots(weights: Sequence[int]) -> list[int]:
 
 
 @given(weights=st.lists(st.integers(1, 30), min_size=1, max_size=8))
-def test_slots_are_those_of_the_algorithm_as_told_here(weights):
-    assert slots(weights) == haproxy_s_slots(weights)
+def test_the_order_is_that_of_the_plain_model(weights):
+    assert weighted_order(weights) == haproxy_s_order(weights)
 
 
 @given(weights=st.lists(st.integers(1, 256), min_size=1, max_size=50))
-def test_in_a_round_each_has_as_many_slots_as_its_weight(weights):
+def test_each_server_occurs_in_a_round_as_often_as_its_weight(weights):
     common = math.gcd(*weights)
-    assert Counter(slots(weights)) == Counter({n: weight // common for n, weight in enumerate(weights)})
+    assert Counter(weighted_order(weights)) == Counter({n: weight // common for n, weight in enumerate(weights)})
 
 
-def test_who_is_avoided_is_skipped_and_the_turn_goes_on_behind_who_had_it(bench):
+def test_an_avoided_server_is_skipped_and_turns_continue_after_the_chosen_one(bench):
     on = bench(StaticRR(start=0), [1, 1, 1, 1])
     assert on.serve(avoid=on.servers[:2]) == 3
     assert on.sequence(5) == "41234"
 
 
-def test_after_a_change_the_turn_goes_on_where_it_was(bench):
+def test_turns_continue_at_the_same_position_after_a_change(bench):
     on = bench(StaticRR(start=0), [1, 1, 1, 1])
     assert on.sequence(2) == "12"
     on.servers[3].state = AdminState.MAINT
@@ -71,7 +71,7 @@ def test_after_a_change_the_turn_goes_on_where_it_was(bench):
 
 
 @pytest.mark.parametrize("drawn, sequence", [(0, "1121"), (2, "2134"), (5, "4112")])
-def test_without_a_start_static_rr_draws_one_at_its_first_choice(bench, scripted, drawn, sequence):
+def test_static_rr_draws_its_first_turn_at_the_first_choice_without_a_start(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(StaticRR(), [3, 1, 1, 1], rng)
     assert rng.asked == [], "not before: a forked child draws for itself"

@@ -50,12 +50,12 @@ from sticky_core.samples.request import hdr, src
         ("ewma", Ewma()),
     ],
 )
-def test_a_balance_may_be_named_by_its_word(text, balance):
+def test_a_balance_is_parsed_from_its_words(text, balance):
     assert parse_balance(text) == balance
 
 
 @pytest.mark.parametrize("text", ["", "round-robin", "RoundRobin", " random", "random\n", "random(2", "rdp-cookie"])
-def test_another_word_is_refused_with_those_that_there_are(text):
+def test_an_unknown_word_is_refused_with_the_list_of_known_ones(text):
     with pytest.raises(ConfigError) as refused:
         parse_balance(text)
     assert repr(text) in str(refused.value)
@@ -68,32 +68,32 @@ def test_another_word_is_refused_with_those_that_there_are(text):
     [
         ("roundrobin(2)", "roundrobin takes nothing in parentheses"),
         ("leastconn()", "leastconn takes nothing in parentheses"),
-        ("static-rr 2", "'2' is not understood"),
+        ("static-rr 2", "'2' is unexpected"),
         ("random()", "random takes a number of draws"),
         ("random(-1)", "random takes a number of draws"),
-        ("random 2", "'2' is not understood"),
-        ("source consistent", "'consistent' is not understood"),
-        ("uri deep 2", "'deep' is none of whole, len <number>, depth <number>, path-only"),
+        ("random 2", "'2' is unexpected"),
+        ("source consistent", "'consistent' is unexpected"),
+        ("uri deep 2", "'deep' is not one of whole, len <number>, depth <number>, path-only"),
         ("uri depth", "depth needs a number above 0"),
         ("uri len 0", "len needs a number above 0"),
         ("uri depth two", "depth needs a number above 0"),
         ("url_param", "url_param needs the name of a parameter"),
-        ("url_param user id", "'id' is not understood"),
+        ("url_param user id", "'id' is unexpected"),
         ("hdr", "hdr needs the name of a header in parentheses"),
         ("hdr()", "hdr needs the name of a header in parentheses"),
         ("hdr X-User", "hdr needs the name of a header in parentheses"),
         ("hdr(X-User) only", "'only' is not use_domain_only"),
         ("hash", "hash needs a sample"),
-        ("hash src dst", "'dst' is not understood"),
+        ("hash src dst", "'dst' is unexpected"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_by_name(text, problem):
+def test_invalid_arguments_are_refused_by_name(text, problem):
     with pytest.raises(ConfigError) as refused:
         parse_balance(text)
     assert repr(text) in str(refused.value)
     assert problem in str(refused.value)
 
 
-def test_a_sample_that_is_not_known_is_refused():
+def test_an_unknown_sample_is_refused():
     with pytest.raises(ConfigError, match="sample 'dst' is not known"):
         parse_balance("hash dst")

@@ -28,7 +28,7 @@ SECRET = "a-secret-of-sixteen-bytes-at-least"
         ({"key": "src", "slots": 0}, "slots 0 is not within 1..128"),
         ({"key": "src", "slots": "four"}, "slots 'four' is not within 1..128"),
         ({"key": "nonsense"}, "sample 'nonsense' is not known"),
-        ({"key": 3}, "key 3 is no sample"),
+        ({"key": 3}, "key 3 is not a sample"),
         ({"key": "/rooms"}, "nothing in braces"),
         ({"drain": 0}, "drain 0 is not above 0"),
         ({"drain": "soon"}, "drain: 'soon' is not a duration"),

@@ -1,7 +1,7 @@
-"""Servers in the order of declaration, each with a share of the numbers as large as its weight, whatever its state.
+"""Servers in the order of declaration, each with a range of numbers as large as its weight, whatever its state.
 
-nginx hashes over all servers, those that are down included, and hashes again where it meets one: so the keys of the
-others stay where they are.
+nginx hashes over all servers, those that are down included, and hashes again if the server found is down: so the keys
+of the other servers do not move.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from itertools import accumulate
 from sticky_core.server.server import Server
 
 
-class Shares:
-    """Numbers to servers."""
+class WeightRanges:
+    """Maps numbers to servers."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._servers = servers
         self._weights = {server: server.weight for server in servers}
-        self._add_up()
+        self._update_bounds()
 
-    def _add_up(self) -> None:
-        self._reach = list(accumulate(self._weights.values()))
+    def _update_bounds(self) -> None:
+        self._bounds = list(accumulate(self._weights.values()))
 
     def state_changed(self, server: Server) -> None:
         if self._weights[server] != server.weight:
             self._weights[server] = server.weight
-            self._add_up()
+            self._update_bounds()
 
-    def first(self, numbers: Iterable[int], avoid: Container[Server]) -> Server | None:
-        """The first server, among those that `numbers` name, that may be chosen and need not be avoided."""
-        reach = self._reach
+    def first_usable(self, numbers: Iterable[int], avoid: Container[Server]) -> Server | None:
+        """Return the first server of `numbers` that is electable and not to be avoided, or None."""
+        reach = self._bounds
         total = reach[-1] if reach else 0
         if total:
             for number in numbers:
