@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 import trustme
@@ -62,8 +62,13 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ca: trustme.CA)
 
 
 @pytest.mark.parametrize("chain, face", CHAINS)
-def test_block_runs(chain: list[Block], face: str, request: pytest.FixtureRequest) -> None:
-    namespace: dict[str, Any] = {"__name__": "documentation"} | getattr(preludes, face)()
+def test_block_runs(
+    chain: list[Block], face: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("documentation")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
+    namespace = vars(module)
+    namespace.update(getattr(preludes, face)())
 
     async def run() -> None:
         for block in chain:
