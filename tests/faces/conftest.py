@@ -1,12 +1,12 @@
-"""One behaviour, two faces: the `face` fixture runs a test on both. It brings apps that remember what they
-saw, and a client that sends exactly the bytes it is told and hides nothing of the answer.
+"""One behaviour, two faces: the `face` fixture runs a test on both. It has apps that record the requests which they
+receive, and a client that sends exactly the bytes that a test gives it and records the whole response.
 
     backend = face.backend(face.server("s1"), face.server("s2"), persist=Cookie("SERVERID", signed=False))
     get = face.client(backend)
-    answer = get(cookie="SERVERID=s1")
+    response = get(cookie="SERVERID=s1")
 
-The client is the strictest server that the protocol allows: what ASGI forbids to send fails the test, on WSGI
-`wsgiref.validate` stands before us and before every app. Each ASGI request runs on an event loop of its own.
+The client is as strict as the protocol allows a server to be: messages that ASGI forbids fail the test, and on WSGI
+`wsgiref.validate` is put around the package and around every app. Each ASGI request runs on an event loop of its own.
 """
 
 from __future__ import annotations
@@ -35,46 +35,46 @@ from sticky_core.server.server import Server
 Header = tuple[str, str]
 Cookies = str | Sequence[str] | None  # one Cookie header, several, or none; a character per byte
 
-#: statuses that come without a body, and so without its type
+#: statuses of responses without a body, and so without a content type
 BODILESS = (204, 304)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A request as an app saw it."""
+class ReceivedRequest:
+    """A request as an app received it."""
 
     server: str
     method: str
     path: str
     #: the values of the Cookie headers, as they arrived
     cookies: tuple[str, ...]
-    #: what the app could read of the way to it
+    #: the decision as the app could read it
     decided: Decision | None
-    #: all of its body
+    #: the whole body
     body: bytes = b""
 
     @property
     def decision(self) -> Decision:
-        assert self.decided is not None, "no dispatcher has had this request"
+        assert self.decided is not None, "no dispatcher has received this request"
         return self.decided
 
 
 @dataclass
-class Answer:
-    """All that a client, and whoever looks over its shoulder, knows of one exchange."""
+class RecordedResponse:
+    """A response as the client received it, and what the package and the servers did about the request."""
 
     status: int = 0
-    #: the names as they were sent
+    #: with the names as they were sent
     raw_headers: list[Header] = field(default_factory=list)
     body: bytes = b""
-    #: what every server saw that was tried, in order
-    tried: tuple[Seen, ...] = ()
-    #: what the server saw that sent the head; None: no server did, the answer is our own
-    seen: Seen | None = None
+    #: the request as each server that was tried received it, in order
+    tried: tuple[ReceivedRequest, ...] = ()
+    #: the request as the server received it that sent the head; None: no server did, the response is our own
+    seen: ReceivedRequest | None = None
     decided: Decision | None = None
-    #: what came out instead of an end
+    #: the exception that ended the exchange
     raised: Exception | None = None
-    #: messages that came before the head (ASGI)
+    #: messages that were sent before the head (ASGI)
     interim: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -82,33 +82,33 @@ class Answer:
         return [(name.lower(), value) for name, value in self.raw_headers]
 
     def all(self, name: str) -> list[str]:
-        """The values of all headers called `name`, in order."""
+        """Return the values of all headers named `name`, in order."""
         return [value for key, value in self.headers if key == name]
 
     @property
     def server(self) -> str | None:
-        """The server that answered, by its own word."""
+        """The name of the server that responded."""
         return self.seen.server if self.seen is not None else None
 
     @property
     def decision(self) -> Decision:
-        assert self.decided is not None, "no dispatcher has had this request"
+        assert self.decided is not None, "no dispatcher has received this request"
         return self.decided
 
     @property
     def letters(self) -> str:
-        """What became of the claim and of the mark, as HAProxy logs it."""
+        """The letters of claim and mark, as in HAProxy's log."""
         return self.decision.claim.value + self.decision.mark.value
 
     @property
     def mark(self) -> str:
-        """`NAME=value` of the one cookie that the answer sets, as a browser would send it back."""
+        """`NAME=value` of the only cookie that the response sets, as a browser would send it back."""
         (cookie,) = self.all("set-cookie")
         return cookie.partition(";")[0]
 
 
-class App(ABC):
-    """An app that answers as it is told, and remembers what it saw. Between requests it may be told anew."""
+class RecordingApp(ABC):
+    """An app that responds as its attributes say, which may change between requests, and records its requests."""
 
     def __init__(self, face: Face, name: str) -> None:
         self.face = face
@@ -120,12 +120,12 @@ class App(ABC):
         #: raised after the head and these bytes
         self.breaks: Exception | None = None
         self.first = b"the first"
-        self.seen: list[Seen] = []
+        self.seen: list[ReceivedRequest] = []
 
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def took(self, seen: Seen) -> None:
+    def record(self, seen: ReceivedRequest) -> None:
         self.seen.append(seen)
         self.face.tried.append(seen)
         if self.raises is not None:
@@ -133,11 +133,11 @@ class App(ABC):
 
     @property
     def head(self) -> list[Header]:
-        """The headers, with a content type: wsgiref.validate wants one where there may be a body."""
+        """The headers, with a content type: wsgiref.validate requires one where there may be a body."""
         return [*self.headers] if self.status in BODILESS else [("content-type", "text/plain"), *self.headers]
 
-    def answered(self) -> None:
-        self.face.answered = self.seen[-1]
+    def begin_response(self) -> None:
+        self.face.served_request = self.seen[-1]
 
     def body(self, method: str) -> bytes:
         return b"" if method == "HEAD" or self.status in BODILESS else self.name.encode()
@@ -161,12 +161,12 @@ class Client(ABC):
         mount: str = "",
         joint: str | None = None,
         **more: Any,
-    ) -> Answer:
-        """The answer to a request; what comes out of the app instead of one is raised. `more`: see `outcome`."""
-        answer = self.outcome(path, cookie=cookie, method=method, scheme=scheme, mount=mount, joint=joint, **more)
-        if answer.raised is not None:
-            raise answer.raised
-        return answer
+    ) -> RecordedResponse:
+        """Send a request and return the response; an exception of the app is raised. `more`: see `outcome`."""
+        response = self.outcome(path, cookie=cookie, method=method, scheme=scheme, mount=mount, joint=joint, **more)
+        if response.raised is not None:
+            raise response.raised
+        return response
 
     def outcome(
         self,
@@ -181,12 +181,12 @@ class Client(ABC):
         peer: str = "192.0.2.1",
         body: bytes = b"",
         pieces: int = 0,
-    ) -> Answer:
-        """The same, with what came out of the app in `raised`, beside what had been sent until then. `pieces`: the body
-        comes chunked, in pieces of so many bytes.
+    ) -> RecordedResponse:
+        """The same, but an exception of the app is in `raised`, beside what was sent before it. `pieces`: the body is
+        sent chunked, in pieces of this size in bytes.
         """
         texts = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
-        joint = self._face.joints[0] if joint is None else joint
+        joint = self._face.cookie_separators[0] if joint is None else joint
         if joint and texts:
             texts = (joint.join(texts),)
         request = self._request(path, texts, method, scheme, mount)
@@ -201,45 +201,45 @@ class Client(ABC):
     @abstractmethod
     def _add(self, request: dict[str, Any], headers: Sequence[Header], peer: str, body: bytes) -> None: ...
 
-    def _exchange(self, request: dict[str, Any]) -> Answer:
+    def _exchange(self, request: dict[str, Any]) -> RecordedResponse:
         self._face.tried.clear()
-        self._face.answered = None
-        answer = Answer()
+        self._face.served_request = None
+        response = RecordedResponse()
         try:
-            self._send(request, answer)
+            self._send(request, response)
         except Exception as error:
-            answer.raised = error
-        answer.tried = tuple(self._face.tried)
-        answer.seen = self._face.answered
-        answer.decided = self._face.decision(request)
-        return answer
+            response.raised = error
+        response.tried = tuple(self._face.tried)
+        response.seen = self._face.served_request
+        response.decided = self._face.decision(request)
+        return response
 
     @abstractmethod
     def _request(self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _send(self, request: dict[str, Any], answer: Answer) -> None: ...
+    def _send(self, request: dict[str, Any], response: RecordedResponse) -> None: ...
 
 
 class Face(ABC):
-    """One of the two packages, and how to use it."""
+    """One of the two packages, with the apps and the client to test it."""
 
     name: Literal["asgi", "wsgi"]
     package: ModuleType
-    #: what a server writes between several Cookie headers (`joint=`); empty where apps get them as they are
-    joints: tuple[str, ...]
+    #: what a server puts between several Cookie headers (`joint=`); empty: apps get each header
+    cookie_separators: tuple[str, ...]
     _client: type[Client]
-    _recorder: type[App]
+    _recorder: type[RecordingApp]
 
     def __init__(self) -> None:
         #: the apps by the name of their server
-        self.apps: dict[str, App] = {}
-        #: what the servers saw of the request that is on its way, and which of them sent the head
-        self.tried: list[Seen] = []
-        self.answered: Seen | None = None
+        self.apps: dict[str, RecordingApp] = {}
+        #: the request in flight as each server received it, and as the one received it that sent the head
+        self.tried: list[ReceivedRequest] = []
+        self.served_request: ReceivedRequest | None = None
 
-    def app(self, name: str) -> App:
-        """An app that stands outside of any backend, or is handed to one by the test."""
+    def app(self, name: str) -> RecordingApp:
+        """Make an app that belongs to no backend, or that the test passes to one."""
         self.apps[name] = self._recorder(self, name)
         return self.apps[name]
 
@@ -257,11 +257,11 @@ class Face(ABC):
         stateless: bool = False,
         **options: Any,
     ) -> Server:
-        """A server with an app of its own, `face.apps[name]`."""
+        """Make a server with an app of its own, `face.apps[name]`."""
         app = self.app(name)
         app.status, app.headers, app.raises, app.breaks = status, headers, raises, breaks
         made: Server = self.package.Server(
-            name, self.checked(app), weight=weight, cookie=cookie, backup=backup, stateless=stateless, **options
+            name, self.validated(app), weight=weight, cookie=cookie, backup=backup, stateless=stateless, **options
         )
         return made
 
@@ -277,7 +277,7 @@ class Face(ABC):
         clock: Clock | None = None,
         **options: Any,
     ) -> sticky_asgi.Backend:
-        """A backend in which, unless told otherwise, the first new client goes to the first server."""
+        """Make a backend; by default its first new client goes to the first server."""
         made: sticky_asgi.Backend = self.package.Backend(
             name,
             servers,
@@ -292,7 +292,7 @@ class Face(ABC):
         return made
 
     def dispatcher(self, backend: sticky_asgi.Backend, *, debug: bool = False) -> Callable[..., Any]:
-        """The app that hands requests to `backend`."""
+        """Make a dispatcher in front of `backend`."""
         made: Callable[..., Any] = self.package.Dispatcher(backend, debug=debug)
         return made
 
@@ -303,12 +303,12 @@ class Face(ABC):
         return made
 
     def client(self, app: sticky_asgi.Backend | Callable[..., Any], *, debug: bool = False) -> Client:
-        """A client of an app, or of a backend behind a dispatcher."""
+        """Make a client of an app, or of a backend behind a dispatcher."""
         whole = self.dispatcher(app, debug=debug) if isinstance(app, sticky_asgi.Backend) else app
         return self._client(self, whole)
 
     def decision(self, request: dict[str, Any]) -> Decision | None:
-        """What `decision(request)` says; None if it has nothing to say."""
+        """Return `decision(request)`, or None if there is none."""
         try:
             found: Decision = self.package.decision(request)
         except LookupError:
@@ -317,14 +317,14 @@ class Face(ABC):
 
     @staticmethod
     @abstractmethod
-    def checked(app: Callable[..., Any]) -> Callable[..., Any]:
-        """`app` behind whoever holds its callers to the protocol."""
+    def validated(app: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `app` wrapped in a validator of the protocol, if there is one."""
 
 
 # -- ASGI
 
 
-class AsgiApp(App):
+class AsgiRecordingApp(RecordingApp):
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         method = scope.get("method", "")
         cookies = tuple(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
@@ -335,10 +335,10 @@ class AsgiApp(App):
                 message = await receive()
                 assert message["type"] == "http.request", f"{message['type']} before the body's end"
                 body += message.get("body", b"")
-        self.took(Seen(self.name, method, scope["path"], cookies, self.face.decision(scope), body))
-        # ASGI has names in lower case; what a test writes otherwise is for WSGI
+        self.record(ReceivedRequest(self.name, method, scope["path"], cookies, self.face.decision(scope), body))
+        # ASGI requires names in lower case; a test may write them otherwise for WSGI
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.head]
-        self.answered()
+        self.begin_response()
         if scope["type"] == "websocket":
             assert (await receive())["type"] == "websocket.connect"
             await send({"type": "websocket.accept", "headers": headers})
@@ -354,21 +354,21 @@ class AsgiApp(App):
 
 
 class AsgiClient(Client):
-    def websocket(self, path: str = "/", *, cookie: Cookies = None) -> Answer:
-        """The answer to a WebSocket's handshake."""
+    def websocket(self, path: str = "/", *, cookie: Cookies = None) -> RecordedResponse:
+        """Send the handshake of a WebSocket and return the response."""
         texts = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
-        answer = self._exchange({**self._request(path, texts, "GET", "ws", ""), "type": "websocket"})
-        if answer.raised is not None:
-            raise answer.raised
-        return answer
+        response = self._exchange({**self._request(path, texts, "GET", "ws", ""), "type": "websocket"})
+        if response.raised is not None:
+            raise response.raised
+        return response
 
-    def hinted(self, path: str = "/") -> Answer:
-        """The answer to a request, from a server that passes early hints (103) on to the client."""
+    def request_with_early_hints(self, path: str = "/") -> RecordedResponse:
+        """Send a request by a server that passes early hints (103) on to the client."""
         request = self._request(path, (), "GET", "http", "")
-        answer = self._exchange({**request, "extensions": {"http.response.early_hint": {}}})
-        if answer.raised is not None:
-            raise answer.raised
-        return answer
+        response = self._exchange({**request, "extensions": {"http.response.early_hint": {}}})
+        if response.raised is not None:
+            raise response.raised
+        return response
 
     def _request(self, path: str, cookies: Sequence[str], method: str, scheme: str, mount: str) -> dict[str, Any]:
         path, _, query = path.partition("?")
@@ -395,7 +395,7 @@ class AsgiClient(Client):
         request["headers"] += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         request["client"] = (peer, 50000) if peer else None
 
-    def _send(self, request: dict[str, Any], answer: Answer) -> None:
+    def _send(self, request: dict[str, Any], response: RecordedResponse) -> None:
         incoming: Iterator[dict[str, Any]] = iter(
             [{"type": "websocket.connect"}]
             if request["type"] == "websocket"
@@ -405,12 +405,12 @@ class AsgiClient(Client):
             ]
         )
         ended = False
-        over = asyncio.Event()
+        finished = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
             message = next(incoming, None)
-            if message is None:  # a client stays for its answer
-                await over.wait()
+            if message is None:  # the client stays until it has the response
+                await finished.wait()
                 message = {"type": f"{request['type']}.disconnect"}
             return message
 
@@ -419,43 +419,43 @@ class AsgiClient(Client):
             assert not ended, f"{message['type']} after the end"
             match message["type"]:
                 case "http.response.start" | "websocket.accept":
-                    assert not answer.status, "a second head"
-                    answer.status = message.get("status", 101)
+                    assert not response.status, "a second head"
+                    response.status = message.get("status", 101)
                     for name, value in message.get("headers", ()):
                         assert name == name.lower(), f"{name!r} is not lower case"
-                        answer.raw_headers.append((name.decode("latin-1"), value.decode("latin-1")))
+                        response.raw_headers.append((name.decode("latin-1"), value.decode("latin-1")))
                     ended = message["type"] == "websocket.accept"
                 case "http.response.body":
-                    assert answer.status, "a body before the head"
-                    answer.body += message.get("body", b"")
+                    assert response.status, "a body before the head"
+                    response.body += message.get("body", b"")
                     ended = not message.get("more_body", False)
                 case kind:
                     assert kind in request["extensions"], f"{kind}, which this server does not know"
-                    assert not answer.status, "an interim answer after the head"
-                    answer.interim.append(message)
+                    assert not response.status, "an interim response after the head"
+                    response.interim.append(message)
             if ended:
-                over.set()
+                finished.set()
 
         asyncio.run(self._app(request, receive, send))
-        assert ended, "no answer, or one without an end"
+        assert ended, "no response, or an incomplete one"
 
 
 class Asgi(Face):
     name = "asgi"
     package = sticky_asgi
-    joints = ("",)
+    cookie_separators = ("",)
     _client = AsgiClient
-    _recorder = AsgiApp
+    _recorder = AsgiRecordingApp
 
     @staticmethod
-    def checked(app: Callable[..., Any]) -> Callable[..., Any]:
+    def validated(app: Callable[..., Any]) -> Callable[..., Any]:
         return app
 
 
 # -- WSGI
 
 
-class WsgiApp(App):
+class WsgiRecordingApp(RecordingApp):
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
         cookies = (environ["HTTP_COOKIE"],) if "HTTP_COOKIE" in environ else ()
@@ -466,8 +466,8 @@ class WsgiApp(App):
                 body += piece
         elif environ.get("CONTENT_LENGTH"):
             body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        self.took(Seen(self.name, method, path, cookies, self.face.decision(environ), body))
-        self.answered()
+        self.record(ReceivedRequest(self.name, method, path, cookies, self.face.decision(environ), body))
+        self.begin_response()
         start_response(f"{self.status} {HTTPStatus(self.status).phrase}", self.head)
         if self.breaks is not None and not self.first:
             raise self.breaks
@@ -515,34 +515,34 @@ class WsgiClient(Client):
         if "HTTP_TRANSFER_ENCODING" in request:
             request["wsgi.input_terminated"] = True
 
-    def _send(self, request: dict[str, Any], answer: Answer) -> None:
+    def _send(self, request: dict[str, Any], response: RecordedResponse) -> None:
         def start_response(status: str, headers: list[Header], exc_info: Any = None) -> Callable[[bytes], object]:
-            assert not answer.body, "a second head, after the first was sent"
-            assert not answer.status or exc_info is not None, "a second head without exc_info"
-            answer.status = int(status[:3])
-            answer.raw_headers = list(headers)
+            assert not response.body, "a second head, after the first was sent"
+            assert not response.status or exc_info is not None, "a second head without exc_info"
+            response.status = int(status[:3])
+            response.raw_headers = list(headers)
             return write
 
         def write(data: bytes) -> None:
-            answer.body += data
+            response.body += data
 
         body = validator(self._app)(request, start_response)
         try:
             for item in body:
                 write(item)
         finally:
-            body.close()  # type: ignore[attr-defined]  # the validator's own has one
+            body.close()  # type: ignore[attr-defined]  # the validator's has one
 
 
 class Wsgi(Face):
     name = "wsgi"
     package = sticky_wsgi
-    joints = (",", "; ")  # gunicorn, and most others
+    cookie_separators = (",", "; ")  # gunicorn, and most other servers
     _client = WsgiClient
-    _recorder = WsgiApp
+    _recorder = WsgiRecordingApp
 
     @staticmethod
-    def checked(app: Callable[..., Any]) -> Callable[..., Any]:
+    def validated(app: Callable[..., Any]) -> Callable[..., Any]:
         return validator(app)
 
 
@@ -551,6 +551,6 @@ FACES: dict[str, type[Face]] = {"asgi": Asgi, "wsgi": Wsgi}
 
 @pytest.fixture(params=FACES)
 def face(request: pytest.FixtureRequest) -> Face:
-    """Each of the two; `@pytest.mark.parametrize("face", ["asgi"], indirect=True)` where only one can."""
+    """Each of the two faces; `@pytest.mark.parametrize("face", ["asgi"], indirect=True)` runs a test on one."""
     made: Face = FACES[request.param]()
     return made

@@ -27,7 +27,7 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import Server
 
 if TYPE_CHECKING:
-    from tests.faces.conftest import Answer, Face
+    from tests.faces.conftest import Face, RecordedResponse
 
 DEADLINE = 300.0
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
@@ -57,7 +57,7 @@ class Running:
         self.dispatcher = dispatcher
         self._portal = portal
 
-    def get(self, **options: Any) -> Answer:
+    def get(self, **options: Any) -> RecordedResponse:
         client = self._face.client(self.dispatcher)
         if self._portal is None:
             return client(**options)
@@ -133,14 +133,14 @@ def test_a_request_in_flight_at_a_server_that_is_removed_ends_in_peace(face: Fac
     with running(face, backend) as run:
         changes: list[Change] = []
         app = face.apps["s2"]
-        took = app.took
+        took = app.record
 
         def removing(seen: Any) -> None:
             changes.append(backend.remove("s2"))
             assert changes[0].is_in_force and not changes[0].retired.reached
             took(seen)
 
-        app.took = removing  # type: ignore[method-assign]
+        app.record = removing  # type: ignore[method-assign]
         answer = run.get(cookie="SERVERID=s2")
         assert (answer.status, answer.server) == (200, "s2")
         assert changes[0].retired.wait(DEADLINE)
@@ -183,7 +183,7 @@ def test_a_server_whose_app_is_another_has_another_memory_and_its_clients_are_to
         mark = run.get().mark
         old = face.apps["s1"]
         new = face.app("s1")
-        run.do(lambda: backend.apply(having(backend.config, "s1", target=face.checked(new))))
+        run.do(lambda: backend.apply(having(backend.config, "s1", target=face.validated(new))))
         answer = run.get(cookie=mark)
         assert answer.decision.reason is Reason.OTHER_INSTANCE and answer.mark != mark
         assert len(new.seen) == 1 and len(old.seen) == 2
@@ -195,7 +195,7 @@ def test_a_factory_that_is_asked_for_again_is_not_called_again(face: Face) -> No
 
     def factory() -> Any:
         made.append("s1")
-        return face.checked(face.app("s1"))
+        return face.validated(face.app("s1"))
 
     backend = face.backend(Server("s1", factory=factory), face.server("s2"))
     with running(face, backend) as run:
@@ -210,7 +210,7 @@ def test_a_change_before_anything_has_begun_begins_nothing(face: Face) -> None:
 
     def factory() -> Any:
         made.append("s2")
-        return face.checked(face.app("s2"))
+        return face.validated(face.app("s2"))
 
     backend = face.backend(face.server("s1"))
     dispatcher = face.dispatcher(backend)
@@ -458,7 +458,7 @@ def test_a_backend_may_be_changed_by_whom_its_first_request_makes_or_tells(face:
                 told.extend((backend.remove("s1"), backend.add(face.server("s3"))))
 
         backend.events(replaces)
-    answers: list[Answer] = []
+    answers: list[RecordedResponse] = []
     visit = threading.Thread(target=lambda: answers.append(face.client(backend)(cookie="SERVERID=s3")), daemon=True)
     visit.start()
     visit.join(DEADLINE)

@@ -531,7 +531,7 @@ NOT_YET = {
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_a_cookie_does_what_haproxys_does(face: Face, row: Row) -> None:
     sends = several(row.sends)
-    for joint in face.joints if len(sends) > 1 else face.joints[:1]:
+    for joint in face.cookie_separators if len(sends) > 1 else face.cookie_separators[:1]:
         answer = face.client(row.backend(face))(cookie=sends, method=row.method, joint=joint)
         sees = sends if row.sees is None else several(row.sees)
         if joint and row.sees_joined:
@@ -620,7 +620,7 @@ def test_a_websocket_is_marked_when_it_is_accepted(face: Face) -> None:
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
 def test_an_interim_answer_carries_no_mark(face: Face) -> None:
     get: AsgiClient = face.client(both(face, INSERT))  # type: ignore[assignment]  # the face is ASGI
-    answer = get.hinted()
+    answer = get.request_with_early_hints()
     assert answer.interim == [{"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]}]
     assert answer.all("set-cookie") == ["SRV=B; path=/"]
 

@@ -14,7 +14,7 @@ from sticky_core.persistence.claim import Claim, Mark, Reason
 from sticky_core.server.state import Health
 
 if TYPE_CHECKING:
-    from tests.faces.conftest import Answer, Face
+    from tests.faces.conftest import Face, RecordedResponse
 
 SECRET = "a secret of some length"
 OURS = Cookie("SRV", secret=SECRET)
@@ -34,7 +34,7 @@ def over(face: Face, persist: Follow = PLAIN, *app: str, balanced: str = "s2", *
     return face.backend(*servers, persist=persist, balance=RoundRobin(start=start), clock=ManualClock(NOW), **options)
 
 
-def ours(answer: Answer, *app: str) -> list[str]:
+def ours(answer: RecordedResponse, *app: str) -> list[str]:
     """What is set beside what the app sets."""
     texts = answer.all("set-cookie")
     assert texts[: len(app)] == [*app], "the app's own go out as they came"
@@ -114,7 +114,7 @@ def test_both_together_lead_back(face: Face):
 
 
 def test_in_several_headers_as_well(face: Face):
-    for joint in face.joints:
+    for joint in face.cookie_separators:
         answer = face.client(over(face))(cookie=["SID=1", "SRV=s1"], joint=joint)
         assert (answer.server, answer.letters) == ("s1", "VN")
 

@@ -31,7 +31,7 @@ from sticky_core.server.state import AdminState
 from sticky_core.transaction.transaction import Transaction
 
 if TYPE_CHECKING:
-    from tests.faces.conftest import Answer, Face
+    from tests.faces.conftest import Face, RecordedResponse
 
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 LIMIT = 10  # of a body that is told again
@@ -207,7 +207,7 @@ class Ring:
     def site(self, name: str, *turns: Turn) -> Callable[..., Any]:
         made: Any = (AsgiSite if self.face.name == "asgi" else WsgiSite)(self, name, *turns)
         self.sites[name] = made
-        return self.face.checked(made)
+        return self.face.validated(made)
 
     def server(self, name: str, *turns: Turn, **options: Any) -> Server:
         made: Server = self.face.package.Server(name, self.site(name, *turns), **options)
@@ -244,7 +244,7 @@ class Ring:
         body: Sequence[bytes] = (),
         key: str | None = None,
         others: bool = False,
-    ) -> Answer:
+    ) -> RecordedResponse:
         """An answer, and whatever came out instead of it; nothing is left of it then, unless there are `others`."""
         self.heard.clear()
         headers = {} if key is None else {"idempotency-key": key}
@@ -318,7 +318,7 @@ ASGI = pytest.mark.parametrize("face", ["asgi"], indirect=True)
 WSGI = pytest.mark.parametrize("face", ["wsgi"], indirect=True)
 
 
-def tried(answer: Answer) -> tuple[str, ...]:
+def tried(answer: RecordedResponse) -> tuple[str, ...]:
     return answer.decision.attempts
 
 
@@ -475,7 +475,7 @@ def spare(ring: Ring, *sites: Sequence[Turn], **options: Any) -> Backend:
     return ring.backend(*servers, **{"retry_on": "503"} | options)
 
 
-def passed(answer: Answer, *, server: str, status: int = 200, attempts: str) -> None:
+def passed(answer: RecordedResponse, *, server: str, status: int = 200, attempts: str) -> None:
     """That the client has seen the answer of `server`, and of nobody else."""
     assert answer.raised is None
     assert (answer.status, answer.decision.server, answer.decision.status) == (status, server, status)
@@ -695,7 +695,7 @@ def test_on_wsgi_a_loser_that_takes_its_head_back_is_not_heard_either(ring: Ring
             start_response("500 Internal Server Error", [("Content-Type", "text/plain")], sys.exc_info())
         return [b"sorry"]
 
-    first: Server = ring.face.package.Server("s1", ring.face.checked(restless))
+    first: Server = ring.face.package.Server("s1", ring.face.validated(restless))
     ring.backend(first, ring.server("s2"), retry_on="503")
     passed(ring.ask(), server="s2", attempts="s1 s2")
 
@@ -710,7 +710,7 @@ def test_on_wsgi_a_head_that_is_taken_back_for_another_passes_with_its_own_mark(
             start_response("503 Service Unavailable", [("Content-Type", "text/plain")], sys.exc_info())
         return [b"sorry"]
 
-    first: Server = ring.face.package.Server("s1", ring.face.checked(restless))
+    first: Server = ring.face.package.Server("s1", ring.face.validated(restless))
     ring.backend(first, ring.server("s2"), retry_on="503")
     answer = ring.ask()
     assert (answer.status, tried(answer), answer.body) == (503, ("s1",), b"sorry"), "the client may have seen the other"

@@ -309,7 +309,7 @@ def test_a_good_mark_beside_a_forged_one_is_honoured(face: Face) -> None:
     backend = two(face)
     mark = mark_of_s1(face, backend)
     for cookies in (["SERVERID=s1.forged", mark], [mark, "SERVERID=s1.forged"]):
-        for joint in face.joints:
+        for joint in face.cookie_separators:
             answer = face.client(backend)(cookie=cookies, joint=joint)
             assert (answer.server, answer.letters) == ("s1", "VN")
             assert answer.seen is not None and answer.seen.cookies == ()
@@ -591,7 +591,7 @@ def process(face: Face, clock: ManualClock, kind: str) -> Backend:
     """What a process makes of one and the same configuration: two servers, that have begun to serve."""
 
     def replica():
-        return face.checked(face.app("replica"))
+        return face.validated(face.app("replica"))
 
     match kind:
         case "replicas":

@@ -333,7 +333,7 @@ def test_a_replica_that_fails_to_start_is_down_and_logged_once_and_the_others_se
         calls.append(len(calls) + 1)
         if calls[-1] == 2:
             raise RuntimeError("no database")
-        return face.checked(face.app(f"app {calls[-1]}"))
+        return face.validated(face.app(f"app {calls[-1]}"))
 
     backend = face.backend(*Server.replicas(create_app, 3), persist=PLAIN)
     get = face.client(backend)
@@ -403,7 +403,7 @@ def test_a_backend_without_persistence_says_so_and_marks_nothing(face: Face) -> 
 
 
 def test_where_no_dispatcher_has_been_there_is_no_decision(face: Face) -> None:
-    answer = face.client(face.checked(face.app("app")))()
+    answer = face.client(face.validated(face.app("app")))()
     assert answer.decided is None
     with pytest.raises(LookupError, match="has not come through"):
         face.package.decision({})
@@ -432,7 +432,7 @@ def test_dispatchers_within_dispatchers_each_decide_and_mark_for_themselves(face
         name="inner",
         persist=Cookie("INNER", signed=False, nocache=False),
     )
-    nested = face.checked(face.dispatcher(inner))
+    nested = face.validated(face.dispatcher(inner))
     outer = face.backend(Server("o1", nested), name="outer", persist=Cookie("OUTER", signed=False, nocache=False))
     get = face.client(outer)
     answer = get()
@@ -467,7 +467,7 @@ def test_debug_says_in_a_header_what_was_decided(face: Face) -> None:
 
 def test_a_middleware_debugs_too(face: Face) -> None:
     web = face.backend(face.server("s1"), persist=PLAIN)
-    get = face.client(face.middleware(face.checked(face.app("app")), {"/web": web}, debug=True))
+    get = face.client(face.middleware(face.validated(face.app("app")), {"/web": web}, debug=True))
     assert len(get("/web").all("x-sticky")) == 1
     assert get("/else").all("x-sticky") == []
 
@@ -548,7 +548,7 @@ def test_a_claim_that_comes_too_late_is_unused_and_not_written_to(face: Face) ->
 def test_a_route_matches_whole_segments_and_the_longest_wins(face: Face, path: str, served: str, mount: str) -> None:
     api = face.backend(face.server("api"), name="api")
     v2 = face.backend(face.server("v2"), name="v2")
-    app = face.middleware(face.checked(face.app("app")), {"/api": api, "/api/v2": v2, "/shop": api})
+    app = face.middleware(face.validated(face.app("app")), {"/api": api, "/api/v2": v2, "/shop": api})
     answer = face.client(app)(path, mount=mount)
     assert answer.server == served
     assert answer.seen is not None and answer.seen.path == mount + path, "the path goes on unchanged"
@@ -557,13 +557,13 @@ def test_a_route_matches_whole_segments_and_the_longest_wins(face: Face, path: s
 
 def test_one_backend_is_a_route_for_every_path(face: Face) -> None:
     web = face.backend(face.server("s1"))
-    get = face.client(face.package.StickyMiddleware(face.checked(face.app("app")), backend=web))
+    get = face.client(face.package.StickyMiddleware(face.validated(face.app("app")), backend=web))
     assert {get(path).server for path in ("/", "/x", "/x/y")} == {"s1"}
 
 
 def test_the_root_is_what_no_other_route_takes(face: Face) -> None:
     api, web = (face.backend(face.server(name), name=name) for name in ("api", "web"))
-    get = face.client(face.middleware(face.checked(face.app("app")), {"/": web, "/api": api}))
+    get = face.client(face.middleware(face.validated(face.app("app")), {"/": web, "/api": api}))
     assert [get(path).server for path in ("/", "/api", "/apix")] == ["web", "api", "web"]
 
 
