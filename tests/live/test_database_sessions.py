@@ -1,4 +1,4 @@
-"""The other road, as the examples have it: sessions in a store, and any replica serves any client."""
+"""The examples without sticky sessions: sessions are in a store, and any replica serves any client."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ def load(name):
 
 @pytest.fixture(params=["database_sessions_starlette", "database_sessions_flask"])
 def shop(request, valkey, monkeypatch):
-    """The backend of an example, and a maker of clients of its app, each with a cookie jar of its own."""
+    """The backend of an example, and a function that makes clients of its app, each with a cookie jar of its own."""
     monkeypatch.setenv("REDIS_URL", valkey.url)
     module = load(request.param)
     if request.param == "database_sessions_flask":
@@ -34,17 +34,15 @@ def shop(request, valkey, monkeypatch):
     else:
         with TestClient(module.app) as first:
 
-            def another():
+            def new_client():
                 client = TestClient(module.app)
-                client.portal = (
-                    first.portal
-                )  # the event loop of the lifespan, whose connections to the store they share
+                client.portal = first.portal  # the event loop of the lifespan, with the connections to the store
                 return client
 
-            yield module.backend, another
+            yield module.backend, new_client
 
 
-def said(answer):
+def session(answer):
     assert answer.status_code == 200, answer.text
     return json.loads(answer.text)
 
@@ -56,24 +54,24 @@ def test_any_replica_serves_any_client(shop):
     served: list[set[str]] = [set() for _ in clients]
     for number, choice in enumerate(random.Random(7).choices(range(4), k=60)):
         carts[choice].append(f"cup-{number}")
-        answer = said(clients[choice].post(f"/cart/cup-{number}"))
+        answer = session(clients[choice].post(f"/cart/cup-{number}"))
         assert answer["items"] == carts[choice]
         served[choice].add(answer["replica"])
     assert served == [{"r1", "r2", "r3"}] * 4
-    assert [said(each.get("/cart"))["items"] for each in clients] == carts
+    assert [session(each.get("/cart"))["items"] for each in clients] == carts
 
 
-def test_a_replica_that_is_gone_takes_nothing_with_it(shop):
+def test_session_survives_the_end_of_its_replica(shop):
     backend, client = shop
     ann = client()
-    replica = said(ann.post("/cart/tea"))["replica"]
+    replica = session(ann.post("/cart/tea"))["replica"]
     backend[replica].state = "maint"
-    answers = [said(ann.get("/cart")) for _ in range(6)]
+    answers = [session(ann.get("/cart")) for _ in range(6)]
     assert {answer["replica"] for answer in answers} == {"r1", "r2", "r3"} - {replica}
     assert [answer["items"] for answer in answers] == [["tea"]] * 6
 
 
-def test_nobody_is_told_to_stick(shop):
+def test_no_cookie_of_sticky_sessions_is_set(shop):
     _, client = shop
     answer = client().post("/cart/tea")
     assert [value.partition("=")[0] for name, value in answer.headers.items() if name.lower() == "set-cookie"] == [

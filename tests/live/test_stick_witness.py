@@ -1,8 +1,8 @@
-"""HAProxy itself as a witness of stick rules. It gets the same requests as both of our faces, in front of the same
-servers; the servers that respond must be the same, and the entries of the tables afterwards.
+"""Stick rules compared with HAProxy. The same requests go to HAProxy and to both faces, in front of the same servers;
+the servers that respond must be the same, and the entries of the tables afterwards.
 
-A row is a backend's stick table and rules, in HAProxy's words, and some requests to it in order. Where we differ on
-purpose, the row says why and what is ours, and the witness must contradict. HAProxy 2.6 and later will do.
+A row is a backend's stick table and rules, in HAProxy's words, and some requests to it in order. Where this project
+differs on purpose the row gives the reason, and HAProxy has to differ. HAProxy 2.6 and later will do.
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ DEADLINE = 300.0
 HOST = "127.0.0.1"
 
 
-# -- the parts of a row
+# -- what rows are made of
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A request, the address it comes from, and the headers of the server's response."""
+class Request:
+    """A request, the address that it comes from, and the headers of the response."""
 
     peer: str = "127.0.0.1"
     path: str = "/"
     headers: tuple[tuple[str, str], ...] = ()
-    answer: tuple[tuple[str, str], ...] = ()
+    response: tuple[tuple[str, str], ...] = ()
     status: int = 200
 
 
 @dataclass(frozen=True)
-class Pull:
-    """A change between requests: the operator sets the state of a server."""
+class StateChange:
+    """A step that is no request: the operator changes the state of a server."""
 
     server: str
     state: Literal["ready", "drain", "maint"]
 
 
-Step = Ask | Pull
+Step = Request | StateChange
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The server that responded to each request (None: an error page), and the entries of the table afterwards."""
+    """The server of each response (None: the balancer itself), and the entries of the table after the last."""
 
     servers: list[str | None]
     entries: dict[str, str]
@@ -74,19 +74,19 @@ class Outcome:
 @dataclass(frozen=True)
 class Row:
     id: str
-    table: str  #: what follows `stick-table`
+    parse_table: str  #: what follows `stick-table`
     rules: tuple[str, ...]  #: what follows `stick`
     steps: tuple[Step, ...]
     count: int = 3  #: servers
-    refusing: tuple[str, ...] = ()  #: servers that refuse connections
+    refusing: tuple[str, ...] = ()  #: those that refuse connections
     non_stick: tuple[str, ...] = ()
     cookie: str = ""  #: what follows `cookie`
     balance: str = "roundrobin"
-    #: the order of equal servers is arbitrary: they are named by their turn
-    alike: bool = False
-    #: HAProxy evicts approximately the oldest, even a new entry: compared is that there is space, and ours stays
-    nearly: bool = False
-    why: str = ""  #: why our result differs
+    #: the order of equal servers may differ: they are numbered as they are chosen
+    any_order: bool = False
+    #: HAProxy may purge even the newest entry: only the number of entries counts, and that ours keeps the newest
+    any_victim: bool = False
+    why: str = ""  #: the reason of a difference
     ours: Outcome | None = None
 
     @property
@@ -94,13 +94,14 @@ class Row:
         return [f"s{number}" for number in range(1, self.count + 1)]
 
 
-def sent(*headers: str, peer: str = "127.0.0.1", path: str = "/") -> Ask:
-    return Ask(peer, path, pairs(headers))
+def request(*headers: str, peer: str = "127.0.0.1", path: str = "/") -> Request:
+    """Return a request with these headers."""
+    return Request(peer, path, pairs(headers))
 
 
-def told(*answer: str, status: int = 200, headers: tuple[str, ...] = ()) -> Ask:
+def responding(*response: str, status: int = 200, headers: tuple[str, ...] = ()) -> Request:
     """Return a request to which its server responds with these headers."""
-    return Ask(headers=pairs(headers), answer=pairs(answer), status=status)
+    return Request(headers=pairs(headers), response=pairs(response), status=status)
 
 
 def pairs(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -108,23 +109,25 @@ def pairs(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, _, value in split)
 
 
-def peers(*addresses: str) -> tuple[Ask, ...]:
-    return tuple(sent(peer=each) for each in addresses)
+def peers(*addresses: str) -> tuple[Request, ...]:
+    """Return a request from each address."""
+    return tuple(request(peer=each) for each in addresses)
 
 
-def x(*values: str) -> tuple[Ask, ...]:
-    return tuple(sent(f"X: {value}") for value in values)
+def with_x(*values: str) -> tuple[Request, ...]:
+    """Return a request with each value of the header X."""
+    return tuple(request(f"X: {value}") for value in values)
 
 
 # -- the servers
 
 
-class Listener(socketserver.ThreadingTCPServer):
+class RespondingServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, name: str) -> None:
-        super().__init__((HOST, 0), Turn)
+        super().__init__((HOST, 0), RequestHandler)
         self.name = name
 
     @property
@@ -132,47 +135,47 @@ class Listener(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
 
-class Turn(socketserver.StreamRequestHandler):
-    """Responds as the request asks, with its name in a header."""
+class RequestHandler(socketserver.StreamRequestHandler):
+    """Responds as the request says, with a header that names the server."""
 
-    server: Listener
+    server: RespondingServer
 
     def handle(self) -> None:
         lines = list(iter(self.rfile.readline, b"\r\n"))
         if not lines or not lines[0]:
             return
         fields = (line.decode("latin-1").rstrip("\r\n").partition(":") for line in lines[1:])
-        order = json.loads({name.lower(): value for name, _, value in fields}["x-told"])
-        head = [f"HTTP/1.1 {order['status']} So be it", "Connection: close", "Content-Length: 0"]
-        head += [f"X-Server: {self.server.name}", *(f"{name}: {value}" for name, value in order["headers"])]
+        response = json.loads({name.lower(): value for name, _, value in fields}["x-response"])
+        head = [f"HTTP/1.1 {response['status']} Reason", "Connection: close", "Content-Length: 0"]
+        head += [f"X-Server: {self.server.name}", *(f"{name}: {value}" for name, value in response["headers"])]
         self.wfile.write("".join(f"{line}\r\n" for line in (*head, "")).encode("latin-1"))
 
 
-def order(ask: Ask) -> list[tuple[str, str]]:
-    """Read the headers of a request."""
-    answer = json.dumps({"status": ask.status, "headers": ask.answer})
-    return [("Host", "shop.example"), ("X-Told", answer), *ask.headers]
+def headers_of(request: Request) -> list[tuple[str, str]]:
+    """The headers of a request."""
+    response = json.dumps({"status": request.status, "headers": request.response})
+    return [("Host", "shop.example"), ("X-Response", response), *request.headers]
 
 
 @pytest.fixture(scope="module")
 def ports() -> Iterator[dict[str, int]]:
-    """Start the servers; return their ports, and one where connections are refused."""
-    listeners = [Listener(f"s{number}") for number in range(1, 5)]
+    """The ports of the servers, and one that refuses connections."""
+    listeners = [RespondingServer(f"s{number}") for number in range(1, 5)]
     threads = [threading.Thread(target=each.serve_forever, args=(0.01,), daemon=True) for each in listeners]
     for thread in threads:
         thread.start()
-    with closing(socket.socket()) as closed_socket:
-        closed_socket.bind((HOST, 0))  # bound without listening
-        yield {each.name: each.port for each in listeners} | {"refusing": closed_socket.getsockname()[1]}
+    with closing(socket.socket()) as refusing:
+        refusing.bind((HOST, 0))  # and does not listen
+        yield {each.name: each.port for each in listeners} | {"refusing": refusing.getsockname()[1]}
     for each in listeners:
         each.shutdown()
         each.server_close()
 
 
-# -- the witness
+# -- HAProxy
 
 
-def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
+def haproxy_config(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
     lines = [
         "global",
         "  nbthread 1",
@@ -186,8 +189,8 @@ def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
         "  use_backend b%[req.hdr(x-row)]",
     ]
     for number, row in enumerate(rows):
-        lines += [f"backend b{number}", f"  balance {row.balance}", f"  stick-table {row.table}"]
-        lines += [f"  stick {rule}" for rule in row.rules]
+        lines += [f"backend b{number}", f"  balance {row.balance}", f"  stick-table {row.parse_table}"]
+        lines += [f"  stick {parse_rule}" for parse_rule in row.rules]
         lines += [f"  cookie {row.cookie}"] * bool(row.cookie)
         for name in row.names:
             port = ports["refusing" if name in row.refusing else name]
@@ -197,35 +200,39 @@ def configured(rows: list[Row], ports: dict[str, int], admin: Path) -> str:
     return "\n".join((*lines, ""))
 
 
-class Witness:
+class HAProxy:
     """A running HAProxy."""
 
     def __init__(self, port: int, admin: Path) -> None:
         self._port = port
         self._admin = admin
-        self._said: dict[int, Outcome] = {}
-        assert self._asked(Ask(), "none")  # after the first response its admin socket exists
+        self._outcomes: dict[int, Outcome] = {}
+        assert self._server_for(Request(), "none")  # with the first response its admin socket is there as well
 
-    def testify(self, number: int, row: Row) -> Outcome:
-        """Return the outcome of a row; each is run once, and its outcome is stored."""
-        if number not in self._said:
+    def outcome(self, number: int, row: Row) -> Outcome:
+        """Return the outcome of a row. It runs once, as it changes its backend; the outcome is kept."""
+        if number not in self._outcomes:
             servers: list[str | None] = []
             for step in row.steps:
-                if isinstance(step, Ask):
-                    servers.append(self._asked(step, str(number)))
+                if isinstance(step, Request):
+                    servers.append(self._server_for(step, str(number)))
                 else:
                     assert self._command(f"set server b{number}/{step.server} state {step.state}") == ""
-            self._said[number] = Outcome(servers, self._table(f"b{number}"))
-        return self._said[number]
+            self._outcomes[number] = Outcome(servers, self._table(f"b{number}"))
+        return self._outcomes[number]
 
-    def _asked(self, ask: Ask, row: str) -> str | None:
-        lines = [f"GET {ask.path} HTTP/1.1", f"X-Row: {row}", *(f"{name}: {value}" for name, value in order(ask))]
+    def _server_for(self, request: Request, row: str) -> str | None:
+        lines = [
+            f"GET {request.path} HTTP/1.1",
+            f"X-Row: {row}",
+            *(f"{name}: {value}" for name, value in headers_of(request)),
+        ]
         raw = "".join(f"{line}\r\n" for line in (*lines, "Connection: close", "")).encode("latin-1")
-        with socket.create_connection((HOST, self._port), DEADLINE, (ask.peer, 0)) as connection:
+        with socket.create_connection((HOST, self._port), DEADLINE, (request.peer, 0)) as connection:
             connection.sendall(raw)
-            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode("latin-1")
-        found = re.search(r"(?im)^x-server: (\S+)", answer)
-        return found[1] if found else None if row != "none" else answer
+            response = b"".join(iter(lambda: connection.recv(65536), b"")).decode("latin-1")
+        found = re.search(r"(?im)^x-server: (\S+)", response)
+        return found[1] if found else None if row != "none" else response
 
     def _command(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -241,37 +248,37 @@ class Witness:
 
 
 @pytest.fixture(scope="module")
-def witness(part: Callable[[str], str], ports: dict[str, int]) -> Iterator[Witness]:
+def witness(part: Callable[[str], str], ports: dict[str, int]) -> Iterator[HAProxy]:
     program = part("haproxy")
-    with tempfile.TemporaryDirectory() as folder, socket.create_server((HOST, 0), backlog=64) as entrance:
-        config, admin, said = (Path(folder, name) for name in ("haproxy.cfg", "admin", "said"))
-        config.write_text(configured(ROWS, ports, admin))
-        entrance.set_inheritable(True)
-        with said.open("wb") as output:
+    with tempfile.TemporaryDirectory() as folder, socket.create_server((HOST, 0), backlog=64) as http_socket:
+        config, admin, log = (Path(folder, name) for name in ("haproxy.cfg", "admin", "log"))
+        config.write_text(haproxy_config(ROWS, ports, admin))
+        http_socket.set_inheritable(True)
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 [program, "-db", "-f", str(config)],
-                env={"LISTENER": str(entrance.fileno())},
-                pass_fds=[entrance.fileno()],
+                env={"LISTENER": str(http_socket.fileno())},
+                pass_fds=[http_socket.fileno()],
                 stdout=output,
                 stderr=output,
             )
         try:
             deadline = time.monotonic() + DEADLINE
             while not admin.exists():
-                assert process.poll() is None, said.read_text()
-                assert time.monotonic() < deadline, said.read_text()
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.01)
-            yield Witness(entrance.getsockname()[1], admin)
+            yield HAProxy(http_socket.getsockname()[1], admin)
         finally:
             process.kill()
             process.wait()
 
 
-# -- our faces
+# -- the faces
 
 
-def table(text: str) -> sticky_asgi.StickTable:
-    """`type string len 4 size 10 expire 30m nopurge` as a table of ours."""
+def parse_table(text: str) -> sticky_asgi.StickTable:
+    """Return the StickTable for HAProxy's words, such as `type string len 4 size 10 expire 30m nopurge`."""
     words = text.split()
     after = dict(pairwise(words))
     return sticky_asgi.StickTable(
@@ -284,20 +291,20 @@ def table(text: str) -> sticky_asgi.StickTable:
     )
 
 
-def rule(text: str, keys: sticky_asgi.StickTable) -> sticky_asgi.Stick:
-    does, _, word = text.partition(" ")
+def parse_rule(text: str, keys: sticky_asgi.StickTable) -> sticky_asgi.Stick:
+    action, _, sample = text.partition(" ")
     made: Any = {
         "on": sticky_asgi.Stick.on,
         "match": sticky_asgi.Stick.match,
         "store-request": sticky_asgi.Stick.store_request,
         "store-response": sticky_asgi.Stick.store_response,
-    }[does]
-    stick: sticky_asgi.Stick = made(word, keys)
+    }[action]
+    stick: sticky_asgi.Stick = made(sample, keys)
     return stick
 
 
-def in_our_words(row: Row, face: Any, ports: dict[str, int]) -> tuple[Any, sticky_asgi.StickTable]:
-    keys = table(row.table)
+def build_backend(row: Row, face: Any, ports: dict[str, int]) -> tuple[Any, sticky_asgi.StickTable]:
+    keys = parse_table(row.parse_table)
     servers = [
         face.Server(
             name,
@@ -307,7 +314,7 @@ def in_our_words(row: Row, face: Any, ports: dict[str, int]) -> tuple[Any, stick
         )
         for name in row.names
     ]
-    persist: list[Any] = [rule(each, keys) for each in row.rules]
+    persist: list[Any] = [parse_rule(each, keys) for each in row.rules]
     if row.cookie:
         name, _, options = row.cookie.partition(" ")
         persist.insert(
@@ -320,30 +327,30 @@ def in_our_words(row: Row, face: Any, ports: dict[str, int]) -> tuple[Any, stick
     return face.Backend("shop", servers, balance=balance, persist=persist), keys
 
 
-def shown(keys: sticky_asgi.StickTable) -> dict[str, str]:
+def entries_of(keys: sticky_asgi.StickTable) -> dict[str, str]:
     return {entry.key: entry.server for entry in keys}
 
 
-def asgi(row: Row, ports: dict[str, int]) -> Outcome:
-    backend, keys = in_our_words(row, sticky_asgi, ports)
+def run_asgi(row: Row, ports: dict[str, int]) -> Outcome:
+    backend, keys = build_backend(row, sticky_asgi, ports)
     dispatcher = sticky_asgi.Dispatcher(backend)
 
-    async def ask(step: Ask) -> str | None:
+    async def send_request(step: Request) -> str | None:
         path, _, query = step.path.partition("?")
-        got: list[Any] = []
-        over = asyncio.Event()
-        coming = iter([{"type": "http.request", "body": b"", "more_body": False}])
+        messages: list[Any] = []
+        is_complete = asyncio.Event()
+        incoming = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
         async def receive() -> Any:
-            for message in coming:
+            for message in incoming:
                 return message
-            await over.wait()
+            await is_complete.wait()
             return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
-            got.append(message)
+            messages.append(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                over.set()
+                is_complete.set()
 
         scope = {
             "type": "http",
@@ -355,21 +362,21 @@ def asgi(row: Row, ports: dict[str, int]) -> Outcome:
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
-            "headers": [(name.lower().encode(), value.strip().encode("latin-1")) for name, value in order(step)],
+            "headers": [(name.lower().encode(), value.strip().encode("latin-1")) for name, value in headers_of(step)],
             "client": (step.peer, 50000),
         }
         await dispatcher(scope, receive, send)
-        found = dict(got[0]["headers"]).get(b"x-server")
+        found = dict(messages[0]["headers"]).get(b"x-server")
         return found.decode() if found is not None else None
 
-    return followed(row, backend, keys, lambda step: asyncio.run(ask(step)))
+    return run_steps(row, backend, keys, lambda step: asyncio.run(send_request(step)))
 
 
-def wsgi(row: Row, ports: dict[str, int]) -> Outcome:
-    backend, keys = in_our_words(row, sticky_wsgi, ports)
+def run_wsgi(row: Row, ports: dict[str, int]) -> Outcome:
+    backend, keys = build_backend(row, sticky_wsgi, ports)
     dispatcher = sticky_wsgi.Dispatcher(backend)
 
-    def ask(step: Ask) -> str | None:
+    def send_request(step: Request) -> str | None:
         path, _, query = step.path.partition("?")
         environ = {
             "REQUEST_METHOD": "GET",
@@ -382,47 +389,49 @@ def wsgi(row: Row, ports: dict[str, int]) -> Outcome:
             "wsgi.url_scheme": "http",
             "wsgi.input": io.BytesIO(),
         }
-        for name, value in order(step):
+        for name, value in headers_of(step):
             key = f"HTTP_{name.upper().replace('-', '_')}"
             environ[key] = f"{environ[key]},{value.strip()}" if key in environ else value.strip()
-        got: list[Any] = []
+        messages: list[Any] = []
 
         def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
-            got.append({name.lower(): value for name, value in headers}.get("x-server"))
+            messages.append({name.lower(): value for name, value in headers}.get("x-server"))
             return lambda _: None
 
         body: Any = dispatcher(environ, start_response)
         list(body)
         if hasattr(body, "close"):
             body.close()
-        (one,) = got
-        return None if one is None else str(one)
+        (server,) = messages
+        return None if server is None else str(server)
 
-    return followed(row, backend, keys, ask)
+    return run_steps(row, backend, keys, send_request)
 
 
-def followed(row: Row, backend: Any, keys: sticky_asgi.StickTable, ask: Callable[[Ask], str | None]) -> Outcome:
+def run_steps(
+    row: Row, backend: Any, keys: sticky_asgi.StickTable, send_request: Callable[[Request], str | None]
+) -> Outcome:
     servers: list[str | None] = []
     for step in row.steps:
-        if isinstance(step, Ask):
-            servers.append(ask(step))
+        if isinstance(step, Request):
+            servers.append(send_request(step))
         else:
             backend[step.server].state = AdminState(step.state)
-    return Outcome(servers, shown(keys))
+    return Outcome(servers, entries_of(keys))
 
 
-FACES = {"asgi": asgi, "wsgi": wsgi}
+FACES = {"asgi": run_asgi, "wsgi": run_wsgi}
 
 
-# -- the table
+# -- rows
 
 STRING = "type string len 32 size 100 expire 30m"
 A, B, C = "127.0.0.1", "127.0.0.2", "127.0.1.1"
 
 
-def keyed(id: str, kind: str, *values: str, rules: tuple[str, ...] = ("on req.hdr(x)",), **more: Any) -> Row:
-    """Return a row with these values of a header as keys."""
-    return Row(id, kind, rules, x(*values), **more)
+def row_of_keys(id: str, kind: str, *values: str, rules: tuple[str, ...] = ("on req.hdr(x)",), **more: Any) -> Row:
+    """Return a row with values of a header as keys."""
+    return Row(id, kind, rules, with_x(*values), **more)
 
 
 ROWS = [
@@ -433,90 +442,97 @@ ROWS = [
     Row("the guide: stick match src, store-request src", "type ip size 1m", ("match src", "store-request src"),
         peers(A, B, C, C, B, A)),
     Row("the guide: leastconn, stick on src", "type ip size 1m expire 30m", ("on src",), peers(A, B, A, B, A, B, C, C),
-        balance="leastconn", alike=True),
+        balance="leastconn", any_order=True),
     Row("store-response and match of a cookie", STRING, ("match req.cook(X)", "store-response res.cook(X)"), (
-        told("Set-Cookie: X=abc; path=/"), told("Set-Cookie: X=def"), sent("Cookie: a=1; X=abc"), sent("Cookie: X=def"),
-        sent("Cookie: X=other"), sent("Cookie: X=abc"),
+        responding("Set-Cookie: X=abc; path=/"), responding("Set-Cookie: X=def"), request("Cookie: a=1; X=abc"),
+        request("Cookie: X=def"),
+        request("Cookie: X=other"), request("Cookie: X=abc"),
     )),
     Row("of two cookies of one name the last", STRING, ("match req.cook(X)", "store-response res.cook(X)"), (
-        told("Set-Cookie: X=y1", "Set-Cookie: X=y2"), sent("Cookie: X=y2"), sent("Cookie: X=y1"),
+        responding("Set-Cookie: X=y1", "Set-Cookie: X=y2"), request("Cookie: X=y2"), request("Cookie: X=y1"),
     )),
-    Row("any status is learned from", STRING, ("store-response res.cook(X)",), (
-        told("Set-Cookie: X=a", status=404), told("Set-Cookie: X=b", status=500), told("Set-Cookie: X=c", status=302),
+    Row("responses of any status are learned from", STRING, ("store-response res.cook(X)",), (
+        responding("Set-Cookie: X=a", status=404), responding("Set-Cookie: X=b", status=500),
+        responding("Set-Cookie: X=c", status=302),
     )),
     Row("store-response of a header", STRING, ("match req.hdr(mcp-id)", "store-response res.hdr(mcp-id)"), (
-        told("Mcp-Id: abc"), sent("Mcp-Id: abc"), sent("Mcp-Id: abc"), sent(),
+        responding("Mcp-Id: abc"), request("Mcp-Id: abc"), request("Mcp-Id: abc"), request(),
     )),
     Row("stick on url_param", STRING, ("on url_param(u)",), (
-        sent(path="/?u=ann"), sent(path="/x?a=1&u=bob"), sent(path="/?u=ann&u=bob"), sent(path="/?u=bob"),
-        sent(path="/"), sent(path="/?uu=ann"), sent(path="/?u=a%6en"),
+        request(path="/?u=ann"), request(path="/x?a=1&u=bob"), request(path="/?u=ann&u=bob"), request(path="/?u=bob"),
+        request(path="/"), request(path="/?uu=ann"), request(path="/?u=a%6en"),
     )),
-    Row("stick on path", STRING, ("on path",), (sent(path="/a?1"), sent(path="/b"), sent(path="/a?2"))),
+    Row("stick on path", STRING, ("on path",), (request(path="/a?1"), request(path="/b"), request(path="/a?2"))),
     Row("stick on a segment of the path", STRING, ("on path,field(2,/)",), (
-        sent(path="/a/1"), sent(path="/b/1"), sent(path="/a/2"),
+        request(path="/a/1"), request(path="/b/1"), request(path="/a/2"),
     )),
-    keyed("stick on hdr", STRING, "ann", "bob", "ann", "Ann", "bob"),
-    keyed("hdr takes the last value", STRING, "q1,q2", "q2", "q1"),
-    keyed("hdr, lower", STRING, "Ann", "aNN", "bob", rules=("on req.hdr(x),lower",)),
-    Row("a key that is not there", STRING, ("on req.hdr(x)",), (sent(), sent(), sent())),
-    keyed("an empty key", STRING, "", "", "",
-          why="all who lack the value would share a server", ours=Outcome(["s1", "s2", "s3"], {})),
+    row_of_keys("stick on hdr", STRING, "ann", "bob", "ann", "Ann", "bob"),
+    row_of_keys("hdr takes the last value", STRING, "q1,q2", "q2", "q1"),
+    row_of_keys("hdr, lower", STRING, "Ann", "aNN", "bob", rules=("on req.hdr(x),lower",)),
+    Row("a missing key", STRING, ("on req.hdr(x)",), (request(), request(), request())),
+    row_of_keys("an empty key", STRING, "", "", "",
+          why="all clients without the value would share a server", ours=Outcome(["s1", "s2", "s3"], {})),
     # which rule
     Row("two rules, one table: the first with a key stores", STRING, ("on req.hdr(a)", "on req.hdr(b)"), (
-        sent("A: 1", "B: 2"), sent("B: 2"), sent("A: 1"), sent("A: 3", "B: 2"), sent("A: 3"),
+        request("A: 1", "B: 2"), request("B: 2"), request("A: 1"), request("A: 3", "B: 2"), request("A: 3"),
     )),
     Row("the first match wins", STRING, ("match req.hdr(a)", "match req.hdr(b)", "store-request req.hdr(c)"), (
-        sent("C: 1"), sent("C: 2"), sent("A: 1", "B: 2"), sent("A: 2", "B: 1"), sent("B: 2"), sent("A: 9", "B: 2"),
+        request("C: 1"), request("C: 2"), request("A: 1", "B: 2"), request("A: 2", "B: 1"), request("B: 2"),
+        request("A: 9", "B: 2"),
     )),
-    # servers that are not there
+    # servers that are not usable
     Row("put into maintenance and back", STRING, ("on req.hdr(x)",), (
-        *x("a", "b", "a"), Pull("s1", "maint"), *x("a"), Pull("s1", "ready"), *x("a", "b"),
+        *with_x("a", "b", "a"), StateChange("s1", "maint"), *with_x("a"), StateChange("s1", "ready"), *with_x("a", "b"),
     )),
-    Row("drained: it keeps its own", STRING, ("on req.hdr(x)",), (*x("a"), Pull("s1", "drain"), *x("a", "new", "a"))),
-    Row("refused, redispatched, moved for good", STRING, ("on req.hdr(x)",), x("a", "a", "b", "b"), refusing=("s1",)),
-    Row("no server responds: nothing is stored", STRING, ("on req.hdr(x)",), x("a"), count=1, refusing=("s1",)),
-    Row("no server is there", STRING, ("on req.hdr(x)",), (Pull("s1", "maint"), *x("a")), count=1),
-    Row("a non-stick server", STRING, ("on req.hdr(x)",), x("a", "a", "a", "b", "c"), count=2, non_stick=("s1",)),
-    Row("srvkey addr", f"{STRING} srvkey addr", ("on req.hdr(x)",), x("a", "b", "a", "b")),
+    Row("drained: it keeps its clients", STRING, ("on req.hdr(x)",), (
+        *with_x("a"), StateChange("s1", "drain"), *with_x("a", "new", "a"),
+    )),
+    Row("refused, redispatched, moved for good", STRING, ("on req.hdr(x)",), with_x("a", "a", "b", "b"),
+        refusing=("s1",)),
+    Row("no server responds: nothing is stored", STRING, ("on req.hdr(x)",), with_x("a"), count=1, refusing=("s1",)),
+    Row("no server is usable", STRING, ("on req.hdr(x)",), (StateChange("s1", "maint"), *with_x("a")), count=1),
+    Row("a non-stick server", STRING, ("on req.hdr(x)",), with_x("a", "a", "a", "b", "c"), count=2, non_stick=("s1",)),
+    Row("srvkey addr", f"{STRING} srvkey addr", ("on req.hdr(x)",), with_x("a", "b", "a", "b")),
     # beside a cookie
-    Row("a cookie writes over the table", STRING, ("on req.hdr(x)",), (
-        *x("a"), sent("X: a", "Cookie: SRV=s3"), *x("a"),
+    Row("a cookie replaces the entry in the table", STRING, ("on req.hdr(x)",), (
+        *with_x("a"), request("X: a", "Cookie: SRV=s3"), *with_x("a"),
     ), cookie="SRV insert indirect"),
     # what becomes a key
-    keyed("string: cut to its length", "type string len 4 size 100", "abcd", "abcdzzz", "abc", "abcdef"),
-    keyed("binary: cut and filled up", "type binary len 4 size 100", "abcdef", "abcdzz", "ab"),
+    row_of_keys("string: cut to its length", "type string len 4 size 100", "abcd", "abcdzzz", "abc", "abcdef"),
+    row_of_keys("binary: cut and filled up", "type binary len 4 size 100", "abcdef", "abcdzz", "ab"),
     *(
-        keyed(f"integer: {value}", "type integer size 100", value)
+        row_of_keys(f"integer: {value}", "type integer size 100", value)
         for value in ("12", "012", "12abc", "abc", "0x10", "-1", "+5", "-", "1.5", "4294967295", "4294967296", "9" * 12)
     ),
     *(
-        keyed(f"ip: {value}", "type ip size 100", value)
+        row_of_keys(f"ip: {value}", "type ip size 100", value)
         for value in ("10.0.0.1", "10.0.0.1:80", "2001:db8::1", "nobody", "10.0.0", "10.0.0.256", "::1")
     ),
-    keyed("ip: ::ffff:10.0.0.1", "type ip size 100", "::ffff:10.0.0.1",
+    row_of_keys("ip: ::ffff:10.0.0.1", "type ip size 100", "::ffff:10.0.0.1",
           why="as HAProxy 3.5 has it; 2.8 looks for no IPv4 address in such a text",
           ours=Outcome(["s1"], {"10.0.0.1": "s1"})),
-    *(keyed(f"ipv6: {value}", "type ipv6 size 100", value) for value in ("2001:db8::1", "nobody", "::")),
-    keyed("ipv6: 10.0.0.1", "type ipv6 size 100", "10.0.0.1",
-          why="as HAProxy 3.5 has it; 2.8 takes no text that names an IPv4 address",
+    *(row_of_keys(f"ipv6: {value}", "type ipv6 size 100", value) for value in ("2001:db8::1", "nobody", "::")),
+    row_of_keys("ipv6: 10.0.0.1", "type ipv6 size 100", "10.0.0.1",
+          why="as HAProxy 3.5 has it; 2.8 does not accept a text that is an IPv4 address",
           ours=Outcome(["s1"], {str(ip_address("::ffff:10.0.0.1")): "s1"})),
     # when it is full
-    keyed("full: an entry is evicted", "type string size 3 expire 30m", "a", "b", "c", "d", "e", "e", nearly=True),
-    keyed("full, and no entry is evicted", "type string size 1 nopurge", "a", "b", "b", "a", "b"),
+    row_of_keys("full: an entry is purged", "type string size 3 expire 30m", "a", "b", "c", "d", "e", "e",
+                any_victim=True),
+    row_of_keys("full, and no entry is purged", "type string size 1 nopurge", "a", "b", "b", "a", "b"),
 ]  # fmt: skip
 
 
-def likened(row: Row, outcome: Outcome) -> Outcome:
-    """Write addresses as Python does, and name equal servers by their turn."""
-    turns: dict[str, str] = {}
-    if row.alike:
+def normalised(row: Row, outcome: Outcome) -> Outcome:
+    """Return the outcome with addresses as Python writes them, and servers numbered as they are chosen."""
+    numbers: dict[str, str] = {}
+    if row.any_order:
         for server in outcome.servers:
             if server is not None:
-                turns.setdefault(server, f"the {len(turns) + 1}.")
-    servers = [turns.get(server, server) if server is not None else None for server in outcome.servers]
-    kind = row.table.split()[1]
+                numbers.setdefault(server, f"the {len(numbers) + 1}.")
+    servers = [numbers.get(server, server) if server is not None else None for server in outcome.servers]
+    kind = row.parse_table.split()[1]
     entries = {
-        str(ip_address(key)) if kind.startswith("ip") else key.lower() if kind == "binary" else key: turns.get(to, to)
+        str(ip_address(key)) if kind.startswith("ip") else key.lower() if kind == "binary" else key: numbers.get(to, to)
         for key, to in outcome.entries.items()
     }
     return Outcome(servers, entries)
@@ -524,15 +540,15 @@ def likened(row: Row, outcome: Outcome) -> Outcome:
 
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("number", range(len(ROWS)), ids=[row.id for row in ROWS])
-def test_haproxy_does_the_same(witness: Witness, ports: dict[str, int], number: int, face: str):
+def test_haproxy_does_the_same(witness: HAProxy, ports: dict[str, int], number: int, face: str):
     row = ROWS[number]
-    theirs, ours = witness.testify(number, row), FACES[face](row, ports)
-    if row.nearly:
+    theirs, ours = witness.outcome(number, row), FACES[face](row, ports)
+    if row.any_victim:
         assert 1 < len(theirs.entries) <= len(ours.entries) == 3
         assert ours.servers[-1] == ours.servers[-2]
     elif row.why:
         assert row.ours is not None
-        assert likened(row, ours) == row.ours
-        assert likened(row, theirs) != row.ours, "the witness does not differ"
+        assert normalised(row, ours) == row.ours
+        assert normalised(row, theirs) != row.ours, "HAProxy does not differ"
     else:
-        assert likened(row, ours) == likened(row, theirs)
+        assert normalised(row, ours) == normalised(row, theirs)
