@@ -29,7 +29,9 @@ _PAIR = re.compile(
 
 
 class Pair(NamedTuple):
-    """One pair of a Cookie text: text[start:stop] is the pair without its delimiters, text[value:end] its value."""
+    """One pair of a Cookie text. `text[start:stop]` is the pair without its delimiters, `text[value_start:value_stop]`
+    its value. `value_start` is -1 for a pair without `=`.
+    """
 
     name: str
     value: str
@@ -40,7 +42,7 @@ class Pair(NamedTuple):
 
 
 def pairs(text: str) -> list[Pair]:
-    """All pairs of a Cookie text, the nameless and the empty ones included; `value_start` is -1 where no `=` is."""
+    """Return all pairs of a Cookie text, those without a name and empty ones included."""
     found: list[Pair] = []
     at = 0
     while True:
@@ -59,13 +61,13 @@ def pairs(text: str) -> list[Pair]:
 
 
 def take(text: str, name: str) -> tuple[Sequence[str], str]:
-    """The values of every cookie called `name`, in order, quotes included; and `text` without them.
+    """Return the values of every cookie called `name`, in order, with their quotes; and `text` without these cookies.
 
-    The `$` attributes that follow a cookie go with it. The rest is empty if nothing else was there.
+    The `$` attributes that follow a cookie are removed with it. If there were no other cookies, the rest is empty.
     """
     head, found, tail = text.partition(name + "=")
     if found and (not head or head[-2:] == "; "):
-        # One cookie of ours in a text as browsers write it: the usual case, cut out without reading the others.
+        # The usual case: one cookie of this name, in a text as browsers write it. The rest is not parsed.
         value, more, rest = tail.partition("; ")
         if not (
             ";" in value
@@ -82,16 +84,16 @@ def take(text: str, name: str) -> tuple[Sequence[str], str]:
             return (value,), head + rest if more else head[:-2]
     elif name not in text:
         return (), text
-    # Whatever else a text may be: quoted, delimited by commas, with `$` attributes, odd spaces, more of ours.
+    # Any other text: quoted, delimited by commas, with `$` attributes, unusual spaces, several cookies of this name.
     every = pairs(text)
     ours = [pair.value for pair in every if pair.name == name and pair.value_start >= 0]
     return ours, _without(text, every, name) if ours else text
 
 
 def _without(text: str, found: Sequence[Pair], name: str) -> str:
-    kept: list[str] = []  # the pieces that stay, each beginning with its delimiter, but for the first
+    kept: list[str] = []  # the pieces that stay, each with its delimiter before it, except the first
     removing = foreign = False
-    tidy = False  # a pair was taken out before this one: one space after the delimiter, none where it is now the first
+    tidy = False  # a pair was removed before this one: one space after the delimiter, none if it is the first now
     for pair in found:
         ours = pair.name == name and pair.value_start >= 0
         if ours or (removing and pair.name.startswith("$")):
@@ -114,7 +116,7 @@ def _without(text: str, found: Sequence[Pair], name: str) -> str:
 
 
 def replace(text: str, name: str, new: Callable[[str], str]) -> str:
-    """`text` with the value of every cookie called `name` put through `new`."""
+    """Return `text` with the value of every cookie called `name` replaced by what `new` returns for it."""
     if name not in text:
         return text
     pieces: list[str] = []
@@ -127,7 +129,7 @@ def replace(text: str, name: str, new: Callable[[str], str]) -> str:
 
 
 def unquote(value: str) -> str:
-    """`value` without the double quotes around it, if it has them (RFC 6265, 4.1.1)."""
+    """Return `value` without the double quotes around it, if it has them (RFC 6265, 4.1.1)."""
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
@@ -139,19 +141,19 @@ _SET = re.compile(
 
 
 def set_name(text: str) -> str | None:
-    """The name of the cookie that a Set-Cookie text sets; None where there is no `=`."""
+    """Return the name of the cookie that a Set-Cookie text sets, or None if there is no `=`."""
     match = _SET.match(text)
     return match["name"].strip(_SPACE) if match is not None else None
 
 
 def value_set(text: str) -> str:
-    """The value that a Set-Cookie text sets, without quotes; empty where there is no `=`."""
+    """Return the value that a Set-Cookie text sets, without quotes; empty if there is no `=`."""
     match = _SET.match(text)
     return unquote(match["value"].rstrip(_SPACE)) if match is not None else ""
 
 
 def attributes(text: str) -> list[tuple[str, str]]:
-    """The attributes of a Set-Cookie text, in order: name in lower case, and value (RFC 6265, 5.2)."""
+    """Return the attributes of a Set-Cookie text, in order: name in lower case, and value (RFC 6265, 5.2)."""
     match = _SET.match(text)
     found: list[tuple[str, str]] = []
     for part in text[match.end() if match is not None else len(text) :].split(";"):
@@ -162,7 +164,7 @@ def attributes(text: str) -> list[tuple[str, str]]:
 
 
 def deletes(text: str, now: float) -> bool:
-    """Whether a Set-Cookie text takes its cookie away: by Max-Age, by a date that is past `now` (seconds since the
+    """Return whether a Set-Cookie text deletes its cookie: by Max-Age, by a date before `now` (in seconds since the
     epoch; RFC 6265, 5.3), or by an empty value.
     """
     if not value_set(text):
@@ -178,7 +180,9 @@ def deletes(text: str, now: float) -> bool:
 
 
 def set_value(text: str, new: Callable[[str], str]) -> str:
-    """A Set-Cookie text with its value put through `new`, without white space around `=`; attributes keep each byte."""
+    """Return a Set-Cookie text with its value replaced by what `new` returns for it, without white space around `=`.
+    Attributes keep every byte.
+    """
     match = _SET.match(text)
     if match is None:
         return text
@@ -278,15 +282,19 @@ _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can be the name of a cookie. A leading `$` cannot: in a Cookie header it marks an attribute."""
+    """Return whether `text` can be the name of a cookie. It can't begin with `$`, which marks an attribute in a Cookie
+    header.
+    """
     return _TOKEN.fullmatch(text) is not None and not text.startswith("$")
 
 
 def is_value(text: str) -> bool:
-    """Whether `text` can be the value of a cookie as it is: printable ASCII but space, `"`, `,`, `;` and `\\`."""
+    """Return whether `text` can be the value of a cookie without quotes: printable ASCII except space, `"`, `,`, `;`
+    and the backslash.
+    """
     return _OCTETS.fullmatch(text) is not None
 
 
 def is_attribute(text: str) -> bool:
-    """Whether `text` can stand after a `;` in Set-Cookie: printable ASCII without `;`."""
+    """Return whether `text` can be an attribute of Set-Cookie: printable ASCII without `;`."""
     return _ATTRIBUTE.fullmatch(text) is not None

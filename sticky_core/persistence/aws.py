@@ -1,12 +1,12 @@
-"""The stickiness of AWS load balancers, by their names: what their cookies are called, when they are written, and how
-long they last. AWS encrypts its values; ours are digests, signed, so nobody can read them or choose a server.
+"""The stickiness of AWS load balancers, under their names: how their cookies are called, when they are written, and how
+long they last. AWS encrypts its values; ours are signed digests, so a client can't read them or choose a server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sticky_core.durations import Duration, seconds
+from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 from sticky_core.options.unset import UNSET, NotGiven
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
@@ -14,7 +14,7 @@ from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.signing import Secret
 
 _WEEK = 7 * 86400
-#: names that an ALB keeps for itself
+#: prefixes of names that an ALB reserves
 _RESERVED = ("AWSALB", "AWSALBAPP", "AWSALBTG")
 
 
@@ -24,14 +24,15 @@ def elb(
     application: str | None = None,
     secret: Secret | Sequence[Secret] | NotGiven = UNSET,
 ) -> Cookie | Follow:
-    """As a Classic Load Balancer: `AWSELB`, and beside it `AWSELBCORS`, which browsers send from other sites as well.
+    """Return the cookie of a Classic Load Balancer: `AWSELB`, with `AWSELBCORS` for requests from other sites.
 
-    `duration`: the duration policy (cookie-expiration-period). It counts from the first visit and is not refreshed;
-    browsers keep to it, nobody checks it here. 0 (default) is as long as the browser is open. `application`: the
-    application policy (cookie-name): ours follows the cookie of that name, with its attributes, as AWS copies them. As
-    there, ours is neither HttpOnly nor Secure unless the application's is.
+    - `duration`: the duration policy (cookie-expiration-period), in seconds or as text, counted from the first visit
+      and not renewed. Browsers keep to it; it is not checked here. Default: 0, until the browser is closed.
+    - `application`: the application policy (cookie-name): ours follows the application's cookie of this name, with its
+      attributes, as AWS copies them. Default: none.
+    - `secret`: as with `Cookie`.
 
-    `secret`: as with `Cookie`. Raises `ConfigError`.
+    As at AWS, the cookie is neither HttpOnly nor Secure unless the application's is. Raises `ConfigError`.
     """
     raise_problems(_problems_of_elb(duration, application))
     cookie = Cookie(
@@ -50,14 +51,14 @@ def elb(
 
 def _problems_of_elb(duration: Duration, application: str | None) -> Iterator[str]:
     try:
-        period = seconds(duration)
+        length = seconds(duration)
     except ValueError as error:
         yield f"elb: duration: {error}"
         return
-    if period and application is not None:
-        yield f"elb: duration has no effect with application: ours lasts as long as {application}"
-    if period < 0:
-        yield f"elb: duration {duration!r} is below 0, which is as long as the browser is open"
+    if length and application is not None:
+        yield f"elb: duration has no effect with application: the cookie lasts as long as {application}"
+    if length < 0:
+        yield f"elb: duration {duration!r} is below 0; 0 is until the browser is closed"
 
 
 def alb(
@@ -66,16 +67,18 @@ def alb(
     application: str | None = None,
     secret: Secret | Sequence[Secret] | NotGiven = UNSET,
 ) -> Cookie | Follow:
-    """As an Application Load Balancer: `AWSALB`, and beside it `AWSALBCORS`, which browsers send from other sites as
-    well; both with each answer.
+    """Return the cookie of an Application Load Balancer: `AWSALB`, with `AWSALBCORS` for requests from other sites.
+    Each response sets both.
 
-    `duration`: for how long a client may stay away and is known again (stickiness.lb_cookie.duration_seconds): a second
-    to seven days, by default one. It travels inside; browsers keep the cookies for seven days whatever it is.
-    `application`: application-based stickiness (app_cookie.cookie_name): `AWSALBAPP-0` is written beside the cookie of
-    that name, without its attributes, for seven days, and both have to come back; nothing but the name of the
-    application's is looked at.
+    - `duration`: for how long a client may stay away and is still recognised
+      (stickiness.lb_cookie.duration_seconds), 1 second to 7 days. Default: one day. The date travels in the value;
+      browsers keep the cookies for seven days whatever it is.
+    - `application`: application-based stickiness (app_cookie.cookie_name): `AWSALBAPP-0` is written with the
+      application's cookie of this name, without its attributes, for seven days. A request has to carry both; of the
+      application's cookie only the name matters. Default: none.
+    - `secret`: as with `Cookie`.
 
-    `secret`: as with `Cookie`. Raises `ConfigError`.
+    Raises `ConfigError`.
     """
     raise_problems(_problems_of_alb(duration, application))
     if application is not None:
@@ -100,11 +103,9 @@ def alb(
 def _problems_of_alb(duration: Duration | NotGiven, application: str | None) -> Iterator[str]:
     if duration is not UNSET:
         if application is not None:
-            yield f"alb: duration has no effect with application: ours counts as long as {application} does"
-        try:
-            if not 1 <= seconds(duration) <= _WEEK:
-                yield f"alb: duration {duration!r} is not within 1 second and 7 days"
-        except ValueError as error:
-            yield f"alb: duration: {error}"
+            yield f"alb: duration has no effect with application: the cookie counts as long as {application} does"
+        yield from (
+            f"alb: {problem}" for problem in problems_of_duration("duration", duration, at_least=1, at_most=_WEEK)
+        )
     if application is not None and application.startswith(_RESERVED):
-        yield f"alb: application {application!r} is a name that the load balancer keeps for itself: name the app's own"
+        yield f"alb: application {application!r} is reserved by the load balancer: name the application's own cookie"

@@ -1,4 +1,4 @@
-"""nginx's `sticky cookie`, to the byte, so that nginx and we can serve the same clients: plain, as it is by nature."""
+"""nginx's `sticky cookie`, to the byte, so that nginx and we can serve the same clients. It is not signed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import inf
 from typing import Literal, get_args
 
 from sticky_core.clock import Clock
-from sticky_core.durations import LONGEST, Duration, seconds
+from sticky_core.durations import LONGEST, Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
@@ -28,19 +28,24 @@ SameSite = Literal["strict", "lax", "none"]
 
 @dataclass(frozen=True, slots=True)
 class NginxCookie:
-    """Persistence by a cookie called `name`, as nginx has it (`sticky cookie`, ngx_http_upstream_module).
+    """Persistence by a cookie as nginx has it (`sticky cookie`, ngx_http_upstream_module).
 
-    A server's id is its `cookie=` (nginx `route=`, 32 characters at most), else the MD5 of its address and port, or of
-    `unix:` and its socket. An app has neither, so its name is taken; a host's name stays a name, where nginx would take
-    each address behind it: where both are to agree, write addresses, or routes.
+    - `name`: the cookie's name.
+    - `expires`: how long browsers keep it, in seconds or as text such as `"1h"`, or `"max"`. Default: until the browser
+      is closed (nginx `expires=`).
+    - `domain`: its domain. Default: none (nginx `domain=`).
+    - `httponly`, `secure`: True or False. Default: False (nginx `httponly`, `secure`).
+    - `samesite`: `"strict"`, `"lax"` or `"none"`. Default: no attribute (nginx `samesite=`).
+    - `path`: its path. Default: none (nginx `path=`).
 
-    Every answer of a server sets the cookie, whether or not it came. It is not taken out of requests, and one by this
-    name that the application sets goes out as well. The first in a request counts. One that names a backup does not
-    count while another server is usable, nor does one whose server has as many requests as it may (`maxconn`).
+    The id of a server is its `cookie=` (nginx `route=`, 32 characters at most), else the MD5 of its address and port,
+    or of `unix:` and its socket. An app has neither, so its name is used. A host name is used as it is, where nginx
+    uses each address that it resolves to: for clients of both, write addresses or routes.
 
-    `expires`: how long browsers keep it, in seconds or as text such as `"1h"`, or `"max"`; by default until they are
-    closed. `domain`, `httponly`, `secure`, `samesite` (`"strict"`, `"lax"`, `"none"`), `path`: its attributes, none
-    unless given. Nothing is signed, so a client may choose its server: `Cookie` signs.
+    Every response of a server sets the cookie, whether or not the request carried it. It is not removed from requests,
+    and a cookie of this name that the application sets goes to the client as well. The first in a request counts. A
+    cookie that names a backup does not count while another server is usable, nor does one that names a server at its
+    `maxconn`. Nothing is signed, so a client may choose its server: `Cookie` signs.
 
     Raises `ConfigError` with every problem found.
     """
@@ -60,11 +65,7 @@ class NginxCookie:
         if not cookies.is_name(self.name):
             yield "a cookie's name is made of letters, digits and !#$%&'*+-.^_`|~, and does not begin with $"
         if self.expires is not None and self.expires != "max":
-            try:
-                if not 1 <= seconds(self.expires) <= LONGEST:
-                    yield f"expires {self.expires!r} is not within 1..{LONGEST} seconds"
-            except ValueError as error:
-                yield f"expires: {error}, or 'max'"
+            yield from problems_of_duration("expires", self.expires, at_least=1, at_most=LONGEST)
         for option, value in (("domain", self.domain), ("path", self.path)):
             if value is not None and (not cookies.is_attribute(value) or " " in value):
                 yield f"{option} {value!r} can't be written: printable ASCII without a space or a semicolon"
@@ -82,7 +83,7 @@ class NginxCookie:
 
 
 class NginxCookieEngine:
-    """`NginxCookie` at work."""
+    """`NginxCookie` for the servers of one backend."""
 
     max_idle = inf
     tables: Sequence[UsedTable] = ()
@@ -99,12 +100,11 @@ class NginxCookieEngine:
             samesite=cookie.samesite,
             path=cookie.path,
         )
-        # every answer sets the cookie, so nothing is ever settled
-        self.fast_path = no_fast_path()
+        self.fast_path = no_fast_path()  # every response sets the cookie
         self._servers = servers
         raise_problems(self._problems())
-        self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
-        self._enrol()
+        self._valid = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._update_ids()
 
     def _problems(self) -> Iterator[str]:
         for server in self._servers:
@@ -114,18 +114,18 @@ class NginxCookieEngine:
                     f"characters: shorten cookie={server.config.cookie!r}"
                 )
 
-    def _enrol(self) -> None:
-        ids = {server: sid(server) for server in self._servers}
+    def _update_ids(self) -> None:
+        ids = {server: nginx_id(server) for server in self._servers}
         groups: dict[str, list[Server]] = {}
         for server, each in ids.items():
             if each:
                 groups.setdefault(each, []).append(server)
-        self._ids, self._groups = ids, groups  # whole: somebody may be looking one up
+        self._ids, self._groups = ids, groups  # replaced, not changed: another thread may look up an id
 
     def state_changed(self, server: Server) -> None:
-        """Its id follows its address."""
-        if self._ids[server] != sid(server):
-            self._enrol()
+        """Compute the ids anew if the server has another address."""
+        if self._ids[server] != nginx_id(server):
+            self._update_ids()
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
@@ -133,10 +133,10 @@ class NginxCookieEngine:
         for text in request.cookies:
             values, _ = cookies.take(text, self._name)
             if values:
-                return self._claimed(values[0], accept_down)
+                return self._choose(values[0], accept_down)
         return NO_COOKIE
 
-    def _claimed(self, value: str, accept_down: bool) -> PersistenceResult:
+    def _choose(self, value: str, accept_down: bool) -> PersistenceResult:
         if not value:
             return PersistenceResult(Claim.INVALID, Reason.EMPTY)
         group = self._groups.get(value)
@@ -146,17 +146,17 @@ class NginxCookieEngine:
             if not server.usable:
                 if accept_down:
                     return PersistenceResult(Claim.DOWN, unusable_reason(server), server, overrides_claim=True)
-            elif self._is_asked(server) and not _is_full(server):
-                return self._bound[server]
+            elif self._takes_clients(server) and not _is_full(server):
+                return self._valid[server]
         server = group[0]
         if not server.usable:
             return PersistenceResult(Claim.DOWN, unusable_reason(server), server)
-        if self._is_asked(server):
+        if self._takes_clients(server):
             return PersistenceResult(Claim.DOWN, Reason.FULL, server)
-        return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)  # nginx does not look among the backups
+        return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)  # nginx does not search the backups
 
-    def _is_asked(self, server: Server) -> bool:
-        """Whether its turn has come: a backup's only when no other server is left."""
+    def _takes_clients(self, server: Server) -> bool:
+        """Return whether a server takes clients: a backup does only if no other server is usable."""
         return not server.config.backup or not any(each.usable and not each.config.backup for each in self._servers)
 
     def stamp_response(
@@ -172,15 +172,15 @@ class NginxCookieEngine:
         return Mark.UPDATED if is_bound else Mark.INSERTED
 
 
-def sid(server: Server) -> str:
-    """What nginx calls a server in its cookies; empty if it is to have no mark."""
+def nginx_id(server: Server) -> str:
+    """Return the id of a server in nginx's cookies; empty if it gets no clients by cookie."""
     if server.config.cookie is not None:
         return server.config.cookie
-    return hashlib.md5(_place(server).encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(_upstream_addr(server).encode(), usedforsecurity=False).hexdigest()
 
 
-def _place(server: Server) -> str:
-    """Where a server is, as nginx writes it (`$upstream_addr`)."""
+def _upstream_addr(server: Server) -> str:
+    """Return the address of a server as nginx writes it (`$upstream_addr`)."""
     if not isinstance(server.config.target, str):
         return server.name
     location = Location.parse(server.config.target)

@@ -1,5 +1,5 @@
-"""A route says where a client belongs: the application has written it behind the identifier of the session, as in
-`JSESSIONID=abc123.s1` (Tomcat's `jvmRoute`, Apache's `route=`), or by itself (nginx `sticky route`). We only read.
+"""Persistence by a route that the application writes: behind the session id, as in `JSESSIONID=abc123.s1` (Tomcat's
+`jvmRoute`, Apache's `route=`), or by itself (nginx `sticky route`). We only read it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from sticky_core.server.server import Server
 
 @dataclass(frozen=True, slots=True, init=False)
 class Route:
-    """Persistence by a route that the application writes.
+    """Persistence by a route that the application writes: `Route(cook("JSESSIONID"), path_param("jsessionid"))`.
 
-    `samples`: where it may stand, as in `Route(cook("JSESSIONID"), path_param("jsessionid"))`. The first that is not
-    empty counts, even if it names no server (nginx). `separator`: what stands before the route (Apache
-    `stickysessionsep`); the whole text may be one as well. A route may contain it: the longest that there is, is meant.
+    - `samples`: where the route may be. The first that is not empty counts, even if it names no server (nginx).
+    - `separator`: what is before the route. Default: `.` (Apache `stickysessionsep`). The whole text may be a route as
+      well. A route may contain the separator: then the longest one that a server has counts.
 
-    A server's route is its `cookie=`, by default its name; several servers may share one, the first usable is meant. A
-    backup has none unless given. Nothing is ever written, so the application has to know its own; and nothing is
-    signed, so a client may choose.
+    The route of a server is its `cookie=`, by default its name; a backup has none unless given. Several servers may
+    share one: the first that is usable gets the request. Nothing is written, so the application has to know its own
+    route; and nothing is signed, so a client may choose its server.
 
     Raises `ConfigError` without samples, or without a separator.
     """
@@ -52,7 +52,7 @@ class Route:
 
 def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
     if not samples:
-        yield 'a route has to stand somewhere: name the samples, as in Route(cook("JSESSIONID"))'
+        yield 'route: there are no samples: name at least one, as in Route(cook("JSESSIONID"))'
     for sample in samples:
         if not callable(sample):
             yield f'route: {sample!r} is no sample: hand a callable, Request -> key | None, such as cook("JSESSIONID")'
@@ -61,7 +61,7 @@ def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
 
 
 class RouteEngine:
-    """`Route` at work."""
+    """`Route` for the servers of one backend."""
 
     max_idle = inf
     tables: Sequence[UsedTable] = ()
@@ -69,25 +69,24 @@ class RouteEngine:
     def __init__(self, route: Route, servers: Sequence[Server]) -> None:
         self._samples = route.samples
         self._separator = route.separator
-        # where to look decides, not the Cookie header alone
-        self.fast_path = no_fast_path()
+        self.fast_path = no_fast_path()  # samples may look at more than the Cookie header
         self._groups: dict[str, list[Server]] = {}
         for server in servers:
             if server.config.cookie_id:
                 self._groups.setdefault(server.config.cookie_id, []).append(server)
-        self._bound = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._valid = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._longest = max(map(len, self._groups), default=0)
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         for sample in self._samples:
             key = sample(request)
             if key is not None and (text := cookies.unquote(key_text(key))):
-                return self._claimed(self._named(text), accept_down)
+                return self._choose(self._servers_with_route(text), accept_down)
         return NO_COOKIE
 
-    def _named(self, text: str) -> Sequence[Server]:
-        """The servers whose route stands at the end of `text`. However long that is, only so much of it is looked at as
-        could be one.
+    def _servers_with_route(self, text: str) -> Sequence[Server]:
+        """Return the servers whose route is at the end of `text`. Of a long text only the end is searched that could be
+        a route.
         """
         if text in self._groups:
             return self._groups[text]
@@ -98,10 +97,10 @@ class RouteEngine:
                 return self._groups[text[at:]]
         return ()
 
-    def _claimed(self, group: Sequence[Server], accept_down: bool) -> PersistenceResult:
+    def _choose(self, group: Sequence[Server], accept_down: bool) -> PersistenceResult:
         for server in group:
             if server.usable:
-                return self._bound[server]
+                return self._valid[server]
             if accept_down:
                 return PersistenceResult(Claim.DOWN, unusable_reason(server), server, overrides_claim=True)
         if not group:
@@ -114,4 +113,4 @@ class RouteEngine:
         return Mark.NONE
 
     def state_changed(self, server: Server) -> None:
-        """Its route is what it was."""
+        """Nothing to do: a route does not depend on the state of its server."""

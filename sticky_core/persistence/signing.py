@@ -1,7 +1,7 @@
-"""A text signed, and told from every other text that would also verify.
+"""Signed texts. A signed value counts only in the one form in which we would write it.
 
-itsdangerous signs; we compare. Its signatures are base64 and read leniently (`value + "="` verifies as well), so a
-value counts only if signing its payload again gives exactly the same characters.
+itsdangerous signs; we compare. Its signatures are base64 and it decodes them leniently (`value + "="` verifies as
+well), so a value counts only if signing its payload again gives exactly the same characters.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itsdangerous import Signer
 
 Secret = str | bytes
 
-#: the environment's word for the secret, where none is given
+#: the environment variable with the secret, if none is given
 VARIABLE = "STICKY_SECRET"
 
-#: the shortest secret that is taken, in bytes
+#: the shortest secret that is accepted, in bytes
 SHORTEST = 16
 
 #: how many characters a signature adds to a text: a dot, and SHA-256 in base64
@@ -31,9 +31,7 @@ _HOW = (
 
 
 def secrets(given: Secret | Sequence[Secret] | None) -> tuple[bytes, ...]:
-    """The keys, oldest to newest: what was given, else what the environment says. ValueError if there are none, or weak
-    ones.
-    """
+    """Return the keys, oldest first: those given, else the environment's. ValueError if they are missing or weak."""
     if given is None:
         given = os.environ.get(VARIABLE, "")
         if not given:
@@ -48,10 +46,12 @@ def secrets(given: Secret | Sequence[Secret] | None) -> tuple[bytes, ...]:
 
 
 class Signing:
-    """Signs for one use: HMAC-SHA256, keys derived from each secret by HMAC with a salt that names the use."""
+    """Signs for one purpose, by HMAC-SHA256. The keys are derived from each secret by HMAC, with a salt that names the
+    purpose.
+    """
 
-    def __init__(self, keys: Sequence[bytes], *use: str) -> None:
-        salt = "/".join(("sticky-sessions", *use))
+    def __init__(self, keys: Sequence[bytes], *purpose: str) -> None:
+        salt = "/".join(("sticky-sessions", *purpose))
         # one Signer per key: a Signer with a list of keys does not tell which of them matched
         self._signers = [
             Signer(key, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256) for key in reversed(keys)
@@ -60,16 +60,16 @@ class Signing:
 
     @property
     def keys(self) -> range:
-        """The keys by number: 0 is the newest, the one that signs."""
+        """The numbers of the keys: 0 is the newest, which signs."""
         return range(len(self._signers))
 
     def sign(self, payload: str, key: int = 0) -> str:
-        """`payload.signature`."""
+        """Return `payload.signature`."""
         return self._signers[key].sign(payload).decode("ascii")
 
     def verify(self, value: str) -> tuple[str, int] | None:
-        """The payload of a signed value and the number of the key that signed it; None if none of ours did, to the
-        letter.
+        """Return the payload of a signed value, and the number of the key that has signed it; None if none of ours has
+        signed exactly this value.
         """
         payload, dot, _ = value.rpartition(".")
         if dot and value.isascii():
@@ -79,5 +79,5 @@ class Signing:
         return None
 
     def digest(self, text: str, key: int = 0) -> str:
-        """A keyed digest of `text` that tells nothing about it: 32 hexadecimal digits."""
+        """Return a keyed digest of `text`, 32 hexadecimal digits, from which `text` can't be found."""
         return hmac.digest(self._digest_keys[key], b"opaque/" + text.encode(), "sha256").hex()[:32]

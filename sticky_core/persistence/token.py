@@ -1,5 +1,5 @@
-"""A client is known by a token that we make for it: nobody can guess one, and a table knows whose it is. For clients
-that keep no cookies, a header or a parameter of the URL brings it back.
+"""Persistence by a random token that we make for each client, and a stick table that remembers its server. Clients
+that keep no cookies send it back in a header or a parameter of the URL.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ _LENGTH = 24  # in so many characters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token of our own for each client, told it once, in the answer to its first request, and mapped in a table.
+    """Persistence by a token. The response to the first request of a client carries it, once.
 
-    `header`: the header that carries it, in that answer and in the client's requests. `cookie`: the cookie that does so
-    as well, or instead (HttpOnly, SameSite=Lax, Secure on https, and not shown to servers). `param`: the parameter of
-    the URL in which clients may bring it. `timeout`: for how long it is known after its last use (30 minutes), unless a
-    `table` is given, of type string.
+    - `header`: the header that carries the token, in that response and in the client's requests. Default: none.
+    - `cookie`: the name of a cookie that carries it as well, or instead: HttpOnly, SameSite=Lax, Secure on https, and
+      not visible to servers. Default: none.
+    - `param`: the parameter of the URL in which clients may send it. Default: none.
+    - `timeout`: how long a token is remembered after its last use, in seconds or as text. Default: 30 minutes. It has
+      no effect with a `table`.
+    - `table`: the stick table, of type string. Default: one for a million tokens.
 
-    A token that we did not make, or know no more, is worth nothing: its client gets a new one.
-    Raises `ConfigError` if there is no way to tell it, or a name can't be one.
+    A client whose token we did not make, or have forgotten, gets a new one.
+
+    Raises `ConfigError` if neither a header nor a cookie carries the token, or a name is not valid.
     """
 
     header: str | None = None
@@ -53,10 +57,10 @@ class Token:
 
     def _problems(self) -> Iterator[str]:
         if self.header is None and self.cookie is None:
-            yield "clients are told it by header= or cookie=: name one"
-        for word, name in (("header", self.header), ("cookie", self.cookie)):
+            yield "responses carry it in header= or cookie=: name one"
+        for option, name in (("header", self.header), ("cookie", self.cookie)):
             if name is not None and not cookies.is_name(name):
-                yield f"{word} {name!r} can't be the name of a {word}"
+                yield f"{option} {name!r} can't be the name of a {option}"
         if self.param == "":
             yield "param: a parameter has a name"
         if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
@@ -74,30 +78,30 @@ class Token:
 
 
 class TokenEngine(StickEngine):
-    """`Token` at work over the servers of one backend: one rule, and whom it does not know is given a token."""
+    """`Token` for the servers of one backend: one stick rule, and a new token for a client that it does not match."""
 
     def __init__(self, token: Token, backend: str, servers: Sequence[Server], clock: Clock) -> None:
         self._header = token.header.lower() if token.header is not None else None
         self._cookie = token.cookie
         self._table = token.table
-        seen: list[Sample] = []
+        samples: list[Sample] = []
         if token.header is not None:
-            seen.append(hdr(token.header))
+            samples.append(hdr(token.header))
         if token.cookie is not None:
-            seen.append(cook(token.cookie))
+            samples.append(cook(token.cookie))
         if token.param is not None:
-            seen.append(url_param(token.param))
-        rule = StickRule(token.table, tuple(seen), matches=True, updates_only=True)
+            samples.append(url_param(token.param))
+        rule = StickRule(token.table, tuple(samples), matches=True, updates_only=True)
         super().__init__((rule,), backend, servers, clock)
-        self.make: Callable[[], str] = lambda: secrets.token_urlsafe(_BYTES)
+        self.make_token: Callable[[], str] = lambda: secrets.token_urlsafe(_BYTES)
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         result = super().recognise(request, accept_down=accept_down)
         if self._cookie is not None and request.cookie_key is not None:
             texts = request.cookies
-            left = [cookies.take(text, self._cookie)[1] for text in texts]
-            if left != list(texts):
-                request.set_forwarded_cookies(left)
+            without_token = [cookies.take(text, self._cookie)[1] for text in texts]
+            if without_token != list(texts):
+                request.set_forwarded_cookies(without_token)
         return result
 
     def stamp_response(
@@ -106,7 +110,7 @@ class TokenEngine(StickEngine):
         mark = super().stamp_response(result, server, is_bound, request, response)
         if result.persistence_state or is_bound or server.config.non_stick:
             return mark
-        token = self.make()
+        token = self.make_token()
         key = self._table.key(token)
         if key is None:
             return mark

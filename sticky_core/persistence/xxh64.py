@@ -1,6 +1,6 @@
-"""XXH64 of short texts: what HAProxy makes dynamic cookies of (`cookie … dynamic`, configuration manual).
+"""XXH64 of short texts, from which HAProxy makes dynamic cookies (`cookie … dynamic`, configuration manual).
 
-Written after the algorithm's specification. A few hashes per configuration are no reason to bring a compiled package.
+Written after the algorithm's specification. A few hashes per configuration do not justify a compiled dependency.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _round(lane: int, word: int) -> int:
 
 
 def xxh64(data: bytes) -> int:
-    """The hash of `data` with seed 0."""
+    """Return the hash of `data` with seed 0."""
     at, size = 0, len(data)
     if size >= 32:
         lanes = [(_P1 + _P2) & _MASK, _P2, 0, -_P1 & _MASK]
@@ -54,7 +54,7 @@ def xxh64(data: bytes) -> int:
 
 
 def dynamic_id(key: str, host: str, port: int) -> str:
-    """A server's dynamic cookie: the hash of the key, its address and its port, as 16 hexadecimal digits.
+    """Return the dynamic id of a server: the hash of the key, its address and its port, as 16 hexadecimal digits.
 
     ValueError if `host` is a name rather than an address.
     """

@@ -9,7 +9,7 @@ from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE
-from sticky_core.persistence.nginx import NginxCookie, sid
+from sticky_core.persistence.nginx import NginxCookie, nginx_id
 from sticky_core.server.server import Server
 
 
@@ -45,11 +45,11 @@ def app(environ: object, start_response: object) -> list[bytes]:
     ],
 )
 def test_a_server_is_called_by_the_md5_of_where_it_is(target: str, md5: str):
-    assert sid(Server("cart", target)) == md5
+    assert nginx_id(Server("cart", target)) == md5
 
 
 def test_or_by_its_route():
-    assert sid(Server("cart", "http://10.0.0.1", cookie="a")) == "a"
+    assert nginx_id(Server("cart", "http://10.0.0.1", cookie="a")) == "a"
 
 
 def persistence(servers: Sequence[Server], **options: object):

@@ -88,7 +88,7 @@ def test_routes_are_values():
 @pytest.mark.parametrize(
     "samples, separator, problem",
     [
-        pytest.param([], ".", "a route has to stand somewhere", id="nowhere"),
+        pytest.param([], ".", "route: there are no samples", id="nowhere"),
         pytest.param(
             ["JSESSIONID"], ".", "route: 'JSESSIONID' is no sample: hand a callable", id="a name for a sample"
         ),

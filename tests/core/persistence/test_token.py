@@ -144,8 +144,8 @@ def test_a_server_that_is_not_to_be_stuck_to_brings_none(visit: Visit):
 @pytest.mark.parametrize(
     "asked, problem",
     [
-        ({}, "clients are told it by header= or cookie=: name one"),
-        ({"param": "t"}, "clients are told it by header= or cookie=: name one"),
+        ({}, "responses carry it in header= or cookie=: name one"),
+        ({"param": "t"}, "responses carry it in header= or cookie=: name one"),
         ({"header": "a b"}, "header 'a b' can't be the name of a header"),
         ({"cookie": ""}, "cookie '' can't be the name of a cookie"),
         ({"header": "t", "param": ""}, "param: a parameter has a name"),
