@@ -1,21 +1,22 @@
-"""What StickyWorkers costs: four workers plain, with every client at home, with every request handed over; and a
-hand-over beside the same request forwarded over HTTP.
+"""What StickyWorkers costs: four workers without it, with every client at its own worker, and with every request
+forwarded to a peer; and a request forwarded to a peer beside the same request forwarded over HTTP.
 
     python benchmarks/workers.py
     python benchmarks/workers.py --quick
 
-Four uvicorn processes with a port each stand for the workers of one server: they are siblings by `name=`, and who has a
-port and a mark decides who accepts a request and who owns it. "at home" sends each worker its own clients, "handed
-over" sends each the clients of the next one. The clients send what a browser sends, the mark among other cookies.
+Four uvicorn processes with a port each stand for the workers of one server: they are peers by `name=`, so the port
+decides which worker accepts a request, and the cookie which worker serves it. "at the own worker" sends to each worker
+its own clients, "forwarded to a peer" sends to each the clients of the next one. The clients send what a browser sends,
+the mark among other cookies.
 
-The second table is of two processes and one client at a time loading them: all CPU, system and user, that /proc counts
-for both, per request, less what the bare request costs (the same app on the same server alone). "forwarded" is the same
-request through our own Upstream to the same app on a uvicorn of its own, over TCP and over a UNIX socket. The goal: a
-hand-over costs no more than forwarding over TCP; better, 0.8 of it.
+The second table is of two processes, loaded by one client: all CPU time, system and user, that /proc counts for both,
+per request, less what the bare request costs (the same app on the same server without us). "forwarded over ..." is the
+same request through our Upstream to the same app in another uvicorn, over TCP and over a UNIX socket. The goal: to
+forward to a peer costs no more than to forward over TCP; better, 0.8 of that.
 
-Rounds of all contenders take turns; figures are medians, ratios the median of the rounds' own (in brackets the lowest
-and the highest). Nothing is asserted. Linux only; wrk makes the load where it is installed, else a loop of ours, which
-then bounds the rates of the first table.
+Rounds of all contenders take turns. Figures are medians, ratios are the median of the ratios of each round (in brackets
+the lowest and the highest). Nothing is asserted. Linux only; wrk makes the load where it is installed, else a client of
+ours, which then limits the rates of the first table.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ HOST = "127.0.0.1"
 WORKERS = 4
 BODY = b"x" * 1024
 SECRET = "a secret for benchmarks and nothing else"
-DEADLINE = 60.0  # seconds for what should take an instant
+DEADLINE = 60.0  # in seconds, for hangs only
 HEADERS = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
@@ -52,7 +53,7 @@ HEADERS = {
 COOKIES = "theme=dark; _ga=GA1.1.1234567890.1234567890; sessionid=0123456789abcdef0123456789abcdef"
 
 
-# The contenders' apps, made by factories that uvicorn calls.
+# The contenders' apps: uvicorn calls these factories.
 
 
 def hello() -> Any:
@@ -72,8 +73,8 @@ def sticky() -> Any:
     return StickyWorkers(hello(), name="bench", directory=os.environ["BENCH_DIRECTORY"], secret=SECRET)
 
 
-def bound() -> Any:
-    """What a bound in-process request costs, for comparison."""
+def replicas() -> Any:
+    """The same app as replicas in one process, for comparison."""
     from sticky_asgi import Backend, Cookie, Dispatcher, Server
 
     app = hello()
@@ -93,7 +94,7 @@ def forwarding() -> Any:
 
 @dataclass
 class Process:
-    """A uvicorn, on a port of its own or at a UNIX socket."""
+    """A uvicorn that listens on a port or at a UNIX socket. `mark`: the cookie of its clients, `NAME=value`."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -101,7 +102,7 @@ class Process:
 
     @property
     def cpu(self) -> float:
-        """Seconds that it has used so far, system and user."""
+        """How much CPU time it has used, system and user, in seconds."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -114,13 +115,13 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serving(factory: str, folder: str, upstream: str = "", uds: str = "") -> Iterator[Process]:
     port = free_port() if not uds else 0
-    where = ["--uds", uds] if uds else ["--port", f"{port}"]
+    address = ["--uds", uds] if uds else ["--port", f"{port}"]
     command = [sys.executable, "-m", "uvicorn", "--factory", f"workers:{factory}", "--no-access-log"]
     environment = {**os.environ, "BENCH_DIRECTORY": folder, "BENCH_UPSTREAM": upstream}
     here = Path(__file__).parent
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (f"{here.parent}", os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
-        [*command, "--log-level", "warning", *where], cwd=here, env=environment, stderr=subprocess.DEVNULL
+        [*command, "--log-level", "warning", *address], cwd=here, env=environment, stderr=subprocess.DEVNULL
     )
     try:
         deadline = time.monotonic() + DEADLINE
@@ -129,7 +130,7 @@ def serving(factory: str, folder: str, upstream: str = "", uds: str = "") -> Ite
                 if not end.connect_ex(uds or (HOST, port)):
                     break
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{factory} does not come up")
+                raise SystemExit(f"{factory} does not start to listen within {DEADLINE:g} seconds")
             time.sleep(0.02)
         yield Process(process, port)
     finally:
@@ -137,15 +138,15 @@ def serving(factory: str, folder: str, upstream: str = "", uds: str = "") -> Ite
         process.wait()
 
 
-def marked(each: Process) -> str:
-    """The mark that it gives to a first visitor; empty if it gives none."""
-    connection = http.client.HTTPConnection(HOST, each.port)
+def mark_of(process: Process) -> str:
+    """Return the mark that it gives to a new client; empty if it gives none."""
+    connection = http.client.HTTPConnection(HOST, process.port)
     connection.request("GET", "/shop/small")
-    answer = connection.getresponse()
-    answer.read()
+    response = connection.getresponse()
+    response.read()
     connection.close()
-    said = answer.getheader("set-cookie") or ""
-    return said.partition(";")[0]
+    cookie_text = response.getheader("set-cookie") or ""
+    return cookie_text.partition(";")[0]
 
 
 # The load
@@ -156,10 +157,12 @@ def cookie(mark: str) -> str:
 
 
 def load(targets: list[tuple[int, str]], connections: int, seconds: float) -> list[int]:
-    """Keep asking each port, with its mark, over so many connections, all at once: how many answers came from each."""
+    """Send requests to each port, with its mark, over so many connections, to all ports at the same time. Return the
+    number of responses from each.
+    """
     wrk = shutil.which("wrk")
     if wrk is None:
-        return asyncio.run(own_load(targets, connections, seconds))
+        return asyncio.run(load_without_wrk(targets, connections, seconds))
     running = []
     for port, mark in targets:
         headers = [
@@ -169,17 +172,17 @@ def load(targets: list[tuple[int, str]], connections: int, seconds: float) -> li
         running.append(
             subprocess.Popen([*command, f"http://{HOST}:{port}/shop/small"], stdout=subprocess.PIPE, text=True)
         )
-    answers = []
+    responses = []
     for each in running:
-        said, _ = each.communicate()
-        if "Non-2xx" in said:
-            raise SystemExit(said)
-        found = re.search(r"(\d+) requests in", said)
-        answers.append(int(found[1]) if found else 0)
-    return answers
+        report, _ = each.communicate()
+        if "Non-2xx" in report:
+            raise SystemExit(report)
+        found = re.search(r"(\d+) requests in", report)
+        responses.append(int(found[1]) if found else 0)
+    return responses
 
 
-async def own_load(targets: list[tuple[int, str]], connections: int, seconds: float) -> list[int]:
+async def load_without_wrk(targets: list[tuple[int, str]], connections: int, seconds: float) -> list[int]:
     counts = [0] * len(targets)
     end = time.monotonic() + seconds
 
@@ -203,7 +206,7 @@ async def own_load(targets: list[tuple[int, str]], connections: int, seconds: fl
 # The tables
 
 
-def told(name: str, figures: list[float], unit: str, against: list[float] | None = None) -> None:
+def print_row(name: str, figures: list[float], unit: str, against: list[float] | None = None) -> None:
     line = f"  {name:<34}{statistics.median(figures):>10.1f} {unit}"
     if against is not None:
         ratios = [figure / other for figure, other in zip(figures, against, strict=True)]
@@ -215,17 +218,17 @@ def rates(rounds: int, seconds: float) -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sticky-"))
         plain = [stack.enter_context(serving("hello", folder)) for _ in range(WORKERS)]
-        inside = [stack.enter_context(serving("bound", folder)) for _ in range(WORKERS)]
+        inside = [stack.enter_context(serving("replicas", folder)) for _ in range(WORKERS)]
         workers = [stack.enter_context(serving("sticky", f"{folder}/run")) for _ in range(WORKERS)]
         for each in (*inside, *workers):
-            each.mark = marked(each)
-        owners = [*workers[1:], workers[0]]
+            each.mark = mark_of(each)
+        next_workers = [*workers[1:], workers[0]]
         contenders: dict[str, list[tuple[int, str]]] = {
             "plain": [(each.port, "") for each in plain],
             "bound in process, one worker each": [(each.port, each.mark) for each in inside],
-            "StickyWorkers, at home": [(each.port, each.mark) for each in workers],
-            "StickyWorkers, handed over": [
-                (each.port, owner.mark) for each, owner in zip(workers, owners, strict=True)
+            "StickyWorkers, at the own worker": [(each.port, each.mark) for each in workers],
+            "StickyWorkers, forwarded to a peer": [
+                (each.port, peer.mark) for each, peer in zip(workers, next_workers, strict=True)
             ],
         }
         figures: dict[str, list[float]] = {name: [] for name in contenders}
@@ -235,27 +238,27 @@ def rates(rounds: int, seconds: float) -> None:
                 if number:  # the first round warms up
                     figures[name].append(total / seconds)
         print(f"\n{WORKERS} workers, {WORKERS} × 16 connections, requests per second")
-        for name, rates_of_it in figures.items():
-            told(name, rates_of_it, "/s ", figures["plain"])
+        for name, rates_of_contender in figures.items():
+            print_row(name, rates_of_contender, "/s ", figures["plain"])
 
 
 def costs(rounds: int, seconds: float) -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sticky-"))
         bare = stack.enter_context(serving("hello", folder))
-        inside = stack.enter_context(serving("bound", folder))
+        inside = stack.enter_context(serving("replicas", folder))
         workers = [stack.enter_context(serving("sticky", f"{folder}/run")) for _ in range(2)]
         gateway = stack.enter_context(serving("forwarding", folder, f"http://{HOST}:{bare.port}"))
         behind = stack.enter_context(serving("hello", folder, uds=f"{folder}/u.sock"))
         unix = stack.enter_context(serving("forwarding", folder, f"unix:{folder}/u.sock"))
         for each in (inside, *workers, gateway, unix):
-            each.mark = marked(each)
+            each.mark = mark_of(each)
         first, second = workers
         contenders: dict[str, tuple[tuple[int, str], list[Process]]] = {
             "bare": ((bare.port, ""), [bare]),
             "bound in process": ((inside.port, inside.mark), [inside]),
-            "StickyWorkers, at home": ((first.port, first.mark), workers),
-            "StickyWorkers, handed over": ((first.port, second.mark), workers),
+            "StickyWorkers, at the own worker": ((first.port, first.mark), workers),
+            "StickyWorkers, forwarded to a peer": ((first.port, second.mark), workers),
             "forwarded over TCP": ((gateway.port, gateway.mark), [gateway, bare]),
             "forwarded over a UNIX socket": ((unix.port, unix.mark), [unix, behind]),
         }
@@ -264,31 +267,31 @@ def costs(rounds: int, seconds: float) -> None:
             for number in range(rounds + 1):
                 for name, (target, processes) in contenders.items():
                     before = sum(each.cpu for each in processes)
-                    answers = sum(load([target], connections, seconds))
+                    responses = sum(load([target], connections, seconds))
                     used = sum(each.cpu for each in processes) - before
                     if number:
-                        figures[name].append(1e6 * used / answers)
+                        figures[name].append(1e6 * used / responses)
             print(f"\none worker accepts, {connections} connections, CPU of all processes per request")
-            told("bare", figures["bare"], "µs")
-            over = {
+            print_row("bare", figures["bare"], "µs")
+            over_bare = {
                 name: [figure - bare for figure, bare in zip(each, figures["bare"], strict=True)]
                 for name, each in figures.items()
                 if name != "bare"
             }
             print("  over bare:")
-            for name, more in over.items():
-                told(name, more, "µs", over["forwarded over TCP"])
+            for name, more in over_bare.items():
+                print_row(name, more, "µs", over_bare["forwarded over TCP"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--only", choices=("rates", "costs"), help="one of the two tables")
-    asked = parser.parse_args()
-    rounds, seconds = (3, 2.0) if asked.quick else (7, 4.0)
+    options = parser.parse_args()
+    rounds, seconds = (3, 2.0) if options.quick else (7, 4.0)
     tables: dict[str, Callable[[int, float], None]] = {"rates": rates, "costs": costs}
     for name, table in tables.items():
-        if asked.only in (None, name):
+        if options.only in (None, name):
             table(rounds, seconds)
 
 

@@ -1,5 +1,5 @@
-"""StickyWorkers under real servers with several worker processes: every client finds its own memory again, whoever
-accepts its connection.
+"""StickyWorkers under real ASGI servers with several worker processes: every client is served by the process that has
+its session, whichever process accepts its connection.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-#: each with three workers; the default number of clients and requests is one that a machine with other work can bear
+#: Each has three workers. The default numbers of clients and requests are small enough for a busy machine.
 SERVERS = {
     "uvicorn": "uvicorn --workers 3 --no-access-log workers_asgi:app",
     "gunicorn uvicorn": "gunicorn -k uvicorn_worker.UvicornWorker -w 3 workers_asgi:app",
@@ -33,13 +33,13 @@ DEADLINE = 300.0
 
 @pytest.fixture
 def started(serve):
-    """Starts a server by its name in SERVERS; `options` are those of StickyWorkers, None leaves it out."""
+    """Starts a server by its name in SERVERS. `options`: those of StickyWorkers. `without`: leave StickyWorkers out."""
 
     def start(name, options=None, without=False, **variables):
         sticky = "null" if without else json.dumps(options or {})
         command = FOUR if name == "four of uvicorn" else SERVERS[name]
         served = serve(*command.split(), variables={"STICKY": sticky, **variables})
-        # of all servers the parent ends so; uvicorn's never closes the socket that it listens at
+        # the parent process of each server exits with 0; uvicorn's never closes the socket that it listens at
         served.kind = replace(served.kind, peace=0, habits=("ResourceWarning",) if "uvicorn --" in command else ())
         return served
 
@@ -48,14 +48,14 @@ def started(serve):
 
 @pytest.fixture
 def pair(serve):
-    """Two servers of a worker each, which are siblings by name: so a port says who takes a request."""
+    """Two servers with one worker each, which are peers by name: so the port decides which worker accepts a request."""
     with tempfile.TemporaryDirectory(prefix="sticky-") as folder:
         sticky = json.dumps({"name": "pair", "directory": f"{folder}/run"})
         yield [serve(*ALONE.split(), variables={"STICKY": sticky}) for _ in range(2)]
 
 
-class Visitor(threading.Thread):
-    """A client with a memory of how often it has been counted; each request over a connection of its own."""
+class CountingClient(threading.Thread):
+    """A client that checks that the app counts all its requests; each is sent over a new connection."""
 
     def __init__(self, served, name: str, requests: int) -> None:
         super().__init__()
@@ -76,83 +76,85 @@ class Visitor(threading.Thread):
 _names = (f"c{number}" for number in count())
 
 
-def visited(served, clients: int, requests: int) -> tuple[int, Counter[int | None]]:
-    """Of so many new clients, how many answers were wrong, and how many came from which process."""
-    visitors = [Visitor(served, next(_names), requests) for _ in range(clients)]
-    for each in visitors:
+def count_wrong(served, clients: int, requests: int) -> tuple[int, Counter[int | None]]:
+    """Return how many responses to so many new clients were wrong, and how many came from each process."""
+    running = [CountingClient(served, next(_names), requests) for _ in range(clients)]
+    for each in running:
         each.start()
-    for each in visitors:
+    for each in running:
         each.join()
-    return sum(each.wrong for each in visitors), Counter(pid for each in visitors for pid in each.seen)
+    return sum(each.wrong for each in running), Counter(pid for each in running for pid in each.seen)
 
 
-def everybody_is_up(served, until, workers=WORKERS):
-    """Wait until all workers answer."""
+def wait_for_all_workers(served, until, workers=WORKERS):
+    """Wait until all workers respond."""
     pids: set[int] = set()
 
     def more():
         pids.update(json.loads(served.client().ask("/echo").body)["pid"] for _ in range(5))
         return len(pids) >= workers
 
-    until(more, "all workers answer")
+    until(more, "responses from all workers")
 
 
-def test_every_client_finds_its_own_count_again_and_without_it_most_do_not(started, until):
+def test_all_requests_of_a_client_are_counted_by_one_worker_and_without_stickiness_most_are_not(started, until):
     without = started("uvicorn", without=True)
-    everybody_is_up(without, until)
-    until(lambda: visited(without, 20, 20)[0] > 200, "more than half of the answers are wrong")
+    wait_for_all_workers(without, until)
+    until(lambda: count_wrong(without, 20, 20)[0] > 200, "more than half of the responses are wrong")
     without.stop()
-    finds_its_own(started("uvicorn"), until, 20, 20)
+    assert_sticky(started("uvicorn"), until, 20, 20)
 
 
 @pytest.mark.long
-def test_forty_clients_find_their_own_counts_in_fifty_requests_each(started, until):
-    finds_its_own(started("four of uvicorn"), until, 40, 50, workers=4)
+def test_fifty_requests_of_each_of_forty_clients_are_counted_by_one_worker(started, until):
+    assert_sticky(started("four of uvicorn"), until, 40, 50, workers=4)
 
 
 @pytest.mark.parametrize("name", [name for name in SERVERS if name != "uvicorn"])
-def test_every_client_finds_its_own_count_again_under(started, until, name):
-    finds_its_own(started(name), until, 12, 12)
+def test_all_requests_of_a_client_are_counted_by_one_worker_under(started, until, name):
+    assert_sticky(started(name), until, 12, 12)
 
 
-def finds_its_own(served, until, clients, requests, workers=WORKERS):
-    everybody_is_up(served, until, workers)
-    answered: Counter[int | None] = Counter()
+def assert_sticky(served, until, clients, requests, workers=WORKERS):
+    wait_for_all_workers(served, until, workers)
+    responses: Counter[int | None] = Counter()
 
     def more():
-        wrong, seen = visited(served, clients, requests)
+        wrong, seen = count_wrong(served, clients, requests)
         assert wrong == 0
-        answered.update(seen)
-        return len(answered) > 1  # who accepts is the kernel's choice, and it may be one for all
+        responses.update(seen)
+        return len(responses) > 1  # the kernel chooses the worker that accepts, and may choose one for all
 
-    until(more, "more than one worker has clients")
+    until(more, "clients at more than one worker")
 
 
-# From here on under uvicorn, and where processes matter under gunicorn: what the workers do is the same everywhere.
+# From here on under uvicorn, and under gunicorn where its processes matter: the workers do the same under all servers.
 
 
 @pytest.fixture(params=["uvicorn", "gunicorn asgi"])
 def parent(request, started):
-    """A server whose parent process looks after its workers."""
+    """A server whose parent process restarts its workers."""
     return lambda **options: started(request.param, **options)
 
 
-def asked(served, client, target: str, **more) -> Any:
+def get_json(served, client, target: str, **more) -> Any:
     answer = client.ask(target, **more)
     assert answer.status == 200, (target, answer)
     return json.loads(answer.body)
 
 
-def crowd(served, target: str, size: int = 12) -> list[tuple[Any, Any]]:
-    """So many new clients, all at once, so that no worker takes them all: each with what it was told, if anything."""
+def request_from_new_clients(served, target: str, size: int = 12) -> list[tuple[Any, Any]]:
+    """Send requests of so many new clients at the same time, so that no worker accepts them all; return each client
+    with its response, if it got one.
+    """
     told: list[tuple[Any, Any]] = []
 
     def one():
         client = served.client()
         try:
-            told.append((client, asked(served, client, target)))
+            told.append((client, get_json(served, client, target)))
         except OSError:
-            pass  # a worker that ends closes its door without a word
+            pass  # a worker that stops closes its listener, and the connections in its backlog are reset
 
     together = [threading.Thread(target=one) for _ in range(size)]
     for each in together:
@@ -162,12 +164,12 @@ def crowd(served, target: str, size: int = 12) -> list[tuple[Any, Any]]:
     return told
 
 
-def homes(served, until) -> dict[int, Any]:
-    """A client for each worker, by its process, that is bound to it."""
+def client_of_each_worker(served, until) -> dict[int, Any]:
+    """Return a client for each worker, by the process id of the worker to which the client is bound."""
     found: dict[int, Any] = {}
 
     def more():
-        for client, told in crowd(served, "/echo"):
+        for client, told in request_from_new_clients(served, "/echo"):
             found.setdefault(told["pid"], client)
         return len(found) >= WORKERS
 
@@ -175,23 +177,23 @@ def homes(served, until) -> dict[int, Any]:
     return found
 
 
-def at_rest(served, until) -> None:
-    """Wait until no worker is on its way: gunicorn's forget a SIGTERM that comes before they are up."""
+def wait_for_booted_workers(served, until) -> None:
+    """Wait until no worker is starting: those of gunicorn ignore a SIGTERM that comes before they are up."""
     if "gunicorn" in served.command:
         until(
             lambda: served.output.count("Booting worker") == served.output.count("ASGI server listening"),
-            "workers that are up",
+            "workers that have started",
         )
 
 
-def test_streams_and_websockets_are_handed_over_as_well(started, until):
+def test_streams_and_websockets_are_forwarded(started, until):
     served = started("uvicorn")
-    for client in homes(served, until).values():
+    for client in client_of_each_worker(served, until).values():
         name = f"{id(client)}"
         for number in range(6):
             answer = client.ask(f"/stream?client={name}")
             assert answer.body == b"".join(b"data: %d\n\n" % (3 * number + event) for event in (1, 2, 3))
-        pid = asked(served, client, f"/count?client={name}")["pid"]
+        pid = get_json(served, client, f"/count?client={name}")["pid"]
         for number in range(6):
             with websocket(served, f"/talk?client={name} talk", client) as end:
                 end.send("hello")
@@ -208,13 +210,13 @@ def websocket(served, target, client=None):
     )
 
 
-def test_a_request_looks_the_same_wherever_it_is_served(started, until):
+def test_request_looks_the_same_in_whichever_worker_it_was_accepted(started, until):
     served = started("uvicorn")
-    (client, *_) = homes(served, until).values()
+    (client, *_) = client_of_each_worker(served, until).values()
     plain = {"x-raw": "caf\xe9", "cookie": "theme=dark"}
     seen: dict[int, Any] = {}
     while len(seen) < 20:
-        told = asked(served, client, "/echo?a=%41&b", headers=plain)
+        told = get_json(served, client, "/echo?a=%41&b", headers=plain)
         told["client"] = told["client"][0]
         told["headers"] = [pair for pair in told["headers"] if pair[0] != "cookie"]
         seen[len(seen)] = told
@@ -223,16 +225,16 @@ def test_a_request_looks_the_same_wherever_it_is_served(started, until):
     assert ["x-raw", "caf\xe9"] in seen[0]["headers"]
 
 
-def test_only_the_clients_of_a_worker_that_is_killed_are_bound_anew_and_only_once(parent, until):
+def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(parent, until):
     served = parent()
-    clients = homes(served, until)
+    clients = client_of_each_worker(served, until)
     names = {pid: f"of {pid}".replace(" ", "-") for pid in clients}
     for pid, client in clients.items():
         for number in range(1, 4):
-            assert asked(served, client, f"/count?client={names[pid]}")["n"] == number
+            assert get_json(served, client, f"/count?client={names[pid]}")["n"] == number
     victim = next(iter(clients))
     os.kill(victim, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{victim}").exists(), "its death")
+    until(lambda: not Path(f"/proc/{victim}").exists(), "the end of the worker")
     rebound = 0
     for pid, client in clients.items():
         told = [ask_again(served, client, f"/count?client={names[pid]}") for _ in range(6)]
@@ -243,24 +245,24 @@ def test_only_the_clients_of_a_worker_that_is_killed_are_bound_anew_and_only_onc
         else:
             assert [each["n"] for each in told] == [4, 5, 6, 7, 8, 9]
     assert rebound == 1
-    at_rest(served, until)
+    wait_for_booted_workers(served, until)
 
 
 def ask_again(served, client, target):
-    """Ask until somebody answers: what the kernel had queued at the dead worker's end is cut, and nobody's fault."""
+    """Retry until there is a response: connections in the backlog of the killed worker are reset by the kernel."""
     for _ in range(20):
         try:
-            return asked(served, client, target)
+            return get_json(served, client, target)
         except OSError:
             continue
-    raise AssertionError("nobody answers")
+    raise AssertionError("no response")
 
 
-def test_what_was_at_the_worker_that_is_killed_ends_in_a_502_and_nothing_else_fails(started, until):
+def test_requests_at_a_killed_worker_end_in_a_502_and_no_others_fail(started, until):
     served = started("uvicorn")
 
-    def answered_for():
-        clients = homes(served, until)
+    def some_were_forwarded():
+        clients = client_of_each_worker(served, until)
         victim, *others = clients
         held = clients[victim]
         name = f"h-{victim}"
@@ -271,32 +273,32 @@ def test_what_was_at_the_worker_that_is_killed_ends_in_a_502_and_nothing_else_fa
         for each in waiting:
             each.start()
         until(
-            lambda: all(asked(served, held, f"/left?client={name}-{n}")["open"] for n in range(8)),
-            "all are at the worker",
+            lambda: all(get_json(served, held, f"/left?client={name}-{n}")["open"] for n in range(8)),
+            "all requests are at the worker",
         )
         os.kill(victim, signal.SIGKILL)
         for each in waiting:
             each.join()
-        # those that came in by the victim's own door are cut; those that others had handed to it are answered for
+        # connections that the victim had accepted are reset; for requests that peers had forwarded to it, they respond
         assert set(results) <= {502, None}
         for pid in others:
-            assert asked(served, clients[pid], "/echo")["pid"] == pid
+            assert get_json(served, clients[pid], "/echo")["pid"] == pid
         return 502 in results
 
-    until(answered_for, "one of eight comes in by another's door, as the kernel pleases")
+    until(some_were_forwarded, "a forwarded request among eight: the kernel chooses which worker accepts")
 
 
 def collect(client, target, method, results) -> None:
     try:
         results.append(client.ask(target, method).status)
-    except OSError:  # nothing came
+    except OSError:  # the connection was reset
         results.append(None)
 
 
-class Regular(threading.Thread):
-    """A client that keeps asking, a connection for each request, until it is told to stop.
+class RepeatingClient(threading.Thread):
+    """A client that sends requests, each over a new connection, until `over` is set.
 
-    `told`: what it was told each time, None where the connection was cut, or the status that was not 200.
+    `told`: the JSON of each response, its status where that was not 200, None where the connection was reset.
     """
 
     def __init__(self, client, name: str, over: threading.Event) -> None:
@@ -311,26 +313,26 @@ class Regular(threading.Thread):
             try:
                 answer = self._client.ask(f"/count?client={self._name}")
                 self.told.append(json.loads(answer.body) if answer.status == 200 else answer.status)
-            except OSError:  # by whoever had accepted it, which was the victim
+            except OSError:  # the victim had accepted the connection
                 self.told.append(None)
 
     @property
-    def begun_anew(self) -> int:
-        """How often its count began again."""
+    def restarts(self) -> int:
+        """How often its count has started."""
         return sum(isinstance(each, dict) and each["n"] == 1 for each in self.told)
 
 
-def test_a_kill_under_load_moves_only_the_clients_of_the_victim_and_fails_nobody_elses(started, until):
+def test_kill_under_load_moves_only_the_clients_of_the_victim_and_fails_no_others(started, until):
     served = started("uvicorn")
-    clients = homes(served, until)
+    clients = client_of_each_worker(served, until)
     over = threading.Event()
-    regulars = {pid: Regular(client, f"c{pid}", over) for pid, client in clients.items()}
-    for each in regulars.values():
+    repeating = {pid: RepeatingClient(client, f"c{pid}", over) for pid, client in clients.items()}
+    for each in repeating.values():
         each.start()
 
     def more(count):
-        enough = {pid: len(each.told) + count for pid, each in regulars.items()}
-        until(lambda: all(len(each.told) >= enough[pid] for pid, each in regulars.items()), "more answers")
+        enough = {pid: len(each.told) + count for pid, each in repeating.items()}
+        until(lambda: all(len(each.told) >= enough[pid] for pid, each in repeating.items()), "more responses")
 
     try:
         more(10)
@@ -339,129 +341,130 @@ def test_a_kill_under_load_moves_only_the_clients_of_the_victim_and_fails_nobody
         more(30)
     finally:
         over.set()
-        for each in regulars.values():
+        for each in repeating.values():
             each.join()
-    for pid, each in regulars.items():
+    for pid, each in repeating.items():
         statuses = [told for told in each.told if isinstance(told, int)]
         if pid == victim:
-            assert each.begun_anew == 2
-            assert statuses in ([], [502])  # what was at the victim in that moment
+            assert each.restarts == 2
+            assert statuses in ([], [502])  # the request that was at the victim in this moment
             assert [told["reason"] for told in each.told if isinstance(told, dict)].count("other instance") <= 1
         else:
-            assert (each.begun_anew, statuses) == (1, [])
+            assert (each.restarts, statuses) == (1, [])
             assert {told["pid"] for told in each.told if isinstance(told, dict)} == {pid}
 
 
-def test_workers_that_are_replaced_under_load_fail_nobody(started, until):
-    """A reload: each worker ends in peace, and another takes its slot."""
+def test_workers_that_are_replaced_under_load_fail_no_request(started, until):
+    """A reload: each worker stops gracefully, and another takes its worker slot."""
     served = started("gunicorn asgi", options={"drain": 5})
-    clients = homes(served, until)
+    clients = client_of_each_worker(served, until)
     over = threading.Event()
     problems: list[object] = []
 
-    def keep_asking(client, name):
+    def keep_requesting(client, name):
         while not over.is_set():
             try:
                 answer = client.ask(f"/count?client={name}")
             except OSError:
-                continue  # its own connection was cut: gunicorn closes its door without a word
+                continue  # gunicorn closes its listener, and resets the connections in its backlog
             if answer.status != 200:
                 problems.append(answer)
 
     together = [
-        threading.Thread(target=keep_asking, args=(client, f"r{number}"))
+        threading.Thread(target=keep_requesting, args=(client, f"r{number}"))
         for number, client in enumerate(clients.values())
     ]
     for each in together:
         each.start()
     try:
         served.process.send_signal(signal.SIGHUP)
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in clients), "all old workers are gone")
-        again = homes(served, until)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in clients), "the end of all old workers")
+        again = client_of_each_worker(served, until)
     finally:
         over.set()
         for each in together:
             each.join()
     assert problems == []
     assert not set(again) & set(clients)
-    wrong, _ = visited(served, 6, 6)
+    wrong, _ = count_wrong(served, 6, 6)
     assert wrong == 0
 
 
-def told_to(served, until, number: signal.Signals, times: int) -> None:
-    """Tell gunicorn, which hears two signals as one if they come together."""
+def signal_gunicorn(served, until, number: signal.Signals, times: int) -> None:
+    """Send a signal and wait until gunicorn handles it: two equal signals at the same time are one."""
     served.process.send_signal(number)
     word = number.name.removeprefix("SIG").lower()
-    until(lambda: served.output.count(f"Handling signal: {word}") == times, f"{word} is heard")
+    until(lambda: served.output.count(f"Handling signal: {word}") == times, f"{word} is handled")
 
 
-def test_workers_that_are_added_and_taken_away_take_slots_and_leave_them(started, until):
+def test_workers_that_are_added_and_removed_take_worker_slots_and_release_them(started, until):
     served = started("gunicorn asgi")
-    first = homes(served, until)
+    first = client_of_each_worker(served, until)
     for times in (1, 2):
-        told_to(served, until, signal.SIGTTIN, times)
+        signal_gunicorn(served, until, signal.SIGTTIN, times)
     seen: set[Any] = set()
 
     def all_five():
-        seen.update(told["server"] for _, told in crowd(served, "/count?client=x"))
+        seen.update(told["server"] for _, told in request_from_new_clients(served, "/count?client=x"))
         return seen >= {"w4", "w5"}
 
     until(all_five, "five workers")
     for pid, client in first.items():
-        assert asked(served, client, "/echo")["pid"] == pid
-    at_rest(served, until)
+        assert get_json(served, client, "/echo")["pid"] == pid
+    wait_for_booted_workers(served, until)
     for times in (1, 2, 3):
-        told_to(served, until, signal.SIGTTOU, times)
+        signal_gunicorn(served, until, signal.SIGTTOU, times)
 
     def only_two():
-        answered = {told["pid"] for _, told in crowd(served, "/count?client=x")}
-        return len(answered) <= 2 and served.output.count("Worker exiting") >= 3
+        responses = {told["pid"] for _, told in request_from_new_clients(served, "/count?client=x")}
+        return len(responses) <= 2 and served.output.count("Worker exiting") >= 3
 
     until(only_two, "two workers")
-    wrong, _ = visited(served, 6, 6)
+    wrong, _ = count_wrong(served, 6, 6)
     assert wrong == 0
 
 
-def test_a_worker_that_has_served_its_requests_gives_its_slot_to_the_next(started, until):
+def test_worker_that_reaches_max_requests_leaves_its_worker_slot_to_the_next(started, until):
     served = started("gunicorn asgi", GUNICORN_CMD_ARGS="--max-requests 30")
     seen: set[Any] = set()
 
     def replaced():
-        seen.update((told["server"], told["pid"]) for _, told in crowd(served, "/count?client=x"))
+        seen.update((told["server"], told["pid"]) for _, told in request_from_new_clients(served, "/count?client=x"))
         return len({pid for _, pid in seen}) > WORKERS + 1
 
-    until(replaced, "workers that were replaced")
-    assert len({server for server, _ in seen}) <= WORKERS + 2  # the next may come while the last is on its way out
-    at_rest(served, until)
+    until(replaced, "replaced workers")
+    # a worker may start before the one that it replaces has stopped
+    assert len({server for server, _ in seen}) <= WORKERS + 2
+    wait_for_booted_workers(served, until)
 
 
-def test_much_goes_through_a_hand_over_and_little_of_it_stays(pair):
+def test_large_bodies_are_forwarded_in_little_memory(pair):
     size = 100_000_000
     one, other = pair
     mark = one.client()
-    asked(one, mark, "/echo")
+    get_json(one, mark, "/echo")
     there = other.client()
     there.jar.update(mark.jar)
-    before = [asked(served, served.client(), "/memory") for served in (one, other)]
+    before = [get_json(served, served.client(), "/memory") for served in (one, other)]
     connection = there.open(f"/large?size={size}")
     connection.head()
-    come = 0
+    received = 0
     while piece := connection.receive():
-        come += len(piece)
-    assert come == size // 65536 * 65536
-    told = asked(other, there, "/length", method="POST", body=b"x" * size)
+        received += len(piece)
+    assert received == size // 65536 * 65536
+    told = get_json(other, there, "/length", method="POST", body=b"x" * size)
     assert (told["size"], told["pid"]) == (size, before[0]["pid"])
-    after = [asked(served, served.client(), "/memory") for served in (one, other)]
+    after = [get_json(served, served.client(), "/memory") for served in (one, other)]
     for was, now in zip(before, after, strict=True):
         assert now["pid"] == was["pid"]
         assert now["peak"] - was["rss"] < 20_000_000
 
 
 @pytest.mark.parametrize("count", [pytest.param(40, id="40"), pytest.param(500, id="500", marks=pytest.mark.long)])
-def test_many_websockets_are_open_at_once_far_from_where_they_came_in(pair, count):
+def test_many_forwarded_websockets_are_open_at_the_same_time(pair, count):
     one, other = pair
     mark = one.client()
-    pid = asked(one, mark, "/echo")["pid"]
+    pid = get_json(one, mark, "/echo")["pid"]
     with ExitStack() as stack:
         ends = [stack.enter_context(websocket(other, f"/talk?client=c{n}", mark)) for n in range(count)]
         for turn in (1, 2):
@@ -471,42 +474,42 @@ def test_many_websockets_are_open_at_once_far_from_where_they_came_in(pair, coun
                 assert end.recv() == f"{turn} {pid} {number}"
 
 
-def test_a_client_that_leaves_is_missed_where_its_request_is(pair, until):
+def test_disconnect_of_a_client_reaches_the_worker_that_serves_it(pair, until):
     one, other = pair
     mark = one.client()
-    asked(one, mark, "/echo")
+    get_json(one, mark, "/echo")
     there = other.client()
     there.jar.update(mark.jar)
     connection = there.open("/forever?client=x")
     connection.read_until(b": here\n\n")
     connection.leave()
-    until(lambda: asked(one, one.client(), "/left?client=x")["left"], "the app misses its client")
+    until(lambda: get_json(one, one.client(), "/left?client=x")["left"], "the app sees the disconnect")
 
 
-def test_what_an_app_raises_is_a_500_and_is_logged_with_where_it_was(pair):
+def test_exception_in_the_app_of_a_peer_is_a_500_and_is_logged_with_its_traceback(pair):
     one, other = pair
     mark = one.client()
-    asked(one, mark, "/echo")
+    get_json(one, mark, "/echo")
     there = other.client()
     there.jar.update(mark.jar)
     other.kind = replace(other.kind, habits=("Traceback",))
     assert there.ask("/boom").status == 500
     assert "the app is broken" in other.output
     assert "in boom" in other.output
-    assert asked(other, there, "/echo")["state"]["pid"] == json.loads(one.client().ask("/memory").body)["pid"]
+    assert get_json(other, there, "/echo")["state"]["pid"] == json.loads(one.client().ask("/memory").body)["pid"]
 
 
-def test_keys_belong_to_one_worker_whoever_takes_them(started, until):
+def test_key_has_one_worker_whichever_accepts_its_requests(started, until):
     served = started("uvicorn", {"key": "/rooms/{name}", "cookie": None})
-    everybody_is_up(served, until)
+    wait_for_all_workers(served, until)
     for room in range(6):
-        told = [told for _, told in crowd(served, f"/rooms/{room}")]
+        told = [told for _, told in request_from_new_clients(served, f"/rooms/{room}")]
         assert sorted(each["n"] for each in told) == list(range(1, len(told) + 1))
         assert len({each["pid"] for each in told}) == 1
 
 
-def test_sticky_run_is_uvicorn_with_workers_that_stick(served_by_command, until):
-    finds_its_own(served_by_command, until, 10, 10)
+def test_sticky_run_starts_uvicorn_with_sticky_workers(served_by_command, until):
+    assert_sticky(served_by_command, until, 10, 10)
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""An app that keeps what it knows of its clients in memory, behind StickyWorkers. STICKY: its options as JSON; `null`
-leaves it out.
+"""An app that counts the requests of its clients in memory, behind StickyWorkers. STICKY: its options as JSON; `null`
+leaves StickyWorkers out.
 """
 
 import asyncio
@@ -25,12 +25,13 @@ async def lifespan(app):
 
 
 def counted(client: str) -> int:
+    """Count one more request of a client, and return the number."""
     counts[client] = counts.get(client, 0) + 1
     return counts[client]
 
 
-def told(scope) -> dict[str, object]:
-    """What the app finds as the decision."""
+def decision_of(scope) -> dict[str, object]:
+    """Return the decision that the app finds."""
     decision = scope.get("sticky")
     if decision is None:
         return {}
@@ -39,7 +40,7 @@ def told(scope) -> dict[str, object]:
 
 async def count(request: Request) -> Response:
     client = request.query_params["client"]
-    return JSONResponse({"n": counted(client), "pid": os.getpid(), **told(request.scope)})
+    return JSONResponse({"n": counted(client), "pid": os.getpid(), **decision_of(request.scope)})
 
 
 async def room(request: Request) -> Response:
@@ -47,23 +48,23 @@ async def room(request: Request) -> Response:
 
 
 async def stream(request: Request) -> Response:
-    """Three events, with what this client has had before."""
+    """Send three events, each with the number of events that the client has received."""
     client = request.query_params["client"]
 
-    async def said():
+    async def events_of_client():
         for _ in range(3):
             yield f"data: {counted(client)}\n\n"
             await asyncio.sleep(0)
 
-    return StreamingResponse(said(), media_type="text/event-stream")
+    return StreamingResponse(events_of_client(), media_type="text/event-stream")
 
 
 async def forever(request: Request) -> Response:
-    """Events until the client leaves, which `/left` tells."""
+    """Send events until the client disconnects, which `/left` shows."""
     client = request.query_params["client"]
     counts[f"{client} open"] = 1
 
-    async def said():
+    async def events_of_client():
         try:
             while True:
                 yield b": here\n\n"
@@ -71,7 +72,7 @@ async def forever(request: Request) -> Response:
         finally:
             counts[f"{client} left"] = 1
 
-    return StreamingResponse(said(), media_type="text/event-stream")
+    return StreamingResponse(events_of_client(), media_type="text/event-stream")
 
 
 async def left(request: Request) -> Response:
@@ -80,7 +81,7 @@ async def left(request: Request) -> Response:
 
 
 async def hold(request: Request) -> Response:
-    """Answers when `/release` says so."""
+    """Respond when `/release` is called."""
     client = request.query_params["client"]
     event = events.setdefault(client, asyncio.Event())
     counts[f"{client} open"] = 1
@@ -138,7 +139,7 @@ async def memory(request: Request) -> Response:
 
 
 def rss(field: str = "VmRSS") -> int:
-    """This process's memory, in bytes."""
+    """Return how much memory this process uses, in bytes."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{field}:"))
 

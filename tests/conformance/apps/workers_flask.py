@@ -1,4 +1,4 @@
-"""A Flask app whose sessions are in memory, behind StickyWorkers. STICKY: `null` leaves that out."""
+"""A Flask app whose sessions are in memory, behind StickyWorkers. STICKY: `null` leaves it out."""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ def put(item):
     if "id" not in session:
         session["id"] = secrets.token_hex(8)
         carts[session["id"]] = []
-    carts[session["id"]].append(item)  # KeyError: another worker has it
+    carts[session["id"]].append(item)  # KeyError if another worker has the cart
     return {"items": len(carts[session["id"]]), "pid": os.getpid()}
 
 

@@ -1,4 +1,4 @@
-"""Settings of gunicorn that tell an app in `workers_wsgi` when its worker has started."""
+"""Settings of gunicorn that start the app in `workers_wsgi` with its worker, before the first request."""
 
 
 def post_worker_init(worker):

@@ -1,6 +1,4 @@
-"""A Flask-SocketIO server as its documentation has it, in threads, behind StickyWorkers. STICKY: `null` leaves that
-out.
-"""
+"""A Flask-SocketIO server as in its documentation, in threads, behind StickyWorkers. STICKY: `null` leaves it out."""
 
 import os
 
@@ -10,8 +8,8 @@ from flask_socketio import SocketIO  # type: ignore[import-untyped]
 from sticky_wsgi.workers.middleware import StickyWorkers
 
 app = Flask(__name__)
-# An upgrade takes gunicorn's own socket over, which no other worker has. A client that has said goodbye waits for the
-# next ping.
+# Polling only: an upgrade to WebSocket takes over gunicorn's socket, which no other worker has. The short interval is
+# for clients that disconnect, which wait for the next ping.
 sockets = SocketIO(app, async_mode="threading", transports=["polling"], ping_interval=2, engineio_logger=True)
 names: dict[str, str] = {}
 

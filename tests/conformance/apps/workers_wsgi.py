@@ -1,5 +1,5 @@
-"""An app that keeps what it knows of its clients in memory, behind StickyWorkers. STICKY: its options as JSON; `null`
-leaves it out.
+"""An app that counts the requests of its clients in memory, behind StickyWorkers. STICKY: its options as JSON; `null`
+leaves StickyWorkers out.
 """
 
 import json
@@ -15,7 +15,7 @@ PIECE = b"x" * 65536
 counts: dict[str, int] = {}
 releases: dict[str, threading.Event] = {}
 lock = threading.Lock()
-at_work = 0
+in_flight = 0
 most = 0
 
 
@@ -30,40 +30,40 @@ def released(client: str) -> threading.Event:
         return releases.setdefault(client, threading.Event())
 
 
-def told(environ):
-    """What the app finds as the decision."""
+def decision_of(environ):
+    """Return the decision that the app finds."""
     decision = environ.get("sticky.decision")
     if decision is None:
         return {}
     return {"server": decision.server, "claim": decision.claim.name, "reason": decision.reason.value}
 
 
-def away(environ):
-    """Whether another worker of gunicorn's has handed it over."""
+def forwarded(environ):
+    """Return 1 if another worker of gunicorn has forwarded the request, else 0."""
     return int("gunicorn.socket" not in environ)
 
 
 def rss(field="VmRSS"):
-    """This process's memory, in bytes."""
+    """Return how much memory this process uses, in bytes."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{field}:"))
 
 
 def inner(environ, start_response):
-    """Every page is a function of the client; what it returns is told as JSON, or sent as it is."""
-    global at_work, most
+    """Each page is a function of the client. It returns a dict, which is sent as JSON, or a WSGI body."""
+    global in_flight, most
     client = parse_qs(environ["QUERY_STRING"]).get("client", [""])[0]
     with lock:
-        at_work += 1
-        most = max(most, at_work)
+        in_flight += 1
+        most = max(most, in_flight)
     try:
         answer = PAGES[environ["PATH_INFO"].split("/")[1]](environ, client, start_response)
     finally:
         with lock:
-            at_work -= 1
+            in_flight -= 1
     if not isinstance(answer, dict):
         return answer
-    body = json.dumps({**answer, "pid": os.getpid(), **told(environ)}).encode()
+    body = json.dumps({**answer, "pid": os.getpid(), **decision_of(environ)}).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
@@ -77,13 +77,13 @@ def rooms(environ, client, start_response):
 
 
 def stream(environ, client, start_response):
-    """Three events, with what this client has had before."""
+    """Send three events, each with the number of events that the client has received."""
     start_response("200 OK", [("Content-Type", "text/event-stream")])
     return (f"data: {counted(client)}\n\n".encode() for _ in range(3))
 
 
 def forever(environ, client, start_response):
-    """Events until the client leaves, which `/left` tells."""
+    """Send events until the client disconnects, which `/left` shows."""
     start_response("200 OK", [("Content-Type", "text/event-stream")])
     counts[f"{client} open"] = 1
     return Forever(client)
@@ -104,12 +104,12 @@ class Forever:
 
 
 def left(environ, client, start_response):
-    return {what: counts.get(f"{client} {what}", 0) for what in ("open", "left", "away")}
+    return {what: counts.get(f"{client} {what}", 0) for what in ("open", "left", "forwarded")}
 
 
 def hold(environ, client, start_response):
-    """Answers when `/release` says so, or when it sees that the client has left."""
-    counts[f"{client} away"] = away(environ)
+    """Respond when `/release` is called, or when the client has disconnected."""
+    counts[f"{client} forwarded"] = forwarded(environ)
     counts[f"{client} open"] = 1
     gone = environ.get("waitress.client_disconnected", lambda: False)
     while not released(client).wait(0.02):
@@ -128,7 +128,7 @@ def length(environ, client, start_response):
     size = 0
     while piece := environ["wsgi.input"].read(65536):
         size += len(piece)
-    return {"size": size, "away": away(environ)}
+    return {"size": size, "forwarded": forwarded(environ)}
 
 
 def lines(environ, client, start_response):
@@ -142,7 +142,7 @@ def large(environ, client, start_response):
         [
             ("Content-Type", "text/plain"),
             ("Content-Length", str(pieces * len(PIECE))),
-            ("X-Away", str(away(environ))),
+            ("X-Forwarded-By-Peer", str(forwarded(environ))),
         ],
     )
     return (PIECE for _ in range(pieces))
@@ -158,14 +158,14 @@ def boom(environ, client, start_response):
 
 
 def half(environ, client, start_response):
-    """Breaks in the middle of its answer."""
+    """Raise in the middle of the response."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     yield b"half"
     raise RuntimeError("the app is broken")
 
 
 def fork(environ, client, start_response):
-    """Leaves a child behind that does nothing."""
+    """Fork a child that does nothing and does not end."""
     child = os.fork()
     if child == 0:
         while True:
