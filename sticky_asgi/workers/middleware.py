@@ -47,9 +47,9 @@ class StickyWorkers(DispatchApp):
       requests and responses, and agree on the owner of a new one. Default None. HAProxy's twin is `stick on`.
     - `slots`: over how many workers keys are spread by a consistent hash, instead of being learned; an int from 1 to
       128. Default None: keys are learned. HAProxy's twin is `hash-type consistent`.
-    - `on_lost`: what happens to a client whose worker has ended. `"rebind"` (default): another worker serves it and
+    - `on_lost`: what happens to a client after its worker has ended. `"rebind"` (default): another worker serves it and
       marks it with a new cookie; the decision has `Reason.OTHER_INSTANCE`. `"gone"`: it gets a 410 and the cookie is
-      removed, for apps that must not show an empty session in the place of a lost one; needs `secret`.
+      removed, for apps that must not show an empty session in the place of a lost one; needs a secret.
     - `retry_on`: after which failures of a peer a request is replayed at another worker, as in `Backend`. Default
       `"conn-failure"`: only if no worker can have executed it. HAProxy's twin is `retry-on`.
     - `name`: the name of the group: workers with the same name are peers, whichever process has started them. Default

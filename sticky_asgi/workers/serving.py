@@ -80,7 +80,7 @@ class PeerServer(FramedConnection):
             self.transport.write(self.pack(Kind.END, problem, *unsent))
 
     def announce_shutdown(self) -> None:
-        """Tell the peer that this worker is about to end."""
+        """Send the peer a notice that this worker is about to end."""
         self.send_frame(Kind.SHUTDOWN)
         if self._request is not None:
             self._request.close_websocket()

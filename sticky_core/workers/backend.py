@@ -1,9 +1,9 @@
-"""Workers: a backend whose servers are the worker processes of one app. The server of this process is the app itself;
+"""Workers: a backend that has the worker processes of one app as servers. The server of this process is the app itself;
 the others are peers, to which requests are forwarded.
 
 The worker that accepts a request looks at its mark. A request of a client that belongs to a peer is forwarded there,
 once and no further; a new client is served where its request was accepted. The mark carries the instance of the worker,
-so a client of a worker that has ended is told apart from one that never had a worker (`Reason.OTHER_INSTANCE`).
+so a client of a worker that has ended is distinguished from one that never had a worker (`Reason.OTHER_INSTANCE`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _WEIGHT: Final = 100
 
 
 class Workers(Backend):
-    """The workers of one app, as one of them sees them. Servers are numbered like worker slots; those whose worker runs
-    are UP.
+    """The workers of one app, as one of them sees them. Servers are numbered like worker slots; a server is UP
+    while its worker runs.
 
     - `config`: the options of the group.
     - `slots`: the worker slots of the group.
@@ -66,7 +66,7 @@ class Workers(Backend):
     ) -> None:
         self.slots = slots
         self.slot = slot
-        #: whether a client whose worker has ended gets a 410 instead of another worker
+        #: whether a client gets a 410 instead of another worker when its worker has ended
         self.reports_lost = config.on_lost == "gone"
         self._refresh_lock = threading.Lock()
         servers = [

@@ -1,6 +1,6 @@
 """Frames: what workers send each other over a UNIX socket, without I/O.
 
-A frame is its length in four bytes, then a msgpack array whose first item is its kind. Nothing in it can be executed,
+A frame is its length in four bytes, then a msgpack array that begins with its kind. Nothing in it can be executed,
 which is why it is neither pickle nor marshal. What is received is checked before it is used: a receiver of `BadFrame`
 closes that connection and nothing else.
 """

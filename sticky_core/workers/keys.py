@@ -3,8 +3,8 @@
 Each worker remembers the keys that it has served and those that peers have named to it (`KeyTable`). A worker that
 receives a request with a key that it does not know *claims* the key at its *arbiter*: one of the live workers, computed
 from the key, so that all workers choose the same one. The arbiter queries all peers. If one of them knows the owner,
-that stays the owner; else the worker whose claim came first owns the key, and later claimants are told so. The arbiter
-stores nothing that its peers could not tell again, so nothing is lost when it ends.
+that stays the owner; else the worker with the first claim owns the key, and later claimants get its name as the reply.
+The arbiter knows nothing that its peers do not know, so nothing is lost when it ends.
 
 `KeyArbitration` has these rules as generators: they yield what has to be sent or waited for (`AskPeers`, `WaitFor`),
 receive the replies, and return the owner. The faces only send and receive.

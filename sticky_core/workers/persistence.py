@@ -1,4 +1,4 @@
-"""How a worker recognises its clients: by a key whose owner is known, and by a cookie that names a worker."""
+"""How a worker recognises its clients: by a key that has a known owner, and by a cookie that names a worker."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class RefreshedCookieRuntime:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearnedKeys:
-    """Persistence by keys that workers learn. `reports_lost`: a client whose worker has ended is not served by another
-    one.
+    """Persistence by keys that workers learn. `reports_lost`: a client is not served by another worker
+    when its worker has ended.
     """
 
     keys: KeyTable

@@ -1,5 +1,5 @@
 """Worker slots: the numbered places of the worker processes of one group. A private directory holds a lock file for
-each worker slot, and the sockets of the workers, whose names show which instance listens in which worker slot.
+each worker slot, and the sockets of the workers. Their names show which instance listens in which worker slot.
 
 Only files are touched here; the faces open the sockets. A worker takes the lowest free worker slot and holds its lock
 until it ends, however it ends. Its socket is called `<slot>.<instance>.sock`, so a listing of the directory shows all
@@ -181,7 +181,7 @@ def _make_private(path: Path) -> None:
 
 
 def _remove_stale_groups(base: Path, clock: Clock) -> None:
-    """Remove the directories of unnamed groups whose parent process has ended."""
+    """Remove the directories of unnamed groups after their parent process has ended."""
     for group in base.iterdir():
         parent = group.name.partition("-")[0]
         if not parent.isdecimal() or _process_exists(int(parent)):

@@ -133,7 +133,7 @@ def assert_sticky(served, until, clients, requests, workers=WORKERS):
 
 @pytest.fixture(params=["uvicorn", "gunicorn asgi"])
 def parent(request, started):
-    """A server whose parent process restarts its workers."""
+    """A server with a parent process that restarts its workers."""
     return lambda **options: started(request.param, **options)
 
 

@@ -278,7 +278,7 @@ def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(started, unti
         again = [index for index, each in enumerate(seen) if each["reason"] == "other instance"]
         if pid != victim:
             assert numbers == sorted(set(numbers))
-            # the difference: requests that its worker has counted, and whose response the victim could not send
+            # the difference: requests that its worker has counted, while the victim could not send the response
             assert numbers[-1] - len(numbers) <= cut[pid]
             assert again == []
         else:

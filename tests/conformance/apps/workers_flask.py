@@ -1,4 +1,4 @@
-"""A Flask app whose sessions are in memory, behind StickyWorkers. STICKY: `null` leaves it out."""
+"""A Flask app with sessions in memory, behind StickyWorkers. STICKY: `null` leaves it out."""
 
 import os
 import secrets

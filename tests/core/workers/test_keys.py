@@ -66,7 +66,7 @@ def arbitration(keys):
 
 
 def key_with_arbiter(keys, name):
-    """A key whose arbiter is the worker `name`."""
+    """Return a key that has the worker `name` as arbiter."""
     return next(key for number in range(1000) if keys.arbiter(key := f"key-{number}").name == name)
 
 

@@ -76,7 +76,7 @@ def result_of(persistence, request):
             FakeRequest(replied=True),
             False,
             (Claim.NONE, Reason.NO_ENTRY, None, False, False),
-            id="a key whose owner has ended since it was looked up",
+            id="a key of an owner that has ended since it was looked up",
         ),
         pytest.param(W2, FakeRequest(), False, (Claim.VALID, Reason.BOUND, "w2", False, False), id="a peer's key"),
         pytest.param(W1, FakeRequest(), False, (Claim.VALID, Reason.BOUND, "w1", False, False), id="an own key"),

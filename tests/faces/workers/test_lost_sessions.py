@@ -1,4 +1,4 @@
-"""A client whose worker has ended has lost its session: it gets another worker, once, or is told so."""
+"""A client loses its session when its worker ends: then it gets another worker, once, or a 410."""
 
 from typing import Any
 
