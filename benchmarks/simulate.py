@@ -76,7 +76,8 @@ from sticky_core.samples.request import hdr
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
 from sticky_core.stick_table.table import StickTable
-from sticky_core.transaction.transaction import Reporting, Transaction
+from sticky_core.transaction.reporting import Reporting
+from sticky_core.transaction.transaction import Transaction
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -352,13 +353,12 @@ class Run:
             visit.owner = backend
             visit.raw_request = keys[session]
             visit.client_send = None
-            visit.status = 0
             server = visit.first(cookies[session])
-            if server is None:
+            if not isinstance(server, Server):
                 self.outcome.unanswered += 1
                 visit.unavailable_response()
                 continue
-            visit.status = 200
+            visit.decision.status = 200
             if not visit.persisted.needs_no_mark:
                 answer = Answer()
                 visit.stamp(answer)

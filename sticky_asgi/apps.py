@@ -9,7 +9,7 @@ from typing import Protocol
 from sticky_asgi.background.checks import Checks
 from sticky_asgi.background.discovery import Discovery
 from sticky_asgi.interruptible import InterruptibleApp
-from sticky_asgi.messages import ASGIApp, Scope, Send, StatusRetryTransaction, Transaction
+from sticky_asgi.messages import VARIANTS, ASGIApp, Transaction
 from sticky_asgi.stores import client as stores
 from sticky_asgi.upstream.app import Upstream
 from sticky_core.backend.backend import Backend
@@ -18,21 +18,8 @@ from sticky_core.backend.snapshot import Snapshot
 from sticky_core.runtime.apps import Apps
 from sticky_core.runtime.apps import Replicas as CoreReplicas
 from sticky_core.server.server import Server
-from sticky_core.transaction.transaction import Reporting
 
 _log = logging.getLogger("sticky_sessions")
-
-
-class Reported(Reporting[Scope, Send], Transaction):
-    """A transaction that reports how it turned out at each server."""
-
-    __slots__ = ()
-
-
-class ReportedSparing(Reporting[Scope, Send], StatusRetryTransaction):
-    """The same of one whose answers may be held back."""
-
-    __slots__ = ()
 
 
 class LifespanRunner(Protocol):
@@ -64,10 +51,7 @@ class Replicas(CoreReplicas):
         self.has_warned = False
 
     def _use_snapshot(self, snapshot: Snapshot) -> None:
-        spares = bool(snapshot.retries.statuses)
-        self.transaction_class: type[Transaction] = StatusRetryTransaction if spares else Transaction
-        if snapshot.observes:
-            self.transaction_class = ReportedSparing if spares else Reported
+        self.transaction_class: type[Transaction] = VARIANTS.select(snapshot)
         super()._use_snapshot(snapshot)
 
     @property

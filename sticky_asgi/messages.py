@@ -1,5 +1,5 @@
-"""Scope and messages as the core sees them. Header text is latin-1, a character per byte; names are lower case, as ASGI
-has it.
+"""Scopes and messages as the core sees them. Header text is latin-1, a character per byte; header names are lower case,
+as in ASGI.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sticky_asgi.stores.client import execute
 from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.forwarding import SAFE
-from sticky_core.server.server import Server
+from sticky_core.transaction.status_retry import StatusRetry
+from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
+from sticky_core.transaction.variants import TransactionVariants
 
 __all__ = [
     "KEY",
+    "TRANSACTION",
+    "VARIANTS",
     "ASGIApp",
     "Headers",
     "Message",
@@ -29,54 +33,58 @@ __all__ = [
     "Soon",
     "StatusRetryTransaction",
     "Transaction",
+    "UpstreamTransaction",
     "cookie_key",
+    "count_client_disconnect",
     "event_loop",
-    "gone",
-    "pay",
+    "flush_writes",
     "send_page",
     "soon_here",
     "waker",
 ]
 
-#: where a scope carries its decision
+#: the key of the decision in a scope
 KEY = "sticky"
+#: The key of the transaction in the scope for an app of ours that forwards the request: an upstream's, a peer's. Other
+#: apps never see it.
+TRANSACTION = "sticky.transaction"
 
 Header = tuple[bytes, bytes]
 Headers = list[Header]
 
-#: the messages that carry the head of an answer
+#: the messages that carry the head of a response
 HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
-#: the value of the Cookie header; where there are several, theirs in a tuple
+#: the value of the Cookie header; a tuple of the values where there are several headers
 CookieKey = bytes | tuple[bytes, ...] | None
 
 
-#: for each Cookie header that came, what goes on in its place
-Kept = list[tuple[Header, Header | None]]
+#: for each Cookie header that came, the header for the server in its place
+ForwardedCookies = list[tuple[Header, Header | None]]
 
 
 def event_loop() -> EventLoopToken | None:
-    """What stands for the event loop that we are called in, whichever library's; None outside of any."""
+    """Return a token of the event loop that runs this, of any library; None outside of an event loop."""
     try:
         return current_token()
     except RuntimeError:
         return None
 
 
-#: has something called on an event loop soon, from whatever thread; RuntimeError if it has ended
+#: schedules a callback on an event loop from any thread; RuntimeError if the loop has ended
 Soon = Callable[[Callable[[], object]], object]
 
 
 def soon_here() -> Soon:
-    """How to reach this event loop from elsewhere."""
+    """Return what schedules callbacks on this event loop."""
     native: Any = current_token().native_token
     soon: Soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
     return soon
 
 
 def waker(woken: anyio.Event) -> Callable[[], bool]:
-    """Sets `woken` from whatever thread; False if its event loop has ended."""
+    """Return a callback that sets `woken` from any thread. It returns False if the event loop has ended."""
     soon = soon_here()
 
     def wake() -> bool:
@@ -102,15 +110,13 @@ def _values(key: CookieKey) -> tuple[bytes, ...]:
 
 
 class Transaction(CoreTransaction[Scope, Send]):
-    """A scope on its way: the request, what of it the server is to see, and the `send` that the server's app answers
-    into.
-    """
+    """A scope in flight: the request, the scope for the server, and the `send` for the server's app."""
 
     __slots__ = ()
 
     @property
     def method(self) -> str:
-        method: str = self.raw_request.get("method", "GET")  # a WebSocket begins with a GET
+        method: str = self.raw_request.get("method", "GET")  # the handshake of a WebSocket is a GET
         return method
 
     @property
@@ -145,56 +151,56 @@ class Transaction(CoreTransaction[Scope, Send]):
 
     @property
     def cookies(self) -> tuple[str, ...]:
-        kept = cast("Kept | None", self.forwarded_cookies)
-        if kept is not None:
-            return tuple(["" if header is None else header[1].decode("latin-1") for _, header in kept])
+        forwarded = cast("ForwardedCookies | None", self.forwarded_cookies)
+        if forwarded is not None:
+            return tuple(["" if header is None else header[1].decode("latin-1") for _, header in forwarded])
         return tuple([value.decode("latin-1") for value in _values(cast("CookieKey", self.cookie_key))])
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
-        kept: Kept = []
-        for number, came in enumerate(_values(cast("CookieKey", self.cookie_key))):
+        forwarded: ForwardedCookies = []
+        for number, value in enumerate(_values(cast("CookieKey", self.cookie_key))):
             text = texts[number]
-            kept.append(((b"cookie", came), (b"cookie", text.encode("latin-1")) if text else None))
-        self.forwarded_cookies = kept
+            forwarded.append(((b"cookie", value), (b"cookie", text.encode("latin-1")) if text else None))
+        self.forwarded_cookies = forwarded
 
     def forwarded(self) -> Scope:
-        """A scope of its own for one attempt: an app writes into what it is given, and the next must not find it.
+        """Return a scope for one attempt: an app may write into its scope, and the next attempt must not see that.
 
-        `state` is shared, as with Starlette's Mount, so that middleware around us sees what the app leaves there; only
-        who has not executed the request gives way to another.
+        `state` is shared, as with Starlette's Mount, so that middleware around this one sees what the app leaves there.
         """
-        came = self.raw_request
-        headers = [*came["headers"]]
+        raw_request = self.raw_request
+        headers = [*raw_request["headers"]]
         if self.forwarded_cookies is not None:
-            for header, kept in self.forwarded_cookies:
+            for header, forwarded in self.forwarded_cookies:
                 try:
                     at = headers.index(header)
                 except ValueError:  # pairs need not be tuples
                     headers = [(name, value) for name, value in headers]
                     at = headers.index(header)
-                if kept is None:
+                if forwarded is None:
                     del headers[at]
                 else:
-                    headers[at] = kept
-        scope = dict(came)
+                    headers[at] = forwarded
+        scope = dict(raw_request)
         scope["headers"] = headers
         if "extensions" in scope:
             scope["extensions"] = dict(scope["extensions"] or ())
         return scope
 
     def send(self, message: Message) -> Awaitable[None]:
-        """What the server's app answers into. OSError once the request is over.
+        """Send a message of the server's app to the client. OSError once the request has ended.
 
-        The server's own awaitable goes back to the app, so there is no coroutine of ours per message.
+        Returns the awaitable of the client's `send`, so there is no coroutine of ours for each message.
         """
         try:
-            out = self.client_send
+            client_send = self.client_send
         except AttributeError:
-            raise OSError("the request is over, and nobody is there to send to") from None
-        if not self.status and (message["type"] == "http.response.start" or message["type"] in HEADS):
-            self.status = message.get("status", 101) % 1000  # websocket.accept is a 101
+            raise OSError("the request has ended: its client gets no more messages") from None
+        decision = self.decision
+        if not decision.status and (message["type"] == "http.response.start" or message["type"] in HEADS):
+            decision.status = message.get("status", 101) % 1000  # websocket.accept is a 101
             headers: Headers = message.get("headers") or []
-            if headers.__class__ is not list:  # any iterable will do, even one that can be read only once
+            if headers.__class__ is not list:  # any iterable is allowed, even one that can be read only once
                 headers = list(headers)
                 message = {**message, "headers": headers}
             sets_cookies = False
@@ -207,33 +213,41 @@ class Transaction(CoreTransaction[Scope, Send]):
                 if head.headers is not headers:
                     message = {**message, "headers": head.headers}
                 if self.has_writes:
-                    return self._pay(out, message)
-        return out(message)
+                    return self._send_after_writes(client_send, message)
+        return client_send(message)
 
-    async def _pay(self, out: Send, message: Message) -> None:
-        """Stores know it before the client does."""
-        await pay(self)
-        await out(message)
+    async def _send_after_writes(self, client_send: Send, message: Message) -> None:
+        await flush_writes(self)
+        await client_send(message)
 
 
-class StatusRetryTransaction(Transaction):
-    """A transaction whose answers may be held back, because another server will be asked instead."""
+class UpstreamTransaction(Transaction):
+    """A transaction that passes itself to an upstream's app, which reports that the client has left."""
+
+    __slots__ = ()
+
+    def forwarded(self) -> Scope:
+        scope = super().forwarded()
+        if self.tried[-1].config.is_url:
+            scope[TRANSACTION] = self
+        return scope
+
+
+class StatusRetryTransaction(StatusRetry[Scope, Send], Transaction):
+    """A transaction whose responses may be held back, because another server is tried instead."""
 
     __slots__ = ()
 
     @property
-    def send(self) -> Send:  # pyright: ignore[reportIncompatibleMethodOverride] - who asks for it calls it
-        """Each attempt answers into something of its own: who was given up must not be heard again."""
+    def send(self) -> Send:  # pyright: ignore[reportIncompatibleMethodOverride] - callers only call it
+        """A `send` for each attempt: what an app sends after its response was held back must not reach the client."""
         return HeldResponse(self).send
 
-    def release(self, server: Server, over: bool) -> None:
-        if over:
-            self.ended()
-        super().release(server, over)
 
+VARIANTS = TransactionVariants(Transaction, UpstreamTransaction, StatusRetryTransaction)
 
-#: How many bytes of an answer that is held back are taken in before its app is told that nobody listens.
-MOST_HELD = 65536
+#: how many bytes of a response that is held back are discarded before its app gets an OSError
+MAX_DISCARDED = 65536
 
 
 class GivenUp(OSError):
@@ -241,35 +255,35 @@ class GivenUp(OSError):
 
 
 class HeldResponse:
-    """What one attempt answers into. Once its answer is held back, nothing of it goes on."""
+    """The `send` of one attempt. Once its response is held back, nothing of it reaches the client."""
 
-    __slots__ = ("_is_upstream", "_left", "_lost", "_transaction")
+    __slots__ = ("_is_held", "_is_upstream", "_left", "_transaction")
 
     def __init__(self, transaction: StatusRetryTransaction) -> None:
         self._transaction = transaction
-        self._is_upstream = isinstance(transaction.tried[-1].config.target, str)  # which need not go on to its end
-        self._lost = False
-        self._left = MOST_HELD
+        self._is_upstream = isinstance(transaction.tried[-1].config.target, str)  # its response may be given up at once
+        self._is_held = False
+        self._left = MAX_DISCARDED
 
     async def send(self, message: Message) -> None:
         transaction = self._transaction
-        if not self._lost:
+        if not self._is_held:
             if (
-                transaction.status
+                transaction.decision.status
                 or message["type"] not in ("http.response.start", "websocket.http.response.start")
                 or not transaction.hold_response(message["status"])
             ):
                 return await Transaction.send(transaction, message)
-            self._lost = True
+            self._is_held = True
         self._left -= len(message.get("body", b""))
         if self._is_upstream:
             raise GivenUp
         if self._left < 0:
-            raise OSError("nobody listens to this answer any more")
+            raise OSError("the response is not wanted any more: another server is tried instead")
 
 
 class Head:
-    """The headers of an answer, to be stamped. Changed by copy: the app's own are left as they are."""
+    """The headers of a response, to be stamped. A change makes a copy, and leaves the app's own list as it is."""
 
     __slots__ = ("headers", "sets_cookies")
 
@@ -306,20 +320,20 @@ class Head:
         self.headers = [*self.headers, (name.encode("latin-1"), value.encode("latin-1"))]
 
 
-def gone(scope: Scope) -> None:
-    """The client has left before the end of its request."""
-    transaction: CoreTransaction[Scope, Send] | None = scope.get(KEY)
+def count_client_disconnect(scope: Scope) -> None:
+    """Count that the client has left before the end of the response, where a dispatcher has the request."""
+    transaction: CoreTransaction[Scope, Send] | None = scope.get(TRANSACTION)
     if transaction is not None:
         transaction.client_disconnected()
 
 
-async def pay(transaction: Transaction) -> None:
-    """Tell stores what they are owed."""
-    transaction.writes_done(await execute(transaction.pending_writes))
+async def flush_writes(transaction: Transaction) -> None:
+    """Send the queued writes to the stores."""
+    complete_writes(transaction, await execute(pending_writes(transaction)))
 
 
 async def send_page(page: ErrorPage, scope: Scope, send: Send) -> None:
-    """An answer of our own."""
+    """Send a response of ours to the client."""
     kind = "http"
     if scope["type"] == "websocket":
         kind = "websocket.http"

@@ -1,4 +1,4 @@
-"""The corridor: a request comes in, the core says where it goes, an app answers, the core stamps the answer."""
+"""The dispatch loop: the core chooses a server, its app responds, and the core stamps the response."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from starlette.requests import HTTPConnection
 from sticky_asgi.apps import Replicas
 from sticky_asgi.body import Body
 from sticky_asgi.lifespan import lifespan_of, serve_lifespan
-from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, pay, send_page
+from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, flush_writes, send_page
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
 from sticky_core.routing import Frontend
+from sticky_core.server.server import Server
+from sticky_core.transaction.steps import UNAVAILABLE
 
 
 class DispatchApp:
-    """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
+    """Dispatches a request once its backend is known."""
 
-    _only_replicas: Replicas | None  #: whose every request is; None: `_replicas_for` knows
+    _only_replicas: Replicas | None  #: the apps of every request's backend; None: call `_replicas_for`
     _debug: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,50 +41,52 @@ class DispatchApp:
         transaction.owner = replicas.backend
         transaction.raw_request = scope
         transaction.client_send = send
-        transaction.status = 0
+        step = transaction.first(cookie_key(scope))
+        decision = transaction.decision
         if KEY in scope:
-            transaction.set_outer(scope[KEY])
-        scope[KEY] = transaction
-        server = transaction.first(cookie_key(scope))
+            decision.outer = scope[KEY]
+        scope[KEY] = decision
         if self._debug:
             transaction.enable_debug()
         body: Body | None = None
-        if replicas.needs_replay or (server is None and transaction.wait is not None):
+        if replicas.needs_replay or not isinstance(step, Server):
             receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
-        while server is not None or (server := await resolve_wait(transaction, body)) is not None:
-            over = True
+        server = step if isinstance(step, Server) else await resolve_wait(transaction, step, body)
+        while server is not None:
+            finished = True
             try:
                 app = replicas.apps[server]
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 await app(transaction.forwarded(), receive, transaction.send)
-                if transaction.status or not transaction.holds_response:
+                if decision.status or not transaction.holds_response:
                     return
-                over = False
+                finished = False
             except ServerFailure as error:
                 failure = transaction.record_failure(error.failure)
-                if transaction.status:  # the client has seen a head: all that is left is to let it see the end
+                if decision.status:  # the client has got a head: all that is left is to end the response
                     raise ServerFailure(failure, server.name) from error
-                over = False
+                finished = False
             except Exception:
                 if transaction.app_raised():
                     raise
-                over = False
+                finished = False
             finally:
-                transaction.release(server, over)
+                transaction.release(server, finished)
                 if body is not None:
-                    if over:
+                    if finished:
                         body.close()
                     else:
                         body.rewind()
-            server = transaction.next() if body is None or not body.gone else None
-            if body is None and transaction.wait is not None:
+            step = transaction.next() if body is None or not body.gone else UNAVAILABLE
+            if body is None and not isinstance(step, Server):
                 receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
+            server = step if isinstance(step, Server) else await resolve_wait(transaction, step, body)
         if not transaction.finished:
             page = transaction.unavailable_response()
             try:
                 if transaction.has_writes:
-                    await pay(transaction)
+                    await flush_writes(transaction)
                 if body is None or not body.gone:
                     await send_page(page, scope, send)
             finally:
@@ -90,19 +94,19 @@ class DispatchApp:
                     body.close()
 
     def _replicas_for(self, scope: Scope) -> Replicas | None:
-        """Whose request this is; None if it is none of ours."""
+        """Return the apps of the backend that serves this request; None if no backend does."""
         raise NotImplementedError
 
     async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What is none of ours."""
+        """Handle a request that no backend serves."""
         raise NotImplementedError
 
 
 class Dispatcher(DispatchApp):
-    """An ASGI app that hands each request to one of a backend's servers.
+    """An ASGI app that dispatches each request to one of a backend's servers.
 
-    `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
-    Raises `ConfigError` if the backend's servers can't be served here.
+    `debug`: whether responses carry a header `x-sticky` with the decision: server, claim, attempts, and why.
+    Raises `ConfigError` if a server can't be served on ASGI.
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
@@ -119,8 +123,8 @@ class Dispatcher(DispatchApp):
         await serve_lifespan(None, [self.replicas], scope, receive, send)
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
-        """The lifespans of the replicas, for an app that this dispatcher is mounted in; Starlette tells mounted apps of
-        none.
+        """Run the lifespans of the replicas, for an app that this dispatcher is mounted in: Starlette passes lifespans
+        to no mounted app.
 
         `FastAPI(lifespan=dispatcher.lifespan)`, or `async with dispatcher.lifespan():` inside your own. RuntimeError if
         one fails to start.
@@ -131,13 +135,14 @@ class Dispatcher(DispatchApp):
 class StickyMiddleware(DispatchApp):
     """ASGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
-    `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none
-    is `app`'s. Paths go on as they are. `backend`: one backend for every path; then `app` gets the lifespan and nothing
-    else. `debug`: answers of servers carry a header `x-sticky` that says what was decided.
+    - `routes`: backends by path, `{"/api": api, "/shop": web}`. A route matches whole segments, the longest wins, and
+      `app` serves the paths that match none. Paths are forwarded as they are.
+    - `backend`: one backend for every path; then `app` gets the lifespan and nothing else.
+    - `debug`: whether responses of servers carry a header `x-sticky` with the decision.
 
-    Raises `ConfigError` for what cannot work. `add_middleware` constructs inside a running server, which would take the
-    exception for an app without lifespan and go on: there it is kept, told as the reason why startup failed, and raised
-    again by each request.
+    Raises `ConfigError` for what cannot work. `add_middleware` builds the middleware inside a running server, which
+    would take the exception for an app without lifespan and go on: there the error is kept, sent as the reason why
+    startup failed, and raised again by each request.
     """
 
     def __init__(
@@ -181,8 +186,8 @@ class StickyMiddleware(DispatchApp):
 
 
 def decision(request: HTTPConnection | Scope) -> Decision:
-    """What was decided about `request`: a Starlette or FastAPI Request or WebSocket, or a scope. LookupError if nothing
-    was.
+    """Return the decision about `request`: a Starlette or FastAPI Request or WebSocket, or a scope. LookupError if
+    there is none.
     """
     scope = request.scope if isinstance(request, HTTPConnection) else request
     found: Decision | None = scope.get(KEY)
@@ -192,7 +197,7 @@ def decision(request: HTTPConnection | Scope) -> Decision:
 
 
 def _path(scope: Scope) -> str:
-    """The path behind root_path, which servers and mounts put before it."""
+    """Return the path without root_path, which servers and mounts put before it."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path

@@ -1,10 +1,11 @@
-"""What has to be waited for before the next server is known: a place at one, the end of a pause, the beginning of the
-body, the answer of a store.
+"""Waits for what a transaction needs before its next server is known: a slot, the end of a pause, the beginning of the
+body, the replies of stores.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import anyio
 
@@ -12,49 +13,55 @@ from sticky_asgi.body import Body
 from sticky_asgi.messages import Transaction, waker
 from sticky_asgi.stores.client import execute
 from sticky_core.server.server import Server
-from sticky_core.transaction.waits import Need, NeedBody, NeedSlot, NeedStores
+from sticky_core.transaction.steps import UNAVAILABLE, Need, NeedBody, NeedSlot, NeedStores, Step, Unavailable
 
 
-async def resolve_wait(transaction: Transaction, body: Body | None) -> Server | None:
-    """The server that a wait has led to; None if there is nothing to wait for, or it was in vain."""
-    while (wait := transaction.wait) is not None:
+async def resolve_wait(transaction: Transaction, step: Step, body: Body | None) -> Server | None:
+    """Wait until the next server is known, and return it; None if no server can take the request, or the client has
+    left.
+    """
+    while not isinstance(step, Server):
+        if isinstance(step, Unavailable):
+            return None
         assert body is not None
         try:
-            server = await _opened(transaction, wait, body)
+            advance = await _wait(transaction, step, body)
+            if advance is not None:
+                step = UNAVAILABLE  # nothing is waited for any more, if the next line raises
+                step = advance()
         except BaseException:
-            transaction.abandon()
+            transaction.abandon(step)
             body.close()
             raise
-        if server is not None:
-            return server
-        if body.gone:
-            transaction.abandon()
+        if body.gone and not isinstance(step, Server):
+            transaction.abandon(step)
             return None
-    return None
+    return step
 
 
-async def _opened(transaction: Transaction, wait: Need, body: Body) -> Server | None:
-    match wait:
+async def _wait(transaction: Transaction, need: Need, body: Body) -> Callable[[], Step] | None:
+    """Wait for what is needed, and return what returns the next step; None if the client has left."""
+    match need:
         case NeedSlot():
-            woken = await _woken(transaction, wait, body)
-            return None if body.gone else transaction.resume(woken)
+            woken = await _wait_for_slot(transaction, need, body)
+            return None if body.gone else lambda: transaction.resume(need, woken)
         case NeedBody():
-            beginning = await body.peek(wait.limit)
-            return None if body.gone else transaction.peeked(beginning)
+            beginning = await body.peek(need.limit)
+            return None if body.gone else lambda: transaction.body_read(need, beginning)
         case NeedStores():
-            return transaction.stores_replied(await execute([question.command for question in wait.queries]))
+            replies = await execute([query.command for query in need.queries])
+            return lambda: transaction.stores_replied(need, replies)
 
 
-async def _woken(transaction: Transaction, wait: NeedSlot, body: Body) -> bool:
-    """Whether somebody has woken us; else the time is up."""
+async def _wait_for_slot(transaction: Transaction, need: NeedSlot, body: Body) -> bool:
+    """Return whether the wait was ended before its time, by a server that has a slot or by the client."""
     woken = anyio.Event()
-    backend = transaction.snapshot
-    if wait.ticket is not None and not transaction.owner.placement.subscribe(wait.ticket, waker(woken)):
+    if need.ticket is not None and not transaction.owner.placement.subscribe(need.ticket, waker(woken)):
         return True
-    with anyio.move_on_after(wait.until - backend.clock.monotonic()):
+    with anyio.move_on_after(need.until - transaction.owner.clock.monotonic()):
         async with anyio.create_task_group() as group:
             if _on_asyncio():
-                body.watch(woken.set)  # what it has begun to read survives us
+                body.watch(woken.set)  # the read that it starts goes on after this wait
             else:
                 group.start_soon(body.until_gone, woken.set)
             await woken.wait()

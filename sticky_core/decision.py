@@ -1,82 +1,58 @@
-"""What was decided about one request: for the application, for logs, for tests."""
+"""What was decided about one request: for the app, for logs, for tests."""
 
 from __future__ import annotations
 
 from sticky_core.errors import Failure
-from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
-from sticky_core.server.server import Server
+from sticky_core.persistence.claim import Claim, Mark, Reason
 
 
 class Decision:
-    """Which server has a request, and why. It fills up as the request goes its way; an app that reads it sees the way
-    there.
+    """Which server has a request, and why. It fills up while the request is in flight; the app sees what was decided so
+    far.
 
-    It may be kept: once the request is over it holds no part of it.
+    It may be kept: it holds nothing of the request and of the backend, only names, numbers and words from closed lists.
     """
 
-    # Most requests never set those with an underscore, and setting a slot costs as much as reading it.
-    __slots__ = ("_failures", "_mark", "_outer", "_unanswered", "persisted", "status", "tried")
+    __slots__ = (
+        "attempts",
+        "backend",
+        "claim",
+        "claimed",
+        "failures",
+        "has_no_response",
+        "mark",
+        "outer",
+        "reason",
+        "status",
+    )
 
-    persisted: PersistenceResult  #: what the client said of where it belongs
-    tried: tuple[Server, ...]  #: the servers that were tried, in order
-    status: int  #: of the answer; 0 until its head is known
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """How those of `tried` failed that did not answer."""
-        return getattr(self, "_failures", ())
-
-    @property
-    def mark(self) -> Mark:
-        """What the client was told in return."""
-        return getattr(self, "_mark", Mark.NONE)
-
-    @property
-    def outer(self) -> Decision | None:
-        """The decision of a middleware around this one, if there is any."""
-        return getattr(self, "_outer", None)
-
-    @property
-    def backend(self) -> str:
-        """The name of the backend."""
-        raise NotImplementedError
+    # A transaction sets all of these by itself: every request does, and an __init__ takes twice the time.
+    backend: str  #: the name of the backend
+    attempts: tuple[str, ...]  #: the names of the servers that were tried, in order
+    failures: tuple[Failure, ...]  #: how the attempts failed that brought no response, in order
+    claim: Claim  #: how the client's claim turned out
+    reason: Reason  #: why the claim turned out so
+    claimed: str | None  #: the name of the server that the client claims, if it is one of the backend's
+    mark: Mark  #: what was written to the client
+    status: int  #: the status of the response; 0 until its head is known
+    outer: Decision | None  #: the decision of a middleware around this one, if there is one
+    has_no_response: bool  #: whether the request ended without a response of a server
 
     @property
     def server(self) -> str | None:
-        """The name of the server that has the request, or has answered it; None if none could take it."""
-        return None if not self.tried or getattr(self, "_unanswered", False) else self.tried[-1].name
-
-    @property
-    def attempts(self) -> tuple[str, ...]:
-        """The names of the servers that were tried, in order."""
-        return tuple(server.name for server in self.tried)
-
-    @property
-    def claim(self) -> Claim:
-        """How the client's claim turned out."""
-        return self.persisted.claim
-
-    @property
-    def reason(self) -> Reason:
-        """Why it turned out so."""
-        return self.persisted.reason
-
-    @property
-    def claimed(self) -> str | None:
-        """The name of the server that the client had named, if it named one of ours."""
-        server = self.persisted.server
-        return server.name if server is not None else None
+        """The name of the server that has the request, or has sent the response; None if none could take it."""
+        return None if not self.attempts or self.has_no_response else self.attempts[-1]
 
     @property
     def why(self) -> str:
-        """The decision as a sentence, for people."""
-        said = self.reason.value if self.claimed is None else f"{self.claimed}: {self.reason.value}"
+        """The decision as a sentence."""
+        reason = self.reason.value if self.claimed is None else f"{self.claimed}: {self.reason.value}"
         if self.server is None:
-            return f"{said}; no server could take the request"
-        return said if self.claim is Claim.VALID else f"{said}; balance chose {self.server}"
+            return f"{reason}; no server could take the request"
+        return reason if self.claim is Claim.VALID else f"{reason}; balance chose {self.server}"
 
     def __str__(self) -> str:
-        """As the debug header says it."""
+        """Return the decision as the debug header has it."""
         attempts = ",".join(self.attempts) or "-"
         server = self.server or "-"
         return f'server={server}; claim={self.claim.name}; attempts={attempts}; mark={self.mark.name}; why="{self.why}"'

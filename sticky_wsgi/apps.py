@@ -13,25 +13,12 @@ from sticky_core.runtime.apps import Apps
 from sticky_core.runtime.apps import Replicas as CoreReplicas
 from sticky_core.server.server import Server
 from sticky_core.target import App
-from sticky_core.transaction.transaction import Reporting
 from sticky_wsgi.background.checks import Checks
 from sticky_wsgi.background.discovery import Discovery
 from sticky_wsgi.interruptible import InterruptibleApp
-from sticky_wsgi.messages import Environ, StartResponse, StatusRetryTransaction, Transaction, WSGIApp
+from sticky_wsgi.messages import VARIANTS, Transaction, WSGIApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.upstream.app import Upstream
-
-
-class Reported(Reporting[Environ, StartResponse], Transaction):
-    """A transaction that reports how it turned out at each server."""
-
-    __slots__ = ()
-
-
-class ReportedSparing(Reporting[Environ, StartResponse], StatusRetryTransaction):
-    """The same of one whose answers may be held back."""
-
-    __slots__ = ()
 
 
 class Replicas(CoreReplicas):
@@ -48,10 +35,7 @@ class Replicas(CoreReplicas):
         self.discovery = Discovery(backend)
 
     def _use_snapshot(self, snapshot: Snapshot) -> None:
-        spares = bool(snapshot.retries.statuses)
-        self.transaction_class: type[Transaction] = StatusRetryTransaction if spares else Transaction
-        if snapshot.observes:
-            self.transaction_class = ReportedSparing if spares else Reported
+        self.transaction_class: type[Transaction] = VARIANTS.select(snapshot)
         super()._use_snapshot(snapshot)
 
     @property

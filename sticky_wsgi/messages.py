@@ -1,4 +1,4 @@
-"""Environ and start_response as the core sees them."""
+"""Environs and start_response as the core sees them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from sticky_core.cache import TwoGenerationCache
 from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.forwarding import SAFE
 from sticky_core.http.http1 import Header
-from sticky_core.server.server import Server
+from sticky_core.transaction.status_retry import StatusRetry
+from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
+from sticky_core.transaction.variants import TransactionVariants
 from sticky_wsgi.stores.client import execute
 
-#: where an environ carries its decision
+#: the key of the decision in an environ
 KEY = "sticky.decision"
+#: The key of the transaction in the environ for an app of ours that forwards the request: an upstream's, a peer's.
+#: Other apps never see it.
+TRANSACTION = "sticky.transaction"
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -34,36 +39,37 @@ class StartResponse(Protocol):
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
-#: The headers that a CGI environment has without a prefix (RFC 3875, 4.1), by their keys. Some servers have them empty
-#: where they did not come.
+#: The headers that a CGI environment has without a prefix (RFC 3875, 4.1), by their keys. Some servers set them to an
+#: empty text where the client sent none.
 _BARE = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
 
 
-#: Which keys of an environ are headers, and of what name: clients repeat themselves, and to look at each key costs more
-#: than to make the head of them. Keys that are longer than this in all are not remembered.
-_SHAPES: TwoGenerationCache[tuple[str, ...], Sequence[tuple[str, bytes]]] = TwoGenerationCache(256)
-_LONGEST_SHAPE = 2048
+#: The keys of an environ that are headers, and the names of these headers, by all keys of the environ: clients repeat
+#: themselves, and to look at each key costs more than to build a request head. Environs with longer keys in all are not
+#: remembered.
+_HEADER_KEYS: TwoGenerationCache[tuple[str, ...], Sequence[tuple[str, bytes]]] = TwoGenerationCache(256)
+_MAX_REMEMBERED_KEYS = 2048
 
 
 def headers_of(environ: Environ) -> list[Header]:
-    """The headers of a request as they came, as far as PEP 3333 lets it be known, with their names in lower case."""
+    """Return the headers of a request as they came, as far as PEP 3333 keeps them, with names in lower case."""
     keys = tuple(environ)
-    shape = _SHAPES.young.get(keys) or _shape(keys)
-    return [(name, value.encode("latin-1")) for key, name in shape if (value := environ[key]) or key not in _BARE]
+    header_keys = _HEADER_KEYS.young.get(keys) or _header_keys(keys)
+    return [(name, value.encode("latin-1")) for key, name in header_keys if (value := environ[key]) or key not in _BARE]
 
 
-def _shape(keys: tuple[str, ...]) -> Sequence[tuple[str, bytes]]:
-    shape = _SHAPES.get(keys)
-    if shape is None:
-        shape = [(key, name) for key in keys if (name := _name(key)) is not None]
-        if sum(map(len, keys)) <= _LONGEST_SHAPE:
-            _SHAPES.put(keys, shape)
-    return shape
+def _header_keys(keys: tuple[str, ...]) -> Sequence[tuple[str, bytes]]:
+    known = _HEADER_KEYS.get(keys)
+    if known is None:
+        known = [(key, name) for key in keys if (name := _name(key)) is not None]
+        if sum(map(len, keys)) <= _MAX_REMEMBERED_KEYS:
+            _HEADER_KEYS.put(keys, known)
+    return known
 
 
 def _name(key: str) -> bytes | None:
-    """The name of a header as it is, where PEP 3333 writes it so; None for what is no header, and for Expect, which
-    servers have answered themselves.
+    """Return the name of the header that the key stands for; None for other keys, and for Expect, which servers handle
+    themselves.
     """
     if key.startswith("HTTP_") and key != "HTTP_EXPECT":
         return key[5:].replace("_", "-").lower().encode("latin-1")
@@ -71,9 +77,7 @@ def _name(key: str) -> bytes | None:
 
 
 class Transaction(CoreTransaction[Environ, StartResponse]):
-    """An environ on its way: the request, what of it the server is to see, and the `start_response` that its app
-    answers into.
-    """
+    """An environ in flight: the request, the environ for the server, and the `start_response` for its app."""
 
     __slots__ = ()
 
@@ -120,14 +124,14 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
     @property
     def cookies(self) -> tuple[str, ...]:
-        # servers have joined those that came, so there is one
+        # servers join several Cookie headers, so there is one
         return () if self.cookie_key is None else tuple(self.forwarded_cookies or (cast("str", self.cookie_key),))
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
         self.forwarded_cookies = texts
 
     def forwarded(self) -> Environ:
-        """An environ of its own for one attempt: an app writes into what it is given, and the next must not find it."""
+        """Return an environ for one attempt: an app may write into it, and the next attempt must not see that."""
         environ = self.raw_request.copy()
         if self.body is not None:
             environ["wsgi.input"] = self.body
@@ -139,63 +143,75 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
         return environ
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
-        """What the app answers into: late, again with `exc_info`, and with the server's own `write` to return."""
+        """Start the response of the server's app. The app may call it late, and again with `exc_info`; it gets the
+        `write` of the client's `start_response`.
+        """
         sets_cookies = False
         for name, _ in headers:
             if len(name) == 10 and name.lower() == "set-cookie":
                 sets_cookies = True
-        self.status = _CODES[status]
+        self.decision.status = _CODES[status]
         if sets_cookies or not self.persisted.needs_no_mark:
             head = Head(headers, sets_cookies)
             self.stamp(head)
             headers = head.headers
             if self.has_writes:
-                pay(self)
+                flush_writes(self)
         if exc_info is None:
             return self.client_send(status, headers)
         return self.client_send(status, headers, exc_info)
 
 
-class StatusRetryTransaction(Transaction):
-    """A transaction whose answers may be held back, because another server will be asked instead."""
+class UpstreamTransaction(Transaction):
+    """A transaction that passes itself to an upstream's app, which reports that the client has left."""
+
+    __slots__ = ()
+
+    def forwarded(self) -> Environ:
+        environ = super().forwarded()
+        if self.tried[-1].config.is_url:
+            environ[TRANSACTION] = self
+        return environ
+
+
+class StatusRetryTransaction(StatusRetry[Environ, StartResponse], Transaction):
+    """A transaction whose responses may be held back, because another server is tried instead."""
 
     __slots__ = ()
 
     @property
-    def start_response(self) -> StartResponse:  # pyright: ignore[reportIncompatibleMethodOverride] - who asks calls
-        """Each attempt answers into something of its own: who was given up must not be heard again."""
+    def start_response(self) -> StartResponse:  # pyright: ignore[reportIncompatibleMethodOverride] - only called
+        """A `start_response` for each attempt: a response that was held back must not reach the client later."""
         return HeldResponse(self).start_response
 
-    def release(self, server: Server, over: bool) -> None:
-        if over:
-            self.ended()
-        super().release(server, over)
+
+VARIANTS = TransactionVariants(Transaction, UpstreamTransaction, StatusRetryTransaction)
 
 
 class HeldResponse:
-    """What one attempt answers into. Once its answer is held back, nothing of it goes on."""
+    """The `start_response` of one attempt. Once its response is held back, nothing of it reaches the client."""
 
-    __slots__ = ("_lost", "_transaction")
+    __slots__ = ("_is_held", "_transaction")
 
     def __init__(self, transaction: StatusRetryTransaction) -> None:
         self._transaction = transaction
-        self._lost = False
+        self._is_held = False
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
         transaction = self._transaction
-        if not self._lost:
-            if transaction.status or not transaction.hold_response(_CODES[status]):
+        if not self._is_held:
+            if transaction.decision.status or not transaction.hold_response(_CODES[status]):
                 return Transaction.start_response(transaction, status, headers, exc_info)
-            self._lost = True
-        return _swallow
+            self._is_held = True
+        return _discard
 
 
-def _swallow(_: bytes) -> None:
-    """`write` for an answer that nobody will see."""
+def _discard(_: bytes) -> None:
+    """The `write` of a response that is held back."""
 
 
 class _Codes(dict[str, int]):
-    """The status code in a status line, 0 where there is none. The usual lines are kept: to parse one costs more."""
+    """The status code of a status line, 0 if it has none. The usual lines are prepared, as parsing one costs more."""
 
     def __missing__(self, line: str) -> int:
         code = line[:3]
@@ -210,7 +226,7 @@ _CODES = _Codes(
 
 
 class Head:
-    """The headers of an answer, to be stamped. Changed by copy: the app's own are left as they are."""
+    """The headers of a response, to be stamped. A change makes a copy, and leaves the app's own list as it is."""
 
     __slots__ = ("headers", "sets_cookies")
 
@@ -244,12 +260,19 @@ class Head:
         self.headers = [*self.headers, (name.title(), value)]
 
 
-def pay(transaction: Transaction) -> None:
-    """Tell stores what they are owed."""
-    transaction.writes_done(execute(transaction.pending_writes))
+def count_client_disconnect(environ: Environ) -> None:
+    """Count that the client has left before the end of the response, where a dispatcher has the request."""
+    transaction: CoreTransaction[Environ, StartResponse] | None = environ.get(TRANSACTION)
+    if transaction is not None:
+        transaction.client_disconnected()
+
+
+def flush_writes(transaction: Transaction) -> None:
+    """Send the queued writes to the stores."""
+    complete_writes(transaction, execute(pending_writes(transaction)))
 
 
 def start_page(page: ErrorPage, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """An answer of our own."""
+    """Start a response of ours and return its body."""
     start_response(f"{page.status} {page.reason}", page.headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]

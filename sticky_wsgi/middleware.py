@@ -1,4 +1,4 @@
-"""The corridor: a request comes in, the core says where it goes, an app answers, the core stamps the answer."""
+"""The dispatch loop: the core chooses a server, its app responds, and the core stamps the response."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.body import Body
-from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, pay, start_page
+from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, flush_writes, start_page
 from sticky_wsgi.waits import resolve_wait
 
 _log = logging.getLogger("sticky_sessions")
 
 
 class DispatchApp:
-    """What Dispatcher and StickyMiddleware have in common: the way of a request once its backend is known."""
+    """Dispatches a request once its backend is known."""
 
-    _only_replicas: Replicas | None  #: whose every request is; None: `_replicas_for` knows
+    _only_replicas: Replicas | None  #: the apps of every request's backend; None: call `_replicas_for`
     _debug: bool
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -40,69 +40,71 @@ class DispatchApp:
         transaction.owner = replicas.backend
         transaction.raw_request = environ
         transaction.client_send = start_response
-        transaction.status = 0
+        step = transaction.first(environ.get("HTTP_COOKIE"))
+        decision = transaction.decision
         if KEY in environ:
-            transaction.set_outer(environ[KEY])
-        environ[KEY] = transaction
-        server = transaction.first(environ.get("HTTP_COOKIE"))
+            decision.outer = environ[KEY]
+        environ[KEY] = decision
         if self._debug:
             transaction.enable_debug()
         transaction.body = Body(environ, replicas.retry_body_limit) if replicas.needs_replay else None
-        while server is not None or (server := resolve_wait(transaction)) is not None:
-            over: bool | None = True
+        server = step if isinstance(step, Server) else resolve_wait(transaction, step)
+        while server is not None:
+            finished: bool | None = True
             try:
                 app = replicas.apps[server]
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 body = app(transaction.forwarded(), transaction.start_response)
-                spared = not transaction.status and transaction.holds_response
-                if not spared:
+                is_held = not decision.status and transaction.holds_response
+                if not is_held:
                     if body.__class__ is list or _is_whole(body, environ):
-                        # servers treat these in ways of their own, so they go on untouched; the app is done with them
+                        # servers treat these in ways of their own, so they pass unchanged; the app has finished
                         return body
                     body = TrackedBody(transaction, server, body)
                     if (
-                        transaction.status or not transaction.holds_response
-                    ):  # it may have answered at its first item only
-                        over = None  # that is told when the body is closed
+                        decision.status or not transaction.holds_response
+                    ):  # it may have responded at its first item only
+                        finished = None  # the close of the body releases the slot
                         return body
-                over = False
-                _give_up(body)
+                finished = False
+                _discard(body)
             except ServerFailure as error:
                 failure = transaction.record_failure(error.failure)
-                if transaction.status:  # the client has seen a head: all that is left is to let it see the end
+                if decision.status:  # the client has got a head: all that is left is to end the response
                     raise ServerFailure(failure, server.name) from error
-                over = False
+                finished = False
             except Exception:
                 if transaction.app_raised():
                     raise
-                over = False
+                finished = False
             finally:
-                if over is not None:
-                    transaction.release(server, over)
-            reread = transaction.reread
-            if reread is not None:
-                reread.rewind()
-            server = transaction.next()
+                if finished is not None:
+                    transaction.release(server, finished)
+            replayable_body = transaction.replayable_body
+            if replayable_body is not None:
+                replayable_body.rewind()
+            step = transaction.next()
+            server = step if isinstance(step, Server) else resolve_wait(transaction, step)
         page = transaction.unavailable_response()
         if transaction.has_writes:
-            pay(transaction)
+            flush_writes(transaction)
         return start_page(page, environ, start_response)
 
     def _replicas_for(self, environ: Environ) -> Replicas | None:
-        """Whose request this is; None if it is none of ours."""
+        """Return the apps of the backend that serves this request; None if no backend does."""
         raise NotImplementedError
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """What is none of ours."""
+        """Handle a request that no backend serves."""
         raise NotImplementedError
 
 
 class Dispatcher(DispatchApp):
-    """A WSGI app that hands each request to one of a backend's servers.
+    """A WSGI app that dispatches each request to one of a backend's servers.
 
-    `debug`: answers carry a header `x-sticky` that says which server, which claim, which attempts, and why.
-    Raises `ConfigError` if the backend's servers can't be served here.
+    `debug`: whether responses carry a header `x-sticky` with the decision: server, claim, attempts, and why.
+    Raises `ConfigError` if a server can't be served on WSGI.
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
@@ -114,9 +116,10 @@ class Dispatcher(DispatchApp):
 class StickyMiddleware(DispatchApp):
     """WSGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
-    `routes`: backends by path, `{"/api": api, "/shop": web}`; whole segments match, the longest wins, what matches none
-    is `app`'s. Paths go on as they are. `backend`: one backend for every path. `debug`: answers of servers carry a
-    header `x-sticky` that says what was decided.
+    - `routes`: backends by path, `{"/api": api, "/shop": web}`. A route matches whole segments, the longest wins, and
+      `app` serves the paths that match none. Paths are forwarded as they are.
+    - `backend`: one backend for every path.
+    - `debug`: whether responses of servers carry a header `x-sticky` with the decision.
 
     Raises `ConfigError` for what cannot work.
     """
@@ -145,7 +148,7 @@ class StickyMiddleware(DispatchApp):
 
 
 def decision(request: WerkzeugRequest | Environ) -> Decision:
-    """What was decided about `request`: a Werkzeug or Flask Request, or an environ. LookupError if nothing was."""
+    """Return the decision about `request`: a Werkzeug or Flask Request, or an environ. LookupError if there is none."""
     environ = request.environ if isinstance(request, WerkzeugRequest) else request
     found: Decision | None = environ.get(KEY)
     if found is None:
@@ -154,7 +157,7 @@ def decision(request: WerkzeugRequest | Environ) -> Decision:
 
 
 def _is_whole(body: Iterable[bytes], environ: Environ) -> bool:
-    """Whether the app is done once it has returned `body`: a sequence that needs no closing, or the server's own
+    """Return whether the app has finished once it has returned `body`: a sequence without `close`, or the server's own
     wrapper of a file.
     """
     wrapper = environ.get("wsgi.file_wrapper")
@@ -169,16 +172,16 @@ def _close(body: Iterable[bytes]) -> None:
         close()
 
 
-def _give_up(body: Iterable[bytes]) -> None:
-    """An answer that was held back is closed without having been seen."""
+def _discard(body: Iterable[bytes]) -> None:
+    """Close the body of a response that was held back, without having read it."""
     try:
         _close(body.body if isinstance(body, TrackedBody) else body)
     except Exception:
-        _log.exception("an answer that was held back failed when it was closed")
+        _log.exception("the close of a response that was held back failed")
 
 
 class TrackedBody:
-    """An app's iterable on its way past us; the server's place is given back when it is closed, once."""
+    """The body of a response on its way to the client. Its close releases the server's slot, once."""
 
     __slots__ = ("_closed", "_items", "_server", "_transaction", "body")
 
@@ -189,8 +192,8 @@ class TrackedBody:
         self._closed = False
         try:
             self._items: Iterator[bytes] = iter(body)
-            if not transaction.status:
-                # a generator that answers at its first item: until then it can fail unseen, and another server step up
+            if not transaction.decision.status:
+                # A generator that responds at its first item: until then it may fail, and another server can be tried.
                 for first in self._items:
                     self._items = chain((first,), self._items)
                     break
@@ -200,7 +203,7 @@ class TrackedBody:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            # not `yield from`: that would close the app's iterable as well, and it is to be closed once
+            # not `yield from`: that would close the app's iterable as well, which must be closed once
             for item in self._items:  # noqa: UP028
                 yield item
         except ServerFailure as error:
@@ -213,7 +216,7 @@ class TrackedBody:
         _close(self.body)
 
     def close(self) -> None:
-        """Close the app's iterable and let the server go."""
+        """Close the app's iterable and release the server's slot."""
         if not self._closed:
             self._closed = True
             try:

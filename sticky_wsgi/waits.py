@@ -1,13 +1,14 @@
-"""What has to be waited for before the next server is known: a place at one, the end of a pause, the beginning of the
-body, the answer of a store.
+"""Waits for what a transaction needs before its next server is known: a slot, the end of a pause, the beginning of the
+body, the replies of stores.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from sticky_core.server.server import Server
-from sticky_core.transaction.waits import Need, NeedBody, NeedSlot, NeedStores
+from sticky_core.transaction.steps import UNAVAILABLE, Need, NeedBody, NeedSlot, NeedStores, Step, Unavailable
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import has_left
 from sticky_wsgi.messages import Transaction
@@ -15,53 +16,59 @@ from sticky_wsgi.stores.client import execute
 from sticky_wsgi.upstream.connections import TICK
 
 
-def resolve_wait(transaction: Transaction) -> Server | None:
-    """The server that a wait has led to; None if there is nothing to wait for, or it was in vain."""
-    while (wait := transaction.wait) is not None:
+def resolve_wait(transaction: Transaction, step: Step) -> Server | None:
+    """Wait until the next server is known, and return it; None if no server can take the request."""
+    while not isinstance(step, Server):
+        if isinstance(step, Unavailable):
+            return None
         try:
-            server = _opened(transaction, wait)
+            advance = _wait(transaction, step)
+            step = UNAVAILABLE  # nothing is waited for any more, if the next line raises
+            step = advance()
         except BaseException:
-            transaction.abandon()
+            transaction.abandon(step)
             raise
-        if server is not None:
-            return server
-    return None
+    return step
 
 
-def _opened(transaction: Transaction, wait: Need) -> Server | None:
-    match wait:
+def _wait(transaction: Transaction, need: Need) -> Callable[[], Step]:
+    """Wait for what is needed, and return what returns the next step."""
+    match need:
         case NeedSlot():
-            return transaction.resume(_woken(transaction, wait))
+            woken = _wait_for_slot(transaction, need)
+            return lambda: transaction.resume(need, woken)
         case NeedBody():
-            return transaction.peeked(_body(transaction).peek(wait.limit))
+            beginning = _body(transaction).peek(need.limit)
+            return lambda: transaction.body_read(need, beginning)
         case NeedStores():
-            return transaction.stores_replied(execute([question.command for question in wait.queries]))
+            replies = execute([query.command for query in need.queries])
+            return lambda: transaction.stores_replied(need, replies)
 
 
 def _body(transaction: Transaction) -> Body:
-    """The reader of its body, which may be wanted for this only."""
-    body = transaction.reread
+    """Return the reader of the body, which may be needed for this only."""
+    body = transaction.replayable_body
     if body is None:
         transaction.body = body = Body(transaction.raw_request, transaction.snapshot.config.retry_body_limit)
     assert isinstance(body, Body)
     return body
 
 
-def _woken(transaction: Transaction, wait: NeedSlot) -> bool:
-    """Whether somebody has woken us; else the time is up, or the client has left."""
+def _wait_for_slot(transaction: Transaction, need: NeedSlot) -> bool:
+    """Return whether a server has a slot; False: the time is up, or the client has left."""
     woken = threading.Event()
-    backend = transaction.snapshot
+    owner = transaction.owner
 
     def wake() -> bool:
         woken.set()
         return True
 
-    if wait.ticket is not None and not transaction.owner.placement.subscribe(wait.ticket, wake):
+    if need.ticket is not None and not owner.placement.subscribe(need.ticket, wake):
         return True
-    client_left = has_left(transaction.raw_request)
-    while (left := wait.until - backend.clock.monotonic()) > 0:
-        if woken.wait(min(left, TICK)):
+    client_has_left = has_left(transaction.raw_request)
+    while (seconds := need.until - owner.clock.monotonic()) > 0:
+        if woken.wait(min(seconds, TICK)):
             return True
-        if client_left():
+        if client_has_left():
             return False
     return False

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 
 from sticky_asgi.body import Body
-from sticky_asgi.messages import ASGIApp, GivenUp, Message, Receive, Scope, Send, gone, send_page
+from sticky_asgi.messages import ASGIApp, GivenUp, Message, Receive, Scope, Send, count_client_disconnect, send_page
 from sticky_asgi.upstream.connections import Connection, Connections
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.fork import register
@@ -139,7 +139,7 @@ class Upstream(CoreUpstream):
             first = await (body() if outgoing.framing is Framing.UNDECLARED else body.at_once())
             if first is not None:
                 if first["type"] == "http.disconnect":
-                    return gone(scope)
+                    return count_client_disconnect(scope)
                 outgoing = _with_framing(outgoing, first)
         await self._send_request(scope, outgoing, first, body, send)
 
@@ -158,7 +158,7 @@ class Upstream(CoreUpstream):
     ) -> None:
         connection = await self.connections().open(self.timeouts.connect, body)
         if connection is None:
-            return gone(scope)
+            return count_client_disconnect(scope)
         await self._exchange(connection, scope, outgoing, first, body, send, False)
 
     async def _exchange(
@@ -188,7 +188,7 @@ class Upstream(CoreUpstream):
                 upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
             while not response.status:
                 if await connection.wait() and connection.raise_or_client_gone():
-                    return gone(scope)
+                    return count_client_disconnect(scope)
             start: Message = {"type": "http.response.start", "status": response.status, "headers": response.headers}
             has_trailers = response.trailer_names is not None and _accepts_trailers(scope)
             if has_trailers:
@@ -202,10 +202,10 @@ class Upstream(CoreUpstream):
                 if part:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                     if connection.client_gone:
-                        return gone(scope)
+                        return count_client_disconnect(scope)
                 else:
                     if await connection.wait() and connection.raise_or_client_gone():
-                        return gone(scope)
+                        return count_client_disconnect(scope)
             await send({"type": "http.response.body", "body": part})
             if has_trailers:
                 await send({"type": "http.response.trailers", "headers": response.trailers})
@@ -218,13 +218,13 @@ class Upstream(CoreUpstream):
             task = asyncio.current_task()
             if not connection.task_cancelled or task is None or task.uncancel():
                 raise
-            return gone(scope)
+            return count_client_disconnect(scope)
         except GivenUp:
             connection.client_gone = not response.finished
             return
         except OSError:  # `send` raises it when the client has disconnected
             connection.client_gone = True
-            return gone(scope)
+            return count_client_disconnect(scope)
         finally:
             if upload is not None and not upload.done():  # the response came before the whole body was sent
                 response.reusable = False

@@ -24,7 +24,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sticky_asgi.body import Body
-from sticky_asgi.messages import KEY, Headers, Message, Scope, Send, Transaction, gone
+from sticky_asgi.messages import TRANSACTION, Headers, Message, Scope, Send, Transaction, count_client_disconnect
 from sticky_asgi.upstream.connections import WINDOW, Connection, Connections, FlowControlProtocol
 from sticky_asgi.upstream.sweep import TICK
 from sticky_core.errors import Failure, ServerFailure
@@ -74,7 +74,7 @@ async def tunnel(
     outgoing = make_head({**scope, "headers": headers}, "GET", _upgrade_lines(key, scope, headers))
     connection = await connections.open(timeouts.connect, body)
     if connection is None:
-        return gone(scope)
+        return count_client_disconnect(scope)
     response = connection.response
     connection.begin("GET", body, upgrade=True)
     is_open = False
@@ -82,7 +82,7 @@ async def tunnel(
         connection.write(outgoing.head)
         while not response.status:
             if await connection.wait() and connection.raise_or_client_gone():
-                return gone(scope)
+                return count_client_disconnect(scope)
         if response.status != 101:
             return await _deny(connection, scope, send)
         if response.upgrade.lower() != b"websocket":
@@ -140,13 +140,13 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
         not response.finished and len(body) < WINDOW
     ):  # a usual body goes in one message: not all servers take several
         if await connection.wait() and connection.raise_or_client_gone():
-            return gone(scope)
+            return count_client_disconnect(scope)
         body += connection.take()
     await send({"type": "websocket.http.response.start", "status": response.status, "headers": response.headers})
     while not response.finished:
         await send({"type": "websocket.http.response.body", "body": body, "more_body": True})
         if await connection.wait() and connection.raise_or_client_gone():
-            return gone(scope)
+            return count_client_disconnect(scope)
         body = connection.take()
     await send({"type": "websocket.http.response.body", "body": body + connection.take()})
 
@@ -340,15 +340,15 @@ async def _forward_messages(
         await asyncio.sleep(0)
         if not body.gone:
             if code == _DROPPED:
-                transaction: Transaction | None = scope.get(KEY)
+                transaction: Transaction | None = scope.get(TRANSACTION)
                 if transaction is not None:
                     transaction.record_failure(Failure.TRUNCATED)
             sent = code if _is_sendable(code) else 1000 if code == _NO_CODE else _FAILED
             await send({"type": "websocket.close", "code": sent, "reason": reason})
         elif upstream.client_code is None or upstream.client_code == _DROPPED:
-            gone(scope)
+            count_client_disconnect(scope)
     except OSError:  # the client has disconnected
-        gone(scope)
+        count_client_disconnect(scope)
     finally:
         if from_client is not None:
             from_client.cancel()

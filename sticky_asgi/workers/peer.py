@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 
-from sticky_asgi.messages import HEADS, KEY, Message, Receive, Scope, Send
+from sticky_asgi.messages import HEADS, TRANSACTION, Message, Receive, Scope, Send
 from sticky_asgi.upstream.sweep import TimeoutSweep
 from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, body_mode, pack_scope
@@ -33,7 +33,7 @@ class PeerApp:
         self._idle: list[PeerConnection] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transaction: ForwardingTransaction = scope[KEY]
+        transaction: ForwardingTransaction = scope[TRANSACTION]
         server = transaction.tried[-1]
         instance = server.instance
         while (connection := self._take_idle(instance)) is not None:
@@ -250,9 +250,11 @@ class PeerConnection(FramedConnection):
                 self.transport.close()
             else:
                 self._peer.release(self)
-        if self._reset and not self._client_was_read and not transaction.status:
+        if self._reset and not self._client_was_read and not transaction.decision.status:
             raise RequestNotRead
-        raise ServerFailure(Failure.TRUNCATED if transaction.status else Failure.CLOSED, transaction.tried[-1].name)
+        raise ServerFailure(
+            Failure.TRUNCATED if transaction.decision.status else Failure.CLOSED, transaction.tried[-1].name
+        )
 
     async def query_key(self, *frame: object) -> str | None:
         """Send a query or a claim of a key, and return the owner; None if the peer knows none."""

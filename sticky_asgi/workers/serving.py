@@ -14,7 +14,7 @@ from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.protocol import DISCONNECTS, SERVICE_RESTART, BodyMode, unpack_scope
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.frames import Frame, Kind
-from sticky_core.workers.transaction import ForwardedDecision
+from sticky_core.workers.transaction import PeerRequest
 
 _HTTP_DISCONNECT: Final[Message] = {"type": "http.disconnect"}
 _WEBSOCKET_DISCONNECT: Final[Message] = {"type": "websocket.disconnect", "code": 1006, "reason": ""}
@@ -61,8 +61,8 @@ class PeerServer(FramedConnection):
             case Kind.REQUEST:
                 if self._request is not None:
                     raise ValueError("a request before the end of the last one")
-                decision = ForwardedDecision(self._worker.workers, frame[1], frame[2])
-                self._request = ServedRequest(self, self._worker, decision, unpack_scope(frame), BodyMode(frame[3]))
+                accepted = PeerRequest(self._worker.workers, frame[1], frame[2])
+                self._request = ServedRequest(self, self._worker, accepted, unpack_scope(frame), BodyMode(frame[3]))
                 self._request.task = self.loop.create_task(self._request.run())
             case _:
                 raise ValueError(f"a frame of kind {frame[0]}")
@@ -101,11 +101,12 @@ class ServedRequest:
     """A request that a peer has forwarded, and the `receive` and `send` of the app that serves it."""
 
     def __init__(
-        self, connection: PeerServer, worker: ServingWorker, decision: ForwardedDecision, scope: Scope, mode: BodyMode
+        self, connection: PeerServer, worker: ServingWorker, accepted: PeerRequest, scope: Scope, mode: BodyMode
     ) -> None:
         self._connection = connection
         self._worker = worker
-        self._decision = decision
+        self._accepted = accepted
+        self._decision = accepted.decision
         self._scope = scope
         self._is_websocket = scope["type"] == "websocket"
         self._inbox: deque[Message] = deque()
@@ -122,22 +123,22 @@ class ServedRequest:
 
     async def run(self) -> None:
         """Have the app serve the request, and send the end of the response."""
-        scope, decision = self._scope, self._decision
-        scope[KEY] = decision
+        scope, accepted = self._scope, self._accepted
+        scope[KEY] = accepted.decision
         if self._worker.state is not None:
             scope["state"] = dict(self._worker.state)
         problem: str | None = None
-        decision.start()
+        accepted.start()
         try:
             await self._worker.app(scope, self.receive, self.send)
         except Exception as error:
-            decision.app_raised()
+            accepted.app_raised()
             problem = "".join(traceback.format_exception(error))
         except BaseException:  # the event loop ends: there will be no response
             self._connection.transport.abort()
             raise
         finally:
-            decision.finish()
+            accepted.finish()
             self._connection.request_finished(problem)
 
     def on_message(self, message: Message) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import cast
 
 from sticky_asgi.apps import Replicas
-from sticky_asgi.messages import ASGIApp, Scope, Send, StatusRetryTransaction, Transaction
+from sticky_asgi.messages import TRANSACTION, VARIANTS, ASGIApp, Scope, Send, Transaction
 from sticky_core.backend.backend import Backend
 from sticky_core.workers.transaction import PeerTransaction
 
 
 class ForwardingTransaction(PeerTransaction[Scope, Send], Transaction):
-    """A transaction that may be forwarded to a peer."""
+    """A transaction that may be forwarded to a peer. It passes itself to the app that forwards the request."""
 
     __slots__ = ()
 
-
-class ForwardingStatusRetryTransaction(PeerTransaction[Scope, Send], StatusRetryTransaction):
-    """The same where responses may be held back because of their status (`retry_on="503"`)."""
-
-    __slots__ = ()
+    def forwarded(self) -> Scope:
+        scope = super().forwarded()
+        if self.tried[-1] is not self.workers.own_server:
+            scope[TRANSACTION] = self
+        return scope
 
 
 class WorkerReplicas(Replicas):
@@ -27,9 +27,6 @@ class WorkerReplicas(Replicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        kind = ForwardingStatusRetryTransaction if backend.snapshot.retries.statuses else ForwardingTransaction
-        self.transaction_class = cast(
-            "type[Transaction]", type(kind.__name__, (kind,), {"__slots__": (), "workers": backend})
-        )
+        self.transaction_class = VARIANTS.build_for_peers(backend.snapshot, ForwardingTransaction, workers=backend)
         self.apps.update({server: cast(ASGIApp, server.config.target) for server in backend.servers})
         self.apps_built = self.has_warned = True

@@ -55,7 +55,7 @@ class Server(ServerStatus):
     not differ from the one before.
     """
 
-    __slots__ = ("_on_move", "as_tuple", "id", "requested")
+    __slots__ = ("_on_move", "as_tuple", "id", "name_as_tuple", "requested")
 
     def __init__(
         self,
@@ -152,6 +152,8 @@ class Server(ServerStatus):
         self.id: int
         #: `(self,)`, made once: the `tried` of most requests
         self.as_tuple: tuple[Server, ...] = (self,)
+        #: `(self.name,)`, made once: the `attempts` of most decisions
+        self.name_as_tuple: tuple[str, ...] = (config.name,)
         self._on_move: Callable[[Server, ServerConfig], None] | None = None
         self._start_status(config)
 

@@ -10,10 +10,11 @@ from typing import ClassVar
 
 from sticky_core.decision import Decision
 from sticky_core.http.error_page import ErrorPage, error_page
-from sticky_core.persistence.claim import Claim, PersistenceResult, Reason
+from sticky_core.persistence.claim import Claim, Mark, Reason
 from sticky_core.server.counters import Total
-from sticky_core.server.server import Server
-from sticky_core.transaction.transaction import Message, Out, Transaction
+from sticky_core.transaction.state import ClientSend, RawRequest
+from sticky_core.transaction.steps import UNAVAILABLE, Step
+from sticky_core.transaction.transaction import Transaction
 from sticky_core.workers.backend import Workers
 
 
@@ -21,7 +22,7 @@ class RemoteAppError(Exception):
     """An exception that the app has raised in another worker. Its text is the traceback from there."""
 
 
-class PeerTransaction(Transaction[Message, Out]):
+class PeerTransaction(Transaction[RawRequest, ClientSend]):
     """A transaction that may be forwarded to a peer. Faces put it before their own transaction class."""
 
     __slots__ = ("_claims_key_again", "_session_lost")
@@ -32,36 +33,35 @@ class PeerTransaction(Transaction[Message, Out]):
         """The chosen peer, the worker of that instance, does not listen any more."""
         self._session_lost = self.workers.forget_peer(self.tried[-1], instance)
 
-    def _mark_redispatched(self, reason: Reason) -> None:
+    def mark_redispatched(self, reason: Reason) -> None:
         if getattr(self, "_session_lost", False) and self.persisted.claim is Claim.VALID:
             self._session_lost = False
             # a client that came by a key: other workers may receive the same key now, and must agree on its owner
             self._claims_key_again = self.persisted.persistence_state is not None
-            self.persisted = replace(
-                self.persisted, claim=Claim.INVALID, reason=Reason.OTHER_INSTANCE, needs_no_mark=False
-            )
+            result = replace(self.persisted, claim=Claim.INVALID, reason=Reason.OTHER_INSTANCE)
+            self.set_result(replace(result, needs_no_mark=False))
         else:
-            super()._mark_redispatched(reason)
+            super().mark_redispatched(reason)
 
-    def _chosen(self, until: float | None = None) -> Server | None:
+    def choose(self, until: float | None = None) -> Step:
         workers = self.workers
         if self._reports_lost_session:
-            return None
+            return UNAVAILABLE
         if getattr(self, "_claims_key_again", False):
             self._claims_key_again = False
-            return self._recognised()
+            return self.recognise()
         if workers.hashes_keys:
             workers.refresh_peers()
-        return super()._chosen(until)
+        return super().choose(until)
 
     @property
     def _reports_lost_session(self) -> bool:
         result = self.persisted
         return self.workers.reports_lost and result.reason is Reason.OTHER_INSTANCE and not result.is_ignored
 
-    def _page(self) -> ErrorPage:
+    def build_error_page(self) -> ErrorPage:
         if not self._reports_lost_session:
-            return super()._page()
+            return super().build_error_page()
         response = error_page(410)
         response.headers.append(("set-cookie", self.workers.expired_cookie(self.secure)))
         return response
@@ -71,38 +71,38 @@ _CLAIMS: Mapping[str, Claim] = Claim.__members__
 _REASONS: Mapping[str, Reason] = Reason.__members__
 
 
-class ForwardedDecision(Decision):
-    """The decision of the worker that has accepted a request, in the worker that serves it: what the app reads.
+class PeerRequest:
+    """A request that a peer has accepted and forwarded to this worker, which serves it.
 
     ValueError if `claim` or `reason`, which come from a frame, are unknown.
     """
 
-    __slots__ = ("_workers",)
-
     def __init__(self, workers: Workers, claim: str, reason: str) -> None:
-        own = workers.own_server
+        self._server = server = workers.own_server
         found, why = _CLAIMS.get(claim), _REASONS.get(reason)
         if found is None or why is None:
             raise ValueError(f"claim {claim!r}, reason {reason!r}")
-        self._workers = workers
-        self.persisted = PersistenceResult(found, why, own if found is Claim.VALID else None)
-        self.tried = own.as_tuple
-        self.status = 0
-
-    @property
-    def backend(self) -> str:
-        return self._workers.name
+        #: what the peer has decided, for the app here
+        self.decision = decision = Decision()
+        decision.backend = workers.name
+        decision.attempts = server.name_as_tuple
+        decision.claim, decision.reason = found, why
+        decision.claimed = server.name if found is Claim.VALID else None
+        decision.failures = ()
+        decision.mark = Mark.NONE
+        decision.status = 0
+        decision.outer = None
+        decision.has_no_response = False
 
     def start(self) -> None:
         """Count the request as in flight in this worker."""
-        self._workers.own_server.in_flight.append(None)
+        self._server.in_flight.append(None)
 
     def app_raised(self) -> None:
         """Count an exception of the app."""
-        self._workers.own_server.counters.cell[Total.ERESP] += 1
+        self._server.counters.cell[Total.ERESP] += 1
 
     def finish(self) -> None:
         """Count the response, and the request as no longer in flight."""
-        own = self._workers.own_server
-        own.counters.cell[self.status // 100] += 1
-        own.in_flight.pop()
+        self._server.counters.cell[self.decision.status // 100] += 1
+        self._server.in_flight.pop()

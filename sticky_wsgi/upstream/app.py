@@ -14,7 +14,7 @@ from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import has_left
-from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, headers_of, start_page
+from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, count_client_disconnect, headers_of, start_page
 from sticky_wsgi.upstream.connections import ClientDisconnected, Connection, Connections
 
 #: how much of a body is read and sent at once, in bytes
@@ -87,7 +87,7 @@ class Upstream(CoreUpstream):
             connection = self._connections.open(self.timeouts.connect)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
         except ClientDisconnected:
-            _client_disconnected(environ)
+            count_client_disconnect(environ)
             start_response("499 Client Closed Request", [])
             return []
 
@@ -179,7 +179,7 @@ class _ResponseBody:
                 connection.read()
             except ClientDisconnected:
                 connection.broken = True
-                _client_disconnected(self._environ)
+                count_client_disconnect(self._environ)
                 raise StopIteration from None
 
     def close(self) -> None:
@@ -187,12 +187,6 @@ class _ResponseBody:
         if not connection.response.finished:
             connection.broken = True
         connection.end()
-
-
-def _client_disconnected(environ: Environ) -> None:
-    transaction: Transaction | None = environ.get(KEY)
-    if transaction is not None:
-        transaction.client_disconnected()
 
 
 class _StatusLines(dict[int, str]):

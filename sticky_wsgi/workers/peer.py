@@ -16,7 +16,7 @@ from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import has_left
-from sticky_wsgi.messages import KEY, Environ, StartResponse
+from sticky_wsgi.messages import TRANSACTION, Environ, StartResponse
 from sticky_wsgi.upstream.connections import ClientDisconnected, set_tick_timeout
 from sticky_wsgi.workers.link import FramedConnection, is_own_user, warn_bad_frame
 from sticky_wsgi.workers.protocol import EAGER_BODY, has_small_body, pack_environ, sends_body
@@ -34,7 +34,7 @@ class ForwardedRequest:
     """A request that is forwarded to a peer."""
 
     def __init__(self, environ: Environ) -> None:
-        self.transaction: ForwardingTransaction = environ[KEY]
+        self.transaction: ForwardingTransaction = environ[TRANSACTION]
         self.server = self.transaction.tried[-1]
         self._client_has_left = has_left(environ)
         source: object = environ["wsgi.input"]
@@ -75,7 +75,9 @@ class ForwardedRequest:
 
     def failure(self, detail: str = "") -> ServerFailure:
         """Return the failure of a peer that may have executed the request."""
-        return ServerFailure(Failure.TRUNCATED if self.transaction.status else Failure.CLOSED, self.server.name, detail)
+        return ServerFailure(
+            Failure.TRUNCATED if self.transaction.decision.status else Failure.CLOSED, self.server.name, detail
+        )
 
 
 class PeerApp:
@@ -87,7 +89,7 @@ class PeerApp:
         self._idle: list[PeerConnection] = []
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        transaction: ForwardingTransaction = environ[KEY]
+        transaction: ForwardingTransaction = environ[TRANSACTION]
         try:
             request = ForwardedRequest(environ)
             try:

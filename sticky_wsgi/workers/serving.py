@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
-from sticky_core.workers.transaction import ForwardedDecision
-from sticky_wsgi.messages import KEY, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
+from sticky_core.workers.transaction import PeerRequest
+from sticky_wsgi.messages import KEY, TRANSACTION, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
 from sticky_wsgi.workers.keys import KeyLookup
 from sticky_wsgi.workers.link import FramedConnection, warn_bad_frame
 from sticky_wsgi.workers.protocol import EAGER_BODY
@@ -42,9 +42,10 @@ class CountedApp:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         permits = self._permits
+        transaction = environ.pop(TRANSACTION)
         if permits is not None:
             permits.get()
-            environ[KEY].permits = permits
+            transaction.permits = permits
         return self._app(environ, start_response)
 
 
@@ -101,7 +102,7 @@ class ServedRequest:
         _, claim, reason, environ, body = frame
         self._connection = connection
         self._worker = worker
-        self._decision = ForwardedDecision(worker.workers, claim, reason)
+        self._accepted = PeerRequest(worker.workers, claim, reason)
         self._head: tuple[str, Headers] | None = None
         self._head_sent = False
         self._environ: Environ = {
@@ -114,22 +115,22 @@ class ServedRequest:
             "wsgi.input_terminated": True,
             # the peer sends nothing while it waits for the response, so what there is to read is its end
             "waitress.client_disconnected": connection.has_input,
-            KEY: self._decision,
+            KEY: self._accepted.decision,
         }
 
     def run(self) -> bool:
         """Have the app serve the request, under a permit. Return whether the connection can carry another one."""
-        permits, decision = self._worker.permits, self._decision
+        permits, accepted = self._worker.permits, self._accepted
         if permits is not None:
             permits.get()
         try:
             if self._connection.has_input():  # the client has disconnected while the request waited
                 return False
-            decision.start()
+            accepted.start()
             try:
                 return self._run_app()
             finally:
-                decision.finish()
+                accepted.finish()
         finally:
             if permits is not None:
                 permits.put(None)
@@ -149,7 +150,7 @@ class ServedRequest:
         except PeerDisconnected:
             return False
         except BaseException as error:
-            self._decision.app_raised()
+            self._accepted.app_raised()
             problem = "".join(traceback.format_exception(error))
         finally:
             _close(body)
@@ -171,7 +172,7 @@ class ServedRequest:
             raise AssertionError("start_response is called again without exc_info")
         self._head = status, list(headers)
         code = status[:3]
-        self._decision.status = int(code) if code.isascii() and code.isdigit() else 0
+        self._accepted.decision.status = int(code) if code.isascii() and code.isdigit() else 0
         keys = self._worker.workers.keys
         if keys is not None:
             keys.learn_from_response(Head(headers, True), self._worker.workers.own_server)

@@ -9,37 +9,32 @@ from sticky_core.backend.backend import Backend
 from sticky_core.server.server import Server
 from sticky_core.workers.transaction import PeerTransaction
 from sticky_wsgi.apps import Replicas
-from sticky_wsgi.messages import Environ, StartResponse, StatusRetryTransaction, Transaction, WSGIApp
+from sticky_wsgi.messages import TRANSACTION, VARIANTS, Environ, StartResponse, Transaction, WSGIApp
 
 #: permits to run the app, an item for each request that may run at the same time; None: any number may run
 Permits: TypeAlias = SimpleQueue[None] | None
 
 
-class PermitTransaction(PeerTransaction[Environ, StartResponse]):
-    """A transaction that may be forwarded to a peer. It holds a permit of this worker while the app here serves it."""
+class ForwardingTransaction(PeerTransaction[Environ, StartResponse], Transaction):
+    """A transaction that may be forwarded to a peer, and holds a permit of this worker while the app here serves it. It
+    passes itself to the app that forwards the request, and to the one that takes permits.
+    """
 
     __slots__ = ("permits",)
 
     permits: Permits  #: where its permit goes back; set while it holds one
 
-    def release(self, server: Server, over: bool) -> None:
+    def forwarded(self) -> Environ:
+        environ = super().forwarded()
+        environ[TRANSACTION] = self
+        return environ
+
+    def release(self, server: Server, finished: bool) -> None:
         permits = getattr(self, "permits", None)
         if permits is not None:
             self.permits = None
             permits.put(None)
-        super().release(server, over)
-
-
-class ForwardingTransaction(PermitTransaction, Transaction):
-    """A transaction that may be forwarded to a peer."""
-
-    __slots__ = ()
-
-
-class ForwardingStatusRetryTransaction(PermitTransaction, StatusRetryTransaction):
-    """The same where responses may be held back because of their status (`retry_on="503"`)."""
-
-    __slots__ = ()
+        super().release(server, finished)
 
 
 class WorkerReplicas(Replicas):
@@ -47,9 +42,6 @@ class WorkerReplicas(Replicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        kind = ForwardingStatusRetryTransaction if backend.snapshot.retries.statuses else ForwardingTransaction
-        self.transaction_class = cast(
-            type[Transaction], type(kind.__name__, (kind,), {"__slots__": (), "workers": backend})
-        )
+        self.transaction_class = VARIANTS.build_for_peers(backend.snapshot, ForwardingTransaction, workers=backend)
         self.apps.update({server: cast(WSGIApp, server.config.target) for server in backend.servers})
         self.apps_built = True

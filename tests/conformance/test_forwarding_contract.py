@@ -421,10 +421,10 @@ def test_headers_are_those_that_came_whatever_came_before():
 def test_names_that_clients_invent_take_no_room_without_end():
     for number in range(2000):
         assert messages.headers_of({f"HTTP_X_{number}": "1"}) == [(b"x-%d" % number, b"1")]
-    assert len(messages._SHAPES) <= 512
+    assert len(messages._HEADER_KEYS) <= 512
     for many in ({"HTTP_" + "X" * 60000: "1"}, {f"HTTP_X_{number}": "1" for number in range(1000)}):
         assert len(messages.headers_of(many)) == len(many)
-        assert messages._SHAPES.get(tuple(many)) is None
+        assert messages._HEADER_KEYS.get(tuple(many)) is None
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from hypothesis import settings
 from sticky_core.backend.backend import Backend
 from sticky_core.errors import Failure
 from sticky_core.server.server import Server
+from sticky_core.transaction.steps import Need, NeedBody, NeedSlot, Step, Unavailable
 from sticky_core.transaction.transaction import Transaction
-from sticky_core.transaction.waits import NeedBody
 
 settings.register_profile("unhurried", parent=settings.default, deadline=None)
 settings.load_profile("unhurried")
@@ -71,7 +71,9 @@ class Told:
 class Visit(Transaction[str, None]):
     """A request on its way, step by step: `begin`, then `fail` or `answer`. It waits for nobody."""
 
-    __slots__ = ("_body", "_came", "_headers", "_method", "_peer", "_target")
+    __slots__ = ("_body", "_came", "_headers", "_method", "_peer", "_target", "wait")
+
+    wait: Need | None  #: what it waits for
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class Visit(Transaction[str, None]):
         body: bytes = b"",
     ) -> None:
         self.owner = backend
-        self.snapshot, self.raw_request, self.client_send, self.status = backend.snapshot, "a request", None, 0
+        self.snapshot, self.raw_request, self.client_send = backend.snapshot, "a request", None
         self._peer, self._target, self._headers, self._method, self._body = peer, target, headers, method, body
         self._came = (cookie,) if cookie else ()
 
@@ -133,15 +135,26 @@ class Visit(Transaction[str, None]):
         self.release(self.tried[-1], False)
         return self._opened(self.next())
 
-    def _opened(self, server: Server | None) -> Server | None:
-        while server is None and isinstance(self.wait, NeedBody):
-            server = self.peeked(self._body[: self.wait.limit])
-        return server
+    def _opened(self, step: Step) -> Server | None:
+        while isinstance(step, NeedBody):
+            step = self.body_read(step, self._body[: step.limit])
+        self.wait = None if isinstance(step, Server | Unavailable) else step
+        return step if isinstance(step, Server) else None
+
+    def resume_wait(self, woken: bool) -> Server | None:
+        """The wait for a slot has ended: the next server."""
+        assert isinstance(self.wait, NeedSlot)
+        return self._opened(self.resume(self.wait, woken))
+
+    def abandon_wait(self) -> None:
+        """The client leaves while the request waits."""
+        assert self.wait is not None
+        self.abandon(self.wait)
 
     def answer(self, *headers: tuple[str, str], status: int = 200) -> Told:
         """It answers: the head as the client sees it."""
         reply = Told(status, list(headers))
-        self.status = status
+        self.decision.status = status
         if reply.sets_cookies or not self.persisted.needs_no_mark:  # as faces do
             self.stamp(reply)
         self.release(self.tried[-1], True)

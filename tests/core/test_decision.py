@@ -17,25 +17,25 @@ R1, R2, R3 = Backend("web", [Server(name, app) for name in ("r1", "r2", "r3")]).
 REFUSED = Failure.REFUSED
 
 
-class Made(Decision):
-    """A decision as a transaction would have made it."""
-
-    backend = "web"
-
-    def __init__(
-        self,
-        presented: PersistenceResult = NO_PERSISTENCE,
-        tried: tuple[Server, ...] = (),
-        failures: tuple[Failure, ...] = (),
-        mark: Mark = Mark.NONE,
-        unanswered: bool = False,
-    ) -> None:
-        self.persisted, self.tried, self.status = presented, tried, 0
-        self._failures, self._mark, self._unanswered = failures, mark, unanswered
+def decision(
+    result: PersistenceResult = NO_PERSISTENCE,
+    tried: tuple[Server, ...] = (),
+    failures: tuple[Failure, ...] = (),
+    mark: Mark = Mark.NONE,
+    has_no_response: bool = False,
+) -> Decision:
+    """Return a decision as a transaction would have filled it."""
+    made = Decision()
+    made.backend = "web"
+    made.attempts = tuple(server.name for server in tried)
+    made.claim, made.reason = result.claim, result.reason
+    made.claimed = result.server.name if result.server is not None else None
+    made.failures, made.mark, made.status, made.outer, made.has_no_response = failures, mark, 0, None, has_no_response
+    return made
 
 
 def test_before_anything_is_tried_no_server_has_it_and_nothing_was_told():
-    made = Made()
+    made = decision()
     assert (made.server, made.attempts, made.failures, made.claimed) == (None, (), (), None)
     assert (made.claim, made.reason, made.mark) == (Claim.NONE, Reason.NO_PERSISTENCE, Mark.NONE)
     assert made.outer is None
@@ -44,12 +44,14 @@ def test_before_anything_is_tried_no_server_has_it_and_nothing_was_told():
 @pytest.mark.parametrize(
     "made, server, attempts",
     [
-        pytest.param(Made(unanswered=True), None, (), id="nobody was there"),
-        pytest.param(Made(tried=(R1,)), "r1", ("r1",), id="the first has it"),
-        pytest.param(Made(tried=(R1,), failures=(REFUSED,), unanswered=True), None, ("r1",), id="the only one refused"),
-        pytest.param(Made(tried=(R1, R2), failures=(REFUSED,)), "r2", ("r1", "r2"), id="the second has it"),
+        pytest.param(decision(has_no_response=True), None, (), id="nobody was there"),
+        pytest.param(decision(tried=(R1,)), "r1", ("r1",), id="the first has it"),
         pytest.param(
-            Made(tried=(R1, R2, R3), failures=(REFUSED,) * 3, unanswered=True),
+            decision(tried=(R1,), failures=(REFUSED,), has_no_response=True), None, ("r1",), id="the only one refused"
+        ),
+        pytest.param(decision(tried=(R1, R2), failures=(REFUSED,)), "r2", ("r1", "r2"), id="the second has it"),
+        pytest.param(
+            decision(tried=(R1, R2, R3), failures=(REFUSED,) * 3, has_no_response=True),
             None,
             ("r1", "r2", "r3"),
             id="all refused",
@@ -57,7 +59,7 @@ def test_before_anything_is_tried_no_server_has_it_and_nothing_was_told():
     ],
 )
 def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
-    made: Made, server: str | None, attempts: tuple[str, ...]
+    made: Decision, server: str | None, attempts: tuple[str, ...]
 ):
     assert (made.server, made.attempts) == (server, attempts)
 
@@ -66,31 +68,31 @@ def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
     "made, why, text",
     [
         pytest.param(
-            Made(PersistenceResult(Claim.VALID, Reason.BOUND, R1), (R1,)),
+            decision(PersistenceResult(Claim.VALID, Reason.BOUND, R1), (R1,)),
             "r1: server is usable",
             'server=r1; claim=VALID; attempts=r1; mark=NONE; why="r1: server is usable"',
             id="bound",
         ),
         pytest.param(
-            Made(NO_COOKIE, (R2,), mark=Mark.INSERTED),
+            decision(NO_COOKIE, (R2,), mark=Mark.INSERTED),
             "no cookie; balance chose r2",
             'server=r2; claim=NONE; attempts=r2; mark=INSERTED; why="no cookie; balance chose r2"',
             id="first visit",
         ),
         pytest.param(
-            Made(PersistenceResult(Claim.DOWN, Reason.MAINT, R1), (R2,), mark=Mark.INSERTED),
+            decision(PersistenceResult(Claim.DOWN, Reason.MAINT, R1), (R2,), mark=Mark.INSERTED),
             "r1: server is in maintenance; balance chose r2",
             'server=r2; claim=DOWN; attempts=r2; mark=INSERTED; why="r1: server is in maintenance; balance chose r2"',
             id="in maintenance",
         ),
         pytest.param(
-            Made(PersistenceResult(Claim.DOWN, Reason.FAILED, R1), (R1, R2), (REFUSED,)),
+            decision(PersistenceResult(Claim.DOWN, Reason.FAILED, R1), (R1, R2), (REFUSED,)),
             "r1: server did not respond; balance chose r2",
             'server=r2; claim=DOWN; attempts=r1,r2; mark=NONE; why="r1: server did not respond; balance chose r2"',
             id="redispatched",
         ),
         pytest.param(
-            Made(PersistenceResult(Claim.INVALID, Reason.FORGED), unanswered=True),
+            decision(PersistenceResult(Claim.INVALID, Reason.FORGED), has_no_response=True),
             "not signed by us; no server could take the request",
             'server=-; claim=INVALID; attempts=-; mark=NONE; why="not signed by us; no server could take the request"',
             id="nobody was there",
@@ -105,7 +107,7 @@ def test_it_says_so_to_people_and_in_the_debug_header(made: Decision, why: str, 
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
 def test_the_debug_header_is_one_line_of_ascii(reason: Reason):
-    text = str(Made(PersistenceResult(Claim.INVALID, reason, R1), (R2,)))
+    text = str(decision(PersistenceResult(Claim.INVALID, reason, R1), (R2,)))
     assert text.isascii()
     assert text.isprintable()
     assert text.count('"') == 2

@@ -29,8 +29,10 @@ from sticky_core.balance import RoundRobin
 from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import Clock
 from sticky_core.decision import Decision
+from sticky_core.persistence.claim import PersistenceResult
 from sticky_core.persistence.persistence import Persist
 from sticky_core.server.server import Server
+from sticky_core.transaction.transaction import Transaction
 
 Header = tuple[str, str]
 Cookies = str | Sequence[str] | None  # one Cookie header, several, or none; a character per byte
@@ -547,6 +549,20 @@ class Wsgi(Face):
 
 
 FACES: dict[str, type[Face]] = {"asgi": Asgi, "wsgi": Wsgi}
+
+
+@pytest.fixture
+def recognised(monkeypatch: pytest.MonkeyPatch) -> list[PersistenceResult]:
+    """What persistence has recognised, of each attempt that has ended."""
+    results: list[PersistenceResult] = []
+    release = Transaction.release
+
+    def recording_release(transaction: Transaction[Any, Any], server: Server, finished: bool) -> None:
+        results.append(transaction.persisted)
+        release(transaction, server, finished)
+
+    monkeypatch.setattr(Transaction, "release", recording_release)
+    return results
 
 
 @pytest.fixture(params=FACES)

@@ -17,9 +17,9 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, Literal
 from wsgiref.validate import validator
@@ -30,8 +30,11 @@ import anyio.lowlevel
 import pytest
 
 import sticky_asgi
+import sticky_asgi.middleware
 import sticky_asgi.waits
 import sticky_wsgi
+import sticky_wsgi.middleware
+import sticky_wsgi.waits
 from sticky_core.backend.backend import Backend
 from sticky_core.balance import Hash, RoundRobin
 from sticky_core.decision import Decision
@@ -42,6 +45,7 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.server.state import Health
+from sticky_core.transaction.steps import Step, Unavailable
 from sticky_core.transaction.transaction import Transaction
 
 PATIENCE = 300.0  # seconds for what takes milliseconds
@@ -77,22 +81,19 @@ class Visit(ABC):
         self.request: dict[str, Any] = {}
 
     @property
-    def transaction(self) -> Transaction[Any, Any] | None:
-        found: Transaction[Any, Any] | None = self.request.get(self.hall.key)
+    def decision(self) -> Decision:
+        found: Decision = self.request[self.hall.key]
         return found
 
     @property
-    def decision(self) -> Decision:
-        assert self.transaction is not None
-        return self.transaction
+    def transaction(self) -> Transaction[Any, Any] | None:
+        """Its transaction while it waits for its next server."""
+        return self.hall.waiting.get(id(self.request))
 
     @property
     def waits(self) -> bool:
         """Whether it is in a queue."""
-        transaction = self.transaction
-        return (
-            self.inside is None and not self.over.is_set() and transaction is not None and transaction.wait is not None
-        )
+        return self.inside is None and not self.over.is_set() and self.transaction is not None
 
     @property
     def stands(self) -> bool:
@@ -151,6 +152,8 @@ class Hall(ABC):
         self.visits: list[Visit] = []
         self.backends: list[Backend] = []
         self.logged: list[Decision] = []
+        #: the transactions that wait for their next server, by the identity of their request
+        self.waiting: dict[int, Transaction[Any, Any]] = {}
         #: whether apps answer by themselves, without being let
         self.hurried = False
         #: whether apps send their head and a first piece before they wait
@@ -159,6 +162,17 @@ class Hall(ABC):
         self.crowd: dict[str, int] = {}
         self.largest_crowd: dict[str, int] = {}
         self._apps: dict[Backend, Callable[..., Any]] = {}
+
+    @contextmanager
+    def watches(self, transaction: Transaction[Any, Any], step: Step) -> Generator[None]:
+        """Note that a transaction waits, if that is what its step says, until it does no longer."""
+        number = id(transaction.raw_request)
+        if not isinstance(step, Unavailable):
+            self.waiting[number] = transaction
+        try:
+            yield
+        finally:
+            self.waiting.pop(number, None)
 
     def count(self, name: str, change: int) -> None:
         with self._lock:
@@ -499,8 +513,20 @@ HALLS: dict[str, type[Hall]] = {"asgi": AsgiHall, "asgi on trio": TrioHall, "wsg
 
 
 @pytest.fixture(params=HALLS)
-def hall(request: pytest.FixtureRequest) -> Iterator[Hall]:
+def hall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
     made: Hall = HALLS[request.param]()
+    resolve_async, resolve = sticky_asgi.waits.resolve_wait, sticky_wsgi.waits.resolve_wait
+
+    async def watched_async(transaction: Any, step: Step, body: Any) -> Server | None:
+        with made.watches(transaction, step):
+            return await resolve_async(transaction, step, body)
+
+    def watched(transaction: Any, step: Step) -> Server | None:
+        with made.watches(transaction, step):
+            return resolve(transaction, step)
+
+    monkeypatch.setattr(sticky_asgi.middleware, "resolve_wait", watched_async)
+    monkeypatch.setattr(sticky_wsgi.middleware, "resolve_wait", watched)
     try:
         yield made
         made.settle()
@@ -837,7 +863,7 @@ def test_who_has_waited_is_no_longer_looked_after(hall: Hall) -> None:
     hall.backend(hall.server("s1"))
     inside, waiting = hall.visit(), hall.visit()
     assert waiting.transaction is not None
-    body: Any = waiting.transaction.reread
+    body: Any = waiting.transaction.replayable_body
     until(lambda: body.watched)
     inside.let_go()
     until(lambda: waiting.inside)

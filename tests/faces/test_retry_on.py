@@ -28,6 +28,7 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
+from sticky_core.transaction.steps import NeedSlot, Step
 from sticky_core.transaction.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -306,9 +307,9 @@ def ring(face: Face, monkeypatch: pytest.MonkeyPatch) -> Ring:
     made = Ring(face)
     resume = Transaction.resume
 
-    def counted(transaction: Transaction[Any, Any], woken: bool) -> Server | None:
+    def counted(transaction: Transaction[Any, Any], need: NeedSlot, woken: bool) -> Step:
         made.waits += 1
-        return resume(transaction, woken)
+        return resume(transaction, need, woken)
 
     monkeypatch.setattr(Transaction, "resume", counted)
     return made

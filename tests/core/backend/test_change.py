@@ -30,8 +30,8 @@ from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 from sticky_core.stick_table.table import StickTable
-from sticky_core.transaction.transaction import Transaction
-from sticky_core.transaction.waits import NeedSlot
+from sticky_core.transaction.steps import NeedSlot
+from tests.core.driver import DrivenTransaction
 
 PLAIN = Cookie("SRV", signed=False)
 FAILED = CheckResult(CheckStatus.L4CON)
@@ -69,21 +69,21 @@ def names(backend: Backend) -> list[str]:
     return [server.name for server in backend.servers]
 
 
-class Asking(Transaction[str, None]):
+class Asking(DrivenTransaction):
     """A request that is nothing but values."""
 
     __slots__ = ("_cookie", "_src")
 
     def __init__(self, backend: Backend, cookie: str = "", src: str = "192.0.2.1") -> None:
         self.owner = backend
-        self.snapshot, self.raw_request, self.client_send, self.status = backend.snapshot, "a request", None, 0
+        self.snapshot, self.raw_request, self.client_send = backend.snapshot, "a request", None
         self._cookie, self._src = cookie, src
 
     def begin(self) -> Server | None:
-        return self.first(self.cookies or None)
+        return self.first_server(self.cookies or None)
 
     def end(self, status: int = 200) -> None:
-        self.status = status
+        self.decision.status = status
         self.release(self.tried[-1], True)
 
     @property
@@ -212,7 +212,7 @@ def test_who_waits_for_a_server_that_is_removed_is_sent_on():
     ticket, gone = ticket_of(waiting), weakref.ref(web["s2"])
     web.remove("s2")
     assert ticket.has_left, "at once"
-    assert waiting.resume(woken=True) is web["s1"]
+    assert waiting.resume_wait(woken=True) is web["s1"]
     holding.end()
     waiting.end()
     assert not web["s1"].in_flight
@@ -362,8 +362,8 @@ def test_a_request_goes_on_by_the_rules_that_it_began_with():
     for request in (before, after):
         request.record_failure(Failure.REFUSED)
     assert before.persisted.claim is Claim.VALID and after.persisted.claim is Claim.NONE
-    assert before.next() is web["s2"]
-    assert after.next() is None
+    assert before.next_server() is web["s2"]
+    assert after.next_server() is None
 
 
 def test_a_request_that_is_tried_again_is_not_sent_to_whom_it_could_not_be_marked_for_nor_to_who_has_gone():
@@ -374,7 +374,7 @@ def test_a_request_that_is_tried_again_is_not_sent_to_whom_it_could_not_be_marke
     web.remove("s2")
     web.add(*urls(7, 8, 9))
     request.release(web["s1"], False)
-    assert request.next() is web["s3"]
+    assert request.next_server() is web["s3"]
 
 
 def test_who_waits_for_anyone_is_given_no_place_that_its_persistence_does_not_know():

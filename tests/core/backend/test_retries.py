@@ -17,8 +17,8 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
-from sticky_core.transaction.transaction import Transaction
-from sticky_core.transaction.waits import NeedSlot
+from sticky_core.transaction.steps import NeedSlot
+from tests.core.driver import DrivenTransaction
 
 EXECUTED = [failure for failure in Failure if failure.maybe_executed and failure.retry_word]
 STATUSES = (401, 403, 404, 408, 421, 425, 429, 500, 501, 502, 503, 504)
@@ -165,14 +165,14 @@ def test_redispatch_says_which_retries_go_elsewhere(redispatch: bool | int, retr
     assert [retry for retry in range(1, retries + 1) if asked.elsewhere(retry)] == elsewhere
 
 
-class Asked(Transaction[str, None]):
+class Asked(DrivenTransaction):
     """A request that is nothing but values."""
 
     __slots__ = ("_cookie", "_headers", "_method")
 
     def __init__(self, backend: Backend, method: str = "GET", cookie: str = "", **headers: str) -> None:
         self.owner = backend
-        self.snapshot, self.raw_request, self.client_send, self.status = backend.snapshot, "a request", None, 0
+        self.snapshot, self.raw_request, self.client_send = backend.snapshot, "a request", None
         self._method, self._cookie, self._headers = method, cookie, headers
 
     @property
@@ -229,19 +229,19 @@ def way(request: Asked, failure: Failure = Failure.REFUSED) -> list[str | float]
     clock = request.snapshot.clock
     assert isinstance(clock, ManualClock)
     stations: list[str | float] = []
-    server = request.first(request.cookies or None)
+    server = request.first_server(request.cookies or None)
     while server is not None or request.wait is not None:
         if server is None:
             assert isinstance(request.wait, NeedSlot) and request.wait.ticket is None
             pause = request.wait.until - clock.monotonic()
             stations.append(round(pause, 6))
             clock.advance(pause)
-            server = request.resume(False)
+            server = request.resume_wait(False)
             continue
         stations.append(server.name)
         request.record_failure(failure)
         request.release(server, False)
-        server = request.next()
+        server = request.next_server()
     assert all(not server.in_flight for server in request.snapshot.servers)
     return stations
 
@@ -298,14 +298,14 @@ def test_the_retry_of_a_server_that_is_gone_by_then_goes_elsewhere_unless_that_i
 ):
     one = backend(redispatch=redispatch, retries=1)
     request = Asked(one, cookie=BOUND)
-    server = request.first(request.cookies)
+    server = request.first_server(request.cookies)
     assert server is one["s1"]
     request.record_failure(Failure.REFUSED)
     one["s1"].health = Health.DOWN
     request.release(server, False)
-    following = request.next()
+    following = request.next_server()
     if request.wait is not None:
-        following = request.resume(False)
+        following = request.resume_wait(False)
     assert following is one[str(expected[-1])]
 
 
@@ -388,10 +388,14 @@ def test_a_retry_that_is_not_made_is_not_counted():
 def test_a_client_that_is_moved_is_told_so_and_one_that_stays_is_not():
     stays = Asked(backend(redispatch=False, retries=1), cookie=BOUND)
     way(stays)
-    assert (stays.claim, stays.persisted.needs_no_mark) == (Claim.VALID, True)
+    assert (stays.decision.claim, stays.persisted.needs_no_mark) == (Claim.VALID, True)
     moves = Asked(backend(retries=1), cookie=BOUND)
     way(moves)
-    assert (moves.claim, moves.reason, moves.persisted.needs_no_mark) == (Claim.DOWN, Reason.FAILED, False)
+    assert (moves.decision.claim, moves.decision.reason, moves.persisted.needs_no_mark) == (
+        Claim.DOWN,
+        Reason.FAILED,
+        False,
+    )
 
 
 @pytest.mark.parametrize("out", ["down", "maint"])
@@ -399,18 +403,22 @@ def test_a_client_that_is_moved_is_told_so_and_one_that_stays_is_not():
 def test_a_client_whose_server_goes_out_in_the_pause_is_moved_and_told_so(out: str, unavailable: str):
     one = backend(redispatch=-1, unavailable=unavailable)
     request = Asked(one, cookie=BOUND)
-    server = request.first(request.cookies)
+    server = request.first_server(request.cookies)
     assert server is one["s1"]
     request.record_failure(Failure.REFUSED)
     request.release(server, False)
-    assert request.next() is None
+    assert request.next_server() is None
     if out == "down":
         server.health = Health.DOWN
     else:
         server.state = AdminState.MAINT
-    following = request.resume(False)
+    following = request.resume_wait(False)
     assert following is (one["s2"] if unavailable == "redispatch" else None)
-    assert (request.claim, request.reason, request.persisted.needs_no_mark) == (Claim.DOWN, Reason.FAILED, False)
+    assert (request.decision.claim, request.decision.reason, request.persisted.needs_no_mark) == (
+        Claim.DOWN,
+        Reason.FAILED,
+        False,
+    )
     assert totals(server, Total.WRETR, Total.WREDIS) == [0, 1 if following else 0]
 
 
@@ -435,18 +443,18 @@ def full(**options: Any) -> Backend:
 def test_who_retries_waits_behind_those_that_wait_already():
     one = full(redispatch=True)
     earlier = Asked(one)
-    assert earlier.first(None) is None
+    assert earlier.first_server(None) is None
     one.placement.release(one["s1"])  # … goes to the one that waits
-    first = earlier.resume(True)
+    first = earlier.resume_wait(True)
     assert first is one["s1"]
     later = Asked(one)
-    assert later.first(None) is None
+    assert later.first_server(None) is None
     earlier.record_failure(Failure.REFUSED)
     earlier.release(first, False)
-    assert earlier.next() is None and earlier.wait is not None, "s2 is full"
+    assert earlier.next_server() is None and earlier.wait is not None, "s2 is full"
     one.placement.release(one["s2"])
-    assert later.resume(True) is one["s1"], "the place that was left"
-    assert earlier.resume(True) is one["s2"]
+    assert later.resume_wait(True) is one["s1"], "the place that was left"
+    assert earlier.resume_wait(True) is one["s2"]
     assert totals(one["s1"], Total.WREDIS, Total.WRETR) == [1, 0]
 
 
@@ -454,18 +462,18 @@ def test_who_retries_waits_behind_those_that_wait_already():
 def test_a_place_that_was_granted_wins_over_a_wait_that_is_over(woken: bool):
     one = full()
     request = Asked(one)
-    assert request.first(None) is None
+    assert request.first_server(None) is None
     one.placement.release(one["s2"])
-    assert request.resume(woken) is one["s2"]
+    assert request.resume_wait(woken) is one["s2"]
     assert request.wait is None
 
 
 def test_a_wait_in_vain_ends_with_nobody_and_no_place_in_the_queue():
     one = full(timeouts=Timeouts(queue=7))
     request = Asked(one)
-    assert request.first(None) is None
+    assert request.first_server(None) is None
     assert isinstance(request.wait, NeedSlot) and request.wait.until == 7.0
-    assert request.resume(False) is None
+    assert request.resume_wait(False) is None
     assert request.wait is None
     one.placement.release(one["s1"])
     assert not one["s1"].in_flight, "nobody has it"
@@ -476,14 +484,14 @@ def test_who_is_sent_on_from_one_queue_to_another_does_not_wait_longer_for_that(
     clock = ManualClock()
     one = full(timeouts=Timeouts(queue=7), clock=clock)
     request = Asked(one, cookie=BOUND)
-    assert request.first(request.cookies) is None
+    assert request.first_server(request.cookies) is None
     clock.advance(5)
     one["s1"].state = AdminState.MAINT
-    assert request.resume(True) is None
+    assert request.resume_wait(True) is None
     assert isinstance(request.wait, NeedSlot) and request.wait.until == 7.0
     one.placement.release(one["s2"])
-    assert request.resume(True) is one["s2"]
-    assert (request.claim, request.reason) == (Claim.DOWN, Reason.DOWN)
+    assert request.resume_wait(True) is one["s2"]
+    assert (request.decision.claim, request.decision.reason) == (Claim.DOWN, Reason.DOWN)
 
 
 @pytest.mark.parametrize("granted", [False, True])
@@ -491,25 +499,25 @@ def test_who_leaves_the_queue_gives_back_what_it_was_granted_to_whoever_waits(gr
     logged: list[object] = []
     one = full(log=logged.append)
     leaving, staying = Asked(one), Asked(one)
-    assert leaving.first(None) is None and staying.first(None) is None
+    assert leaving.first_server(None) is None and staying.first_server(None) is None
     if granted:
         one.placement.release(one["s1"])
-    leaving.abandon()
-    assert leaving.finished and leaving.server is None and leaving.wait is None
-    assert logged == [leaving]
+    leaving.abandon_wait()
+    assert leaving.finished and leaving.decision.server is None and leaving.wait is None
+    assert logged == [leaving.decision]
     if not granted:
         one.placement.release(one["s1"])
-    assert staying.resume(True) is one["s1"]
+    assert staying.resume_wait(True) is one["s1"]
     assert [len(server.in_flight) for server in one.servers] == [1, 1]
 
 
 def test_what_balance_has_chosen_is_counted_whether_it_had_to_wait_or_not():
     one = full(persist=PLAIN)
     bound, chosen = Asked(one, cookie="SRV=s2"), Asked(one)
-    assert bound.first(bound.cookies) is None and chosen.first(None) is None
+    assert bound.first_server(bound.cookies) is None and chosen.first_server(None) is None
     for server in one.servers:
         one.placement.release(server)
-    assert (chosen.resume(True), bound.resume(True)) == (one["s1"], one["s2"])
+    assert (chosen.resume_wait(True), bound.resume_wait(True)) == (one["s1"], one["s2"])
     assert [server.counters[Total.LBTOT] for server in one.servers] == [1, 0]
 
 
@@ -518,23 +526,23 @@ def test_what_balance_has_chosen_is_counted_whether_it_had_to_wait_or_not():
 def test_who_is_sent_on_from_the_queue_of_its_server_is_counted_there_as_in_haproxy(out: str, waits_on: bool):
     one = full(persist=PLAIN)
     request = Asked(one, cookie=BOUND)
-    assert request.first(request.cookies) is None
+    assert request.first_server(request.cookies) is None
     if not waits_on:
         one.placement.release(one["s2"])
     if out == "down":
         one["s1"].health = Health.DOWN
     else:
         one["s1"].state = AdminState.MAINT
-    server = request.resume(True)
+    server = request.resume_wait(True)
     if waits_on:
         assert server is None and request.wait is not None
         one.placement.release(one["s2"])
-        server = request.resume(True)
+        server = request.resume_wait(True)
     assert server is one["s2"]
     assert [totals(each, Total.WREDIS, Total.WRETR, Total.LBTOT) for each in one.servers] == [[1, 0, 0], [0, 0, 1]]
     request.record_failure(Failure.REFUSED)
     request.release(server, False)
-    assert request.next() is None
+    assert request.next_server() is None
     assert [totals(each, Total.WREDIS) for each in one.servers] == [[1], [0]]
 
 
@@ -544,12 +552,12 @@ def test_who_finds_the_queue_of_its_server_full_is_counted_there_as_in_haproxy(w
     for server in one.servers if waits_on else [one["s1"]]:
         one.placement.acquire(server)
     waiting, request = Asked(one, cookie=BOUND), Asked(one, cookie=BOUND)
-    assert waiting.first(waiting.cookies) is None
-    moved = request.first(request.cookies)
+    assert waiting.first_server(waiting.cookies) is None
+    moved = request.first_server(request.cookies)
     if waits_on:
         assert moved is None
         one.placement.release(one["s2"])
-        moved = request.resume(True)
+        moved = request.resume_wait(True)
     assert moved is one["s2"]
     assert [totals(each, Total.WREDIS, Total.WRETR) for each in one.servers] == [[1, 0], [0, 0]]
 
@@ -560,9 +568,9 @@ def test_who_is_sent_away_from_the_queue_is_not_counted_as_sent_on(unavailable: 
     if unavailable == "redispatch":
         one["s2"].state = AdminState.MAINT
     request = Asked(one, cookie=BOUND)
-    assert request.first(request.cookies) is None
+    assert request.first_server(request.cookies) is None
     one["s1"].state = AdminState.MAINT
-    assert request.resume(True) is None and request.wait is None
+    assert request.resume_wait(True) is None and request.wait is None
     assert [totals(each, Total.WREDIS) for each in one.servers] == [[0], [0]]
 
 
@@ -570,9 +578,9 @@ def test_who_waits_for_anyone_leaves_nobody():
     one = backend([Server("s1", app, maxconn=1), Server("b1", app, backup=True)])
     one.placement.acquire(one["s1"])
     request = Asked(one)
-    assert request.first(None) is None
+    assert request.first_server(None) is None
     one["s1"].health = Health.DOWN
-    assert request.resume(True) is one["b1"]
+    assert request.resume_wait(True) is one["b1"]
     assert [totals(each, Total.WREDIS) for each in one.servers] == [[0], [0]]
 
 
@@ -590,7 +598,7 @@ def with_one_place_each(**options: Any) -> Backend:
 
 def begun(one: Backend, **asked: Any) -> tuple[Asked, Server]:
     request = Asked(one, **asked)
-    server = request.first(request.cookies or None)
+    server = request.first_server(request.cookies or None)
     assert server is not None
     return request, server
 
@@ -602,11 +610,11 @@ def test_an_answer_is_held_back_only_once_another_server_has_been_reserved():
     assert request.holds_response
     assert [len(each.in_flight) for each in one.servers] == [1, 1]
     request.release(server, False)
-    assert request.next() is one["s2"]
+    assert request.next_server() is one["s2"]
     assert not request.holds_response
     assert not request.hold_response(503), "nobody is left, so this one passes"
-    assert request.failures == (Failure.RETRIED_STATUS,)
-    assert request.attempts == ("s1", "s2")
+    assert request.decision.failures == (Failure.RETRIED_STATUS,)
+    assert request.decision.attempts == ("s1", "s2")
 
 
 def test_where_the_next_would_have_to_wait_the_answer_passes_and_nothing_is_counted():
@@ -615,7 +623,7 @@ def test_where_the_next_would_have_to_wait_the_answer_passes_and_nothing_is_coun
     request, _ = begun(one, cookie=BOUND)
     assert not request.hold_response(503)
     assert not request.holds_response
-    assert (request.failures, request.claim, request.wait) == ((), Claim.VALID, None)
+    assert (request.decision.failures, request.decision.claim, request.wait) == ((), Claim.VALID, None)
     assert totals(one["s1"], Total.WRETR, Total.WREDIS) == [0, 0]
     one.placement.release(one["s2"])
     assert not one["s2"].in_flight, "it waits no longer"
@@ -638,10 +646,9 @@ def test_when_it_ends_between_two_attempts_the_one_that_is_not_made_is_none():
     one = with_one_place_each()
     request, server = begun(one)
     assert request.hold_response(503)
-    request.ended()
     request.release(server, True)
     assert [len(each.in_flight) for each in one.servers] == [0, 0]
-    assert request.attempts == ("s1",)
+    assert request.decision.attempts == ("s1",)
     assert one["s2"].total == 0, "nobody has asked it"
     assert not request.holds_response
 
@@ -653,6 +660,6 @@ def test_a_server_that_was_given_up_is_no_longer_blamed():
     request.record_failure(Failure.TRUNCATED)
     request.client_disconnected()
     assert request.app_raised() is False
-    assert request.failures == (Failure.RETRIED_STATUS,)
+    assert request.decision.failures == (Failure.RETRIED_STATUS,)
     for server in one.servers:
         assert totals(server, Total.ERESP, Total.ECON, Total.CLI_ABRT) == [0, 0, 0]

@@ -24,6 +24,7 @@ from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
+from sticky_core.transaction.store_writes import pending_writes
 
 if TYPE_CHECKING:
     from tests.core.conftest import Visit as Visit_
@@ -233,7 +234,7 @@ def test_a_client_of_a_server_that_is_not_there_is_moved_for_good(
         backend["s2"].state = AdminState(state)
     asked = visit(backend, headers=ONE)
     assert asked.whole() == server
-    assert (asked.claim, asked.reason) == (claim, reason)
+    assert (asked.decision.claim, asked.decision.reason) == (claim, reason)
     backend["s2"].state, backend["s2"].health = AdminState.READY, Health.UP
     assert held(backend, keys) == {"x": afterwards}
     assert visit(backend, headers=ONE).whole() == afterwards
@@ -248,7 +249,7 @@ def test_an_entry_that_names_nobody_here_is_replaced(visit: Visit, entry: str, r
     backend = over(Stick.on(A, keys))
     asked = visit(backend, headers=ONE)
     assert asked.whole() == "s1"
-    assert (asked.claim, asked.reason) == (Claim.INVALID, reason)
+    assert (asked.decision.claim, asked.decision.reason) == (Claim.INVALID, reason)
     assert held(backend, keys) == {"x": "s1"}
 
 
@@ -272,7 +273,7 @@ def test_a_redispatch_moves_the_entry_and_nobody_comes_back(visit: Visit):
     backend = over(Stick.on(A, keys))
     asked = visit(backend, headers=ONE)
     assert asked.whole(failing=("s2",)) == "s1"
-    assert (asked.claim, asked.reason) == (Claim.DOWN, Reason.FAILED)
+    assert (asked.decision.claim, asked.decision.reason) == (Claim.DOWN, Reason.FAILED)
     assert held(backend, keys) == {"x": "s1"}
     assert visit(backend, headers=ONE).whole() == "s1"
 
@@ -373,9 +374,9 @@ def test_nor_does_one_that_came_before_and_had_to_wait(visit: Visit):
     busy, quick, slow = visit(backend), visit(backend, headers=ONE), visit(backend, headers=ONE)
     assert (busy.begin(), quick.begin(), slow.begin()) == (backend["s1"], None, None)
     busy.answer()
-    assert quick.resume(True) is backend["s1"]
+    assert quick.resume_wait(True) is backend["s1"]
     quick.answer()
-    assert slow.resume(True) is backend["s1"]
+    assert slow.resume_wait(True) is backend["s1"]
     assert slow.fail() is None
     slow.unavailable_response()
     assert held(backend, keys) == {"x": "s1"}
@@ -411,7 +412,7 @@ def test_a_client_who_leaves_before_anybody_answers_has_reserved_nothing(visit: 
     asked = visit(backend, headers=ONE)
     asked.begin()
     assert asked.fail() is None and asked.wait is not None  # a pause before the same server again
-    asked.abandon()
+    asked.abandon_wait()
     assert held(backend, keys) == {}
 
 
@@ -454,7 +455,7 @@ def test_it_is_learned_where_servers_give_it_out(
     assert held(backend, learn.table) == {"abc": "s1"}
     asked = visit(backend, **brought)
     assert asked.whole(("x-id", "other")) == "s1"
-    assert asked.claim is Claim.VALID
+    assert asked.decision.claim is Claim.VALID
 
 
 def test_what_no_server_has_given_out_is_never_stored(visit: Visit):
@@ -479,7 +480,7 @@ def test_a_session_is_its_server_s_until_another_has_answered(visit: Visit):
     backend = over(learn)
     asked = visit(backend, cookie="sid=abc")
     asked.begin()
-    assert (asked.claim, held(backend, learn.table)) == (Claim.INVALID, {"abc": "gone"})
+    assert (asked.decision.claim, held(backend, learn.table)) == (Claim.INVALID, {"abc": "gone"})
     asked.answer()
     assert held(backend, learn.table) == {"abc": "s1"}
 
@@ -627,7 +628,7 @@ def test_a_store_is_not_asked_for_whom_a_cookie_has_spoken_but_told(visit: Visit
     asked = visit(backend, headers=ONE, cookie="SRV=s2")
     assert asked.begin() is backend["s2"]
     asked.answer()
-    (told,) = asked.pending_writes
+    (told,) = pending_writes(asked)
     assert "s2" in told.words
 
 
@@ -637,7 +638,7 @@ def test_nor_is_it_told_what_it_has_not_learned(visit: Visit):
     asked = visit(backend, cookie="SRV=s2; sid=invented")
     assert asked.begin() is backend["s2"]
     asked.answer()
-    assert list(asked.pending_writes) == []
+    assert list(pending_writes(asked)) == []
 
 
 def test_a_table_that_is_asked_first_overrules_the_cookie(visit: Visit):
@@ -731,7 +732,7 @@ def test_a_failure_after_the_head_leaves_the_entry_alone(visit: Visit):
     backend = over(Stick.on(A, keys))
     asked = visit(backend, headers=ONE)
     asked.begin()
-    asked.status = 200
+    asked.decision.status = 200
     asked.record_failure(Failure.CLOSED)
     asked.release(backend["s2"], True)
     assert held(backend, keys) == {"x": "s2"}

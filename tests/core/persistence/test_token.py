@@ -49,7 +49,7 @@ def test_a_new_client_is_told_a_token_and_brings_it_back(visit: Visit):
     for _ in range(2):
         asked = visit(backend, headers=[("x-session-token", token)])
         assert told(asked).headers == []  # once is enough
-        assert (asked.tried[0].name, asked.claim, asked.reason) == ("s1", Claim.VALID, Reason.BOUND)
+        assert (asked.tried[0].name, asked.decision.claim, asked.decision.reason) == ("s1", Claim.VALID, Reason.BOUND)
 
 
 def test_each_client_gets_one_of_its_own(visit: Visit):
@@ -83,7 +83,7 @@ def test_a_token_that_we_did_not_make_is_worth_nothing_and_replaced(visit: Visit
     backend = over(Token(header="t", table=keys))
     asked = visit(backend, headers=[("t", invented)])
     (token,) = told(asked).values("t")
-    assert TOKEN.fullmatch(token) and asked.claim is Claim.NONE
+    assert TOKEN.fullmatch(token) and asked.decision.claim is Claim.NONE
     assert len(keys) == 1
 
 
@@ -105,7 +105,7 @@ def test_a_client_who_is_moved_keeps_its_token(visit: Visit):
     backend["s1"].state = AdminState.MAINT
     asked = visit(backend, headers=[("t", token)])
     assert told(asked).headers == []
-    assert asked.claim is Claim.DOWN
+    assert asked.decision.claim is Claim.DOWN
     backend["s1"].state = AdminState.READY
     assert visit(backend, headers=[("t", token)]).whole() == asked.tried[-1].name != "s1"
 

@@ -5,7 +5,8 @@ import pytest
 from sticky_core.errors import Failure
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.server.counters import Total
-from sticky_core.workers.transaction import ForwardedDecision, PeerTransaction
+from sticky_core.transaction.steps import UNAVAILABLE
+from sticky_core.workers.transaction import PeerRequest, PeerTransaction
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_client_of_a_peer_is_sent_there(join, request_at):
     mark = mark_of(request_at, second)
     request = request_at(first, mark)
     assert request.begin().name == "w2"
-    assert (request.claim, request.reason) == (Claim.VALID, Reason.BOUND)
+    assert (request.decision.claim, request.decision.reason) == (Claim.VALID, Reason.BOUND)
 
 
 def test_client_of_a_peer_that_has_just_ended_is_served_here_and_marked_anew(join, kill, request_at):
@@ -51,7 +52,7 @@ def test_client_of_a_peer_that_has_just_ended_is_served_here_and_marked_anew(joi
     assert request.begin().name == "w2"
     request.peer_ended(second.slot.instance)
     assert request.fail(Failure.REFUSED).name == "w1"
-    assert (request.claim, request.reason) == (Claim.INVALID, Reason.OTHER_INSTANCE)
+    assert (request.decision.claim, request.decision.reason) == (Claim.INVALID, Reason.OTHER_INSTANCE)
     (cookie,) = request.answer().set_cookies
     assert cookie.partition("@")[0].startswith("STICKYWORKER=w1")
 
@@ -62,7 +63,7 @@ def test_client_of_a_peer_that_fails_but_runs_has_not_lost_its_session(join, req
     request = request_at(first, mark)
     request.begin()
     assert request.fail(Failure.REFUSED).name == "w1"
-    assert (request.claim, request.reason) == (Claim.DOWN, Reason.FAILED)
+    assert (request.decision.claim, request.decision.reason) == (Claim.DOWN, Reason.FAILED)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["the request finds it out", "it is known to have ended"])
@@ -90,7 +91,7 @@ def test_other_failures_keep_their_page_where_lost_sessions_are_reported(join, r
     request.begin()
     request.record_failure(Failure.CLOSED)
     request.release(request.tried[-1], False)
-    assert request.next() is None
+    assert request.next() is UNAVAILABLE
     assert request.unavailable_response().status == 502
 
 
@@ -107,7 +108,7 @@ def test_other_failures_keep_their_page_where_lost_sessions_are_reported(join, r
 )
 def test_forwarded_decision_has_the_claim_of_the_worker_that_accepted_the_request(join, claim, reason, claimed):
     workers = join()
-    decision = ForwardedDecision(workers, claim, reason)
+    decision = PeerRequest(workers, claim, reason).decision
     assert (decision.claim, decision.reason) == (Claim[claim], Reason[reason])
     assert (decision.backend, decision.server, decision.claimed) == ("group", "w1", claimed)
     assert decision.attempts == ("w1",)
@@ -116,24 +117,24 @@ def test_forwarded_decision_has_the_claim_of_the_worker_that_accepted_the_reques
 @pytest.mark.parametrize("claim, reason", [("KING", "BOUND"), ("VALID", "WHY"), ("", "")])
 def test_forwarded_decision_refuses_a_claim_that_is_unknown(join, claim, reason):
     with pytest.raises(ValueError, match="claim"):
-        ForwardedDecision(join(), claim, reason)
+        PeerRequest(join(), claim, reason)
 
 
 def test_forwarded_request_is_counted_in_the_worker_that_serves_it(join):
     workers = join()
     own = workers.own_server
-    decision = ForwardedDecision(workers, "VALID", "BOUND")
-    decision.start()
+    request = PeerRequest(workers, "VALID", "BOUND")
+    request.start()
     assert len(own.in_flight) == 1
-    decision.status = 204
-    decision.finish()
+    request.decision.status = 204
+    request.finish()
     assert (len(own.in_flight), own.total) == (0, 1)
 
 
 def test_exception_of_the_app_is_counted_as_a_failed_response(join):
     workers = join()
-    decision = ForwardedDecision(workers, "VALID", "BOUND")
-    decision.start()
-    decision.app_raised()
-    decision.finish()
+    request = PeerRequest(workers, "VALID", "BOUND")
+    request.start()
+    request.app_raised()
+    request.finish()
     assert workers.own_server.counters.cell[Total.ERESP] == 1

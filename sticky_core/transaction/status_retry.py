@@ -1,0 +1,63 @@
+"""Retries because of the status of a response (`retry_on="503"`): the response is held back while another server is
+tried.
+"""
+
+from __future__ import annotations
+
+from sticky_core.errors import Failure
+from sticky_core.server.server import Server
+from sticky_core.transaction.retry import may_execute_twice
+from sticky_core.transaction.state import ClientSend, RawRequest
+from sticky_core.transaction.steps import UNAVAILABLE, Step
+from sticky_core.transaction.transaction import Transaction
+
+
+class StatusRetry(Transaction[RawRequest, ClientSend]):
+    """A transaction whose responses may be held back. Faces put it before their own transaction class, and only where
+    a snapshot retries statuses, so that other requests do not pay for it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def holds_response(self) -> bool:
+        return getattr(self, "_next_server", None) is not None
+
+    def hold_response(self, status: int) -> bool:
+        """Return whether a response with this status is held back. The server that is tried next gets its slot now, so
+        that the response passes if no server has one.
+        """
+        if status not in self.snapshot.retries.statuses or not may_execute_twice(self):
+            return False
+        decision = self.decision
+        failures, result = decision.failures, self.persisted
+        decision.failures += (Failure.RETRIED_STATUS,)
+        step = self.retry(Failure.RETRIED_STATUS)
+        if isinstance(step, Server):
+            self._next_server = step
+            return True
+        if step is not UNAVAILABLE:
+            self.stop_waiting(step)  # a response that is there is better than a wait
+        decision.failures = failures
+        self.set_result(result)
+        return False
+
+    def next(self) -> Step:
+        server: Server | None = getattr(self, "_next_server", None)
+        if server is None:
+            return super().next()
+        self._next_server = None
+        return server
+
+    def release(self, server: Server, finished: bool) -> None:
+        if finished:
+            self._drop_next_server()
+        super().release(server, finished)
+
+    def _drop_next_server(self) -> None:
+        """Release the slot at the server that was to be tried next, as the transaction ends before that."""
+        server: Server | None = getattr(self, "_next_server", None)
+        if server is not None:
+            self._next_server = None
+            self.remove_attempt()
+            self.release_slot(server)

@@ -1,0 +1,60 @@
+"""Which transaction class serves the requests of a snapshot. What only some requests need is a mixin, so that the
+others do not pay for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, cast
+
+from sticky_core.backend.snapshot import Snapshot
+from sticky_core.transaction.reporting import Reporting
+from sticky_core.transaction.transaction import Transaction
+
+T = TypeVar("T", bound=Transaction[Any, Any])
+
+
+class TransactionVariants(Generic[T]):
+    """The transaction classes of one face.
+
+    - `plain`: the face's transaction class.
+    - `upstream`: its subclass that passes itself to the app of an upstream.
+    - `status_retry`: its subclass that may hold responses back.
+    """
+
+    def __init__(self, plain: type[T], upstream: type[T], status_retry: type[T]) -> None:
+        self._plain = plain
+        self._upstream = upstream
+        self._status_retry = status_retry
+        self._built: dict[tuple[type, ...], type[T]] = {}
+
+    def select(self, snapshot: Snapshot) -> type[T]:
+        """Return the class for the requests of `snapshot`. Each combination is built once."""
+        bases = self._bases(snapshot)
+        variant = self._built.get(bases)
+        if variant is None:
+            variant = self._built[bases] = _build(bases, {})
+        return variant
+
+    def build_for_peers(self, snapshot: Snapshot, peer: type[Transaction[Any, Any]], **attributes: object) -> type[T]:
+        """Build a class for requests that may be forwarded to other workers: with the mixin `peer`, and with class
+        attributes that belong to one group of workers.
+        """
+        return _build((peer, *self._bases(snapshot)), attributes)
+
+    def _bases(self, snapshot: Snapshot) -> tuple[type, ...]:
+        """Return the base classes that `snapshot` needs. What comes first overrides what comes later."""
+        bases: list[type] = []
+        if snapshot.observes:
+            bases.append(Reporting)
+        if snapshot.retries.statuses:
+            bases.append(self._status_retry)
+        if any(server.config.is_url for server in snapshot.servers):
+            bases.append(self._upstream)
+        return tuple(bases) if bases and bases[-1] is not Reporting else (*bases, self._plain)
+
+
+def _build(bases: tuple[type, ...], attributes: dict[str, object]) -> type[Any]:
+    if len(bases) == 1 and not attributes:
+        return bases[0]
+    name = "".join(base.__name__.removesuffix("Transaction") for base in bases)
+    return cast("type[Any]", type(f"{name}Transaction", bases, {"__slots__": (), **attributes}))
