@@ -90,7 +90,7 @@ class StickyWorkers(DispatchApp):
         self._app_number = next(_app_numbers)
         self._error: ConfigError | None = None
         self._can_have_peers: bool | None = None  # None: not known before the first request or lifespan
-        self._join_lock = asyncio.Lock()
+        self._start_lock = asyncio.Lock()
         self._worker: LocalWorker | None = None
         try:
             self._config = WorkersConfig(
@@ -130,7 +130,7 @@ class StickyWorkers(DispatchApp):
         """Take a worker slot, and listen. `state`: what the lifespan leaves for requests, if there is a lifespan."""
         if self._error is not None:
             raise self._error
-        async with self._join_lock:
+        async with self._start_lock:
             if self._can_have_peers is None:
                 spawned = multiprocessing.parent_process() is not None
                 self._can_have_peers = can_have_peers(self._config, spawned, os.environ.get("SERVER_SOFTWARE", ""))
@@ -189,7 +189,7 @@ class StickyWorkers(DispatchApp):
     def after_fork(self) -> None:
         """In a forked child, which may be one of several workers: give up what is the parent's."""
         self._can_have_peers = True if self._can_have_peers is None else None
-        self._join_lock = asyncio.Lock()
+        self._start_lock = asyncio.Lock()
         if self._worker is not None:
             self._worker.after_fork()
         self._worker = self._only_replicas = None
