@@ -1,4 +1,4 @@
-"""What a client sees of a replica that dies with a request in its hands: what it would see of a process that does."""
+"""Requests in flight at a killed replica end as they would at a killed process; and what a cluster can't be made of."""
 
 import threading
 from typing import Any
@@ -25,7 +25,7 @@ async def echo(websocket: WebSocket) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_websocket_ends_without_a_word(backend: Any):
+def test_websocket_ends_without_a_close_frame(backend: Any):
     def create() -> Starlette:
         return Starlette(routes=[WebSocketRoute("/echo", echo)])
 
@@ -35,14 +35,14 @@ def test_a_websocket_ends_without_a_word(backend: Any):
             socket.send_text("tea")
             assert socket.receive_text() == "tea"
             cluster.kill(cluster.server_of(client))
-            with pytest.raises(WebSocketDisconnect) as told:
+            with pytest.raises(WebSocketDisconnect) as disconnect:
                 socket.receive_text()
-        assert told.value.code == 1006
+        assert disconnect.value.code == 1006
         assert [decision.failures for decision in cluster.decisions] == [(Failure.TRUNCATED,)]
         assert [len(server.in_flight) for server in cluster.backend.servers] == [0, 0]
 
 
-def test_an_answer_that_a_thread_has_ready_too_late_is_not_heard():
+def test_response_of_a_thread_that_returns_after_the_kill_is_not_sent():
     arrived, killed = threading.Event(), threading.Event()
 
     def slow(request: Request) -> Response:
@@ -52,8 +52,8 @@ def test_an_answer_that_a_thread_has_ready_too_late_is_not_heard():
 
     with sticky_asgi.testing.Cluster(lambda: Starlette(routes=[Route("/", slow)]), replicas=1) as cluster:
         client = cluster.client()
-        answers: list[int] = []
-        thread = threading.Thread(target=lambda: answers.append(client.get("/").status_code))
+        statuses: list[int] = []
+        thread = threading.Thread(target=lambda: statuses.append(client.get("/").status_code))
         thread.start()
         assert arrived.wait(DEADLINE)
         killer = threading.Thread(target=cluster.kill, args=("r1",))
@@ -61,24 +61,24 @@ def test_an_answer_that_a_thread_has_ready_too_late_is_not_heard():
         killer.join(DEADLINE)
         killed.set()
         thread.join(DEADLINE)
-        assert answers == [502], "it may have been executed, so nobody else is asked"
+        assert statuses == [502], "it may have been executed, so it is not retried"
         assert cluster.decisions[-1].failures == (Failure.CLOSED,)
 
 
 @pytest.mark.parametrize(
-    "cluster, create, right",
+    "cluster, create, module",
     [
         (sticky_asgi.testing.Cluster, lambda: Flask("shop"), "sticky_wsgi.testing"),
         (sticky_wsgi.testing.Cluster, Starlette, "sticky_asgi.testing"),
     ],
     ids=["Flask for ASGI", "Starlette for WSGI"],
 )
-def test_an_app_of_the_other_face_is_told_where_to_go(cluster: Any, create: Any, right: str):
-    with pytest.raises((ConfigError, RuntimeError), match=f"use Cluster of {right}"), cluster(create):
+def test_app_of_the_other_face_is_an_error_that_names_the_right_cluster(cluster: Any, create: Any, module: str):
+    with pytest.raises((ConfigError, RuntimeError), match=f"use Cluster of {module}"), cluster(create):
         pass
 
 
 @pytest.mark.parametrize("cluster", [sticky_asgi.testing.Cluster, sticky_wsgi.testing.Cluster], ids=["asgi", "wsgi"])
-def test_no_replicas_serve_nobody(cluster: Any):
+def test_cluster_without_replicas_is_an_error(cluster: Any):
     with pytest.raises(ConfigError, match="0 replicas can't serve requests"):
         cluster(Starlette, replicas=0)

@@ -1,5 +1,5 @@
-"""A request that is over leaves nothing behind that only the garbage collector could find: at thousands a second it
-would have to run all the time. And it is over when its client has left, whatever the server does about that.
+"""A request that has ended leaves no reference cycles, which only the garbage collector could free: at thousands of
+requests a second it would run all the time. And a request ends when its client has disconnected, whatever `send` does.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from sticky_asgi import Backend, Cookie, Dispatcher, Server, Upstream
 
 
 class Exchange:
-    """One request as uvicorn keeps it: an object that holds the scope, and whose methods are `receive` and `send`."""
+    """One request as uvicorn holds it: an object with the scope, and with the methods `receive` and `send`."""
 
     def __init__(self, scope):
         self.scope = scope
@@ -24,7 +24,7 @@ class Exchange:
         pass
 
 
-async def read_and_answer(scope, receive, send):
+async def read_and_respond(scope, receive, send):
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
@@ -41,32 +41,32 @@ def _no_garbage_collector():
 @pytest.mark.usefixtures("_no_garbage_collector")
 @pytest.mark.parametrize(
     "options",
-    [pytest.param({}, id="nothing is retried"), pytest.param({"retry_on": "503"}, id="the body may be read again")],
+    [pytest.param({}, id="nothing is retried"), pytest.param({"retry_on": "503"}, id="the body may be replayed")],
 )
-def test_request_that_is_over_is_let_go_without_the_garbage_collector(options):
-    servers = [Server("s1", read_and_answer), Server("s2", read_and_answer)]
+def test_ended_request_is_freed_without_the_garbage_collector(options):
+    servers = [Server("s1", read_and_respond), Server("s2", read_and_respond)]
     persist = Cookie("SERVERID", secret="a secret of sixteen bytes or more")
     dispatcher = Dispatcher(Backend("shop", servers, persist=persist, **options))
     scope = {"type": "http", "method": "GET", "path": "/", "scheme": "http", "headers": []}
     exchange = Exchange(scope)
     asyncio.run(dispatcher(scope, exchange.receive, exchange.send))
-    left = weakref.ref(exchange)
+    reference = weakref.ref(exchange)
     del exchange, scope
-    assert left() is None
+    assert reference() is None
 
 
 @pytest.mark.parametrize("blocked", ["http.response.start", "http.response.body"])
-def test_who_can_send_nothing_to_a_client_that_has_left_is_let_go(blocked):
-    """As hypercorn does with HTTP/2, where a client that left takes nothing in and nobody says so."""
+def test_request_blocked_in_send_to_a_disconnected_client_is_cancelled(blocked):
+    """With HTTP/2, hypercorn's `send` never returns after the client has disconnected."""
 
-    async def answer(reader, writer):
+    async def respond(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
-        await reader.read()  # until we are gone
+        await reader.read()  # until the proxy disconnects
         writer.close()
 
     async def main():
-        origin = await asyncio.start_server(answer, "127.0.0.1")
+        origin = await asyncio.start_server(respond, "127.0.0.1")
         host, port = origin.sockets[0].getsockname()
         sending = asyncio.Event()
 
