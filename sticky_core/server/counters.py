@@ -16,7 +16,7 @@ class Total(IntEnum):
     `cell[status // 100]`.
     """
 
-    NO_ANSWER = 0
+    NO_RESPONSE = 0
     HRSP_1XX = 1
     HRSP_2XX = 2
     HRSP_3XX = 3

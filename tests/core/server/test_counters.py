@@ -39,7 +39,7 @@ def test_a_total_begins_at_nothing_and_each_is_counted_apart():
 @pytest.mark.parametrize(
     "status, total",
     [
-        (0, Total.NO_ANSWER),
+        (0, Total.NO_RESPONSE),
         (101, Total.HRSP_1XX),
         (200, Total.HRSP_2XX),
         (299, Total.HRSP_2XX),
