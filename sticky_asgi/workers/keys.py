@@ -1,4 +1,4 @@
-"""Look up the owner of a key: send what the core's arbitration wants to be sent, and wait where it wants to wait."""
+"""Look up the owner of a key: the core's arbitration decides what to send and when to wait, this module does it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from sticky_asgi.workers.peer import PeerApp
-from sticky_core.workers.keys import AskPeers, KeyArbitration, KeyTable, Procedure, Replies, WaitFor
+from sticky_core.workers.keys import KeyArbitration, KeyTable, Procedure, QueryPeers, Replies, WaitFor
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class KeyLookup:
             step = next(procedure)
             while True:
                 match step:
-                    case AskPeers(peers, request):
+                    case QueryPeers(peers, request):
                         replies = await asyncio.gather(*(self._peers[peer.id].query_key(*request) for peer in peers))
                     case WaitFor(event):
                         await event.wait()

@@ -101,7 +101,7 @@ class WorkersConfig:
 
     @property
     def learns_keys(self) -> bool:
-        """Whether workers remember which worker owns a key, and ask each other, instead of hashing it."""
+        """Whether workers remember which worker owns a key, and query each other, instead of hashing it."""
         return self.key is not None and self.slots is None
 
     def build_sample(self) -> Sample | None:
@@ -109,7 +109,7 @@ class WorkersConfig:
         key = self.key
         if not isinstance(key, str):
             if key is not None and not callable(key):
-                raise ConfigError(f"key {key!r} is no sample: write 'hdr(Mcp-Session-Id)', or pass a function")
+                raise ConfigError(f"key {key!r} is not a sample: write 'hdr(Mcp-Session-Id)', or pass a function")
             return key
         return PathTemplate(key) if key.startswith("/") else parse_sample(key)
 

@@ -6,7 +6,7 @@ from the key, so that all workers choose the same one. The arbiter queries all p
 that stays the owner; else the worker with the first claim owns the key, and later claimants get its name as the reply.
 The arbiter knows nothing that its peers do not know, so nothing is lost when it ends.
 
-`KeyArbitration` has these rules as generators: they yield what has to be sent or waited for (`AskPeers`, `WaitFor`),
+`KeyArbitration` has these rules as generators: they yield what has to be sent or waited for (`QueryPeers`, `WaitFor`),
 receive the replies, and return the owner. The faces only send and receive.
 """
 
@@ -164,8 +164,8 @@ E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True, slots=True)
-class AskPeers:
-    """Send the frame `request` to these peers, and send their replies back in: each an owner, or None where a peer
+class QueryPeers:
+    """The face sends the frame `request` to these peers, and the replies back in: each an owner, or None where a peer
     knows none or can't be reached. Replies behind the first owner may be left out.
     """
 
@@ -175,7 +175,7 @@ class AskPeers:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor(Generic[E]):
-    """Wait for `event`: another request is doing the same for the same key. Send an empty sequence back in."""
+    """The face waits for `event`, because another request does the same for the same key, and sends `()` back in."""
 
     event: E
 
@@ -185,13 +185,13 @@ Replies: TypeAlias = Sequence[str | None]
 T = TypeVar("T")
 
 #: yields what a face has to do, receives the replies, returns the result
-Procedure: TypeAlias = Generator[AskPeers | WaitFor[E], Replies, T]
+Procedure: TypeAlias = Generator[QueryPeers | WaitFor[E], Replies, T]
 
 
 class KeyArbitration(Generic[E]):
     """The rules by which workers agree on the owner of a key (see the head of this file), for one worker.
 
-    `new_event`: makes what requests wait on that come together with another one for the same key.
+    `new_event`: makes the event on which a request waits while another one works on the same key.
     """
 
     def __init__(self, keys: KeyTable, new_event: Callable[[], E]) -> None:
@@ -211,7 +211,7 @@ class KeyArbitration(Generic[E]):
             if arbiter is keys.own_server:
                 owner: str | None = yield from self.decide(key, keys.own_id)
             else:
-                owner = first_owner((yield AskPeers((arbiter,), (Kind.KEY_CLAIM, key, keys.own_id))))
+                owner = first_owner((yield QueryPeers((arbiter,), (Kind.KEY_CLAIM, key, keys.own_id))))
             keys.record_claim(key, owner, previous)
         finally:
             self._claims.end(key)
@@ -227,7 +227,7 @@ class KeyArbitration(Generic[E]):
             try:
                 # the claimant is not queried: it would not claim a key that it knows
                 peers = [peer for peer in keys.live_peers() if not claimant.startswith(f"{peer.name}@")]
-                replies = yield AskPeers(peers, (Kind.KEY_QUERY, key))
+                replies = yield QueryPeers(peers, (Kind.KEY_QUERY, key))
                 keys.learn(key, first_owner(replies) or claimant)
             finally:
                 self._decisions.end(key)

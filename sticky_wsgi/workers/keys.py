@@ -1,4 +1,4 @@
-"""Look up the owner of a key: send what the core's arbitration wants to be sent, and wait where it wants to wait."""
+"""Look up the owner of a key: the core's arbitration decides what to send and when to wait, this module does it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sticky_core.server.server import Server
 from sticky_core.stores.store import Command
-from sticky_core.workers.keys import AskPeers, KeyArbitration, KeyTable, Procedure, Replies, WaitFor
+from sticky_core.workers.keys import KeyArbitration, KeyTable, Procedure, QueryPeers, Replies, WaitFor
 from sticky_wsgi.workers.peer import PeerApp
 
 T = TypeVar("T")
@@ -37,8 +37,8 @@ class KeyLookup:
             step = next(procedure)
             while True:
                 match step:
-                    case AskPeers(peers, request):
-                        replies = self._ask_peers(peers, request)
+                    case QueryPeers(peers, request):
+                        replies = self._query_peers(peers, request)
                     case WaitFor(event):
                         event.wait()
                         replies = ()
@@ -49,8 +49,8 @@ class KeyLookup:
         finally:
             procedure.close()
 
-    def _ask_peers(self, peers: Sequence[Server], request: tuple[object, ...]) -> Replies:
-        """Ask one peer after another, up to the first that names an owner."""
+    def _query_peers(self, peers: Sequence[Server], request: tuple[object, ...]) -> Replies:
+        """Query one peer after another, up to the first that names an owner."""
         for peer in peers:
             owner = self._peers[peer.id].query_key(*request)
             if owner is not None:

@@ -84,7 +84,7 @@ class FramedConnection:
         return inbox.popleft() if inbox else None
 
     def has_input(self) -> bool:
-        """Whether something has been received since the last frame, or the other end has closed; asks the kernel."""
+        """Whether something was received since the last frame, or the other end has closed. It is a system call."""
         if self._inbox:
             return True
         poll = select.poll()

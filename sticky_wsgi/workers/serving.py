@@ -1,4 +1,4 @@
-"""Serve requests in this worker: its own, and those that peers forward; and what peers ask about keys."""
+"""Serve requests in this worker: its own, and those that peers forward; and reply to queries and claims of keys."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class LocalWorker:
         self._wake_writer.send(b"\0")
         with self._leader_lock:
             # A request that a peer sends on an idle connection in this moment stays unread: the kernel resets the
-            # connection, which tells the peer so.
+            # connection, so the peer knows that it was not read.
             self._close()
         for thread in self._threads:
             if thread is not threading.current_thread():  # an app may stop its own worker

@@ -9,7 +9,7 @@ from sticky_core.persistence.claim import Reason
 from sticky_core.samples.request import cook, hdr, path
 from sticky_core.server.server import Server
 from sticky_core.workers.frames import Kind
-from sticky_core.workers.keys import AskPeers, InProgress, KeyArbitration, KeyTable, WaitFor, first_owner
+from sticky_core.workers.keys import InProgress, KeyArbitration, KeyTable, QueryPeers, WaitFor, first_owner
 
 W1, W2, W3 = "w1@a", "w2@b", "w3@c"
 
@@ -256,7 +256,7 @@ def test_key_of_the_own_arbiter_is_decided_here(keys, arbitration):
 def test_second_claim_of_a_key_waits_for_the_first_and_asks_no_peer(keys, arbitration):
     key = key_with_arbiter(keys, "w3")
     first, second = arbitration.claim(key), arbitration.claim(key)
-    assert isinstance(next(first), AskPeers)
+    assert isinstance(next(first), QueryPeers)
     waiting = next(second)
     assert isinstance(waiting, WaitFor)
     assert not waiting.event.is_set
@@ -270,7 +270,7 @@ def test_second_claim_of_a_key_waits_for_the_first_and_asks_no_peer(keys, arbitr
 
 def test_second_decision_about_a_key_waits_for_the_first_and_returns_its_owner(arbitration):
     first, second = arbitration.decide("k", W2), arbitration.decide("k", W3)
-    assert isinstance(next(first), AskPeers)
+    assert isinstance(next(first), QueryPeers)
     waiting = next(second)
     assert isinstance(waiting, WaitFor)
     for procedure, replies in ((first, [None]), (second, ())):
@@ -286,7 +286,7 @@ def test_decision_that_is_given_up_lets_the_next_one_begin(arbitration):
     waiting = next(second)
     first.close()
     assert waiting.event.is_set
-    assert isinstance(second.send(()), AskPeers)
+    assert isinstance(second.send(()), QueryPeers)
     with pytest.raises(StopIteration) as done:
         second.send(())
     assert done.value.value == W3
@@ -297,7 +297,7 @@ def test_claim_that_is_given_up_lets_the_next_one_begin(keys, arbitration):
     first = arbitration.claim(key)
     next(first)
     first.close()
-    assert isinstance(next(arbitration.claim(key)), AskPeers)
+    assert isinstance(next(arbitration.claim(key)), QueryPeers)
 
 
 def test_work_on_one_key_does_not_hold_up_another():
