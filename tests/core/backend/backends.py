@@ -11,14 +11,11 @@ from sticky_core.backend.snapshot import Snapshot
 from sticky_core.balance import RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.health.check import CheckResult, CheckStatus
-from sticky_core.http.messages import Request
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import Server
 from sticky_core.transaction.steps import NeedSlot
 from tests.core.driver import DrivenTransaction
-
-Ask = Callable[..., Request]
-
+from tests.core.fakes import FakeRequest
 
 Wait = Callable[..., "WaitingRequest"]
 
@@ -31,8 +28,8 @@ def servers(*names: str) -> list[Server]:
     return [Server(name, app) for name in names]
 
 
-def choose_name(backend: Backend, ask: Ask, tried: Container[Server] = ()) -> str | None:
-    server = backend.placement.choose(backend.snapshot, ask(), tried)
+def choose_name(backend: Backend, tried: Container[Server] = ()) -> str | None:
+    server = backend.placement.choose(backend.snapshot, FakeRequest(), tried)
     return server.name if server is not None else None
 
 
@@ -198,10 +195,6 @@ def make_backend(*servers: Server, **options: Any) -> tuple[Backend, ManualClock
     return Backend("web", servers, clock=clock, balance=RoundRobin(start=0), **options), clock
 
 
-class FakeRequest:
-    """A request that belongs nowhere."""
-
-
 def choose_names(backend: Backend, times: int) -> list[str]:
-    servers = [backend.placement.choose(backend.snapshot, FakeRequest(), ()) for _ in range(times)]  # type: ignore[arg-type]
+    servers = [backend.placement.choose(backend.snapshot, FakeRequest(), ()) for _ in range(times)]
     return [server.name if server is not None else "-" for server in servers]

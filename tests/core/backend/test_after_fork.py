@@ -16,7 +16,8 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
-from tests.core.backend.backends import Ask, CountedComponent, Wait, app, choose_name, full_backend, in_flight, servers
+from tests.core.backend.backends import CountedComponent, Wait, app, choose_name, full_backend, in_flight, servers
+from tests.core.fakes import FakeRequest
 
 PATIENCE = 300.0  # seconds that a forked child has for what takes it milliseconds
 
@@ -64,15 +65,17 @@ def forking(request: pytest.FixtureRequest) -> Backend:
     return Backend("web", servers("s1", "s2", "s3"), balance=request.param, persist=persist, rng=random.Random(1))
 
 
-def test_child_chooses_counts_and_changes(forking: Backend, ask: Ask, in_child: InChild):
+def test_child_chooses_counts_and_changes(forking: Backend, in_child: InChild):
     def work() -> str:
         for _ in range(60):
-            server = forking.placement.choose(forking.snapshot, ask(), ())
+            server = forking.placement.choose(forking.snapshot, FakeRequest(), ())
             assert server is not None
             forking.placement.acquire(server)
             server.counters.cell[Total.LBTOT] += 1
         forking["s1"].state = AdminState.MAINT
-        assert all(forking.placement.choose(forking.snapshot, ask(), ()) is not forking["s1"] for _ in range(20))
+        assert all(
+            forking.placement.choose(forking.snapshot, FakeRequest(), ()) is not forking["s1"] for _ in range(20)
+        )
         return " ".join("busy" if server.counters[Total.LBTOT] > 5 else "idle" for server in forking.servers)
 
     assert in_child(work) == "busy busy busy"
@@ -98,14 +101,14 @@ class PausingContainer:
 
 @pytest.mark.parametrize("stop_at", [1, 2])
 def test_child_forked_while_a_thread_holds_the_lock_does_not_hang_and_has_all_servers(
-    forking: Backend, ask: Ask, in_child: InChild, stop_at: int
+    forking: Backend, in_child: InChild, stop_at: int
 ):
     """The thread, in the midst of a choice, is not in the child; what it was about to put back must be."""
-    first = forking.placement.choose(forking.snapshot, ask(), ())
+    first = forking.placement.choose(forking.snapshot, FakeRequest(), ())
     assert first is not None
     avoided = next(server for server in forking.servers if server is not first)
     pausing = PausingContainer(avoided, stop_at)
-    thread = threading.Thread(target=forking.placement.choose, args=(forking.snapshot, ask(), pausing))
+    thread = threading.Thread(target=forking.placement.choose, args=(forking.snapshot, FakeRequest(), pausing))
     thread.start()
     try:
         assert pausing.reached.wait(PATIENCE)
@@ -116,7 +119,7 @@ def test_child_forked_while_a_thread_holds_the_lock_does_not_hang_and_has_all_se
                     {
                         server.name
                         for _ in range(90)
-                        if (server := forking.placement.choose(forking.snapshot, ask(), ()))
+                        if (server := forking.placement.choose(forking.snapshot, FakeRequest(), ()))
                     }
                 )
             )
@@ -157,30 +160,30 @@ def test_child_forked_while_a_thread_adds_a_counter_does_not_hang(in_child: InCh
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before the first choice", "after it"])
-def test_child_has_no_requests_in_flight_and_its_leastconn_counts_none(ask: Ask, in_child: InChild, begun: bool):
+def test_child_has_no_requests_in_flight_and_its_leastconn_counts_none(in_child: InChild, begun: bool):
     backend = Backend("web", servers("s1", "s2"), balance="leastconn")
     if begun:
-        choose_name(backend, ask)
+        choose_name(backend)
     for _ in range(5):
         backend.placement.acquire(backend["s1"])
 
     def work() -> str:
         assert [len(server.in_flight) for server in backend.servers] == [0, 0]
-        shares = Counter(choose_name(backend, ask) for _ in range(20))
+        shares = Counter(choose_name(backend) for _ in range(20))
         return f"{shares['s1']} {shares['s2']}"
 
     assert in_child(work) == "10 10"
     assert len(backend["s1"].in_flight) == 5, "the parent's are still there"
-    assert {choose_name(backend, ask) for _ in range(20)} == {"s2"}
+    assert {choose_name(backend) for _ in range(20)} == {"s2"}
 
 
-def test_child_has_no_waiting_requests(wait: Wait, ask: Ask, in_child: InChild):
+def test_child_has_no_waiting_requests(wait: Wait, in_child: InChild):
     backend = full_backend("s1", "s2")
     parents = [wait(backend, "s1"), wait(backend)]
 
     def work() -> str:
-        assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s1"], ()) is backend["s1"]
-        assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is backend["s2"]
+        assert backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), backend["s1"], ()) is backend["s1"]
+        assert backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ()) is backend["s2"]
         waiter = wait(backend, "s1")
         backend.placement.release(backend["s1"])
         return f"{waiter.server} {in_flight(backend)} {[waiter.woken for waiter in parents]}"
@@ -190,10 +193,10 @@ def test_child_has_no_waiting_requests(wait: Wait, ask: Ask, in_child: InChild):
     assert parents[0].server == "s1", "the parent's wait on"
 
 
-def test_children_start_with_different_servers(ask: Ask, in_child: InChild):
+def test_children_start_with_different_servers(in_child: InChild):
     """Each draws for itself: nothing is drawn before the first choice, and chance is sown anew."""
     backend = Backend("web", [Server(f"s{number}", app) for number in range(50)])
-    assert len({in_child(lambda: choose_name(backend, ask)) for _ in range(12)}) > 1
+    assert len({in_child(lambda: choose_name(backend)) for _ in range(12)}) > 1
 
 
 def test_components_are_called_after_a_fork(in_child: InChild):

@@ -12,7 +12,6 @@ from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 from tests.core.backend.backends import (
-    Ask,
     Wait,
     WaitingRequest,
     app,
@@ -23,6 +22,7 @@ from tests.core.backend.backends import (
     make_backend,
     servers,
 )
+from tests.core.fakes import FakeRequest
 
 
 @pytest.fixture
@@ -74,9 +74,7 @@ def with_backups() -> Backend:
         pytest.param({"s1": "down", "s2": "maint", "b1": "down", "b2": "maint"}, "", [None], id="nobody is left"),
     ],
 )
-def test_unbound_request_goes_to(
-    with_backups: Backend, ask: Ask, change: dict[str, str], tried: str, expected: list[str | None]
-):
+def test_unbound_request_goes_to(with_backups: Backend, change: dict[str, str], tried: str, expected: list[str | None]):
     for name, what in change.items():
         if what == "down":
             with_backups[name].health = Health.DOWN
@@ -84,30 +82,28 @@ def test_unbound_request_goes_to(
             with_backups[name].weight = 0
         else:
             with_backups[name].state = AdminState(what)
-    assert [
-        choose_name(with_backups, ask, [with_backups[name] for name in tried.split()]) for _ in expected
-    ] == expected
+    assert [choose_name(with_backups, [with_backups[name] for name in tried.split()]) for _ in expected] == expected
 
 
-def test_of_draining_servers_the_one_with_the_fewest_requests_is_chosen(ask: Ask):
+def test_of_draining_servers_the_one_with_the_fewest_requests_is_chosen():
     backend = Backend("web", servers("s1", "s2"))
     for server in backend.servers:
         server.state = AdminState.DRAIN
     backend["s1"].in_flight.append(None)
-    assert choose_name(backend, ask) == "s2"
+    assert choose_name(backend) == "s2"
 
 
-def test_clients_leave_the_backups_when_a_server_is_up_again(with_backups: Backend, ask: Ask):
+def test_clients_leave_the_backups_when_a_server_is_up_again(with_backups: Backend):
     for name in ("s1", "s2"):
         with_backups[name].health = Health.DOWN
-    assert choose_name(with_backups, ask) == "b1"
+    assert choose_name(with_backups) == "b1"
     with_backups["s2"].health = Health.UP
-    assert choose_name(with_backups, ask) == "s2"
+    assert choose_name(with_backups) == "s2"
 
 
-def test_backups_serve_without_other_servers(ask: Ask):
+def test_backups_serve_without_other_servers():
     backend = Backend("web", [Server("b1", app, backup=True), Server("b2", app, backup=True)], balance="leastconn")
-    assert choose_name(backend, ask) == "b1"
+    assert choose_name(backend) == "b1"
     backend.placement.acquire(backend["b1"])
     backend.placement.release(backend["b1"])
 
@@ -121,10 +117,10 @@ def test_first_backup_serves_or_all_backups_do(allbackups: bool, who: list[str])
 
 
 @pytest.mark.parametrize("bound", [None, "s2"])
-def test_free_slot_is_acquired_at_once(ask: Ask, bound: str | None):
+def test_free_slot_is_acquired_at_once(bound: str | None):
     backend = full_backend("s1", "s2", taken=["s1"])
     assert (
-        backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend[bound] if bound else None, ())
+        backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), backend[bound] if bound else None, ())
         is backend["s2"]
     )
     assert in_flight(backend) == [1, 1]
@@ -170,16 +166,16 @@ def test_request_is_granted_no_slot_at_a_server_that_it_has_tried(wait: Wait):
     assert waiter.server == "s2"
 
 
-def test_request_that_has_tried_all_servers_does_not_wait(ask: Ask):
+def test_request_that_has_tried_all_servers_does_not_wait():
     backend = full_backend("s1", "s2")
-    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, backend.servers) is None
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, backend.servers) is None
 
 
-def test_slot_granted_before_subscription_is_noticed(ask: Ask):
+def test_slot_granted_before_subscription_is_noticed():
     backend = full_backend("s1", "s2")
     granted, dismissed = (
-        backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()),
-        backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s2"], ()),
+        backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ()),
+        backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), backend["s2"], ()),
     )
     backend.placement.release(backend["s1"])
     backend["s2"].state = AdminState.MAINT
@@ -256,14 +252,14 @@ class ConstantSample:
     ],
 )
 def test_request_is_redispatched_or_rejected_where_the_queue_is_full(
-    ask: Ask, wait: Wait, balance: str | Hash, redispatch: bool | int, unavailable: str, goes: str | None
+    wait: Wait, balance: str | Hash, redispatch: bool | int, unavailable: str, goes: str | None
 ):
     backend = full_backend(
         "s1", "s2", taken=["s1"], maxqueue=2, redispatch=redispatch, unavailable=unavailable, balance=balance
     )
     for _ in range(2):
         assert wait(backend, "s1").ticket.server is backend["s1"]
-    placed = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s1"], ())
+    placed = backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), backend["s1"], ())
     assert placed is (backend[goes] if goes else None)
 
 
@@ -277,11 +273,11 @@ def test_redispatched_request_waits_for_any_server_if_all_are_full(wait: Wait):
     assert bound.server == "s1"
 
 
-def test_queue_for_any_server_is_as_long_as_those_of_all_servers(ask: Ask, wait: Wait):
+def test_queue_for_any_server_is_as_long_as_those_of_all_servers(wait: Wait):
     backend = full_backend("s1", "s2", maxqueue=2)
     for _ in range(4):
         wait(backend)
-    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is None
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ()) is None
     backend.placement.release(backend["s1"])
     wait(backend)
 
@@ -292,36 +288,34 @@ def test_queue_for_any_server_has_no_limit_if_one_server_has_none(wait: Wait):
     assert all(wait(backend).lies_down for _ in range(50))
 
 
-def test_no_request_waits_for_a_server_without_maxconn(ask: Ask):
+def test_no_request_waits_for_a_server_without_maxconn():
     backend = full_backend("s1", others=servers("s2"))
-    assert [backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) for _ in range(3)] == [
+    assert [backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ()) for _ in range(3)] == [
         backend["s2"]
     ] * 3
-    assert [backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["s2"], ()) for _ in range(3)] == [
-        backend["s2"]
-    ] * 3
+    assert [
+        backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), backend["s2"], ()) for _ in range(3)
+    ] == [backend["s2"]] * 3
 
 
 @pytest.mark.parametrize(
     "affinity, placed",
     [("always", ["s1", "s1", "s1"]), ("maxqueue", ["s1", "s1", "s2"]), ("maxconn", ["s2", None, None])],
 )
-def test_hash_preserve_affinity_says_whether_a_full_server_is_waited_for(
-    ask: Ask, affinity: Any, placed: list[str | None]
-):
+def test_hash_preserve_affinity_says_whether_a_full_server_is_waited_for(affinity: Any, placed: list[str | None]):
     """Who is waited for, or has taken the request: `s1` has room for two in its queue, `s2` for one request."""
     balance = Hash(ConstantSample("a"), hash_preserve_affinity=affinity)
     made = [Server("s1", app, maxconn=1, maxqueue=2 if affinity == "maxqueue" else 0), Server("s2", app, maxconn=1)]
     backend = Backend("web", made, balance=balance)
-    first = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ())
+    first = backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ())
     if first is backend["s2"]:  # whom the key means is the hash's business
         made = [Server("s2", app, maxconn=1), Server("s1", app, maxconn=1, maxqueue=made[0].config.maxqueue)]
         backend = Backend("web", made, balance=balance)
-        first = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ())
+        first = backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ())
     assert first is backend["s1"]
     went = []
     for _ in placed:
-        there = backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ())
+        there = backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ())
         server = there.server if isinstance(there, Ticket) else there
         went.append(server.name if server is not None else None)
     assert went == placed
@@ -399,14 +393,14 @@ def test_unbound_request_stops_waiting_when_only_tried_servers_are_left(wait: Wa
     assert (tired.woken, fresh.woken) == (1, 0)
 
 
-def test_unbound_request_stops_waiting_when_only_backups_are_left(ask: Ask, wait: Wait):
+def test_unbound_request_stops_waiting_when_only_backups_are_left(wait: Wait):
     """A draining server is better than none for who comes now, and so it is for who came before."""
     backend = full_backend("s1", others=servers("s2"))
     set_state(backend["s2"], "drain")
     waiter = wait(backend)
     set_state(backend["s1"], "maint")
     assert (waiter.woken, waiter.server) == (1, None)
-    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is backend["s2"]
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ()) is backend["s2"]
 
 
 @pytest.mark.parametrize("state", ["up", "ready"])
@@ -435,20 +429,22 @@ def test_backup_is_not_used_while_other_servers_are_full(wait: Wait):
     assert waiter.server == "s1"
 
 
-def test_backup_grants_no_slot_to_a_request_that_waits_for_other_servers(ask: Ask, wait: Wait):
+def test_backup_grants_no_slot_to_a_request_that_waits_for_other_servers(wait: Wait):
     backend = full_backend("s1", others=[Server("sorry", app, backup=True, maxconn=1)])
-    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), backend["sorry"], ()) is backend["sorry"]
+    assert (
+        backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), backend["sorry"], ()) is backend["sorry"]
+    )
     waiter = wait(backend)
     backend.placement.release(backend["sorry"])
     assert (waiter.woken, in_flight(backend)) == (0, [1, 0])
 
 
-def test_backup_is_used_when_the_servers_waited_for_go_down(ask: Ask, wait: Wait):
+def test_backup_is_used_when_the_servers_waited_for_go_down(wait: Wait):
     backend = full_backend("s1", others=[Server("sorry", app, backup=True)])
     waiter = wait(backend)
     set_state(backend["s1"], "down")
     assert (waiter.woken, waiter.server) == (1, None), "it is to choose anew"
-    assert backend.placement.acquire_or_enqueue(backend.snapshot, ask(), None, ()) is backend["sorry"]
+    assert backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ()) is backend["sorry"]
 
 
 def test_full_backup_is_waited_for(wait: Wait):

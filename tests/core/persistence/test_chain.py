@@ -1,28 +1,15 @@
 """Several cookies in one backend: the first that speaks wins, and the server sees none of them."""
 
-from collections.abc import Callable
-from typing import Protocol
-
 import pytest
 
 from sticky_core.backend.backend import Backend
 from sticky_core.errors import ConfigError
-from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persistence
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
-
-
-class Told(ResponseHead, Protocol):
-    """A reply whose headers can be looked at."""
-
-    def values(self, name: str) -> list[str]: ...
-
-
-Ask = Callable[..., Request]
-Tell = Callable[..., Told]
+from tests.core.fakes import FakeRequest, RecordedResponse
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -57,48 +44,46 @@ def persistence(backend: Backend) -> Persistence:
     ],
 )
 def test_the_first_that_speaks_wins(
-    persistence: Persistence, ask: Ask, text: str, claim: Claim, reason: Reason, server: str | None
+    persistence: Persistence, text: str, claim: Claim, reason: Reason, server: str | None
 ):
     for _ in range(2):  # read, then remembered
-        presented = persistence.recognise(ask((text,)))
+        presented = persistence.recognise(FakeRequest((text,)))
         named = presented.server.name if presented.server is not None else None
         assert (presented.claim, presented.reason, named) == (claim, reason, server)
 
 
-def test_a_second_that_is_usable_speaks_for_a_first_that_is_not(backend: Backend, persistence: Persistence, ask: Ask):
+def test_a_second_that_is_usable_speaks_for_a_first_that_is_not(backend: Backend, persistence: Persistence):
     for state, server in [(AdminState.MAINT, "s2"), (AdminState.READY, "s1"), (AdminState.MAINT, "s2")]:
         backend["s1"].state = state
-        presented = persistence.recognise(ask(("A=s1; B=s2",)))
+        presented = persistence.recognise(FakeRequest(("A=s1; B=s2",)))
         assert presented.claim is Claim.VALID
         assert presented.server is backend[server]
 
 
 @pytest.mark.parametrize("text", ["A=s1; x=1; B=s2", "A=Z; x=1; B=Y", "B=s1; A=s2; x=1", "x=1; A=s1", "B=s1; x=1"])
-def test_the_server_sees_neither_whoever_has_spoken(persistence: Persistence, ask: Ask, text: str):
+def test_the_server_sees_neither_whoever_has_spoken(persistence: Persistence, text: str):
     for _ in range(3):  # read, then remembered
-        request = ask((text,))
+        request = FakeRequest((text,))
         persistence.recognise(request)
         assert request.cookies == ("x=1",)
 
 
-def answered(
-    persistence: Persistence, presented: PersistenceResult, server: Server, direct: bool, ask: Ask, tell: Tell
-):
-    reply = tell()
-    mark = persistence.stamp_response(presented, server, direct, ask(), reply)
+def answered(persistence: Persistence, presented: PersistenceResult, server: Server, direct: bool):
+    reply = RecordedResponse()
+    mark = persistence.stamp_response(presented, server, direct, FakeRequest(), reply)
     return mark, reply.values("set-cookie")
 
 
-def test_a_new_client_gets_all_marks(backend: Backend, persistence: Persistence, ask: Ask, tell: Tell):
-    presented = persistence.recognise(ask(("x=1",)))
-    mark, lines = answered(persistence, presented, backend["s1"], False, ask, tell)
+def test_a_new_client_gets_all_marks(backend: Backend, persistence: Persistence):
+    presented = persistence.recognise(FakeRequest(("x=1",)))
+    mark, lines = answered(persistence, presented, backend["s1"], False)
     assert mark is Mark.INSERTED
     assert lines == ["A=s1; path=/", "B=s1; path=/"]
 
 
-def test_a_client_who_is_where_it_belongs_gets_none(backend: Backend, persistence: Persistence, ask: Ask, tell: Tell):
-    presented = persistence.recognise(ask(("A=s1; B=s2",)))
-    assert answered(persistence, presented, backend["s1"], True, ask, tell) == (Mark.NONE, [])
+def test_a_client_who_is_where_it_belongs_gets_none(backend: Backend, persistence: Persistence):
+    presented = persistence.recognise(FakeRequest(("A=s1; B=s2",)))
+    assert answered(persistence, presented, backend["s1"], True) == (Mark.NONE, [])
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["", "the other way round"])

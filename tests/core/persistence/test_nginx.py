@@ -1,26 +1,15 @@
 """nginx's sticky cookie: what it calls its servers, and what may be asked of it."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import pytest
 
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
-from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE
 from sticky_core.persistence.nginx import NginxCookie, nginx_id
 from sticky_core.server.server import Server
-
-
-class Told(ResponseHead, Protocol):
-    """A reply whose headers can be looked at."""
-
-    def values(self, name: str) -> list[str]: ...
-
-
-Ask = Callable[..., Request]
-Tell = Callable[..., Told]
+from tests.core.fakes import FakeRequest, RecordedResponse
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -56,30 +45,30 @@ def persistence(servers: Sequence[Server], **options: object):
     return NginxCookie("route", **options).build("web", servers, ManualClock())  # type: ignore[arg-type]
 
 
-def test_two_servers_of_one_route_are_meant_in_their_order(ask: Ask):
+def test_two_servers_of_one_route_are_meant_in_their_order():
     servers = [Server("s1", app, cookie="a"), Server("s2", app, cookie="a")]
     at_work = persistence(servers)
-    assert at_work.recognise(ask(("route=a",))).server is servers[0]
+    assert at_work.recognise(FakeRequest(("route=a",))).server is servers[0]
     servers[0].health = servers[0].health.__class__.DOWN
-    assert at_work.recognise(ask(("route=a",))).server is servers[1]
+    assert at_work.recognise(FakeRequest(("route=a",))).server is servers[1]
 
 
-def test_a_server_that_is_to_have_no_mark_has_none(ask: Ask, tell: Tell):
+def test_a_server_that_is_to_have_no_mark_has_none():
     server = Server("s1", app, cookie="")
-    reply = tell()
-    assert persistence([server]).stamp_response(NO_COOKIE, server, False, ask(), reply).value == "N"
+    reply = RecordedResponse()
+    assert persistence([server]).stamp_response(NO_COOKIE, server, False, FakeRequest(), reply).value == "N"
     assert reply.values("set-cookie") == []
 
 
-def test_an_id_follows_the_address_of_its_server(ask: Ask, tell: Tell):
+def test_an_id_follows_the_address_of_its_server():
     server = Server("s1", "http://10.0.0.1:8080")
     at_work = persistence([server])
     server.config = Server("s1", "http://127.0.0.1").config
     at_work.state_changed(server)
-    assert at_work.recognise(ask(("route=cef54f47984626c9efbf070c50bfad1b",))).is_bound
-    assert not at_work.recognise(ask(("route=05ef642f508b1e5b76612ddbd5f89a4c",))).is_bound
-    reply = tell()
-    at_work.stamp_response(NO_COOKIE, server, False, ask(), reply)
+    assert at_work.recognise(FakeRequest(("route=cef54f47984626c9efbf070c50bfad1b",))).is_bound
+    assert not at_work.recognise(FakeRequest(("route=05ef642f508b1e5b76612ddbd5f89a4c",))).is_bound
+    reply = RecordedResponse()
+    at_work.stamp_response(NO_COOKIE, server, False, FakeRequest(), reply)
     assert reply.values("set-cookie") == ["route=cef54f47984626c9efbf070c50bfad1b"]
 
 

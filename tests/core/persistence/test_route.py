@@ -1,31 +1,27 @@
 """What may be asked of a route, and that no text makes it work for long."""
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
-from sticky_core.http.messages import Request
 from sticky_core.persistence.claim import Claim
 from sticky_core.persistence.route import Route
 from sticky_core.samples.request import cook
 from sticky_core.server.server import Server
-
-Ask = Callable[..., Request]
+from tests.core.fakes import FakeRequest
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
     return []
 
 
-def claimed(text: object, *routes: str, ask: Ask, separator: str = ".") -> str | None:
+def claimed(text: object, *routes: str, separator: str = ".") -> str | None:
     """The server that is meant by what a sample says."""
     servers = [Server(f"s{number}", app, cookie=route) for number, route in enumerate(routes)]
     route = Route(lambda request: text, separator=separator)  # type: ignore[arg-type, return-value]
-    server = route.build("web", servers, ManualClock()).recognise(ask()).server
+    server = route.build("web", servers, ManualClock()).recognise(FakeRequest()).server
     return server.config.cookie if server is not None else None
 
 
@@ -46,20 +42,20 @@ def claimed(text: object, *routes: str, ask: Ask, separator: str = ".") -> str |
         pytest.param(None, ["web"], None, id="no key"),
     ],
 )
-def test_which_route_is_meant(text: object, routes: list[str], meant: str | None, ask: Ask):
-    assert claimed(text, *routes, ask=ask) == meant
+def test_which_route_is_meant(text: object, routes: list[str], meant: str | None):
+    assert claimed(text, *routes) == meant
 
 
 @given(
     text=st.text("ab.", max_size=12), routes=st.lists(st.text("ab.", min_size=1, max_size=4), unique=True, max_size=5)
 )
-def test_it_is_the_longest_that_stands_at_the_end_behind_a_separator(text: str, routes: list[str], ask: Ask):
+def test_it_is_the_longest_that_stands_at_the_end_behind_a_separator(text: str, routes: list[str]):
     ends = [text, *(text[at + 1 :] for at, character in enumerate(text) if character == ".")]
     expected = next((end for end in ends if end in routes), None)
-    assert claimed(text, *routes, ask=ask) == expected
+    assert claimed(text, *routes) == expected
 
 
-def test_only_as_much_of_a_text_is_looked_at_as_could_be_a_route(ask: Ask):
+def test_only_as_much_of_a_text_is_looked_at_as_could_be_a_route():
     class Text(str):
         looked_at = 0
 
@@ -67,14 +63,14 @@ def test_only_as_much_of_a_text_is_looked_at_as_could_be_a_route(ask: Ask):
             Text.looked_at += 1
             return super().__getitem__(at)  # type: ignore[index]
 
-    assert claimed(Text("." * 100_000), "web", ask=ask) is None
+    assert claimed(Text("." * 100_000), "web") is None
     assert 0 < Text.looked_at < 10
 
 
-def test_a_stranger_is_nobody(ask: Ask):
+def test_a_stranger_is_nobody():
     at_work = Route(cook("JSESSIONID")).build("web", [Server("s1", app)], ManualClock())
-    assert at_work.recognise(ask()).claim is Claim.NONE
-    assert at_work.recognise(ask(("JSESSIONID=abc.s2",))).claim is Claim.INVALID
+    assert at_work.recognise(FakeRequest()).claim is Claim.NONE
+    assert at_work.recognise(FakeRequest(("JSESSIONID=abc.s2",))).claim is Claim.INVALID
 
 
 def test_routes_are_values():

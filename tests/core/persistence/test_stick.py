@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,11 +25,8 @@ from sticky_core.server.state import AdminState, Health
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.redis import Redis
 from sticky_core.transaction.store_writes import pending_writes
+from tests.core.fakes import ScriptedTransaction
 
-if TYPE_CHECKING:
-    from tests.core.conftest import Visit as Visit_
-
-Visit = Callable[..., "Visit_"]
 Headers = Sequence[tuple[str, str]]
 
 A, B = hdr("a"), hdr("b")
@@ -67,24 +64,32 @@ def later(backend: Backend, seconds: float) -> None:
 # -- stick on
 
 
-def test_who_has_the_same_sample_goes_to_the_same_server(visit: Visit):
+def test_who_has_the_same_sample_goes_to_the_same_server():
     backend = over(Stick.on(src))
-    assert [visit(backend, peer).whole() for peer in ("10.1.0.1", "10.1.0.2", "10.1.0.3")] == ["s1", "s2", "s3"]
-    assert [visit(backend, peer).whole() for peer in ("10.1.0.3", "10.1.0.1", "10.1.0.2")] == ["s3", "s1", "s2"]
+    assert [ScriptedTransaction(backend, peer).run() for peer in ("10.1.0.1", "10.1.0.2", "10.1.0.3")] == [
+        "s1",
+        "s2",
+        "s3",
+    ]
+    assert [ScriptedTransaction(backend, peer).run() for peer in ("10.1.0.3", "10.1.0.1", "10.1.0.2")] == [
+        "s3",
+        "s1",
+        "s2",
+    ]
 
 
-def test_who_has_none_is_balanced_and_not_remembered(visit: Visit):
+def test_who_has_none_is_balanced_and_not_remembered():
     keys = table()
     backend = over(Stick.on(A, keys))
-    assert [visit(backend).whole() for _ in range(3)] == ["s1", "s2", "s3"]
+    assert [ScriptedTransaction(backend).run() for _ in range(3)] == ["s1", "s2", "s3"]
     assert held(backend, keys) == {}
 
 
-def test_an_empty_sample_is_no_key(visit: Visit):
+def test_an_empty_sample_is_no_key():
     """HAProxy keeps an entry for it, which all that lack the value share."""
     keys = table()
     backend = over(Stick.on(A, keys))
-    assert [visit(backend, headers=[("a", "")]).whole() for _ in range(2)] == ["s1", "s2"]
+    assert [ScriptedTransaction(backend, headers=[("a", "")]).run() for _ in range(2)] == ["s1", "s2"]
     assert held(backend, keys) == {}
 
 
@@ -124,7 +129,7 @@ BOTH = [*ONE, *OTHER]
         pytest.param("storing b", BOTH, "s3", id="a rule that only stores does not speak"),
     ],
 )
-def test_the_first_match_that_names_a_usable_server_speaks(visit: Visit, rules: str, headers: Headers, server: str):
+def test_the_first_match_that_names_a_usable_server_speaks(rules: str, headers: Headers, server: str):
     known = {
         "a": Stick.on(A, table(x="s2")),
         "A": Stick.match(A, table(other="s2")),
@@ -135,43 +140,43 @@ def test_the_first_match_that_names_a_usable_server_speaks(visit: Visit, rules: 
     }
     backend = over(*(known[word] for word in rules.split()), count=4)
     backend["s4"].state = AdminState.MAINT
-    assert visit(backend, headers=headers).whole() == server
+    assert ScriptedTransaction(backend, headers=headers).run() == server
 
 
-def test_who_matches_later_is_used_all_the_same(visit: Visit):
+def test_who_matches_later_is_used_all_the_same():
     first, second = table(x="s1"), table(y="s2")
     backend = over(Stick.match(A, first), Stick.match(B, second))
     for _ in range(4):
         later(backend, 60)  # of 80
-        assert visit(backend, headers=BOTH).whole() == "s1"
+        assert ScriptedTransaction(backend, headers=BOTH).run() == "s1"
     assert held(backend, second) == {"y": "s2"}
 
 
-def test_of_several_that_store_into_one_table_the_first_with_a_key_does(visit: Visit):
+def test_of_several_that_store_into_one_table_the_first_with_a_key_does():
     keys = table()
     backend = over(Stick.on(A, keys), Stick.on(B, keys))
-    visit(backend, headers=BOTH).whole()
+    ScriptedTransaction(backend, headers=BOTH).run()
     assert held(backend, keys) == {"x": "s1"}
-    visit(backend, headers=OTHER).whole()
+    ScriptedTransaction(backend, headers=OTHER).run()
     assert held(backend, keys) == {"x": "s1", "y": "s2"}
-    assert visit(backend, headers=OTHER).whole() == "s2"
+    assert ScriptedTransaction(backend, headers=OTHER).run() == "s2"
 
 
-def test_a_rule_that_would_store_too_late_is_not_matched_either(visit: Visit):
+def test_a_rule_that_would_store_too_late_is_not_matched_either():
     keys = table(y="s3")
     backend = over(Stick.on(A, keys), Stick.on(B, keys))
-    assert visit(backend, headers=[("a", "new"), ("b", "y")]).whole() == "s1"
+    assert ScriptedTransaction(backend, headers=[("a", "new"), ("b", "y")]).run() == "s1"
     assert held(backend, keys) == {"new": "s1", "y": "s3"}
 
 
-def test_each_table_is_told_for_itself(visit: Visit):
+def test_each_table_is_told_for_itself():
     one, other = table(), table()
     backend = over(Stick.on(A, one), Stick.store_request(B, other))
-    visit(backend, headers=BOTH).whole()
+    ScriptedTransaction(backend, headers=BOTH).run()
     assert (held(backend, one), held(backend, other)) == ({"x": "s1"}, {"y": "s1"})
 
 
-def test_conditions_of_rules_that_come_too_late_are_not_asked(visit: Visit):
+def test_conditions_of_rules_that_come_too_late_are_not_asked():
     keys = table()
     asked: list[str] = []
 
@@ -183,31 +188,31 @@ def test_conditions_of_rules_that_come_too_late_are_not_asked(visit: Visit):
         return told
 
     backend = over(Stick.store_request(A, keys, when=when("first")), Stick.store_request(B, keys, when=when("second")))
-    visit(backend, headers=BOTH).whole()
+    ScriptedTransaction(backend, headers=BOTH).run()
     assert asked == ["first"]
 
 
-def test_a_condition_is_told_the_request(visit: Visit):
+def test_a_condition_is_told_the_request():
     keys = table()
     backend = over(Stick.on(A, keys, when=lambda request: request.path.startswith("/shop")))
-    visit(backend, target="/", headers=ONE).whole()
+    ScriptedTransaction(backend, target="/", headers=ONE).run()
     assert held(backend, keys) == {}
-    visit(backend, target="/shop/cart", headers=ONE).whole()
+    ScriptedTransaction(backend, target="/shop/cart", headers=ONE).run()
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_a_condition_of_an_answer_is_told_the_request(visit: Visit):
+def test_a_condition_of_an_answer_is_told_the_request():
     keys = table()
     backend = over(Stick.store_response(res.hdr("id"), keys, when=lambda request: request.method == "POST"))
     for method in ("GET", "POST"):
-        visit(backend, method=method).whole(("id", method))
+        ScriptedTransaction(backend, method=method).run(("id", method))
     assert held(backend, keys) == {"POST": "s2"}
 
 
-def test_a_condition_of_an_answer_that_asks_for_a_body_which_was_not_read_does_not_hold(visit: Visit):
+def test_a_condition_of_an_answer_that_asks_for_a_body_which_was_not_read_does_not_hold():
     keys = table()
     backend = over(Stick.store_response(res.hdr("id"), keys, when=lambda request: request.peek(10)))
-    assert visit(backend, body=b"something").whole(("id", "1")) == "s1"
+    assert ScriptedTransaction(backend, body=b"something").run(("id", "1")) == "s1"
     assert held(backend, keys) == {}
 
 
@@ -224,7 +229,7 @@ def test_a_condition_of_an_answer_that_asks_for_a_body_which_was_not_read_does_n
     ],
 )
 def test_a_client_of_a_server_that_is_not_there_is_moved_for_good(
-    visit: Visit, state: str, server: str, claim: Claim, reason: Reason, afterwards: str
+    state: str, server: str, claim: Claim, reason: Reason, afterwards: str
 ):
     keys = table(x="s2")
     backend = over(Stick.on(A, keys))
@@ -232,185 +237,189 @@ def test_a_client_of_a_server_that_is_not_there_is_moved_for_good(
         backend["s2"].health = Health.DOWN
     else:
         backend["s2"].state = AdminState(state)
-    asked = visit(backend, headers=ONE)
-    assert asked.whole() == server
+    asked = ScriptedTransaction(backend, headers=ONE)
+    assert asked.run() == server
     assert (asked.decision.claim, asked.decision.reason) == (claim, reason)
     backend["s2"].state, backend["s2"].health = AdminState.READY, Health.UP
     assert held(backend, keys) == {"x": afterwards}
-    assert visit(backend, headers=ONE).whole() == afterwards
+    assert ScriptedTransaction(backend, headers=ONE).run() == afterwards
 
 
 @pytest.mark.parametrize(
     "entry, reason",
     [("gone", Reason.UNKNOWN), ("s2@0123456789abcdef", Reason.OTHER_INSTANCE), ("s9@0123", Reason.UNKNOWN)],
 )
-def test_an_entry_that_names_nobody_here_is_replaced(visit: Visit, entry: str, reason: Reason):
+def test_an_entry_that_names_nobody_here_is_replaced(entry: str, reason: Reason):
     keys = table(x=entry)
     backend = over(Stick.on(A, keys))
-    asked = visit(backend, headers=ONE)
-    assert asked.whole() == "s1"
+    asked = ScriptedTransaction(backend, headers=ONE)
+    assert asked.run() == "s1"
     assert (asked.decision.claim, asked.decision.reason) == (Claim.INVALID, reason)
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_a_client_who_may_not_be_sent_elsewhere_gets_our_page_and_keeps_its_entry(visit: Visit):
+def test_a_client_who_may_not_be_sent_elsewhere_gets_our_page_and_keeps_its_entry():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys), unavailable="fail")
     backend["s2"].state = AdminState.MAINT
-    assert visit(backend, headers=ONE).whole() is None
+    assert ScriptedTransaction(backend, headers=ONE).run() is None
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_who_is_to_stay_though_its_server_is_down_does(visit: Visit):
+def test_who_is_to_stay_though_its_server_is_down_does():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys), persist_on_down=True)
     backend["s2"].health = Health.DOWN
-    assert visit(backend, headers=ONE).whole() == "s2"
+    assert ScriptedTransaction(backend, headers=ONE).run() == "s2"
 
 
-def test_a_redispatch_moves_the_entry_and_nobody_comes_back(visit: Visit):
+def test_a_redispatch_moves_the_entry_and_nobody_comes_back():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys))
-    asked = visit(backend, headers=ONE)
-    assert asked.whole(failing=("s2",)) == "s1"
+    asked = ScriptedTransaction(backend, headers=ONE)
+    assert asked.run(failing=("s2",)) == "s1"
     assert (asked.decision.claim, asked.decision.reason) == (Claim.DOWN, Reason.FAILED)
     assert held(backend, keys) == {"x": "s1"}
-    assert visit(backend, headers=ONE).whole() == "s1"
+    assert ScriptedTransaction(backend, headers=ONE).run() == "s1"
 
 
-def test_a_first_visit_that_is_redispatched_is_remembered_where_it_was_answered(visit: Visit):
+def test_a_first_visit_that_is_redispatched_is_remembered_where_it_was_answered():
     keys = table()
     backend = over(Stick.on(A, keys))
-    assert visit(backend, headers=ONE).whole(failing=("s1", "s2")) == "s3"
+    assert ScriptedTransaction(backend, headers=ONE).run(failing=("s1", "s2")) == "s3"
     assert held(backend, keys) == {"x": "s3"}
 
 
 # -- what is not stored
 
 
-def test_nothing_is_stored_of_an_answer_of_ours(visit: Visit):
+def test_nothing_is_stored_of_an_answer_of_ours():
     one, other = table(), table()
     backend = over(Stick.on(A, one), Stick.store_response(res.hdr("id"), other))
-    assert visit(backend, headers=ONE).whole(failing=("s1", "s2", "s3")) is None
+    assert ScriptedTransaction(backend, headers=ONE).run(failing=("s1", "s2", "s3")) is None
     assert (len(one), len(other)) == (0, 0)
 
 
-def test_nothing_is_stored_if_nobody_is_there(visit: Visit):
+def test_nothing_is_stored_if_nobody_is_there():
     keys = table()
     backend = over(Stick.on(A, keys), count=1)
     backend["s1"].state = AdminState.MAINT
-    assert visit(backend, headers=ONE).whole() is None
+    assert ScriptedTransaction(backend, headers=ONE).run() is None
     assert len(keys) == 0
 
 
 @pytest.mark.parametrize("status", [200, 302, 404, 500, 503])
-def test_any_answer_of_a_server_s_counts(visit: Visit, status: int):
+def test_any_answer_of_a_server_s_counts(status: int):
     keys, given = table(), table()
     backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), given))
-    visit(backend, headers=ONE).whole(("set-cookie", "sid=abc"), status=status)
+    ScriptedTransaction(backend, headers=ONE).run(("set-cookie", "sid=abc"), status=status)
     assert (held(backend, keys), held(backend, given)) == ({"x": "s1"}, {"abc": "s1"})
 
 
-def test_a_server_that_is_not_to_be_stuck_to_is_never_stored(visit: Visit):
+def test_a_server_that_is_not_to_be_stuck_to_is_never_stored():
     keys, given = table(), table()
     servers = [Server("s1", "http://10.0.0.1", non_stick=True), Server("s2", "http://10.0.0.2")]
     backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), given), servers=servers)
-    assert visit(backend, headers=ONE).whole(("set-cookie", "sid=abc")) == "s1"
+    assert ScriptedTransaction(backend, headers=ONE).run(("set-cookie", "sid=abc")) == "s1"
     assert (len(keys), len(given)) == (0, 0)
-    assert visit(backend, headers=ONE).whole() == "s2"
-    assert visit(backend, headers=ONE).whole(failing=("s2",)) == "s1"
+    assert ScriptedTransaction(backend, headers=ONE).run() == "s2"
+    assert ScriptedTransaction(backend, headers=ONE).run(failing=("s2",)) == "s1"
     assert held(backend, keys) == {"x": "s2"}  # whoever helps out is not stuck to
 
 
-def test_a_full_table_that_purges_nobody_leaves_newcomers_balanced(visit: Visit):
+def test_a_full_table_that_purges_nobody_leaves_newcomers_balanced():
     keys = StickTable("string", size=1, nopurge=True)
     backend = over(Stick.on(A, keys))
-    assert visit(backend, headers=ONE).whole() == "s1"
-    assert [visit(backend, headers=[("a", "new")]).whole() for _ in range(2)] == ["s2", "s3"]
-    assert visit(backend, headers=ONE).whole() == "s1"
+    assert ScriptedTransaction(backend, headers=ONE).run() == "s1"
+    assert [ScriptedTransaction(backend, headers=[("a", "new")]).run() for _ in range(2)] == ["s2", "s3"]
+    assert ScriptedTransaction(backend, headers=ONE).run() == "s1"
 
 
-def test_an_entry_is_forgotten_when_it_has_not_been_used_for_so_long(visit: Visit):
+def test_an_entry_is_forgotten_when_it_has_not_been_used_for_so_long():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys))
     for _ in range(3):
         later(backend, 80)
-        assert visit(backend, headers=ONE).whole() == "s2"
+        assert ScriptedTransaction(backend, headers=ONE).run() == "s2"
     later(backend, 90.1)  # an eighth of 80 more
-    assert visit(backend, headers=ONE).whole() == "s1"
+    assert ScriptedTransaction(backend, headers=ONE).run() == "s1"
 
 
 # -- requests of one client that come together
 
 
-def test_first_visits_at_once_agree_on_one_server(visit: Visit):
+def test_first_visits_at_once_agree_on_one_server():
     keys = table()
     backend = over(Stick.on(A, keys))
-    together = [visit(backend, headers=ONE) for _ in range(4)]
-    servers = [each.begin() for each in together]
+    together = [ScriptedTransaction(backend, headers=ONE) for _ in range(4)]
+    servers = [each.start() for each in together]
     assert servers == [backend["s1"]] * 4
     assert len(backend["s1"].in_flight) == 4
     assert [len(backend[name].in_flight) for name in ("s2", "s3")] == [0, 0]
     for each in together:
-        each.answer()
+        each.respond()
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_one_that_finds_nobody_does_not_forget_what_another_has_reserved(visit: Visit):
+def test_one_that_finds_nobody_does_not_forget_what_another_has_reserved():
     keys = table()
     backend = over(Stick.on(A, keys), count=1, retries=0)
-    quick, slow = visit(backend, headers=ONE), visit(backend, headers=ONE)
-    quick.begin()
-    slow.begin()
-    quick.answer()
+    quick, slow = ScriptedTransaction(backend, headers=ONE), ScriptedTransaction(backend, headers=ONE)
+    quick.start()
+    slow.start()
+    quick.respond()
     assert slow.fail() is None
     slow.unavailable_response()
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_nor_does_one_that_came_before_and_had_to_wait(visit: Visit):
+def test_nor_does_one_that_came_before_and_had_to_wait():
     keys = table()
     backend = over(Stick.on(A, keys), servers=[Server("s1", "http://10.0.0.1", maxconn=1)], retries=0)
-    busy, quick, slow = visit(backend), visit(backend, headers=ONE), visit(backend, headers=ONE)
-    assert (busy.begin(), quick.begin(), slow.begin()) == (backend["s1"], None, None)
-    busy.answer()
+    busy, quick, slow = (
+        ScriptedTransaction(backend),
+        ScriptedTransaction(backend, headers=ONE),
+        ScriptedTransaction(backend, headers=ONE),
+    )
+    assert (busy.start(), quick.start(), slow.start()) == (backend["s1"], None, None)
+    busy.respond()
     assert quick.resume_wait(True) is backend["s1"]
-    quick.answer()
+    quick.respond()
     assert slow.resume_wait(True) is backend["s1"]
     assert slow.fail() is None
     slow.unavailable_response()
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_one_that_finds_nobody_does_not_forget_whom_another_was_moved_to(visit: Visit):
+def test_one_that_finds_nobody_does_not_forget_whom_another_was_moved_to():
     keys = table()
     backend = over(Stick.on(A, keys), count=2, retries=1)
-    first, second = visit(backend, headers=ONE), visit(backend, headers=ONE)
-    assert first.begin() == second.begin() == backend["s1"]
+    first, second = ScriptedTransaction(backend, headers=ONE), ScriptedTransaction(backend, headers=ONE)
+    assert first.start() == second.start() == backend["s1"]
     assert second.fail() == backend["s2"]
-    second.answer()
+    second.respond()
     first.fail()
     first.fail()
     first.unavailable_response()
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_a_reservation_ends_with_the_request_if_nobody_answers(visit: Visit):
+def test_a_reservation_ends_with_the_request_if_nobody_answers():
     keys = table()
     backend = over(Stick.on(A, keys), count=1, retries=0)
-    asked = visit(backend, headers=ONE)
-    asked.begin()
+    asked = ScriptedTransaction(backend, headers=ONE)
+    asked.start()
     assert held(backend, keys) == {"x": "s1"}
     assert asked.fail() is None
     asked.unavailable_response()
     assert held(backend, keys) == {}
 
 
-def test_a_client_who_leaves_before_anybody_answers_has_reserved_nothing(visit: Visit):
+def test_a_client_who_leaves_before_anybody_answers_has_reserved_nothing():
     keys = table()
     backend = over(Stick.on(A, keys), redispatch=False)
-    asked = visit(backend, headers=ONE)
-    asked.begin()
+    asked = ScriptedTransaction(backend, headers=ONE)
+    asked.start()
     assert asked.fail() is None and asked.wait is not None  # a pause before the same server again
     asked.abandon_wait()
     assert held(backend, keys) == {}
@@ -419,12 +428,12 @@ def test_a_client_who_leaves_before_anybody_answers_has_reserved_nothing(visit: 
 # -- learned sessions
 
 
-def test_a_session_that_a_server_has_given_out_leads_back_to_it(visit: Visit):
+def test_a_session_that_a_server_has_given_out_leads_back_to_it():
     learn = Learn.cookie("JSESSIONID")
     backend = over(learn)
-    assert visit(backend).whole(("set-cookie", "JSESSIONID=abc; Path=/")) == "s1"
-    assert [visit(backend, cookie="JSESSIONID=abc").whole() for _ in range(2)] == ["s1", "s1"]
-    assert visit(backend).whole() == "s2"
+    assert ScriptedTransaction(backend).run(("set-cookie", "JSESSIONID=abc; Path=/")) == "s1"
+    assert [ScriptedTransaction(backend, cookie="JSESSIONID=abc").run() for _ in range(2)] == ["s1", "s1"]
+    assert ScriptedTransaction(backend).run() == "s2"
 
 
 WAYS = [
@@ -447,58 +456,56 @@ WAYS = [
 
 
 @pytest.mark.parametrize("learn, given_out, brought", WAYS)
-def test_it_is_learned_where_servers_give_it_out(
-    visit: Visit, learn: Learn, given_out: tuple[str, str], brought: dict[str, Any]
-):
+def test_it_is_learned_where_servers_give_it_out(learn: Learn, given_out: tuple[str, str], brought: dict[str, Any]):
     backend = over(learn)
-    visit(backend, target="/login").whole(given_out)
+    ScriptedTransaction(backend, target="/login").run(given_out)
     assert held(backend, learn.table) == {"abc": "s1"}
-    asked = visit(backend, **brought)
-    assert asked.whole(("x-id", "other")) == "s1"
+    asked = ScriptedTransaction(backend, **brought)
+    assert asked.run(("x-id", "other")) == "s1"
     assert asked.decision.claim is Claim.VALID
 
 
-def test_what_no_server_has_given_out_is_never_stored(visit: Visit):
+def test_what_no_server_has_given_out_is_never_stored():
     learn = Learn.cookie("JSESSIONID")
     backend = over(learn)
     for number in range(50):
-        visit(backend, cookie=f"JSESSIONID={number}").whole()
+        ScriptedTransaction(backend, cookie=f"JSESSIONID={number}").run()
     assert len(learn.table) == 0
 
 
-def test_invented_ones_push_no_session_out(visit: Visit):
+def test_invented_ones_push_no_session_out():
     learn = Learn(res.cook("sid"), cook("sid"), table=StickTable("string", size=2))
     backend = over(learn)
-    visit(backend).whole(("set-cookie", "sid=live"))
+    ScriptedTransaction(backend).run(("set-cookie", "sid=live"))
     for number in range(50):
-        visit(backend, cookie=f"sid={number}").whole()
-    assert visit(backend, cookie="sid=live").whole() == "s1"
+        ScriptedTransaction(backend, cookie=f"sid={number}").run()
+    assert ScriptedTransaction(backend, cookie="sid=live").run() == "s1"
 
 
-def test_a_session_is_its_server_s_until_another_has_answered(visit: Visit):
+def test_a_session_is_its_server_s_until_another_has_answered():
     learn = Learn(res.cook("sid"), cook("sid"), table=table(abc="gone"))
     backend = over(learn)
-    asked = visit(backend, cookie="sid=abc")
-    asked.begin()
+    asked = ScriptedTransaction(backend, cookie="sid=abc")
+    asked.start()
     assert (asked.decision.claim, held(backend, learn.table)) == (Claim.INVALID, {"abc": "gone"})
-    asked.answer()
+    asked.respond()
     assert held(backend, learn.table) == {"abc": "s1"}
 
 
-def test_a_session_follows_a_client_who_is_moved(visit: Visit):
+def test_a_session_follows_a_client_who_is_moved():
     learn = Learn.cookie("sid")
     backend = over(learn)
-    visit(backend).whole(("set-cookie", "sid=abc"))
-    assert visit(backend, cookie="sid=abc").whole(failing=("s1",)) == "s2"
+    ScriptedTransaction(backend).run(("set-cookie", "sid=abc"))
+    assert ScriptedTransaction(backend, cookie="sid=abc").run(failing=("s1",)) == "s2"
     assert held(backend, learn.table) == {"abc": "s2"}
 
 
-def test_a_new_identifier_stands_beside_the_old_one(visit: Visit):
+def test_a_new_identifier_stands_beside_the_old_one():
     """As when an application renews it at login: requests under way still bring the old one."""
     learn = Learn.cookie("sid")
     backend = over(learn)
-    visit(backend).whole(("set-cookie", "sid=old"))
-    visit(backend, cookie="sid=old").whole(("set-cookie", "sid=new"))
+    ScriptedTransaction(backend).run(("set-cookie", "sid=old"))
+    ScriptedTransaction(backend, cookie="sid=old").run(("set-cookie", "sid=new"))
     assert held(backend, learn.table) == {"old": "s1", "new": "s1"}
 
 
@@ -506,88 +513,88 @@ LOGOUTS = ["sid=abc; Max-Age=0", "sid=; Path=/", "sid=x; Expires=Thu, 01 Jan 197
 
 
 @pytest.mark.parametrize("line", LOGOUTS)
-def test_a_logout_forgets_the_session_and_stores_nothing(visit: Visit, line: str):
+def test_a_logout_forgets_the_session_and_stores_nothing(line: str):
     learn = Learn.cookie("sid")
     backend = over(learn)
-    visit(backend).whole(("set-cookie", "sid=abc"))
-    visit(backend, cookie="sid=abc").whole(("set-cookie", line))
+    ScriptedTransaction(backend).run(("set-cookie", "sid=abc"))
+    ScriptedTransaction(backend, cookie="sid=abc").run(("set-cookie", line))
     assert held(backend, learn.table) == {}
 
 
 @pytest.mark.parametrize("line", ["sid=abc; Max-Age=60", "other=; Max-Age=0", "sid=abc"])
-def test_other_cookies_forget_nothing(visit: Visit, line: str):
+def test_other_cookies_forget_nothing(line: str):
     learn = Learn.cookie("sid")
     backend = over(learn)
-    visit(backend).whole(("set-cookie", "sid=abc"))
-    visit(backend, cookie="sid=abc").whole(("set-cookie", line))
+    ScriptedTransaction(backend).run(("set-cookie", "sid=abc"))
+    ScriptedTransaction(backend, cookie="sid=abc").run(("set-cookie", line))
     assert held(backend, learn.table) == {"abc": "s1"}
 
 
-def test_a_logout_forgets_only_the_session_that_was_brought(visit: Visit):
+def test_a_logout_forgets_only_the_session_that_was_brought():
     learn = Learn.cookie("sid")
     backend = over(learn)
     for value in ("abc", "def"):
-        visit(backend).whole(("set-cookie", f"sid={value}"))
-    visit(backend, cookie="sid=abc").whole(("set-cookie", "sid=; Max-Age=0"))
+        ScriptedTransaction(backend).run(("set-cookie", f"sid={value}"))
+    ScriptedTransaction(backend, cookie="sid=abc").run(("set-cookie", "sid=; Max-Age=0"))
     assert held(backend, learn.table) == {"def": "s2"}
 
 
 @pytest.mark.parametrize("line", LOGOUTS)
-def test_a_logout_stores_nothing_for_haproxy_s_rules_either(visit: Visit, line: str):
+def test_a_logout_stores_nothing_for_haproxy_s_rules_either(line: str):
     keys = table()
     backend = over(Stick.match(cook("sid"), keys), Stick.store_response(res.cook("sid"), keys))
-    visit(backend).whole(("set-cookie", line))
+    ScriptedTransaction(backend).run(("set-cookie", line))
     assert held(backend, keys) == {}
 
 
-def test_of_two_cookies_of_one_name_the_last_is_learned(visit: Visit):
+def test_of_two_cookies_of_one_name_the_last_is_learned():
     keys = table()
     backend = over(Stick.store_response(res.cook("sid"), keys))
-    visit(backend).whole(("set-cookie", "sid=one"), ("set-cookie", "sid=two"))
+    ScriptedTransaction(backend).run(("set-cookie", "sid=one"), ("set-cookie", "sid=two"))
     assert held(backend, keys) == {"two": "s1"}
 
 
-def test_of_two_rules_for_one_table_the_first_with_a_key_stores(visit: Visit):
+def test_of_two_rules_for_one_table_the_first_with_a_key_stores():
     keys = table()
     backend = over(Stick.store_response(res.hdr("x"), keys), Stick.store_response(res.hdr("y"), keys))
-    visit(backend).whole(("x", "1"), ("y", "2"))
-    visit(backend).whole(("y", "3"))
+    ScriptedTransaction(backend).run(("x", "1"), ("y", "2"))
+    ScriptedTransaction(backend).run(("y", "3"))
     assert held(backend, keys) == {"1": "s1", "3": "s2"}
 
 
-def test_a_request_s_key_and_an_answer_s_go_into_one_table(visit: Visit):
+def test_a_request_s_key_and_an_answer_s_go_into_one_table():
     keys = table()
     backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), keys))
-    visit(backend, headers=ONE).whole(("set-cookie", "sid=abc"))
+    ScriptedTransaction(backend, headers=ONE).run(("set-cookie", "sid=abc"))
     assert held(backend, keys) == {"x": "s1", "abc": "s1"}
 
 
 # -- tables that are shared, and what servers are called in them
 
 
-def test_backends_that_share_a_table_agree_by_the_names_of_servers(visit: Visit):
+def test_backends_that_share_a_table_agree_by_the_names_of_servers():
     keys = table()
     http, websockets = over(Stick.on(A, keys)), over(Stick.on(A, keys), start=2)
-    assert visit(http, headers=ONE).whole() == "s1"
-    assert visit(websockets, headers=ONE).whole() == "s1"
-    assert visit(websockets, headers=[("a", "new")]).whole() == "s3"
-    assert visit(http, headers=[("a", "new")]).whole() == "s3"
+    assert ScriptedTransaction(http, headers=ONE).run() == "s1"
+    assert ScriptedTransaction(websockets, headers=ONE).run() == "s1"
+    assert ScriptedTransaction(websockets, headers=[("a", "new")]).run() == "s3"
+    assert ScriptedTransaction(http, headers=[("a", "new")]).run() == "s3"
 
 
-def test_or_by_their_addresses(visit: Visit):
+def test_or_by_their_addresses():
     keys = StickTable("string", srvkey="addr")
     one = over(Stick.on(A, keys))
     other = over(Stick.on(A, keys), servers=[Server(name, f"http://10.0.0.{n}") for n, name in enumerate("abc", 1)])
-    visit(one).whole()
-    assert visit(one, headers=ONE).whole() == "s2"
+    ScriptedTransaction(one).run()
+    assert ScriptedTransaction(one, headers=ONE).run() == "s2"
     assert listed(keys) == {"x": "10.0.0.2:80"}
-    assert visit(other, headers=ONE).whole() == "b"
+    assert ScriptedTransaction(other, headers=ONE).run() == "b"
 
 
-def test_rules_of_two_backends_keep_apart_without_it(visit: Visit):
+def test_rules_of_two_backends_keep_apart_without_it():
     one, other = over(Stick.on(A)), over(Stick.on(A), start=2)
-    assert visit(one, headers=ONE).whole() == "s1"
-    assert visit(other, headers=ONE).whole() == "s3"
+    assert ScriptedTransaction(one, headers=ONE).run() == "s1"
+    assert ScriptedTransaction(other, headers=ONE).run() == "s3"
 
 
 # -- beside cookies
@@ -596,67 +603,67 @@ SRV = Cookie("SRV", signed=False, nocache=False)
 
 
 @pytest.mark.parametrize("persists", ["cookie first", "table first"])
-def test_a_client_whom_a_table_knows_gets_no_cookie(visit: Visit, persists: str):
+def test_a_client_whom_a_table_knows_gets_no_cookie(persists: str):
     rule = Stick.on(A, table(x="s2"))
     backend = over(*((SRV, rule) if persists == "cookie first" else (rule, SRV)))
-    asked = visit(backend, headers=ONE)
-    assert asked.begin() is backend["s2"]
-    assert asked.answer().set_cookies == []
+    asked = ScriptedTransaction(backend, headers=ONE)
+    assert asked.start() is backend["s2"]
+    assert asked.respond().set_cookies == []
 
 
-def test_a_new_client_gets_both(visit: Visit):
+def test_a_new_client_gets_both():
     keys = table()
     backend = over(SRV, Stick.on(A, keys))
-    asked = visit(backend, headers=ONE)
-    asked.begin()
-    assert asked.answer().set_cookies == ["SRV=s1; path=/"]
+    asked = ScriptedTransaction(backend, headers=ONE)
+    asked.start()
+    assert asked.respond().set_cookies == ["SRV=s1; path=/"]
     assert held(backend, keys) == {"x": "s1"}
 
 
 @pytest.mark.parametrize("entry", ["s3", "s2", None], ids=["that says otherwise", "that says the same", "that is not"])
-def test_a_cookie_that_holds_writes_over_the_entry(visit: Visit, entry: str | None):
+def test_a_cookie_that_holds_writes_over_the_entry(entry: str | None):
     keys = table(x=entry) if entry else table()
     backend = over(SRV, Stick.on(A, keys))
-    asked = visit(backend, headers=ONE, cookie="SRV=s2")
-    assert asked.whole() == "s2"
+    asked = ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2")
+    assert asked.run() == "s2"
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_a_store_is_not_asked_for_whom_a_cookie_has_spoken_but_told(visit: Visit):
+def test_a_store_is_not_asked_for_whom_a_cookie_has_spoken_but_told():
     keys = StickTable("string", expire=60, store=Redis("redis://localhost"))
     backend = over(SRV, Stick.on(A, keys))
-    asked = visit(backend, headers=ONE, cookie="SRV=s2")
-    assert asked.begin() is backend["s2"]
-    asked.answer()
+    asked = ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2")
+    assert asked.start() is backend["s2"]
+    asked.respond()
     (told,) = pending_writes(asked)
     assert "s2" in told.words
 
 
-def test_nor_is_it_told_what_it_has_not_learned(visit: Visit):
+def test_nor_is_it_told_what_it_has_not_learned():
     keys = StickTable("string", expire=60, store=Redis("redis://localhost"))
     backend = over(SRV, Learn(res.cook("sid"), cook("sid"), table=keys))
-    asked = visit(backend, cookie="SRV=s2; sid=invented")
-    assert asked.begin() is backend["s2"]
-    asked.answer()
+    asked = ScriptedTransaction(backend, cookie="SRV=s2; sid=invented")
+    assert asked.start() is backend["s2"]
+    asked.respond()
     assert list(pending_writes(asked)) == []
 
 
-def test_a_table_that_is_asked_first_overrules_the_cookie(visit: Visit):
+def test_a_table_that_is_asked_first_overrules_the_cookie():
     backend = over(Stick.on(A, table(x="s3")), SRV)
-    assert visit(backend, headers=ONE, cookie="SRV=s2").whole() == "s3"
+    assert ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2").run() == "s3"
 
 
-def test_a_cookie_of_a_dead_server_gives_way_to_the_table(visit: Visit):
+def test_a_cookie_of_a_dead_server_gives_way_to_the_table():
     backend = over(SRV, Stick.on(A, table(x="s3")))
     backend["s2"].state = AdminState.MAINT
-    assert visit(backend, headers=ONE, cookie="SRV=s2").whole() == "s3"
+    assert ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2").run() == "s3"
 
 
-def test_rules_that_a_cookie_stands_between_are_worked_through_apart(visit: Visit):
+def test_rules_that_a_cookie_stands_between_are_worked_through_apart():
     backend = over(Stick.match(A, table(x="s4")), SRV, Stick.match(B, table(y="s3")), count=4)
     backend["s4"].state = AdminState.MAINT
-    assert visit(backend, headers=BOTH, cookie="SRV=s2").whole() == "s2"
-    assert visit(backend, headers=BOTH).whole() == "s3"
+    assert ScriptedTransaction(backend, headers=BOTH, cookie="SRV=s2").run() == "s2"
+    assert ScriptedTransaction(backend, headers=BOTH).run() == "s3"
 
 
 # -- what was asked for
@@ -705,7 +712,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_a_client_s_entry_names_the_server_that_answered_it_last(visit: Visit, steps: list[tuple[str, str, str]]):
+def test_a_client_s_entry_names_the_server_that_answered_it_last(steps: list[tuple[str, str, str]]):
     keys = table()
     backend = over(Stick.on(A, keys), retries=3)
     last: dict[str, str] = {}
@@ -718,7 +725,7 @@ def test_a_client_s_entry_names_the_server_that_answered_it_last(visit: Visit, s
             case _:
                 bound = last.get(key)
                 failing = (name,) if what == "fail" else ()
-                answered = visit(backend, headers=[("a", key)]).whole(failing=failing)
+                answered = ScriptedTransaction(backend, headers=[("a", key)]).run(failing=failing)
                 if bound is not None and backend[bound].usable and bound not in failing:
                     assert answered == bound
                 if key and answered is not None:
@@ -727,11 +734,11 @@ def test_a_client_s_entry_names_the_server_that_answered_it_last(visit: Visit, s
     assert all(not server.in_flight for server in backend.servers)
 
 
-def test_a_failure_after_the_head_leaves_the_entry_alone(visit: Visit):
+def test_a_failure_after_the_head_leaves_the_entry_alone():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys))
-    asked = visit(backend, headers=ONE)
-    asked.begin()
+    asked = ScriptedTransaction(backend, headers=ONE)
+    asked.start()
     asked.decision.status = 200
     asked.record_failure(Failure.CLOSED)
     asked.release(backend["s2"], True)

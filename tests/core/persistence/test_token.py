@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -21,12 +20,7 @@ from sticky_core.samples.request import hdr
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
 from sticky_core.stick_table.table import StickTable
-
-if TYPE_CHECKING:
-    from tests.core.conftest import Told
-    from tests.core.conftest import Visit as Visit_
-
-Visit = Callable[..., "Visit_"]
+from tests.core.fakes import RecordedResponse, ScriptedTransaction
 
 TOKEN = re.compile("[A-Za-z0-9_-]{24}")
 
@@ -37,108 +31,108 @@ def over(*persist: Persist, servers: list[Server] | None = None, **options: Any)
     return Backend("web", made, **asked)
 
 
-def told(asked: Visit_) -> Told:
-    assert asked.begin() is not None
-    return asked.answer()
+def told(asked: ScriptedTransaction) -> RecordedResponse:
+    assert asked.start() is not None
+    return asked.respond()
 
 
-def test_a_new_client_is_told_a_token_and_brings_it_back(visit: Visit):
+def test_a_new_client_is_told_a_token_and_brings_it_back():
     backend = over(Token(header="X-Session-Token"))
-    (token,) = told(visit(backend)).values("x-session-token")
+    (token,) = told(ScriptedTransaction(backend)).values("x-session-token")
     assert TOKEN.fullmatch(token)
     for _ in range(2):
-        asked = visit(backend, headers=[("x-session-token", token)])
+        asked = ScriptedTransaction(backend, headers=[("x-session-token", token)])
         assert told(asked).headers == []  # once is enough
         assert (asked.tried[0].name, asked.decision.claim, asked.decision.reason) == ("s1", Claim.VALID, Reason.BOUND)
 
 
-def test_each_client_gets_one_of_its_own(visit: Visit):
+def test_each_client_gets_one_of_its_own():
     backend = over(Token(header="t"))
-    tokens = [told(visit(backend)).values("t")[0] for _ in range(20)]
+    tokens = [told(ScriptedTransaction(backend)).values("t")[0] for _ in range(20)]
     assert len(set(tokens)) == 20
-    servers = [visit(backend, headers=[("t", token)]).whole() for token in tokens]
+    servers = [ScriptedTransaction(backend, headers=[("t", token)]).run() for token in tokens]
     assert servers == (["s1", "s2", "s3"] * 7)[:20]
 
 
-def test_a_cookie_carries_it_as_well_and_servers_do_not_see_it(visit: Visit):
+def test_a_cookie_carries_it_as_well_and_servers_do_not_see_it():
     backend = over(Token(cookie="tok", header="t"))
-    answer = told(visit(backend))
+    answer = told(ScriptedTransaction(backend))
     (line,), (token,) = answer.set_cookies, answer.values("t")
     assert line == f"tok={token}; path=/; HttpOnly; SameSite=Lax"
     assert answer.cache_control == "private"
-    asked = visit(backend, cookie=f"a=1; tok={token}; b=2")
-    assert asked.begin() is backend["s1"]
+    asked = ScriptedTransaction(backend, cookie=f"a=1; tok={token}; b=2")
+    assert asked.start() is backend["s1"]
     assert asked.cookies == ("a=1; b=2",)
 
 
-def test_a_parameter_of_the_url_brings_it_back(visit: Visit):
+def test_a_parameter_of_the_url_brings_it_back():
     backend = over(Token(header="t", param="tok"))
-    (token,) = told(visit(backend)).values("t")
-    assert visit(backend, target=f"/cart?a=1&tok={token}").whole() == "s1"
+    (token,) = told(ScriptedTransaction(backend)).values("t")
+    assert ScriptedTransaction(backend, target=f"/cart?a=1&tok={token}").run() == "s1"
 
 
 @pytest.mark.parametrize("invented", ["", "x", "A" * 24, "A" * 10_000, "\xff"], ids=lambda text: repr(text)[:12])
-def test_a_token_that_we_did_not_make_is_worth_nothing_and_replaced(visit: Visit, invented: str):
+def test_a_token_that_we_did_not_make_is_worth_nothing_and_replaced(invented: str):
     keys = StickTable("string", expire=60)
     backend = over(Token(header="t", table=keys))
-    asked = visit(backend, headers=[("t", invented)])
+    asked = ScriptedTransaction(backend, headers=[("t", invented)])
     (token,) = told(asked).values("t")
     assert TOKEN.fullmatch(token) and asked.decision.claim is Claim.NONE
     assert len(keys) == 1
 
 
-def test_a_token_is_known_for_as_long_as_it_is_used(visit: Visit):
+def test_a_token_is_known_for_as_long_as_it_is_used():
     backend = over(Token(header="t", timeout=80))
     clock = backend.clock
     assert isinstance(clock, ManualClock)
-    (token,) = told(visit(backend)).values("t")
+    (token,) = told(ScriptedTransaction(backend)).values("t")
     for _ in range(3):
         clock.advance(80)
-        assert told(visit(backend, headers=[("t", token)])).values("t") == []
+        assert told(ScriptedTransaction(backend, headers=[("t", token)])).values("t") == []
     clock.advance(91)
-    assert told(visit(backend, headers=[("t", token)])).values("t") != []
+    assert told(ScriptedTransaction(backend, headers=[("t", token)])).values("t") != []
 
 
-def test_a_client_who_is_moved_keeps_its_token(visit: Visit):
+def test_a_client_who_is_moved_keeps_its_token():
     backend = over(Token(header="t"))
-    (token,) = told(visit(backend)).values("t")
+    (token,) = told(ScriptedTransaction(backend)).values("t")
     backend["s1"].state = AdminState.MAINT
-    asked = visit(backend, headers=[("t", token)])
+    asked = ScriptedTransaction(backend, headers=[("t", token)])
     assert told(asked).headers == []
     assert asked.decision.claim is Claim.DOWN
     backend["s1"].state = AdminState.READY
-    assert visit(backend, headers=[("t", token)]).whole() == asked.tried[-1].name != "s1"
+    assert ScriptedTransaction(backend, headers=[("t", token)]).run() == asked.tried[-1].name != "s1"
 
 
-def test_who_is_known_otherwise_gets_none(visit: Visit):
+def test_who_is_known_otherwise_gets_none():
     backend = over(Cookie("SRV", signed=False, nocache=False), Token(header="t"))
-    assert told(visit(backend, cookie="SRV=s2")).headers == []
-    answer = told(visit(backend))
+    assert told(ScriptedTransaction(backend, cookie="SRV=s2")).headers == []
+    answer = told(ScriptedTransaction(backend))
     assert (answer.set_cookies, len(answer.values("t"))) == (["SRV=s1; path=/"], 1)
 
 
-def test_a_client_without_a_token_may_be_known_by_something_else(visit: Visit):
+def test_a_client_without_a_token_may_be_known_by_something_else():
     keys = StickTable("string")
     keys["bob"] = "s3"
     backend = over(Token(header="t"), Stick.on(hdr("user"), keys))
-    asked = visit(backend, headers=[("user", "bob")])
+    asked = ScriptedTransaction(backend, headers=[("user", "bob")])
     assert told(asked).headers == []
     assert asked.tried[0].name == "s3"
 
 
-def test_an_answer_of_ours_brings_none(visit: Visit):
+def test_an_answer_of_ours_brings_none():
     keys = StickTable("string")
     backend = over(Token(header="t", table=keys), retries=0)
-    asked = visit(backend)
-    asked.begin()
+    asked = ScriptedTransaction(backend)
+    asked.start()
     assert asked.fail() is None
     assert "t" not in dict(asked.unavailable_response().headers)
     assert len(keys) == 0
 
 
-def test_a_server_that_is_not_to_be_stuck_to_brings_none(visit: Visit):
+def test_a_server_that_is_not_to_be_stuck_to_brings_none():
     servers = [Server("s1", "http://10.0.0.1", non_stick=True)]
-    assert told(visit(over(Token(header="t"), servers=servers))).headers == []
+    assert told(ScriptedTransaction(over(Token(header="t"), servers=servers))).headers == []
 
 
 @pytest.mark.parametrize(

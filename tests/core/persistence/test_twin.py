@@ -1,27 +1,14 @@
 """One value under two names: whichever comes back is read, and both are written."""
 
-from collections.abc import Callable
-from typing import Protocol
-
 import pytest
 
 from sticky_core.clock import ManualClock
-from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.server.server import Server
+from tests.core.fakes import FakeRequest, RecordedResponse
 
 SECRET = "a secret of some length"
-
-
-class Told(ResponseHead, Protocol):
-    """A reply whose headers can be looked at."""
-
-    def values(self, name: str) -> list[str]: ...
-
-
-Ask = Callable[..., Request]
-Tell = Callable[..., Told]
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -73,12 +60,10 @@ TWIN = FallbackCookie("SRV-old")
         ),
     ],
 )  # fmt: skip
-def test_both_are_written(
-    twin: FallbackCookie, options: dict[str, object], secure: bool, behind: tuple[str, str], ask: Ask, tell: Tell
-):
+def test_both_are_written(twin: FallbackCookie, options: dict[str, object], secure: bool, behind: tuple[str, str]):
     persistence, servers = pair(twin, **options)
-    reply = tell()
-    assert persistence.stamp_response(NO_COOKIE, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
+    reply = RecordedResponse()
+    assert persistence.stamp_response(NO_COOKIE, servers[0], False, FakeRequest(secure=secure), reply) is Mark.INSERTED
     assert reply.values("set-cookie") == [f"SRV=s1; path=/{behind[0]}", f"SRV-old=s1; path=/{behind[1]}"]
 
 
@@ -95,74 +80,74 @@ def test_both_are_written(
         pytest.param(["SRV-older=s1; a=1"], None, ["SRV-older=s1; a=1"], id="neither"),
     ],
 )
-def test_either_is_read_and_the_server_sees_none(texts: list[str], server: str | None, rest: list[str], ask: Ask):
+def test_either_is_read_and_the_server_sees_none(texts: list[str], server: str | None, rest: list[str]):
     persistence, _ = pair(TWIN, indirect=True)
     for _ in range(3):  # read, then remembered
-        request = ask(tuple(texts))
+        request = FakeRequest(tuple(texts))
         presented = persistence.recognise(request)
         assert (presented.server.name if presented.server else None) == server
         assert [text for text in request.cookies if text] == [text for text in rest if text]
 
 
-def test_a_header_with_both_is_remembered(ask: Ask):
+def test_a_header_with_both_is_remembered():
     """They come together from most browsers, so this is the happy path."""
     persistence, _ = pair(TWIN)
-    request = ask(("SRV=s1; SRV-old=s1",))
+    request = FakeRequest(("SRV=s1; SRV-old=s1",))
     persistence.recognise(request)
     assert persistence.fast_path.get(request.cookie_key) is not None
 
 
-def test_both_are_taken_back(ask: Ask, tell: Tell):
+def test_both_are_taken_back():
     cookie = Cookie("SRV", signed=False, fallback=FallbackCookie("SRV-old", secure=True))
     server = Server("s1", app, cookie="")
     persistence = cookie.build("web", [server], ManualClock())
-    reply = tell()
-    presented = persistence.recognise(ask(("SRV-old=x",)))
+    reply = RecordedResponse()
+    presented = persistence.recognise(FakeRequest(("SRV-old=x",)))
     assert presented.claim is Claim.INVALID
-    assert persistence.stamp_response(presented, server, False, ask(), reply) is Mark.DELETED
+    assert persistence.stamp_response(presented, server, False, FakeRequest(), reply) is Mark.DELETED
     gone = "Expires=Thu, 01-Jan-1970 00:00:01 GMT; path=/"
     assert reply.values("set-cookie") == [f"SRV=; {gone}", f"SRV-old=; {gone}; Secure"]
 
 
-def test_an_application_that_sets_the_twin_is_overruled(ask: Ask, tell: Tell):
+def test_an_application_that_sets_the_twin_is_overruled():
     persistence, servers = pair(TWIN)
-    reply = tell()
+    reply = RecordedResponse()
     reply.add("set-cookie", "SRV-old=mine")
-    assert persistence.stamp_response(NO_COOKIE, servers[0], False, ask(), reply) is Mark.INSERTED
+    assert persistence.stamp_response(NO_COOKIE, servers[0], False, FakeRequest(), reply) is Mark.INSERTED
     assert reply.values("set-cookie") == ["SRV=s1; path=/", "SRV-old=s1; path=/"]
 
 
-def test_a_signed_value_is_good_under_either_name(ask: Ask, tell: Tell):
+def test_a_signed_value_is_good_under_either_name():
     persistence, servers = pair(TWIN, signed=True, secret=SECRET, maxidle=60)
-    reply = tell()
-    persistence.stamp_response(NO_COOKIE, servers[1], False, ask(), reply)
+    reply = RecordedResponse()
+    persistence.stamp_response(NO_COOKIE, servers[1], False, FakeRequest(), reply)
     first, twin = (text.partition(";")[0] for text in reply.values("set-cookie"))
     assert first.partition("=")[2] == twin.partition("=")[2]
-    assert persistence.recognise(ask((twin,))).server is servers[1]
+    assert persistence.recognise(FakeRequest((twin,))).server is servers[1]
 
 
-def test_a_date_tells_browsers_how_long_to_keep_it(ask: Ask, tell: Tell):
+def test_a_date_tells_browsers_how_long_to_keep_it():
     clock = ManualClock(1_700_000_000)
     cookie = Cookie("SRV", signed=False, expires="1h")
     server = Server("s1", app)
     persistence = cookie.build("web", [server], clock)
     for hour in (23, 24):
-        reply = tell()
-        persistence.stamp_response(NO_COOKIE, server, False, ask(), reply)
+        reply = RecordedResponse()
+        persistence.stamp_response(NO_COOKIE, server, False, FakeRequest(), reply)
         when = "Tue, 14 Nov 2023 23:13:20" if hour == 23 else "Wed, 15 Nov 2023 00:13:20"
         assert reply.values("set-cookie") == [f"SRV=s1; Expires={when} GMT; path=/"]
         clock.advance(3600)
 
 
-def test_a_signed_one_is_renewed_before_it_ends(ask: Ask, tell: Tell):
+def test_a_signed_one_is_renewed_before_it_ends():
     clock = ManualClock(1_700_000_000)
     server = Server("s1", app)
     persistence = Cookie("SRV", secret=SECRET, expires="8h").build("web", [server], clock)
-    reply = tell()
-    persistence.stamp_response(NO_COOKIE, server, False, ask(), reply)
-    request = ask((reply.values("set-cookie")[0].partition(";")[0],))
+    reply = RecordedResponse()
+    persistence.stamp_response(NO_COOKIE, server, False, FakeRequest(), reply)
+    request = FakeRequest((reply.values("set-cookie")[0].partition(";")[0],))
     for passed, marks in ((3596, 0), (8, 1)):  # an eighth of it
         clock.advance(passed)
-        reply = tell()
+        reply = RecordedResponse()
         persistence.stamp_response(persistence.recognise(request), server, True, request, reply)
         assert len(reply.values("set-cookie")) == marks

@@ -17,6 +17,7 @@ from sticky_core.runtime.discovery import Discovery, problems_of
 from sticky_core.server.config import ServerConfig, TemplateOptions
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
+from tests.core.fakes import FakeRequest
 
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 NX = Answer(Status.NX, info="no such name")
@@ -189,15 +190,15 @@ def test_health_belongs_to_the_server_and_outlives_another_address():
     assert asking.backend["web1"].status == "DOWN"
 
 
-def test_clients_go_to_servers_that_have_an_address(ask):
+def test_clients_go_to_servers_that_have_an_address():
     asking = Asking()
-    assert asking.backend.placement.choose(asking.backend.snapshot, ask(), ()) is None
+    assert asking.backend.placement.choose(asking.backend.snapshot, FakeRequest(), ()) is None
     asking.hears(A)
-    assert {asking.backend.placement.choose(asking.backend.snapshot, ask(), ()) for _ in range(6)} == {
+    assert {asking.backend.placement.choose(asking.backend.snapshot, FakeRequest(), ()) for _ in range(6)} == {
         asking.backend["web1"]
     }
     asking.hears(A, B)
-    assert {asking.backend.placement.choose(asking.backend.snapshot, ask(), ()) for _ in range(6)} == {
+    assert {asking.backend.placement.choose(asking.backend.snapshot, FakeRequest(), ()) for _ in range(6)} == {
         asking.backend[name] for name in ("web1", "web2")
     }
 
@@ -217,13 +218,13 @@ def test_weights_of_srv_records_may_be_ignored():
     assert asking.backend["web1"].weight == 7
 
 
-def test_dynamic_cookies_follow_addresses(ask):
+def test_dynamic_cookies_follow_addresses():
     asking = Asking("myservice.local:8080", persist=Cookie("SRV", dynamic="key", signed=False))
 
     def whose(address):
         mark = xxh64.dynamic_id("key", address, 8080)
         assert asking.backend.persistence is not None
-        return asking.backend.persistence.recognise(ask(cookies=[f"SRV={mark}"])).server
+        return asking.backend.persistence.recognise(FakeRequest(cookies=[f"SRV={mark}"])).server
 
     asking.hears(B)
     assert whose(B) is asking.backend["web1"]

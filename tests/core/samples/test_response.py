@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -12,25 +11,16 @@ from hypothesis import strategies as st
 from sticky_core.errors import ConfigError
 from sticky_core.samples import response as res
 from sticky_core.samples.parser import parse_response_sample
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.core.conftest import Told
+from tests.core.fakes import RecordedResponse
 
 NOW = 1_700_000_000.0
 PAST, FUTURE = formatdate(NOW - 1, usegmt=True), formatdate(NOW + 3600, usegmt=True)
 
 
-@pytest.fixture
-def reply(tell: type[Told]) -> Callable[..., Told]:
-    """An answer with these headers: `reply("location: /")`."""
-
-    def made(*lines: str) -> Told:
-        split = (line.partition(": ") for line in lines)
-        return tell(200, [(name, value) for name, _, value in split])
-
-    return made
+def response(*lines: str) -> RecordedResponse:
+    """A response with these headers: `response("location: /")`."""
+    split = (line.partition(": ") for line in lines)
+    return RecordedResponse(200, [(name, value) for name, _, value in split])
 
 
 @pytest.mark.parametrize(
@@ -50,8 +40,8 @@ def reply(tell: type[Told]) -> Callable[..., Told]:
     ],
     ids=repr,
 )
-def test_cook_is_the_last_cookie_of_that_name_that_is_set(reply, lines, value):
-    assert res.cook("sid")(reply(*(f"set-cookie: {line}" for line in lines))) == value
+def test_cook_is_the_last_cookie_of_that_name_that_is_set(lines, value):
+    assert res.cook("sid")(response(*(f"set-cookie: {line}" for line in lines))) == value
 
 
 @pytest.mark.parametrize(
@@ -77,15 +67,15 @@ def test_cook_is_the_last_cookie_of_that_name_that_is_set(reply, lines, value):
         ("other=; Max-Age=0", False),
     ],
 )
-def test_a_logout_takes_the_cookie_away(reply, line, ends):
-    assert res.cook("sid").ends(reply(f"set-cookie: {line}"), NOW) is ends
+def test_a_logout_takes_the_cookie_away(line, ends):
+    assert res.cook("sid").ends(response(f"set-cookie: {line}"), NOW) is ends
 
 
-def test_the_last_word_counts_of_an_answer_that_deletes_and_sets(reply):
+def test_the_last_word_counts_of_an_answer_that_deletes_and_sets():
     gone, new = "set-cookie: sid=; Max-Age=0", "set-cookie: sid=abc"
-    assert res.cook("sid").ends(reply(new, gone), NOW)
-    assert not res.cook("sid").ends(reply(gone, new), NOW)
-    assert not res.cook("sid").ends(reply(), NOW)
+    assert res.cook("sid").ends(response(new, gone), NOW)
+    assert not res.cook("sid").ends(response(gone, new), NOW)
+    assert not res.cook("sid").ends(response(), NOW)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +90,8 @@ def test_the_last_word_counts_of_an_answer_that_deletes_and_sets(reply):
     ],
     ids=repr,
 )
-def test_hdr_is_one_of_the_values_of_all_headers_of_that_name(reply, sample, value):
-    assert sample(reply("mcp-session-id: abc", "list: a, b", "list: c")) == value
+def test_hdr_is_one_of_the_values_of_all_headers_of_that_name(sample, value):
+    assert sample(response("mcp-session-id: abc", "list: a, b", "list: c")) == value
 
 
 @pytest.mark.parametrize(
@@ -116,13 +106,13 @@ def test_hdr_is_one_of_the_values_of_all_headers_of_that_name(reply, sample, val
         ("", None, None),
     ],
 )
-def test_the_location_has_parameters(reply, location, query, path):
-    answer = reply(f"location: {location}")
+def test_the_location_has_parameters(location, query, path):
+    answer = response(f"location: {location}")
     assert (res.url_param("sid")(answer), res.path_param("sid")(answer)) == (query, path)
 
 
-def test_an_answer_without_a_location_has_none(reply):
-    assert (res.url_param("sid")(reply()), res.path_param("sid")(reply())) == (None, None)
+def test_an_answer_without_a_location_has_none():
+    assert (res.url_param("sid")(response()), res.path_param("sid")(response())) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +160,8 @@ ANYTHING = st.text(st.characters(max_codepoint=255), max_size=60)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["set-cookie", "location", "x"]), ANYTHING), max_size=5))
-def test_whatever_comes_no_sample_fails(tell, headers):
-    answer = tell(200, headers)
+def test_whatever_comes_no_sample_fails(headers):
+    answer = RecordedResponse(200, headers)
     for sample in (res.cook("x"), res.hdr("x", 2), res.url_param("x"), res.path_param("x")):
         sample(answer)
     res.cook("x").ends(answer, NOW)

@@ -10,6 +10,7 @@ from sticky_core.samples.request import cook, hdr, path
 from sticky_core.server.server import Server
 from sticky_core.workers.frames import Kind
 from sticky_core.workers.keys import InProgress, KeyArbitration, KeyTable, QueryPeers, WaitFor, first_owner
+from tests.core.fakes import RecordedResponse
 
 W1, W2, W3 = "w1@a", "w2@b", "w3@c"
 
@@ -177,9 +178,9 @@ def test_claims_of_requests_that_have_ended_early_are_bounded(keys, monkeypatch)
         pytest.param(path, ("x-path", "k"), False, id="a key that no response has"),
     ],
 )
-def test_key_that_a_response_gives_out_is_owned_by_the_server_that_responded(membership, tell, sample, header, learned):
+def test_key_that_a_response_gives_out_is_owned_by_the_server_that_responded(membership, sample, header, learned):
     keys = KeyTable(membership, sample)
-    keys.learn_from_response(tell(headers=[header]), membership.servers[1])
+    keys.learn_from_response(RecordedResponse(headers=[header]), membership.servers[1])
     assert keys.last_owner("k") == (W2 if learned else None)
 
 

@@ -13,11 +13,12 @@ from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreCommand
 from sticky_core.workers.keys import KeyTable
 from sticky_core.workers.persistence import LearnedKeys, RefreshedCookie
+from tests.core.fakes import FakeRequest, RecordedResponse
 
 W1, W2 = "w1@a", "w2@b"
 
 
-class FakeRequest:
+class KeyRequest:
     """A request with a key. `replied`: whether the owner of its key was looked up on its behalf."""
 
     def __init__(self, key: str | None = "k", replied: bool = False) -> None:
@@ -69,34 +70,34 @@ def result_of(persistence, request):
 @pytest.mark.parametrize(
     "owner, request_, reports_lost, expected",
     [
-        pytest.param(None, FakeRequest(None), False, (Claim.NONE, Reason.NO_KEY, None, False, False), id="no key"),
-        pytest.param(None, FakeRequest(), False, (Claim.NONE, Reason.NO_ENTRY, None, False, True), id="an unknown key"),
+        pytest.param(None, KeyRequest(None), False, (Claim.NONE, Reason.NO_KEY, None, False, False), id="no key"),
+        pytest.param(None, KeyRequest(), False, (Claim.NONE, Reason.NO_ENTRY, None, False, True), id="an unknown key"),
         pytest.param(
             None,
-            FakeRequest(replied=True),
+            KeyRequest(replied=True),
             False,
             (Claim.NONE, Reason.NO_ENTRY, None, False, False),
             id="a key of an owner that has ended since it was looked up",
         ),
-        pytest.param(W2, FakeRequest(), False, (Claim.VALID, Reason.BOUND, "w2", False, False), id="a peer's key"),
-        pytest.param(W1, FakeRequest(), False, (Claim.VALID, Reason.BOUND, "w1", False, False), id="an own key"),
+        pytest.param(W2, KeyRequest(), False, (Claim.VALID, Reason.BOUND, "w2", False, False), id="a peer's key"),
+        pytest.param(W1, KeyRequest(), False, (Claim.VALID, Reason.BOUND, "w1", False, False), id="an own key"),
         pytest.param(
             "w2@older",
-            FakeRequest(),
+            KeyRequest(),
             False,
             (Claim.NONE, Reason.NO_ENTRY, None, False, True),
             id="the key of a worker that has ended",
         ),
         pytest.param(
             "w2@older",
-            FakeRequest(),
+            KeyRequest(),
             True,
             (Claim.INVALID, Reason.OTHER_INSTANCE, None, False, False),
             id="the same where lost sessions are reported",
         ),
         pytest.param(
             None,
-            FakeRequest(),
+            KeyRequest(),
             True,
             (Claim.NONE, Reason.NO_ENTRY, None, False, True),
             id="an unknown key where lost sessions are reported",
@@ -119,26 +120,26 @@ def test_key_is_recognised_by_its_owner(keys, owner, request_, reports_lost, exp
 def test_first_request_after_a_claim_has_the_reason_of_the_claim(keys, previous, expected):
     persistence = build(keys)
     keys.record_claim("k", W1, previous)
-    assert result_of(persistence, FakeRequest()) == expected
-    assert result_of(persistence, FakeRequest()) == (Claim.VALID, Reason.BOUND, "w1", False, False)
+    assert result_of(persistence, KeyRequest()) == expected
+    assert result_of(persistence, KeyRequest()) == (Claim.VALID, Reason.BOUND, "w1", False, False)
 
 
-def test_server_that_responds_owns_the_key_and_the_client_gets_no_mark(membership, keys, tell):
+def test_server_that_responds_owns_the_key_and_the_client_gets_no_mark(membership, keys):
     persistence = build(keys)
-    request: Any = FakeRequest()
+    request: Any = KeyRequest()
     result = persistence.recognise(request)
-    assert persistence.stamp_response(result, membership.servers[1], False, request, tell()) is Mark.NONE
+    assert persistence.stamp_response(result, membership.servers[1], False, request, RecordedResponse()) is Mark.NONE
     assert keys.last_owner("k") == W2
 
 
-def test_peers_are_refreshed_before_a_cookie_is_read(ask):
+def test_peers_are_refreshed_before_a_cookie_is_read():
     order: list[str] = []
     server = Server("w1", "http://127.0.0.1:1")
     cookie = Cookie("W", signed=False)
     persistence = RefreshedCookie(cookie, lambda: order.append("refresh")).build("workers", (server,), SystemClock())
-    result = persistence.recognise(ask(["W=w1"]))
+    result = persistence.recognise(FakeRequest(["W=w1"]))
     assert (result.claim, result.server, order) == (Claim.VALID, server, ["refresh"])
-    assert persistence.recognise(ask()).reason is Reason.NO_COOKIE
+    assert persistence.recognise(FakeRequest()).reason is Reason.NO_COOKIE
     assert order == ["refresh"]  # no cookie, no refresh
 
 

@@ -7,15 +7,17 @@ from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.server.counters import Total
 from sticky_core.transaction.steps import UNAVAILABLE
 from sticky_core.workers.transaction import PeerRequest, PeerTransaction
+from tests.core.fakes import ScriptedTransaction
 
 
 @pytest.fixture
-def request_at(visit):
+def request_at():
     """Makes a request that these workers have accepted, with a cookie."""
 
     def request_at(workers, cookie=""):
         # both classes have slots, so one takes the methods of the other rather than inheriting them
-        methods = {name: value for name, value in vars(visit).items() if callable(value) or isinstance(value, property)}
+        members = vars(ScriptedTransaction).items()
+        methods = {name: value for name, value in members if callable(value) or isinstance(value, property)}
         namespace = {**methods, "workers": workers}
         return type("PeerVisit", (PeerTransaction,), namespace)(workers, cookie=cookie)
 
@@ -25,22 +27,22 @@ def request_at(visit):
 def mark_of(request_at, workers):
     """What a new client of these workers is marked with."""
     request = request_at(workers)
-    assert request.begin() is workers.own_server
-    (cookie,) = request.answer().set_cookies
+    assert request.start() is workers.own_server
+    (cookie,) = request.respond().set_cookies
     return cookie.partition(";")[0]
 
 
 def test_new_client_is_served_by_the_worker_that_accepts_its_request(join, request_at):
     first, second = join(), join()
-    assert request_at(first).begin().name == "w1"
-    assert request_at(second).begin().name == "w2"
+    assert request_at(first).start().name == "w1"
+    assert request_at(second).start().name == "w2"
 
 
 def test_client_of_a_peer_is_sent_there(join, request_at):
     first, second = join(), join()
     mark = mark_of(request_at, second)
     request = request_at(first, mark)
-    assert request.begin().name == "w2"
+    assert request.start().name == "w2"
     assert (request.decision.claim, request.decision.reason) == (Claim.VALID, Reason.BOUND)
 
 
@@ -49,11 +51,11 @@ def test_client_of_a_peer_that_has_just_ended_is_served_here_and_marked_anew(joi
     mark = mark_of(request_at, second)
     kill(second)
     request = request_at(first, mark)
-    assert request.begin().name == "w2"
+    assert request.start().name == "w2"
     request.peer_ended(second.slot.instance)
     assert request.fail(Failure.REFUSED).name == "w1"
     assert (request.decision.claim, request.decision.reason) == (Claim.INVALID, Reason.OTHER_INSTANCE)
-    (cookie,) = request.answer().set_cookies
+    (cookie,) = request.respond().set_cookies
     assert cookie.partition("@")[0].startswith("STICKYWORKER=w1")
 
 
@@ -61,7 +63,7 @@ def test_client_of_a_peer_that_fails_but_runs_has_not_lost_its_session(join, req
     first, second = join(), join()
     mark = mark_of(request_at, second)
     request = request_at(first, mark)
-    request.begin()
+    request.start()
     assert request.fail(Failure.REFUSED).name == "w1"
     assert (request.decision.claim, request.decision.reason) == (Claim.DOWN, Reason.FAILED)
 
@@ -74,7 +76,7 @@ def test_client_that_must_not_get_an_empty_session_gets_a_410_that_expires_its_c
     if known:
         first.forget_peer(first["w2"], second.slot.instance)
     request = request_at(first, mark)
-    server = request.begin()
+    server = request.start()
     if not known:
         assert server.name == "w2"
         request.peer_ended(second.slot.instance)
@@ -88,7 +90,7 @@ def test_client_that_must_not_get_an_empty_session_gets_a_410_that_expires_its_c
 def test_other_failures_keep_their_page_where_lost_sessions_are_reported(join, request_at):
     first, second = join(on_lost="gone"), join(on_lost="gone")
     request = request_at(first, mark_of(request_at, second))
-    request.begin()
+    request.start()
     request.record_failure(Failure.CLOSED)
     request.release(request.tried[-1], False)
     assert request.next() is UNAVAILABLE

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
 from types import FunctionType, ModuleType
-from typing import Protocol, cast
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sticky_core.clock import ManualClock
 from sticky_core.http import cookies
-from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.http.messages import Request
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie import dates
 from sticky_core.persistence.cookie import values as module
@@ -24,21 +24,12 @@ from sticky_core.persistence.persistence import Persistence
 from sticky_core.persistence.signing import Signing
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
+from tests.core.fakes import FakeRequest, RecordedResponse
 
 NAME = "SRV"
 OLD, NEW = b"the older secret", b"the newer secret"
 NOW = 1_700_000_000
 DAY = 86_400
-
-
-class Told(ResponseHead, Protocol):
-    """A reply whose headers can be looked at."""
-
-    def values(self, name: str) -> list[str]: ...
-
-
-Ask = Callable[..., Request]
-Tell = Callable[..., Told]
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -67,22 +58,20 @@ def three() -> list[Server]:
     return [Server(name, app) for name in ("r1", "r2", "r3")]
 
 
-def claim(persistence: Persistence, ask: Ask, *texts: str) -> PersistenceResult:
-    return persistence.recognise(ask(tuple(texts)))
+def claim(persistence: Persistence, *texts: str) -> PersistenceResult:
+    return persistence.recognise(FakeRequest(tuple(texts)))
 
 
 def told(
     persistence: Persistence,
     server: Server,
-    ask: Ask,
-    tell: Tell,
     presented: PersistenceResult = NO_COOKIE,
     name: str = NAME,
 ) -> str:
     """The value with which an answer of `server` marks a client that balance sent there."""
-    reply = tell()
+    reply = RecordedResponse()
     reply.add("set-cookie", f"{name}=app; Path=/")  # what rewrite and prefix need; insert takes it away
-    persistence.stamp_response(presented, server, False, ask(method="POST"), reply)
+    persistence.stamp_response(presented, server, False, FakeRequest(method="POST"), reply)
     (line,) = reply.values("set-cookie")
     return line.partition("=")[2].partition(";")[0]
 
@@ -107,7 +96,7 @@ KINDS: dict[str, dict[str, object]] = {
 class Issued:
     """A persistence, and every value that it and its predecessor (with the old key) have issued so far."""
 
-    def __init__(self, options: Mapping[str, object], lives: bool, ask: Ask, tell: Tell) -> None:
+    def __init__(self, options: Mapping[str, object], lives: bool) -> None:
         clock = ManualClock(NOW - 600)
         servers = three()
         predecessors = three()
@@ -119,11 +108,11 @@ class Issued:
         self.servers: dict[str, Server] = {}
         for _ in range(3):
             for server in servers:
-                self.servers[told(self.now, server, ask, tell).partition("~")[0]] = server
+                self.servers[told(self.now, server).partition("~")[0]] = server
             clock.advance(100)
         if not lives:
             for old, server in zip(predecessors, servers, strict=True):
-                self.servers[told(before, old, ask, tell).partition("~")[0]] = server
+                self.servers[told(before, old).partition("~")[0]] = server
         clock.advance(100)
         self.values = sorted(self.servers)
         self.prefixes = options.get("mode") == "prefix"
@@ -150,17 +139,17 @@ every_kind = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def issued(request: pytest.FixtureRequest, ask: Ask, tell: Tell) -> Issued:
+def issued(request: pytest.FixtureRequest) -> Issued:
     kind, lives = request.param
-    return Issued(KINDS[kind], lives, ask, tell)
+    return Issued(KINDS[kind], lives)
 
 
 @every_kind
-def test_every_issued_value_is_honoured_and_names_its_server(issued: Issued, ask: Ask):
+def test_every_issued_value_is_honoured_and_names_its_server(issued: Issued):
     assert len(issued.values) >= 3
     for value in issued.values:
         for _ in range(2):  # verified, then remembered
-            presented = claim(issued.now, ask, f"{NAME}={value}")
+            presented = claim(issued.now, f"{NAME}={value}")
             assert (presented.claim, presented.server) == (Claim.VALID, issued.servers[value])
 
 
@@ -209,20 +198,20 @@ def mutated(value: str, how: str, where: int, what: object, issued: Issued) -> s
 @settings(max_examples=60)
 @given(which=places, changes=st.lists(mutations, min_size=1, max_size=3), quoted=st.booleans())
 def test_a_mutated_value_is_honoured_only_if_it_is_one_that_was_issued(
-    issued: Issued, ask: Ask, which: int, changes: list[tuple[str, int, object]], quoted: bool
+    issued: Issued, which: int, changes: list[tuple[str, int, object]], quoted: bool
 ):
     value = issued.values[which % len(issued.values)]
     for how, where, what in changes:
         value = mutated(value, how, where, what, issued)
     text = f'{NAME}="{value}"' if quoted else f"{NAME}={value}"
-    presented = claim(issued.now, ask, text)
+    presented = claim(issued.now, text)
     meant = issued.meant_by(text)
     assert presented.server is meant
     assert (presented.claim is Claim.VALID) is (meant is not None)
 
 
 @every_kind
-def test_parts_of_two_values_make_no_third(issued: Issued, ask: Ask):
+def test_parts_of_two_values_make_no_third(issued: Issued):
     made = set()
     for one, other in product(issued.values, repeat=2):
         for delimiter in ".|@":
@@ -230,7 +219,7 @@ def test_parts_of_two_values_make_no_third(issued: Issued, ask: Ask):
                 made.add(delimiter.join(one.split(delimiter)[:cut] + other.split(delimiter)[cut:]))
     made -= set(issued.values)
     assert made
-    assert {claim(issued.now, ask, f"{NAME}={value}").claim for value in made} == {Claim.INVALID}
+    assert {claim(issued.now, f"{NAME}={value}").claim for value in made} == {Claim.INVALID}
 
 
 @every_kind
@@ -249,8 +238,6 @@ def test_parts_of_two_values_make_no_third(issued: Issued, ask: Ask):
 def test_what_is_valid_elsewhere_is_forged_here(
     request: pytest.FixtureRequest,
     issued: Issued,
-    ask: Ask,
-    tell: Tell,
     other: Callable[[Mapping[str, object]], tuple[str, Cookie]],
 ):
     kind = request.node.callspec.params["issued"][0]
@@ -258,9 +245,9 @@ def test_what_is_valid_elsewhere_is_forged_here(
     servers = three()
     elsewhere = asked.build(backend, servers, ManualClock(NOW))
     for server in servers:
-        value = told(elsewhere, server, ask, tell, name=asked.name)
-        assert claim(elsewhere, ask, f"{asked.name}={value}").claim is Claim.VALID
-        presented = claim(issued.now, ask, f"{NAME}={value}")
+        value = told(elsewhere, server, name=asked.name)
+        assert claim(elsewhere, f"{asked.name}={value}").claim is Claim.VALID
+        presented = claim(issued.now, f"{NAME}={value}")
         assert (presented.claim, presented.reason) == (Claim.INVALID, Reason.FORGED)
 
 
@@ -282,8 +269,8 @@ HUGE = [
 
 @every_kind
 @pytest.mark.parametrize("value", HUGE)
-def test_huge_and_strange_values_are_not_ours_and_no_error(issued: Issued, ask: Ask, value: str):
-    presented = claim(issued.now, ask, f"{NAME}={value}")
+def test_huge_and_strange_values_are_not_ours_and_no_error(issued: Issued, value: str):
+    presented = claim(issued.now, f"{NAME}={value}")
     assert (presented.claim, presented.server) == (Claim.INVALID, None)
 
 
@@ -291,10 +278,10 @@ def test_huge_and_strange_values_are_not_ours_and_no_error(issued: Issued, ask: 
     "options", [{"maxidle": 60}, {}, {"mode": "prefix"}, {"mode": "rewrite"}, {"mode": "passive"}], ids=str
 )
 @pytest.mark.parametrize("value", HUGE)
-def test_huge_and_strange_plain_values_are_no_error(ask: Ask, options: dict[str, object], value: str):
+def test_huge_and_strange_plain_values_are_no_error(options: dict[str, object], value: str):
     signing: dict[str, object] = {} if "mode" in options and options["mode"] == "passive" else {"signed": False}
     servers = three()
-    presented = claim(at_work(cookie(**signing, **options), servers), ask, f"{NAME}={value}")
+    presented = claim(at_work(cookie(**signing, **options), servers), f"{NAME}={value}")
     assert presented.server in (None, servers[0])
 
 
@@ -306,10 +293,10 @@ def test_huge_and_strange_plain_values_are_no_error(ask: Ask, options: dict[str,
     [{"secret": NEW}, {"signed": False}, {"secret": NEW, "mode": "prefix"}, {"secret": NEW, "maxidle": 600}],
     ids=["signed", "plain", "prefix", "dated"],
 )
-def test_what_is_remembered_of_a_client_follows_its_server(ask: Ask, tell: Tell, options: dict[str, object]):
+def test_what_is_remembered_of_a_client_follows_its_server(options: dict[str, object]):
     servers = three()
     persistence = at_work(cookie(**options), servers)
-    text = f"a=1; {NAME}={told(persistence, servers[0], ask, tell)}"
+    text = f"a=1; {NAME}={told(persistence, servers[0])}"
     for state, expected in [
         (AdminState.READY, Claim.VALID),
         (AdminState.MAINT, Claim.DOWN),
@@ -319,23 +306,21 @@ def test_what_is_remembered_of_a_client_follows_its_server(ask: Ask, tell: Tell,
     ]:
         servers[0].state = state
         for _ in range(2):
-            assert claim(persistence, ask, text).claim is expected
+            assert claim(persistence, text).claim is expected
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "plain"])
 @pytest.mark.parametrize("option, expected", [("maxidle", Claim.EXPIRED), ("maxlife", Claim.OLD)])
-def test_what_is_remembered_of_a_client_ends_when_its_time_is_over(
-    ask: Ask, tell: Tell, signed: bool, option: str, expected: Claim
-):
+def test_what_is_remembered_of_a_client_ends_when_its_time_is_over(signed: bool, option: str, expected: Claim):
     servers, clock = three(), ManualClock(NOW)
     dated: dict[str, object] = {option: 1000}
     persistence = at_work(cookie(**({"secret": NEW} if signed else {"signed": False}), **dated), servers, clock)
-    text = f"{NAME}={told(persistence, servers[0], ask, tell)}"
+    text = f"{NAME}={told(persistence, servers[0])}"
     for _ in range(3):
-        assert claim(persistence, ask, text).claim is Claim.VALID
+        assert claim(persistence, text).claim is Claim.VALID
         clock.advance(333)
     clock.advance(10)
-    assert claim(persistence, ask, text).claim is expected
+    assert claim(persistence, text).claim is expected
 
 
 def kept(persistence: Persistence) -> tuple[int, int]:
@@ -355,27 +340,27 @@ def kept(persistence: Persistence) -> tuple[int, int]:
     return len(found), sum(map(len, found.values()))
 
 
-def test_dated_values_are_remembered_in_two_bounded_generations(ask: Ask):
+def test_dated_values_are_remembered_in_two_bounded_generations():
     signing = Signing([NEW], "web", NAME)
     persistence = at_work(cookie(secret=NEW, maxidle="1d"), three())
     last = 0
     for number in range(20_000):
         value = signing.sign(dates.add_dates("r1", NOW - 4 * number, None))
-        assert claim(persistence, ask, f"{NAME}={value}").claim is Claim.VALID
+        assert claim(persistence, f"{NAME}={value}").claim is Claim.VALID
         if number % 5_000 == 4_999:
             last, _ = kept(persistence)
             assert last < 20_000
     assert last > 4_000, "so this test sees what is remembered"
-    assert claim(persistence, ask, f"{NAME}={signing.sign(dates.add_dates('r1', NOW, None))}").claim is Claim.VALID, (
+    assert claim(persistence, f"{NAME}={signing.sign(dates.add_dates('r1', NOW, None))}").claim is Claim.VALID, (
         "long forgotten, still valid"
     )
 
 
-def test_forged_values_are_not_remembered_at_all(ask: Ask):
+def test_forged_values_are_not_remembered_at_all():
     persistence = at_work(cookie(secret=NEW, maxidle="1d"), three())
     before = kept(persistence)
     for number in range(2_000):
-        claim(persistence, ask, f"{NAME}=r1|{dates.encode(NOW + number)}.{'A' * 43}")
+        claim(persistence, f"{NAME}=r1|{dates.encode(NOW + number)}.{'A' * 43}")
     assert kept(persistence) == before
 
 
@@ -384,10 +369,10 @@ def test_forged_values_are_not_remembered_at_all(ask: Ask):
     [{"signed": False}, {"signed": False, "maxidle": 60}, {"mode": "passive"}, {"mode": "rewrite", "signed": False}],
     ids=str,
 )
-def test_what_a_client_makes_up_behind_a_plain_id_does_not_fill_the_memory(ask: Ask, options: dict[str, object]):
+def test_what_a_client_makes_up_behind_a_plain_id_does_not_fill_the_memory(options: dict[str, object]):
     persistence = at_work(cookie(**options), three())
     for number in range(300):
-        claim(persistence, ask, f"{NAME}=r1|{number:>065536}")
+        claim(persistence, f"{NAME}=r1|{number:>065536}")
     _, characters_kept = kept(persistence)
     assert characters_kept < 2_000_000, "300 cookies of 64 KB must not stay, let alone 16000 of them"
 
@@ -415,13 +400,11 @@ def test_what_a_client_makes_up_behind_a_plain_id_does_not_fill_the_memory(ask: 
         pytest.param([""], Claim.NONE, None, id="an empty header"),
     ],
 )
-def test_of_several_cookies_the_first_usable_one_counts(
-    ask: Ask, texts: list[str], expected: Claim, server: str | None
-):
+def test_of_several_cookies_the_first_usable_one_counts(texts: list[str], expected: Claim, server: str | None):
     servers = [Server("s1", app, cookie="A"), Server("s2", app, cookie="B"), Server("s3", app, cookie="M")]
     persistence = at_work(cookie(signed=False), servers)
     servers[2].state = AdminState.MAINT
-    presented = claim(persistence, ask, *texts)
+    presented = claim(persistence, *texts)
     assert presented.claim is expected
     assert (presented.server.name if presented.server else None) == server
 
@@ -438,14 +421,14 @@ def test_of_several_cookies_the_first_usable_one_counts(
     ],
 )
 def test_a_server_keeps_its_clients_unless_it_is_down_or_in_maintenance(
-    ask: Ask, tell: Tell, signed: bool, change: dict[str, object], expected: Claim, reason: Reason
+    signed: bool, change: dict[str, object], expected: Claim, reason: Reason
 ):
     servers = three()
     persistence = at_work(cookie(secret=NEW) if signed else cookie(signed=False), servers)
-    value = told(persistence, servers[0], ask, tell)
+    value = told(persistence, servers[0])
     for what, now in change.items():
         setattr(servers[0], what, now)
-    presented = claim(persistence, ask, f"{NAME}={value}")
+    presented = claim(persistence, f"{NAME}={value}")
     assert (presented.claim, presented.reason, presented.server) == (expected, reason, servers[0])
 
 
@@ -454,19 +437,19 @@ def test_a_server_keeps_its_clients_unless_it_is_down_or_in_maintenance(
     [{"signed": False}, {"secret": NEW}, {"secret": NEW, "maxidle": 600}, {"secret": NEW, "opaque": True}],
     ids=["plain", "signed", "dated", "opaque"],
 )
-def test_servers_that_share_an_id_stand_in_for_each_other_in_order(ask: Ask, tell: Tell, options: dict[str, object]):
+def test_servers_that_share_an_id_stand_in_for_each_other_in_order(options: dict[str, object]):
     servers = [Server("s1", app, cookie="A"), Server("bk", app, cookie="A", backup=True), Server("s2", app)]
     persistence = at_work(cookie(**options), servers)
-    text = f"{NAME}={told(persistence, servers[0], ask, tell)}"
-    assert claim(persistence, ask, text).server is servers[0]
+    text = f"{NAME}={told(persistence, servers[0])}"
+    assert claim(persistence, text).server is servers[0]
     servers[0].health = Health.DOWN
-    presented = claim(persistence, ask, text)
+    presented = claim(persistence, text)
     assert (presented.claim, presented.server) == (Claim.VALID, servers[1])
     servers[1].state = AdminState.MAINT
-    presented = claim(persistence, ask, text)
+    presented = claim(persistence, text)
     assert (presented.claim, presented.server) == (Claim.DOWN, servers[0])
     servers[0].health = Health.UP
-    assert claim(persistence, ask, text).server is servers[0]
+    assert claim(persistence, text).server is servers[0]
 
 
 # -- dates (persistence 1.4)
@@ -496,7 +479,6 @@ IDLE, LIFE = 1000, 5000
     ],
 )
 def test_a_date_ends_a_claim(
-    ask: Ask,
     signed: bool,
     last: int | None,
     first: int | None,
@@ -510,7 +492,7 @@ def test_a_date_ends_a_claim(
     value = Signing([NEW], "web", NAME).sign(text) if signed else text
     persistence = at_work(asked, three())
     for _ in range(2):
-        presented = claim(persistence, ask, f"{NAME}={value}")
+        presented = claim(persistence, f"{NAME}={value}")
         assert presented.claim is expected
         if expected is not Claim.VALID:
             assert (presented.last_seen, presented.first_seen) == (None, None), "its dates are forgotten"
@@ -520,11 +502,11 @@ def test_a_date_ends_a_claim(
     "ahead, signed, expected",
     [(304, True, Claim.EXPIRED), (304, False, Claim.VALID), (DAY, False, Claim.VALID), (DAY + 4, False, Claim.EXPIRED)],
 )
-def test_signed_dates_may_be_minutes_ahead_and_plain_ones_a_day(ask: Ask, ahead: int, signed: bool, expected: Claim):
+def test_signed_dates_may_be_minutes_ahead_and_plain_ones_a_day(ahead: int, signed: bool, expected: Claim):
     asked = cookie(secret=NEW, maxidle=IDLE) if signed else cookie(signed=False, maxidle=IDLE)
     text = dates.add_dates("r1", NOW + ahead, None)
     value = Signing([NEW], "web", NAME).sign(text) if signed else text
-    assert claim(at_work(asked, three()), ask, f"{NAME}={value}").claim is expected
+    assert claim(at_work(asked, three()), f"{NAME}={value}").claim is expected
 
 
 @pytest.mark.parametrize(
@@ -540,21 +522,21 @@ def test_signed_dates_may_be_minutes_ahead_and_plain_ones_a_day(ask: Ask, ahead:
         pytest.param(f"|{dates.encode(NOW)}", Claim.INVALID, id="no server"),
     ],
 )
-def test_plain_dates_are_read_as_haproxy_reads_them(ask: Ask, value: str, expected: Claim):
+def test_plain_dates_are_read_as_haproxy_reads_them(value: str, expected: Claim):
     persistence = at_work(cookie(signed=False, maxidle=IDLE, maxlife=LIFE), three())
-    assert claim(persistence, ask, f"{NAME}={value}").claim is expected
+    assert claim(persistence, f"{NAME}={value}").claim is expected
 
 
 # -- when a client that is where it belongs is written to anew
 
 
-def renewed(asked: Cookie, text: str, ask: Ask, tell: Tell, now: int = NOW) -> tuple[Mark, str]:
+def renewed(asked: Cookie, text: str, now: int = NOW) -> tuple[Mark, str]:
     """What a bound client is told, and the value."""
     persistence = at_work(asked, servers := three(), ManualClock(now))
-    presented = claim(persistence, ask, f"{NAME}={text}")
+    presented = claim(persistence, f"{NAME}={text}")
     assert presented.claim is Claim.VALID
-    reply = tell()
-    mark = persistence.stamp_response(presented, servers[0], True, ask(), reply)
+    reply = RecordedResponse()
+    mark = persistence.stamp_response(presented, servers[0], True, FakeRequest(), reply)
     lines = reply.values("set-cookie")
     assert (mark is Mark.UPDATED) is bool(lines)
     return mark, lines[0].partition("=")[2].partition(";")[0] if lines else ""
@@ -588,10 +570,10 @@ def renewed(asked: Cookie, text: str, ask: Ask, tell: Tell, now: int = NOW) -> t
     ],
 )
 def test_plain_dates_are_renewed_as_haproxy_does(
-    ask: Ask, tell: Tell, options: dict[str, object], last: int | None, first: int | None, value: str
+    options: dict[str, object], last: int | None, first: int | None, value: str
 ):
     asked = cookie(signed=False, **options)
-    _, written = renewed(asked, dates.add_dates("r1", last, first), ask, tell)
+    _, written = renewed(asked, dates.add_dates("r1", last, first))
     assert written == value.replace("L", dates.encode(NOW)).replace("F", dates.encode(first or NOW))
 
 
@@ -612,37 +594,35 @@ def test_plain_dates_are_renewed_as_haproxy_does(
         pytest.param({"refresh": "always"}, 0, id="always, without dates"),
     ],
 )
-def test_signed_dates_are_renewed_when_an_eighth_has_passed(
-    ask: Ask, tell: Tell, options: dict[str, object], after: int | None
-):
+def test_signed_dates_are_renewed_when_an_eighth_has_passed(options: dict[str, object], after: int | None):
     servers, clock = three(), ManualClock(NOW)
     persistence = at_work(cookie(secret=NEW, **options), servers, clock)
-    first_value = value = told(persistence, servers[0], ask, tell)
+    first_value = value = told(persistence, servers[0])
 
-    def visit() -> bool:
+    def ScriptedTransaction() -> bool:
         nonlocal value
-        presented = claim(persistence, ask, f"{NAME}={value}")
+        presented = claim(persistence, f"{NAME}={value}")
         assert presented.claim is Claim.VALID
-        reply = tell()
-        written = persistence.stamp_response(presented, servers[0], True, ask(), reply) is Mark.UPDATED
+        reply = RecordedResponse()
+        written = persistence.stamp_response(presented, servers[0], True, FakeRequest(), reply) is Mark.UPDATED
         if written:
             value = reply.values("set-cookie")[0].partition("=")[2].partition(";")[0]
         return written
 
     if after == 0:
-        assert visit() and visit()
+        assert ScriptedTransaction() and ScriptedTransaction()
         return
     if after is None:
         for _ in range(7):
             clock.advance(3600)
-            assert not visit()
+            assert not ScriptedTransaction()
         return
     for _ in range(3):
         clock.advance(after - 4)
-        assert not visit()
+        assert not ScriptedTransaction()
         clock.advance(8)
-        assert visit()
-        assert not visit()
+        assert ScriptedTransaction()
+        assert not ScriptedTransaction()
     if "maxlife" in options:
         assert value.rpartition(".")[0].split("|")[2] == first_value.rpartition(".")[0].split("|")[2], (
             "the first date stays"
@@ -654,14 +634,14 @@ def test_signed_dates_are_renewed_when_an_eighth_has_passed(
     [{}, {"maxidle": "8h"}, {"maxlife": "8h"}, {"max_age": "8h"}],
     ids=["no dates", "maxidle", "maxlife", "max_age"],
 )
-def test_a_value_of_an_old_key_is_honoured_and_issued_anew(ask: Ask, tell: Tell, options: dict[str, object]):
+def test_a_value_of_an_old_key_is_honoured_and_issued_anew(options: dict[str, object]):
     before = at_work(cookie(secret=OLD, **options), servers := three())
-    old = told(before, servers[0], ask, tell)
-    mark, new = renewed(cookie(secret=[OLD, NEW], **options), old, ask, tell)
+    old = told(before, servers[0])
+    mark, new = renewed(cookie(secret=[OLD, NEW], **options), old)
     assert mark is Mark.UPDATED
     assert new.rpartition(".")[0] == old.rpartition(".")[0]
-    assert renewed(cookie(secret=[OLD, NEW], **options), new, ask, tell)[0] is Mark.NONE
-    retired = claim(at_work(cookie(secret=NEW, **options), three()), ask, f"{NAME}={old}")
+    assert renewed(cookie(secret=[OLD, NEW], **options), new)[0] is Mark.NONE
+    retired = claim(at_work(cookie(secret=NEW, **options), three()), f"{NAME}={old}")
     assert (retired.claim, retired.reason) == (Claim.INVALID, Reason.FORGED)
 
 
@@ -673,27 +653,27 @@ LIFE_1, LIFE_2 = "018bcfe568000000a", "018bcfe568100000a"
 @pytest.mark.parametrize(
     "options", [{}, {"maxidle": "8h"}, {"opaque": True}, {"mode": "prefix"}, {"mode": "rewrite"}], ids=str
 )
-def test_a_mark_is_good_for_the_life_that_it_was_made_for(ask: Ask, tell: Tell, options: dict[str, object]):
+def test_a_mark_is_good_for_the_life_that_it_was_made_for(options: dict[str, object]):
     servers = three()
     persistence = at_work(cookie(secret=NEW, **options), servers)
     for server in servers:
         server.instance = LIFE_1
-    values = [told(persistence, server, ask, tell) for server in servers]
-    assert claim(persistence, ask, f"{NAME}={values[0]}").claim is Claim.VALID
+    values = [told(persistence, server) for server in servers]
+    assert claim(persistence, f"{NAME}={values[0]}").claim is Claim.VALID
     servers[0].instance = LIFE_2
-    presented = claim(persistence, ask, f"{NAME}={values[0]}")
+    presented = claim(persistence, f"{NAME}={values[0]}")
     assert (presented.claim, presented.reason) == (Claim.INVALID, Reason.OTHER_INSTANCE)
-    assert [claim(persistence, ask, f"{NAME}={value}").server for value in values[1:]] == servers[1:]
-    assert claim(persistence, ask, f"{NAME}={told(persistence, servers[0], ask, tell)}").server is servers[0]
+    assert [claim(persistence, f"{NAME}={value}").server for value in values[1:]] == servers[1:]
+    assert claim(persistence, f"{NAME}={told(persistence, servers[0])}").server is servers[0]
 
 
-def test_plain_marks_carry_no_life(ask: Ask, tell: Tell):
+def test_plain_marks_carry_no_life():
     servers = three()
     persistence = at_work(cookie(signed=False), servers)
     servers[0].instance = LIFE_1
-    assert told(persistence, servers[0], ask, tell) == "r1"
+    assert told(persistence, servers[0]) == "r1"
     servers[0].instance = LIFE_2
-    assert claim(persistence, ask, f"{NAME}=r1").claim is Claim.VALID
+    assert claim(persistence, f"{NAME}=r1").claim is Claim.VALID
 
 
 @pytest.mark.parametrize(
@@ -705,7 +685,7 @@ def test_plain_marks_carry_no_life(ask: Ask, tell: Tell):
     ],
 )
 def test_only_a_younger_life_proves_a_sibling_and_is_told_once(
-    ask: Ask, caplog: pytest.LogCaptureFixture, theirs: str, ours: str, warnings: int
+    caplog: pytest.LogCaptureFixture, theirs: str, ours: str, warnings: int
 ):
     servers = three()
     persistence = at_work(cookie(secret=NEW), servers)
@@ -714,19 +694,16 @@ def test_only_a_younger_life_proves_a_sibling_and_is_told_once(
     signing = Signing([NEW], "web", NAME)
     with caplog.at_level(logging.WARNING, logger="sticky_sessions"):
         for server_id in ("r1", "r2", "r1"):
-            assert (
-                claim(persistence, ask, f"{NAME}={signing.sign(f'{server_id}@{theirs}')}").reason
-                is Reason.OTHER_INSTANCE
-            )
+            assert claim(persistence, f"{NAME}={signing.sign(f'{server_id}@{theirs}')}").reason is Reason.OTHER_INSTANCE
     assert len(caplog.records) == warnings
     assert all("StickyWorkers" in record.getMessage() for record in caplog.records)
 
 
-def test_a_forged_life_proves_nothing(ask: Ask, caplog: pytest.LogCaptureFixture):
+def test_a_forged_life_proves_nothing(caplog: pytest.LogCaptureFixture):
     servers = three()
     persistence = at_work(cookie(secret=NEW), servers)
     servers[0].instance = LIFE_1
-    assert claim(persistence, ask, f"{NAME}=r1@{LIFE_2}.{'A' * 43}").reason is Reason.FORGED
+    assert claim(persistence, f"{NAME}=r1@{LIFE_2}.{'A' * 43}").reason is Reason.FORGED
     assert caplog.records == []
 
 
@@ -774,13 +751,13 @@ class Interrupted:
 @pytest.mark.parametrize("touch", range(1, 8))
 @pytest.mark.parametrize("options", [{}, {"maxidle": "8h"}, {"mode": "prefix"}], ids=["undated", "dated", "prefix"])
 def test_a_mark_that_is_read_while_its_server_begins_anew_is_not_honoured_afterwards(
-    ask: Ask, tell: Tell, options: dict[str, object], touch: int
+    options: dict[str, object], touch: int
 ):
     """Requests take no lock, so the next life may begin in the middle of a look at a mark of the last one."""
     servers = three()
     persistence = at_work(cookie(secret=NEW, **options), servers)
     servers[0].instance = LIFE_1
-    text = f"{NAME}={told(persistence, servers[0], ask, tell)}"
+    text = f"{NAME}={told(persistence, servers[0])}"
 
     def restart() -> None:
         servers[0].instance = LIFE_2
@@ -788,17 +765,17 @@ def test_a_mark_that_is_read_while_its_server_begins_anew_is_not_honoured_afterw
     persistence.recognise(cast(Request, Interrupted(text, touch, restart)))  # in time or too late: either will do
     restart()
     for _ in range(2):
-        assert claim(persistence, ask, text).reason is Reason.OTHER_INSTANCE
+        assert claim(persistence, text).reason is Reason.OTHER_INSTANCE
 
 
 def test_a_mark_that_is_verified_while_its_server_begins_anew_is_not_honoured_afterwards(
-    ask: Ask, tell: Tell, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """The same, between the check of the life and the moment when the value is remembered."""
     servers = three()
     persistence = at_work(cookie(secret=NEW, maxidle="8h"), servers)
     servers[0].instance = LIFE_1
-    text = f"{NAME}={told(persistence, servers[0], ask, tell)}"
+    text = f"{NAME}={told(persistence, servers[0])}"
 
     def restarting(*args: object) -> PersistenceResult:
         monkeypatch.setattr(module, "PersistenceResult", PersistenceResult)
@@ -806,9 +783,9 @@ def test_a_mark_that_is_verified_while_its_server_begins_anew_is_not_honoured_af
         return PersistenceResult(*args)  # type: ignore[arg-type] # as they came
 
     monkeypatch.setattr(module, "PersistenceResult", restarting)
-    claim(persistence, ask, text)
+    claim(persistence, text)
     assert servers[0].instance == LIFE_2
-    assert claim(persistence, ask, text).reason is Reason.OTHER_INSTANCE
+    assert claim(persistence, text).reason is Reason.OTHER_INSTANCE
 
 
 # -- opaque and dynamic ids
@@ -824,27 +801,27 @@ def test_a_mark_that_is_verified_while_its_server_begins_anew_is_not_honoured_af
     ],
     ids=["signed", "plain", "dated", "prefix"],
 )
-def test_an_opaque_mark_does_not_tell_the_server_s_name(ask: Ask, tell: Tell, options: dict[str, object]):
+def test_an_opaque_mark_does_not_tell_the_server_s_name(options: dict[str, object]):
     servers = [Server(name, app) for name in ("amsterdam", "berlin")]
     persistence = at_work(cookie(opaque=True, **options), servers)
-    values = [told(persistence, server, ask, tell) for server in servers]
+    values = [told(persistence, server) for server in servers]
     for value, server in zip(values, servers, strict=True):
         assert re.match(r"[0-9a-f]{32}(?![0-9a-f])", value)
         assert server.name not in value
-        assert claim(persistence, ask, f"{NAME}={value}").server is server
-    assert claim(persistence, ask, f"{NAME}=amsterdam").claim is Claim.INVALID
+        assert claim(persistence, f"{NAME}={value}").server is server
+    assert claim(persistence, f"{NAME}=amsterdam").claim is Claim.INVALID
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "plain"])
-def test_an_opaque_id_of_an_old_key_is_honoured_and_issued_anew(ask: Ask, tell: Tell, signed: bool):
+def test_an_opaque_id_of_an_old_key_is_honoured_and_issued_anew(signed: bool):
     before = at_work(cookie(secret=OLD, opaque=True, signed=signed), servers := three())
-    old = told(before, servers[0], ask, tell)
-    mark, new = renewed(cookie(secret=[OLD, NEW], opaque=True, signed=signed), old, ask, tell)
+    old = told(before, servers[0])
+    mark, new = renewed(cookie(secret=[OLD, NEW], opaque=True, signed=signed), old)
     assert mark is Mark.UPDATED
     assert new[:32] != old[:32]
 
 
-def test_dynamic_ids_are_haproxy_s(ask: Ask, tell: Tell):
+def test_dynamic_ids_are_haproxy_s():
     servers = [
         Server("s1", "http://127.0.0.1:8080"),
         Server("s2", "http://[::1]:8080"),
@@ -852,9 +829,9 @@ def test_dynamic_ids_are_haproxy_s(ask: Ask, tell: Tell):
         Server("s4", "http://10.0.0.1:81", cookie="D"),
     ]
     persistence = at_work(cookie(signed=False, dynamic="s3cret"), servers)
-    values = [told(persistence, server, ask, tell) for server in servers]
+    values = [told(persistence, server) for server in servers]
     assert values == ["1f203ad55f83ddc6", "2d028ff8f1d2852e", "3865d495adfe7206", "D"]
-    assert [claim(persistence, ask, f"{NAME}={value}").server for value in values] == servers
+    assert [claim(persistence, f"{NAME}={value}").server for value in values] == servers
 
 
 # -- what the server sees, and the bytes that the client sees
@@ -881,11 +858,11 @@ def test_dynamic_ids_are_haproxy_s(ask: Ask, tell: Tell):
         pytest.param({"mode": "prefix"}, ["SRV=r1~x; SRV=r2~y"], ["SRV=x; SRV=y"], id="prefix: every occurrence"),
     ],
 )
-def test_the_server_sees(ask: Ask, options: dict[str, object], texts: list[str], seen: list[str]):
+def test_the_server_sees(options: dict[str, object], texts: list[str], seen: list[str]):
     signing: dict[str, object] = {} if options.get("mode") == "passive" else {"signed": False}
     persistence = at_work(cookie(**signing, **options), three())
     for _ in range(2):  # read, then remembered
-        request = ask(tuple(texts))
+        request = FakeRequest(tuple(texts))
         persistence.recognise(request)
         assert list(request.cookies) == seen
 
@@ -940,11 +917,11 @@ def test_the_server_sees(ask: Ask, options: dict[str, object], texts: list[str],
         ),
     ],
 )
-def test_the_client_sees(ask: Ask, tell: Tell, options: dict[str, object], secure: bool, line: str):
+def test_the_client_sees(options: dict[str, object], secure: bool, line: str):
     servers = three()
-    reply = tell()
+    reply = RecordedResponse()
     persistence = at_work(cookie(**options), servers)
-    assert persistence.stamp_response(NO_COOKIE, servers[0], False, ask(secure=secure), reply) is Mark.INSERTED
+    assert persistence.stamp_response(NO_COOKIE, servers[0], False, FakeRequest(secure=secure), reply) is Mark.INSERTED
     (written,) = reply.values("set-cookie")
     assert re.sub(r"\.[\w-]{43};", ".SIG;", written) == line
     assert reply.values("cache-control") == ["private"]
@@ -1018,16 +995,16 @@ def test_the_client_sees(ask: Ask, tell: Tell, options: dict[str, object], secur
     ],
 )
 def test_the_application_s_own_cookie_becomes(
-    ask: Ask, tell: Tell, options: dict[str, object], theirs: str, direct: bool, ours: str | None, mark: Mark
+    options: dict[str, object], theirs: str, direct: bool, ours: str | None, mark: Mark
 ):
     signing: dict[str, object] = {} if options.get("mode") == "passive" else {"signed": False}
     servers = three()
     persistence = at_work(cookie(**signing, **options), servers)
-    presented = claim(persistence, ask, "SRV=r1") if direct else NO_COOKIE
-    reply = tell()
+    presented = claim(persistence, "SRV=r1") if direct else NO_COOKIE
+    reply = RecordedResponse()
     reply.add("set-cookie", theirs)
     reply.add("set-cookie", "KEEP=me; Path=/")
-    assert persistence.stamp_response(presented, servers[0], direct, ask(), reply) is mark
+    assert persistence.stamp_response(presented, servers[0], direct, FakeRequest(), reply) is mark
     lines = [line for line in reply.values("set-cookie") if line != "KEEP=me; Path=/"]
     assert lines == ([] if ours is None else [ours])
     assert len(reply.values("set-cookie")) == len(lines) + 1
@@ -1045,22 +1022,22 @@ def test_the_application_s_own_cookie_becomes(
         ),
     ],
 )
-def test_a_server_without_an_id_takes_the_cookie_back(ask: Ask, tell: Tell, text: str, mark: Mark, lines: list[str]):
+def test_a_server_without_an_id_takes_the_cookie_back(text: str, mark: Mark, lines: list[str]):
     servers = [Server("s1", app), Server("bk", app, backup=True)]
     persistence = at_work(cookie(signed=False), servers)
-    reply = tell()
-    presented = claim(persistence, ask, text)
-    assert persistence.stamp_response(presented, servers[1], False, ask(), reply) is mark
+    reply = RecordedResponse()
+    presented = claim(persistence, text)
+    assert persistence.stamp_response(presented, servers[1], False, FakeRequest(), reply) is mark
     assert reply.values("set-cookie") == lines
 
 
 @pytest.mark.parametrize("method, marked", [("POST", True), ("GET", False), ("PUT", False), ("post", False)])
-def test_postonly_inserts_only_into_answers_to_post(ask: Ask, tell: Tell, method: str, marked: bool):
+def test_postonly_inserts_only_into_answers_to_post(method: str, marked: bool):
     servers = three()
     persistence = at_work(cookie(signed=False, postonly=True), servers)
-    reply = tell()
+    reply = RecordedResponse()
     assert (
-        persistence.stamp_response(NO_COOKIE, servers[0], False, ask(method=method), reply) is Mark.INSERTED
+        persistence.stamp_response(NO_COOKIE, servers[0], False, FakeRequest(method=method), reply) is Mark.INSERTED
     ) is marked
     assert bool(reply.values("set-cookie")) is marked
 
@@ -1080,42 +1057,40 @@ def test_postonly_inserts_only_into_answers_to_post(ask: Ask, tell: Tell, method
     ids=str,
 )
 @pytest.mark.parametrize("nocache", [True, False], ids=["nocache", "cached"])
-def test_an_answer_that_carries_a_cookie_is_private_unless_it_says_so(
-    ask: Ask, tell: Tell, said: list[str], added: bool, nocache: bool
-):
+def test_an_answer_that_carries_a_cookie_is_private_unless_it_says_so(said: list[str], added: bool, nocache: bool):
     servers = three()
     persistence = at_work(cookie(signed=False, nocache=nocache), servers)
-    reply = tell()
+    reply = RecordedResponse()
     for text in said:
         reply.add("cache-control", text)
-    persistence.stamp_response(NO_COOKIE, servers[0], False, ask(), reply)
+    persistence.stamp_response(NO_COOKIE, servers[0], False, FakeRequest(), reply)
     assert reply.values("cache-control") == ([*said, "private"] if added and nocache else said)
 
 
-def test_an_answer_that_carries_no_cookie_is_left_as_it_is(ask: Ask, tell: Tell):
+def test_an_answer_that_carries_no_cookie_is_left_as_it_is():
     servers = three()
     persistence = at_work(cookie(secret=NEW), servers)
-    presented = claim(persistence, ask, f"{NAME}={told(persistence, servers[0], ask, tell)}")
-    reply = tell()
-    assert persistence.stamp_response(presented, servers[0], True, ask(), reply) is Mark.NONE
-    assert reply == tell()
+    presented = claim(persistence, f"{NAME}={told(persistence, servers[0])}")
+    reply = RecordedResponse()
+    assert persistence.stamp_response(presented, servers[0], True, FakeRequest(), reply) is Mark.NONE
+    assert reply == RecordedResponse()
 
 
-def test_the_first_date_survives_a_move_to_another_server(ask: Ask, tell: Tell):
+def test_the_first_date_survives_a_move_to_another_server():
     servers, clock = three(), ManualClock(NOW)
     persistence = at_work(cookie(secret=NEW, maxlife="8h"), servers, clock)
-    value = told(persistence, servers[0], ask, tell)
+    value = told(persistence, servers[0])
     clock.advance(4000)
     servers[0].health = Health.DOWN
-    presented = claim(persistence, ask, f"{NAME}={value}")
-    moved = told(persistence, servers[1], ask, tell, presented)
+    presented = claim(persistence, f"{NAME}={value}")
+    moved = told(persistence, servers[1], presented)
     assert dates.split_dates(moved.rpartition(".")[0]) == ("r2", NOW + 4000, NOW)
 
 
-def test_values_are_distinct_for_every_server_however_many(ask: Ask, tell: Tell):
+def test_values_are_distinct_for_every_server_however_many():
     servers = [Server(f"s{number}", app) for number in range(300)]
     persistence = at_work(cookie(secret=[OLD, NEW], opaque=True), servers)
-    values = {told(persistence, server, ask, tell): server for server in servers}
+    values = {told(persistence, server): server for server in servers}
     assert len(values) == 300
     for value, server in values.items():
-        assert claim(persistence, ask, f"{NAME}={value}").server is server
+        assert claim(persistence, f"{NAME}={value}").server is server
