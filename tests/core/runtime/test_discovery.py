@@ -1,4 +1,4 @@
-"""The servers of a template follow their name: what answers do to a backend, without anybody who asks."""
+"""Servers of a template follow their name: what recorded answers change in a backend. No query is sent."""
 
 import inspect
 import logging
@@ -23,22 +23,22 @@ A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 NX = Answer(Status.NX, info="no such name")
 
 
-class Asking:
-    """A backend of templates, and what its one name is answered."""
+class ResolvedBackend:
+    """A backend of a template, whose name gets the answers that a test records."""
 
-    def __init__(self, where="myservice.local:8080/base", n=3, options=None, **of_backend):
+    def __init__(self, where="myservice.local:8080/base", n=3, options=None, **backend_options):
         self.clock = ManualClock()
         servers = Server.template("web", n, where, **(options or {}))
-        self.backend = Backend("shop", servers, clock=self.clock, **of_backend)
+        self.backend = Backend("shop", servers, clock=self.clock, **backend_options)
         self.discovery = self.backend.component(Discovery)
         [self.name] = self.discovery.update_names()
 
-    def hears(self, *found, after=1.0):
+    def record(self, *addresses, after=1.0):
         self.clock.advance(after)
-        whole = answer_with(Address(each) if isinstance(each, str) else each for each in found)
-        self.discovery.record_answer(self.name, whole)
+        answer = answer_with(Address(each) if isinstance(each, str) else each for each in addresses)
+        self.discovery.record_answer(self.name, answer)
 
-    def fails(self, answer=NX, after=1.0):
+    def record_failures(self, answer=NX, after=1.0):
         self.clock.advance(after)
         for _ in range(3):
             self.discovery.record_answer(self.name, answer)
@@ -48,10 +48,10 @@ class Asking:
         return [server.target for server in self.backend.servers]
 
 
-# -- what is written
+# -- configuration
 
 
-def test_a_template_is_as_many_servers_with_one_name():
+def test_template_makes_several_servers_with_one_name():
     servers = Server.template("web", 3, "myservice.local:80")
     assert [server.name for server in servers] == ["web1", "web2", "web3"]
     assert {server.config.template for server in servers} == {"http://myservice.local:80"}
@@ -64,7 +64,7 @@ def test_numbers_are_written_as_in_haproxy(n, names):
 
 
 @pytest.mark.parametrize("n", [0, -1, "", "5-3", "a-b", "1-"])
-def test_no_servers_are_refused(n):
+def test_template_without_servers_is_refused(n):
     with pytest.raises(ConfigError, match="write how many"):
         Server.template("web", n, "myservice.local:80")
 
@@ -79,7 +79,7 @@ def test_no_servers_are_refused(n):
         ("myservice.local:0", "no server can listen at port 0"),
     ],
 )
-def test_what_has_no_name_is_refused(where, problem):
+def test_url_without_a_name_to_resolve_is_refused(where, problem):
     with pytest.raises(ConfigError, match=problem):
         Server.template("web", 1, where)
 
@@ -89,27 +89,27 @@ def test_resolvers_without_a_name_are_refused():
         ServerConfig(name="web1", target="http://10.0.0.1", resolvers=Resolvers())
 
 
-def test_each_server_is_given_every_option():
+def test_every_server_gets_the_options():
     servers = Server.template("web", 2, "https://myservice.local", weight=5, maxconn=7, check=Check("/up"), backup=True)
     assert [(each.config.weight, each.maxconn, each.config.backup) for each in servers] == [(5, 7, True)] * 2
     with pytest.raises(ConfigError, match="weight 300"):
         Server.template("web", 2, "myservice.local:80", weight=300)
 
 
-def test_a_template_takes_what_a_server_takes():
-    """But for what it makes by itself, and what is for apps."""
+def test_template_takes_the_options_of_a_server():
+    """Except those that it sets itself, and those of apps."""
     of_server = set(inspect.signature(Server).parameters) - {"name", "target", "factory", "stateless"}
     assert set(get_type_hints(TemplateOptions)) == of_server
 
 
-# -- what answers do
+# -- answers
 
 
 def test_servers_are_in_maintenance_until_they_have_an_address():
-    asking = Asking()
-    assert [server.status for server in asking.backend.servers] == ["MAINT"] * 3
-    asking.hears(A, B)
-    assert [server.status for server in asking.backend.servers] == ["UP", "UP", "MAINT"]
+    resolved = ResolvedBackend()
+    assert [server.status for server in resolved.backend.servers] == ["MAINT"] * 3
+    resolved.record(A, B)
+    assert [server.status for server in resolved.backend.servers] == ["UP", "UP", "MAINT"]
 
 
 @pytest.mark.parametrize(
@@ -121,141 +121,141 @@ def test_servers_are_in_maintenance_until_they_have_an_address():
         ("https://myservice.local/base", "https://10.0.0.1:443/base"),
     ],
 )
-def test_an_address_stands_in_the_place_of_the_name(where, url):
-    asking = Asking(where, n=1)
-    asking.hears(A)
-    assert asking.targets == [url]
+def test_address_replaces_the_name_in_the_url(where, url):
+    resolved = ResolvedBackend(where, n=1)
+    resolved.record(A)
+    assert resolved.targets == [url]
 
 
-def test_an_address_of_ipv6_stands_in_brackets():
-    asking = Asking("myservice.local:8080", n=1)
-    asking.hears("2001:db8::1")
-    assert asking.targets == ["http://[2001:db8::1]:8080"]
+def test_ipv6_address_is_in_brackets():
+    resolved = ResolvedBackend("myservice.local:8080", n=1)
+    resolved.record("2001:db8::1")
+    assert resolved.targets == ["http://[2001:db8::1]:8080"]
 
 
-def test_a_server_whose_address_stays_is_not_touched(caplog):
+def test_server_that_keeps_its_address_is_not_changed(caplog):
     caplog.set_level(logging.INFO, "sticky_sessions")
-    asking = Asking()
-    asking.hears(A, B, C)
+    resolved = ResolvedBackend()
+    resolved.record(A, B, C)
     caplog.clear()
-    before = asking.backend["web2"].target
-    asking.hears(C, B)
-    asking.hears(B, C)
-    assert asking.backend["web2"].target is before
+    before = resolved.backend["web2"].target
+    resolved.record(C, B)
+    resolved.record(B, C)
+    assert resolved.backend["web2"].target is before
     assert [record.getMessage() for record in caplog.records if "web2" in record.getMessage()] == []
 
 
-def test_a_server_whose_address_has_left_goes_to_another_without_a_stop():
-    asking = Asking()
-    asking.hears(A, B)
-    seen = []
-    asking.backend.events(lambda change: seen.append((change.server, change.after)))
-    asking.hears(Address(B), Address(C))
-    assert asking.targets == [f"http://{each}:8080/base" for each in (C, B)] + [None]
-    assert ("web1", "MAINT") not in seen, "another address took its place at once"
+def test_server_gets_another_address_without_a_pause():
+    resolved = ResolvedBackend()
+    resolved.record(A, B)
+    changes = []
+    resolved.backend.events(lambda change: changes.append((change.server, change.after)))
+    resolved.record(Address(B), Address(C))
+    assert resolved.targets == [f"http://{each}:8080/base" for each in (C, B)] + [None]
+    assert ("web1", "MAINT") not in changes, "it had an address all the time"
 
 
-def test_a_name_that_does_not_resolve_leaves_servers_for_a_while_and_says_so_once(caplog):
-    asking = Asking()
-    asking.hears(A)
-    asking.fails(after=29)
-    asking.fails(after=0.5)
-    assert asking.backend["web1"].status == "UP"
-    told = [record.getMessage() for record in caplog.records if "does not resolve" in record.getMessage()]
-    assert len(told) == 1
-    assert "myservice.local" in told[0] and "nx" in told[0] and "30 s" in told[0]
-    asking.fails(after=1)
-    assert asking.backend["web1"].status == "MAINT"
-    asking.hears(A)
-    assert asking.backend["web1"].status == "UP"
+def test_servers_keep_their_addresses_for_a_while_and_the_failure_is_logged_once(caplog):
+    resolved = ResolvedBackend()
+    resolved.record(A)
+    resolved.record_failures(after=29)
+    resolved.record_failures(after=0.5)
+    assert resolved.backend["web1"].status == "UP"
+    messages = [record.getMessage() for record in caplog.records if "does not resolve" in record.getMessage()]
+    assert len(messages) == 1
+    assert "myservice.local" in messages[0] and "nx" in messages[0] and "30 s" in messages[0]
+    resolved.record_failures(after=1)
+    assert resolved.backend["web1"].status == "MAINT"
+    resolved.record(A)
+    assert resolved.backend["web1"].status == "UP"
     assert "resolves again" in caplog.text
 
 
-def test_the_state_that_an_operator_gave_is_apart_from_addresses():
-    asking = Asking()
-    asking.backend["web1"].state = AdminState.MAINT
-    asking.backend["web2"].state = AdminState.DRAIN
-    asking.hears(A, B)
-    assert [server.status for server in asking.backend.servers] == ["MAINT", "DRAIN", "MAINT"]
-    asking.backend["web1"].state = AdminState.READY
-    assert asking.backend["web1"].status == "UP"
+def test_admin_state_is_independent_of_addresses():
+    resolved = ResolvedBackend()
+    resolved.backend["web1"].state = AdminState.MAINT
+    resolved.backend["web2"].state = AdminState.DRAIN
+    resolved.record(A, B)
+    assert [server.status for server in resolved.backend.servers] == ["MAINT", "DRAIN", "MAINT"]
+    resolved.backend["web1"].state = AdminState.READY
+    assert resolved.backend["web1"].status == "UP"
 
 
-def test_health_belongs_to_the_server_and_outlives_another_address():
-    asking = Asking()
-    asking.hears(A, B)
-    asking.backend["web1"].health = Health.DOWN
-    asking.hears(B, C)
-    assert asking.backend["web1"].target == f"http://{C}:8080/base"
-    assert asking.backend["web1"].status == "DOWN"
+def test_health_belongs_to_the_server_and_stays_with_another_address():
+    resolved = ResolvedBackend()
+    resolved.record(A, B)
+    resolved.backend["web1"].health = Health.DOWN
+    resolved.record(B, C)
+    assert resolved.backend["web1"].target == f"http://{C}:8080/base"
+    assert resolved.backend["web1"].status == "DOWN"
 
 
-def test_clients_go_to_servers_that_have_an_address():
-    asking = Asking()
-    assert asking.backend.placement.choose(asking.backend.snapshot, FakeRequest(), ()) is None
-    asking.hears(A)
-    assert {asking.backend.placement.choose(asking.backend.snapshot, FakeRequest(), ()) for _ in range(6)} == {
-        asking.backend["web1"]
+def test_clients_are_balanced_over_servers_that_have_an_address():
+    resolved = ResolvedBackend()
+    assert resolved.backend.placement.choose(resolved.backend.snapshot, FakeRequest(), ()) is None
+    resolved.record(A)
+    assert {resolved.backend.placement.choose(resolved.backend.snapshot, FakeRequest(), ()) for _ in range(6)} == {
+        resolved.backend["web1"]
     }
-    asking.hears(A, B)
-    assert {asking.backend.placement.choose(asking.backend.snapshot, FakeRequest(), ()) for _ in range(6)} == {
-        asking.backend[name] for name in ("web1", "web2")
+    resolved.record(A, B)
+    assert {resolved.backend.placement.choose(resolved.backend.snapshot, FakeRequest(), ()) for _ in range(6)} == {
+        resolved.backend[name] for name in ("web1", "web2")
     }
 
 
 def test_srv_records_give_port_and_weight_on_haproxy_s_scale():
-    asking = Asking("_http._tcp.myservice.local", n=3)
-    asking.hears(Address(A, 8081, 0, "a"), Address(B, 8082, 256, "b"), Address(C, 8083, 65535, "c"))
-    assert asking.targets == ["http://10.0.0.1:8081", "http://10.0.0.2:8082", "http://10.0.0.3:8083"]
-    assert [server.weight for server in asking.backend.servers] == [1, 2, 256]
+    resolved = ResolvedBackend("_http._tcp.myservice.local", n=3)
+    resolved.record(Address(A, 8081, 0, "a"), Address(B, 8082, 256, "b"), Address(C, 8083, 65535, "c"))
+    assert resolved.targets == ["http://10.0.0.1:8081", "http://10.0.0.2:8082", "http://10.0.0.3:8083"]
+    assert [server.weight for server in resolved.backend.servers] == [1, 2, 256]
 
 
-def test_weights_of_srv_records_may_be_ignored():
-    asking = Asking(
+def test_weights_of_srv_records_can_be_ignored():
+    resolved = ResolvedBackend(
         "_http._tcp.myservice.local", n=1, options={"weight": 7, "resolvers": Resolvers(ignore_weight=True)}
     )
-    asking.hears(Address(A, 8081, 65535, "a"))
-    assert asking.backend["web1"].weight == 7
+    resolved.record(Address(A, 8081, 65535, "a"))
+    assert resolved.backend["web1"].weight == 7
 
 
 def test_dynamic_cookies_follow_addresses():
-    asking = Asking("myservice.local:8080", persist=Cookie("SRV", dynamic="key", signed=False))
+    resolved = ResolvedBackend("myservice.local:8080", persist=Cookie("SRV", dynamic="key", signed=False))
 
-    def whose(address):
+    def server_of(address):
         mark = xxh64.dynamic_id("key", address, 8080)
-        assert asking.backend.persistence is not None
-        return asking.backend.persistence.recognise(FakeRequest(cookies=[f"SRV={mark}"])).server
+        assert resolved.backend.persistence is not None
+        return resolved.backend.persistence.recognise(FakeRequest(cookies=[f"SRV={mark}"])).server
 
-    asking.hears(B)
-    assert whose(B) is asking.backend["web1"]
-    assert whose(A) is None
-    asking.hears(B, A)
-    assert (whose(A), whose(B)) == (asking.backend["web2"], asking.backend["web1"])
-    asking.hears(A)
-    assert (whose(A), whose(B)) == (asking.backend["web2"], None)
+    resolved.record(B)
+    assert server_of(B) is resolved.backend["web1"]
+    assert server_of(A) is None
+    resolved.record(B, A)
+    assert (server_of(A), server_of(B)) == (resolved.backend["web2"], resolved.backend["web1"])
+    resolved.record(A)
+    assert (server_of(A), server_of(B)) == (resolved.backend["web2"], None)
 
 
-def test_a_place_that_is_none_is_refused_once_and_the_others_are_filled(caplog):
-    asking = Asking("_http._tcp.myservice.local", n=2)
+def test_impossible_port_is_rejected_once_and_the_other_servers_are_moved(caplog):
+    resolved = ResolvedBackend("_http._tcp.myservice.local", n=2)
     for _ in range(2):
-        asking.hears(Address(A, 70000, 0, "a"), Address(B, 8082, 0, "b"))
-    assert asking.targets == [None, "http://10.0.0.2:8082"]
+        resolved.record(Address(A, 70000, 0, "a"), Address(B, 8082, 0, "b"))
+    assert resolved.targets == [None, "http://10.0.0.2:8082"]
     assert caplog.text.count("server web1 can't be moved to http://10.0.0.1:70000") == 1
-    asking.hears(Address(A, 8081, 0, "a"), Address(B, 8082, 0, "b"))
-    assert asking.targets == ["http://10.0.0.1:8081", "http://10.0.0.2:8082"]
+    resolved.record(Address(A, 8081, 0, "a"), Address(B, 8082, 0, "b"))
+    assert resolved.targets == ["http://10.0.0.1:8081", "http://10.0.0.2:8082"]
 
 
-def test_more_addresses_than_servers_are_told_once(caplog):
-    asking = Asking(n=1)
-    asking.hears(A, B, C)
-    asking.hears(C, B, A)
+def test_more_addresses_than_servers_are_logged_once(caplog):
+    resolved = ResolvedBackend(n=1)
+    resolved.record(A, B, C)
+    resolved.record(C, B, A)
     assert caplog.text.count("2 addresses more than servers") == 1
 
 
 # -- several names, and changes
 
 
-def test_servers_of_one_name_are_resolved_once_and_others_by_themselves():
+def test_servers_of_one_name_share_one_resolution():
     servers = [
         *Server.template("web", 2, "myservice.local:80"),
         *Server.template("more", 2, "myservice.local:80"),
@@ -272,7 +272,7 @@ def test_servers_of_one_name_are_resolved_once_and_others_by_themselves():
     ]
 
 
-def test_requests_wait_until_every_name_was_asked_for_once():
+def test_requests_wait_until_every_name_was_queried_once():
     servers = [*Server.template("web", 1, "web.local:80"), *Server.template("api", 1, "api.local:80")]
     discovery = Backend("shop", servers).component(Discovery)
     web, api = discovery.update_names()
@@ -283,15 +283,15 @@ def test_requests_wait_until_every_name_was_asked_for_once():
     assert discovery.first_answers.reached
 
 
-def test_nobody_waits_for_names_where_there_are_none():
+def test_requests_do_not_wait_without_names():
     discovery = Backend("shop", [Server("web1", "http://10.0.0.1")]).component(Discovery)
     assert discovery.first_answers.reached
     assert discovery.has_owner
     assert not discovery.acquire(object())
 
 
-def test_names_have_one_owner_until_it_lets_go():
-    discovery = Asking().discovery
+def test_names_have_one_owner_until_it_releases_them():
+    discovery = ResolvedBackend().discovery
     one, other = object(), object()
     assert not discovery.has_owner
     assert discovery.acquire(one)
@@ -302,60 +302,62 @@ def test_names_have_one_owner_until_it_lets_go():
     assert discovery.acquire(other)
 
 
-def test_a_server_that_is_added_gets_an_address_and_one_that_is_removed_leaves_its_own():
-    asking = Asking(n=2)
-    asking.hears(A, B, C)
+def test_added_server_gets_an_address_and_removed_server_leaves_its_own():
+    resolved = ResolvedBackend(n=2)
+    resolved.record(A, B, C)
     web3 = Server.template("web", "3-3", "myservice.local:8080/base")
-    asking.backend.add(*web3)
-    asking.hears(A, B, C)
-    assert asking.backend["web3"].target == f"http://{C}:8080/base"
-    asking.backend.remove("web1")
-    asking.hears(A, B, C)
-    assert asking.targets == [f"http://{each}:8080/base" for each in (B, C)]
-    assert asking.name.resolution.surplus == 1
+    resolved.backend.add(*web3)
+    resolved.record(A, B, C)
+    assert resolved.backend["web3"].target == f"http://{C}:8080/base"
+    resolved.backend.remove("web1")
+    resolved.record(A, B, C)
+    assert resolved.targets == [f"http://{each}:8080/base" for each in (B, C)]
+    assert resolved.name.resolution.surplus == 1
 
 
-def test_an_answer_that_comes_while_servers_are_moved_has_the_last_word():
-    asking = Asking(n=2)
+def test_answer_that_arrives_while_servers_are_moved_wins():
+    resolved = ResolvedBackend(n=2)
     d, e = "10.0.0.4", "10.0.0.5"
     moved = []
 
-    def hear_more(change):
+    def record_more(change):
         moved.append(change.server)
         if len(moved) == 1:
-            asking.hears(d, e)
+            resolved.record(d, e)
 
-    asking.backend.events(hear_more)
-    asking.hears(A, B)
-    assert sorted(asking.targets) == [f"http://{each}:8080/base" for each in (d, e)]
-    assert asking.targets == [f"http://{found.address}:8080/base" for found in asking.name.resolution.assigned.values()]
-
-
-def test_a_child_that_was_forked_while_servers_were_moved_moves_them():
-    asking = Asking(n=1)
-    asking.name.is_placing = True  # by a thread that is not in the child
-    asking.backend.after_fork()
-    asking.hears(A)
-    assert asking.targets == ["http://10.0.0.1:8080/base"]
+    resolved.backend.events(record_more)
+    resolved.record(A, B)
+    assert sorted(resolved.targets) == [f"http://{each}:8080/base" for each in (d, e)]
+    assert resolved.targets == [
+        f"http://{address.address}:8080/base" for address in resolved.name.resolution.assigned.values()
+    ]
 
 
-def test_what_is_heard_of_a_name_that_nobody_has_any_more_changes_nothing():
-    asking = Asking(n=1)
-    asking.backend.add(Server("fixed", "http://10.0.0.9:80"))
-    asking.backend.remove("web1")
-    asking.hears(A)
-    assert asking.discovery.update_names() == ()
-    assert asking.targets == ["http://10.0.0.9:80"]
+def test_child_that_was_forked_while_servers_were_moved_moves_them():
+    resolved = ResolvedBackend(n=1)
+    resolved.name.is_placing = True  # by a thread that is not in the child
+    resolved.backend.after_fork()
+    resolved.record(A)
+    assert resolved.targets == ["http://10.0.0.1:8080/base"]
 
 
-# -- what a face can't do
+def test_answer_for_a_name_without_servers_changes_nothing():
+    resolved = ResolvedBackend(n=1)
+    resolved.backend.add(Server("fixed", "http://10.0.0.9:80"))
+    resolved.backend.remove("web1")
+    resolved.record(A)
+    assert resolved.discovery.update_names() == ()
+    assert resolved.targets == ["http://10.0.0.9:80"]
+
+
+# -- what a face can't resolve
 
 
 async def resolve_later(query):
     return [A]
 
 
-def test_what_has_to_be_awaited_is_refused_on_wsgi():
+def test_coroutine_function_is_refused_on_wsgi():
     [server] = Server.template("web", 1, "myservice.local:80", resolvers=Resolvers(resolver=resolve_later))
     assert list(problems_of(server.config, "asgi")) == []
     [problem] = problems_of(server.config, "wsgi")
@@ -367,7 +369,7 @@ def test_what_has_to_be_awaited_is_refused_on_wsgi():
     [("_http._tcp.myservice.local", None), ("myservice.local:80", Resolvers(nameservers=["10.0.0.2"]))],
     ids=["SRV", "nameservers"],
 )
-def test_without_dnspython_what_needs_it_is_refused_with_the_way_out(monkeypatch, where, resolvers):
+def test_options_that_need_dnspython_are_refused_with_the_command_to_install_it(monkeypatch, where, resolvers):
     monkeypatch.setattr("sticky_core.dns.nameservers.find_spec", lambda name: None)
     [server] = Server.template("web", 1, where, resolvers=resolvers)
     [problem] = problems_of(server.config, "asgi")
