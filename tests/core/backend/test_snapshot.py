@@ -1,14 +1,23 @@
 """Snapshot: each request keeps the one that it began with, whatever is changed meanwhile."""
 
+import gc
+import random
 import threading
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields, replace
+from types import FunctionType, ModuleType
+from typing import Any
 
 import pytest
 
 from sticky_core.backend.backend import Backend
+from sticky_core.backend.snapshot import Snapshot
 from sticky_core.balance import LeastConn, RoundRobin, Source
 from sticky_core.errors import Failure
+from sticky_core.health.check import Check
 from sticky_core.persistence.claim import Claim
+from sticky_core.persistence.stick.config import Stick
+from sticky_core.samples.request import src
 from sticky_core.server.server import Server
 from tests.core.backend.backends import (
     PLAIN,
@@ -150,3 +159,65 @@ def test_concurrent_requests_and_changes_leave_no_request_in_flight():
     assert wrong == []
     assert change.retired.wait(300)
     assert [len(server.in_flight) for server in web.servers] == [0, 0, 0]
+
+
+def values_of(snapshot: Snapshot) -> dict[str, object]:
+    return {field.name: getattr(snapshot, field.name) for field in fields(snapshot)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda web: web.add(*urls(9)), id="a server is added"),
+        pytest.param(lambda web: web.remove("s2"), id="a server is removed"),
+        pytest.param(lambda web: web.apply(with_changed_server(web.config, "s1", maxconn=1)), id="maxconn is set"),
+        pytest.param(lambda web: web.apply(replace(web.config, balance=LeastConn())), id="balance is another one"),
+        pytest.param(lambda web: web.apply(replace(web.config, persist=(), retries=0)), id="nothing persists"),
+        pytest.param(lambda web: web.apply(replace(web.config, check=Check("/"))), id="servers are checked"),
+    ],
+)
+def test_snapshot_is_not_changed_by_a_swap(change: Callable[[Backend], Any]):
+    web = build_backend(urls(1, 2, 3))
+    request = FakeTransaction(web, "SRV=s2")
+    request.begin()
+    snapshot = web.snapshot
+    before = values_of(snapshot)
+    assert change(web).is_in_force and web.snapshot is not snapshot
+    assert values_of(snapshot) == before
+    request.end()
+    assert values_of(snapshot) == before
+    assert not web["s1"].in_flight
+
+
+def test_snapshot_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        build_backend(urls(1)).snapshot.counts_requests = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("balance", ["roundrobin", "leastconn", "source"])
+def test_snapshot_holds_no_reference_to_its_backend(balance: str):
+    """Servers are live objects that belong to the backend, so what they refer to is not searched."""
+    web = build_backend(urls(1, 2), balance=balance, persist=[PLAIN, Stick.on(src)], rng=random.Random(1))
+    web.apply(replace(web.config, retries=1))
+    parts = {id(part) for part in (web, web.placement, web.monitor, web.reconfigure)}
+    seen: set[int] = set()
+    waiting: list[object] = [web.snapshot]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, Server | type | ModuleType | FunctionType):
+            continue
+        seen.add(id(each))
+        assert id(each) not in parts, f"{type(each).__name__} is referred to"
+        waiting += gc.get_referents(each)
+    assert len(seen) > 100, "else nothing was searched"
+
+
+def test_requests_are_counted_while_a_removed_server_has_requests_in_flight():
+    web = build_backend(urls(1, 2))
+    request = FakeTransaction(web, "SRV=s2")
+    request.begin()
+    assert not web.counts_requests
+    change = web.remove("s2")
+    assert web.counts_requests and not web.snapshot.counts_requests
+    request.end()
+    assert change.retired.reached and not web.counts_requests

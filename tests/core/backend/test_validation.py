@@ -53,7 +53,7 @@ def never(request: object) -> bool:
         pytest.param(
             {"retry_body_limit": -1}, "backend web: retry_body_limit -1 is below 0", id="a body smaller than none"
         ),
-        pytest.param({"balance": "fastest"}, "balance 'fastest' is not known", id="another balance"),
+        pytest.param({"balance": "fastest"}, "balance 'fastest' is unknown", id="another balance"),
         pytest.param(
             {"persist": Cookie("SRV", signed=False), "servers": [Server("s1", app, cookie="a|b")]},
             "backend web: cookie SRV: server s1: '|'",

@@ -1,5 +1,6 @@
 """Slow start: weight and maxconn grow after a recovery."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,3 +66,13 @@ def test_slow_start_follows_maintenance_and_not_a_drain():
     backend["s1"].state = AdminState.MAINT
     backend["s1"].state = AdminState.READY
     assert backend["s1"].throttle == 6
+
+
+def test_it_ends_at_once_when_the_duration_is_removed():
+    backend, clock = recovered()
+    clock.advance(8)
+    backend.apply(
+        replace(backend.config, servers=tuple(replace(server, slowstart=None) for server in backend.config.servers))
+    )
+    assert backend["s1"].throttle == 100
+    assert not backend.monitor.has_timers
