@@ -1,5 +1,5 @@
-"""Checks at work on both faces: replicas are asked by calling them, in parallel, from the first request or the lifespan
-on, and not beyond the end.
+"""Health checks run on both faces: replicas are checked by calling them, in parallel, from the first request or the
+lifespan until the end.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ OFTEN: dict[str, Any] = {"inter": 0.03, "fall": 2, "rise": 2}
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 
 
-def until(condition: Callable[[], object], what: str = "what was waited for") -> None:
+def until(condition: Callable[[], object], what: str = "the condition") -> None:
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"not in time: {what}"
         time.sleep(0.005)
 
 
-class Running:
-    """A dispatcher at work: one event loop, or the threads of this process."""
+class RunningDispatcher:
+    """A running dispatcher: one event loop, or the threads of this process."""
 
     def __init__(self, face: Face, dispatcher: Any, portal: Any) -> None:
         self.face = face
@@ -47,7 +47,7 @@ class Running:
         self.portal = portal
 
     def get(self, **options: Any) -> Any:
-        """An answer, by the same loop in which the checks run."""
+        """Send a request, over ASGI on the event loop on which the checks run."""
         client = self.face.client(self.dispatcher)
         if self.portal is None:
             return client(**options)
@@ -66,7 +66,7 @@ class Running:
 
 
 @contextmanager
-def running(face: Face, backend: Any, library: str = "asyncio") -> Iterator[Running]:
+def running(face: Face, backend: Any, library: str = "asyncio") -> Iterator[RunningDispatcher]:
     dispatcher: Any = face.dispatcher(backend)
     with ExitStack() as stack:
         portal = None
@@ -75,28 +75,28 @@ def running(face: Face, backend: Any, library: str = "asyncio") -> Iterator[Runn
             stack.enter_context(portal.wrap_async_context_manager(dispatcher.lifespan()))
         else:
             stack.callback(dispatcher.replicas.stop)
-        run = Running(face, dispatcher, portal)
+        run = RunningDispatcher(face, dispatcher, portal)
         if face.name == "wsgi":
             run.get()
         yield run
 
 
 def result(server: Server) -> CheckResult:
-    """How its latest check turned out."""
+    """Return the result of the latest check."""
     assert server.checking is not None
     return server.checking.result
 
 
-def asked(face: Face, name: str) -> int:
-    """How often a replica was asked for its health."""
-    return sum(seen.path == "/health" for seen in face.apps[name].seen)
+def check_count(face: Face, name: str) -> int:
+    """Return how many check requests a replica has received."""
+    return sum(request.path == "/health" for request in face.apps[name].seen)
 
 
-def test_replicas_are_asked_by_calling_them(face: Face) -> None:
+def test_replicas_are_checked_by_calling_them(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), check=Check("/health", **OFTEN))
-    assert asked(face, "s1") == 0, "not before there is anybody to ask for"
+    assert check_count(face, "s1") == 0, "no checks before the start"
     with running(face, backend):
-        until(lambda: asked(face, "s1") > 2 and asked(face, "s2") > 2)
+        until(lambda: check_count(face, "s1") > 2 and check_count(face, "s2") > 2)
         face.apps["s1"].status = 503
         until(lambda: backend["s1"].status == "DOWN")
         assert "503" in str(result(backend["s1"]))
@@ -107,72 +107,72 @@ def test_replicas_are_asked_by_calling_them(face: Face) -> None:
         assert "RuntimeError: out of order" in str(result(backend["s2"]))
         face.apps["s2"].raises = ServerFailure(Failure.REFUSED)
         until(lambda: "Layer4 connection problem" in str(result(backend["s2"])))
-    times = asked(face, "s1"), asked(face, "s2")
+    times = check_count(face, "s1"), check_count(face, "s2")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("check")]
     time.sleep(0.1)
-    assert (asked(face, "s1"), asked(face, "s2")) == times, "none survives the end"
+    assert (check_count(face, "s1"), check_count(face, "s2")) == times, "no checks after the end"
     assert backend.checks_are_free
 
 
-def test_a_check_is_no_request(face: Face) -> None:
+def test_check_does_not_count_as_a_request(face: Face) -> None:
     backend = face.backend(face.server("s1"), check=Check("/health", method="HEAD", **OFTEN))
     with running(face, backend):
         before = backend["s1"].total
-        until(lambda: asked(face, "s1") > 2)
+        until(lambda: check_count(face, "s1") > 2)
         assert backend["s1"].total == before
-        assert {seen.method for seen in face.apps["s1"].seen if seen.path == "/health"} == {"HEAD"}
+        assert {request.method for request in face.apps["s1"].seen if request.path == "/health"} == {"HEAD"}
 
 
-def test_a_server_that_hangs_delays_no_other(face: Face) -> None:
-    hung, over = threading.Event(), threading.Event()
+def test_hanging_server_does_not_delay_checks_of_others(face: Face) -> None:
+    hung, released = threading.Event(), threading.Event()
 
     def probe(server: Server) -> bool:
         if server.name == "s1":
             hung.set()
-            over.wait(DEADLINE)
+            released.wait(DEADLINE)
         else:
-            beats.append(server.name)
+            probed.append(server.name)
         return True
 
-    beats: list[str] = []
+    probed: list[str] = []
     backend = face.backend(face.server("s1"), face.server("s2"), check=Check(probe=probe, timeout=0.1, **OFTEN))
     try:
         with running(face, backend):
             until(hung.is_set)
             until(lambda: backend["s1"].status == "DOWN")
             assert "Layer7 timeout" in str(result(backend["s1"]))
-            before = len(beats)
-            until(lambda: len(beats) > before + 3)
+            before = len(probed)
+            until(lambda: len(probed) > before + 3)
             assert backend["s2"].status == "UP"
-            over.set()
+            released.set()
             until(lambda: backend["s1"].status == "UP")
     finally:
-        over.set()
+        released.set()
 
 
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
-def test_a_probe_may_be_a_coroutine_function(face: Face) -> None:
-    well = True
+def test_probe_can_be_a_coroutine_function(face: Face) -> None:
+    healthy = True
 
     async def probe(server: Server) -> bool:
         await asyncio.sleep(0)
-        return well
+        return healthy
 
     backend = face.backend(face.server("s1"), check=Check(probe=probe, **OFTEN))
     with running(face, backend):
         until(lambda: result(backend["s1"]).status.name == "L7OK")
-        well = False
+        healthy = False
         until(lambda: backend["s1"].status == "DOWN")
 
 
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
-def test_replicas_and_urls_are_checked_on_trio_as_well(face: Face) -> None:
+def test_replicas_and_urls_are_checked_on_trio(face: Face) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         made: Server = face.package.Server("s2", url, check=Check(**OFTEN))
         backend = face.backend(face.server("s1"), made, check=Check("/health", **OFTEN))
         with running(face, backend, "trio"):
-            until(lambda: asked(face, "s1") > 2)
+            until(lambda: check_count(face, "s1") > 2)
             until(lambda: result(made).status.name == "L4OK")
             listener.close()
             until(lambda: made.status == "DOWN")
@@ -181,11 +181,11 @@ def test_replicas_and_urls_are_checked_on_trio_as_well(face: Face) -> None:
 
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
 @pytest.mark.parametrize("library", ["asyncio", "trio"])
-def test_without_a_lifespan_checks_begin_with_the_first_request(face: Face, library: str) -> None:
+def test_without_a_lifespan_checks_start_with_the_first_request(face: Face, library: str) -> None:
     backend = face.backend(face.server("s1"), check=Check("/health", **OFTEN))
     dispatcher = face.dispatcher(backend)
 
-    async def story() -> None:
+    async def request_and_wait() -> None:
         sent: list[dict[str, Any]] = []
 
         async def send(message: dict[str, Any]) -> None:
@@ -198,28 +198,28 @@ def test_without_a_lifespan_checks_begin_with_the_first_request(face: Face, libr
         await dispatcher(scope, receive, send)
         assert sent[0]["status"] == 200
         with anyio.fail_after(DEADLINE):
-            while asked(face, "s1") < 3:  # noqa: ASYNC110 - another task counts, and rings no bell
+            while check_count(face, "s1") < 3:  # noqa: ASYNC110 - the app that counts sets no event
                 await anyio.sleep(0.01)
 
-    for _ in range(2):  # another event loop takes over when the first has ended
-        before = asked(face, "s1")
-        anyio.run(story, backend=library)
-        assert asked(face, "s1") >= before and backend.checks_are_free
+    for _ in range(2):  # another event loop owns the checks when the first has ended
+        before = check_count(face, "s1")
+        anyio.run(request_and_wait, backend=library)
+        assert check_count(face, "s1") >= before and backend.checks_are_free
         face.apps["s1"].seen.clear()
 
 
-def test_in_maintenance_nobody_asks(face: Face) -> None:
+def test_server_in_maintenance_is_not_checked(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), check=Check("/health", **OFTEN))
     with running(face, backend):
-        until(lambda: asked(face, "s1") > 1)
+        until(lambda: check_count(face, "s1") > 1)
         backend["s1"].state = AdminState.MAINT
-        until(lambda: asked(face, "s2") > asked(face, "s1") + 5)
+        until(lambda: check_count(face, "s2") > check_count(face, "s1") + 5)
         backend["s1"].state = AdminState.READY
-        before = asked(face, "s1")
-        until(lambda: asked(face, "s1") > before + 1)
+        before = check_count(face, "s1")
+        until(lambda: check_count(face, "s1") > before + 1)
 
 
-def test_what_clients_meet_is_reported_where_it_is_of_interest(face: Face) -> None:
+def test_results_of_requests_are_recorded_for_checks_that_observe_them(face: Face) -> None:
     check = Check("/health", observe="layer7", error_limit=2, on_error="mark-down", inter=60)
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, check=check)
     dispatcher: Any = face.dispatcher(backend)
@@ -238,7 +238,7 @@ def test_what_clients_meet_is_reported_where_it_is_of_interest(face: Face) -> No
         dispatcher.replicas.stop()
 
 
-def test_nginx_s_failures_are_counted(face: Face) -> None:
+def test_failed_requests_are_counted_for_max_fails(face: Face) -> None:
     backend = face.backend(face.server("s1", max_fails=2), face.server("s2"), persist=PLAIN)
     get = face.client(backend)
     face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
@@ -247,23 +247,23 @@ def test_nginx_s_failures_are_counted(face: Face) -> None:
     assert get(cookie="SERVERID=s1").decision.attempts == ("s2",)
 
 
-def test_a_forked_child_begins_checks_of_its_own(face: Face) -> None:
+def test_forked_child_starts_checks_of_its_own(face: Face) -> None:
     if face.name == "asgi":
         pytest.skip("an event loop does not survive a fork")
     backend = face.backend(face.server("s1"), check=Check("/health", **OFTEN))
     with running(face, backend) as run:
-        until(lambda: asked(face, "s1") > 1)
+        until(lambda: check_count(face, "s1") > 1)
         read, write = os.pipe()
         child = os.fork()
         if child == 0:  # pragma: no cover - another process
             code = 1
             try:
                 assert not [thread for thread in threading.enumerate() if thread.name.startswith("check")]
-                before = asked(face, "s1")
+                before = check_count(face, "s1")
                 time.sleep(0.1)
-                assert asked(face, "s1") == before, "not before its first request"
+                assert check_count(face, "s1") == before, "no checks before its first request"
                 run.get()
-                until(lambda: asked(face, "s1") > before + 2)
+                until(lambda: check_count(face, "s1") > before + 2)
                 threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("checks")]
                 assert len(threads) == 1
                 code = 0
@@ -274,7 +274,7 @@ def test_a_forked_child_begins_checks_of_its_own(face: Face) -> None:
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_who_waits_for_a_drain_and_for_changes_is_told(face: Face) -> None:
+def test_drained_and_events_can_be_awaited(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"))
     if face.name == "wsgi":
         events = backend.events()
@@ -283,21 +283,21 @@ def test_who_waits_for_a_drain_and_for_changes_is_told(face: Face) -> None:
         assert [next(events).after for _ in range(2)] == ["DRAIN", "DRAINED"]
         return
 
-    async def story() -> list[str]:
+    async def drain_and_listen() -> list[str]:
         events = backend.events()
-        seen: list[str] = []
+        changes: list[str] = []
 
         async def listen() -> None:
             async for change in events:
-                seen.append(change.after)  # noqa: PERF401 - one by one, as they come
+                changes.append(change.after)  # noqa: PERF401 - one by one, as they arrive
 
-        listening = asyncio.create_task(listen())
+        listener = asyncio.create_task(listen())
         await asyncio.sleep(0)
         await asyncio.to_thread(backend["s1"].drain)
         async with asyncio.timeout(DEADLINE):
             await backend.drained("s1")
         await asyncio.to_thread(events.close)
-        await asyncio.wait_for(listening, DEADLINE)
-        return seen
+        await asyncio.wait_for(listener, DEADLINE)
+        return changes
 
-    assert asyncio.run(story()) == ["DRAIN", "DRAINED"]
+    assert asyncio.run(drain_and_listen()) == ["DRAIN", "DRAINED"]

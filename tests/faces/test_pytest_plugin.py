@@ -1,4 +1,4 @@
-"""The fixture `sticky_cluster`, as the test suite of somebody else's app finds it: pytest runs inside pytest."""
+"""The fixture `sticky_cluster` in the test suite of a user's app: pytest runs inside pytest."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import trio
 import sticky_asgi.testing
 import sticky_wsgi.testing
 
-#: Here already, because pytester forgets what a run inside it imports first, and of two FastAPIs neither works.
+#: Imported before, since pytester removes modules that a run inside it was the first to import; FastAPI can't be
+#: imported twice.
 IMPORTED = (fastapi, flask, trio, sticky_asgi.testing, sticky_wsgi.testing)
 
 PLUGIN = "sticky_core.pytest_plugin"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
-#: runs a test file of ours and has its outcome; with `alone=True` in a process of its own
+#: runs a test file and returns its result; with `alone=True` in a process of its own
 Run = Callable[..., pytest.RunResult]
 
 FASTAPI = """
@@ -31,14 +32,14 @@ import contextlib
 
 from fastapi import FastAPI, Request
 
-began, ended = [], []
+started, ended = [], []
 
 def create_app():
     visits = []
 
     async def lifespan(app):
-        began.append(visits)
-        yield {"number": len(began)}
+        started.append(visits)
+        yield {"number": len(started)}
         ended.append(visits)
 
     app = FastAPI(lifespan=contextlib.asynccontextmanager(lifespan))
@@ -57,11 +58,11 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-began = []
+started = []
 
 def create_app():
     visits = []
-    began.append(visits)
+    started.append(visits)
 
     async def visit(request):
         visits.append("visit")
@@ -73,11 +74,11 @@ def create_app():
 FLASK = """
 import flask
 
-began = []
+started = []
 
 def create_app():
     visits = []
-    began.append(visits)
+    started.append(visits)
     app = flask.Flask("shop")
 
     @app.post("/visit")
@@ -94,22 +95,22 @@ FACES = {"FastAPI": "sticky_asgi", "Starlette": "sticky_asgi", "Flask": "sticky_
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    # Where we are installed, the entry point is found as well, and pytest takes a plugin under one name only.
+    # Where the package is installed, pytest also finds its entry point, and it refuses to load a plugin twice.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
 
-    def ran(*parts: str, alone: bool = False) -> pytest.RunResult:
+    def run_pytest(*parts: str, alone: bool = False) -> pytest.RunResult:
         pytester.path.joinpath("test_shop.py").write_text("\n".join(parts))
         with_pytest = pytester.runpytest_subprocess if alone else pytester.runpytest_inprocess
-        # The plugin may have been imported before; its own assertions, which pytest would like to rewrite, are none.
+        # pytest warns that it can't rewrite the assertions of a plugin that is imported already; it has none.
         warnings = ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
         return with_pytest("-p", PLUGIN, "-p", "no:cacheprovider", *warnings)
 
-    return ran
+    return run_pytest
 
 
 @pytest.mark.parametrize("name", APPS)
-def test_a_cluster_of_any_app_is_one_call_away(run: Run, name: str) -> None:
+def test_fixture_makes_a_cluster_of_any_app(run: Run, name: str) -> None:
     outcome = run(
         APPS[name],
         f"""
@@ -130,26 +131,26 @@ def test_it(sticky_cluster):
 
 
 @pytest.mark.parametrize("name", APPS)
-def test_the_factory_is_called_once_per_replica_and_again_by_a_restart(run: Run, name: str) -> None:
+def test_factory_is_called_once_per_replica_and_again_by_restart(run: Run, name: str) -> None:
     outcome = run(
         APPS[name],
         """
 def test_it(sticky_cluster):
     cluster = sticky_cluster(create_app, 4)
-    assert len(began) == 4
+    assert len(started) == 4
     clients = [cluster.client() for _ in range(8)]
     for client in clients:
         client.post("/visit")
-    assert [len(visits) for visits in began] == [2, 2, 2, 2], "the first to be made serves like the others"
-    assert len(began) == 4
+    assert [len(visits) for visits in started] == [2, 2, 2, 2], "the first app that was made is a replica, too"
+    assert len(started) == 4
     cluster.restart("r1")
-    assert len(began) == 5
+    assert len(started) == 5
 """,
     )
     outcome.assert_outcomes(passed=1)
 
 
-def test_a_cluster_takes_its_options(run: Run) -> None:
+def test_fixture_passes_options_to_the_cluster(run: Run) -> None:
     outcome = run(
         FLASK,
         """
@@ -163,13 +164,13 @@ def test_it(sticky_cluster):
     outcome.assert_outcomes(passed=1)
 
 
-def test_a_cluster_of_an_asgi_app_may_run_on_trio(run: Run) -> None:
+def test_cluster_of_an_asgi_app_can_run_on_trio(run: Run) -> None:
     outcome = run(
         FASTAPI,
         """
 import anyio
 
-def create_curious_app():
+def create_app_with_library():
     app = create_app()
 
     @app.get("/library")
@@ -179,7 +180,7 @@ def create_curious_app():
     return app
 
 def test_it(sticky_cluster):
-    cluster = sticky_cluster(create_curious_app, anyio_backend="trio")
+    cluster = sticky_cluster(create_app_with_library, anyio_backend="trio")
     assert cluster.client().get("/library").json() == "trio"
 """,
     )
@@ -193,29 +194,29 @@ def test_clusters_end_with_their_test_even_if_it_fails(run: Run) -> None:
 def test_one(sticky_cluster):
     sticky_cluster(create_app, 2)
     sticky_cluster(create_app, 1)
-    assert (len(began), len(ended)) == (3, 0)
+    assert (len(started), len(ended)) == (3, 0)
 
 def test_two():
-    assert (len(began), len(ended)) == (3, 3)
+    assert (len(started), len(ended)) == (3, 3)
 
 def test_three(sticky_cluster):
     sticky_cluster(create_app, 2)
-    assert not "whatever happens"
+    assert not "this test fails"
 
 def test_four():
-    assert (len(began), len(ended)) == (5, 5)
+    assert (len(started), len(ended)) == (5, 5)
 """,
     )
     outcome.assert_outcomes(passed=3, failed=1)
 
 
-def test_an_app_that_does_not_tell_its_face_is_sent_to_who_asks(run: Run) -> None:
+def test_app_of_unknown_kind_raises_with_the_classes_to_use(run: Run) -> None:
     outcome = run(
         """
 import pytest
 from sticky_core.errors import ConfigError
 
-def app(*anything):
+def app(*arguments):
     "Takes two arguments, or three."
 
 def test_it(sticky_cluster):
@@ -230,7 +231,7 @@ def test_it(sticky_cluster):
 
 
 @pytest.mark.parametrize("name", ["Starlette", "Flask"])
-def test_an_app_handed_over_for_a_factory_is_told_apart(run: Run, name: str) -> None:
+def test_app_in_place_of_a_factory_is_a_config_error(run: Run, name: str) -> None:
     outcome = run(
         APPS[name],
         """
@@ -245,7 +246,7 @@ def test_it(sticky_cluster):
     outcome.assert_outcomes(passed=1)
 
 
-def test_an_app_that_cannot_be_made_fails_the_test_as_itself(run: Run) -> None:
+def test_exception_of_a_factory_fails_the_test(run: Run) -> None:
     outcome = run(
         """
 def create_app():
@@ -259,7 +260,7 @@ def test_it(sticky_cluster):
     outcome.stdout.fnmatch_lines(["E *ValueError: no database"])
 
 
-def test_no_test_client_is_imported_that_is_not_needed(run: Run) -> None:
+def test_only_the_needed_test_client_is_imported(run: Run) -> None:
     outcome = run(
         """
 import sys
@@ -290,14 +291,14 @@ def test_an_asgi_app_needs_no_werkzeug(sticky_cluster):
     outcome.assert_outcomes(passed=3)
 
 
-def test_pytest_finds_the_fixture_where_we_are_installed() -> None:
+def test_entry_point_names_the_plugin() -> None:
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"]["pytest11"]
     ((name, value),) = declared.items()
     assert value == PLUGIN
     assert hasattr(EntryPoint(name, value, "pytest11").load(), "sticky_cluster")
 
 
-def test_pytest_shows_what_the_fixture_is_for(pytester: pytest.Pytester, run: Run) -> None:
+def test_pytest_lists_the_fixture_with_its_docstring(pytester: pytest.Pytester, run: Run) -> None:
     run("")
     outcome = pytester.runpytest_inprocess("-p", PLUGIN, "--fixtures")
     outcome.stdout.fnmatch_lines(["sticky_cluster*", "*sticky_cluster(create_app, replicas=3)*"])
