@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sticky_asgi.stores.client import execute
 from sticky_core.http.error_page import ErrorPage
-from sticky_core.http.forwarding import SAFE
+from sticky_core.http.forwarding import PATH_SAFE
 from sticky_core.transaction.status_retry import StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
@@ -141,7 +141,7 @@ class Transaction(CoreTransaction[Scope, Send]):
     def path(self) -> str:
         raw: bytes | None = self.raw_request.get("raw_path")
         if not raw:
-            return quote(self.raw_request["path"], safe=SAFE)
+            return quote(self.raw_request["path"], safe=PATH_SAFE)
         return raw.decode("latin-1").partition("?")[0]
 
     @property

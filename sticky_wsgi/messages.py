@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.http.error_page import ErrorPage
-from sticky_core.http.forwarding import SAFE
+from sticky_core.http.forwarding import PATH_SAFE
 from sticky_core.http.http1 import Header
 from sticky_core.transaction.status_retry import StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
@@ -114,7 +114,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
         raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
         if raw is None:
             path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-            return quote(path.encode("latin-1"), safe=SAFE)
+            return quote(path.encode("latin-1"), safe=PATH_SAFE)
         return raw.partition("?")[0]
 
     @property

@@ -126,9 +126,9 @@ class Upstream(CoreUpstream):
             scope["headers"],
             peer=client[0] if client else None,
             secure=scope["scheme"] in ("https", "wss"),
-            untold=scope.get("http_version", "1.1")[0] > "1",
+            is_undeclared=scope.get("http_version", "1.1")[0] > "1",
             upgrade=upgrade,
-            trailers=_accepts_trailers(scope),
+            accepts_trailers=_accepts_trailers(scope),
         )
 
     async def _with_body(self, scope: Scope, outgoing: OutgoingRequest, body: Body, send: Send) -> None:

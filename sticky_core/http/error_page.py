@@ -1,24 +1,24 @@
-"""The answers that we give ourselves, where no server does."""
+"""Our own responses, for requests that no server responds to."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import NamedTuple
 
-#: how long a client is asked to wait before it tries again, in seconds
+#: the value of Retry-After: how many seconds a client should wait before it retries
 RETRY_AFTER = 5
 
-_TOLD = {
-    410: "Your session is lost: the process that held it has ended. Please begin anew.",
-    400: "Your request can't be passed on as it is.",
-    502: "The server that had your request went away before it answered.",
-    504: "The server took too long to answer.",
+_MESSAGES = {
+    410: "Your session is lost: the process that held it has ended. Please start again.",
+    400: "Your request can't be forwarded as it is.",
+    502: "The server closed the connection before it sent a response.",
+    504: "The server took too long to respond.",
     503: "No server can take your request at the moment. Please try again soon.",
 }
 
 
 class ErrorPage(NamedTuple):
-    """A whole answer. It never carries a mark: nobody's client has been served."""
+    """A complete response. It never contains a mark, since no server has handled the request."""
 
     status: int
     reason: str
@@ -27,11 +27,11 @@ class ErrorPage(NamedTuple):
 
 
 def error_page(status: int) -> ErrorPage:
-    """What a client sees when no server answers: 503 where none could take the request, 502 where one has lost it, 504
-    where it took too long; 400 where the request is at fault, 410 where the client's session is lost.
+    """Return the response for a request without a server's response: 503 if no server could get the request, 502 if one
+    failed, 504 if one took too long, 400 if the request is invalid, 410 if the client's session is lost.
     """
     reason = HTTPStatus(status).phrase
-    body = f"<!doctype html><title>{reason}</title><h1>{status} {reason}</h1><p>{_TOLD[status]}</p>\n".encode()
+    body = f"<!doctype html><title>{reason}</title><h1>{status} {reason}</h1><p>{_MESSAGES[status]}</p>\n".encode()
     headers = [
         ("content-type", "text/html; charset=utf-8"),
         ("content-length", str(len(body))),

@@ -1,7 +1,7 @@
-"""Heads on their way to an upstream: what is passed on as it came, what is taken out, what is said of the client.
+"""Heads of requests to an upstream: which headers are passed on, which are removed, which describe the client.
 
-A head is made in one pass and one piece, and is refused rather than passed on if two readers could read it differently
-(RFC 9112, 11.2). `Forward` is what was asked for; `Heads` is what is in force for one upstream.
+A head is built in one pass as one bytes object, and is refused if two parsers could read it differently (RFC 9112,
+11.2). `Forward` is the configuration; `RequestHeads` builds the heads for one upstream.
 """
 
 from __future__ import annotations
@@ -29,24 +29,27 @@ from sticky_core.target import Location
 
 By = Literal["x-forwarded", "forwarded", "forwardfor", "none"]
 
-#: What may be sent twice with the effect of once (RFC 9110, 9.2.2).
+#: The methods whose requests can be sent twice with the effect of one (RFC 9110, 9.2.2).
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """What upstreams are told of the client.
+    """How the client is reported to upstreams. One option a line:
 
-    `host`: `"keep"` (default) sends the client's Host on, `"upstream"` the URL's own; anything else is sent as it is.
-    `by`: `"x-forwarded"` (default) says X-Forwarded-For, -Proto, -Host and X-Real-IP; `"forwarded"` says Forwarded (RFC
-    7239, HAProxy `option forwarded`); `"forwardfor"` adds a line X-Forwarded-For and touches nothing (HAProxy `option
-    forwardfor`); `"none"` says nothing and touches nothing.
-    `trusted_proxies`: the networks whose word about the client is believed and extended; what others say is replaced.
-    `"unix"` stands for peers behind a UNIX socket, `"*"` for all.
-    `except_nets`: for clients from these nothing is added, and what they say stands. `if_none`: nothing is added where
-    the request already says something.
+    - `host`: the Host header to send, `"keep"` for the client's, `"upstream"` for that of the URL, or the value itself,
+      str, `"keep"` (nginx `proxy_set_header Host`).
+    - `by`: the headers to send, `"x-forwarded"`: X-Forwarded-For, -Proto, -Host and X-Real-IP; `"forwarded"`: Forwarded
+      (RFC 7239, HAProxy `option forwarded`); `"forwardfor"`: add a line X-Forwarded-For and keep the client's (HAProxy
+      `option forwardfor`); `"none"`: add nothing and keep the client's; `"x-forwarded"` by default.
+    - `trusted_proxies`: the networks of proxies whose headers about the client are trusted and extended; those of other
+      peers are replaced; a tuple of str, empty. `"unix"` means peers behind a UNIX socket, `"*"` all (nginx
+      `set_real_ip_from`).
+    - `except_nets`: for clients in these networks nothing is added and their headers are kept; a tuple of str, empty
+      (HAProxy `option forwardfor except`).
+    - `if_none`: add nothing if the request has such a header already, bool, False (HAProxy `if-none`).
 
-    Raises `ConfigError` for what can't work.
+    Raises `ConfigError` with every problem found.
     """
 
     host: str = "keep"
@@ -62,48 +65,48 @@ class Forward:
         if not self.host or not _AUTHORITY.fullmatch(self.host):
             yield f"host {self.host!r} can't be written in a Host header"
         if self.by not in ("x-forwarded", "forwarded", "forwardfor", "none"):
-            yield f"by {self.by!r} is none of 'x-forwarded', 'forwarded', 'forwardfor', 'none'"
+            yield f"by {self.by!r} is not one of 'x-forwarded', 'forwarded', 'forwardfor', 'none'"
         for name, networks in (("trusted_proxies", self.trusted_proxies), ("except_nets", self.except_nets)):
             if isinstance(networks, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                yield f"{name}={networks!r} is one text: write {name}=({networks!r},)"
+                yield f"{name}={networks!r} is a str: write {name}=({networks!r},)"
             else:
                 yield from (f"{name}: {problem}" for problem in proxies.network_problems(networks))
         if self.trusted_proxies and self.by in ("forwardfor", "none"):
-            yield f"trusted_proxies has no effect with by={self.by!r}, which touches nothing that the client says"
+            yield f"trusted_proxies has no effect with by={self.by!r}, which keeps the headers of the client"
 
 
 class Framing(Enum):
-    """How the end of a body is told."""
+    """How the end of a body is marked."""
 
-    NONE = "there is none"
+    NONE = "no body"
     LENGTH = "by Content-Length"
     CHUNKED = "chunked"
-    UNDECLARED = "by the message itself: HTTP/2 and later need not say"
+    UNDECLARED = "by the protocol: HTTP/2 and later need no header for it"
 
 
 class OutgoingRequest:
-    """A request's head, and how its body is told: most have none, and are told by the head alone."""
+    """The head of a request, and the framing of its body. Most requests have none, and set only `head`."""
 
-    # Who makes one sets this by itself: every request does, and an __init__ takes twice the time.
+    # Set by the caller rather than in __init__, which would take twice the time for every request.
     head: bytes
 
     framing = Framing.NONE
-    length = 0  #: with LENGTH: of the body in bytes
-    has_body = False  #: whether there is, or may be, any of it
-    expects_continue = False  #: whether the client waits for a 100 before it sends its body
+    length = 0  #: with LENGTH: the length of the body in bytes
+    has_body = False  #: whether there is a body, or may be one
+    expects_continue = False  #: whether the client waits for a 100 before it sends the body
 
     @classmethod
-    def framed(cls, head: bytes, framing: Framing, length: int = 0, continues: bool = False) -> OutgoingRequest:
+    def framed(cls, head: bytes, framing: Framing, length: int = 0, expects_continue: bool = False) -> OutgoingRequest:
         outgoing = cls()
         outgoing.head = head
         outgoing.framing = framing
         outgoing.length = length
         outgoing.has_body = length > 0 or framing in (Framing.CHUNKED, Framing.UNDECLARED)
-        outgoing.expects_continue = continues
+        outgoing.expects_continue = expects_continue
         return outgoing
 
     def with_framing(self, framing: Framing, length: int = 0) -> OutgoingRequest:
-        """The same where the framing was UNTOLD and is known now."""
+        """Return the request with a known framing where it was UNDECLARED."""
         if framing is Framing.NONE:
             return OutgoingRequest.framed(self.head, framing)
         line = b"content-length: %d" % length if framing is Framing.LENGTH else b"transfer-encoding: chunked"
@@ -111,23 +114,23 @@ class OutgoingRequest:
 
 
 class _Kind(Enum):
-    HOP = "goes no further"
+    HOP = "hop-by-hop"
     HOST = "Host"
     LENGTH = "Content-Length"
     CODING = "Transfer-Encoding"
     CONNECTION = "Connection"
     EXPECT = "Expect"
     TE = "TE"
-    FORWARDED = "said of the client by whoever came before us"
+    FORWARDED = "describes the client, added by an earlier proxy or by the client"
 
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _AUTHORITY = re.compile(r"[!-.0-;=?-\[\]-~]+")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")  # the absolute form, less its path (RFC 9112, 3.2.2)
-# What no target may hold. Bytes beyond ASCII it may, since some clients send them.
+# What a target must not contain. Non-ASCII bytes are allowed, since some clients send them.
 _not_in_target = re.compile(rb"[\x00-\x20\x7f]").search
-#: What a path may hold as it is, as far as those who quote need to know (RFC 3986, 3.3).
-SAFE = "/:@!$&'()*+,;=~-._"
+#: The characters besides letters and digits that need no quoting in a path (RFC 3986, 3.3).
+PATH_SAFE = "/:@!$&'()*+,;=~-._"
 
 _IPV4 = re.compile(r"[0-9.]+")
 _IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%.*)?")
@@ -149,8 +152,8 @@ _KINDS.update(
         b"forwarded": _Kind.FORWARDED,
     }
 )
-# What clients usually send, so that names which nobody knows can't crowd it out.
-_USUAL = (
+# Common names, known from the start so that unknown names can't use up the space for them.
+_COMMON_NAMES = (
     b"accept accept-charset accept-encoding accept-language access-control-request-headers "
     b"access-control-request-method authorization cache-control content-encoding content-language "
     b"content-type cookie dnt if-match if-modified-since if-none-match if-range if-unmodified-since "
@@ -159,16 +162,16 @@ _USUAL = (
     b"sec-gpc traceparent tracestate upgrade-insecure-requests user-agent x-csrf-token x-request-id "
     b"x-requested-with"
 ).split()
-#: The names that were met, in lower case: how each line begins, and what it is unless it is simply passed on.
-_NAMES = {name: (name + b": ", kind) for name, kind in (dict.fromkeys(_USUAL) | _KINDS).items()}
-# Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
+#: The known names in lower case: how the line begins, and the kind of header; None: it is simply passed on.
+_NAMES = {name: (name + b": ", kind) for name, kind in (dict.fromkeys(_COMMON_NAMES) | _KINDS).items()}
+# Accessing a member of an Enum costs as much as a few dict look-ups, on every request.
 _IS_HOST, _IS_CONNECTION = _Kind.HOST, _Kind.CONNECTION
 
 
-def _introduced(name: bytes) -> tuple[bytes, _Kind | None]:
-    """The same for a name that was not met before."""
+def _learn_name(name: bytes) -> tuple[bytes, _Kind | None]:
+    """Return the entry of a new name, and remember it if there is space."""
     if not _TOKEN.fullmatch(name):
-        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the name of a header is none")
+        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="invalid header name")
     lower = name.lower()
     if lower in _NAMES:
         return _NAMES[lower]
@@ -179,13 +182,14 @@ def _introduced(name: bytes) -> tuple[bytes, _Kind | None]:
 
 
 def request_target(raw: bytes | None, root: str, path: str, query: bytes, charset: str = "utf-8") -> bytes:
-    """The request target as the client wrote it, less what it is mounted under.
+    """Return the request target as the client sent it, without the path that the app is mounted under.
 
-    `raw`: path and perhaps query as they came, if the server tells; `root`, `path`: unquoted, and decoded by `charset`,
-    what is no text by PEP 383; `query` without its question mark. Where `raw` is not told, `path` is quoted anew.
+    `raw`: path and optionally query as received, if the web server provides it; otherwise `path` is quoted again.
+    `root`, `path`: unquoted, and decoded by `charset` with surrogate escapes (PEP 383). `query`: without its question
+    mark.
     """
     if raw is None:
-        raw = quote(path, safe=SAFE, encoding=charset, errors="surrogateescape").encode()
+        raw = quote(path, safe=PATH_SAFE, encoding=charset, errors="surrogateescape").encode()
     if root or raw[:1] != b"/":
         absolute = _ABSOLUTE.match(raw)
         raw = strip_root(
@@ -197,8 +201,8 @@ def request_target(raw: bytes | None, root: str, path: str, query: bytes, charse
 
 
 def strip_root(raw: bytes, root: bytes) -> bytes:
-    """What of a path is behind `root`, which is decoded where `raw` is not. All of it if `root` is no prefix: some
-    servers have not put it there.
+    """Return the part of the quoted path `raw` after the unquoted `root`; all of `raw` if `root` is not its prefix,
+    since some web servers leave it out.
     """
     end = len(root)
     if raw[:end] != root or b"%" in root:
@@ -217,8 +221,8 @@ def strip_root(raw: bytes, root: bytes) -> bytes:
 
 
 def leaves_base_path(target: bytes) -> bool:
-    """Whether somebody who resolves dot segments would leave the path that `target` is put behind, whatever they take
-    for a slash, and for the end of a name or a path.
+    """Whether a server that resolves dot segments would leave the base path that `target` is appended to, whatever it
+    treats as a slash, as the end of a segment or as the end of the path.
     """
     depth = 0
     for segment in unquote_to_bytes(target.partition(b"?")[0]).replace(b"\\", b"/").split(b"/")[1:]:
@@ -233,7 +237,7 @@ def leaves_base_path(target: bytes) -> bool:
 
 
 class RequestHeads:
-    """Makes the heads of requests to one upstream."""
+    """Builds the heads of requests to one upstream."""
 
     def __init__(self, location: Location, forward: Forward) -> None:
         self._base = location.base_path.encode()
@@ -243,8 +247,8 @@ class RequestHeads:
         self._trusted = Networks(forward.trusted_proxies)
         self._except = Networks(forward.except_nets) if forward.except_nets else None
         self._if_none = forward.if_none
-        # what is said of clients that have said nothing themselves
-        self._said: TwoGenerationCache[tuple[str | None, bool, bytes | None], bytes] = TwoGenerationCache(1024)
+        # the lines about clients whose requests had no such lines
+        self._cached: TwoGenerationCache[tuple[str | None, bool, bytes | None], bytes] = TwoGenerationCache(1024)
 
     def build(
         self,
@@ -254,129 +258,138 @@ class RequestHeads:
         *,
         peer: str | None,
         secure: bool,
-        untold: bool = False,
+        is_undeclared: bool = False,
         upgrade: tuple[bytes, ...] = (),
-        trailers: bool = False,
+        accepts_trailers: bool = False,
     ) -> OutgoingRequest:
-        """The head of a request. `headers`: names in lower case. `peer`: the address that the connection comes from.
-        `secure`: whether by TLS. `untold`: the body may come without any header that says so. `upgrade`: lines that ask
-        for another protocol. `trailers`: those of the answer can be passed on.
+        """Build the head of a request.
 
-        Raises `ServerFailure` (UNFIT) if no two readers need to agree about it.
+        - `headers`: names in lower case.
+        - `peer`: the address of the peer of the connection, None for a UNIX socket.
+        - `secure`: whether the connection uses TLS.
+        - `is_undeclared`: whether a body may come without a header that declares it (HTTP/2 and later).
+        - `upgrade`: lines that request another protocol.
+        - `accepts_trailers`: whether trailers of the response can be passed on.
+
+        Raises `ServerFailure` (NOT_FORWARDABLE) if the head is ambiguous.
         """
         if target[:1] != b"/" and not (target == b"*" and method == "OPTIONS"):
-            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the request target is no path")
+            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the request target is not a path")
         if _not_in_target(target):
-            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the request target holds what no target may")
+            raise ServerFailure(
+                Failure.NOT_FORWARDABLE, detail="the request target contains control characters or spaces"
+            )
         if self._base and target != b"*":
             if (b".." in target or b"%2" in target) and leaves_base_path(target):
                 raise ServerFailure(
-                    Failure.NOT_FORWARDABLE, detail="the path leads out of the place that is served here"
+                    Failure.NOT_FORWARDABLE, detail="the path leads out of the base path of the upstream"
                 )
             target = self._base + target
-        lines = [b" ".join((_METHODS.get(method) or _method(method), target, b"HTTP/1.1"))]
+        lines = [b" ".join((_METHODS.get(method) or _unusual_method(method), target, b"HTTP/1.1"))]
         host: bytes | None = None
         length: int | None = None
-        chunked = continues = False
+        chunked = expects_continue = False
         hops: list[bytes] | None = None
-        said: list[Header] | None = None
+        forwarded: list[Header] | None = None
         for name, value in headers:
             try:
                 begins, kind = _NAMES[name]
             except KeyError:
-                begins, kind = _introduced(name)
+                begins, kind = _learn_name(name)
             if kind is None:
                 lines.append(begins + value)
             elif kind is _IS_HOST:
                 if host is not None and host != value:
-                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="two Hosts")
+                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="two different Host headers")
                 host = value
             elif kind is _IS_CONNECTION:
                 hops = [*(hops or ()), *connection_options(value)]
             elif kind is _Kind.LENGTH:
                 if not value.isdigit() or len(value) > 18 or (length is not None and length != int(value)):
-                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="Content-Length is no length")
+                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="invalid Content-Length")
                 length = int(value)
             elif kind is _Kind.CODING:
                 if chunked or value.strip(b" \t").lower() != b"chunked":
-                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="a transfer coding that is not chunked alone")
+                    raise ServerFailure(Failure.NOT_FORWARDABLE, detail="a transfer coding other than chunked")
                 chunked = True
             elif kind is _Kind.EXPECT:
-                continues = value.lower() == b"100-continue"
+                expects_continue = value.lower() == b"100-continue"
             elif kind is _Kind.FORWARDED:
-                said = [*(said or ()), (begins[:-2], value)]
+                forwarded = [*(forwarded or ()), (begins[:-2], value)]
             elif kind is _Kind.TE:
-                if trailers and b"trailers" in connection_options(value):
-                    trailers = False  # said
+                if accepts_trailers and b"trailers" in connection_options(value):
+                    accepts_trailers = False  # added only once
                     upgrade += (b"connection: te", b"te: trailers")
         if chunked and length is not None:
             raise ServerFailure(Failure.NOT_FORWARDABLE, detail="both Content-Length and Transfer-Encoding")
-        if hops and (gone := headers_to_remove(hops)):
-            lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0] not in gone)]
+        if hops and (removed := headers_to_remove(hops)):
+            lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0] not in removed)]
         lines += upgrade
-        if said is None:  # as nearly always, and then the same for all that a client asks
+        if forwarded is None:  # nearly always, and then the lines are the same for all requests of a client
             about = peer, secure, host
-            client = self._said.young.get(about) or self._of_silent(about)
+            client = self._cached.young.get(about) or self._cached_client_lines(about)
         else:
-            client = self._of_client(said, peer, secure, host)
-        _single(lines)
-        if not chunked and length is None:  # nobody has promised a body that could be waited with
+            client = self._client_lines(forwarded, peer, secure, host)
+        _refuse_line_breaks(lines)
+        if not chunked and length is None:  # no body is declared, so the client does not wait for a 100
             lines += client, b"", b""
             head = b"\r\n".join(lines)
-            if untold:
+            if is_undeclared:
                 return OutgoingRequest.framed(head, Framing.UNDECLARED)
             outgoing = OutgoingRequest()
             outgoing.head = head
             return outgoing
-        continues = continues and length != 0  # else there is nothing that could be continued
+        expects_continue = expects_continue and length != 0  # without a body there is nothing to continue
         lines += client, b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-        if continues:
+        if expects_continue:
             lines.append(b"expect: 100-continue")
         lines += b"", b""
         framing = Framing.CHUNKED if length is None else Framing.LENGTH
-        return OutgoingRequest.framed(b"\r\n".join(lines), framing, length or 0, continues)
+        return OutgoingRequest.framed(b"\r\n".join(lines), framing, length or 0, expects_continue)
 
-    def _of_silent(self, about: tuple[str | None, bool, bytes | None]) -> bytes:
-        """`_of_client` for one who was not met lately, and has said nothing."""
-        client = self._said.get(about)
+    def _cached_client_lines(self, about: tuple[str | None, bool, bytes | None]) -> bytes:
+        """Return `_client_lines` for a request without such headers, and cache them."""
+        client = self._cached.get(about)
         if client is None:
-            client = self._of_client(None, *about)
-            self._said.put(about, client)
+            client = self._client_lines(None, *about)
+            self._cached.put(about, client)
         return client
 
-    def _of_client(self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None) -> bytes:
-        """Host, and what is said of the client. `said`: by whoever came before us."""
-        lines = self._lines_of_client(said, peer, secure, host)
-        _single(lines)
+    def _client_lines(
+        self, forwarded: list[Header] | None, peer: str | None, secure: bool, host: bytes | None
+    ) -> bytes:
+        """Return Host and the headers about the client. `forwarded`: those that the request had."""
+        lines = self._build_client_lines(forwarded, peer, secure, host)
+        _refuse_line_breaks(lines)
         return b"\r\n".join(lines)
 
-    def _lines_of_client(
-        self, said: list[Header] | None, peer: str | None, secure: bool, host: bytes | None
+    def _build_client_lines(
+        self, forwarded: list[Header] | None, peer: str | None, secure: bool, host: bytes | None
     ) -> list[bytes]:
         if host is not None and host.translate(None, _HOST):
-            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="Host is no host")
+            raise ServerFailure(Failure.NOT_FORWARDABLE, detail="invalid Host")
         sent_host = self._host if self._host is not None else host if host is not None else self._authority
         lines = [b"host: %b" % sent_host]
         by = self._by
         excepted = self._except is not None and peer in self._except
         if excepted or by == "none":
-            lines.extend(b"%b: %b" % header for header in said or ())
+            lines.extend(b"%b: %b" % header for header in forwarded or ())
             return lines
         field = b"forwarded" if by == "forwarded" else b"x-forwarded-for"
         ours: bytes | None = peer.encode("latin-1", "replace") if peer else None
         client = ours
         if by == "forwarded":
-            ours = _element(peer, secure, host)
+            ours = _forwarded_element(peer, secure, host)
         names: set[bytes] = set()
-        if said is not None and (by == "forwardfor" or peer in self._trusted):
-            names = {name for name, _ in said}
-            before = [value for name, value in said if name == field]
-            if by == "forwardfor":  # a line of its own, and those that came as they are
-                lines.extend(b"%b: %b" % header for header in said)
+        if forwarded is not None and (by == "forwardfor" or peer in self._trusted):
+            names = {name for name, _ in forwarded}
+            before = [value for name, value in forwarded if name == field]
+            if by == "forwardfor":  # a line of our own, and those of the request unchanged
+                lines.extend(b"%b: %b" % header for header in forwarded)
                 if before and self._if_none:
                     return lines
             else:
-                lines.extend(b"%b: %b" % header for header in said if header[0] != field)
+                lines.extend(b"%b: %b" % header for header in forwarded if header[0] != field)
                 if before:
                     behind = self._trusted.find_client(peer, [value.decode("latin-1") for value in before])
                     client = behind.encode("latin-1", "replace") if behind else None
@@ -393,23 +406,23 @@ class RequestHeads:
         return lines
 
 
-def _method(method: str) -> bytes:
-    """A method that few use. ServerFailure if it is none that can be passed on."""
+def _unusual_method(method: str) -> bytes:
+    """Encode an uncommon method. Raise ServerFailure if it can't be forwarded."""
     if method == "CONNECT" or not _TOKEN.fullmatch(written := method.encode("latin-1", "replace")):
-        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the method is none that can be passed on")
+        raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the method can't be forwarded")
     return written
 
 
-def _single(lines: list[bytes]) -> None:
-    """ServerFailure if there is more than one line in one of them."""
+def _refuse_line_breaks(lines: list[bytes]) -> None:
+    """Raise ServerFailure if one of `lines` contains a line break or NUL."""
     text = b"".join(lines)
-    # asked for a number: to look for bytes of length 1 takes ten times as long
+    # searching for an int takes a tenth of the time of searching for bytes of length 1
     if 0x0A in text or 0x0D in text or 0 in text:
         raise ServerFailure(Failure.NOT_FORWARDABLE, detail="a line break or NUL within a header")
 
 
-def _element(peer: str | None, secure: bool, host: bytes | None) -> bytes:
-    """One element of Forwarded (RFC 7239, 4)."""
+def _forwarded_element(peer: str | None, secure: bool, host: bytes | None) -> bytes:
+    """Return an element of Forwarded (RFC 7239, 4)."""
     node = "unknown"
     if peer:
         if _IPV4.fullmatch(peer):
@@ -419,5 +432,5 @@ def _element(peer: str | None, secure: bool, host: bytes | None) -> bytes:
     element = f"for={node};proto={'https' if secure else 'http'}".encode("latin-1", "replace")
     if host is None:
         return element
-    told = host if _TOKEN.fullmatch(host) else b'"%b"' % host.replace(b"\\", b"").replace(b'"', b"")
-    return b"%b;host=%b" % (element, told)
+    quoted = host if _TOKEN.fullmatch(host) else b'"%b"' % host.replace(b"\\", b"").replace(b'"', b"")
+    return b"%b;host=%b" % (element, quoted)

@@ -1,8 +1,8 @@
-"""HTTP/1.1 as a client reads it, without I/O: bytes in, answers out (RFC 9112; parsed by httptools, which is llhttp).
+"""HTTP/1.1 responses parsed without I/O: bytes in, responses out (RFC 9112; httptools parses, which is llhttp).
 
-llhttp is strict about characters and lines, and knows nothing of the request: which answers have no body, when a
-connection has ended, how much is too much, and whether anything may follow are decided here. A body with a length is
-counted and passed by; only a chunked one is parsed.
+llhttp is strict about characters and lines, but does not know the request. Decided here: which responses have no body,
+when a connection has ended, which sizes are too large, and whether more data may follow. A body with a length is
+counted, but not parsed; only a chunked one is parsed.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from sticky_core.errors import ConfigError
 
 Header = tuple[bytes, bytes]
 
-#: of a head, in bytes; a trailer section counts as one
+#: the longest head, in bytes; also the longest trailer section
 MAX_HEAD: Final = 65536
-#: how many answers of status 1xx may come before the one that counts
+#: how many 1xx responses may come before the final one
 MAX_INTERIM: Final = 16
-#: Of headers: how many names are remembered that clients or servers have come with, and of what length at most.
+#: How many names of headers that clients or servers have sent are remembered, and how long they are at most.
 MAX_KNOWN_NAMES: Final = 4096
 MAX_KNOWN_NAME_LENGTH: Final = 64
-# Lines of chunks, extensions included: this much in all, and so much more for each chunk.
+# The bytes of chunk lines, extensions included: at most this many in total, and this many more for each chunk.
 _CHUNK_LINES: Final = 16384
 _CHUNK_LINE: Final = 64
-# Pieces of a body below this are passed on together, in bytes: above, to join them costs more than to pass them on.
-_LARGE: Final = 8192
+# Body parts up to this size in bytes are joined; for larger ones joining costs more than passing them on one by one.
+_MAX_JOINED: Final = 8192
 
-#: A Connection header can't take these along: they are not about the connection, and servers would be fooled.
+#: A Connection header can't remove these: they do not concern the connection, and servers depend on them.
 END_TO_END: Final = frozenset(
     (b"host", b"content-length", b"content-type", b"cookie", b"set-cookie", b"authorization", b"cache-control", b"date")
 )
 
-#: What goes from one end of a connection to the other and no further (RFC 9110, 7.6.1, and what is older than it).
+#: Headers that are valid for one connection only (RFC 9110, 7.6.1, and older ones), so they are not forwarded.
 HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
@@ -50,31 +50,31 @@ HOP_BY_HOP: Final = frozenset(
 )
 
 
-#: what is told to whom a part is missing
+#: the message if a package is not installed
 MISSING_PACKAGE: Final = "forwarding to a URL needs {}: pip install 'sticky-sessions[proxy]'"
 
 
 class BadResponse(Exception):
-    """What the server sent is no answer, or not one that can be passed on."""
+    """The server sent something that is not a response, or not one that can be passed on."""
 
 
 def connection_options(value: bytes) -> list[bytes]:
-    """The names in a Connection header, in lower case."""
+    """Return the names in a Connection header, in lower case."""
     return [name for part in value.split(b",") if (name := part.strip(b" \t").lower())]
 
 
 def is_removable(name: bytes) -> bool:
-    """Whether a header that Connection names goes with the connection: not if others depend on it."""
+    """Whether a header that Connection names is removed: not if servers depend on it."""
     return name not in END_TO_END and not name.startswith(b"x-forwarded-")
 
 
 def headers_to_remove(names: list[bytes]) -> set[bytes]:
-    """What goes no further because Connection names it, and would go on else: usually nothing."""
+    """Return the headers to remove because Connection names them, besides hop-by-hop ones: usually none."""
     return {name for name in names if name not in HOP_BY_HOP and is_removable(name)}
 
 
 def require() -> None:
-    """ConfigError unless the parser is installed."""
+    """Raise ConfigError unless httptools is installed."""
     _httptools()
 
 
@@ -86,30 +86,30 @@ def _httptools() -> Any:
 
 
 class ResponseParser:
-    """The answers that come on one connection, one after another: `begin` when a request goes out, then `feed` what
-    comes.
+    """Parses the responses on one connection, one after another: call `begin_response` when a request is sent, then
+    `feed` with the data received.
     """
 
     __slots__ = (
         "__weakref__",
         "_accepts_upgrade",
-        "_as_usual",
+        "_body_parsed",
+        "_bytes_fed",
         "_chunked",
         "_chunks",
-        "_current",
+        "_connection_options",
         "_errors",
-        "_fed",
-        "_got",
+        "_has_early_head",
         "_head_only",
-        "_hops",
         "_interim",
-        "_left",
+        "_is_http_1_1",
+        "_is_simple",
         "_length",
-        "_make",
         "_parser",
+        "_parser_class",
         "_problem",
         "_tail",
-        "_told",
+        "_unparsed_left",
         "awaits_continue",
         "body_parts",
         "finished",
@@ -124,118 +124,118 @@ class ResponseParser:
 
     def __init__(self) -> None:
         httptools = _httptools()
-        self._make = httptools.HttpResponseParser
+        self._parser_class = httptools.HttpResponseParser
         self._errors = httptools.HttpParserUpgrade, httptools.HttpParserError
         self._parser: Any = None
-        #: Whether no answer is under way: whatever comes now is one too many.
+        #: Whether the response is complete; more data is an error then.
         self.finished = True
         self.reusable = True
         self.status = 0
-        self._left = 0
-        self._as_usual = False
+        self._unparsed_left = 0
+        self._is_simple = False
 
     def begin_response(self, method: str, upgrade: bool = False) -> None:
-        """A request goes out. `upgrade`: it asks for another protocol, and may be given it by a 101."""
+        """Prepare for the response to a request. `upgrade`: the request asks for another protocol, so a 101 is allowed."""
         if self._parser is None or not self.reusable:
-            self._parser = self._make(self)
-        self.status = 0  #: 0 until the head is whole
-        self.headers: list[Header] = []  #: those to pass on
-        self.body_parts: list[bytes] = []  #: of the body, which nobody has taken yet
-        self.finished = False  #: whether the answer is whole
-        self.reusable = False  #: then: whether the connection may carry another
-        self._fed = 0
-        self._got = 0
-        self._left = 0  # of a body that is passed by: how much is to come; below 0: whatever comes until the end
+            self._parser = self._parser_class(self)
+        self.status = 0  #: 0 until the head is complete
+        self.headers: list[Header] = []  #: the headers to pass on
+        self.body_parts: list[bytes] = []  #: parts of the body that `take_body` has not returned yet
+        self.finished = False  #: whether the response is complete
+        self.reusable = False  #: once `finished`: whether the connection can be used for another request
+        self._bytes_fed = 0
+        self._body_parsed = 0
+        self._unparsed_left = 0  # bytes to come of a body that is not parsed; below 0: until the connection is closed
         self._length = -1
-        if not self._as_usual:
-            self._begin_as_usual()
+        if not self._is_simple:
+            self._reset_rare_state()
         if upgrade or method == "HEAD":
-            self._as_usual = False
+            self._is_simple = False
             self._accepts_upgrade = upgrade
             self._head_only = method == "HEAD"
 
-    def _begin_as_usual(self) -> None:
-        """Forget what few answers have. Who notes any of it says that the answer is not `_as_usual`."""
-        self._as_usual = True
-        self.awaits_continue = False  #: whether a 100 would be news
+    def _reset_rare_state(self) -> None:
+        """Reset the state that few responses change. Code that changes it sets `_is_simple` to False."""
+        self._is_simple = True
+        self.awaits_continue = False  #: whether a 100 has been requested and not received
         self._accepts_upgrade = False
         self._head_only = False
         self.trailers: list[Header] = []
         self.trailer_names: bytes | None = None  #: the Trailer header
-        self.upgraded_data = b""  #: what came behind a 101
+        self.upgraded_data = b""  #: the data after a 101
         self.upgrade = b""  #: the Upgrade header, if Connection names it
-        self._tail = b""  # of what was fed before, as much as can matter
-        self._told = False  # whether there was a head after an earlier read, and somebody has seen it
+        self._tail = b""  # the last bytes fed before, as many as can matter
+        self._has_early_head = False  # whether an earlier `feed` completed the head, so that the caller has seen it
         self._interim = 0
-        self._current = True  # whether it is HTTP/1.1 without asking the parser, which makes a text of it
+        self._is_http_1_1 = True  # whether it is known to be HTTP/1.1; the parser would build a string for it
         self._begin_head()
 
     def _begin_head(self) -> None:
         self._length = -1
         self._chunked = False
         self._chunks = 0
-        self._hops: list[bytes] | None = None
+        self._connection_options: list[bytes] | None = None
         self._problem: str | None = None
 
     def feed(self, data: bytes) -> None:
-        """More of what the server sends. BadAnswer if it is not the answer that it should be; or if this is `over`, and
-        there is more.
+        """Parse more data from the server. Raise BadResponse if it is not a valid response, or if the response is
+        already finished.
         """
-        if self._left:
+        if self._unparsed_left:
             if not self.finished:
-                return self._pass_by(data)
-            self._left = 0
+                return self._feed_unparsed(data)
+            self._unparsed_left = 0
         if self.finished:
             self.reusable = False
-            raise BadResponse("more than was asked for")
-        fed = self._fed = self._fed + len(data)
-        if fed > MAX_HEAD and not self.status and self._too_long(data):
-            raise self._bad(f"a head of more than {MAX_HEAD} bytes")
+            raise BadResponse("data after the response")
+        fed = self._bytes_fed = self._bytes_fed + len(data)
+        if fed > MAX_HEAD and not self.status and self._is_head_too_long(data):
+            raise self._fail(f"a head of more than {MAX_HEAD} bytes")
         if fed == len(data) and data[:9] != b"HTTP/1.1 ":
-            if data[0] != 0x48:  # an H; the parser would take RTSP as well, and empty lines
-                raise self._bad("not HTTP")
-            self._current = self._as_usual = False
-        upgrade, error = self._errors
+            if data[0] != 0x48:  # an H; the parser would accept RTSP as well, and empty lines
+                raise self._fail("not HTTP")
+            self._is_http_1_1 = self._is_simple = False
+        upgrade, parse_error = self._errors
         try:
             self._parser.feed_data(data)
-        except upgrade as switched:
-            self.upgraded_data = data[switched.args[0] :]
-            self._as_usual = False
-        except error as wrong:
+        except upgrade as error:
+            self.upgraded_data = data[error.args[0] :]
+            self._is_simple = False
+        except parse_error as error:
             if not self.finished or self.status == 101:
-                raise self._bad(self._problem or str(wrong)) from None
+                raise self._fail(self._problem or str(error)) from None
             self.reusable = False
         if self._problem is not None:
-            raise self._bad(self._problem)
+            raise self._fail(self._problem)
         if self.finished:
-            if (data[-1] < 0x0E or self._head_only) and not self._ends_with(data):
+            if (data[-1] < 0x0E or self._head_only) and not self._ends_exactly_at(data):
                 self.reusable = False
         elif self.status and not self._chunked:
-            self._left = self._length - self._got if self._length >= 0 else -1
-            self._parser = None  # it waits for a body that it will not see
-        elif self.status and fed - self._got > MAX_HEAD + _CHUNK_LINES + _CHUNK_LINE * self._chunks:
-            raise self._bad("chunks with more around them than in them")
+            self._unparsed_left = self._length - self._body_parsed if self._length >= 0 else -1
+            self._parser = None  # it expects a body that it will not get
+        elif self.status and fed - self._body_parsed > MAX_HEAD + _CHUNK_LINES + _CHUNK_LINE * self._chunks:
+            raise self._fail("chunk lines are too long")
         else:
             self._tail = (self._tail + data[-4:])[-4:]
-            self._told = self.status > 0
-            self._as_usual = False
+            self._has_early_head = self.status > 0
+            self._is_simple = False
 
-    def _bad(self, problem: str) -> BadResponse:
-        """What comes after this is no better, and what came in the same read was no answer either."""
+    def _fail(self, problem: str) -> BadResponse:
+        """Return the error for an invalid response. What was parsed in the same `feed` is discarded too."""
         self._problem = problem
-        self.finished = self.reusable = self._as_usual = False
-        if not self._told:
+        self.finished = self.reusable = self._is_simple = False
+        if not self._has_early_head:
             self.status = 0
             self.body_parts = []
         return BadResponse(problem)
 
-    def _too_long(self, data: bytes) -> bool:
-        """Whether the head goes on beyond what a head may have."""
-        allowed = MAX_HEAD - self._fed + len(data)
+    def _is_head_too_long(self, data: bytes) -> bool:
+        """Whether the head is longer than MAX_HEAD."""
+        allowed = MAX_HEAD - self._bytes_fed + len(data)
         return allowed <= 0 or b"\r\n\r\n" not in self._tail[-3:] + data[:allowed]
 
-    def _pass_by(self, data: bytes) -> None:
-        left = self._left
+    def _feed_unparsed(self, data: bytes) -> None:
+        left = self._unparsed_left
         if left > 0:
             size = len(data)
             if size >= left:
@@ -243,16 +243,16 @@ class ResponseParser:
                 if size > left:
                     data = data[:left]
                     self.reusable = False
-            self._left = left - size
+            self._unparsed_left = left - size
         self.body_parts.append(data)
 
-    def _ends_with(self, data: bytes) -> bool:
-        """Whether the answer ends where `data` does: the parser skips line breaks behind it without a word, and looks
-        for a body behind a head that has none.
+    def _ends_exactly_at(self, data: bytes) -> bool:
+        """Whether the response ends where `data` does: the parser silently skips line breaks after it, and expects a
+        body after a head that has none.
         """
         length = self._length
         if length > 0:
-            if self._fed == len(data) == data.find(b"\r\n\r\n") + 4 + length:
+            if self._bytes_fed == len(data) == data.find(b"\r\n\r\n") + 4 + length:
                 return True
             if not data.endswith(self.body_parts[-1]):
                 return False
@@ -261,23 +261,23 @@ class ResponseParser:
         return last[1:] == b"\r\n\r\n" and last[0] > 0x0D
 
     def feed_eof(self) -> bool:
-        """The server has closed its side. Whether the answer is whole; BadAnswer if not even its head is, and something
-        of it had come.
+        """The server has closed the connection. Return whether the response is complete; raise BadResponse if only a
+        part of its head was received.
         """
-        if self._left < 0 and not self.finished:
+        if self._unparsed_left < 0 and not self.finished:
             self.finished = True
             self.reusable = False
-        if not self.finished and not self.status and (self._fed or self._interim):
+        if not self.finished and not self.status and (self._bytes_fed or self._interim):
             raise BadResponse("a head that is cut short")
         return self.finished
 
     def take_body(self) -> bytes:
-        """The next piece of the body that has come: small ones together, large ones one by one."""
+        """Return the next part of the body received: small ones joined, large ones one by one."""
         parts = self.body_parts
         if not parts:
             return b""
         if len(parts) > 1:
-            if len(parts[0]) > _LARGE:
+            if len(parts[0]) > _MAX_JOINED:
                 return parts.pop(0)
             part = b"".join(parts)
         else:
@@ -285,7 +285,7 @@ class ResponseParser:
         self.body_parts = []
         return part
 
-    # What the parser calls
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         if self.finished:
@@ -295,108 +295,112 @@ class ResponseParser:
         if self.finished:
             return
         try:
-            lower, heed = _HEADERS[name]
+            lower, handle = _HEADERS[name]
         except KeyError:
-            lower, heed = _introduced(name)
+            lower, handle = _learn_name(name)
         if self.status:
-            self._on_trailer(lower, heed, value)
-        elif heed is not None:
-            heed(self, value)
+            self._on_trailer(lower, handle, value)
+        elif handle is not None:
+            handle(self, value)
         elif lower:
             self.headers.append((lower, value.rstrip(b" \t")))
 
-    def _on_trailer(self, lower: bytes, heed: Callable[[ResponseParser, bytes], None] | None, value: bytes) -> None:
-        if lower and heed is None:
+    def _on_trailer(self, lower: bytes, handle: Callable[[ResponseParser, bytes], None] | None, value: bytes) -> None:
+        if lower and handle is None:
             self.trailers.append((lower, value.rstrip(b" \t")))
-            self._as_usual = False
+            self._is_simple = False
         else:
-            self.reusable = False  # the parser may have heeded it
+            self.reusable = False  # the parser may have acted on it
 
-    def heed_length(self, value: bytes) -> None:
+    def handle_content_length(self, value: bytes) -> None:
         value = value.rstrip(b" \t")
-        self._length = int(value)  # llhttp lets nothing but digits pass
+        self._length = int(value)  # llhttp accepts digits only
         self.headers.append((b"content-length", value))
 
-    def heed_coding(self, value: bytes) -> None:
-        if self._chunked or value.rstrip(b" ").lower() != b"chunked":  # with a tab behind it the parser heeds none
-            self._problem = "a transfer coding that is not chunked alone"
+    def handle_transfer_encoding(self, value: bytes) -> None:
+        if (
+            self._chunked or value.rstrip(b" ").lower() != b"chunked"
+        ):  # llhttp does not recognise it with a tab after it
+            self._problem = "a transfer coding other than chunked"
         self._chunked = True
-        self._as_usual = False
+        self._is_simple = False
 
-    def heed_connection(self, value: bytes) -> None:
-        self._hops = [*(self._hops or ()), *connection_options(value)]
-        self._as_usual = False
+    def handle_connection(self, value: bytes) -> None:
+        self._connection_options = [*(self._connection_options or ()), *connection_options(value)]
+        self._is_simple = False
 
-    def heed_trailer(self, value: bytes) -> None:
+    def handle_trailer(self, value: bytes) -> None:
         self.trailer_names = value.rstrip(b" \t")
-        self._as_usual = False
+        self._is_simple = False
 
-    def heed_upgrade(self, value: bytes) -> None:
+    def handle_upgrade(self, value: bytes) -> None:
         self.upgrade = value.rstrip(b" \t")
-        self._as_usual = False
+        self._is_simple = False
 
     def on_headers_complete(self) -> None:
         if self.finished:
             return
         status: int = self._parser.get_status_code()
-        if self._as_usual and self._length >= 0 and 200 <= status <= 999 and status != 204 and status != 304:
+        if self._is_simple and self._length >= 0 and 200 <= status <= 999 and status != 204 and status != 304:
             self.status = status
             self.reusable = True
         elif status < 200:
             self._on_interim(status)
         else:
-            self._on_unusual(status)
+            self._on_other_head(status)
 
-    def _on_unusual(self, status: int) -> None:
+    def _on_other_head(self, status: int) -> None:
         parser = self._parser
-        version: str = "1.1" if self._current else parser.get_http_version()
+        version: str = "1.1" if self._is_http_1_1 else parser.get_http_version()
         if version not in ("1.1", "1.0"):
-            self._problem = f"an answer in HTTP/{version}"
+            self._problem = f"a response in HTTP/{version}"
         elif status > 999:
             self._problem = f"status {status}"
         self.status = status
-        self.reusable = parser.should_keep_alive() and not (self._chunked and version == "1.0")  # later it forgets
-        if self._hops:
-            if b"close" in self._hops:
+        self.reusable = parser.should_keep_alive() and not (
+            self._chunked and version == "1.0"
+        )  # the parser forgets it later
+        if self._connection_options:
+            if b"close" in self._connection_options:
                 self.reusable = False
-            if gone := headers_to_remove(self._hops):
-                self.headers = [header for header in self.headers if header[0].lower() not in gone]
-        if status == 204 or status == 304:  # a 304 may carry a length, which some servers would hold it to
+            if removed := headers_to_remove(self._connection_options):
+                self.headers = [header for header in self.headers if header[0].lower() not in removed]
+        if status == 204 or status == 304:  # a 304 may have a length, for which some web servers would expect a body
             self.headers = [header for header in self.headers if header[0] != b"content-length"]
         if self._head_only or status == 204 or status == 304:
             self.finished = True
             self._length = 0
-            self._parser = None  # it does not know, and would wait for a body
+            self._parser = None  # it does not know that there is no body, and would expect one
 
     def _on_interim(self, status: int) -> None:
         self._interim += 1
-        self._current = self._as_usual = False
+        self._is_http_1_1 = self._is_simple = False
         if status == 100:
             self.awaits_continue = False
         if status == 101:
             self.status = status
             self.finished = True
             if not self._accepts_upgrade:
-                self._problem = "a change of protocol that nobody asked for"
-            elif not self.upgrade or b"upgrade" not in (self._hops or ()):
+                self._problem = "a change of protocol that was not requested"
+            elif not self.upgrade or b"upgrade" not in (self._connection_options or ()):
                 self._problem = "a change of protocol without Upgrade and Connection"
         elif status < 100:
             self._problem = f"status {status:03}"
         elif self._interim > MAX_INTERIM:
-            self._problem = f"more than {MAX_INTERIM} answers before the answer"
+            self._problem = f"more than {MAX_INTERIM} interim responses"
 
     def on_body(self, body: bytes) -> None:
         if self.finished:
             self.reusable = False
         else:
-            self._got += len(body)
+            self._body_parsed += len(body)
             self.body_parts.append(body)
 
     def on_chunk_header(self) -> None:
         if self.finished:
             self.reusable = False
         self._chunks += 1
-        self._as_usual = False
+        self._is_simple = False
 
     def on_message_complete(self) -> None:
         if self.status:
@@ -406,24 +410,24 @@ class ResponseParser:
             self._begin_head()
 
 
-#: The names of headers as they came: in lower case, and what heeds those that are not simply passed on. Empty for what
-#: goes no further: hop by hop, and what the server in front says itself.
+#: The names of headers as received: the name in lower case, and the method for a header that is not simply passed on.
+#: An empty name: the header is dropped (hop-by-hop headers, and those that our web server adds itself).
 _HEADERS: dict[bytes, tuple[bytes, Callable[[ResponseParser, bytes], None] | None]] = dict.fromkeys(
     (*HOP_BY_HOP, b"date", b"server"), (b"", None)
 )
 _HEADERS.update(
     {
-        b"content-length": (b"content-length", ResponseParser.heed_length),
-        b"transfer-encoding": (b"transfer-encoding", ResponseParser.heed_coding),
-        b"connection": (b"connection", ResponseParser.heed_connection),
-        b"trailer": (b"trailer", ResponseParser.heed_trailer),
-        b"upgrade": (b"upgrade", ResponseParser.heed_upgrade),
+        b"content-length": (b"content-length", ResponseParser.handle_content_length),
+        b"transfer-encoding": (b"transfer-encoding", ResponseParser.handle_transfer_encoding),
+        b"connection": (b"connection", ResponseParser.handle_connection),
+        b"trailer": (b"trailer", ResponseParser.handle_trailer),
+        b"upgrade": (b"upgrade", ResponseParser.handle_upgrade),
     }
 )
 
 
-def _introduced(name: bytes) -> tuple[bytes, Callable[[ResponseParser, bytes], None] | None]:
-    """The same for a name that was not met before. Servers may invent them, so only so many are remembered."""
+def _learn_name(name: bytes) -> tuple[bytes, Callable[[ResponseParser, bytes], None] | None]:
+    """Return the entry of a new name and remember it. Servers may invent names, so their number is limited."""
     lower = name.lower()
     known = _HEADERS.get(lower, (lower, None))
     if len(_HEADERS) < MAX_KNOWN_NAMES and len(name) <= MAX_KNOWN_NAME_LENGTH:

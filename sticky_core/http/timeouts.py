@@ -1,4 +1,4 @@
-"""How long we wait for a server, and for a place at one (HAProxy `timeout connect|server|queue|tunnel`)."""
+"""How long to wait for a server, and for a slot at one (HAProxy `timeout connect|server|queue|tunnel`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from sticky_core.errors import raise_problems
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Durations, in seconds or as HAProxy's text.
+    """Timeouts, in seconds or as HAProxy's text.
 
-    `connect`: until a connection to a server stands, TLS included; also the longest pause before the same server is
-    tried again (1 s at most). `server`: for the first byte of an answer, and between two pieces of it. `queue`: for a
-    place at a server that has its `maxconn` (by default as `connect`). `tunnel`: between two messages of a WebSocket.
+    - `connect`: to establish a connection to a server, TLS included, duration, 5 s; also the longest pause before the
+      same server is tried again, though at most 1 s (`timeout connect`).
+    - `server`: for the first byte of a response, and between two parts of it, duration, 60 s (`timeout server`).
+    - `queue`: for a slot at a server that has reached its `maxconn`, duration, as `connect` by default (`timeout
+      queue`).
+    - `tunnel`: between two messages of a WebSocket, duration, 1 h (`timeout tunnel`).
 
-    Raises `ConfigError` for what is no duration, or not above 0.
+    Raises `ConfigError` for a value that is not a duration above 0.
     """
 
     connect: Duration = 5
@@ -47,7 +50,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class TimeoutSeconds:
-    """The same as numbers."""
+    """`Timeouts` as numbers of seconds."""
 
     connect: float
     server: float

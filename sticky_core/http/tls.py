@@ -1,4 +1,4 @@
-"""TLS towards a server (HAProxy `server … ssl ca-file … crt … sni … verify`)."""
+"""TLS to a server (HAProxy `server … ssl ca-file … crt … sni … verify`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from sticky_core.errors import ConfigError, raise_problems
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:
-    """How to speak TLS with an `https://` server.
+    """TLS options for an `https://` server.
 
-    `ca_file`: the certificates to trust, a PEM file; by default the system's. `crt`, `key`: a client certificate and
-    its key, PEM files; `key` is not needed where `crt` holds it. `sni`: the name to ask for and to verify, by default
-    the URL's host. `verify=False` accepts any certificate, and so any stranger on the way.
+    - `ca_file`: the CA certificates to trust, path of a PEM file, by default those of the system (`ca-file`).
+    - `crt`: a client certificate, path of a PEM file, None (`crt`).
+    - `key`: the key of `crt`, path of a PEM file, None; not needed if `crt` contains it.
+    - `sni`: the server name to request and to verify, str, by default the host of the URL (`sni`).
+    - `verify`: whether the certificate is verified, bool, True; False accepts any certificate, so connections can be
+      intercepted (`verify`).
 
-    Raises `ConfigError` for files that are not there or hold something else.
+    Raises `ConfigError` for files that do not exist or do not contain what they should.
     """
 
     ca_file: str | os.PathLike[str] | None = None
@@ -34,24 +37,24 @@ class TLS:
         for name in ("ca_file", "crt", "key"):
             path = getattr(self, name)
             if path is not None and not os.path.isfile(path):
-                yield f"tls: {name} {_text(path)} is not there"
+                yield f"tls: {name} {_text(path)} does not exist"
         if self.key is not None and self.crt is None:
-            yield "tls: key is of no use without crt"
+            yield "tls: key has no effect without crt: add crt, or leave it out"
         if self.ca_file is not None and not self.verify:
-            yield "tls: ca_file is of no use with verify=False"
+            yield "tls: ca_file has no effect with verify=False: leave one of them out"
 
     def context(self) -> ssl.SSLContext:
-        """What sockets need. ConfigError if the files do not hold what they should."""
+        """Return the SSL context. Raise ConfigError if the files do not contain what they should."""
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except (ssl.SSLError, OSError) as error:
-            raise ConfigError(f"tls: ca_file {_text(self.ca_file)} holds no certificates: {error}") from error
+            raise ConfigError(f"tls: ca_file {_text(self.ca_file)} contains no certificates: {error}") from error
         if self.crt is not None:
             try:
                 context.load_cert_chain(self.crt, self.key, password=_no_password)
             except (ssl.SSLError, OSError) as error:
                 files = f"crt {_text(self.crt)} and key {_text(self.key or self.crt)}"
-                raise ConfigError(f"tls: {files} are no certificate and its key: {error}") from error
+                raise ConfigError(f"tls: {files} are not a certificate and its key: {error}") from error
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -64,5 +67,5 @@ def _text(path: str | os.PathLike[str] | None) -> str:
 
 
 def _no_password() -> str:
-    """Asked for where a key is encrypted: else OpenSSL would ask at the terminal, and wait."""
-    raise ConfigError("tls: the key is encrypted: write it without a password, where only the server can read it")
+    """Refuse an encrypted key: without this callback OpenSSL would prompt for a password at the terminal and wait."""
+    raise ConfigError("tls: the key is encrypted: store it without a password, readable only by this process")

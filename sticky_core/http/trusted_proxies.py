@@ -1,4 +1,4 @@
-"""Whom a request comes from: the peer of the connection, or whom the proxies that we trust name behind it."""
+"""The client of a request: the peer of the connection, or the client that trusted proxies report in X-Forwarded-For."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from sticky_core.cache import TwoGenerationCache
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: what stands for a peer that has no address, behind a UNIX socket
+#: means a peer without an address, behind a UNIX socket
 UNIX = "unix"
-# of an address as text, with its zone; what is longer is none, and not worth remembering
+# the longest address as text, with its zone; longer texts are not addresses and are not cached
 _LONGEST = 64
 
 
 def network_problems(networks: Iterable[str]) -> list[str]:
-    """Which of `networks` are none, and what one looks like."""
+    """Return a problem for each of `networks` that is not valid."""
     problems: list[str] = []
     for network in networks:
         if network not in (UNIX, "*"):
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
-                problems.append(f"{network!r} is no network: write '10.0.0.0/8', '::1', 'unix' or '*' ({error})")
+                problems.append(f"{network!r} is not a network: write '10.0.0.0/8', '::1', 'unix' or '*' ({error})")
     return problems
 
 
 class Networks:
-    """Some networks, and which peers are in them. `"*"` is every peer, `"unix"` one without an address."""
+    """A set of networks that peers may be in. `"*"` contains every peer, `"unix"` those without an address."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._all = "*" in networks
@@ -62,7 +62,7 @@ class Networks:
         return any(address in network for network in self._networks)
 
     def find_client(self, peer: str | None, forwarded_for: Sequence[str]) -> str | None:
-        """The first address, from ours outwards, that is not a trusted proxy's; the outermost if all are."""
+        """Return the first address, from `peer` towards the client, that is not a trusted proxy; the last if all are."""
         if peer not in self:
             return peer
         client = peer

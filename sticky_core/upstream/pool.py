@@ -13,7 +13,7 @@ C = TypeVar("C")
 PURGE_DELAY = 5.0
 #: A request that must not be sent twice uses no connection that has idled longer, in seconds: servers close theirs
 #: after some seconds, and whoever writes in that moment can't know whether it was read.
-FRESH = 1.0
+MAX_IDLE_UNREPEATABLE = 1.0
 
 
 class Pool(Generic[C]):
@@ -36,7 +36,7 @@ class Pool(Generic[C]):
         if not self._idle:
             return None
         connection, since = self._idle.popitem()
-        if repeatable or now - since <= FRESH:
+        if repeatable or now - since <= MAX_IDLE_UNREPEATABLE:
             return connection
         self._idle[connection] = since
         return None

@@ -6,7 +6,7 @@ from sticky_core.http.error_page import RETRY_AFTER, error_page
 
 
 @pytest.mark.parametrize("status, reason", [(502, "Bad Gateway"), (503, "Service Unavailable")])
-def test_a_page_is_whole_and_says_what_happened(status: int, reason: str):
+def test_a_page_is_complete_and_explains_the_error(status: int, reason: str):
     answer = error_page(status)
     headers = dict(answer.headers)
     assert (answer.status, answer.reason) == (status, reason)
@@ -16,7 +16,7 @@ def test_a_page_is_whole_and_says_what_happened(status: int, reason: str):
 
 
 @pytest.mark.parametrize("status", [502, 503])
-def test_a_page_is_not_kept_and_marks_nobody(status: int):
+def test_a_page_is_not_cached_and_contains_no_mark(status: int):
     names = [name for name, _ in error_page(status).headers]
     assert dict(error_page(status).headers)["cache-control"] == "no-store"
     assert "set-cookie" not in names
@@ -24,7 +24,7 @@ def test_a_page_is_not_kept_and_marks_nobody(status: int):
     assert len(names) == len(set(names))
 
 
-def test_only_who_may_try_again_is_told_when():
+def test_only_503_has_retry_after():
     assert dict(error_page(503).headers)["retry-after"] == str(RETRY_AFTER)
     assert "retry-after" not in dict(error_page(502).headers), "the request may have been executed"
 

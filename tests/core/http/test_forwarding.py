@@ -1,4 +1,4 @@
-"""Heads on their way to an upstream: what stays, what goes, what is added, and what is rather refused."""
+"""Heads of requests to an upstream: what is passed on, removed, added or refused."""
 
 import string
 from collections.abc import Iterable, Sequence
@@ -25,14 +25,14 @@ from sticky_core.target import Location
 HOST = (b"host", b"shop.example")
 CLIENT = "192.0.2.7"
 PROXY = "10.0.0.1"
-SAYS_NOTHING = Forward(by="none")
+ADDS_NOTHING = Forward(by="none")
 
 
 def made(
     headers: Iterable[Header] = (HOST,),
     method: str = "GET",
     target: bytes = b"/",
-    forward: Forward = SAYS_NOTHING,
+    forward: Forward = ADDS_NOTHING,
     url: str = "http://upstream.example:8080",
     peer: str | None = CLIENT,
     secure: bool = False,
@@ -42,7 +42,7 @@ def made(
 
 
 def parsed(head: bytes) -> tuple[bytes, list[Header]]:
-    """The request line and the headers of a head of which nobody could read anything else."""
+    """Parse a head that every parser reads alike, and return its request line and headers."""
     assert head.endswith(b"\r\n\r\n")
     first, *lines = head[:-4].split(b"\r\n")
     for line in (first, *lines):
@@ -69,7 +69,7 @@ def refused(headers: Iterable[Header] = (HOST,), **more: Any) -> str:
     return failure.value.detail
 
 
-# -- the request line and what is simply passed on
+# -- the request line and ordinary headers
 
 
 def test_a_head_to_the_byte():
@@ -100,7 +100,7 @@ def test_a_head_to_the_byte():
     assert (outgoing.length, outgoing.expects_continue, outgoing.has_body) == (5, False, True)
 
 
-def test_headers_that_come_twice_go_twice_and_in_their_order():
+def test_repeated_headers_are_passed_on_in_their_order():
     headers = [
         (b"x-a", b"1"),
         (b"accept", b"a"),
@@ -135,8 +135,8 @@ def test_any_method_is_passed_on(method: str):
         pytest.param("G\xc4T", id="beyond ASCII"),
     ],
 )
-def test_what_is_no_method_is_refused(method: str):
-    assert refused(method=method) == "the method is none that can be passed on"
+def test_an_invalid_method_is_refused(method: str):
+    assert refused(method=method) == "the method can't be forwarded"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_what_is_no_method_is_refused(method: str):
         pytest.param(b"/..", None, id="plain dots that do not"),
     ],
 )
-def test_the_base_of_a_url_stands_before_every_path_and_is_not_left(target: bytes, expected: bytes | None):
+def test_the_base_path_of_a_url_precedes_every_path_and_can_not_be_left(target: bytes, expected: bytes | None):
     if expected is None:
         assert "leads out" in refused(target=target, url="http://upstream.example/base/")
     else:
@@ -158,13 +158,13 @@ def test_the_base_of_a_url_stands_before_every_path_and_is_not_left(target: byte
         assert line == b"GET %b HTTP/1.1" % expected
 
 
-def test_without_a_base_dots_go_on_as_they_came():
+def test_dot_segments_are_passed_on_without_a_base_path():
     assert parsed(made(target=b"/../%2e%2e/a").head)[0] == b"GET /../%2e%2e/a HTTP/1.1"
 
 
-def test_the_asterisk_belongs_to_options_and_to_no_base():
+def test_the_asterisk_form_is_for_options_only_and_gets_no_base_path():
     assert parsed(made(method="OPTIONS", target=b"*", url="http://a/base").head)[0] == b"OPTIONS * HTTP/1.1"
-    assert refused(target=b"*") == "the request target is no path"
+    assert refused(target=b"*") == "the request target is not a path"
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ def test_the_asterisk_belongs_to_options_and_to_no_base():
         pytest.param(b"shop.example:443", id="an authority"),
     ],
 )
-def test_a_target_that_is_no_path_is_refused(target: bytes):
-    assert refused(target=target) == "the request target is no path"
+def test_a_target_that_is_not_a_path_is_refused(target: bytes):
+    assert refused(target=target) == "the request target is not a path"
 
 
 @pytest.mark.parametrize("byte", [*range(0x21), 0x7F])
-def test_what_would_end_a_target_is_refused(byte: int):
+def test_a_byte_that_would_end_the_target_is_refused(byte: int):
     for target in (b"/a%cb" % byte, b"/%c" % byte, b"/?a=%cb" % byte):
-        assert refused(target=target) == "the request target holds what no target may"
+        assert refused(target=target) == "the request target contains control characters or spaces"
 
 
 @pytest.mark.parametrize("byte", [byte for byte in range(0x21, 0x100) if byte != 0x7F])
@@ -231,11 +231,11 @@ def test_every_other_byte_of_a_target_is_passed_on(byte: int):
         pytest.param(b"/u%6", b"/under", b"/u%6", b"", b"/u%6", id="less than the root, and half a quote"),
         pytest.param(None, b"", b"/a b/\xc3\xa4?#%", b"", b"/a%20b/%C3%A4%3F%23%25", id="quoted where it is not told"),
         pytest.param(None, b"", b"/:@!$&'()*+,;=~-._", b"", b"/:@!$&'()*+,;=~-._", id="no more quoted than it must be"),
-        pytest.param(None, b"/under", b"/under/a b", b"c", b"/a%20b?c", id="not told, less the root"),
-        pytest.param(None, b"/under", b"/under", b"", b"/", id="not told, nothing but the root"),
-        pytest.param(None, b"/under", b"/undertow", b"", b"/undertow", id="not told, a longer name"),
-        pytest.param(None, b"/a b", b"/a b/c", b"", b"/c", id="not told, a root that must be quoted"),
-        pytest.param(None, b"", b"", b"", b"/", id="not told, and nothing"),
+        pytest.param(None, b"/under", b"/under/a b", b"c", b"/a%20b?c", id="no raw path, less the root"),
+        pytest.param(None, b"/under", b"/under", b"", b"/", id="no raw path, nothing but the root"),
+        pytest.param(None, b"/under", b"/undertow", b"", b"/undertow", id="no raw path, a longer name"),
+        pytest.param(None, b"/a b", b"/a b/c", b"", b"/c", id="no raw path, a root that must be quoted"),
+        pytest.param(None, b"", b"", b"", b"/", id="no raw path, and nothing"),
         pytest.param(b"http://shop.example/a", b"", b"/a", b"c", b"/a?c", id="the absolute form"),
         pytest.param(b"HTTPS://shop.example:8443/a?b", b"", b"/a", b"", b"/a?b", id="the absolute form, in capitals"),
         pytest.param(b"http://shop.example", b"", b"/", b"", b"/", id="the absolute form without a path"),
@@ -251,7 +251,7 @@ def test_every_other_byte_of_a_target_is_passed_on(byte: int):
         pytest.param(b"*", b"/under", b"*", b"", b"*", id="the asterisk under a root"),
     ],
 )
-def test_a_target_is_what_the_client_wrote_less_the_root(
+def test_a_target_is_what_the_client_sent_without_the_root(
     raw: bytes | None, root: bytes, path: bytes, query: bytes, expected: bytes
 ):
     for charset in ("utf-8", "latin-1"):
@@ -260,7 +260,7 @@ def test_a_target_is_what_the_client_wrote_less_the_root(
 
 
 @given(root=st.text("ab%/ä ", max_size=6), rest=st.text("ab%/ä ?", max_size=6), data=st.data())
-def test_whatever_of_a_root_is_quoted_what_is_behind_it_is_found(root: str, rest: str, data: st.DataObject):
+def test_the_root_is_removed_however_it_is_quoted(root: str, rest: str, data: st.DataObject):
     def quoted(text: str) -> bytes:
         written = b""
         for byte in text.encode():
@@ -280,8 +280,8 @@ def test_whatever_of_a_root_is_quoted_what_is_behind_it_is_found(root: str, rest
         pytest.param(b"/a/b/../../..", True, id="further up than down"),
         pytest.param(b"/..", True, id="up"),
         pytest.param(b"/../a", True, id="up and down"),
-        pytest.param(b"/./..", True, id="a dot takes nobody down"),
-        pytest.param(b"/a//../..", True, id="an empty name takes nobody down"),
+        pytest.param(b"/./..", True, id="a dot goes no level down"),
+        pytest.param(b"/a//../..", True, id="an empty name goes no level down"),
         pytest.param(b"/a/.../..", False, id="three dots are a name"),
         pytest.param(b"/..a/a..", False, id="dots at the ends of names"),
         pytest.param(b"/?/../..", False, id="dots in the query"),
@@ -297,11 +297,11 @@ def test_whatever_of_a_root_is_quoted_what_is_behind_it_is_found(root: str, rest
         pytest.param(b"/..%23a", True, id="before a quoted fragment"),
         pytest.param(b"/..%3Fa", True, id="before a quoted query"),
         pytest.param(b"/..%00a", True, id="before NUL, where C ends a name"),
-        pytest.param(b"/a#/../..", True, id="behind a fragment, for who knows none"),
+        pytest.param(b"/a#/../..", True, id="after a fragment, for servers that know none"),
         pytest.param(b"/;/..", True, id="a parameter of an empty name"),
     ],
 )
-def test_dots_that_lead_out_are_found_however_they_are_written(target: bytes, leaves: bool):
+def test_dot_segments_that_leave_the_base_path_are_found_however_they_are_written(target: bytes, leaves: bool):
     assert leaves_base_path(target) is leaves
 
 
@@ -322,7 +322,7 @@ def test_dots_that_lead_out_are_found_however_they_are_written(target: bytes, le
         b"upgrade",
     ],
 )
-def test_what_is_the_connections_goes_no_further(name: bytes):
+def test_hop_by_hop_headers_are_not_passed_on(name: bytes):
     assert sent([HOST, (name, b"x"), (b"x-a", b"1")]) == [(b"x-a", b"1"), HOST]
 
 
@@ -341,7 +341,9 @@ def test_what_is_the_connections_goes_no_further(name: bytes):
         pytest.param([b"transfer-encoding, expect"], set(), id="what is decided apart"),
     ],
 )
-def test_what_connection_names_goes_with_it_but_for_what_others_depend_on(connection: list[bytes], gone: set[bytes]):
+def test_headers_named_in_connection_are_removed_except_those_that_servers_depend_on(
+    connection: list[bytes], gone: set[bytes]
+):
     headers = [
         (b"x-a", b"1"),
         (b"x-b", b"2"),
@@ -365,19 +367,19 @@ def test_what_connection_names_goes_with_it_but_for_what_others_depend_on(connec
         assert sent(order) == [*passed_on[:-2], *passed_on[-2:]]
 
 
-def test_connection_close_is_about_the_clients_connection():
+def test_connection_close_concerns_the_clients_connection_only():
     outgoing = made([HOST, (b"connection", b"close")])
     assert b"close" not in outgoing.head
 
 
-def test_upgrade_lines_go_along_and_the_clients_do_not():
+def test_upgrade_lines_are_added_and_those_of_the_client_removed():
     outgoing = made(
         [HOST, (b"connection", b"upgrade"), (b"upgrade", b"x")], upgrade=(b"connection: upgrade", b"upgrade: y")
     )
     assert parsed(outgoing.head)[1] == [(b"connection", b"upgrade"), (b"upgrade", b"y"), HOST]
 
 
-def test_upgrade_lines_hold_no_line_break():
+def test_upgrade_lines_with_a_line_break_are_refused():
     for line in (b"sec-websocket-protocol: a\nb", b"sec-websocket-protocol: a\r\nb"):
         with pytest.raises(ServerFailure):
             made([HOST], upgrade=(line,))
@@ -394,8 +396,8 @@ def test_upgrade_lines_hold_no_line_break():
         pytest.param([], True, False, id="not said"),
     ],
 )
-def test_trailers_are_asked_for_where_they_can_be_passed_on(te: list[bytes], trailers: bool, said: bool):
-    headers = sent([HOST, *((b"te", value) for value in te)], trailers=trailers)
+def test_trailers_are_requested_if_they_can_be_passed_on(te: list[bytes], trailers: bool, said: bool):
+    headers = sent([HOST, *((b"te", value) for value in te)], accepts_trailers=trailers)
     assert headers == [*([(b"connection", b"te"), (b"te", b"trailers")] if said else []), HOST]  # RFC 9110, 10.1.4
 
 
@@ -406,7 +408,7 @@ LENGTH, CHUNKED = b"content-length", b"transfer-encoding"
 
 
 @pytest.mark.parametrize(
-    "said, untold, framing, length, lines",
+    "said, is_undeclared, framing, length, lines",
     [
         pytest.param([], False, Framing.NONE, 0, [], id="nothing"),
         pytest.param([], True, Framing.UNDECLARED, 0, [], id="nothing, and a body may come all the same"),
@@ -423,11 +425,11 @@ LENGTH, CHUNKED = b"content-length", b"transfer-encoding"
         pytest.param([(CHUNKED, b" Chunked\t")], False, Framing.CHUNKED, 0, [(CHUNKED, b"chunked")], id="Chunked"),
     ],
 )
-def test_a_body_ends_as_the_client_said(
-    said: list[Header], untold: bool, framing: Framing, length: int, lines: list[Header]
+def test_a_body_is_framed_as_the_client_declared(
+    said: list[Header], is_undeclared: bool, framing: Framing, length: int, lines: list[Header]
 ):
     for order in ([HOST, *said], [*said, HOST]):
-        outgoing = made(order, "POST", untold=untold)
+        outgoing = made(order, "POST", is_undeclared=is_undeclared)
         assert (outgoing.framing, outgoing.length) == (framing, length)
         assert parsed(outgoing.head)[1] == [HOST, *lines]
         assert outgoing.has_body == (framing is not Framing.NONE and (framing is not Framing.LENGTH or length > 0))
@@ -468,7 +470,7 @@ def test_a_body_ends_as_the_client_said(
         pytest.param([(CHUNKED, b"xchunked")], id="a longer word"),
     ],
 )
-def test_a_body_that_may_end_in_two_places_is_refused(said: list[Header]):
+def test_an_ambiguous_body_length_is_refused(said: list[Header]):
     refused([HOST, *said], method="POST")
     refused([HOST, *((name.title(), value) for name, value in said)], method="POST")
 
@@ -481,10 +483,10 @@ def test_a_body_that_may_end_in_two_places_is_refused(said: list[Header]):
         pytest.param(Framing.NONE, 0, [], id="none after all"),
     ],
 )
-def test_what_was_untold_can_be_told_later(framing: Framing, length: int, line: list[Header]):
-    told = made([HOST, (b"x-a", b"1")], "POST", untold=True).with_framing(framing, length)
-    assert (told.framing, told.length) == (framing, length)
-    assert parsed(told.head) == (b"POST / HTTP/1.1", [(b"x-a", b"1"), HOST, *line])
+def test_an_undeclared_framing_can_be_set_later(framing: Framing, length: int, line: list[Header]):
+    outgoing = made([HOST, (b"x-a", b"1")], "POST", is_undeclared=True).with_framing(framing, length)
+    assert (outgoing.framing, outgoing.length) == (framing, length)
+    assert parsed(outgoing.head) == (b"POST / HTTP/1.1", [(b"x-a", b"1"), HOST, *line])
 
 
 @pytest.mark.parametrize(
@@ -497,11 +499,11 @@ def test_what_was_untold_can_be_told_later(framing: Framing, length: int, line: 
         pytest.param(b"200-ok", [(LENGTH, b"5")], False, id="another expectation"),
     ],
 )
-@pytest.mark.parametrize("untold", [False, True])
-def test_a_client_that_waits_to_send_its_body_lets_the_upstream_know(
-    value: bytes, said: list[Header], continues: bool, untold: bool
+@pytest.mark.parametrize("is_undeclared", [False, True])
+def test_expect_100_continue_is_passed_on_if_there_is_a_body(
+    value: bytes, said: list[Header], continues: bool, is_undeclared: bool
 ):
-    outgoing = made([HOST, (b"expect", value), *said], "POST", untold=untold)
+    outgoing = made([HOST, (b"expect", value), *said], "POST", is_undeclared=is_undeclared)
     assert outgoing.expects_continue is continues
     assert parsed(outgoing.head)[1] == [
         HOST,
@@ -541,7 +543,7 @@ BREAKS = {
 )
 def test_a_value_with_a_line_break_or_nul_is_refused(name: bytes, broken: bytes):
     for value in (b"1" + broken, b"1" + broken + b"X: y", broken + b"1"):
-        for by in (Forward(trusted_proxies=("*",)), Forward(by="forwarded", trusted_proxies=("*",)), SAYS_NOTHING):
+        for by in (Forward(trusted_proxies=("*",)), Forward(by="forwarded", trusted_proxies=("*",)), ADDS_NOTHING):
             refused([*([HOST] if name != b"host" else []), (name, value)], forward=by)
 
 
@@ -575,18 +577,18 @@ def test_a_peer_with_a_line_break_or_nul_is_refused_or_unknown(broken: bytes):
         pytest.param(b"transfer-encoding\n", id="a coding with a line feed"),
     ],
 )
-def test_what_is_no_name_is_refused(name: bytes):
+def test_an_invalid_header_name_is_refused(name: bytes):
     for _ in range(2):  # nor is it remembered
-        assert refused([HOST, (name, b"1")]) == "the name of a header is none"
+        assert refused([HOST, (name, b"1")]) == "invalid header name"
 
 
 @pytest.mark.parametrize("character", [*(string.digits + string.ascii_lowercase + "!#$%&'*+-.^_`|~")])
-def test_whatever_may_stand_in_a_name_may(character: str):
+def test_every_valid_header_name_is_passed_on(character: str):
     header = b"x-%ca" % ord(character), b"1"
     assert sent([header, HOST]) == [header, HOST]
 
 
-def test_names_in_capitals_are_the_same_names():
+def test_names_in_capitals_are_treated_alike():
     headers = [
         (b"Host", b"shop.example"),
         (b"X-Gone", b"1"),
@@ -607,19 +609,19 @@ def test_names_in_capitals_are_the_same_names():
         ]
 
 
-def test_names_that_nobody_knows_take_no_room_without_end():
+def test_memory_for_unknown_names_is_bounded():
     known = forwarding._NAMES
     before = len(known)
     try:
         for number in range(MAX_KNOWN_NAMES + 100):
-            made([HOST, (b"x-nobody-knows-%d" % number, b"1")])
+            made([HOST, (b"x-unknown-%d" % number, b"1")])
         assert len(known) <= MAX_KNOWN_NAMES
         made([HOST, (b"x" * 60000, b"1")])
         assert max(map(len, known)) <= 64
-        # those that are known and those that are not are told apart all the same
-        headers = [(b"x-nobody-has-known", b"1"), (b"x-forwarded-unknown", b"2"), (b"accept", b"3"), HOST]
+        # known and unknown names are still distinguished
+        headers = [(b"x-never-seen", b"1"), (b"x-forwarded-unknown", b"2"), (b"accept", b"3"), HOST]
         assert sent(headers, forward=Forward(), peer=None) == [
-            (b"x-nobody-has-known", b"1"),
+            (b"x-never-seen", b"1"),
             (b"accept", b"3"),
             HOST,
             (b"x-forwarded-proto", b"http"),
@@ -654,7 +656,7 @@ def test_host_is_kept_or_set(host: str, expected: bytes):
         pytest.param("unix:/run/app.sock", b"localhost", id="a UNIX socket"),
     ],
 )
-def test_a_request_without_host_is_given_the_urls(url: str, expected: bytes):
+def test_a_request_without_host_gets_that_of_the_url(url: str, expected: bytes):
     assert sent([], url=url) == [(b"host", expected)]
 
 
@@ -679,7 +681,7 @@ def test_one_host_twice_is_one_host():
         pytest.param([b"shop.example\x0b"], id="with a control character"),
     ],
 )
-def test_what_is_no_host_or_two_is_refused(hosts: list[bytes]):
+def test_an_invalid_host_or_two_different_ones_are_refused(hosts: list[bytes]):
     for host in ("keep", "upstream"):
         assert "Host" in refused([(b"host", value) for value in hosts], forward=Forward(by="none", host=host))
 
@@ -696,11 +698,11 @@ def test_what_is_no_host_or_two_is_refused(hosts: list[bytes]):
         b"sh%C3%B6p",
     ],
 )
-def test_every_host_that_is_one_is_kept(host: bytes):
+def test_every_valid_host_is_kept(host: bytes):
     assert sent([(b"host", host)]) == [(b"host", host)]
 
 
-# -- what is said of the client
+# -- headers about the client
 
 
 SAID = [
@@ -715,7 +717,7 @@ SAID = [
 JOINED = b"198.51.100.1, 198.51.100.2, 10.0.0.9"
 KEPT = SAID[2:]
 
-ANEW = [
+REPLACED = [
     (b"x-forwarded-for", CLIENT.encode()),
     (b"x-real-ip", CLIENT.encode()),
     (b"x-forwarded-proto", b"http"),
@@ -740,10 +742,10 @@ def forwardfor(**more: Any) -> Forward:
     "forward, peer, said, expected",
     [
         # X-Forwarded-*
-        pytest.param(x_forwarded(), CLIENT, [], ANEW, id="x-forwarded, nothing said before"),
-        pytest.param(x_forwarded(), CLIENT, SAID, ANEW, id="x-forwarded, a stranger's word is replaced"),
+        pytest.param(x_forwarded(), CLIENT, [], REPLACED, id="x-forwarded, nothing said before"),
+        pytest.param(x_forwarded(), CLIENT, SAID, REPLACED, id="x-forwarded, a stranger's word is replaced"),
         pytest.param(
-            x_forwarded(trusted_proxies=("10.0.0.0/8",)), CLIENT, SAID, ANEW, id="x-forwarded, another is trusted"
+            x_forwarded(trusted_proxies=("10.0.0.0/8",)), CLIENT, SAID, REPLACED, id="x-forwarded, another is trusted"
         ),
         pytest.param(
             x_forwarded(trusted_proxies=("10.0.0.0/8",)),
@@ -800,7 +802,7 @@ def forwardfor(**more: Any) -> Forward:
             ],
             id="x-forwarded, not extended if it is there",
         ),
-        pytest.param(x_forwarded(if_none=True), CLIENT, SAID, ANEW, id="x-forwarded, if none that is believed"),
+        pytest.param(x_forwarded(if_none=True), CLIENT, SAID, REPLACED, id="x-forwarded, if none that is believed"),
         pytest.param(x_forwarded(except_nets=("192.0.2.0/24",)), CLIENT, [], [], id="x-forwarded, an exception"),
         pytest.param(
             x_forwarded(except_nets=("192.0.2.0/24",)), CLIENT, SAID, SAID, id="x-forwarded, an exception's word stands"
@@ -900,7 +902,7 @@ def forwardfor(**more: Any) -> Forward:
             "fe80::7%eth0",
             [],
             [(b"forwarded", b'for="[fe80::7]";proto=http;host=shop.example')],
-            id="forwarded, the zone of an IPv6 address is nobody else's",
+            id="forwarded, the zone of an IPv6 address is left out",
         ),
         pytest.param(
             rfc7239(),
@@ -924,46 +926,46 @@ def forwardfor(**more: Any) -> Forward:
             id="forwarded, nor is an address with a port",
         ),
         # option forwardfor
-        pytest.param(forwardfor(), CLIENT, [], ANEW[:1], id="forwardfor, nothing said before"),
-        pytest.param(forwardfor(), CLIENT, SAID, [*SAID, ANEW[0]], id="forwardfor, a line more, and no edits"),
+        pytest.param(forwardfor(), CLIENT, [], REPLACED[:1], id="forwardfor, nothing said before"),
+        pytest.param(forwardfor(), CLIENT, SAID, [*SAID, REPLACED[0]], id="forwardfor, a line more, and no edits"),
         pytest.param(forwardfor(if_none=True), CLIENT, SAID, SAID, id="forwardfor if-none, there is one"),
         pytest.param(
-            forwardfor(if_none=True), CLIENT, SAID[2:], [*SAID[2:], ANEW[0]], id="forwardfor if-none, there is none"
+            forwardfor(if_none=True), CLIENT, SAID[2:], [*SAID[2:], REPLACED[0]], id="forwardfor if-none, there is none"
         ),
         pytest.param(forwardfor(except_nets=("192.0.2.7",)), CLIENT, SAID, SAID, id="forwardfor except, the client"),
         pytest.param(
-            forwardfor(except_nets=("127.0.0.0/8",)), CLIENT, [], ANEW[:1], id="forwardfor except, somebody else"
+            forwardfor(except_nets=("127.0.0.0/8",)), CLIENT, [], REPLACED[:1], id="forwardfor except, another client"
         ),
         pytest.param(forwardfor(), None, SAID, SAID, id="forwardfor, a UNIX socket has no address"),
         # nothing
-        pytest.param(SAYS_NOTHING, CLIENT, [], [], id="none"),
-        pytest.param(SAYS_NOTHING, CLIENT, SAID, SAID, id="none, and nothing touched"),
+        pytest.param(ADDS_NOTHING, CLIENT, [], [], id="none"),
+        pytest.param(ADDS_NOTHING, CLIENT, SAID, SAID, id="none, and nothing touched"),
     ],
 )
-def test_what_the_upstream_is_told_of_the_client(
+def test_the_headers_about_the_client(
     forward: Forward, peer: str | None, said: Sequence[Header], expected: Sequence[Header]
 ):
     assert sent([HOST, *said], forward=forward, peer=peer) == [HOST, *expected]
 
 
-def test_tls_is_told():
+def test_the_proto_is_https_with_tls():
     assert (b"x-forwarded-proto", b"https") in sent(forward=Forward(), secure=True)
     assert (b"forwarded", ELEMENT.replace(b"http", b"https")) in sent(forward=Forward(by="forwarded"), secure=True)
 
 
 @pytest.mark.parametrize("host", ["upstream", "other.example"])
-def test_the_clients_host_is_told_where_another_is_sent(host: str):
+def test_the_clients_host_is_forwarded_if_another_host_is_sent(host: str):
     assert (b"x-forwarded-host", b"shop.example") in sent(forward=Forward(host=host))
     assert (b"forwarded", ELEMENT) in sent(forward=Forward(by="forwarded", host=host))
 
 
-def test_without_a_host_none_is_told():
-    assert sent([], forward=Forward()) == [(b"host", b"upstream.example:8080"), *ANEW[:3]]
+def test_no_host_is_forwarded_without_a_host():
+    assert sent([], forward=Forward()) == [(b"host", b"upstream.example:8080"), *REPLACED[:3]]
     assert sent([], forward=Forward(by="forwarded"))[1:] == [(b"forwarded", b"for=192.0.2.7;proto=http")]
 
 
 @pytest.mark.parametrize(
-    "host, told",
+    "host, quoted",
     [
         pytest.param(b"shop.example", b"shop.example", id="a name"),
         pytest.param(b"shop.example:8080", b'"shop.example:8080"', id="a name and a port"),
@@ -972,12 +974,12 @@ def test_without_a_host_none_is_told():
         pytest.param(b"a;b=c", b'"a;b=c"', id="what would begin another pair"),
     ],
 )
-def test_a_host_is_quoted_in_forwarded_where_it_must_be(host: bytes, told: bytes):
+def test_a_host_is_quoted_in_forwarded_if_necessary(host: bytes, quoted: bytes):
     forwarded = sent([(b"host", host)], forward=Forward(by="forwarded"))[1]
-    assert forwarded == (b"forwarded", b"for=192.0.2.7;proto=http;host=" + told)
+    assert forwarded == (b"forwarded", b"for=192.0.2.7;proto=http;host=" + quoted)
 
 
-# -- what can't work is told
+# -- invalid options
 
 
 @pytest.mark.parametrize(
@@ -991,17 +993,17 @@ def test_a_host_is_quoted_in_forwarded_where_it_must_be(host: bytes, told: bytes
         pytest.param({"host": "shöp"}, "forward: host 'shöp' can't be written", id="a host beyond ASCII"),
         pytest.param({"host": "http://a"}, "forward: host 'http://a' can't be written", id="a URL for a host"),
         pytest.param(
-            {"by": "x-forward"}, "forward: by 'x-forward' is none of 'x-forwarded', 'forwarded'", id="another way"
+            {"by": "x-forward"}, "forward: by 'x-forward' is not one of 'x-forwarded', 'forwarded'", id="another way"
         ),
         pytest.param(
-            {"trusted_proxies": ("10.0.0.1/8",)}, "trusted_proxies: '10.0.0.1/8' is no network", id="bits of a host"
+            {"trusted_proxies": ("10.0.0.1/8",)}, "trusted_proxies: '10.0.0.1/8' is not a network", id="bits of a host"
         ),
         pytest.param(
-            {"except_nets": ("everybody",)}, "except_nets: 'everybody' is no network: write '10.0.0.0/8'", id="a word"
+            {"except_nets": ("everyone",)}, "except_nets: 'everyone' is not a network: write '10.0.0.0/8'", id="a word"
         ),
         pytest.param(
             {"trusted_proxies": "10.0.0.0/8"},
-            "trusted_proxies='10.0.0.0/8' is one text: write trusted_proxies=('10.0.0.0/8',)",
+            "trusted_proxies='10.0.0.0/8' is a str: write trusted_proxies=('10.0.0.0/8',)",
             id="a text for networks",
         ),
         pytest.param(
@@ -1016,20 +1018,20 @@ def test_a_host_is_quoted_in_forwarded_where_it_must_be(host: bytes, told: bytes
         ),
     ],
 )
-def test_what_can_not_be_said_of_a_client_is_told(asked: dict[str, Any], problem: str):
+def test_invalid_options_are_refused(asked: dict[str, Any], problem: str):
     with pytest.raises(ConfigError) as error:
         Forward(**asked)
     assert len(error.value.problems) == 1
     assert problem in error.value.problems[0]
 
 
-def test_every_problem_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as error:
         Forward(host=" ", by="all", trusted_proxies=("a", "b"), except_nets="c")  # type: ignore[arg-type]
     assert len(error.value.problems) == 5
 
 
-# -- whatever comes
+# -- any input
 
 
 ODD = b"\r\n\0 \t:;,x\x0b\x7f\xff"
@@ -1046,7 +1048,7 @@ some_methods = st.sampled_from(["GET", "POST", "OPTIONS"]) | st.text(max_size=4)
 some_peers = st.none() | st.sampled_from([CLIENT, PROXY, "::1", ""]) | st.text(max_size=6)
 ways = st.sampled_from(
     [
-        SAYS_NOTHING,
+        ADDS_NOTHING,
         Forward(),
         Forward(trusted_proxies=("*",)),
         Forward(by="forwarded"),
@@ -1064,14 +1066,14 @@ ways = st.sampled_from(
     some_peers,
     st.booleans(),
 )
-def test_whatever_comes_one_request_goes_or_none(
+def test_any_input_gives_one_request_or_none(
     method: str, target: bytes, headers: list[Header], forward: Forward, peer: str | None, trailers: bool
 ):
     h11 = pytest.importorskip("h11")
     try:
-        outgoing = made(headers, method, target, forward, peer=peer, trailers=trailers)
+        outgoing = made(headers, method, target, forward, peer=peer, accepts_trailers=trailers)
     except ServerFailure:
-        refused(headers, method=method, target=target, forward=forward, peer=peer, trailers=trailers)
+        refused(headers, method=method, target=target, forward=forward, peer=peer, accepts_trailers=trailers)
         return
     line, lines = parsed(outgoing.head)
     assert line == b"%b %b HTTP/1.1" % (method.encode(), target)

@@ -1,4 +1,4 @@
-"""Answers read off a connection: what they are, where they end, whether another may follow, and what is none."""
+"""Responses parsed from a connection: where they end, whether another may follow, and what is refused."""
 
 import subprocess
 import sys
@@ -32,8 +32,8 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection:
 
 
 @dataclass(frozen=True)
-class Got:
-    """An answer as it was read."""
+class ParsedResponse:
+    """What the parser returned for a response."""
 
     status: int = 200
     headers: Sequence[Header] = ()
@@ -44,48 +44,48 @@ class Got:
     rest: bytes = b""
 
 
-def read(*reads: bytes, method: str = "GET", upgrade: bool = False, closed: bool = False) -> Got:
-    """The answer that came in these reads. What comes behind its end in a further read is refused, and ends the
-    connection as it would have in the same read.
+def read(*reads: bytes, method: str = "GET", upgrade: bool = False, closed: bool = False) -> ParsedResponse:
+    """The response that came in these reads. Data after its end in a further read is refused, and ends the connection
+    as it would have in the same read.
     """
-    answers = ResponseParser()
-    answers.begin_response(method, upgrade)
+    parser = ResponseParser()
+    parser.begin_response(method, upgrade)
     pieces = []
     for at, data in enumerate(reads):
-        if answers.status == 101:
-            answers.upgraded_data += b"".join(reads[at:])
+        if parser.status == 101:
+            parser.upgraded_data += b"".join(reads[at:])
             break
-        if answers.finished:
-            with pytest.raises(BadResponse, match="more than was asked for"):
-                answers.feed(data)
+        if parser.finished:
+            with pytest.raises(BadResponse, match="data after the response"):
+                parser.feed(data)
             break
-        answers.feed(data)
-        pieces.append(taken(answers))
+        parser.feed(data)
+        pieces.append(taken(parser))
     if closed:
-        answers.feed_eof()
-    return Got(
-        answers.status,
-        tuple(answers.headers),
+        parser.feed_eof()
+    return ParsedResponse(
+        parser.status,
+        tuple(parser.headers),
         b"".join(pieces),
-        tuple(answers.trailers),
-        answers.finished,
-        answers.finished and answers.reusable,
-        answers.upgraded_data,
+        tuple(parser.trailers),
+        parser.finished,
+        parser.finished and parser.reusable,
+        parser.upgraded_data,
     )
 
 
-def taken(answers: ResponseParser) -> bytes:
+def taken(parser: ResponseParser) -> bytes:
     """What has come of the body, in however many pieces."""
-    return b"".join(iter(answers.take_body, b""))
+    return b"".join(iter(parser.take_body, b""))
 
 
-def feed_and_finish(answers: ResponseParser, sent: bytes) -> None:
-    answers.feed(sent)
-    answers.feed_eof()
+def feed_and_finish(parser: ResponseParser, sent: bytes) -> None:
+    parser.feed(sent)
+    parser.feed_eof()
 
 
-def outcome(*reads: bytes, method: str = "GET", upgrade: bool = False, closed: bool = False) -> Got | None:
-    """The answer, or None if it is none."""
+def outcome(*reads: bytes, method: str = "GET", upgrade: bool = False, closed: bool = False) -> ParsedResponse | None:
+    """The response, or None if it is none."""
     try:
         return read(*reads, method=method, upgrade=upgrade, closed=closed)
     except BadResponse:
@@ -97,157 +97,185 @@ def length(value: bytes) -> Header:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a server sends, and what it is: an answer, or None where it is none."""
+class ResponseCase:
+    """What a server sends, and what it is: a response, or None where it is none."""
 
     sent: bytes
-    got: Got | None
+    got: ParsedResponse | None
     method: str = "GET"
     upgrade: bool = False
     closed: bool = field(default=False, kw_only=True)  #: whether the server closes behind it
 
-    def outcome(self, *reads: bytes) -> Got | None:
+    def outcome(self, *reads: bytes) -> ParsedResponse | None:
         return outcome(*(reads or (self.sent,)), method=self.method, upgrade=self.upgrade, closed=self.closed)
 
 
-HELLO = Got(headers=(length(b"5"),), body=b"hello")
-IN_CHUNKS = Got(body=b"hello")
+HELLO = ParsedResponse(headers=(length(b"5"),), body=b"hello")
+IN_CHUNKS = ParsedResponse(body=b"hello")
 
 BODIES = {
-    "a length": Row(WHOLE, HELLO),
-    "a length of 0": Row(OK + b"Content-Length: 0\r\n\r\n", Got(headers=(length(b"0"),))),
-    "a length with zeros before it": Row(
-        OK + b"Content-Length: 0005\r\n\r\nhello", Got(headers=(length(b"0005"),), body=b"hello")
+    "a length": ResponseCase(WHOLE, HELLO),
+    "a length of 0": ResponseCase(OK + b"Content-Length: 0\r\n\r\n", ParsedResponse(headers=(length(b"0"),))),
+    "a length with zeros before it": ResponseCase(
+        OK + b"Content-Length: 0005\r\n\r\nhello", ParsedResponse(headers=(length(b"0005"),), body=b"hello")
     ),
-    "a length, and less than that": Row(
-        LENGTH + b"hell", Got(headers=(length(b"5"),), body=b"hell", over=False, reusable=False)
+    "a length, and less than that": ResponseCase(
+        LENGTH + b"hell", ParsedResponse(headers=(length(b"5"),), body=b"hell", over=False, reusable=False)
     ),
-    "a length, less, and the end": Row(
-        LENGTH + b"hell", Got(headers=(length(b"5"),), body=b"hell", over=False, reusable=False), closed=True
+    "a length, less, and the end": ResponseCase(
+        LENGTH + b"hell", ParsedResponse(headers=(length(b"5"),), body=b"hell", over=False, reusable=False), closed=True
     ),
-    "a body that ends with a line break": Row(
-        OK + b"Content-Length: 6\r\n\r\nhell\r\n", Got(headers=(length(b"6"),), body=b"hell\r\n")
+    "a body that ends with a line break": ResponseCase(
+        OK + b"Content-Length: 6\r\n\r\nhell\r\n", ParsedResponse(headers=(length(b"6"),), body=b"hell\r\n")
     ),
-    "a body of nothing but line breaks": Row(
-        OK + b"Content-Length: 6\r\n\r\n\r\n\r\n\r\n", Got(headers=(length(b"6"),), body=b"\r\n\r\n\r\n")
+    "a body of nothing but line breaks": ResponseCase(
+        OK + b"Content-Length: 6\r\n\r\n\r\n\r\n\r\n", ParsedResponse(headers=(length(b"6"),), body=b"\r\n\r\n\r\n")
     ),
-    "a body that looks like a head": Row(
-        OK + b"Content-Length: 19\r\n\r\n" + UNTIL_CLOSE, Got(headers=(length(b"19"),), body=UNTIL_CLOSE)
+    "a body that looks like a head": ResponseCase(
+        OK + b"Content-Length: 19\r\n\r\n" + UNTIL_CLOSE, ParsedResponse(headers=(length(b"19"),), body=UNTIL_CLOSE)
     ),
-    "chunks": Row(CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", IN_CHUNKS),
-    "chunks of line breaks": Row(CHUNKED + b"2\r\n\r\n\r\n2\r\n\r\n\r\n0\r\n\r\n", Got(body=b"\r\n\r\n")),
-    "no chunk but the last": Row(CHUNKED + b"0\r\n\r\n", Got()),
-    "chunk sizes with zeros and capitals": Row(
-        CHUNKED + b"000A\r\n" + b"x" * 10 + b"\r\n00\r\n\r\n", Got(body=b"x" * 10)
+    "chunks": ResponseCase(CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", IN_CHUNKS),
+    "chunks of line breaks": ResponseCase(
+        CHUNKED + b"2\r\n\r\n\r\n2\r\n\r\n\r\n0\r\n\r\n", ParsedResponse(body=b"\r\n\r\n")
     ),
-    "chunk extensions": Row(CHUNKED + b'2;a\r\nhe\r\n3;b=c;d="e;f"\r\nllo\r\n0;z=1\r\n\r\n', IN_CHUNKS),
-    "chunks, and no last one": Row(CHUNKED + b"5\r\nhello\r\n", Got(body=b"hello", over=False, reusable=False)),
-    "chunks, no last one, and the end": Row(
-        CHUNKED + b"5\r\nhello\r\n", Got(body=b"hello", over=False, reusable=False), closed=True
+    "no chunk but the last": ResponseCase(CHUNKED + b"0\r\n\r\n", ParsedResponse()),
+    "chunk sizes with zeros and capitals": ResponseCase(
+        CHUNKED + b"000A\r\n" + b"x" * 10 + b"\r\n00\r\n\r\n", ParsedResponse(body=b"x" * 10)
     ),
-    "the last chunk, and no end of the trailers": Row(
-        CHUNKED + b"5\r\nhello\r\n0\r\n", Got(body=b"hello", over=False, reusable=False), closed=True
+    "chunk extensions": ResponseCase(CHUNKED + b'2;a\r\nhe\r\n3;b=c;d="e;f"\r\nllo\r\n0;z=1\r\n\r\n', IN_CHUNKS),
+    "chunks, and no last one": ResponseCase(
+        CHUNKED + b"5\r\nhello\r\n", ParsedResponse(body=b"hello", over=False, reusable=False)
     ),
-    "trailers": Row(
+    "chunks, no last one, and the end": ResponseCase(
+        CHUNKED + b"5\r\nhello\r\n", ParsedResponse(body=b"hello", over=False, reusable=False), closed=True
+    ),
+    "the last chunk, and no end of the trailers": ResponseCase(
+        CHUNKED + b"5\r\nhello\r\n0\r\n", ParsedResponse(body=b"hello", over=False, reusable=False), closed=True
+    ),
+    "trailers": ResponseCase(
         CHUNKED + b"5\r\nhello\r\n0\r\nX-Sum: 1 \r\nX-Empty:\r\n\r\n",
-        Got(body=b"hello", trailers=((b"x-sum", b"1"), (b"x-empty", b""))),
+        ParsedResponse(body=b"hello", trailers=((b"x-sum", b"1"), (b"x-empty", b""))),
     ),
-    "trailers that would frame what is over": Row(
+    "trailers that would frame what is over": ResponseCase(
         CHUNKED + b"0\r\nConnection: close\r\nTrailer: X\r\nUpgrade: h2c\r\nX-Sum: 1\r\n\r\n",
-        Got(trailers=((b"x-sum", b"1"),), reusable=False),
+        ParsedResponse(trailers=((b"x-sum", b"1"),), reusable=False),
     ),
-    "whatever comes until the end": Row(UNTIL_CLOSE + b"hello", Got(body=b"hello", reusable=False), closed=True),
-    "whatever comes, and no end": Row(UNTIL_CLOSE + b"hello", Got(body=b"hello", over=False, reusable=False)),
-    "nothing until the end": Row(UNTIL_CLOSE, Got(reusable=False), closed=True),
-    "a head in a body until the end": Row(UNTIL_CLOSE + WHOLE, Got(body=WHOLE, reusable=False), closed=True),
-    "line breaks until the end": Row(UNTIL_CLOSE + b"\r\n\r\n", Got(body=b"\r\n\r\n", reusable=False), closed=True),
+    "whatever comes until the end": ResponseCase(
+        UNTIL_CLOSE + b"hello", ParsedResponse(body=b"hello", reusable=False), closed=True
+    ),
+    "whatever comes, and no end": ResponseCase(
+        UNTIL_CLOSE + b"hello", ParsedResponse(body=b"hello", over=False, reusable=False)
+    ),
+    "nothing until the end": ResponseCase(UNTIL_CLOSE, ParsedResponse(reusable=False), closed=True),
+    "a head in a body until the end": ResponseCase(
+        UNTIL_CLOSE + WHOLE, ParsedResponse(body=WHOLE, reusable=False), closed=True
+    ),
+    "line breaks until the end": ResponseCase(
+        UNTIL_CLOSE + b"\r\n\r\n", ParsedResponse(body=b"\r\n\r\n", reusable=False), closed=True
+    ),
 }
 
 WITHOUT_BODY = {
-    "HEAD and a length": Row(LENGTH, Got(headers=(length(b"5"),)), "HEAD"),
-    "HEAD and chunks": Row(CHUNKED, Got(), "HEAD"),
-    "HEAD and neither": Row(UNTIL_CLOSE, Got(reusable=False), "HEAD"),
-    "HEAD and close": Row(
-        OK + b"Content-Length: 5\r\nConnection: close\r\n\r\n", Got(headers=(length(b"5"),), reusable=False), "HEAD"
+    "HEAD and a length": ResponseCase(LENGTH, ParsedResponse(headers=(length(b"5"),)), "HEAD"),
+    "HEAD and chunks": ResponseCase(CHUNKED, ParsedResponse(), "HEAD"),
+    "HEAD and neither": ResponseCase(UNTIL_CLOSE, ParsedResponse(reusable=False), "HEAD"),
+    "HEAD and close": ResponseCase(
+        OK + b"Content-Length: 5\r\nConnection: close\r\n\r\n",
+        ParsedResponse(headers=(length(b"5"),), reusable=False),
+        "HEAD",
     ),
-    "304": Row(b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", Got(304, ((b"etag", b"x"),))),
-    "304 with the length of what it stands for, which some servers would hold it to": Row(
-        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Got(304)
+    "304": ResponseCase(b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", ParsedResponse(304, ((b"etag", b"x"),))),
+    "304 with the length of what it stands for, which some servers would hold it to": ResponseCase(
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ParsedResponse(304)
     ),
-    "304 in chunks": Row(b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", Got(304)),
-    "204": Row(b"HTTP/1.1 204 No Content\r\n\r\n", Got(204)),
-    "204 with a length it must not have": Row(b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", Got(204)),
-    "204 in chunks": Row(b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", Got(204)),
-    "204 to HEAD": Row(b"HTTP/1.1 204 No Content\r\n\r\n", Got(204), "HEAD"),
-    "204 and close": Row(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", Got(204, reusable=False)),
+    "304 in chunks": ResponseCase(
+        b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", ParsedResponse(304)
+    ),
+    "204": ResponseCase(b"HTTP/1.1 204 No Content\r\n\r\n", ParsedResponse(204)),
+    "204 with a length it must not have": ResponseCase(
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", ParsedResponse(204)
+    ),
+    "204 in chunks": ResponseCase(
+        b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", ParsedResponse(204)
+    ),
+    "204 to HEAD": ResponseCase(b"HTTP/1.1 204 No Content\r\n\r\n", ParsedResponse(204), "HEAD"),
+    "204 and close": ResponseCase(
+        b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", ParsedResponse(204, reusable=False)
+    ),
 }
 
 INTERIM = {
-    "100": Row(CONTINUE + WHOLE, HELLO),
-    "103": Row(EARLY + WHOLE, HELLO),
-    "several": Row(CONTINUE + EARLY + EARLY + WHOLE, HELLO),
-    "as many as may be": Row(CONTINUE * MAX_INTERIM + WHOLE, HELLO),
-    "one with a length": Row(b"HTTP/1.1 103 x\r\nContent-Length: 9\r\n\r\n" + WHOLE, HELLO),
-    "one that takes a header along": Row(
+    "100": ResponseCase(CONTINUE + WHOLE, HELLO),
+    "103": ResponseCase(EARLY + WHOLE, HELLO),
+    "several": ResponseCase(CONTINUE + EARLY + EARLY + WHOLE, HELLO),
+    "as many as may be": ResponseCase(CONTINUE * MAX_INTERIM + WHOLE, HELLO),
+    "one with a length": ResponseCase(b"HTTP/1.1 103 x\r\nContent-Length: 9\r\n\r\n" + WHOLE, HELLO),
+    "one that takes a header along": ResponseCase(
         b"HTTP/1.1 103 x\r\nConnection: x-a\r\n\r\n" + OK + b"X-A: 1\r\nContent-Length: 0\r\n\r\n",
-        Got(headers=((b"x-a", b"1"), length(b"0"))),
+        ParsedResponse(headers=((b"x-a", b"1"), length(b"0"))),
     ),
-    "one, then chunks that end with a line break": Row(EARLY + CHUNKED + b"2\r\n\r\n\r\n0\r\n\r\n", Got(body=b"\r\n")),
-    "one, then a body that ends with a line break": Row(
-        EARLY + OK + b"Content-Length: 2\r\n\r\n\r\n", Got(headers=(length(b"2"),), body=b"\r\n")
+    "one, then chunks that end with a line break": ResponseCase(
+        EARLY + CHUNKED + b"2\r\n\r\n\r\n0\r\n\r\n", ParsedResponse(body=b"\r\n")
     ),
-    "one before an answer to HEAD": Row(CONTINUE + LENGTH, Got(headers=(length(b"5"),)), "HEAD"),
-    "one before a change of protocol": Row(
-        EARLY + SWITCH + b"\x81\x00", Got(101, rest=b"\x81\x00", reusable=False), upgrade=True
+    "one, then a body that ends with a line break": ResponseCase(
+        EARLY + OK + b"Content-Length: 2\r\n\r\n\r\n", ParsedResponse(headers=(length(b"2"),), body=b"\r\n")
     ),
-    "an answer instead of a change of protocol": Row(WHOLE, HELLO, upgrade=True),
-    "an offer of another protocol": Row(
+    "one before a response to HEAD": ResponseCase(CONTINUE + LENGTH, ParsedResponse(headers=(length(b"5"),)), "HEAD"),
+    "one before a change of protocol": ResponseCase(
+        EARLY + SWITCH + b"\x81\x00", ParsedResponse(101, rest=b"\x81\x00", reusable=False), upgrade=True
+    ),
+    "a response instead of a change of protocol": ResponseCase(WHOLE, HELLO, upgrade=True),
+    "an offer of another protocol": ResponseCase(
         OK + b"Upgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 5\r\n\r\nhello", HELLO, upgrade=True
     ),
-    "a change of protocol": Row(
+    "a change of protocol": ResponseCase(
         SWITCH[:-2] + b"Sec-WebSocket-Accept: x\r\n\r\n",
-        Got(101, ((b"sec-websocket-accept", b"x"),), reusable=False),
+        ParsedResponse(101, ((b"sec-websocket-accept", b"x"),), reusable=False),
         upgrade=True,
     ),
 }
 
 KEPT = {
-    "HTTP/1.1": Row(WHOLE, HELLO),
-    "HTTP/1.1 and keep-alive": Row(WHOLE.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1), HELLO),
-    "HTTP/1.1 and a header to take along": Row(WHOLE.replace(b"\r\n", b"\r\nConnection: x-a\r\n", 1), HELLO),
-    "HTTP/1.0 and keep-alive": Row(
+    "HTTP/1.1": ResponseCase(WHOLE, HELLO),
+    "HTTP/1.1 and keep-alive": ResponseCase(WHOLE.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1), HELLO),
+    "HTTP/1.1 and a header to take along": ResponseCase(WHOLE.replace(b"\r\n", b"\r\nConnection: x-a\r\n", 1), HELLO),
+    "HTTP/1.0 and keep-alive": ResponseCase(
         WHOLE.replace(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n"), HELLO
     ),
 }
 
 CLOSED = {
-    "HTTP/1.1 and close": Row(WHOLE.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), HELLO),
-    "HTTP/1.1 and close between tabs": Row(WHOLE.replace(b"\r\n", b"\r\nConnection:\tclose\t\r\n", 1), HELLO),
-    "HTTP/1.1 and Close among others": Row(WHOLE.replace(b"\r\n", b"\r\nConnection: x-a , Close\r\n", 1), HELLO),
-    "HTTP/1.1, keep-alive and close": Row(WHOLE.replace(b"\r\n", b"\r\nConnection: keep-alive, close\r\n", 1), HELLO),
-    "HTTP/1.1, close in a second line": Row(
+    "HTTP/1.1 and close": ResponseCase(WHOLE.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), HELLO),
+    "HTTP/1.1 and close between tabs": ResponseCase(WHOLE.replace(b"\r\n", b"\r\nConnection:\tclose\t\r\n", 1), HELLO),
+    "HTTP/1.1 and Close among others": ResponseCase(
+        WHOLE.replace(b"\r\n", b"\r\nConnection: x-a , Close\r\n", 1), HELLO
+    ),
+    "HTTP/1.1, keep-alive and close": ResponseCase(
+        WHOLE.replace(b"\r\n", b"\r\nConnection: keep-alive, close\r\n", 1), HELLO
+    ),
+    "HTTP/1.1, close in a second line": ResponseCase(
         WHOLE.replace(b"\r\n", b"\r\nConnection: x-a\r\nConnection: close\r\n", 1), HELLO
     ),
-    "HTTP/1.1, close in the first of two lines": Row(
+    "HTTP/1.1, close in the first of two lines": ResponseCase(
         WHOLE.replace(b"\r\n", b"\r\nConnection: close\r\nConnection: x-a\r\n", 1), HELLO
     ),
-    "HTTP/1.1 and close, in chunks": Row(
+    "HTTP/1.1 and close, in chunks": ResponseCase(
         CHUNKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + b"5\r\nhello\r\n0\r\n\r\n", IN_CHUNKS
     ),
-    "HTTP/1.0": Row(WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"), HELLO),
-    "HTTP/1.0 and close": Row(
+    "HTTP/1.0": ResponseCase(WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"), HELLO),
+    "HTTP/1.0 and close": ResponseCase(
         WHOLE.replace(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\nConnection: close\r\n"), HELLO
     ),
-    "HTTP/1.0 in chunks, which it does not know": Row(
+    "HTTP/1.0 in chunks, which it does not know": ResponseCase(
         CHUNKED.replace(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n")
         + b"5\r\nhello\r\n0\r\n\r\n",
         IN_CHUNKS,
     ),
 }
 
-#: What comes behind an answer in the same read: never another answer, and the connection is closed.
+#: What comes behind a response in the same read: never another response, and the connection is closed.
 BEHIND = {
-    "an answer": WHOLE,
+    "a response": WHOLE,
     "the beginning of one": b"H",
     "the status line of one": OK,
     "the head of one": LENGTH,
@@ -386,8 +414,8 @@ NO_ANSWER = {
     "a lone LF behind a trailer": CHUNKED + b"0\r\nX-Sum: 1\n\r\n",
     "a folded trailer": CHUNKED + b"0\r\nX-Sum: 1\r\n 2\r\n\r\n",
     "a trailer without a colon": CHUNKED + b"0\r\nX-Sum\r\n\r\n",
-    "a change of protocol that nobody asked for": SWITCH,
-    "a change of protocol that nobody asked for, with more": SWITCH + b"\x81\x00",
+    "a change of protocol that was not requested": SWITCH,
+    "a change of protocol that was not requested, with more": SWITCH + b"\x81\x00",
     "too many interim ones": CONTINUE * (MAX_INTERIM + 1) + WHOLE,
     "interim, and close": b"HTTP/1.1 103 x\r\nConnection: close\r\n\r\n" + WHOLE,
 }
@@ -398,128 +426,130 @@ ANSWERS = {
     **{f"interim: {name}": row for name, row in INTERIM.items()},
     **{f"kept: {name}": row for name, row in KEPT.items()},
     **{
-        f"closed: {name}": Row(row.sent, Got(row.got.status, row.got.headers, row.got.body, reusable=False))
+        f"closed: {name}": ResponseCase(
+            row.sent, ParsedResponse(row.got.status, row.got.headers, row.got.body, reusable=False)
+        )
         for name, row in CLOSED.items()
         if row.got
     },
-    **{f"none: {name}": Row(sent, None, closed=True) for name, sent in NO_ANSWER.items()},
+    **{f"none: {name}": ResponseCase(sent, None, closed=True) for name, sent in NO_ANSWER.items()},
     **{
-        f"{name}, behind it {behind}": Row(end + more, None, method)
+        f"{name}, behind it {behind}": ResponseCase(end + more, None, method)
         for name, (method, end) in ENDS.items()
         for behind, more in BEHIND.items()
     },
 }
 
 
-def rows(table: dict[str, Row]) -> pytest.MarkDecorator:
+def rows(table: dict[str, ResponseCase]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in table.items()])
 
 
-# -- what an answer is
+# -- what a response is
 
 
 @rows(BODIES)
-def test_a_body_ends_where_it_says(row: Row):
+def test_a_body_ends_where_its_framing_says(row: ResponseCase):
     assert row.outcome() == row.got
 
 
 @rows(WITHOUT_BODY)
-def test_some_answers_have_no_body_whatever_they_say(row: Row):
+def test_some_responses_have_no_body_whatever_they_declare(row: ResponseCase):
     assert row.outcome() == row.got
 
 
 @rows(INTERIM)
-def test_an_interim_answer_is_never_taken_for_the_answer(row: Row):
+def test_an_interim_response_is_never_taken_for_the_final_one(row: ResponseCase):
     assert row.outcome() == row.got
 
 
 @rows(KEPT)
-def test_a_connection_is_kept_that_may_be(row: Row):
+def test_a_persistent_connection_is_reusable(row: ResponseCase):
     assert row.outcome() == row.got
 
 
 @rows(CLOSED)
-def test_a_connection_is_not_used_again_that_the_server_closes(row: Row):
+def test_a_connection_that_the_server_closes_is_not_reusable(row: ResponseCase):
     assert row.got is not None
     got = row.outcome()
-    assert got == Got(row.got.status, row.got.headers, row.got.body, reusable=False)
+    assert got == ParsedResponse(row.got.status, row.got.headers, row.got.body, reusable=False)
 
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
-def test_what_is_no_answer_or_can_be_read_in_two_ways_is_refused(sent: bytes):
+def test_an_invalid_or_ambiguous_response_is_refused(sent: bytes):
     with pytest.raises(BadResponse):
         read(sent, closed=True)
 
 
 @pytest.mark.parametrize("more", [pytest.param(more, id=name) for name, more in BEHIND.items()])
 @pytest.mark.parametrize("method, end", [pytest.param(*end, id=name) for name, end in ENDS.items()])
-def test_whatever_comes_behind_an_answer_is_dropped_and_ends_the_connection(method: str, end: bytes, more: bytes):
+def test_data_after_a_response_is_dropped_and_ends_the_connection(method: str, end: bytes, more: bytes):
     alone = read(end, method=method)
     assert alone.over
     assert alone.reusable
-    assert read(end + more, method=method) == Got(
+    assert read(end + more, method=method) == ParsedResponse(
         alone.status, alone.headers, alone.body, alone.trailers, reusable=False
     )
 
 
 @pytest.mark.parametrize("more", [pytest.param(more, id=name) for name, more in BEHIND.items()])
 @pytest.mark.parametrize("method, end", [pytest.param(*end, id=name) for name, end in ENDS.items()])
-def test_whatever_comes_later_is_refused_and_ends_the_connection(method: str, end: bytes, more: bytes):
+def test_data_that_arrives_later_is_refused_and_ends_the_connection(method: str, end: bytes, more: bytes):
     assert read(end, more, method=method) == read(end + more, method=method)
 
 
-def test_whatever_comes_before_anything_was_asked_is_refused():
-    answers = ResponseParser()
-    with pytest.raises(BadResponse, match="more than was asked for"):
-        answers.feed(WHOLE)
-    assert not answers.reusable
+def test_data_before_the_first_request_is_refused():
+    parser = ResponseParser()
+    with pytest.raises(BadResponse, match="data after the response"):
+        parser.feed(WHOLE)
+    assert not parser.reusable
 
 
-def test_after_what_was_no_answer_nothing_is_one():
-    answers = ResponseParser()
-    answers.begin_response("GET")
+def test_no_response_is_accepted_after_an_invalid_one():
+    parser = ResponseParser()
+    parser.begin_response("GET")
     for sent in (b"SSH-2.0-OpenSSH_9.2\r\n", WHOLE, WHOLE):
         with pytest.raises(BadResponse):
-            answers.feed(sent)
-        assert (answers.status, answers.finished, answers.reusable, answers.take_body()) == (0, False, False, b"")
+            parser.feed(sent)
+        assert (parser.status, parser.finished, parser.reusable, parser.take_body()) == (0, False, False, b"")
 
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
-def test_what_is_no_answer_has_no_status_and_is_not_over(sent: bytes):
-    answers = ResponseParser()
-    answers.begin_response("GET")
+def test_an_invalid_response_has_no_status_and_is_not_finished(sent: bytes):
+    parser = ResponseParser()
+    parser.begin_response("GET")
     with pytest.raises(BadResponse):
-        feed_and_finish(answers, sent)
-    assert (answers.status, answers.finished, answers.take_body()) == (0, False, b"")
+        feed_and_finish(parser, sent)
+    assert (parser.status, parser.finished, parser.take_body()) == (0, False, b"")
 
 
 @pytest.mark.parametrize("spoilt", [b"5\nhello", b"x", b"5\r\nhellox"])
-def test_a_head_that_was_told_stays_told_when_its_body_is_spoilt(spoilt: bytes):
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    answers.feed(CHUNKED + b"1\r\nx\r\n")
+def test_a_head_that_was_returned_stays_when_its_body_is_invalid(spoilt: bytes):
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    parser.feed(CHUNKED + b"1\r\nx\r\n")
     with pytest.raises(BadResponse):
-        answers.feed(spoilt)
-    assert (answers.status, answers.finished, answers.reusable) == (200, False, False)
+        parser.feed(spoilt)
+    assert (parser.status, parser.finished, parser.reusable) == (200, False, False)
 
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_connection_that_brought_no_answer_is_never_kept(sent: bytes, method: str):
-    answers = ResponseParser()
-    answers.begin_response(method)
+def test_a_connection_without_a_valid_response_is_never_reusable(sent: bytes, method: str):
+    parser = ResponseParser()
+    parser.begin_response(method)
     try:
-        feed_and_finish(answers, sent)
+        feed_and_finish(parser, sent)
     except BadResponse:
         pass
-    assert not (answers.finished and answers.reusable)
+    assert not (parser.finished and parser.reusable)
 
 
-# -- however the bytes are cut
+# -- however the data is split
 
 
 @rows(ANSWERS)
-def test_every_cut_gives_the_same_answer(row: Row):
+def test_every_split_in_two_gives_the_same_response(row: ResponseCase):
     whole = row.outcome()
     for cut in range(1, len(row.sent)):
         if len(row.sent) > 2000 and 100 < cut < len(row.sent) - 100 and cut % 97:
@@ -528,12 +558,12 @@ def test_every_cut_gives_the_same_answer(row: Row):
 
 
 @rows(ANSWERS)
-def test_byte_by_byte_it_is_the_same_answer(row: Row):
+def test_feeding_byte_by_byte_gives_the_same_response(row: ResponseCase):
     assert row.outcome(*(row.sent[at : at + 1] for at in range(len(row.sent)))) == row.outcome()
 
 
 @given(data=st.data(), row=st.sampled_from(list(ANSWERS.values())))
-def test_many_cuts_give_the_same_answer(data: st.DataObject, row: Row):
+def test_many_splits_give_the_same_response(data: st.DataObject, row: ResponseCase):
     cuts = sorted(data.draw(st.sets(st.integers(1, len(row.sent) - 1), max_size=8)))
     reads = [row.sent[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(row.sent)], strict=True)]
     assert row.outcome(*reads) == row.outcome()
@@ -542,7 +572,7 @@ def test_many_cuts_give_the_same_answer(data: st.DataObject, row: Row):
 # -- headers
 
 
-def test_headers_come_in_their_order_with_their_bytes_and_names_in_small_letters():
+def test_headers_keep_their_order_and_bytes_with_names_in_lower_case():
     sent = (
         OK + b"Set-Cookie: a=1; Expires=Wed, 01 Jan 2031 00:00:00 GMT\r\nX-Name:  \t J\xfcrgen \xe2\x82\xac\t \r\n"
         b'SET-COOKIE: b=2\r\nVary: a\r\nVary: b\r\nX-Empty:\r\nETag: W/"x"\r\nContent-Length: 0\r\n\r\n'
@@ -575,7 +605,7 @@ def test_headers_come_in_their_order_with_their_bytes_and_names_in_small_letters
         "Server",
     ],
 )
-def test_what_is_the_connections_or_the_server_in_front_says_itself_goes_no_further(name: str):
+def test_hop_by_hop_headers_and_those_of_the_web_server_are_dropped(name: str):
     for written in (name, name.lower(), name.upper()):
         sent = OK + b"X-A: 1\r\n%b: x\r\nContent-Length: 0\r\n\r\n" % written.encode()
         assert read(sent).headers == ((b"x-a", b"1"), length(b"0"))
@@ -595,7 +625,7 @@ def test_what_is_the_connections_or_the_server_in_front_says_itself_goes_no_furt
         pytest.param("x-forwarded-host", set(), id="what is said of the client"),
     ],
 )
-def test_what_connection_names_goes_with_the_connection_but_for_what_others_depend_on(connection: str, gone: set[str]):
+def test_headers_named_in_connection_are_dropped_except_those_that_clients_depend_on(connection: str, gone: set[str]):
     headers = {"x-a": "1", "x-b": "2", "etag": "x", "content-length": "0", "content-type": "text/plain"}
     headers |= {"set-cookie": "a=1", "cache-control": "private", "x-forwarded-host": "shop.example"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -623,33 +653,33 @@ def test_names_in_a_connection_header(value: bytes, names: list[bytes]):
 
 
 @pytest.mark.parametrize("name", [b"host", b"cookie", b"content-length", b"authorization", b"x-forwarded-for"])
-def test_what_connection_can_not_take_along(name: bytes):
+def test_headers_that_connection_can_not_remove(name: bytes):
     assert not is_removable(name)
 
 
 @pytest.mark.parametrize("name", [b"x-a", b"te", b"x-forward", b"etag"])
-def test_what_connection_can_take_along(name: bytes):
+def test_headers_that_connection_can_remove(name: bytes):
     assert is_removable(name)
 
 
-def test_the_trailers_that_are_announced_are_told():
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    answers.feed(CHUNKED[:-2] + b"Trailer: X-Sum\r\n\r\n")
-    assert answers.trailer_names == b"X-Sum"
+def test_the_names_in_the_trailer_header_are_returned():
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    parser.feed(CHUNKED[:-2] + b"Trailer: X-Sum\r\n\r\n")
+    assert parser.trailer_names == b"X-Sum"
 
 
 # -- limits
 
 
 def head_of(size: int, line: bytes = b"X-A: %b\r\n") -> bytes:
-    """The head of an answer without a body, this long."""
+    """The head of a response without a body, this long."""
     frame = OK + b"Content-Length: 0\r\n" + line + b"\r\n"
     return frame % (b"x" * (size - len(frame % b"")))
 
 
 @pytest.mark.parametrize("read_size", [1000, 16384, 70000])
-def test_a_head_may_be_as_long_as_it_may_be(read_size: int):
+def test_a_head_of_the_maximum_length_is_accepted(read_size: int):
     head = head_of(MAX_HEAD)
     assert len(head) == MAX_HEAD
     got = read(*(head[at : at + read_size] for at in range(0, len(head), read_size)))
@@ -670,18 +700,18 @@ def test_a_longer_head_is_refused(read_size: int, line: bytes):
         read(*(head[at : at + read_size] for at in range(0, len(head), read_size)))
 
 
-def test_many_short_headers_are_a_long_head_too():
+def test_many_short_headers_count_as_a_long_head():
     with pytest.raises(BadResponse, match="a head of more than"):
         read(OK, *[b"a:b\r\n" * 1000] * 20)
 
 
-def test_a_long_reason_is_a_long_head_too():
+def test_a_long_reason_counts_as_a_long_head():
     with pytest.raises(BadResponse, match="a head of more than"):
         read(b"HTTP/1.1 200 ", *[b"x" * 16384] * 5)
 
 
 @pytest.mark.parametrize("cut", range(1, 6))
-def test_a_long_head_ends_where_it_ends_however_much_comes_with_its_last_bytes(cut: int):
+def test_data_received_with_the_end_of_a_long_head_does_not_count(cut: int):
     head = head_of(MAX_HEAD).replace(b"Content-Length: 0\r\nX-A: xx", b"Content-Length: 50000\r\n")
     head = head.replace(b"50000\r\nxx", b"50000\r\nX-A: ")
     assert MAX_HEAD - 10 < len(head) <= MAX_HEAD
@@ -689,20 +719,20 @@ def test_a_long_head_ends_where_it_ends_however_much_comes_with_its_last_bytes(c
     assert (got.over, got.reusable, len(got.body)) == (True, True, 50000)
 
 
-def test_a_long_body_is_no_long_head():
+def test_a_long_body_does_not_count_as_head():
     got = read(OK + b"Content-Length: 200000\r\n\r\n" + b"x" * 200000)
     assert (got.over, len(got.body)) == (True, 200000)
 
 
-def test_interim_answers_and_the_head_share_one_limit():
+def test_interim_responses_and_the_head_share_one_limit():
     early = b"HTTP/1.1 103 x\r\nLink: %b\r\n\r\n" % (b"x" * 8000)
     with pytest.raises(BadResponse, match="a head of more than"):
         read(*[early] * 9)
 
 
-def test_there_is_an_end_to_interim_answers():
+def test_the_number_of_interim_responses_is_limited():
     assert read(*[CONTINUE] * MAX_INTERIM, WHOLE) == HELLO
-    with pytest.raises(BadResponse, match="more than 16 answers before the answer"):
+    with pytest.raises(BadResponse, match="more than 16 interim responses"):
         read(*[CONTINUE] * (MAX_INTERIM + 1))
 
 
@@ -716,97 +746,97 @@ def test_there_is_an_end_to_interim_answers():
         pytest.param(b"0" * 8000, id="zeros before a size"),
     ],
 )
-def test_there_is_an_end_to_what_is_not_body(around: bytes):
+def test_the_length_of_chunk_lines_is_limited(around: bytes):
     first, more = around[:100], around[-1000:]
-    with pytest.raises(BadResponse, match="chunks with more around them than in them"):
+    with pytest.raises(BadResponse, match="chunk lines are too long"):
         read(CHUNKED, first, *[more] * 200)
 
 
-def test_many_extensions_are_too_much_even_where_each_is_short():
-    with pytest.raises(BadResponse, match="chunks with more around them than in them"):
+def test_many_short_extensions_are_limited_too():
+    with pytest.raises(BadResponse, match="chunk lines are too long"):
         read(CHUNKED, *[(b"1;" + b"x" * 150 + b"\r\nx\r\n") * 10] * 200)
 
 
-def test_many_small_chunks_are_none_too_many():
+def test_many_small_chunks_are_accepted():
     reads = [b"1\r\nx\r\n" * 1000] * 100
-    assert read(CHUNKED, *reads, b"0\r\n\r\n") == Got(body=b"x" * 100_000)
+    assert read(CHUNKED, *reads, b"0\r\n\r\n") == ParsedResponse(body=b"x" * 100_000)
 
 
-def test_long_trailers_are_let_through_up_to_the_length_of_a_head():
+def test_trailers_are_accepted_up_to_the_length_of_a_head():
     trailers = b"".join(b"X-%d: %b\r\n" % (number, b"x" * 1000) for number in range(60))
     got = read(CHUNKED + b"0\r\n", trailers, b"\r\n")
     assert (got.over, got.reusable, len(got.trailers)) == (True, True, 60)
 
 
-# -- bodies that are passed by
+# -- bodies that are not parsed
 
 
-def test_a_body_with_a_length_is_passed_by_without_a_copy():
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    answers.feed(OK + b"Content-Length: 3000\r\n\r\n")
+def test_a_body_with_a_length_is_not_copied():
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    parser.feed(OK + b"Content-Length: 3000\r\n\r\n")
     for _ in range(3):
         piece = bytes(1000)
-        answers.feed(piece)
-        assert answers.take_body() is piece
-    assert answers.finished
-    assert answers.reusable
+        parser.feed(piece)
+        assert parser.take_body() is piece
+    assert parser.finished
+    assert parser.reusable
 
 
-def test_a_body_until_the_end_is_passed_by_without_a_copy():
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    answers.feed(UNTIL_CLOSE)
+def test_a_body_until_the_connection_closes_is_not_copied():
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    parser.feed(UNTIL_CLOSE)
     for _ in range(3):
         piece = bytes(1000)
-        answers.feed(piece)
-        assert answers.take_body() is piece
-    assert not answers.finished
-    assert answers.feed_eof()
-    assert not answers.reusable
+        parser.feed(piece)
+        assert parser.take_body() is piece
+    assert not parser.finished
+    assert parser.feed_eof()
+    assert not parser.reusable
 
 
-def test_large_pieces_are_taken_as_they_came():
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    answers.feed(UNTIL_CLOSE)
+def test_large_parts_are_returned_one_by_one():
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    parser.feed(UNTIL_CLOSE)
     pieces = [bytes([number]) * 20000 for number in range(3)]
     for piece in pieces:
-        answers.feed(piece)
+        parser.feed(piece)
     for piece in pieces:
-        assert answers.take_body() is piece
-    assert answers.take_body() == b""
+        assert parser.take_body() is piece
+    assert parser.take_body() == b""
 
 
 @given(st.lists(st.integers(1, 20000), max_size=6))
-def test_a_body_is_taken_whole_in_whatever_pieces_it_came(sizes: list[int]):
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    answers.feed(OK + b"\r\n")
+def test_a_body_is_returned_completely_however_it_was_split(sizes: list[int]):
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    parser.feed(OK + b"\r\n")
     pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
     for piece in pieces:
-        answers.feed(piece)
-    assert taken(answers) == b"".join(pieces)
+        parser.feed(piece)
+    assert taken(parser) == b"".join(pieces)
 
 
-def test_small_pieces_that_nobody_took_are_taken_as_one():
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    assert answers.take_body() == b""
+def test_small_parts_are_joined():
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    assert parser.take_body() == b""
     for piece in (LENGTH + b"he", b"l", b"lo"):
-        answers.feed(piece)
-    assert answers.take_body() == b"hello"
-    assert answers.take_body() == b""
+        parser.feed(piece)
+    assert parser.take_body() == b"hello"
+    assert parser.take_body() == b""
 
 
 # -- the end of the connection
 
 
-def test_a_close_before_the_answer_is_no_answer_and_no_mistake():
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    assert not answers.feed_eof()
-    assert (answers.status, answers.reusable) == (0, False)
+def test_a_close_before_the_response_is_not_an_error():
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    assert not parser.feed_eof()
+    assert (parser.status, parser.reusable) == (0, False)
 
 
 @pytest.mark.parametrize(
@@ -815,11 +845,11 @@ def test_a_close_before_the_answer_is_no_answer_and_no_mistake():
         pytest.param(b"H", id="one byte"),
         pytest.param(OK, id="a status line"),
         pytest.param(LENGTH[:-1], id="all but the last byte"),
-        pytest.param(CONTINUE, id="an interim answer"),
-        pytest.param(CONTINUE + OK, id="an interim answer and a status line"),
+        pytest.param(CONTINUE, id="an interim response"),
+        pytest.param(CONTINUE + OK, id="an interim response and a status line"),
     ],
 )
-def test_a_head_that_is_cut_short_is_none(sent: bytes):
+def test_a_head_that_is_cut_short_is_refused(sent: bytes):
     with pytest.raises(BadResponse, match="a head that is cut short"):
         read(sent, closed=True)
 
@@ -827,57 +857,57 @@ def test_a_head_that_is_cut_short_is_none(sent: bytes):
 @pytest.mark.parametrize(
     "sent, whole",
     [
-        pytest.param(WHOLE, True, id="an answer with a length"),
-        pytest.param(WHOLE[:-1], False, id="an answer that is short of its length"),
+        pytest.param(WHOLE, True, id="a response with a length"),
+        pytest.param(WHOLE[:-1], False, id="a response that is short of its length"),
         pytest.param(LENGTH, False, id="nothing but a head with a length"),
-        pytest.param(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", True, id="an answer in chunks"),
+        pytest.param(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", True, id="a response in chunks"),
         pytest.param(CHUNKED + b"5\r\nhello\r\n0\r\n", False, id="chunks without the end"),
         pytest.param(CHUNKED + b"5\r\nhel", False, id="half a chunk"),
-        pytest.param(UNTIL_CLOSE + b"hello", True, id="an answer until the end"),
+        pytest.param(UNTIL_CLOSE + b"hello", True, id="a response until the end"),
     ],
 )
-def test_the_end_tells_whether_the_answer_is_whole(sent: bytes, whole: bool):
-    answers = ResponseParser()
-    answers.begin_response("GET")
-    answers.feed(sent)
-    assert answers.feed_eof() is whole
-    assert answers.finished is whole
+def test_feed_eof_returns_whether_the_response_is_complete(sent: bytes, whole: bool):
+    parser = ResponseParser()
+    parser.begin_response("GET")
+    parser.feed(sent)
+    assert parser.feed_eof() is whole
+    assert parser.finished is whole
 
 
-# -- one answer after another
+# -- one response after another
 
 
-def one_after_another() -> Iterator[tuple[str, str, bytes, Got]]:
+def one_after_another() -> Iterator[tuple[str, str, bytes, ParsedResponse]]:
     for name, row in (BODIES | WITHOUT_BODY | INTERIM | KEPT).items():
         if row.got is not None and row.got.reusable:
             yield name, row.method, row.sent, row.got
 
 
 @pytest.mark.parametrize("method, sent, got", [pytest.param(*rest, id=name) for name, *rest in one_after_another()])
-def test_the_next_answer_on_the_connection_is_read_anew(method: str, sent: bytes, got: Got):
-    answers = ResponseParser()
+def test_the_next_response_on_the_connection_is_parsed_from_the_start(method: str, sent: bytes, got: ParsedResponse):
+    parser = ResponseParser()
     for reads in ([sent], [sent[:-1], sent[-1:]], [sent]):
-        answers.begin_response(method)
-        assert (answers.finished, answers.status, answers.headers, answers.trailers) == (False, 0, [], [])
+        parser.begin_response(method)
+        assert (parser.finished, parser.status, parser.headers, parser.trailers) == (False, 0, [], [])
         for data in reads:
-            answers.feed(data)
-        assert (answers.status, answers.headers, taken(answers)) == (got.status, list(got.headers), got.body)
-        assert (answers.finished, answers.reusable) == (True, True)
-        answers.begin_response("GET")
-        answers.feed(CHUNKED + b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n")
-        assert (answers.finished, answers.reusable, answers.take_body()) == (True, True, b"hello")
+            parser.feed(data)
+        assert (parser.status, parser.headers, taken(parser)) == (got.status, list(got.headers), got.body)
+        assert (parser.finished, parser.reusable) == (True, True)
+        parser.begin_response("GET")
+        parser.feed(CHUNKED + b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n")
+        assert (parser.finished, parser.reusable, parser.take_body()) == (True, True, b"hello")
 
 
-def test_a_100_is_news_once():
-    answers = ResponseParser()
-    answers.begin_response("POST")
-    answers.awaits_continue = True
-    answers.feed(EARLY)
-    assert answers.awaits_continue
-    answers.feed(CONTINUE)
-    assert not answers.awaits_continue
-    answers.feed(WHOLE)
-    assert (answers.finished, answers.status) == (True, 200)
+def test_a_100_is_reported_once():
+    parser = ResponseParser()
+    parser.begin_response("POST")
+    parser.awaits_continue = True
+    parser.feed(EARLY)
+    assert parser.awaits_continue
+    parser.feed(CONTINUE)
+    assert not parser.awaits_continue
+    parser.feed(WHOLE)
+    assert (parser.finished, parser.status) == (True, 200)
 
 
 @pytest.mark.parametrize("accepts", [False, True])
@@ -890,20 +920,20 @@ def test_a_100_is_news_once():
         pytest.param(b"Upgrade: websocket\r\nConnection: close\r\n", id="Connection with another word"),
     ],
 )
-def test_a_change_of_protocol_takes_both_upgrade_and_connection(fields: bytes, accepts: bool):
+def test_a_change_of_protocol_needs_both_upgrade_and_connection(fields: bytes, accepts: bool):
     sent = b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % fields
     assert outcome(sent + b"\x81\x00", upgrade=accepts) is None
     assert outcome(sent, upgrade=accepts) is None
 
 
-def test_the_protocol_that_it_is_changed_to_is_told():
-    answers = ResponseParser()
-    answers.begin_response("GET", upgrade=True)
-    answers.feed(SWITCH)
-    assert (answers.status, answers.finished, answers.upgrade) == (101, True, b"websocket")
+def test_the_new_protocol_is_returned():
+    parser = ResponseParser()
+    parser.begin_response("GET", upgrade=True)
+    parser.feed(SWITCH)
+    assert (parser.status, parser.finished, parser.upgrade) == (101, True, b"websocket")
 
 
-def test_what_comes_behind_a_change_of_protocol_is_left_as_it_came():
+def test_data_after_a_change_of_protocol_is_returned_unchanged():
     frames = bytes(range(256)) * 10
     got = read(SWITCH + frames, upgrade=True)
     assert (got.status, got.rest, got.body, got.reusable) == (101, frames, b"", False)
@@ -912,7 +942,7 @@ def test_what_comes_behind_a_change_of_protocol_is_left_as_it_came():
 # -- the parser
 
 
-def test_without_httptools_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_httptools_is_reported_with_the_way_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "httptools", None)
     for use in (http1.require, ResponseParser):
         with pytest.raises(ConfigError, match=r"pip install 'sticky-sessions\[proxy\]'"):
@@ -924,7 +954,7 @@ def test_the_parser_is_not_imported_before_it_is_needed():
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
-def test_names_that_servers_invent_take_no_room_without_end(monkeypatch: pytest.MonkeyPatch):
+def test_memory_for_invented_names_is_bounded(monkeypatch: pytest.MonkeyPatch):
     known = dict(http1._HEADERS)
     monkeypatch.setattr(http1, "_HEADERS", known)
     got = read(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + b"X" * 6000 + b": 1\r\nX-Not-Kept: 2\r\nDATE: 3\r\n\r\n")

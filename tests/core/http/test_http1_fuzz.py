@@ -38,7 +38,7 @@ def examine(check: Callable[..., None], examples: int, **drawn: st.SearchStrateg
     settings(max_examples=examples, deadline=None, suppress_health_check=busy)(given(**drawn)(check))()
 
 
-# -- two readers
+# -- two parsers
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ ONLY_WE_REFUSE = {
     "HTTP/1.2 and whatever else is not known": Difference(
         "Invalid HTTP version", WHOLE.replace(b"HTTP/1.1", b"HTTP/1.2")
     ),
-    "HTTP/2.0 in the form of HTTP/1": Difference(r"an answer in HTTP/\d.\d", WHOLE.replace(b"HTTP/1.1", b"HTTP/2.0")),
+    "HTTP/2.0 in the form of HTTP/1": Difference(r"a response in HTTP/\d.\d", WHOLE.replace(b"HTTP/1.1", b"HTTP/2.0")),
     "a folded value": Difference(
         "Unexpected whitespace after header value", WHOLE.replace(b"5\r\n", b"5\r\nX-A: 1\r\n 2\r\n", 1)
     ),
@@ -160,15 +160,13 @@ ONLY_WE_REFUSE = {
     "close in an interim answer": Difference(
         "Data after `Connection: close`", b"HTTP/1.1 103 x\r\nConnection: close\r\n\r\n" + WHOLE
     ),
-    "many interim answers": Difference(
-        "more than 16 answers before the answer", b"HTTP/1.1 103 x\r\n\r\n" * 17 + WHOLE
-    ),
+    "many interim answers": Difference("more than 16 interim responses", b"HTTP/1.1 103 x\r\n\r\n" * 17 + WHOLE),
     "a space behind a chunk's size": Difference(
         "Invalid character in chunk size", CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n"
     ),
     "a chunk's size beyond 64 bits": Difference("Chunk size overflow", CHUNKED + b"10000000000000000\r\n"),
     "chunked with a tab behind it, which llhttp does not know": Difference(
-        "a transfer coding that is not chunked alone", CHUNKED.replace(b"chunked", b"chunked\t") + b"0\r\n\r\n"
+        "a transfer coding other than chunked", CHUNKED.replace(b"chunked", b"chunked\t") + b"0\r\n\r\n"
     ),
     "an extension that is none": Difference(
         "Invalid character in chunk extensions( name| value| quoted value|)", CHUNKED + b"5;\r\nhello\r\n0\r\n\r\n"
@@ -199,7 +197,7 @@ def explained(reason: str, table: dict[str, Difference]) -> bool:
 
 
 @pytest.mark.parametrize("difference", [pytest.param(row, id=name) for name, row in ONLY_WE_REFUSE.items()])
-def test_some_things_only_we_refuse(difference: Difference):
+def test_some_responses_only_we_refuse(difference: Difference):
     refused = ours([difference.example], "GET", False)
     assert isinstance(refused, str)
     assert re.fullmatch(difference.reason, refused)
@@ -207,7 +205,7 @@ def test_some_things_only_we_refuse(difference: Difference):
 
 
 @pytest.mark.parametrize("difference", [pytest.param(row, id=name) for name, row in ONLY_H11_REFUSES.items()])
-def test_some_things_only_h11_refuses(difference: Difference):
+def test_some_responses_only_h11_refuses(difference: Difference):
     refused = theirs([difference.example], "GET", False)
     assert isinstance(refused, str)
     assert re.match(difference.reason, refused)
@@ -231,7 +229,7 @@ def agree(reads: list[bytes], method: str, closed: bool) -> None:
         assert they.reusable or not we.reusable or re.search(rb"^HTTP/1.0 ", b"".join(reads), re.MULTILINE)
 
 
-# -- answers that are mostly good
+# -- responses that are mostly valid
 
 tokens = st.text("!#$%&'*+-.^_`|~09AZaz", min_size=1, max_size=6).map(str.encode)
 texts = st.text("aZ0 \t,;=\"'\x80\xff", max_size=12).map(lambda text: text.encode("latin-1"))
@@ -368,17 +366,17 @@ methods = st.sampled_from(["GET", "GET", "GET", "HEAD"])
 
 
 @EXAMPLES
-def test_what_h11_makes_of_an_answer_we_make_of_it(examples: int):
+def test_valid_responses_are_parsed_as_by_h11(examples: int):
     examine(agree, examples, reads=reads_of(sent_answers()), method=methods, closed=st.booleans())
 
 
 @EXAMPLES
-def test_what_h11_makes_of_a_spoilt_answer_we_make_of_it(examples: int):
+def test_corrupted_responses_are_parsed_as_by_h11(examples: int):
     examine(agree, examples, reads=reads_of(spoilt_answers()), method=methods, closed=st.booleans())
 
 
 @EXAMPLES
-def test_bytes_are_an_answer_or_none_whatever_they_are(examples: int):
+def test_any_bytes_are_a_response_or_are_refused(examples: int):
     def survives(reads: list[bytes], method: str, closed: bool) -> None:
         read = ours(reads, method, closed)
         if isinstance(read, Read):
@@ -389,7 +387,7 @@ def test_bytes_are_an_answer_or_none_whatever_they_are(examples: int):
 
 
 @EXAMPLES
-def test_chunks_are_put_together_whatever_is_in_them_and_wherever_they_are_cut(examples: int):
+def test_chunks_are_joined_whatever_they_contain_and_however_they_are_split(examples: int):
     def put_together(pieces: list[tuple[bytes, str]], trailers: list[bytes], data: st.DataObject) -> None:
         chunks = b"".join(size.format(len(piece)).encode() + piece + b"\r\n" for piece, size in pieces if piece)
         sent = CHUNKED + chunks + b"0\r\n" + b"".join(trailers) + b"\r\n"
@@ -403,7 +401,7 @@ def test_chunks_are_put_together_whatever_is_in_them_and_wherever_they_are_cut(e
     examine(put_together, examples, pieces=pieces, trailers=st.lists(trailer, max_size=2), data=st.data())
 
 
-# -- what never ends
+# -- responses that never end
 
 READ = 16384
 ENDLESS = {
@@ -445,7 +443,7 @@ def without_end(begin: bytes, more: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("begin, more", [pytest.param(*row, id=name) for name, row in ENDLESS.items()])
-def test_what_never_ends_is_given_up_soon(begin: bytes, more: bytes):
+def test_a_response_that_never_ends_is_refused_soon(begin: bytes, more: bytes):
     answers = ResponseParser()
     answers.begin_response("GET")
     fed = 0
@@ -464,7 +462,7 @@ def test_what_never_ends_is_given_up_soon(begin: bytes, more: bytes):
 
 
 @pytest.mark.parametrize("begin, more", [pytest.param(*row, id=name) for name, row in UNENDING_BODIES.items()])
-def test_a_body_that_never_ends_takes_no_more_room_than_a_read(begin: bytes, more: bytes):
+def test_a_body_that_never_ends_takes_no_more_memory_than_one_read(begin: bytes, more: bytes):
     answers = ResponseParser()
     answers.begin_response("GET")
     reads = list(without_end(begin, more))

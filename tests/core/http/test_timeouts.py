@@ -45,7 +45,7 @@ def test_timeouts_are_seconds(timeouts: Timeouts, expected: TimeoutSeconds):
         pytest.param("24856d", "'24856d' is not above 0 and at most", id="longer than anybody waits"),
     ],
 )
-def test_what_is_no_wait_is_told(name: str, duration: float | str, problem: str):
+def test_an_invalid_timeout_is_refused(name: str, duration: float | str, problem: str):
     with pytest.raises(ConfigError) as error:
         Timeouts(**{name: duration})
     (said,) = error.value.problems
@@ -54,13 +54,13 @@ def test_what_is_no_wait_is_told(name: str, duration: float | str, problem: str)
 
 
 @pytest.mark.parametrize("name", ["connect", "server", "tunnel"])
-def test_only_the_queue_may_be_left_open(name: str):
+def test_only_the_queue_timeout_may_be_none(name: str):
     with pytest.raises(ConfigError, match=f"timeouts: {name}: None is not a duration"):
         Timeouts(**{name: None})  # type: ignore[arg-type]
     assert Timeouts(queue=None) == Timeouts()
 
 
-def test_every_problem_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as error:
         Timeouts(0, "soon", -1, "")
     assert len(error.value.problems) == 4

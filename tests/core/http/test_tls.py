@@ -59,32 +59,32 @@ def spoken(tls: TLS, server: ssl.SSLContext, name: str = NAME) -> tuple[ssl.SSLO
     return ends
 
 
-def test_a_server_that_the_authority_knows_is_trusted(ca_file: Path, server: ssl.SSLContext):
+def test_a_server_with_a_certificate_of_the_ca_is_trusted(ca_file: Path, server: ssl.SSLContext):
     ours, theirs = spoken(TLS(ca_file=ca_file), server)
     ours.write(b"hello")
     assert theirs.read() == b"hello"
     assert TLS(ca_file=str(ca_file)).context().get_ca_certs() == TLS(ca_file=ca_file).context().get_ca_certs() != []
 
 
-def test_a_stranger_is_not(server: ssl.SSLContext):
+def test_a_server_with_another_certificate_is_not_trusted(server: ssl.SSLContext):
     with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self.signed"):
         spoken(TLS(), server)
 
 
-def test_nor_is_one_that_the_authority_knows_by_another_name(ca_file: Path, server: ssl.SSLContext):
+def test_a_certificate_for_another_name_is_not_trusted(ca_file: Path, server: ssl.SSLContext):
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         spoken(TLS(ca_file=ca_file), server, "evil.example")
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         spoken(TLS(ca_file=ca_file, sni="evil.example"), server)
 
 
-def test_an_address_is_a_name_too(ca_file: Path, server: ssl.SSLContext):
+def test_a_certificate_for_an_address_is_trusted(ca_file: Path, server: ssl.SSLContext):
     spoken(TLS(ca_file=ca_file), server, "192.0.2.1")
     with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
         spoken(TLS(ca_file=ca_file), server, "192.0.2.2")
 
 
-def test_sni_is_the_name_to_ask_for_and_to_verify(authority, ca_file: Path):
+def test_sni_is_the_name_that_is_requested_and_verified(authority, ca_file: Path):
     asked = []
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("other.example").configure_cert(context)
@@ -93,17 +93,17 @@ def test_sni_is_the_name_to_ask_for_and_to_verify(authority, ca_file: Path):
     assert asked == ["other.example"]
 
 
-def test_without_verification_anybody_will_do(server: ssl.SSLContext):
+def test_any_certificate_is_accepted_without_verification(server: ssl.SSLContext):
     spoken(TLS(verify=False), server)
     spoken(TLS(verify=False, sni="evil.example"), server)
 
 
-def test_http_1_1_is_spoken_even_where_http_2_is_offered(ca_file: Path, server: ssl.SSLContext):
+def test_http_1_1_is_negotiated_even_if_http_2_is_offered(ca_file: Path, server: ssl.SSLContext):
     ours, _ = spoken(TLS(ca_file=ca_file), server)
     assert ours.selected_alpn_protocol() == "http/1.1"
 
 
-def test_a_certificate_is_shown_where_there_is_one(authority, ca_file: Path, curious: ssl.SSLContext, tmp_path: Path):
+def test_the_client_certificate_is_sent(authority, ca_file: Path, curious: ssl.SSLContext, tmp_path: Path):
     shown = authority.issue_cert("client.example")
     crt, key, both = tmp_path / "client.crt", tmp_path / "client.key", tmp_path / "client.pem"
     shown.cert_chain_pems[0].write_to_path(crt)
@@ -118,38 +118,38 @@ def test_a_certificate_is_shown_where_there_is_one(authority, ca_file: Path, cur
         spoken(TLS(ca_file=ca_file), curious)
 
 
-# -- what can't work is told
+# -- invalid options
 
 
-def test_files_that_are_not_there_are_told_all_at_once(tmp_path: Path):
+def test_all_missing_files_are_reported_at_once(tmp_path: Path):
     with pytest.raises(ConfigError) as error:
         TLS(ca_file=tmp_path / "ca", crt=tmp_path / "crt", key=tmp_path)
     assert error.value.problems == tuple(
-        f"tls: {name} {str(path)!r} is not there"
+        f"tls: {name} {str(path)!r} does not exist"
         for name, path in (("ca_file", tmp_path / "ca"), ("crt", tmp_path / "crt"), ("key", tmp_path))
     )
 
 
-def test_what_has_no_effect_is_told(ca_file: Path):
-    with pytest.raises(ConfigError, match="tls: key is of no use without crt"):
+def test_options_without_effect_are_refused(ca_file: Path):
+    with pytest.raises(ConfigError, match="tls: key has no effect without crt"):
         TLS(key=ca_file)
-    with pytest.raises(ConfigError, match="tls: ca_file is of no use with verify=False"):
+    with pytest.raises(ConfigError, match="tls: ca_file has no effect with verify=False"):
         TLS(ca_file=ca_file, verify=False)
 
 
-def test_a_file_that_holds_something_else_is_named(authority, ca_file: Path, tmp_path: Path):
+def test_a_file_with_other_content_is_named(authority, ca_file: Path, tmp_path: Path):
     junk, key = tmp_path / "junk.pem", tmp_path / "other.key"
     junk.write_text("nothing of the kind")
     authority.issue_cert("other.example").private_key_pem.write_to_path(key)
-    with pytest.raises(ConfigError, match=r"ca_file .*junk\.pem' holds no certificates"):
+    with pytest.raises(ConfigError, match=r"ca_file .*junk\.pem' contains no certificates"):
         TLS(ca_file=junk).context()
-    with pytest.raises(ConfigError, match=r"crt .*junk\.pem' and key .*junk\.pem' are no certificate and its key"):
+    with pytest.raises(ConfigError, match=r"crt .*junk\.pem' and key .*junk\.pem' are not a certificate and its key"):
         TLS(crt=junk).context()
-    with pytest.raises(ConfigError, match=r"crt .*ca\.pem' and key .*other\.key' are no certificate and its key"):
+    with pytest.raises(ConfigError, match=r"crt .*ca\.pem' and key .*other\.key' are not a certificate and its key"):
         TLS(crt=ca_file, key=key).context()  # the key of another
 
 
-def test_a_key_with_a_password_is_told_rather_than_asked_for(authority, tmp_path: Path):
+def test_an_encrypted_key_is_refused_without_a_prompt(authority, tmp_path: Path):
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
     shown = authority.issue_cert("client.example")
     crt, key = tmp_path / "client.crt", tmp_path / "client.key"

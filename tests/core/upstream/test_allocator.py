@@ -41,11 +41,11 @@ def pages_and_rest(in_hand: int, at_once: int) -> tuple[int, ...]:
     return tuple(map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()))
 
 
-def test_what_one_body_was_kept_in_is_there_for_the_next():
+def test_memory_of_one_body_is_reused_for_the_next():
     assert pages_and_rest(0, 40)[0] > 1000, "else there is nothing to be mended"
     assert pages_and_rest(8 * MB, 40)[0] < 100
 
 
-def test_no_more_is_kept_than_twice_what_is_in_hand_at_once():
+def test_no_more_memory_is_kept_than_twice_the_buffer_limit():
     assert pages_and_rest(8 * MB, 200)[1] < 17 * MB
     assert pages_and_rest(2 * MB, 200)[1] < 5 * MB

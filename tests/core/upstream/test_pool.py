@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky_core.upstream.pool import FRESH, PURGE_DELAY, Pool
+from sticky_core.upstream.pool import MAX_IDLE_UNREPEATABLE, PURGE_DELAY, Pool
 
 
-def test_the_last_that_came_is_the_first_that_goes():
+def test_the_connection_released_last_is_acquired_first():
     pool: Pool[str] = Pool()
     for now, connection in enumerate("abc"):
         assert pool.release(connection, now)
@@ -20,13 +20,13 @@ def test_the_last_that_came_is_the_first_that_goes():
     "idle, repeatable, taken",
     [
         pytest.param(0.0, False, True, id="at once"),
-        pytest.param(FRESH, False, True, id="for as long as is fresh"),
-        pytest.param(FRESH + 0.1, False, False, id="for longer than that"),
-        pytest.param(FRESH + 0.1, True, True, id="for longer, but the request may be sent again"),
+        pytest.param(MAX_IDLE_UNREPEATABLE, False, True, id="for as long as is fresh"),
+        pytest.param(MAX_IDLE_UNREPEATABLE + 0.1, False, False, id="for longer than that"),
+        pytest.param(MAX_IDLE_UNREPEATABLE + 0.1, True, True, id="for longer, but the request may be sent again"),
         pytest.param(PURGE_DELAY, True, True, id="for as long as any is kept"),
     ],
 )
-def test_a_request_that_must_not_be_sent_twice_takes_none_that_has_idled_for_long(
+def test_a_request_that_must_not_be_sent_twice_gets_no_connection_that_was_idle_for_long(
     idle: float, repeatable: bool, taken: bool
 ):
     pool: Pool[str] = Pool()
@@ -36,21 +36,21 @@ def test_a_request_that_must_not_be_sent_twice_takes_none_that_has_idled_for_lon
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
-def test_it_keeps_so_many_and_no_more(most: int):
+def test_max_conn_limits_the_idle_connections(most: int):
     pool: Pool[int] = Pool(most)
     assert [pool.release(number, 0.0) for number in range(5)] == [True] * most + [False] * (5 - most)
     assert len(pool) == most
     assert sorted(pool.clear()) == list(range(most))
 
 
-def test_any_number_for_five_seconds_unless_told_otherwise():
+def test_any_number_is_kept_for_five_seconds_by_default():
     pool: Pool[int] = Pool()
     assert all(pool.release(number, 0.0) for number in range(1000))
     assert pool.purge(5.0) == []
     assert pool.purge(5.1) == [*range(1000)]
 
 
-def test_those_that_have_idled_too_long_are_purged_the_oldest_first():
+def test_connections_that_were_idle_too_long_are_purged_oldest_first():
     pool: Pool[str] = Pool(purge_delay=10.0)
     for now, connection in enumerate("abcd"):
         pool.release(connection, now)
@@ -61,7 +61,7 @@ def test_those_that_have_idled_too_long_are_purged_the_oldest_first():
     assert (len(pool), pool.acquire(12.0, True)) == (0, None)
 
 
-def test_one_that_is_closed_is_removed_and_one_that_is_not_there_is_no_matter():
+def test_a_closed_connection_is_removed_and_an_unknown_one_ignored():
     pool: Pool[str] = Pool()
     for connection in "abc":
         pool.release(connection, 0.0)
@@ -94,7 +94,7 @@ def test_it_behaves_as_a_stack_of_dated_connections(steps: Sequence[tuple]):  # 
                 if len(stack) < 3:
                     stack.append((number, now))
             case "take", repeatable:
-                fits = stack and (repeatable or now - stack[-1][1] <= FRESH)
+                fits = stack and (repeatable or now - stack[-1][1] <= MAX_IDLE_UNREPEATABLE)
                 assert pool.acquire(now, repeatable) == (stack.pop()[0] if fits else None)
             case "remove", which:
                 pool.remove(which)
