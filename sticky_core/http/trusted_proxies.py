@@ -1,4 +1,4 @@
-"""The client of a request: the peer of the connection, or the client that trusted proxies report in X-Forwarded-For."""
+"""The client of a request: the peer of the connection, or what trusted proxies report in X-Forwarded-For."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Networks:
         return any(address in network for network in self._networks)
 
     def find_client(self, peer: str | None, forwarded_for: Sequence[str]) -> str | None:
-        """Return the first address, from `peer` towards the client, that is not a trusted proxy; the last if all are."""
+        """Return the first address, from `peer` towards the client, that is no trusted proxy; the last if all are."""
         if peer not in self:
             return peer
         client = peer
