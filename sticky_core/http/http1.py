@@ -135,7 +135,7 @@ class ResponseParser:
         self._is_simple = False
 
     def begin_response(self, method: str, upgrade: bool = False) -> None:
-        """Prepare for the response to a request. `upgrade`: the request asks for another protocol, so it may get a 101."""
+        """Prepare for the response to a request. `upgrade`: the request asks for another protocol: a 101 is allowed."""
         if self._parser is None or not self.reusable:
             self._parser = self._parser_class(self)
         self.status = 0  #: 0 until the head is complete
