@@ -35,22 +35,24 @@ class KeyLookup:
         return await self._run(self._arbitration.decide(key, claimant))
 
     async def _run(self, procedure: Procedure[asyncio.Event, T]) -> T:
-        replies: Replies = ()
+        """Perform the steps of a procedure of the core, and return its result."""
         try:
             step = next(procedure)
             while True:
-                match step:
-                    case QueryPeers(peers, request):
-                        replies = await asyncio.gather(*(self._peers[peer.id].query_key(*request) for peer in peers))
-                    case WaitFor(event):
-                        await event.wait()
-                        replies = ()
-                step = procedure.send(replies)
+                step = procedure.send(await self._perform(step))
         except StopIteration as done:
             result: T = done.value
             return result
         finally:
             procedure.close()
+
+    async def _perform(self, step: QueryPeers | WaitFor[asyncio.Event]) -> Replies:
+        match step:
+            case QueryPeers(peers, request):
+                return await asyncio.gather(*(self._peers[peer.id].query_key(*request) for peer in peers))
+            case WaitFor(event):
+                await event.wait()
+                return ()
 
     async def close(self) -> None:
         """Nothing to close: the connections are the peers'."""

@@ -32,22 +32,24 @@ class KeyLookup:
         return self._run(self._arbitration.decide(key, claimant))
 
     def _run(self, procedure: Procedure[threading.Event, T]) -> T:
-        replies: Replies = ()
+        """Perform the steps of a procedure of the core, and return its result."""
         try:
             step = next(procedure)
             while True:
-                match step:
-                    case QueryPeers(peers, request):
-                        replies = self._query_peers(peers, request)
-                    case WaitFor(event):
-                        event.wait()
-                        replies = ()
-                step = procedure.send(replies)
+                step = procedure.send(self._perform(step))
         except StopIteration as done:
             result: T = done.value
             return result
         finally:
             procedure.close()
+
+    def _perform(self, step: QueryPeers | WaitFor[threading.Event]) -> Replies:
+        match step:
+            case QueryPeers(peers, request):
+                return self._query_peers(peers, request)
+            case WaitFor(event):
+                event.wait()
+                return ()
 
     def _query_peers(self, peers: Sequence[Server], request: tuple[object, ...]) -> Replies:
         """Query one peer after another, up to the first that names an owner."""
