@@ -1,12 +1,12 @@
-"""What a choice costs, by algorithm and number of servers, and what it costs to have a weight changed.
+"""The cost of a choice, by algorithm and number of servers, and of a change of a weight.
 
     python benchmarks/choosing.py
 
-Each algorithm chooses among 2 to 10 000 servers, every fifth of weight 5, the others of weight 1, for clients of whom
-each asks again and again. Rounds of all algorithms take turns, and of each the quickest stands, in time on the
-processor: whatever else the machine does can only add to it. Beside the choice stand what is told of each request where
-an algorithm wants to know (`taken`, `left`), what a choice costs for a key never seen, and how long an algorithm takes
-to be made, and to take note of another weight, or of a server that goes or is back, up to the next choice.
+Each algorithm chooses among 2 to 10 000 servers, every fifth of weight 5, the others of weight 1, for clients that come
+back again and again. Rounds of all algorithms take turns, and of each the quickest counts, in processor time, because
+other work on the machine can only add to it. Beside the choice are printed the notifications of each request, where an
+algorithm counts requests (`acquired`, `released`), a choice for a new key, and how long an algorithm takes to be
+built, and to follow a change of a weight, or of a server that is removed or comes back, up to the next choice.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
 
 SIZES = (2, 10, 100, 1_000, 10_000)
-#: To reach, from ten servers on: microseconds per choice, and how many times more among the most than among the fewest.
+#: Goals, from ten servers on: microseconds per choice, and how many times more among the most than among the fewest.
 MICROSECONDS = {"flat": 1.0, "ring": 2.0}
 FLAT = 3.0
 
 
 @dataclass(frozen=True)
 class Contender:
-    """An algorithm, and which goal it has, if any."""
+    """An algorithm, and its goal, if it has one."""
 
     name: str
     balance: Balance
@@ -113,7 +113,7 @@ class Work:
                 self.algorithm.record_latency(server, 0.1)
 
     def choices(self, clients: Sequence[Any]) -> float:
-        """Seconds per choice."""
+        """Return the seconds per choice."""
         choose = self.algorithm.choose
         begin = time.thread_time()
         for client in clients:
@@ -121,7 +121,7 @@ class Work:
         return (time.thread_time() - begin) / len(clients)
 
     def told(self, clients: Sequence[Any]) -> float:
-        """Seconds per request for `taken` and `left`."""
+        """Return the seconds per request for `acquired` and `released`."""
         algorithm, servers = self.algorithm, self.servers
         some = [servers[number * 7919 % len(servers)] for number in range(len(clients))]
         begin = time.thread_time()
@@ -138,7 +138,7 @@ class Work:
         return (with_it - (time.thread_time() - begin)) / len(clients)
 
     def changed(self, client: Any, change: Callable[[Server], None], back: Callable[[Server], None]) -> float:
-        """Seconds until the next choice after a server's change."""
+        """Return the seconds until the next choice after a server's change."""
         server = self.servers[len(self.servers) // 2]
         took: list[float] = []
         for step in (change, back) * 3:
@@ -167,16 +167,16 @@ def back(server: Server) -> None:
 
 
 def measured(rounds: int, count: int) -> Iterator[tuple[Contender, dict[str, list[float]]]]:
-    """For each contender, by what was measured, the figures by number of servers, in microseconds."""
+    """Return for each contender, by what was measured, the figures by number of servers, in microseconds."""
     servers = [Server(f"s{number}", app, weight=5 if number % 5 == 4 else 1) for number in range(SIZES[-1])]
     clients = [Client(number) for number in range(count)]
     figures: dict[str, dict[str, list[float]]] = {contender.name: {} for contender in CONTENDERS}
-    strangers = iter(range(count, 10**9))
+    new_keys = iter(range(count, 10**9))
     for size in SIZES:
         works = [(contender, Work(contender, servers[:size])) for contender in CONTENDERS]
         choices: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
         told: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
-        for _, work in works:  # keys become known, the interpreter warm, and all rounds begun
+        for _, work in works:  # warm up: keys become known, and all rounds have begun
             for _ in range(3):
                 work.choices(clients)
         gc.collect()
@@ -192,7 +192,7 @@ def measured(rounds: int, count: int) -> Iterator[tuple[Contender, dict[str, lis
             figure.setdefault("choice", []).append(min(choices[contender.name]) * 1e6)
             if work.algorithm.counts_requests:
                 figure.setdefault("told", []).append(min(told[contender.name]) * 1e6)
-            unseen = min(work.choices([Client(next(strangers)) for _ in range(count)]) for _ in range(5))
+            unseen = min(work.choices([Client(next(new_keys)) for _ in range(count)]) for _ in range(5))
             figure.setdefault("stranger", []).append(unseen * 1e6)
             figure.setdefault("made", []).append(work.made * 1e6)
             figure.setdefault("weight", []).append(work.changed(clients[0], heavier, lighter) * 1e6)
@@ -204,7 +204,7 @@ def measured(rounds: int, count: int) -> Iterator[tuple[Contender, dict[str, lis
 
 
 def verdict(contender: Contender, choice: Sequence[float]) -> str:
-    """Whether the goal is reached, from ten servers on."""
+    """Return whether the goal is reached, from ten servers on."""
     if contender.goal is None:
         return ""
     from_ten = choice[1:]

@@ -3,34 +3,33 @@
     python benchmarks/simulate.py
     python benchmarks/simulate.py --quick --plot simulate.svg --only leastconn consistent
 
-There are no sockets and no sleep, and chance is seeded: the same call prints the same figures. Each row has a backend
-of its own; every request goes through its `Transaction`, and clients keep the cookies that they are given.
+There are no sockets and no sleep, and randomness is seeded: the same call prints the same figures. Each row has a
+backend of its own; every request goes through its `Transaction`, and clients keep the cookies that they are sent.
 
 The model. 1 000 servers of equal weight, a million sessions, time in windows of equal length (24). Sessions begin
-evenly over all windows; each asks once in the window it begins in and once in each of the next two, at a place in it
-that is drawn. So a window has some 125 000 requests, 125 for each server. A request stays where it is until a random
-place of 5 for each server is taken over by a later one: that makes the load that leastconn and its like look at, and
-servers are all equally quick.
+evenly over all windows; each sends one request in the window it begins in and one in each of the next two, at a random
+place in it. So a window has some 125 000 requests, 125 for each server. A request stays in flight until a later request
+replaces it at random, with 5 in flight for each server: that is the load that leastconn and similar algorithms compare.
+All servers are equally quick.
 
 The hot spot: a tenth of the sessions (`--hot`) share ten keys, as if they came from ten offices, each behind one
 address, to ten pages. Every other session has a key of its own. A key is an address (source, ip_hash), a path (uri), a
-parameter (url_param) and a header (hdr, hash); all of a session's say the same.
+parameter (url_param) and a header (hdr, hash); those of one session are the same.
 
 The restarts: from the 7th window to the 18th a twelfth of the servers is in maintenance, another one in each window, so
-that each server is restarted once; in the others all are up. Nobody drains them first.
+that each server is restarted once; in the other windows all are up. The servers are not drained first.
 
-Figures. "moved": the share of sessions that were ever answered by another server than the time before. The moves, as so
-many for 100 sessions: "driven", because their server was in maintenance; "back", to a server that has just come back;
-"for nothing": both servers were there all the time. "imbalance": requests at the busiest server over the mean of those
-that are up, in a window: "rest", the mean of the three windows before the restarts; "worst", the highest since they
-began; "end", the last window. Chance alone makes 1.3 of it with 125 requests each.
+Figures. "moved": the share of sessions with a response from another server than the time before. The moves, for 100
+sessions: "driven", because their server was in maintenance; "back", to a server that has just come back; "for nothing":
+both servers were up all the time. "imbalance": requests at the busiest server over the mean of those that are up, in a
+window: "rest", the mean of the three windows before the restarts; "worst", the highest since they began; "end", the
+last window. Randomness alone makes 1.3 of it with 125 requests each.
 
-The persistence: none, where an algorithm that looks at a key brings a session back by that, and one that does not, does
-not; a cookie, signed, which each session keeps for itself; a stick table of the header, so that those who share a key
-share a server.
+The persistence: none, where an algorithm by a key brings a session back and another does not; a cookie, signed, which
+each session keeps for itself; a stick table of the header, so that sessions with the same key share a server.
 
 `--quick` has 40 servers and 8 000 sessions, so its figures are coarse, and takes some ten seconds. At full size a row
-takes a quarter of a minute on a core at rest, with a table half of one to a whole; `--only` tells which.
+takes a quarter of a minute on a core at rest, with a table half of one to a whole; `--only` selects rows.
 """
 
 from __future__ import annotations
@@ -84,15 +83,15 @@ _log = logging.getLogger("sticky_sessions")
 SECRET = "a secret for benchmarks and nothing else"
 COOKIE = "SERVERID"
 HOT_KEYS = 10
-VISITS = 3  # windows in which a session asks
-IN_FLIGHT = 5  # requests at once, for each server
-ANSWERS_IN = 0.05  # seconds that a request takes, on average
-NOBODY = 0xFFFF  # where a session is that has not come yet
+VISITS = 3  # windows in which a session sends a request
+IN_FLIGHT = 5  # requests in flight, for each server
+RESPONDS_IN = 0.05  # seconds until a response, on average
+NO_SERVER = 0xFFFF  # the server of a session that has not begun
 
 
 @dataclass(frozen=True)
 class Model:
-    """How much of everything, and when."""
+    """The size of the simulation and the times of the restarts."""
 
     servers: int = 1_000
     sessions: int = 1_000_000
@@ -103,7 +102,7 @@ class Model:
     batches: int = 12
 
     def down(self, window: int) -> range:
-        """The numbers of the servers that are in maintenance then."""
+        """Return the numbers of the servers that are in maintenance in a window."""
         batch = window - self.first_restart
         return range(batch, self.servers, self.batches) if 0 <= batch < self.batches else range(0)
 
@@ -113,7 +112,7 @@ QUICK = Model(servers=40, sessions=8_000)
 
 @dataclass(frozen=True)
 class Contender:
-    """An algorithm, and how clients are known again besides."""
+    """An algorithm and a persistence."""
 
     algorithm: str
     balance: Balance
@@ -140,7 +139,7 @@ def table(clock: Clock) -> Sequence[Persist]:
     return [Stick.on(USER, StickTable("string", size="1m", expire="30m", clock=clock))]
 
 
-#: By name; of each, how it is made for a row. A row per algorithm and persistence.
+#: By name, the function that makes it for a row. There is a row for each algorithm and persistence.
 PERSISTENCES: dict[str, Callable[[Clock], Sequence[Persist]]] = {"none": nothing, "cookie": cookie, "table": table}
 
 ALGORITHMS: dict[str, Balance] = {
@@ -174,30 +173,30 @@ CONTENDERS = [
 
 
 class Schedule:
-    """Who asks when, and by which key: drawn once, and the same for all rows."""
+    """Which session sends a request when, and with which key: drawn once, and the same for all rows."""
 
     def __init__(self, model: Model) -> None:
         rng = random.Random(model.seed)
         self.model = model
         sessions = model.sessions
         hot, draw = model.hot, rng.random
-        #: by session, the number that its key is made of
+        #: by session, the number that its key is derived from
         self.keys = array(
             "I", (rng.randrange(HOT_KEYS) if draw() < hot else HOT_KEYS + number for number in range(sessions))
         )
         begins = [sessions * window // model.windows for window in range(model.windows + 1)]
-        #: by window, who asks, in order
+        #: by window, the sessions that send a request, in order
         self.windows: list[array[int]] = []
         for window in range(model.windows):
             asking = list(range(begins[max(0, window - VISITS + 1)], begins[window + 1]))
             rng.shuffle(asking)
             self.windows.append(array("I", asking))
-        #: whose place each request takes, again and again
+        #: the place of the request that each request replaces, again and again
         self.places = array("I", (rng.randrange(IN_FLIGHT * model.servers) for _ in range(100_003)))
 
 
 class Answer:
-    """The head of an answer, as far as a client keeps it."""
+    """The head of a response, as far as a client stores it."""
 
     __slots__ = ("cookie",)
 
@@ -219,7 +218,7 @@ class Answer:
 
 
 class Visit(Transaction[int, None]):
-    """A request: the number of its key is all there is of it. Keys are scattered, as addresses are."""
+    """A request, which consists of the number of its key. Keys are scattered, as addresses are."""
 
     __slots__ = ()
 
@@ -256,14 +255,14 @@ class Visit(Transaction[int, None]):
 
 
 class ReportedVisit(Reporting[int, None], Visit):
-    """One whose time is of interest."""
+    """A visit with a time, for algorithms that measure latency."""
 
     __slots__ = ()
 
 
 @dataclass
 class Outcome:
-    """What has become of the sessions of one row."""
+    """The result of one row."""
 
     sessions: int
     moved: int = 0
@@ -293,7 +292,7 @@ class Outcome:
 
 
 class Run:
-    """One row: a backend, its clients, and the requests that are there."""
+    """One row: a backend, its clients, and the requests in flight."""
 
     def __init__(self, contender: Contender, schedule: Schedule) -> None:
         model = schedule.model
@@ -301,7 +300,7 @@ class Run:
         self._clock = ManualClock()
         self._places = itertools.cycle(schedule.places)
         self._here: list[Visit | None] = [None] * (IN_FLIGHT * model.servers)
-        self._gap = ANSWERS_IN / len(self._here)
+        self._gap = RESPONDS_IN / len(self._here)
         balance = contender.balance
         if isinstance(balance, Ewma):
             balance = replace(balance, clock=self._clock)
@@ -317,10 +316,10 @@ class Run:
             rng=random.Random(model.seed),
         )
         self._visit = ReportedVisit if self.backend.snapshot.observes else Visit
-        self._sessions = array("H", [NOBODY]) * model.sessions
+        self._sessions = array("H", [NO_SERVER]) * model.sessions
         self._cookies: list[str | None] = [None] * model.sessions
         self._moved = bytearray(model.sessions)
-        self._was_down = [-2] * model.servers  # the last window in which it was
+        self._was_down = [-2] * model.servers  # the last window in which it was in maintenance
         self.outcome = Outcome(model.sessions, model=model)
 
     def run(self) -> Outcome:
@@ -340,9 +339,7 @@ class Run:
         return self.outcome
 
     def _window(self, window: int, asking: Sequence[int]) -> list[int]:
-        """One request of each session that asks: balanced or bound, answered, and there for a while. How many each
-        server answered.
-        """
+        """Send one request for each session of the window. Return how many responses each server has sent."""
         kind, backend, advance, gap = self._visit, self.backend, self._clock.advance, self._gap
         keys, cookies, sessions, here_now = self._schedule.keys, self._cookies, self._sessions, self._here
         answered = [0] * len(self.servers)
@@ -372,7 +369,7 @@ class Run:
             before = sessions[session]
             if before != number:
                 sessions[session] = number
-                if before != NOBODY:
+                if before != NO_SERVER:
                     self._note_move(session, before, number, window)
         return answered
 
@@ -387,7 +384,7 @@ class Run:
 
 
 def simulated(model: Model, contenders: Sequence[Contender]) -> Iterator[tuple[Contender, Outcome]]:
-    """The outcome of each row, one after the other."""
+    """Yield the outcome of each row."""
     schedule = Schedule(model)
     for contender in contenders:
         run = Run(contender, schedule)
@@ -395,7 +392,7 @@ def simulated(model: Model, contenders: Sequence[Contender]) -> Iterator[tuple[C
         gc.freeze()
         gc.disable()
         logged = _log.level
-        _log.setLevel(logging.CRITICAL)  # each restart would be a line
+        _log.setLevel(logging.CRITICAL)  # each restart would log a line
         try:
             outcome = run.run()
         finally:
@@ -429,7 +426,7 @@ def plot(results: Sequence[tuple[Contender, Outcome]], model: Model, file: Path)
     mpl.use("agg")
     from matplotlib import pyplot
 
-    # the same figures make the same file, and text that can be searched
+    # the same figures make the same file, with text that can be searched
     with mpl.rc_context({"svg.hashsalt": "simulate", "svg.fonttype": "none"}):
         drawn: Any = pyplot.subplots(
             1, 2, sharey=True, figsize=(13, 2 + 0.26 * len(results)), layout="constrained", width_ratios=(1, 1)
@@ -474,8 +471,8 @@ def main() -> None:
     arguments = parser.parse_args()
     model = replace(QUICK if arguments.quick else Model(), hot=arguments.hot, seed=arguments.seed)
     model = replace(model, servers=arguments.servers or model.servers, sessions=arguments.sessions or model.sessions)
-    if not model.batches <= model.servers < NOBODY:
-        parser.error(f"--servers {model.servers}: from {model.batches} to {NOBODY - 1}")
+    if not model.batches <= model.servers < NO_SERVER:
+        parser.error(f"--servers {model.servers}: from {model.batches} to {NO_SERVER - 1}")
     if model.sessions < 1000:
         parser.error(f"--sessions {model.sessions}: at least 1000, or there is nothing to count")
     if not 0 <= model.hot <= 1:
