@@ -1,7 +1,7 @@
-"""Connections that wait for their next request: which is used again, and when one has waited too long.
+"""Idle connections: which one is used for the next request, and which have been idle too long.
 
-The last to come is the first to go, so that those nobody needs grow old and are purged (HAProxy `pool-max-conn`,
-`pool-purge-delay`). The core does not know what a connection is: each face keeps its own kind here.
+The connection released last is acquired first, so that surplus connections grow old and are purged (HAProxy
+`pool-max-conn`, `pool-purge-delay`). The core does not know the type of connections: each face has its own.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Generic, TypeVar
 C = TypeVar("C")
 
 PURGE_DELAY = 5.0
-#: A request that must not be sent twice uses no connection that has idled longer, in seconds: servers close theirs
-#: after some seconds, and whoever writes in that moment can't know whether it was read.
+#: A request that must not be sent twice gets no connection that has been idle longer, in seconds: servers close idle
+#: connections after some seconds, and a client that writes at that moment can't know whether the server read it.
 MAX_IDLE_UNREPEATABLE = 1.0
 
 
 class Pool(Generic[C]):
-    """Idle connections to one upstream. Not for several threads at once.
+    """Idle connections to one upstream. Not thread-safe.
 
-    `max_conn`: how many at most; None is any number, which the `purge_delay` keeps small.
+    `max_conn`: the maximum number, None for no limit; `purge_delay`: after how many seconds `purge` removes one.
     """
 
     __slots__ = ("_idle", "_max", "_purge_delay")
@@ -30,8 +30,8 @@ class Pool(Generic[C]):
         self._purge_delay = purge_delay
 
     def acquire(self, now: float, repeatable: bool) -> C | None:
-        """The one that came last. `repeatable`: whether the request may be sent again should the connection turn out to
-        be closed; if not, it has not idled for long.
+        """Remove and return the connection released last, or None. `repeatable`: whether the request may be sent again
+        if the connection turns out to be closed; if not, only a connection that was idle for a short time is returned.
         """
         if not self._idle:
             return None
@@ -42,35 +42,35 @@ class Pool(Generic[C]):
         return None
 
     def release(self, connection: C, now: float) -> bool:
-        """Keep it. False: there are enough."""
+        """Add an idle connection. Return False, without adding it, if the pool is full."""
         if self._max is not None and len(self._idle) >= self._max:
             return False
         self._idle[connection] = now
         return True
 
     def remove(self, connection: C) -> None:
-        """It is closed."""
+        """Remove a connection that has been closed."""
         self._idle.pop(connection, None)
 
     def purge(self, now: float) -> list[C]:
-        """Those that have idled too long, to be closed."""
-        old: list[C] = []
+        """Remove and return the connections that have been idle too long, for the caller to close."""
+        expired: list[C] = []
         for connection, since in self._idle.items():
             if now - since <= self._purge_delay:
                 break
-            old.append(connection)
-        for connection in old:
+            expired.append(connection)
+        for connection in expired:
             del self._idle[connection]
-        return old
+        return expired
 
     def clear(self) -> list[C]:
-        """All, to be closed."""
-        every = list(self._idle)
+        """Remove and return all connections, for the caller to close."""
+        connections = list(self._idle)
         self._idle.clear()
-        return every
+        return connections
 
     def retire(self) -> None:
-        """Keep none from here on."""
+        """Accept no more connections."""
         self._max = 0
 
     def __len__(self) -> int:

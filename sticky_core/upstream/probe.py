@@ -1,4 +1,4 @@
-"""What a check says to a server, and what it makes of the answer, without I/O: faces connect, send, and feed."""
+"""What a check sends to a server and how it judges the response, without I/O: the faces connect, send and feed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 
-#: what a replica that fails in this way is said to be
+#: the result of a check that fails in this way
 _FAILED = {
     Failure.REFUSED: CheckStatus.L4CON,
     Failure.NOT_STARTED: CheckStatus.L4CON,
@@ -23,39 +23,41 @@ _FAILED = {
 
 
 def result_from_failure(failure: Failure) -> CheckResult:
-    """A server, not the application in it, has failed the check."""
+    """Return the result of a check that the server, not its application, has failed."""
     return CheckResult(_FAILED.get(failure, CheckStatus.SOCKERR), info=failure.text)
 
 
 def result_from_exception(error: BaseException) -> CheckResult:
-    """An exception came out of an app, where a server would answer 500."""
+    """Return the result of a check at which the app raised, where a web server would respond 500."""
     return CheckResult(CheckStatus.L7STS, 500, f"{type(error).__name__}: {error}")
 
 
 def check_location(server: Server) -> Location:
-    """Where a check of `server` connects to; `server` is a URL, if only one that is not known yet."""
+    """Return where a check of `server` connects to. The server is a URL, or a template whose address is not resolved
+    yet.
+    """
     url = server.config.target or server.config.template
     assert isinstance(url, str)
     return Location.parse(url)
 
 
 class HttpProbe:
-    """One check by HTTP over a connection, or only of the connection if there is nothing to ask for."""
+    """One check over a connection: an HTTP request, or only the connection if the check has no path."""
 
     def __init__(self, server: Server, checking: CheckRuntime) -> None:
         location = check_location(server)
         check = checking.check
         self.host, self.port, self.socket = location.host, check.port or location.port, location.socket
-        # with a port of its own a check goes where the URL says nothing about TLS; HAProxy keeps to it all the same
+        # The URL says nothing about TLS at a `port` of the check; HAProxy uses the setting of the server there, too.
         self.tls = location.scheme == "https"
         self._checking = checking
         self._authority = Location.parse(server.config.host_url).authority
-        #: what to send; empty: that the connection came about is enough
-        self.request = b"" if check.path is None else self._written(location)
-        self._answers: ResponseParser | None = None
+        #: the request to send; empty: an established connection is enough
+        self.request = b"" if check.path is None else self._build_request(location)
+        self._parser: ResponseParser | None = None
         self._body = b""
 
-    def _written(self, location: Location) -> bytes:
+    def _build_request(self, location: Location) -> bytes:
         check = self._checking.check
         assert check.path is not None
         lines = [f"{check.http_method} {location.base_path}{check.path} HTTP/1.1"]
@@ -68,49 +70,51 @@ class HttpProbe:
         return "\r\n".join(lines).encode("latin-1") + check.payload
 
     def on_connected(self) -> CheckResult | None:
-        """The connection stands. None: there is something to ask for."""
+        """Called when the connection is established. Return the result, or None if a request has to be sent."""
         if not self.request:
             return CheckResult(CheckStatus.L4OK)
-        self._answers = ResponseParser()
-        self._answers.begin_response(self._checking.check.http_method)
+        self._parser = ResponseParser()
+        self._parser.begin_response(self._checking.check.http_method)
         return None
 
     def feed(self, data: bytes) -> CheckResult | None:
-        """More has come, or, if it is empty, the end. None: it is not enough yet."""
-        answers = self._answers
-        assert answers is not None
+        """Parse data received; empty data means that the connection was closed. Return the result, or None if more is
+        needed.
+        """
+        parser = self._parser
+        assert parser is not None
         try:
             if data:
-                answers.feed(data)
-                ended = answers.finished
+                parser.feed(data)
+                ended = parser.finished
             else:
-                ended = answers.feed_eof() or bool(answers.status)
+                ended = parser.feed_eof() or bool(parser.status)
                 if not ended:
                     return CheckResult(CheckStatus.SOCKERR, info="closed before the response")
         except BadResponse as error:
-            if not answers.status:
+            if not parser.status:
                 return CheckResult(CheckStatus.L7RSP, info=str(error))
             ended = True
-        if not answers.status:
+        if not parser.status:
             return None
-        self._body += answers.take_body()
+        self._body += parser.take_body()
         if ended or not self._checking.expect.needs_body or len(self._body) >= MAX_BODY:
-            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answers.headers]
-            return self._checking.judge(answers.status, headers, self._body)
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in parser.headers]
+            return self._checking.judge(parser.status, headers, self._body)
         return None
 
 
 class AgentProbe:
-    """One question to an agent."""
+    """One query of an agent."""
 
     tls = False
     socket: str | None = None
 
     def __init__(self, server: Server) -> None:
-        asked = server.config.agent_check
-        assert asked is not None
-        self.host, self.port = check_location(server).host, asked.port
-        self.request = asked.send.encode()
+        config = server.config.agent_check
+        assert config is not None
+        self.host, self.port = check_location(server).host, config.port
+        self.request = config.send.encode()
         self._line = b""
         self.reply: AgentReply | None = None
 

@@ -1,4 +1,4 @@
-"""Upstream: a URL as an app. What both faces' have in common; each adds its connections, and how it forwards."""
+"""An upstream: a URL as an app. The common part of both faces; each adds its connections and the forwarding."""
 
 from __future__ import annotations
 
@@ -14,16 +14,27 @@ from sticky_core.target import App, Location
 from sticky_core.upstream.allocator import keep_freed_memory
 from sticky_core.upstream.pool import PURGE_DELAY, Pool
 
-#: of a body that may have to be told again when an upstream stands alone, in bytes
+#: how much of a body is kept for a replay when an upstream is used without a backend, in bytes
 RETRY_BODY_LIMIT = 65536
 
 C = TypeVar("C")
 
 
 class Upstream:
-    """A URL, and what is asked of the way there."""
+    """A URL as an app that forwards requests to it. One option a line:
 
-    #: how much of all bodies a thread may have in hand at once, in bytes: so much memory waits for them
+    - `url`: `http://host:port/base`, `https://host`, `unix:/run/app.sock`, str, required (HAProxy `server`, nginx
+      `proxy_pass`).
+    - `timeouts`: how long to wait for the upstream, `Timeouts`, its defaults.
+    - `forward`: how the client is reported to the upstream, `Forward`, its defaults.
+    - `tls`: certificates and verification for `https://`, `TLS`, its defaults.
+    - `pool_max_conn`: how many idle connections are kept, int, None for no limit (HAProxy `pool-max-conn`).
+    - `pool_purge_delay`: how long a connection is kept idle, duration, 5 s (HAProxy `pool-purge-delay`).
+
+    Raises `ConfigError` with every problem found.
+    """
+
+    #: how many bytes of all bodies one thread buffers at once: so much freed memory is kept for them
     buffer_limit: ClassVar[int]
 
     def __init__(
@@ -43,7 +54,7 @@ class Upstream:
 
     @classmethod
     def build(cls, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> Self:
-        """The upstream that a server's configuration asks for."""
+        """Build the upstream of a server's configuration."""
         upstream = cls.__new__(cls)
         upstream._set_up(config, timeouts, forward)
         return upstream
@@ -70,7 +81,7 @@ class Upstream:
 
     @property
     def app(self) -> App:
-        """What forwards, and leaves it to others to answer if the upstream does not."""
+        """The app that forwards, and raises `ServerFailure` if the upstream fails."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -78,7 +89,7 @@ class Upstream:
         raise NotImplementedError
 
     def retire(self) -> None:
-        """Nobody is sent this way any more: close all idle connections, and keep none of those that are in use."""
+        """Send no more requests here: close all idle connections now, and those in use after their request."""
         self._is_retired = True
 
     def __repr__(self) -> str:

@@ -18,10 +18,10 @@ MB = 1 << 20
 CHILD = """
 import resource, sys
 from pathlib import Path
-in_hand, at_once = map(int, sys.argv[1:])
-if in_hand:
+size, at_once = map(int, sys.argv[1:])
+if size:
     from sticky_core.upstream.allocator import keep_freed_memory
-    keep_freed_memory(in_hand)
+    keep_freed_memory(size)
 resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 pieces = [None] * at_once
 empty = resident()
@@ -36,8 +36,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, resident() - 
 """
 
 
-def pages_and_rest(in_hand: int, at_once: int) -> tuple[int, ...]:
-    command: list[Any] = [sys.executable, "-c", CHILD, str(in_hand), str(at_once)]
+def pages_and_rest(size: int, at_once: int) -> tuple[int, ...]:
+    command: list[Any] = [sys.executable, "-c", CHILD, str(size), str(at_once)]
     return tuple(map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()))
 
 

@@ -1,0 +1,153 @@
+"""What a check sends to a server, and how it judges what it receives, without a connection."""
+
+import random
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httptools")
+
+from sticky_core.errors import Failure
+from sticky_core.health.agent import MAX_LINE, AgentCheck
+from sticky_core.health.check import Check, CheckResult, CheckStatus
+from sticky_core.health.runtime import CheckRuntime
+from sticky_core.server.server import Server
+from sticky_core.upstream.probe import AgentProbe, HttpProbe, result_from_exception, result_from_failure
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def probe(check: Check, url: str = "http://10.0.0.1:8080/base", **options: Any) -> HttpProbe:
+    return HttpProbe(Server("s1", url, **options), CheckRuntime(check, random.Random(1)))
+
+
+def judge(check: Check, *received: bytes) -> CheckResult | None:
+    """Feed what was received until there is a result; empty bytes are the end of the connection."""
+    http_probe = probe(check)
+    assert http_probe.on_connected() is None
+    for data in received:
+        result = http_probe.feed(data)
+        if result is not None:
+            return result
+    return None
+
+
+def test_a_request_asks_for_the_path_after_the_base_path():
+    assert probe(Check("/health")).request == (
+        b"GET /base/health HTTP/1.1\r\nhost: 10.0.0.1:8080\r\nconnection: close\r\n\r\n"
+    )
+
+
+def test_a_request_has_the_method_headers_and_body_of_the_check():
+    check = Check("/h", method="post", headers={"Host": "shop.example", "X-Check": "1"}, body="ping")
+    assert probe(check, "http://10.0.0.1").request == (
+        b"POST /h HTTP/1.1\r\nHost: shop.example\r\nX-Check: 1\r\ncontent-length: 4\r\nconnection: close\r\n\r\nping"
+    )
+
+
+@pytest.mark.parametrize(
+    "url, options, expected",
+    [
+        ("http://10.0.0.1", {}, ("10.0.0.1", 80, None, False)),
+        ("https://10.0.0.1", {}, ("10.0.0.1", 443, None, True)),
+        ("http://10.0.0.1", {"port": 81}, ("10.0.0.1", 81, None, False)),
+        ("https://10.0.0.1", {"port": 81}, ("10.0.0.1", 81, None, True)),
+        ("unix:/run/app.sock", {}, ("localhost", 80, "/run/app.sock", False)),
+    ],
+    ids=["http", "https", "a port of its own", "a port of its own, with TLS", "a UNIX socket"],
+)
+def test_a_check_connects_where_the_server_listens(url: str, options: dict[str, Any], expected: tuple[object, ...]):
+    http_probe = probe(Check("/", **options), url)
+    assert (http_probe.host, http_probe.port, http_probe.socket, http_probe.tls) == expected
+
+
+def test_without_a_path_an_established_connection_is_enough():
+    assert probe(Check()).on_connected() == CheckResult(CheckStatus.L4OK)
+
+
+@pytest.mark.parametrize(
+    "received, status, code",
+    [
+        ([OK], "L7OK", 200),
+        ([OK[:9], OK[9:]], "L7OK", 200),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", OK], "L7OK", 200),
+        ([OK.replace(b"200 OK", b"503 Busy")], "L7STS", 503),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"], "L7OK", 200),
+        ([b"SSH-2.0-OpenSSH\r\n"], "L7RSP", 0),
+        ([b"HTTP/1.1 2", b""], "L7RSP", 0),
+        ([b""], "SOCKERR", 0),
+    ],
+    ids=["200", "in parts", "after 100", "503", "only the head", "not HTTP", "a head cut short", "closed"],
+)
+def test_a_response_is_judged(received: list[bytes], status: str, code: int):
+    result = judge(Check("/"), *received)
+    assert result is not None
+    assert (result.status, result.code) == (CheckStatus[status], code)
+
+
+def test_a_rule_about_the_body_waits_for_the_body():
+    check = Check("/", expect="string hello")
+    head, body = OK[:-5], OK[-5:]
+    assert judge(check, head) is None
+    result = judge(check, head, body)
+    assert result is not None
+    assert result.status is CheckStatus.L7OK
+    result = judge(check, head, body[:2], b"")
+    assert result is not None
+    assert result.status is CheckStatus.L7RSP
+
+
+@pytest.mark.parametrize(
+    "failure, status",
+    [
+        (Failure.REFUSED, "L4CON"),
+        (Failure.CONNECT_TIMEOUT, "L4TOUT"),
+        (Failure.TLS, "L6RSP"),
+        (Failure.TIMEOUT, "L7TOUT"),
+        (Failure.CLOSED, "SOCKERR"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_failure_of_the_server_is_a_result(failure: Failure, status: str):
+    assert result_from_failure(failure) == CheckResult(CheckStatus[status], info=failure.text)
+
+
+def test_an_exception_of_an_app_counts_as_500():
+    assert result_from_exception(KeyError("db")) == CheckResult(CheckStatus.L7STS, 500, "KeyError: 'db'")
+
+
+def agent() -> AgentProbe:
+    return AgentProbe(Server("s1", "http://10.0.0.1", agent_check=AgentCheck(9000, send="state\n")))
+
+
+def test_an_agent_is_queried_at_its_port_of_the_host():
+    query = agent()
+    assert (query.host, query.port, query.request, query.on_connected()) == ("10.0.0.1", 9000, b"state\n", None)
+
+
+@pytest.mark.parametrize(
+    "received",
+    [[b"up 50%\n"], [b"up ", b"50%\n"], [b"up 50%", b""]],
+    ids=["a line", "in parts", "closed instead of a line end"],
+)
+def test_a_reply_of_an_agent_ends_with_its_line_or_the_connection(received: list[bytes]):
+    query = agent()
+    results = [query.feed(data) for data in received]
+    assert results[:-1] == [None] * (len(received) - 1)
+    assert results[-1] == CheckResult(CheckStatus.L7OK)
+    assert query.reply is not None
+    assert (query.reply.up, query.reply.percent) == (True, 50)
+
+
+def test_an_agent_that_closes_without_a_reply_has_failed():
+    result = agent().feed(b"")
+    assert result is not None
+    assert result.status is CheckStatus.SOCKERR
+
+
+def test_a_line_that_does_not_end_is_parsed_at_its_maximum_length():
+    query = agent()
+    assert query.feed(b"x" * (MAX_LINE - 1)) is None
+    result = query.feed(b"x")
+    assert result is not None
+    assert result.status is CheckStatus.L7RSP
