@@ -6,6 +6,7 @@ the general one together; long texts come back at all.
 
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -452,3 +453,55 @@ def test_what_may_be_written_is_what_the_rfc_allows(what: Callable[[str], bool],
 def test_a_name_does_not_begin_with_a_dollar_which_marks_an_attribute():
     assert not cookies.is_name("$SRV")
     assert cookies.is_name("SRV$")
+
+
+# -- Set-Cookie headers of our own
+
+
+def test_set_cookie_has_its_expiry_before_its_attributes():
+    assert cookies.set_cookie("SRV", "s1") == "SRV=s1"
+    attributes = cookies.attribute_text(path="/", secure=True)
+    assert cookies.set_cookie("SRV", "s1", cookies.expires(0), attributes) == (
+        "SRV=s1; Expires=Thu, 01 Jan 1970 00:00:00 GMT; path=/; Secure"
+    )
+
+
+def test_deletion_is_recognised_as_one():
+    text = cookies.delete_cookie("SRV", cookies.attribute_text(path="/shop"))
+    assert text == "SRV=; Expires=Thu, 01-Jan-1970 00:00:01 GMT; path=/shop"
+    assert cookies.deletes(text, 10.0)
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({}, ""),
+        ({"path": "/"}, "; path=/"),
+        (
+            {
+                "attr": ["Priority=High"],
+                "partitioned": True,
+                "samesite": "None",
+                "secure": True,
+                "httponly": True,
+                "max_age": 60.9,
+                "domains": [".a.example", ".b.example"],
+                "path": "/",
+            },
+            (
+                "; path=/; domain=.a.example; domain=.b.example; Max-Age=60; HttpOnly; Secure; SameSite=None; Partitioned"
+                "; Priority=High"
+            ),
+        ),
+        ({"max_age": 0, "samesite": None}, ""),
+    ],
+)
+def test_attributes_are_in_the_order_of_haproxy(options: dict[str, Any], text: str):
+    assert cookies.attribute_text(**options) == text
+
+
+def test_attributes_are_in_the_order_and_case_of_nginx():
+    text = cookies.nginx_attribute_text(domain=".a.example", httponly=True, secure=True, samesite="lax", path="/")
+    assert text == "; domain=.a.example; httponly; secure; samesite=lax; path=/"
+    assert cookies.nginx_attribute_text(domain=None, httponly=False, secure=False, samesite=None, path=None) == ""
+    assert cookies.nginx_expires(0, 60.5) == "; expires=Thu, 01-Jan-70 00:00:00 GMT; max-age=60"
