@@ -489,8 +489,8 @@ def test_deletion_is_recognised_as_one():
                 "path": "/",
             },
             (
-                "; path=/; domain=.a.example; domain=.b.example; Max-Age=60; HttpOnly; Secure; SameSite=None; Partitioned"
-                "; Priority=High"
+                "; path=/; domain=.a.example; domain=.b.example; Max-Age=60; HttpOnly; Secure; SameSite=None"
+                "; Partitioned; Priority=High"
             ),
         ),
         ({"max_age": 0, "samesite": None}, ""),
