@@ -63,7 +63,7 @@ class Backend:
       another one at every nth retry (n), or at the nth before the last (-n). True. HAProxy `option redispatch`.
     - `retry_body_limit`: how many bytes of a request body are kept to be replayed. 65536 (HAProxy: 16384).
     - `idempotency_key`: whether a request with the header Idempotency-Key may be replayed, whatever its method. False.
-    - `unavailable`: what happens to a client whose server is down, in maintenance or does not respond: `"redispatch"`
+    - `unavailable`: what happens to a client if its server is down, in maintenance or does not respond: `"redispatch"`
       binds it to another server; `"fail"` responds 503, for applications that must not lose a session silently.
       `"redispatch"`.
     - `timeouts`: how long to wait for servers, a `Timeouts`. None: its defaults. HAProxy `timeout`.
@@ -82,8 +82,8 @@ class Backend:
       `force-persist`.
     - `ignore_persist`: a function of the request: cookies are ignored if it returns true, unless `force_persist` does
       too. None. HAProxy `ignore-persist`.
-    - `use_server`: `{"name": function}`: the request is sent to the first usable server whose function returns true,
-      whatever the client claims. None of them by default. HAProxy `use-server`.
+    - `use_server`: `{"name": function}`, functions of the request: the first usable server for which its function
+      returns true gets the request, whatever the client claims. None of them by default. HAProxy `use-server`.
     - `log`: called with the `Decision` of each request when it is over, in the thread that served it. None.
     - `clock`, `rng`: time and random numbers, for tests. None: those of the system.
 
@@ -203,7 +203,7 @@ class Backend:
                 #: the snapshot in force
                 self.snapshot = Snapshot.build(config, servers, clock=self.clock, rng=self.rng, log=log)
         raise_problems(problems)
-        #: what was configured last: of servers too, whose address and weight may have been changed since
+        #: what was configured last: of servers too: their address and weight may have been assigned since
         self.config = self.snapshot.config
         #: Whether a request must call `Placement.release` at its end; else it removes itself from `Server.in_flight`.
         self.counts_requests = self.snapshot.counts_requests
@@ -282,8 +282,8 @@ class Backend:
         What is added is started first, and if that fails nothing has changed. From the swap on, new requests use the
         new configuration; those in flight keep the one that they began with. Servers that keep their name keep their
         health, counters, requests in flight and clients; what was changed about them at run time (weight, state,
-        address) stays unless `new` differs there from the configuration before. A server whose app is another one is
-        started anew, with an empty memory. A removed server is ended when its last request is over.
+        address) stays unless `new` differs there from the configuration before. A server with another app is started
+        anew, with an empty memory. A removed server is ended when its last request is over.
 
         The change is in force when this returns, unless lifespans have to be run on an event loop for it: `await` the
         `Change`, or in another thread, `wait()` for it. Raises `ConfigError` with every problem found, one of which is

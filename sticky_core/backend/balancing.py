@@ -1,4 +1,4 @@
-"""Balancing: the algorithm of a backend at work over its servers, and that of its backups if these share clients."""
+"""Balancing: the running algorithm of a backend over its servers, and that of its backups if these share clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sticky_core.server.server import Server
 
 
 class Balancing:
-    """A `Balance` at work over servers. Snapshots that differ in something else share it. Called under the backend's
+    """A `Balance` that runs over servers. Snapshots that differ in something else share it. Called under the backend's
     lock.
 
     - `balance`: the configured balance.

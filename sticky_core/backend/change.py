@@ -23,7 +23,7 @@ class Change:
     - `servers`: its servers, in order.
     - `added`: servers that are new, replacements included.
     - `removed`: servers that are removed, each with the server that replaces it under the same name, or None.
-    - `changed`: servers that stay and whose configuration is another one, with that.
+    - `changed`: servers that stay with another configuration, with that.
     - `poll`: called regularly while a caller waits for `retired`.
     """
 

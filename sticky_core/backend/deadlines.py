@@ -37,7 +37,7 @@ class Deadlines:
         self._by_server.pop(server, None)
 
     def pop_due(self, now: float) -> list[Server]:
-        """Remove and return the servers whose deadline has passed."""
+        """Return the servers that are due, and remove their deadlines."""
         due: list[Server] = []
         heap = self._heap
         while heap and heap[0][0] <= now:

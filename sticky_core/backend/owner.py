@@ -21,7 +21,7 @@ class Owner(Protocol):
     clock: Clock
     rng: Rng
     snapshot: Snapshot  #: the snapshot in force
-    config: BackendConfig  #: what was configured last: of servers too, whose weight may have been changed since
+    config: BackendConfig  #: what was configured last: of servers too: their weight may have been assigned since
     servers_by_name: dict[str, Server]
     components: dict[object, BackendComponent]
     #: Whether a request must call `Placement.release` at its end. Else it removes itself from `Server.in_flight`.

@@ -23,7 +23,7 @@ class Plan:
     """What a configuration would change (`Backend.plan`).
 
     - `added`, `removed`: servers by name.
-    - `restarted`: servers whose app is another one, so that its memory is empty.
+    - `restarted`: servers with another app, so that their memory is empty.
     - `changed`: servers that are changed in place.
     - `sessions`: how many of the sessions in stick tables would move, by the servers from which and to which.
     - `keys`: the same of hash keys, as a share of all (0 to 1), found out with a sample; None where balance does not
@@ -81,7 +81,7 @@ def _largest_first(item: tuple[FromTo, float]) -> float:
 
 
 def moved_sessions(sessions: Mapping[Server, int], removed: Container[Server]) -> dict[FromTo, int]:
-    """Return those of `sessions`, counted by server, whose server is removed: balance chooses another one for them."""
+    """Return those of `sessions`, counted by server, that lose their server: balance chooses another one for them."""
     return {(server.name, None): count for server, count in sessions.items() if server in removed}
 
 

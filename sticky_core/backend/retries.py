@@ -45,7 +45,7 @@ class Retries:
                     f"or a status of {_joined(_STATUSES)}"
                 )
         if "none" in self.retry_on and len(self.retry_on) > 1:
-            yield "retry_on: 'none' stands alone"
+            yield "retry_on: 'none' excludes other words"
 
     @cached_property
     def _all(self) -> frozenset[str]:

@@ -35,7 +35,7 @@ class Snapshot:
     log: Callable[[Decision], None] | None
     clock: Clock
     retries: Retries
-    trusted_proxies: Networks  #: proxies whose X-Forwarded-For is believed
+    trusted_proxies: Networks  #: the proxies that are believed about X-Forwarded-For
     balancing: Balancing
     persistence: Persistence | None
     persistences: PersistenceSet

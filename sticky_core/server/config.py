@@ -96,7 +96,7 @@ class ServerConfig:
         """Yield a problem for each option of the wrong type. They are reported before the values are looked at."""
         for name, kind, write in (
             ("name", str, "a text"),
-            ("cookie", str | None, "what marks are to call it, as a text"),
+            ("cookie", str | None, "its id in cookies, as a text"),
             ("check", Check | None, "check=Check('/health')"),
             ("agent_check", AgentCheck | None, "agent_check=AgentCheck(port)"),
             ("track", str | Tracked | None, "the other server, or its name"),
@@ -120,7 +120,7 @@ class ServerConfig:
                 "printable ASCII without space, quotes, comma, semicolon, backslash"
             )
         if self.stateless and self.is_url:
-            yield "stateless is for apps: a URL has no life in this process"
+            yield "stateless is for apps: a URL has no instance in this process"
         for name in ("maxconn", "maxqueue"):
             number = getattr(self, name)
             if not isinstance(number, int) or isinstance(number, bool):
@@ -128,14 +128,14 @@ class ServerConfig:
             elif number < 0:
                 yield f"{name} {number!r} is below 0, which is no limit"
         if self.maxqueue and not self.maxconn:
-            yield "maxqueue has no effect without maxconn: nobody waits for a server that takes everybody"
+            yield "maxqueue has no effect without maxconn: no request waits for a server that takes any number"
         yield from self._problems_of_url()
         yield from self._problems_of_health()
 
     @property
     def host_url(self) -> str:
-        """The URL by which it is called, of one that has an address: that of its name, unless that is a service's,
-        which no host is called by.
+        """The URL that names the host to a server with an address, for Host and TLS: that of the template, unless that
+        is the name of a service (SRV), which is the name of no host.
         """
         assert isinstance(self.target, str)
         if self.template is None or is_service(targets.Location.parse(self.template).host):
@@ -144,7 +144,7 @@ class ServerConfig:
 
     @property
     def is_url(self) -> bool:
-        """Whether it is a URL, if only one whose address is not known yet; else it is an app in this process."""
+        """Whether it is a URL, perhaps one with an address that is not known yet; else it is an app in this process."""
         return self.template is not None or isinstance(self.target, str)
 
     def _problems_of_target(self) -> Iterator[str]:
@@ -163,7 +163,7 @@ class ServerConfig:
             if problem is not None:
                 yield problem
             elif self.template.startswith("https:") and (self.tls is None or self.tls.sni is None):
-                yield f"{self.template}: the name of a service is none that TLS could verify: say tls=TLS(sni=...)"
+                yield f"{self.template}: TLS can't verify the name of a service: write tls=TLS(sni=...)"
         elif self.resolvers is not None:
             yield "resolvers have no effect without a name to resolve: write Server.template"
 
@@ -204,15 +204,15 @@ class ServerConfig:
             "unix:"
         )
 
-    def has_another_app_than(self, than: ServerConfig) -> bool:
-        """Whether what stands behind it is not what stood behind it: another app, or none where there was one."""
-        if self.is_url or than.is_url:
-            return self.is_url is not than.is_url
-        return self.target is not than.target or self.factory is not than.factory
+    def has_another_app_than(self, before: ServerConfig) -> bool:
+        """Return whether it needs to be started anew: it is another app than `before`, or only one of both is a URL."""
+        if self.is_url or before.is_url:
+            return self.is_url is not before.is_url
+        return self.target is not before.target or self.factory is not before.factory
 
     @property
     def cookie_id(self) -> str:
-        """What marks say of this server: its name unless `cookie` says otherwise. A backup has none unless given, and
-        no mark.
+        """Its id in cookies and other marks: `cookie`, else its name. A backup has none unless it is given, and then no
+        mark.
         """
         return self.cookie if self.cookie is not None else "" if self.backup else self.name

@@ -28,7 +28,7 @@ class Total(IntEnum):
     ERESP = 12  #: attempts that ended without a response, or with an exception of the app
     WREDIS = 13  #: requests redispatched to another server
     WRETR = 14  #: requests retried at the same server
-    CLI_ABRT = 15  #: requests whose client disconnected before the end
+    CLI_ABRT = 15  #: requests with a client that disconnected before the end
 
 
 _RESPONSES = slice(0, 10)

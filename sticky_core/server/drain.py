@@ -10,7 +10,7 @@ POLL_INTERVAL = 0.1
 
 
 def _has_no_clients() -> bool:
-    """Stand in for the stores of shared tables where there are none."""
+    """Return False: no stick table is shared."""
     return False
 
 

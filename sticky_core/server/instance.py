@@ -1,7 +1,7 @@
 """The id of one start of a replica or a worker. Its memory ends with it, so a mark that names an earlier instance must
 not count for a later one.
 
-An instance is the time of its start in milliseconds, and a random part that tells apart two of the same millisecond. It
+An instance is the time of its start in milliseconds, and a random part to distinguish two of the same millisecond. It
 travels inside the signature of a mark, as `id@instance`.
 """
 

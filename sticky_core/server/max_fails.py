@@ -55,7 +55,7 @@ class MaxFails:
         return True
 
     def reset(self) -> None:
-        """Let the server be up: its health was set by hand."""
+        """Let the server be up: its health was assigned."""
         self._down_until = None
 
     @property

@@ -42,7 +42,8 @@ class Server(ServerStatus):
     - `pool_purge_delay`: for how long an idle connection is kept, a duration. None: 5 s. HAProxy `pool-purge-delay`.
     - `check`: its health check, a `Check`. None: that of the backend. False: none. HAProxy `check`.
     - `agent_check`: an agent on its host that is called regularly, an `AgentCheck`. None. HAProxy `agent-check`.
-    - `track`: the server whose health it has too: `"name"`, `"backend/name"`, or the `Server`. None. HAProxy `track`.
+    - `track`: the server that it has its health from: `"name"`, `"backend/name"`, or the `Server`. None. HAProxy
+      `track`.
     - `slowstart`: for how long its weight and `maxconn` grow after a recovery or maintenance, a duration. None: they
       are there at once. HAProxy `slowstart`.
     - `max_fails`: after how many failed requests it gets none for `fail_timeout`. 0: they are not counted. nginx

@@ -80,7 +80,7 @@ class ServerStatus:
         self.checking: CheckRuntime | None = None
         self.agent: CheckRuntime | None = None
         self.agent_up = True
-        #: the server whose health it has, and the servers that have its health
+        #: the server that it has its health from, and the servers that have their health from it
         self.tracks: ServerStatus | None = None
         self.trackers: tuple[ServerStatus, ...] = ()
         #: the reason of the latest change, for logs

@@ -39,7 +39,9 @@ def app(environ: object, start_response: object) -> list[bytes]:
         pytest.param(Retries(retry_on=("5xx",)), "retry_on '5xx' is not known", id="another word"),
         pytest.param(Retries(retry_on=("Conn-Failure",)), "retry_on 'Conn-Failure' is not known", id="in capitals"),
         pytest.param(Retries(retry_on=("200",)), "retry_on '200' is not known", id="a status that is no failure"),
-        pytest.param(Retries(retry_on=("none", "503")), "retry_on: 'none' stands alone", id="none and something"),
+        pytest.param(
+            Retries(retry_on=("none", "503")), "retry_on: 'none' excludes other words", id="none and something"
+        ),
         pytest.param(
             Retries(redispatch="yes"),  # type: ignore[arg-type]
             "redispatch 'yes' is neither True nor False nor a whole number",

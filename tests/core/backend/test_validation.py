@@ -48,7 +48,9 @@ def never(request: object) -> bool:
         pytest.param(
             {"retry_on": "conn-failure 5xx"}, "backend web: retry_on '5xx' is not known", id="another failure"
         ),
-        pytest.param({"retry_on": [503, "none"]}, "backend web: retry_on: 'none' stands alone", id="none and a status"),
+        pytest.param(
+            {"retry_on": [503, "none"]}, "backend web: retry_on: 'none' excludes other words", id="none and a status"
+        ),
         pytest.param({"redispatch": "yes"}, "backend web: redispatch 'yes' is neither True", id="another redispatch"),
         pytest.param(
             {"retry_body_limit": -1}, "backend web: retry_body_limit -1 is below 0", id="a body smaller than none"
@@ -84,7 +86,7 @@ def test_all_problems_are_reported_at_once():
     told = str(refused.value)
     for part in ("a name is made of", "servers called s1", "retries -1", "unavailable 'panic'"):
         assert part in told
-    for part in ("retry_on '5xx'", "retry_on: 'none' stands alone", "redispatch 'yes'", "retry_body_limit -1"):
+    for part in ("retry_on '5xx'", "retry_on: 'none' excludes other words", "redispatch 'yes'", "retry_body_limit -1"):
         assert part in told
     assert "balance 'fastest'" in told
     assert "cookie SRV: server s1" in told

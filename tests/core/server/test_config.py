@@ -91,7 +91,7 @@ def test_invalid_maxconn_and_maxqueue_are_refused(options: dict[str, Any], probl
     "options, problem",
     [
         pytest.param({"name": 5}, "server 5: name=5 is none: write a text", id="a number for a name"),
-        pytest.param({"cookie": 5}, "cookie=5 is none: write what marks are to call it", id="a number for a cookie"),
+        pytest.param({"cookie": 5}, "cookie=5 is none: write its id in cookies", id="a number for a cookie"),
         pytest.param({"check": "/health"}, "check='/health' is none: write check=Check('/health')", id="a path"),
         pytest.param({"check": True}, "check=True is none", id="a yes for a check"),
         pytest.param({"agent_check": 9000}, "agent_check=9000 is none: write agent_check=AgentCheck", id="a port"),
