@@ -46,7 +46,7 @@ def create_cart() -> Starlette:
         if item not in GOODS:
             raise HTTPException(404, f"We sell {', '.join(GOODS)}.")
         number = request.cookies.get("cart", "")
-        if number not in carts:  # a new client, or one whose cart is in another replica's memory
+        if number not in carts:  # a new client, or one with a cart in another replica's memory
             number = secrets.token_hex(8)
         cart = carts.setdefault(number, [])
         if len(cart) < MAX_ITEMS:
@@ -163,8 +163,9 @@ _POLICY = (
 class SameOrigin:
     """Middleware that accepts requests of the demo's own page and of curl, but not of other sites in the same browser.
 
-    Browsers send the site of the page that makes a POST in Origin. A site whose name is made to point to this machine
-    (DNS rebinding) has the same origin as the demo, so only requests to `hosts` are accepted; None accepts any host.
+    Browsers send the site of the page that makes a POST in Origin. A site with a name that is made to point to this
+    machine (DNS rebinding) has the same origin as the demo, so only requests to `hosts` are accepted; None accepts any
+    host.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:

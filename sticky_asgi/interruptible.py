@@ -1,4 +1,4 @@
-"""Apps whose requests can be interrupted when a server changes its state (HAProxy `on-marked-down`, `on-marked-up`)."""
+"""Interrupt requests of an app when a server changes its state (HAProxy `on-marked-down`, `on-marked-up`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sticky_core.server.server import Server
 
 
 class InterruptibleApp:
-    """An app around another, whose requests in flight can be interrupted (`on_marked_down`, `on_marked_up`)."""
+    """An app around another that can interrupt the requests in flight (`on_marked_down`, `on_marked_up`)."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app = app

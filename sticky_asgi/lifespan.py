@@ -30,7 +30,7 @@ _STOPPING = "the application is ending"
 
 
 class AppWithState:
-    """A replica whose lifespan left a state: each request gets a shallow copy of it, over the state of the server."""
+    """A replica with a state of its lifespan: each request gets a shallow copy of it, over the state of the server."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app = app

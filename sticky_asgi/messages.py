@@ -234,7 +234,7 @@ class UpstreamTransaction(Transaction):
 
 
 class StatusRetryTransaction(StatusRetry[Scope, Send], Transaction):
-    """A transaction whose responses may be held back, because another server is tried instead."""
+    """A transaction that may hold responses back, because another server is tried instead."""
 
     __slots__ = ()
 

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 
 class ForkAware(Protocol):
-    """An object whose state (locks, connections, threads) is not valid in a forked child."""
+    """An object with state (locks, connections, threads) that is not valid in a forked child."""
 
     def after_fork(self) -> None:
         """Reset the state that belongs to the parent process. Called in the child."""

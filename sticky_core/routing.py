@@ -17,8 +17,8 @@ class Frontend:
     """Backends by path. A route matches whole segments, so `/api` is `/api` and `/api/x` but not `/apix`; the longest
     wins.
 
-    Raises `ConfigError` for a route that is no path, and for two backends whose cookies would overwrite each other. A
-    later change of a backend is checked against the other backends in the same way.
+    Raises `ConfigError` for a route that is no path, and for two backends with cookies that would overwrite each other.
+    A later change of a backend is checked against the other backends in the same way.
     """
 
     def __init__(self, routes: Mapping[str, Backend]) -> None:

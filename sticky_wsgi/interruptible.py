@@ -1,4 +1,4 @@
-"""Apps whose requests can be interrupted when a server changes its state (HAProxy `on-marked-down`, `on-marked-up`)."""
+"""Interrupt requests of an app when a server changes its state (HAProxy `on-marked-down`, `on-marked-up`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sticky_wsgi.messages import Environ, StartResponse, WSGIApp
 
 
 class InterruptibleApp:
-    """An app around another, whose requests in flight can be interrupted (`on_marked_down`, `on_marked_up`).
+    """An app around another that can interrupt the requests in flight (`on_marked_down`, `on_marked_up`).
 
     WSGI can't interrupt a call: a request to an app in this process ends at the next item of its body, one to an
     upstream also while the upstream is waited for.

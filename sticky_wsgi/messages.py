@@ -175,7 +175,7 @@ class UpstreamTransaction(Transaction):
 
 
 class StatusRetryTransaction(StatusRetry[Environ, StartResponse], Transaction):
-    """A transaction whose responses may be held back, because another server is tried instead."""
+    """A transaction that may hold responses back, because another server is tried instead."""
 
     __slots__ = ()
 

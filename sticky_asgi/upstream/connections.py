@@ -25,7 +25,7 @@ WINDOW = 262144
 
 
 class FlowControlProtocol(asyncio.Protocol):
-    """A protocol whose writer can wait until the peer has taken in what was written."""
+    """A protocol that lets its writer wait until the peer has taken in what was written."""
 
     __slots__ = ("_writable",)
 
@@ -368,7 +368,7 @@ class Connections:
         return connection
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection whose exchange has ended for the next request, if the pool has space for it."""
+        """Keep a connection for the next request after its exchange has ended, if the pool has space for it."""
         if not self._pool.release(connection, self.loop.time()):
             connection.transport.abort()
 

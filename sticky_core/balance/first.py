@@ -62,7 +62,7 @@ class FirstAlgorithm:
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         heap, statuses = self._heap, self._statuses
-        idle: list[int] = []  # avoided, but without a request whose end would make it a candidate again
+        idle: list[int] = []  # avoided, but without a request that would make it a candidate again when it ends
         found: Server | None = None
         while heap:
             number = heap[0]

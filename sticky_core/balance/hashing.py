@@ -163,8 +163,8 @@ class Hashing:
       without an address); or `name`, which HAProxy does not have (`hash-key`).
     - `hash_balance_factor`: the most load that a server gets, in percent of the mean, int, 0 for no limit; needs
       `consistent` (`hash-balance-factor`).
-    - `hash_preserve_affinity`: what happens to a request whose server is full, `"always"`: it waits (`always`), goes to
-      another server (`maxconn`), or waits unless the queue is full too (`maxqueue`) (`hash-preserve-affinity`).
+    - `hash_preserve_affinity`: what happens to a request if its server is full, `"always"`: it waits (`always`), goes
+      to another server (`maxconn`), or waits unless the queue is full too (`maxqueue`) (`hash-preserve-affinity`).
     - `start`: how many turns to skip before the first request without a key, int, None draws a random number.
     """
 

@@ -2,8 +2,8 @@
 is removed, only its keys move; when it returns, only these move back.
 
 The points of a server are always the same and in a fixed order; its weight decides how many of them, from the first on,
-are active. Inactive points stay on the ring and are skipped, so a server that is disabled or enabled, or whose weight
-falls, costs nothing; when a weight exceeds its former maximum, the new points are sorted in. When most points are
+are active. Inactive points stay on the ring and are skipped, so it costs nothing if a server is disabled or enabled, or
+if its weight falls; when a weight exceeds its former maximum, the new points are sorted in. When most points are
 inactive, the ring is rebuilt without them.
 """
 

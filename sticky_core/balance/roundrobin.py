@@ -68,7 +68,7 @@ class _Member:
 # entries (so that equal keys stay in order), the number of the server.
 _KEY_SHIFT, _NUMBER_BITS = 64, 20
 _ENTRY_STEP, _NUMBER_MASK = 1 << _NUMBER_BITS, (1 << _NUMBER_BITS) - 1
-_TIE_BITS = 10  # bits of the tie-breaker in the key, whose absolute value is below the largest weight
+_TIE_BITS = 10  # bits of the tie-breaker in the key; its absolute value is below the largest weight
 
 
 class RoundRobinAlgorithm:

@@ -92,7 +92,7 @@ class StaticMap:
         return server
 
     def _next(self, begin: int, avoid: Container[Server]) -> int | None:
-        """Return the next position, from `begin` on, whose server is not to be avoided."""
+        """Return the next position, from `begin` on, with a server that is not to be avoided."""
         servers = self._map
         for at in range(begin, begin + len(servers)):
             if servers[at % len(servers)] not in avoid:
@@ -109,8 +109,8 @@ def weighted_order(weights: Sequence[int]) -> list[int]:
         return list(range(size))
     credit = [1] * len(weights)
     given = [1] * len(weights)
-    waiting = [[], list(range(len(weights)))]  # numbers by credit; those whose credit has changed are ignored
-    gains: list[list[int]] = [[] for _ in range(size + 1)]  # the numbers whose credit rises before each position
+    waiting = [[], list(range(len(weights)))]  # numbers by credit; those with a changed credit are ignored
+    gains: list[list[int]] = [[] for _ in range(size + 1)]  # the numbers that gain credit before each position
     for number, weight in enumerate(weights):
         gains[-(-size // weight)].append(number)
     order: list[int] = []

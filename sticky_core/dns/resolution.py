@@ -1,7 +1,7 @@
 """The assignment of the addresses of one name to servers (HAProxy `server-template`), without I/O: `delay` returns when
 to query next, `record_answer` updates which server has which address.
 
-Two rules: a server whose address is still in the answer keeps it, so that no server moves without need; and a failure
+Two rules: a server keeps an address that is still in the answer, so that no server moves without need; and a failure
 counts only once it has repeated and its `hold` time is over.
 """
 
@@ -120,8 +120,8 @@ class Resolution(Generic[ServerKey]):
                     self._assign_to(server, unassigned.pop(endpoints[0]), now)
 
     def _release_missing(self, unresolved: Container[tuple[str, int | None]], now: float) -> None:
-        """Release the servers whose address has been missing from the answers for its hold time. `unresolved`: hosts
-        that the answer names, but without an address.
+        """Release the servers with an address that has been missing from the answers for its hold time. `unresolved`:
+        hosts that the answer names, but without an address.
         """
         for server, current in list(self.assigned.items()):
             missing = now - self._last_seen[server]

@@ -1,8 +1,8 @@
 """Reading and writing of Cookie and Set-Cookie headers. No other module parses or formats them.
 
-A Cookie header is read as HAProxy reads it: pairs are delimited by `;` or `,` (gunicorn joins two Cookie headers with
-a comma) outside double quotes, white space around names and values does not count, names compare exactly, and pairs
-whose name begins with `$` belong to the pair before them (RFC 2109, 4.4). What is not our cookie keeps every byte.
+A Cookie header is read as HAProxy reads it: pairs are delimited by `;` or `,` (gunicorn joins two Cookie headers with a
+comma) outside double quotes, white space around names and values does not count, names compare exactly, and pairs with
+a name that begins with `$` belong to the pair before them (RFC 2109, 4.4). What is not our cookie keeps every byte.
 
 Text is latin-1: one character per byte, so nothing that a client sends is lost or refused.
 """

@@ -29,7 +29,7 @@ from sticky_core.target import Location
 
 By = Literal["x-forwarded", "forwarded", "forwardfor", "none"]
 
-#: The methods whose requests can be sent twice with the effect of one (RFC 9110, 9.2.2).
+#: The methods of requests that can be sent twice with the effect of one (RFC 9110, 9.2.2).
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
 
 
@@ -42,9 +42,9 @@ class Forward:
     - `by`: the headers to send, `"x-forwarded"`: X-Forwarded-For, -Proto, -Host and X-Real-IP; `"forwarded"`: Forwarded
       (RFC 7239, HAProxy `option forwarded`); `"forwardfor"`: add a line X-Forwarded-For and keep the client's (HAProxy
       `option forwardfor`); `"none"`: add nothing and keep the client's; `"x-forwarded"` by default.
-    - `trusted_proxies`: the networks of proxies whose headers about the client are trusted and extended; those of other
-      peers are replaced; a tuple of str, empty. `"unix"` means peers behind a UNIX socket, `"*"` all (nginx
-      `set_real_ip_from`).
+    - `trusted_proxies`: the networks of the proxies that are trusted about the client, and their headers extended;
+      those of other peers are replaced; a tuple of str, empty. `"unix"` means peers behind a UNIX socket, `"*"` all
+      (nginx `set_real_ip_from`).
     - `except_nets`: for clients in these networks nothing is added and their headers are kept; a tuple of str, empty
       (HAProxy `option forwardfor except`).
     - `if_none`: add nothing if the request has such a header already, bool, False (HAProxy `if-none`).
@@ -247,7 +247,7 @@ class RequestHeads:
         self._trusted = Networks(forward.trusted_proxies)
         self._except = Networks(forward.except_nets) if forward.except_nets else None
         self._if_none = forward.if_none
-        # the lines about clients whose requests had no such lines
+        # the lines about clients, for requests that had no such lines
         self._cached: TwoGenerationCache[tuple[str | None, bool, bytes | None], bytes] = TwoGenerationCache(1024)
 
     def build(

@@ -45,8 +45,8 @@ class Follow:
       `"own"`: always from `cookie`.
 
     A response that sets the application's cookie sets ours as well; one that deletes it deletes ours. A request without
-    the application's cookie is from a new client, whatever else it carries. A client whose server is gone is bound to
-    the server that responds instead.
+    the application's cookie is from a new client, whatever else it carries. If the server of a client is gone, the
+    client is bound to the server that responds instead.
 
     Raises `ConfigError` for options of `cookie` that would have no effect.
     """

@@ -85,7 +85,7 @@ class RouteEngine:
         return NO_COOKIE
 
     def _servers_with_route(self, text: str) -> Sequence[Server]:
-        """Return the servers whose route is at the end of `text`. Of a long text only the end is searched that could be
+        """Return the servers with the route at the end of `text`. Of a long text only the end is searched that could be
         a route.
         """
         if text in self._groups:

@@ -122,7 +122,7 @@ class IgnorablePersistence:
 
 
 def _unused(result: PersistenceResult) -> PersistenceResult:
-    """Return the result of a request whose claim a rule has overruled."""
+    """Return the result of a request with a claim that a rule has overruled."""
     claim, reason = result.claim, result.reason
     if claim is not Claim.NONE:
         claim, reason = Claim.UNUSED, Reason.RULE

@@ -39,7 +39,7 @@ class Token:
       no effect with a `table`.
     - `table`: the stick table, of type string. Default: one for a million tokens.
 
-    A client whose token we did not make, or have forgotten, gets a new one.
+    A client with a token that was not made here, or is not stored any more, gets a new one.
 
     Raises `ConfigError` if neither a header nor a cookie carries the token, or a name is not valid.
     """

@@ -39,7 +39,7 @@ class Apps(dict[Server, A | None]):
 
 
 class InterruptibleApp(Protocol):
-    """An app whose requests can be ended early (`on_marked_down`, `on_marked_up`)."""
+    """An app with requests that can be ended early (`on_marked_down`, `on_marked_up`)."""
 
     app: Any
 
@@ -53,11 +53,11 @@ class InterruptibleApp(Protocol):
 
 
 class Replicas(BackendComponent):
-    """The apps of one backend: one object per backend and face. A server whose app is None refuses requests."""
+    """The apps of one backend: one object per backend and face. A server with None as its app refuses requests."""
 
     kind: Kind
     upstream_class: type[Upstream]  #: the app of a server that is a URL
-    interruptible_app: type[InterruptibleApp]  #: wraps an app whose requests may be ended early
+    interruptible_app: type[InterruptibleApp]  #: wraps an app with requests that may be ended early
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -151,7 +151,7 @@ class Replicas(BackendComponent):
             server.health = Health.DOWN
 
     def make_interruptible(self, servers: Iterable[Server]) -> None:
-        """Wrap the apps of the servers whose requests may be ended early."""
+        """Wrap the apps of those servers that may have to end requests early."""
         for server in servers:
             app = self.apps[server]
             if app is None or isinstance(app, self.interruptible_app):

@@ -81,7 +81,7 @@ class cook:
 
 @dataclass(frozen=True, slots=True)
 class hdr:
-    """One value of the headers called `name`, whose values commas divide. `number` is 1 for the first, -1 (default) for
+    """One value of the headers called `name`; commas separate values. `number` is 1 for the first, -1 (default) for
     the last.
     """
 

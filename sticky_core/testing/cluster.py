@@ -140,7 +140,7 @@ class Cluster(Generic[Client]):
         return lambda: self._kills[name] == kills
 
     def _make_client(self, requests: list[RecordedRequest], **options: Any) -> Client:
-        """Make a client with a cookie jar of its own, whose requests are appended to `requests`."""
+        """Make a client with a cookie jar of its own, and append its requests to `requests`."""
         raise NotImplementedError
 
     def _end_streams(self, name: str) -> None:

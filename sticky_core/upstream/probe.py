@@ -33,8 +33,8 @@ def result_from_exception(error: BaseException) -> CheckResult:
 
 
 def check_location(server: Server) -> Location:
-    """Return where a check of `server` connects to. The server is a URL, or a template whose address is not resolved
-    yet.
+    """Return where a check of `server` connects to. The server is a URL, or a template with an address that is not
+    resolved yet.
     """
     url = server.config.target or server.config.template
     assert isinstance(url, str)

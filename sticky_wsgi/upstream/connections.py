@@ -1,7 +1,7 @@
 """Connections to an upstream: opened, kept for the next request, and watched for timeouts and for clients that
 disconnect.
 
-Blocking sockets, whose calls return ten times a second, to see whether the server takes too long or the client has
+Blocking sockets with calls that return ten times a second, to see whether the server takes too long or the client has
 disconnected.
 """
 
@@ -228,7 +228,7 @@ class Connections:
         raise failure
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection whose exchange has ended for the next request, if the pool has space for it."""
+        """Keep a connection for the next request after its exchange has ended, if the pool has space for it."""
         now = time.monotonic()
         with self._lock:
             expired = self._pool.purge(now)

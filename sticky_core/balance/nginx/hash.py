@@ -81,8 +81,8 @@ def key_numbers(key: bytes) -> Iterator[int]:
 
 
 class KetamaTable:
-    """A ring of servers. nginx gives up after 20 points in a row whose servers are down; here the next usable server
-    gets the key.
+    """A ring of servers. nginx gives up after 20 points in a row with servers that are down; here the next usable
+    server gets the key.
     """
 
     def __init__(self, servers: Sequence[Server]) -> None:

@@ -115,7 +115,7 @@ class SmoothSchedule:
         return self._time * member.weight - member.entry[0]
 
     def choose(self, avoid: Container[Server]) -> Member | None:
-        """Return the server whose turn it is, and charge it; None if there is none that is not to be avoided."""
+        """Return the server that has the turn, and charge it; None if there is none that is not to be avoided."""
         time = self._time + 1
         total = self.total_weight
         best: Member | None = None

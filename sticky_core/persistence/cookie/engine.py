@@ -28,8 +28,8 @@ _SKEW_PLAIN = 86400  # HAProxy's
 class CookieEngine:
     """A cookie for the servers of one backend.
 
-    Results of recent Cookie headers are remembered: those that hold whatever the time in `fast_path`, others, whose
-    dates have to be compared with the clock, in a cache of its own.
+    Results of recent Cookie headers are remembered: those that hold whatever the time in `fast_path`, others, with
+    dates that have to be compared with the clock, in a cache of its own.
     """
 
     tables: Sequence[UsedTable] = ()
@@ -156,7 +156,7 @@ class CookieEngine:
         )
 
     def _expired(self, result: PersistenceResult) -> PersistenceResult | None:
-        """Return the result of a value whose dates are too old, or too far in the future; None if they are not."""
+        """Return the result of a value with dates that are too old, or too far in the future; None if they are not."""
         last, first = result.last_seen, result.first_seen
         if last is None and first is None:
             return None

@@ -73,7 +73,7 @@ class CookieIds:
             yield "@", "would begin the instance of a replica there"
 
     def update(self, server: Server) -> list[Server]:
-        """Give a server the dynamic id of its present address. Return the servers whose values change with that."""
+        """Give a server the dynamic id of its present address. Return the servers that get other values by that."""
         key = self._settings.dynamic_key
         if key is None or server.config.cookie is not None:
             return []

@@ -73,7 +73,7 @@ class StoredKey:
 class StickEngine:
     """Stick rules for the servers of one backend.
 
-    The rules are applied in the order written, as HAProxy does: the first match whose server is usable wins, and of
+    The rules are applied in the order written, as HAProxy does: the first match with a usable server wins, and of
     several rules that store into the same table the first that has a key.
     """
 
@@ -212,7 +212,7 @@ class StickEngine:
 
 
 def _prefer(before: PersistenceResult | None, match: PersistenceResult) -> PersistenceResult:
-    """Return the match that counts: the first whose server is usable, else the first that is not invalid."""
+    """Return the match that counts: the first with a usable server, else the first that is not invalid."""
     if before is None or (not before.is_bound and (match.is_bound or before.claim is Claim.INVALID)):
         return match
     return before
