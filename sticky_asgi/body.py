@@ -1,5 +1,5 @@
-"""The one reader of what a client sends: every attempt reads from it, and what it has read can be told again, up to a
-limit.
+"""The only reader of a request's body. It stores what it has read, up to a limit, so that another attempt can read it
+again.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ import anyio
 
 from sticky_asgi.messages import Message, Receive
 
-#: what `receive` says for ever after
+#: what `receive` returns again and again after a disconnect
 GONE: Message = {"type": "http.disconnect"}
 
 
 class Body:
-    """A `receive` that remembers: http.request messages up to `limit` bytes in all, and websocket.connect.
+    """A `receive` that stores its messages: http.request up to `limit` bytes in all, and websocket.connect.
 
-    What goes beyond the limit is kept until more is asked for, so that who gives up before may be followed by another.
+    Messages beyond the limit are stored until the next one is requested, so that another attempt may follow one that
+    fails before.
     """
 
-    # Most requests have no body, and nobody asks for what is not set here.
-    _at = 0  # how many messages this attempt has been told
-    _kept = 0
+    # Defaults of the class: most requests have no body, and set none of these.
+    _at = 0  # how many messages this attempt has received
+    _kept = 0  # bytes of bodies in the stored messages
     _reading = False
-    _others: anyio.Event | None = None  # what they wait for who would read at the same time
-    _ahead: asyncio.Task[None] | None = None
+    _read_ended: anyio.Event | None = None  # set when the read in progress ends, for other readers
+    _read_ahead_task: asyncio.Task[None] | None = None
     _on_gone: Callable[[], object] | None = None
-    _farewell = GONE
-    gone = False  #: whether the client has left
-    #: Whether the client waits to be asked for its body, so that nobody is to ask by the way.
+    _disconnect = GONE
+    gone = False  #: whether the client has disconnected
+    #: Whether the client waits for a request for its body (100-continue), so that nothing may be read ahead.
     silent = False
     replayable = True
     discarded = False
@@ -38,72 +39,74 @@ class Body:
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._limit = limit
-        self._told: list[Message] = []
+        self._messages: list[Message] = []
 
     async def __call__(self) -> Message:
         if not self.replayable and self._at:
-            del self._told[: self._at]
+            del self._messages[: self._at]
             self._at = 0
             self.discarded = True
         self.silent = False
-        while self._at == len(self._told):
+        while self._at == len(self._messages):
             if self.gone:
-                return self._farewell
-            if self._ahead is not None:
-                await asyncio.shield(self._ahead)
+                return self._disconnect
+            if self._read_ahead_task is not None:
+                await asyncio.shield(self._read_ahead_task)
             else:
                 await self._read()
-        message = self._told[self._at]
+        message = self._messages[self._at]
         self._at += 1
         if self._kept > self._limit or message["type"] == "websocket.receive":
             self.replayable = False
         if self._on_gone is not None:
-            self._look_on()
+            self._continue_watching()
         return message
 
     async def peek(self, limit: int) -> bytes:
-        """The first `limit` bytes of the body, or all of it if there are less. Who reads is told them as well."""
-        while self._kept < limit and not self.gone and self._goes_on:
+        """Return the first `limit` bytes of the body, or all of it if it is shorter. Readers receive them as well."""
+        while self._kept < limit and not self.gone and self._has_more:
             await self._read()
-        return b"".join(message.get("body", b"") for message in self._told)[:limit]
+        return b"".join(message.get("body", b"") for message in self._messages)[:limit]
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether there is more of the body to come."""
-        return not self._told or (self._told[-1]["type"] == "http.request" and self._told[-1].get("more_body", False))
+    def _has_more(self) -> bool:
+        """Whether more of the body may follow."""
+        return not self._messages or (
+            self._messages[-1]["type"] == "http.request" and self._messages[-1].get("more_body", False)
+        )
 
-    async def at_once(self) -> Message | None:
-        """The next message if it is there already, as it usually is (asyncio only)."""
-        if self._at == len(self._told) and not self.gone:
-            self._look_ahead()
+    async def next_if_arrived(self) -> Message | None:
+        """Return the next message if it has arrived, as it usually has, else None (asyncio only)."""
+        if self._at == len(self._messages) and not self.gone:
+            self._start_read_ahead()
             await asyncio.sleep(0)
-        return await self() if self._at < len(self._told) or self.gone else None
+        return await self() if self._at < len(self._messages) or self.gone else None
 
-    async def unhurt(self) -> Message:
-        """The next message; who is cancelled while it waits leaves the server's `receive` alone (asyncio only): not all
-        servers take that well.
+    async def receive_shielded(self) -> Message:
+        """Return the next message. A cancellation during the wait does not reach the server's `receive` (asyncio only),
+        which not all servers handle well.
         """
-        if self._at == len(self._told) and not self.gone:
+        if self._at == len(self._messages) and not self.gone:
             self.silent = False
-            self._look_ahead()
+            self._start_read_ahead()
         return await self()
 
     async def _read(self) -> None:
-        if self._reading:  # by an attempt that is not quite over: servers are not made for two at once
-            if self._others is None:
-                self._others = anyio.Event()
-            return await self._others.wait()
+        if self._reading:  # by an attempt that has not ended yet: servers do not allow two calls of `receive` at once
+            if self._read_ended is None:
+                self._read_ended = anyio.Event()
+            return await self._read_ended.wait()
         self._reading = True
         try:
-            self._came(await self._receive())
+            self._store(await self._receive())
         finally:
             self._reading = False
-            if self._others is not None:
-                self._others.set()
-                self._others = None
-            self._look_on()
+            if self._read_ended is not None:
+                self._read_ended.set()
+                self._read_ended = None
+            self._continue_watching()
 
-    def _came(self, message: Message) -> None:
+    def _store(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.disconnect":
             self.gone = True
@@ -112,73 +115,73 @@ class Body:
                 self._kept += len(message.get("body", b""))
             elif kind == "websocket.disconnect":
                 self.gone = True
-                self._farewell = message
-            self._told.append(message)
+                self._disconnect = message
+            self._messages.append(message)
 
     def rewind(self) -> None:
-        """Another attempt begins: it is told everything again."""
+        """Let the next attempt read from the beginning."""
         self._at = 0
 
     def watch(self, on_gone: Callable[[], object]) -> None:
-        """Have `on_gone` called when the client leaves, while nobody reads (asyncio only). What it sends before is
-        kept for who does, one message of it.
+        """Call `on_gone` when the client disconnects while nothing else reads (asyncio only). At most one message that
+        it sends before is stored for the next reader.
         """
         self._on_gone = on_gone
-        self._look_on()
+        self._continue_watching()
 
     def unwatch(self) -> None:
-        """Nobody wants to be called any more."""
+        """Remove the callback of `watch`."""
         self._on_gone = None
 
     @property
     def watched(self) -> bool:
         return self._on_gone is not None
 
-    def _look_on(self) -> None:
+    def _continue_watching(self) -> None:
         on_gone = self._on_gone
         if on_gone is None:
             return
         if self.gone:
             on_gone()
         elif not self.silent:
-            self._look_ahead()
+            self._start_read_ahead()
 
-    def _look_ahead(self) -> None:
-        if self._ahead is None and not self._reading and self._asks_for_more:
-            self._ahead = asyncio.ensure_future(self._read_ahead())
+    def _start_read_ahead(self) -> None:
+        if self._read_ahead_task is None and not self._reading and self._may_read_ahead:
+            self._read_ahead_task = asyncio.ensure_future(self._read_one_ahead())
 
     @property
-    def _asks_for_more(self) -> bool:
-        """Whether there is nothing unread but, at most, that behind which only the client's leave can come: the end of
-        a body, or the beginning of a WebSocket.
+    def _may_read_ahead(self) -> bool:
+        """Whether nothing is unread except, at most, a message that only a disconnect can follow: the end of a body, or
+        the beginning of a WebSocket.
         """
-        if self._at == len(self._told):
+        if self._at == len(self._messages):
             return True
-        last = self._told[-1]
+        last = self._messages[-1]
         return last["type"] == "websocket.connect" or (
             last["type"] == "http.request" and not last.get("more_body", False)
         )
 
-    async def _read_ahead(self) -> None:
-        """One message, so that whoever waits for it hears of it at once."""
+    async def _read_one_ahead(self) -> None:
+        """Read one message, so that a disconnect is noticed at once."""
         try:
-            self._came(await self._receive())
+            self._store(await self._receive())
         except Exception:
-            return  # whoever reads will meet it
+            return  # the next reader gets the exception
         finally:
-            self._ahead = None
-        self._look_on()
+            self._read_ahead_task = None
+        self._continue_watching()
 
     async def until_gone(self, on_gone: Callable[[], object]) -> None:
-        """The same as `watch` for who has a task to spare."""
-        while not self.gone and self._asks_for_more:
+        """Do the same as `watch` in a task of its own."""
+        while not self.gone and self._may_read_ahead:
             await self._read()
         if self.gone:
             on_gone()
 
     def close(self) -> None:
-        """Nobody will read any more."""
+        """End reading ahead: nothing is read any more."""
         self._on_gone = None
-        if self._ahead is not None:
-            self._ahead.cancel()
-            self._ahead = None
+        if self._read_ahead_task is not None:
+            self._read_ahead_task.cancel()
+            self._read_ahead_task = None

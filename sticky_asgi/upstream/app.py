@@ -136,7 +136,7 @@ class Upstream(CoreUpstream):
         if outgoing.expects_continue:
             body.silent = True  # a server that is asked for the body sends the client a 100
         else:
-            first = await (body() if outgoing.framing is Framing.UNDECLARED else body.at_once())
+            first = await (body() if outgoing.framing is Framing.UNDECLARED else body.next_if_arrived())
             if first is not None:
                 if first["type"] == "http.disconnect":
                     return count_client_disconnect(scope)
@@ -328,7 +328,7 @@ async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Mess
             if response.status or connection.closed:
                 response.reusable = False  # the upstream still expects the body that the head announced
                 return
-        message = await body.unhurt()
+        message = await body.receive_shielded()
         outgoing = _with_framing(outgoing, message)
     else:
         message = first
@@ -345,4 +345,4 @@ async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Mess
         if last or (left == 0 and outgoing.framing is Framing.LENGTH):
             return
         await connection.drain()
-        message = await body.unhurt()
+        message = await body.receive_shielded()

@@ -376,7 +376,7 @@ async def test_a_body_is_told_again_in_the_pieces_in_which_it_came() -> None:
     body.rewind()
     assert [await body() for _ in range(3)] == first
     assert client.asked == 3
-    assert all(one is other for one, other in zip(first, [body._told[0], *first[1:]], strict=True))
+    assert all(one is other for one, other in zip(first, [body._messages[0], *first[1:]], strict=True))
 
 
 @on_loop
@@ -404,7 +404,7 @@ async def test_it_keeps_no_more_than_the_limit_and_a_message_on_asgi() -> None:
         await settled()
     client.says(*(request(b"x" * 60, True) for _ in range(10)))
     await settled()
-    kept = sum(len(message["body"]) for message in body._told)
+    kept = sum(len(message["body"]) for message in body._messages)
     assert kept <= 100 + 60
     assert len(client.messages) >= 8, "it looks one message ahead, and leaves the rest where it is"
     body.close()
@@ -443,15 +443,15 @@ async def test_what_is_there_already_is_told_at_once_and_what_is_not_is_not_wait
         return messages.pop(0)
 
     body = AsgiBody(ready, 100)
-    assert await body.at_once() == request(b"a", True)
+    assert await body.next_if_arrived() == request(b"a", True)
     body.rewind()
-    assert await body.at_once() == request(b"a", True), "it was kept"
-    assert [await body.at_once(), await body.at_once()] == [GONE, GONE]
+    assert await body.next_if_arrived() == request(b"a", True), "it was kept"
+    assert [await body.next_if_arrived(), await body.next_if_arrived()] == [GONE, GONE]
 
     client = Client()
     body = AsgiBody(client, 100)
-    assert await body.at_once() is None
-    assert await body.at_once() is None
+    assert await body.next_if_arrived() is None
+    assert await body.next_if_arrived() is None
     assert client.asked == 1
     client.says(request(b"a"))
     assert await body() == request(b"a"), "what has come in the meantime is not lost"
