@@ -44,7 +44,7 @@ class CountedComponent(BackendComponent):
 def full_backend(
     *names: str, maxqueue: int = 0, others: Sequence[Server] = (), taken: Sequence[str] | None = None, **options: Any
 ) -> Backend:
-    """Servers with one place each, all of which, or those of `taken`, are taken."""
+    """Build a backend of servers with one slot each. The slots of `taken`, by default all, are acquired."""
     made = [Server(name, app, maxconn=1, maxqueue=maxqueue) for name in names]
     backend = Backend("web", [*made, *others], **{"balance": RoundRobin(start=0)} | options)
     for name in names if taken is None else taken:
@@ -53,21 +53,21 @@ def full_backend(
 
 
 class WaitingRequest:
-    """Who has a ticket, and is told when there is news about it."""
+    """A request with a ticket, which counts how often it is woken."""
 
     def __init__(self, backend: Backend, ticket: Server | Ticket | None, alive: bool = True) -> None:
         assert isinstance(ticket, Ticket), f"{ticket} is no ticket"
         self.backend, self.ticket, self.alive, self.woken = backend, ticket, alive, 0
-        self.lies_down = backend.placement.subscribe(ticket, self._wake)
+        self.is_subscribed = backend.placement.subscribe(ticket, self._wake)
 
     def _wake(self) -> bool:
-        assert not self.backend.placement.lock.locked(), "woken while nobody can do anything"
+        assert not self.backend.placement.lock.locked(), "woken while the lock is held"
         self.woken += 1
         return self.alive
 
     @property
     def server(self) -> str | None:
-        """Who it has a place at, once it has looked up."""
+        """The server at which it has a slot, once it stops waiting."""
         server = self.backend.placement.redeem(self.ticket)
         return server.name if server is not None else None
 
@@ -100,7 +100,7 @@ def build_backend(servers: Iterable[Server], **options: Any) -> Backend:
 
 
 def with_changed_server(before: BackendConfig, name: str, **changes: Any) -> BackendConfig:
-    """The same, with something else asked of one server."""
+    """Return a configuration in which one server is changed."""
     return replace(
         before, servers=tuple(replace(each, **changes) if each.name == name else each for each in before.servers)
     )
@@ -111,7 +111,7 @@ def names(backend: Backend) -> list[str]:
 
 
 class FakeTransaction(DrivenTransaction):
-    """A request that is nothing but values."""
+    """A transaction over plain values."""
 
     __slots__ = ("_cookie", "_src")
 
@@ -153,14 +153,14 @@ class FakeTransaction(DrivenTransaction):
 
 
 def ticket_of(request: FakeTransaction) -> Ticket:
-    """What it waits by."""
+    """Return the ticket of a request that waits."""
     wait = request.wait
     assert isinstance(wait, NeedSlot) and wait.ticket is not None
     return wait.ticket
 
 
 def serve(backend: Backend, cookie: str = "", src: str = "192.0.2.1") -> str | None:
-    """Who serves a request that comes now, and is over at once."""
+    """Return the name of the server that a new request is sent to. The request is over at once."""
     request = FakeTransaction(backend, cookie, src)
     server = request.begin()
     if server is None:
@@ -170,7 +170,7 @@ def serve(backend: Backend, cookie: str = "", src: str = "192.0.2.1") -> str | N
 
 
 class SlowComponent(BackendComponent):
-    """Needs to be waited for."""
+    """A component that is ready for a change when the test says so."""
 
     def __init__(self, web: Backend) -> None:
         self.ready: Callable[[Exception | None], None] | None = None

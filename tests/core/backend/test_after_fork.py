@@ -84,7 +84,7 @@ def test_child_chooses_counts_and_changes(forking: Backend, in_child: InChild):
 
 
 class PausingContainer:
-    """Servers to avoid, where the look at one of them stops until somebody lets it go on."""
+    """Servers to avoid. The look-up of one of them pauses until the test goes on."""
 
     def __init__(self, avoided: Server, stop_at: int) -> None:
         self.avoided = avoided
@@ -131,7 +131,7 @@ def test_child_forked_while_a_thread_holds_the_lock_does_not_hang_and_has_all_se
 
 
 def test_child_forked_while_a_thread_adds_a_counter_does_not_hang(in_child: InChild, monkeypatch: pytest.MonkeyPatch):
-    """A thread that counts for the first time holds the lock of the counters while it says who it is."""
+    """A thread that adds its cell holds the lock of the counters while it finds out its name."""
     backend = Backend("web", servers("s1"))
     held, go_on = threading.Event(), threading.Event()
     current_thread = threading.current_thread
@@ -201,12 +201,12 @@ def test_children_start_with_different_servers(in_child: InChild):
 
 def test_components_are_called_after_a_fork(in_child: InChild):
     class Apps(CountedComponent):
-        told = 0
+        called = 0
 
         def after_fork(self) -> None:
-            self.told += 1
+            self.called += 1
 
     backend = Backend("web", servers("s1"))
     apps = backend.component(Apps)
-    assert in_child(lambda: apps.told) == "1"
-    assert apps.told == 0
+    assert in_child(lambda: apps.called) == "1"
+    assert apps.called == 0

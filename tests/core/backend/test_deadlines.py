@@ -7,7 +7,7 @@ from sticky_core.server.server import Server
 
 
 class TimedServer(Server):
-    """A server whose next deadline is set by the test."""
+    """A server with a deadline that the test sets."""
 
     due: float
 

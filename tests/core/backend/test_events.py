@@ -17,22 +17,22 @@ def test_added_and_removed_servers_are_announced():
         web.add(Server("s3", url(3)))
         web.remove("s1")
         web.apply(with_changed_server(web.config, "s2", weight=5))
-        told = [(change.server, change.before, change.after) for change in events.take()]
-    assert told == [("s3", "NEW", "UP"), ("s1", "UP", "REMOVED")]
+        received = [(change.server, change.before, change.after) for change in events.take()]
+    assert received == [("s3", "NEW", "UP"), ("s1", "UP", "REMOVED")]
 
 
 def test_each_change_is_announced_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "sticky_sessions")
     backend, clock = make_backend(Server("s1", app), Server("s2", app), check=Check("/"))
-    told: list[StateChange] = []
-    with backend.events(told.append):
+    received: list[StateChange] = []
+    with backend.events(received.append):
         for result in (PASS, FAIL, FAIL, FAIL, FAIL, PASS, PASS, PASS):
             backend.monitor.record_check(backend["s1"], result)
         backend["s1"].state = AdminState.DRAIN
         backend["s1"].weight = 5
     backend["s1"].state = AdminState.READY
     why = 'Layer7 wrong status, code: 503, info: "Service Unavailable"'
-    assert told == [
+    assert received == [
         StateChange("web", "s1", "UP", "DOWN", why, clock.wall()),
         StateChange("web", "s1", "DOWN", "UP", "Layer7 check passed, code: 200", clock.wall()),
         StateChange("web", "s1", "UP", "DRAIN", "", clock.wall()),
@@ -48,17 +48,17 @@ def test_each_change_is_announced_once(caplog: pytest.LogCaptureFixture):
 
 def test_callback_may_fail_or_change_servers(caplog: pytest.LogCaptureFixture):
     backend, _ = make_backend(Server("s1", app), Server("s2", app))
-    told: list[str] = []
+    received: list[str] = []
 
-    def meddle(change: StateChange) -> None:
+    def change_and_fail(change: StateChange) -> None:
         if change.server == "s1":
             backend["s2"].state = AdminState.MAINT
             raise RuntimeError("a callback's own fault")
 
-    backend.events(meddle)
-    backend.events(lambda change: told.append(change.server))
+    backend.events(change_and_fail)
+    backend.events(lambda change: received.append(change.server))
     backend["s1"].state = AdminState.MAINT
-    assert told == ["s1", "s2"]
+    assert received == ["s1", "s2"]
 
 
 def test_changes_are_iterated_in_a_thread():

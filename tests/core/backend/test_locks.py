@@ -1,5 +1,5 @@
-"""Who is told of a change may change something himself, or have it done by another thread and wait for that: nobody's
-code is called while a lock is held.
+"""Callbacks and the log are called while no lock is held, so a callback may change servers, or wait for a thread that
+does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sticky_core.runtime.discovery import Discovery
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 
-#: after so many seconds, somebody waits for somebody who waits for him
+#: after so many seconds, it is a deadlock
 STUCK = 20.0
 FAILED = CheckResult(CheckStatus.L4CON)
 
 
-class Beside:
-    """Something that is done in another thread. `ended`: whether it was within the time that is long enough."""
+class OtherThread:
+    """Work done in another thread. `ended`: whether it ended before it had to be taken for a deadlock."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self.raised: Exception | None = None
@@ -45,8 +45,8 @@ class Beside:
             self.raised = error
 
 
-class House:
-    """A backend with a server of each kind, and all that can be done to it."""
+class BackendUnderTest:
+    """A backend with a server of each kind, and every change that can be made to it."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -60,7 +60,7 @@ class House:
         self.discovery = self.backend.component(Discovery)
 
     def everything(self) -> None:
-        """Each lock that there is, taken once."""
+        """Acquire every lock once."""
         for backend in (self.backend, self.other):
             backend.monitor.run_due_timers()
             backend.servers[0].weight = 7 - backend.servers[0].weight
@@ -73,7 +73,7 @@ class House:
         [name] = self.discovery.update_names()
         self.discovery.record_answer(name, answer_with(map(Address, addresses)))
 
-    def lose_the_name(self) -> None:
+    def lose_address(self) -> None:
         self.resolve("10.0.0.7")
         [name] = self.discovery.update_names()
         for _ in range(4):
@@ -86,128 +86,131 @@ class House:
         self.backend.monitor.run_due_timers()
 
 
-def move_in_place(house: House) -> None:
-    """A server in maintenance for want of an address gets one by a change."""
-    config = house.backend.config
+def move_in_place(tested: BackendUnderTest) -> None:
+    """Give the server without an address one, by a change."""
+    config = tested.backend.config
     web1 = replace(config.servers[2], target="http://10.0.0.8:80")
-    house.backend.apply(replace(config, servers=(*config.servers[:2], web1)))
+    tested.backend.apply(replace(config, servers=(*config.servers[:2], web1)))
 
 
 CHANGES = [
-    pytest.param(lambda house: setattr(house.backend["s1"], "state", AdminState.MAINT), id="by hand"),
-    pytest.param(lambda house: setattr(house.backend["s1"], "health", Health.DOWN), id="its health by hand"),
-    pytest.param(lambda house: house.backend.monitor.record_check(house.backend["s1"], FAILED), id="by its check"),
+    pytest.param(lambda tested: setattr(tested.backend["s1"], "state", AdminState.MAINT), id="its state is assigned"),
+    pytest.param(lambda tested: setattr(tested.backend["s1"], "health", Health.DOWN), id="its health is assigned"),
+    pytest.param(lambda tested: tested.backend.monitor.record_check(tested.backend["s1"], FAILED), id="a check fails"),
     pytest.param(
-        lambda house: house.backend.monitor.on_agent_reply(
-            house.backend["s1"], AgentReply(CheckResult(CheckStatus.L7OK), admin="maint", up=False)
+        lambda tested: tested.backend.monitor.on_agent_reply(
+            tested.backend["s1"], AgentReply(CheckResult(CheckStatus.L7OK), admin="maint", up=False)
         ),
-        id="by its agent",
+        id="its agent replies",
     ),
     pytest.param(
-        lambda house: house.backend.monitor.record_request(house.backend["s1"], Failure.REFUSED, 0, 0.0),
-        id="by how requests turn out",
+        lambda tested: tested.backend.monitor.record_request(tested.backend["s1"], Failure.REFUSED, 0, 0.0),
+        id="a request fails",
     ),
-    pytest.param(House.drain, id="as time passes"),
-    pytest.param(lambda house: house.resolve("10.0.0.7"), id="its name resolves"),
-    pytest.param(House.lose_the_name, id="its name does not resolve any more"),
-    pytest.param(lambda house: house.backend.add(Server("s3", "http://10.0.0.4")), id="it is added"),
-    pytest.param(lambda house: house.backend.remove("s2"), id="it is removed"),
+    pytest.param(BackendUnderTest.drain, id="time passes"),
+    pytest.param(lambda tested: tested.resolve("10.0.0.7"), id="its name resolves"),
+    pytest.param(BackendUnderTest.lose_address, id="its name does not resolve any more"),
+    pytest.param(lambda tested: tested.backend.add(Server("s3", "http://10.0.0.4")), id="it is added"),
+    pytest.param(lambda tested: tested.backend.remove("s2"), id="it is removed"),
     pytest.param(move_in_place, id="it is changed in place"),
 ]
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def tested() -> BackendUnderTest:
+    return BackendUnderTest()
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_who_is_told_of_a_change_may_wait_for_another_thread_that_changes_everything(
-    house: House, change: Callable[[House], object]
+def test_callback_may_wait_for_another_thread_that_changes_everything(
+    tested: BackendUnderTest, change: Callable[[BackendUnderTest], object]
 ):
-    others: list[Beside] = []
+    others: list[OtherThread] = []
 
-    def told(change: StateChange) -> None:
+    def received(change: StateChange) -> None:
         if not others:
-            others.append(Beside(house.everything))
+            others.append(OtherThread(tested.everything))
 
-    house.backend.events(told)
-    whole = Beside(lambda: change(house))
-    assert [(other.ended, other.raised) for other in (*others, whole)] == [(True, None), (True, None)]
+    tested.backend.events(received)
+    thread = OtherThread(lambda: change(tested))
+    assert [(other.ended, other.raised) for other in (*others, thread)] == [(True, None), (True, None)]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_who_is_told_of_a_change_may_change_everything_himself(house: House, change: Callable[[House], object]):
+def test_callback_may_change_everything(tested: BackendUnderTest, change: Callable[[BackendUnderTest], object]):
     raised: list[Exception] = []
-    told: list[StateChange] = []
+    received: list[StateChange] = []
 
-    def meddle(change: StateChange) -> None:
-        told.append(change)
-        if len(told) == 1:
+    def change_everything(change: StateChange) -> None:
+        received.append(change)
+        if len(received) == 1:
             try:
-                house.everything()
+                tested.everything()
             except Exception as error:
                 raised.append(error)
 
-    house.backend.events(meddle)
-    whole = Beside(lambda: change(house))
-    assert (whole.ended, whole.raised, raised) == (True, None, []) and told
+    tested.backend.events(change_everything)
+    thread = OtherThread(lambda: change(tested))
+    assert (thread.ended, thread.raised, raised) == (True, None, []) and received
 
 
-def test_who_has_its_health_from_a_server_that_is_changed_is_told_without_a_lock_as_well(house: House):
-    others: list[Beside] = []
-    house.other.events(lambda change: others.append(Beside(house.everything)) if not others else None)
-    whole = Beside(lambda: move_in_place(house))
-    assert [(other.ended, other.raised) for other in (*others, whole)] == [(True, None), (True, None)]
+def test_tracking_servers_are_notified_without_a_lock(tested: BackendUnderTest):
+    others: list[OtherThread] = []
+    tested.other.events(lambda change: others.append(OtherThread(tested.everything)) if not others else None)
+    thread = OtherThread(lambda: move_in_place(tested))
+    assert [(other.ended, other.raised) for other in (*others, thread)] == [(True, None), (True, None)]
 
 
-class Listener(logging.Handler):
-    """Whoever reads the log, and acts."""
+class ActingHandler(logging.Handler):
+    """A handler of the log that calls a function, in another thread."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         super().__init__()
         self._act: Callable[[], object] | None = act
-        self.others: list[Beside] = []
+        self.others: list[OtherThread] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         act, self._act = self._act, None
         if act is not None:
-            self.others.append(Beside(act))
+            self.others.append(OtherThread(act))
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_log_is_written_without_a_lock(house: House, change: Callable[[House], object]):
-    """Who writes it may have to wait for a disk, and nobody waits for that who has to choose a server."""
-    listener = Listener(
-        lambda: house.backend.placement.acquire_or_enqueue(
-            house.backend.snapshot,
+def test_log_is_written_without_a_lock(tested: BackendUnderTest, change: Callable[[BackendUnderTest], object]):
+    """A handler may have to wait for a disk, and a request that needs a server must not wait for that."""
+    handler = ActingHandler(
+        lambda: tested.backend.placement.acquire_or_enqueue(
+            tested.backend.snapshot,
             None,  # type: ignore[arg-type]
-            house.backend["web1"],
+            tested.backend["web1"],
             (),
         )
     )
     log = logging.getLogger("sticky_sessions")
     level = log.level
     log.setLevel(logging.INFO)
-    log.addHandler(listener)
+    log.addHandler(handler)
     try:
-        whole = Beside(lambda: change(house))
+        thread = OtherThread(lambda: change(tested))
     finally:
-        log.removeHandler(listener)
+        log.removeHandler(handler)
         log.setLevel(level)
-    assert [(other.ended, other.raised) for other in (*listener.others, whole)] == [(True, None), (True, None)]
+    assert [(other.ended, other.raised) for other in (*handler.others, thread)] == [
+        (True, None),
+        (True, None),
+    ]
 
 
-def test_a_change_that_a_callback_makes_comes_behind_the_one_that_it_was_told_of(house: House):
-    told: list[str] = []
+def test_change_made_by_a_callback_is_announced_after_the_one_that_caused_it(tested: BackendUnderTest):
+    received: list[str] = []
 
     def follow(change: StateChange) -> None:
-        told.append(f"{change.server} {change.after}")
+        received.append(f"{change.server} {change.after}")
         if change.after == "REMOVED" and change.server == "s2":
-            house.backend.add(Server("s4", "http://10.0.0.4"))
+            tested.backend.add(Server("s4", "http://10.0.0.4"))
 
-    house.backend.events(follow)
-    config = house.backend.config
-    house.backend.apply(replace(config, servers=(config.servers[0], config.servers[2]), retries=7))
-    assert [server.name for server in house.backend.servers] == ["s1", "web1", "s4"]
-    assert house.backend.retries.retries == 7 and told == ["s2 REMOVED", "s4 UP"]
+    tested.backend.events(follow)
+    config = tested.backend.config
+    tested.backend.apply(replace(config, servers=(config.servers[0], config.servers[2]), retries=7))
+    assert [server.name for server in tested.backend.servers] == ["s1", "web1", "s4"]
+    assert tested.backend.retries.retries == 7 and received == ["s2 REMOVED", "s4 UP"]

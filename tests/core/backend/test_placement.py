@@ -39,10 +39,10 @@ def with_backups() -> Backend:
     "change, tried, expected",
     [
         pytest.param({}, "", ["s1", "s2", "s1"], id="balance chooses"),
-        pytest.param({}, "s1", ["s2", "s2"], id="whom nobody has tried"),
+        pytest.param({}, "s1", ["s2", "s2"], id="a server that was not tried"),
         pytest.param({}, "s1 s2", ["b1", "b1"], id="all were tried: the first backup"),
         pytest.param({}, "s1 s2 b1", ["b2", "b2"], id="and the first backup: the second"),
-        pytest.param({}, "s1 s2 b1 b2", [None, None], id="everybody was tried"),
+        pytest.param({}, "s1 s2 b1 b2", [None, None], id="all were tried"),
         pytest.param({"s1": "down"}, "", ["s2", "s2"], id="one is down"),
         pytest.param({"s1": "down", "s2": "maint"}, "", ["b1", "b1"], id="all are down: the first backup only"),
         pytest.param({"s1": "down", "s2": "maint", "b1": "down"}, "", ["b2"], id="and the first backup: the second"),
@@ -51,19 +51,19 @@ def with_backups() -> Backend:
             {"s1": "down", "s2": "drain", "b1": "down", "b2": "maint"},
             "",
             ["s2"],
-            id="one that drains rather than nobody",
+            id="one that drains rather than none",
         ),
         pytest.param(
             {"s1": "down", "s2": "weight 0", "b1": "down", "b2": "maint"},
             "",
             ["s2"],
-            id="one of weight 0 rather than nobody",
+            id="one of weight 0 rather than none",
         ),
         pytest.param(
             {"s1": "down", "s2": "down", "b1": "drain", "b2": "down"},
             "",
             ["b1"],
-            id="a backup that drains rather than nobody",
+            id="a backup that drains rather than none",
         ),
         pytest.param(
             {"s1": "drain", "s2": "drain", "b1": "down", "b2": "down"},
@@ -71,7 +71,7 @@ def with_backups() -> Backend:
             ["s2"],
             id="of those that drain one not tried",
         ),
-        pytest.param({"s1": "down", "s2": "maint", "b1": "down", "b2": "maint"}, "", [None], id="nobody is left"),
+        pytest.param({"s1": "down", "s2": "maint", "b1": "down", "b2": "maint"}, "", [None], id="no server is left"),
     ],
 )
 def test_unbound_request_goes_to(with_backups: Backend, change: dict[str, str], tried: str, expected: list[str | None]):
@@ -129,7 +129,7 @@ def test_free_slot_is_acquired_at_once(bound: str | None):
 def test_bound_request_waits_for_its_full_server_only(wait: Wait):
     backend = full_backend("s1", "s2", taken=["s1"])
     waiter = wait(backend, "s1")
-    assert waiter.lies_down and waiter.woken == 0 and waiter.ticket.server is backend["s1"]
+    assert waiter.is_subscribed and waiter.woken == 0 and waiter.ticket.server is backend["s1"]
     backend.placement.release(backend["s1"])
     assert waiter.woken == 1
     assert waiter.server == "s1"
@@ -179,8 +179,8 @@ def test_slot_granted_before_subscription_is_noticed():
     )
     backend.placement.release(backend["s1"])
     backend["s2"].state = AdminState.MAINT
-    assert WaitingRequest(backend, granted).lies_down is False
-    assert WaitingRequest(backend, dismissed).lies_down is False
+    assert WaitingRequest(backend, granted).is_subscribed is False
+    assert WaitingRequest(backend, dismissed).is_subscribed is False
     assert (WaitingRequest(backend, granted).server, WaitingRequest(backend, dismissed).server) == ("s1", None)
 
 
@@ -285,7 +285,7 @@ def test_queue_for_any_server_is_as_long_as_those_of_all_servers(wait: Wait):
 def test_queue_for_any_server_has_no_limit_if_one_server_has_none(wait: Wait):
     backend = full_backend("s1", maxqueue=1, others=[Server("s2", app, maxconn=1)])
     backend.placement.acquire(backend["s2"])
-    assert all(wait(backend).lies_down for _ in range(50))
+    assert all(wait(backend).is_subscribed for _ in range(50))
 
 
 def test_no_request_waits_for_a_server_without_maxconn():
@@ -303,12 +303,12 @@ def test_no_request_waits_for_a_server_without_maxconn():
     [("always", ["s1", "s1", "s1"]), ("maxqueue", ["s1", "s1", "s2"]), ("maxconn", ["s2", None, None])],
 )
 def test_hash_preserve_affinity_says_whether_a_full_server_is_waited_for(affinity: Any, placed: list[str | None]):
-    """Who is waited for, or has taken the request: `s1` has room for two in its queue, `s2` for one request."""
+    """`s1` has one slot and a queue for two requests, `s2` has a slot for one request."""
     balance = Hash(ConstantSample("a"), hash_preserve_affinity=affinity)
     made = [Server("s1", app, maxconn=1, maxqueue=2 if affinity == "maxqueue" else 0), Server("s2", app, maxconn=1)]
     backend = Backend("web", made, balance=balance)
     first = backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ())
-    if first is backend["s2"]:  # whom the key means is the hash's business
+    if first is backend["s2"]:  # the hash decides which server the key leads to
         made = [Server("s2", app, maxconn=1), Server("s1", app, maxconn=1, maxqueue=made[0].config.maxqueue)]
         backend = Backend("web", made, balance=balance)
         first = backend.placement.acquire_or_enqueue(backend.snapshot, FakeRequest(), None, ())
@@ -394,7 +394,7 @@ def test_unbound_request_stops_waiting_when_only_tried_servers_are_left(wait: Wa
 
 
 def test_unbound_request_stops_waiting_when_only_backups_are_left(wait: Wait):
-    """A draining server is better than none for who comes now, and so it is for who came before."""
+    """A draining server is better than none for a new request, and so it is for one that waits."""
     backend = full_backend("s1", others=servers("s2"))
     set_state(backend["s2"], "drain")
     waiter = wait(backend)
@@ -415,10 +415,10 @@ def test_server_that_is_usable_again_grants_as_many_slots_as_it_has(wait: Wait, 
 
 def test_draining_server_grants_slots_to_requests_bound_to_it(wait: Wait):
     backend = full_backend("s1", "s2")
-    own, anyone = wait(backend, "s1"), wait(backend)
+    own, unbound = wait(backend, "s1"), wait(backend)
     set_state(backend["s1"], "drain")
     backend.placement.release(backend["s1"])
-    assert (own.server, anyone.woken) == ("s1", 0)
+    assert (own.server, unbound.woken) == ("s1", 0)
 
 
 def test_backup_is_not_used_while_other_servers_are_full(wait: Wait):

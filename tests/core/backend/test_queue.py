@@ -1,4 +1,4 @@
-"""Queues: who waits for whom, who is next, and who is told that there is nothing to wait for."""
+"""Queue: which requests wait for which server, which one is next, and which ones are to choose anew."""
 
 from collections.abc import Container, Sequence
 
@@ -19,121 +19,121 @@ def server(name: str) -> Server:
     return Server(name, app, maxconn=1)
 
 
-def joined(queue: Queue, bound: Server | None = None, tried: Container[Server] = ()) -> Ticket:
+def join(queue: Queue, bound: Server | None = None, tried: Container[Server] = ()) -> Ticket:
     ticket = Ticket(bound, tried)
     queue.join(ticket)
     return ticket
 
 
-def all_next(queue: Queue, at: Server) -> list[Ticket]:
-    """Who would get one place after the other."""
+def pop_all(queue: Queue, at: Server) -> list[Ticket]:
+    """Pop every ticket that accepts a slot at a server, in order."""
     tickets: list[Ticket] = []
     while (ticket := queue.pop(at)) is not None:
         tickets.append(ticket)
     return tickets
 
 
-def test_nobody_is_next_where_nobody_waits():
+def test_nothing_is_popped_from_an_empty_queue():
     assert Queue().pop(server("s1")) is None
 
 
-def test_those_of_one_server_are_next_in_the_order_in_which_they_came():
+def test_tickets_of_one_server_are_popped_in_order():
     queue, s1, s2 = Queue(), server("s1"), server("s2")
-    first, second, third = (joined(queue, s1) for _ in range(3))
-    assert all_next(queue, s2) == []
-    assert all_next(queue, s1) == [first, second, third]
+    first, second, third = (join(queue, s1) for _ in range(3))
+    assert pop_all(queue, s2) == []
+    assert pop_all(queue, s1) == [first, second, third]
 
 
-def test_who_waits_for_anyone_goes_to_whoever_asks_first():
+def test_unbound_ticket_is_popped_for_any_server():
     queue, s1, s2 = Queue(), server("s1"), server("s2")
-    first, second = joined(queue), joined(queue)
+    first, second = join(queue), join(queue)
     assert queue.pop(s2) is first
     assert queue.pop(s1) is second
 
 
-def test_the_longest_wait_wins_whether_it_is_for_one_server_or_for_anyone():
+def test_ticket_that_has_waited_longest_is_popped_first_bound_or_not():
     queue, s1 = Queue(), server("s1")
-    expected = [joined(queue, bound) for bound in (s1, None, None, s1, None, s1)]
-    assert all_next(queue, s1) == expected
+    expected = [join(queue, bound) for bound in (s1, None, None, s1, None, s1)]
+    assert pop_all(queue, s1) == expected
 
 
-def test_who_has_tried_a_server_does_not_wait_for_it():
+def test_ticket_does_not_wait_for_a_server_that_was_tried():
     queue, s1, s2 = Queue(), server("s1"), server("s2")
-    burnt, other = joined(queue, tried=(s1,)), joined(queue)
-    assert all_next(queue, s1) == [other]
-    assert all_next(queue, s2) == [burnt]
+    tried, other = join(queue, tried=(s1,)), join(queue)
+    assert pop_all(queue, s1) == [other]
+    assert pop_all(queue, s2) == [tried]
 
 
 @pytest.mark.parametrize("out", ["drain", "maint", "down", "weight 0"])
-def test_a_server_that_takes_no_new_clients_calls_its_own_and_nobody_else(out: str):
+def test_server_without_new_clients_gets_only_tickets_bound_to_it(out: str):
     queue, s1 = Queue(), server("s1")
-    joined(queue)
-    own = joined(queue, s1)
+    join(queue)
+    own = join(queue, s1)
     if out == "down":
         s1.health = Health.DOWN
     elif out == "weight 0":
         s1.weight = 0
     else:
         s1.state = AdminState(out)
-    assert all_next(queue, s1) == [own], "whether it may be used at all is asked by whoever asks for the next"
+    assert pop_all(queue, s1) == [own], "whether it is usable is checked by the caller"
 
 
-def test_who_is_called_waits_no_longer():
+def test_popped_ticket_has_left_the_queue():
     queue, s1 = Queue(), server("s1")
-    own, anyone = joined(queue, s1), joined(queue)
+    own, unbound = join(queue, s1), join(queue)
     assert (queue.waiting_for(s1), queue.waiting, own.has_left) == (1, 1, False)
     queue.pop(s1)
     assert (queue.waiting_for(s1), queue.waiting, own.has_left) == (0, 1, True)
     queue.pop(s1)
-    assert (queue.waiting_for(s1), queue.waiting, anyone.has_left) == (0, 0, True)
+    assert (queue.waiting_for(s1), queue.waiting, unbound.has_left) == (0, 0, True)
 
 
-def test_who_leaves_is_passed_over_and_may_say_so_twice():
+def test_ticket_that_has_left_is_skipped_and_may_leave_twice():
     queue, s1 = Queue(), server("s1")
-    leaving, staying, anyone = joined(queue, s1), joined(queue, s1), joined(queue)
-    for ticket in (leaving, leaving, anyone):
+    leaving, staying, unbound = join(queue, s1), join(queue, s1), join(queue)
+    for ticket in (leaving, leaving, unbound):
         queue.leave(ticket)
         assert ticket.has_left
     assert (queue.waiting_for(s1), queue.waiting) == (1, 0)
-    assert all_next(queue, s1) == [staying]
-    queue.leave(staying)  # was called in the meantime
+    assert pop_all(queue, s1) == [staying]
+    queue.leave(staying)  # it was popped meanwhile
     assert queue.waiting_for(s1) == 0
 
 
-def test_those_of_a_server_are_dismissed_and_the_others_stay():
+def test_tickets_of_a_server_are_dismissed_and_others_stay():
     queue, s1, s2 = Queue(), server("s1"), server("s2")
-    own = [joined(queue, s1), joined(queue, s1)]
-    joined(queue, s2), joined(queue)
+    own = [join(queue, s1), join(queue, s1)]
+    join(queue, s2), join(queue)
     assert queue.dismiss(s1) == own
     assert all(ticket.has_left and ticket.granted is None for ticket in own)
     assert (queue.waiting_for(s1), queue.waiting_for(s2), queue.waiting) == (0, 1, 1)
     assert queue.dismiss(s1) == []
 
 
-def test_those_who_wait_for_anyone_are_dismissed_and_the_others_stay():
+def test_unbound_tickets_are_dismissed_and_others_stay():
     queue, s1 = Queue(), server("s1")
-    joined(queue, s1)
-    anyone = [joined(queue), joined(queue)]
-    assert queue.dismiss_hopeless(()) == anyone
-    assert all(ticket.has_left for ticket in anyone)
+    join(queue, s1)
+    unbound = [join(queue), join(queue)]
+    assert queue.dismiss_hopeless(()) == unbound
+    assert all(ticket.has_left for ticket in unbound)
     assert (queue.waiting_for(s1), queue.waiting) == (1, 0)
 
 
-def test_those_who_have_tried_all_who_could_come_are_dismissed_and_the_others_stay():
+def test_unbound_tickets_that_accept_no_server_are_dismissed_and_others_stay():
     queue, s1, s2 = Queue(), server("s1"), server("s2")
-    tired, hopeful = joined(queue, tried=(s1, s2)), joined(queue, tried=(s1,))
-    joined(queue, s1, (s1, s2))
-    assert queue.dismiss_hopeless([s1, s2]) == [tired]
-    assert (tired.has_left, hopeful.has_left) == (True, False)
+    hopeless_ticket, hopeful = join(queue, tried=(s1, s2)), join(queue, tried=(s1,))
+    join(queue, s1, (s1, s2))
+    assert queue.dismiss_hopeless([s1, s2]) == [hopeless_ticket]
+    assert (hopeless_ticket.has_left, hopeful.has_left) == (True, False)
     assert (queue.waiting_for(s1), queue.waiting) == (1, 1)
     assert queue.dismiss_hopeless([s1]) == [hopeful]
 
 
-def test_who_waits_for_anyone_does_not_wait_for_a_backup():
-    queue, sorry = Queue(), Server("sorry", app, backup=True, maxconn=1)
-    joined(queue)
-    own = joined(queue, sorry)
-    assert all_next(queue, sorry) == [own]
+def test_unbound_ticket_does_not_wait_for_a_backup():
+    queue, backup = Queue(), Server("backup", app, backup=True, maxconn=1)
+    join(queue)
+    own = join(queue, backup)
+    assert pop_all(queue, backup) == [own]
 
 
 SERVERS = [server("s1"), server("s2"), server("s3")]
@@ -149,33 +149,33 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=60))
-def test_it_behaves_as_one_line_from_which_each_server_calls_the_first_that_would_come(steps: Sequence[tuple]):  # type: ignore[type-arg]
+def test_queue_behaves_as_one_list_from_which_each_server_takes_the_first_that_accepts_it(steps: Sequence[tuple]):  # type: ignore[type-arg]
     queue = Queue()
-    line: list[Ticket] = []  # all who wait, in the order in which they came
+    waiting: list[Ticket] = []  # all tickets that wait, in order
     ever: list[Ticket] = []
     for step in steps:
         match step:
             case "join", bound, tried:
-                ticket = joined(queue, bound, tried)
-                line.append(ticket)
+                ticket = join(queue, bound, tried)
+                waiting.append(ticket)
                 ever.append(ticket)
             case "leave", number:
                 if ever:
                     leaving = ever[number % len(ever)]
                     queue.leave(leaving)
-                    line = [each for each in line if each is not leaving]
+                    waiting = [each for each in waiting if each is not leaving]
             case "next", at:
-                would = [t for t in line if t.server is at or (t.server is None and at not in t.tried)]
-                expected = would[0] if would else None
+                accepting = [t for t in waiting if t.server is at or (t.server is None and at not in t.tried)]
+                expected = accepting[0] if accepting else None
                 assert queue.pop(at) is expected
-                line = [each for each in line if each is not expected]
+                waiting = [each for each in waiting if each is not expected]
             case "dismiss", at:
-                assert queue.dismiss(at) == [t for t in line if t.server is at]
-                line = [t for t in line if t.server is not at]
-            case _, could:
-                hopeless = [t for t in line if t.server is None and all(each in t.tried for each in could)]
-                assert queue.dismiss_hopeless(could) == hopeless
-                line = [t for t in line if all(t is not each for each in hopeless)]
-        assert queue.waiting == sum(t.server is None for t in line)
-        assert [queue.waiting_for(s) for s in SERVERS] == [sum(t.server is s for t in line) for s in SERVERS]
-        assert [t.has_left for t in ever] == [all(t is not each for each in line) for t in ever]
+                assert queue.dismiss(at) == [t for t in waiting if t.server is at]
+                waiting = [t for t in waiting if t.server is not at]
+            case _, electable:
+                hopeless = [t for t in waiting if t.server is None and all(each in t.tried for each in electable)]
+                assert queue.dismiss_hopeless(electable) == hopeless
+                waiting = [t for t in waiting if all(t is not each for each in hopeless)]
+        assert queue.waiting == sum(t.server is None for t in waiting)
+        assert [queue.waiting_for(s) for s in SERVERS] == [sum(t.server is s for t in waiting) for s in SERVERS]
+        assert [t.has_left for t in ever] == [all(t is not each for each in waiting) for t in ever]

@@ -38,7 +38,7 @@ from tests.core.backend.backends import (
     [
         pytest.param(servers("s1"), {}, False, id="apps alone"),
         pytest.param(servers("s1"), {"retry_on": "none"}, False, id="apps, never again"),
-        pytest.param(servers("s1"), {"retry_on": "503"}, True, id="apps whose answers are held back"),
+        pytest.param(servers("s1"), {"retry_on": "503"}, True, id="apps with responses that are held back"),
         pytest.param(servers("s1"), {"retry_on": "empty-response"}, True, id="apps that may have read it"),
         pytest.param([Server("s1", app, maxconn=1)], {}, True, id="an app that may be full"),
         pytest.param([Server("s1", "http://10.0.0.1")], {}, True, id="a URL"),

@@ -150,8 +150,8 @@ def test_connection_options_are_kept_as_given(target: Any, options: dict[str, An
 def test_all_problems_of_limits_and_connections_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         Server("s1", "http://s1", maxconn=-1, maxqueue=-2, tls=TLS(), pool_max_conn=-3, pool_purge_delay="soon")
-    told = refused.value.problems
-    assert len(told) == 5 and all(problem.startswith("server s1: ") for problem in told)
+    problems = refused.value.problems
+    assert len(problems) == 5 and all(problem.startswith("server s1: ") for problem in problems)
     for part in ("maxconn -1", "maxqueue -2", "tls has no effect", "pool_max_conn -3", "pool_purge_delay: 'soon'"):
         assert part in str(refused.value)
     with pytest.raises(ConfigError) as refused:

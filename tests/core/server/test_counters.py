@@ -28,7 +28,7 @@ def in_threads(work: Callable[[], object], count: int) -> list[threading.Thread]
     return threads
 
 
-def test_a_total_begins_at_nothing_and_each_is_counted_apart():
+def test_counters_start_at_0_and_are_independent():
     counters = Counters.new()
     assert [counters[total] for total in Total] == [0] * len(Total)
     for number, total in enumerate(Total, 1):
@@ -51,21 +51,21 @@ def test_a_total_begins_at_nothing_and_each_is_counted_apart():
         (999, Total.HRSP_OTHER),
     ],
 )
-def test_an_answer_is_counted_at_the_hundred_of_its_status(status: int, total: Total):
+def test_response_is_counted_by_the_hundred_of_its_status(status: int, total: Total):
     counters = Counters.new()
     counters.cell[status // 100] += 1
     assert {each: counters[each] for each in Total if counters[each]} == {total: 1}
     assert counters.stot == 1
 
 
-def test_what_is_not_an_answer_is_not_a_request_served():
+def test_other_counters_do_not_count_as_requests():
     counters = Counters.new()
     for total in (Total.LBTOT, Total.ECON, Total.ERESP, Total.WREDIS):
         counters.cell[total] += 1
     assert counters.stot == 0
 
 
-def test_eight_threads_at_once_lose_no_count():
+def test_eight_concurrent_threads_lose_no_count():
     counters = Counters.new()
 
     def add() -> None:
@@ -76,7 +76,7 @@ def test_eight_threads_at_once_lose_no_count():
     assert counters[Total.HRSP_2XX] == counters.stot == 8 * ROUNDS
 
 
-def test_what_is_looked_at_while_threads_add_never_goes_down():
+def test_sum_read_while_threads_add_never_decreases():
     counters = Counters.new()
     seen: list[int] = []
 
@@ -93,7 +93,7 @@ def test_what_is_looked_at_while_threads_add_never_goes_down():
     assert counters[Total.ECON] == 3 * ROUNDS
 
 
-def test_a_thread_has_one_cell_and_another_thread_another():
+def test_each_thread_has_one_cell():
     counters = Counters.new()
     mine = counters.cell
     assert counters.cell is mine
@@ -102,7 +102,7 @@ def test_a_thread_has_one_cell_and_another_thread_another():
     assert others[0] is not mine
 
 
-def test_threads_that_are_gone_leave_their_counts_and_nothing_else():
+def test_ended_threads_leave_their_counts_and_nothing_else():
     counters = Counters.new()
 
     def add() -> None:
@@ -112,13 +112,13 @@ def test_threads_that_are_gone_leave_their_counts_and_nothing_else():
     for _ in range(50):
         gone += [weakref.ref(thread) for thread in in_threads(add, 1)]
     assert counters[Total.ECON] == 50
-    in_threads(add, 1)  # whoever begins to count clears away those who are gone
+    in_threads(add, 1)  # a new thread removes the cells of threads that have ended
     gc.collect()
     assert [thread() for thread in gone] == [None] * 50
     assert counters[Total.ECON] == 51
 
 
-def test_a_thread_that_ends_while_another_clears_away_loses_no_count(monkeypatch: pytest.MonkeyPatch):
+def test_thread_that_ends_while_cells_are_removed_loses_no_count(monkeypatch: pytest.MonkeyPatch):
     class Ending:
         """A thread that is alive at the first look, and gone at the next."""
 
@@ -137,7 +137,7 @@ def test_a_thread_that_ends_while_another_clears_away_loses_no_count(monkeypatch
         assert counters[Total.ECON] == 1
 
 
-def test_counters_of_two_servers_have_nothing_in_common():
+def test_counters_of_two_servers_are_independent():
     one, other = Counters.new(), Counters.new()
     one.cell[Total.ECON] += 1
     assert (one[Total.ECON], other[Total.ECON]) == (1, 0)

@@ -123,7 +123,7 @@ def test_server_is_full_with_maxconn_requests_in_flight(maxconn: int, in_flight:
 
 
 @pytest.mark.parametrize(
-    "server, mortal",
+    "server, expected",
     [
         pytest.param(Server("s1", app), True, id="an app"),
         pytest.param(Server("s1", factory=create_app), True, id="a factory"),
@@ -131,5 +131,5 @@ def test_server_is_full_with_maxconn_requests_in_flight(maxconn: int, in_flight:
         pytest.param(Server("s1", "http://10.0.0.1"), False, id="an upstream"),
     ],
 )
-def test_is_in_process(server: Server, mortal: bool):
-    assert server.is_in_process is mortal
+def test_is_in_process(server: Server, expected: bool):
+    assert server.is_in_process is expected
