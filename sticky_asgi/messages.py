@@ -257,16 +257,16 @@ class GivenUp(OSError):
 class HeldResponse:
     """The `send` of one attempt. Once its response is held back, nothing of it reaches the client."""
 
-    __slots__ = ("_is_held", "_is_upstream", "_left", "_transaction")
+    __slots__ = ("_is_held", "_is_upstream", "_left", "transaction")
 
     def __init__(self, transaction: StatusRetryTransaction) -> None:
-        self._transaction = transaction
+        self.transaction = transaction
         self._is_upstream = isinstance(transaction.tried[-1].config.target, str)  # its response may be given up at once
         self._is_held = False
         self._left = MAX_DISCARDED
 
     async def send(self, message: Message) -> None:
-        transaction = self._transaction
+        transaction = self.transaction
         if not self._is_held:
             if (
                 transaction.decision.status

@@ -191,14 +191,14 @@ VARIANTS = TransactionVariants(Transaction, UpstreamTransaction, StatusRetryTran
 class HeldResponse:
     """The `start_response` of one attempt. Once its response is held back, nothing of it reaches the client."""
 
-    __slots__ = ("_is_held", "_transaction")
+    __slots__ = ("_is_held", "transaction")
 
     def __init__(self, transaction: StatusRetryTransaction) -> None:
-        self._transaction = transaction
+        self.transaction = transaction
         self._is_held = False
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
-        transaction = self._transaction
+        transaction = self.transaction
         if not self._is_held:
             if transaction.decision.status or not transaction.hold_response(_CODES[status]):
                 return Transaction.start_response(transaction, status, headers, exc_info)

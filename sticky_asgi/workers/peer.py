@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 
-from sticky_asgi.messages import HEADS, TRANSACTION, Message, Receive, Scope, Send
+from sticky_asgi.messages import HEADS, Message, Receive, Scope, Send
 from sticky_asgi.upstream.sweep import TimeoutSweep
 from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, body_mode, pack_scope
@@ -33,7 +33,7 @@ class PeerApp:
         self._idle: list[PeerConnection] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transaction: ForwardingTransaction = scope[TRANSACTION]
+        transaction = ForwardingTransaction.of(send)
         server = transaction.tried[-1]
         instance = server.instance
         while (connection := self._take_idle(instance)) is not None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import cast
 
 from sticky_asgi.apps import Replicas
-from sticky_asgi.messages import TRANSACTION, VARIANTS, ASGIApp, Scope, Send, Transaction
+from sticky_asgi.messages import VARIANTS, ASGIApp, HeldResponse, Scope, Send, Transaction
 from sticky_core.backend.backend import Backend
 from sticky_core.workers.transaction import PeerTransaction
 
 
 class ForwardingTransaction(PeerTransaction[Scope, Send], Transaction):
-    """A transaction that may be forwarded to a peer. It passes itself to the app that forwards the request."""
+    """A transaction that may be forwarded to a peer."""
 
     __slots__ = ()
 
-    def forwarded(self) -> Scope:
-        scope = super().forwarded()
-        if self.tried[-1] is not self.workers.own_server:
-            scope[TRANSACTION] = self
-        return scope
+    @staticmethod
+    def of(send: Send) -> ForwardingTransaction:
+        """Return the transaction that has this `send`, which the dispatch loop passes to the app of a server.
+
+        Only the app that forwards to a peer needs it. To put the transaction into each scope would cost the requests
+        that stay in their own worker a tenth.
+        """
+        holder = cast(MethodType, send).__self__
+        return cast("ForwardingTransaction", holder.transaction if isinstance(holder, HeldResponse) else holder)
 
 
 class WorkerReplicas(Replicas):

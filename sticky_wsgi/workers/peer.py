@@ -16,7 +16,7 @@ from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import has_left
-from sticky_wsgi.messages import TRANSACTION, Environ, StartResponse
+from sticky_wsgi.messages import Environ, StartResponse
 from sticky_wsgi.upstream.connections import ClientDisconnected, set_tick_timeout
 from sticky_wsgi.workers.link import FramedConnection, is_own_user, warn_bad_frame
 from sticky_wsgi.workers.protocol import EAGER_BODY, has_small_body, pack_environ, sends_body
@@ -33,8 +33,8 @@ class RequestNotRead(Exception):
 class ForwardedRequest:
     """A request that is forwarded to a peer."""
 
-    def __init__(self, environ: Environ) -> None:
-        self.transaction: ForwardingTransaction = environ[TRANSACTION]
+    def __init__(self, environ: Environ, transaction: ForwardingTransaction) -> None:
+        self.transaction = transaction
         self.server = self.transaction.tried[-1]
         self._client_has_left = has_left(environ)
         source: object = environ["wsgi.input"]
@@ -89,9 +89,9 @@ class PeerApp:
         self._idle: list[PeerConnection] = []
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        transaction: ForwardingTransaction = environ[TRANSACTION]
+        transaction = ForwardingTransaction.of(start_response)
         try:
-            request = ForwardedRequest(environ)
+            request = ForwardedRequest(environ, transaction)
             try:
                 for connection in self._connections(request):
                     try:

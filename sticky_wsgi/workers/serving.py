@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.transaction import PeerRequest
-from sticky_wsgi.messages import KEY, TRANSACTION, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
+from sticky_wsgi.messages import KEY, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
 from sticky_wsgi.workers.keys import KeyLookup
 from sticky_wsgi.workers.link import FramedConnection, warn_bad_frame
 from sticky_wsgi.workers.protocol import EAGER_BODY
-from sticky_wsgi.workers.transaction import Permits
+from sticky_wsgi.workers.transaction import ForwardingTransaction, Permits
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -42,10 +42,9 @@ class CountedApp:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         permits = self._permits
-        transaction = environ.pop(TRANSACTION)
         if permits is not None:
             permits.get()
-            transaction.permits = permits
+            ForwardingTransaction.of(start_response).permits = permits
         return self._app(environ, start_response)
 
 

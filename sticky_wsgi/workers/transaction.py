@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from queue import SimpleQueue
+from types import MethodType
 from typing import TypeAlias, cast
 
 from sticky_core.backend.backend import Backend
 from sticky_core.server.server import Server
 from sticky_core.workers.transaction import PeerTransaction
 from sticky_wsgi.apps import Replicas
-from sticky_wsgi.messages import TRANSACTION, VARIANTS, Environ, StartResponse, Transaction, WSGIApp
+from sticky_wsgi.messages import VARIANTS, Environ, HeldResponse, StartResponse, Transaction, WSGIApp
 
 #: permits to run the app, an item for each request that may run at the same time; None: any number may run
 Permits: TypeAlias = SimpleQueue[None] | None
 
 
 class ForwardingTransaction(PeerTransaction[Environ, StartResponse], Transaction):
-    """A transaction that may be forwarded to a peer, and holds a permit of this worker while the app here serves it. It
-    passes itself to the app that forwards the request, and to the one that takes permits.
-    """
+    """A transaction that may be forwarded to a peer, and holds a permit of this worker while the app here serves it."""
 
     __slots__ = ("permits",)
 
     permits: Permits  #: where its permit goes back; set while it holds one
 
-    def forwarded(self) -> Environ:
-        environ = super().forwarded()
-        environ[TRANSACTION] = self
-        return environ
+    @staticmethod
+    def of(start_response: StartResponse) -> ForwardingTransaction:
+        """Return the transaction that has this `start_response`, which the dispatch loop passes to the app of a server.
+
+        Only the app that forwards to a peer needs it, and the one that takes permits. To put the transaction into each
+        environ would cost the requests that stay in their own worker a tenth.
+        """
+        holder = cast(MethodType, start_response).__self__
+        return cast("ForwardingTransaction", holder.transaction if isinstance(holder, HeldResponse) else holder)
 
     def release(self, server: Server, finished: bool) -> None:
         permits = getattr(self, "permits", None)

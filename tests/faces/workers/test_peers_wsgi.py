@@ -263,17 +263,6 @@ def test_request_at_a_stopped_worker_is_replayed_only_if_that_is_harmless(pair, 
     assert front.request(method=method, body=b"x", **cookie).status.startswith(status)
 
 
-def test_response_of_a_peer_may_be_held_back_like_any_other(pair):
-    def serve(environ, start_response):
-        server = environ["sticky.decision"].server
-        return respond(start_response, server.encode(), status="503 Busy" if server == "w2" else "200 OK")
-
-    front, _, cookie = pair(RecordingApp(serve), retry_on="503")
-    for _ in range(3):
-        response = front.request(**cookie)
-        assert (response.status, response.data) == ("200 OK", b"w1")
-
-
 def test_worker_that_stops_serves_the_forwarded_requests_in_flight(pair):
     crowd = HoldingApp()
     front, owner, cookie = pair(crowd)
