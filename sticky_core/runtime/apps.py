@@ -47,7 +47,7 @@ class InterruptibleApp(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def interrupt(self, why: str) -> None:
+    def interrupt(self, reason: str) -> None:
         """End the requests in flight, from any thread."""
         ...
 
