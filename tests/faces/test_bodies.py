@@ -1,5 +1,5 @@
-"""Bodies: one reader per request, whom several attempts may ask. It reads as what it stands before, tells again what it
-has told, keeps no more than it may, and on ASGI hears the client leave while nobody reads.
+"""Bodies: one reader per request, from which several attempts may read. It reads as its input does, returns again what
+it has returned, stores no more than its limit, and on ASGI notices a disconnect while nothing reads.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from sticky_asgi.body import Body as AsgiBody
 from sticky_wsgi.body import Body as WsgiBody
 
-unhurried = settings(deadline=None)  # a busy machine is no defect
+slow = settings(deadline=None)  # a slow machine is no failure
 Message = dict[str, Any]
 
-PIECE = 65536  # of what goes beyond the limit, so much is kept until more is asked for
+PIECE = 65536  # how many bytes beyond the limit are stored until the next read
 PATIENCE = 300.0  # seconds for what takes milliseconds
 
 
@@ -31,7 +31,7 @@ PATIENCE = 300.0  # seconds for what takes milliseconds
 
 
 class Input(io.BytesIO):
-    """A server's. Who reads beyond the body reads the next request, or waits for ever."""
+    """The input of a server. A read beyond the body would read the next request, or block for ever."""
 
     def __init__(self, data: bytes = b"", behind: bytes | None = None) -> None:
         super().__init__(data + (behind or b""))
@@ -56,12 +56,12 @@ class Input(io.BytesIO):
 def body_of(
     data: bytes = b"", limit: int = 1 << 20, *, behind: bytes | None = b"GET /the-next HTTP/1.1", **environ: Any
 ) -> WsgiBody:
-    """The body of a request whose CONTENT_LENGTH is told, unless told otherwise."""
+    """Return a Body for a request with CONTENT_LENGTH, unless `environ` replaces that."""
     return WsgiBody({"wsgi.input": Input(data, behind), "CONTENT_LENGTH": str(len(data)), **environ}, limit)
 
 
 def chunked(data: bytes = b"", limit: int = 1 << 20, **environ: Any) -> WsgiBody:
-    """The body of a request whose length nobody knows before: its server marks the end."""
+    """Return a Body for a request of unknown length: its server marks the end."""
     came = {"wsgi.input": Input(data), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     return WsgiBody(came | environ, limit)
 
@@ -84,7 +84,7 @@ def read(stream: Any, way: str, size: int | None) -> object:
 
 
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
-@unhurried
+@slow
 @given(data=TEXTS, attempts=st.lists(st.lists(READS, max_size=8), min_size=1, max_size=4))
 def test_each_attempt_reads_what_it_would_have_read_alone(
     made: Callable[..., WsgiBody], data: bytes, attempts: Sequence[Sequence[tuple[str, int | None]]]
@@ -100,9 +100,9 @@ def test_each_attempt_reads_what_it_would_have_read_alone(
 
 
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
-@unhurried
+@slow
 @given(data=TEXTS, limit=st.integers(0, 30), reads=st.lists(READS, max_size=8))
-def test_beyond_the_limit_it_reads_on_all_the_same(
+def test_beyond_the_limit_it_still_reads(
     made: Callable[..., WsgiBody], data: bytes, limit: int, reads: Sequence[tuple[str, int | None]]
 ) -> None:
     body, alone = made(data, limit), io.BytesIO(data)
@@ -116,7 +116,7 @@ def test_beyond_the_limit_it_reads_on_all_the_same(
     assert body.read() == alone.read()
 
 
-def test_read_calls_without_a_size_are_the_whole_rest() -> None:
+def test_a_read_without_a_size_returns_the_whole_rest() -> None:
     body = body_of(b"one\ntwo\nthree")
     assert body.readline() == b"one\n"
     assert body.readlines() == [b"two\n", b"three"]
@@ -127,8 +127,8 @@ def test_read_calls_without_a_size_are_the_whole_rest() -> None:
     assert (body.read(), body.readline(), body.readlines(), [*body]) == (b"", b"", [], [])
 
 
-def test_a_piece_is_as_long_as_it_was_asked_for_even_where_it_was_told_only_in_part() -> None:
-    """`read(CONTENT_LENGTH)` is what apps write, and PEP 3333 has no word for a short read."""
+def test_a_piece_has_the_requested_length_even_if_a_part_of_it_is_stored() -> None:
+    """Apps call `read(CONTENT_LENGTH)`, and PEP 3333 does not mention short reads."""
     body = body_of(b"0123456789")
     assert body.read(4) == b"0123"
     body.rewind()
@@ -148,7 +148,7 @@ def test_a_piece_is_as_long_as_it_was_asked_for_even_where_it_was_told_only_in_p
         pytest.param({"CONTENT_LENGTH": "3", "HTTP_TRANSFER_ENCODING": "chunked"}, b"abc", id="a length and chunks"),
     ],
 )
-def test_who_does_not_mark_the_end_is_read_as_far_as_the_length_says(environ: dict[str, str], expected: bytes) -> None:
+def test_an_input_without_an_end_is_read_up_to_the_length(environ: dict[str, str], expected: bytes) -> None:
     came = Input(b"abc", behind=b"the next request")
     body = WsgiBody({"wsgi.input": came, **environ}, 100)
     assert body.read() == expected
@@ -160,12 +160,12 @@ def test_who_does_not_mark_the_end_is_read_as_far_as_the_length_says(environ: di
     [
         pytest.param({"HTTP_TRANSFER_ENCODING": "chunked"}, b"abcdef", id="chunks"),
         pytest.param({"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": ""}, b"abcdef", id="an empty length"),
-        pytest.param({}, b"abcdef", id="not a word"),
+        pytest.param({}, b"abcdef", id="no header"),
         pytest.param({"CONTENT_LENGTH": "0", "HTTP_TRANSFER_ENCODING": "chunked"}, b"abcdef", id="a wrong length"),
         pytest.param({"CONTENT_LENGTH": "3"}, b"abc", id="a length"),
     ],
 )
-def test_who_marks_the_end_is_read_up_to_there_unless_there_is_a_length(
+def test_an_input_with_an_end_is_read_up_to_it_unless_there_is_a_length(
     environ: dict[str, str], expected: bytes
 ) -> None:
     body = WsgiBody({"wsgi.input": Input(b"abcdef"), "wsgi.input_terminated": True, **environ}, 100)
@@ -174,7 +174,7 @@ def test_who_marks_the_end_is_read_up_to_there_unless_there_is_a_length(
     assert body.readlines() == [expected]
 
 
-def test_nothing_is_read_before_it_is_asked_for() -> None:
+def test_nothing_is_read_before_the_first_call() -> None:
     came = Input(b"x" * 100, behind=b"")
     body = WsgiBody({"wsgi.input": came, "CONTENT_LENGTH": "100"}, 1000)
     assert came.asked == []
@@ -187,36 +187,36 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "reads, length, retellable, forgotten",
+    "reads, length, replayable, discarded",
     [
         pytest.param([100], 100, True, False, id="at the limit"),
         pytest.param([60, 40, 1], 100, True, False, id="at the limit, and its end was read"),
-        pytest.param([100], 200, True, False, id="at the limit, whatever is to come"),
+        pytest.param([100], 200, True, False, id="at the limit, with more to come"),
         pytest.param([101], 101, False, False, id="beyond it, in one piece"),
         pytest.param([60, 41], 200, False, False, id="beyond it, in the last piece"),
         pytest.param([60, 41, 1], 101, False, False, id="beyond it, in the last piece, and its end was read"),
-        pytest.param([60, 41, 1], 200, False, True, id="beyond it, and more was asked for"),
+        pytest.param([60, 41, 1], 200, False, True, id="beyond it, and another read"),
         pytest.param([PIECE], 2 * PIECE, False, False, id="far beyond it, in a piece of the usual size"),
-        pytest.param([PIECE + 1], 2 * PIECE, False, True, id="in a piece beyond all measure"),
+        pytest.param([PIECE + 1], 2 * PIECE, False, True, id="in a piece that is too large"),
         pytest.param([-1], PIECE, False, False, id="the whole, which is a piece"),
         pytest.param([-1], PIECE + 1, False, True, id="the whole, which is more"),
     ],
 )
-def test_what_goes_beyond_the_limit_is_let_go_when_more_is_asked_for(
-    reads: Sequence[int], length: int, retellable: bool, forgotten: bool
+def test_bytes_beyond_the_limit_are_discarded_at_the_next_read(
+    reads: Sequence[int], length: int, replayable: bool, discarded: bool
 ) -> None:
     data = bytes(number % 251 for number in range(length))
     body, alone = body_of(data, 100), io.BytesIO(data)
     for size in reads:
         assert body.read(size) == alone.read(size)
-    assert (body.replayable, body.discarded) == (retellable, forgotten)
-    if not forgotten:
+    assert (body.replayable, body.discarded) == (replayable, discarded)
+    if not discarded:
         body.rewind()
         assert body.read() == data, "who has given up may be followed by another"
 
 
 @pytest.mark.parametrize("limit", [0, 1000, PIECE])
-def test_it_keeps_no_more_than_the_limit_and_a_piece(limit: int) -> None:
+def test_it_stores_no_more_than_the_limit_and_a_piece(limit: int) -> None:
     size = 64 * PIECE
 
     class Endless:
@@ -250,7 +250,7 @@ CONNECT: Message = {"type": "websocket.connect"}
 
 
 class Client:
-    """A `receive` that is fed by hand, and that nobody may call twice at once."""
+    """A `receive` that the test feeds; two calls at once are an error."""
 
     def __init__(self, *messages: Message) -> None:
         self.messages = [*messages]
@@ -280,12 +280,12 @@ class Client:
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """`test` on an event loop, which no task may outlive."""
+    """Run `test` on an event loop; fail if a task is left."""
 
     async def alone(**given: Any) -> None:
         async with asyncio.timeout(PATIENCE):
             await test(**given)
-        await settled()
+        await no_task_can_run()
         assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left behind"
 
     @wraps(test)
@@ -295,14 +295,14 @@ def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     return run
 
 
-async def settled() -> None:
-    """Whatever can happen by itself has happened."""
+async def no_task_can_run() -> None:
+    """Wait until no task can run any more without input."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-class Told(list[str]):
-    """What a watcher was told."""
+class Calls(list[str]):
+    """The calls of a watcher's callback."""
 
     def gone(self) -> None:
         self.append("gone")
@@ -312,13 +312,13 @@ PIECES = st.lists(st.binary(max_size=6), max_size=6)
 
 
 def said(pieces: Sequence[bytes], leaves: bool) -> list[Message]:
-    """What a client sends: a body in pieces, and perhaps it leaves in the middle."""
+    """What a client sends: a body in pieces, perhaps with a disconnect in the middle."""
     if leaves:
         return [request(piece, True) for piece in pieces] + [GONE]
     return [*(request(piece, True) for piece in pieces[:-1]), request(b"".join(pieces[-1:])), GONE]
 
 
-@unhurried
+@slow
 @given(
     pieces=PIECES,
     leaves=st.booleans(),
@@ -334,7 +334,7 @@ def test_each_attempt_receives_what_it_would_have_received_alone(
         for number in attempts:
             if watches:
                 body.watch(lambda: None)
-                await settled()
+                await no_task_can_run()
             alone = [*messages, *([GONE] * 10)]
             assert [await body() for _ in range(number)] == alone[:number]
             body.rewind()
@@ -344,9 +344,9 @@ def test_each_attempt_receives_what_it_would_have_received_alone(
     asyncio.run(run())
 
 
-@unhurried
+@slow
 @given(pieces=PIECES, limit=st.integers(0, 20), watches=st.booleans())
-def test_beyond_the_limit_it_receives_on_all_the_same(pieces: Sequence[bytes], limit: int, watches: bool) -> None:
+def test_beyond_the_limit_it_still_receives(pieces: Sequence[bytes], limit: int, watches: bool) -> None:
     async def run() -> None:
         messages = said(pieces, False)
         body = AsgiBody(Client(*messages), limit)
@@ -358,7 +358,7 @@ def test_beyond_the_limit_it_receives_on_all_the_same(pieces: Sequence[bytes], l
             kept += len(message.get("body", b""))
             if kept > limit:
                 assert not body.replayable
-            if not watches:  # else it may know already that there will be too much
+            if not watches:  # else it may know already that the body is too large
                 assert body.replayable is (kept <= limit)
         body.close()
         body.rewind()
@@ -369,7 +369,7 @@ def test_beyond_the_limit_it_receives_on_all_the_same(pieces: Sequence[bytes], l
 
 
 @on_loop
-async def test_a_body_is_told_again_in_the_pieces_in_which_it_came() -> None:
+async def test_another_attempt_receives_the_body_in_the_same_pieces() -> None:
     client = Client(request(b"ab", True), request(b"", True), request(b"c"))
     body = AsgiBody(client, 100)
     first = [await body() for _ in range(3)]
@@ -380,7 +380,7 @@ async def test_a_body_is_told_again_in_the_pieces_in_which_it_came() -> None:
 
 
 @on_loop
-async def test_what_goes_beyond_the_limit_is_let_go_when_more_is_asked_for_on_asgi() -> None:
+async def test_messages_beyond_the_limit_are_discarded_at_the_next_call_on_asgi() -> None:
     client = Client(request(b"x" * 60, True), request(b"y" * 60, True), request(b"z"))
     body = AsgiBody(client, 100)
     await body()
@@ -394,16 +394,16 @@ async def test_what_goes_beyond_the_limit_is_let_go_when_more_is_asked_for_on_as
 
 
 @on_loop
-async def test_it_keeps_no_more_than_the_limit_and_a_message_on_asgi() -> None:
+async def test_it_stores_no_more_than_the_limit_and_a_message_on_asgi() -> None:
     client = Client()
     body = AsgiBody(client, 100)
     body.watch(lambda: None)
     for _ in range(50):
         client.says(request(b"x" * 60, True))
         await body()
-        await settled()
+        await no_task_can_run()
     client.says(*(request(b"x" * 60, True) for _ in range(10)))
-    await settled()
+    await no_task_can_run()
     kept = sum(len(message["body"]) for message in body._messages)
     assert kept <= 100 + 60
     assert len(client.messages) >= 8, "it looks one message ahead, and leaves the rest where it is"
@@ -411,18 +411,18 @@ async def test_it_keeps_no_more_than_the_limit_and_a_message_on_asgi() -> None:
 
 
 @on_loop
-async def test_the_beginning_of_a_websocket_is_told_again_and_its_messages_are_not() -> None:
-    heard: Message = {"type": "websocket.receive", "text": "hello"}
-    body = AsgiBody(Client(CONNECT, heard), 100)
+async def test_another_attempt_receives_the_connect_of_a_websocket_and_not_its_messages() -> None:
+    received: Message = {"type": "websocket.receive", "text": "hello"}
+    body = AsgiBody(Client(CONNECT, received), 100)
     assert await body() == CONNECT
     body.rewind()
     assert body.replayable
-    assert [await body(), await body()] == [CONNECT, heard]
+    assert [await body(), await body()] == [CONNECT, received]
     assert not body.replayable
 
 
 @on_loop
-async def test_a_client_that_has_left_has_left_for_ever_and_in_the_words_of_its_protocol() -> None:
+async def test_a_disconnect_is_returned_again_and_again_in_the_protocol_of_the_client() -> None:
     left: Message = {"type": "websocket.disconnect", "code": 1001}
     body = AsgiBody(Client(CONNECT, {"type": "websocket.receive", "text": "a"}, left), 100)
     told = [await body() for _ in range(6)]
@@ -436,7 +436,7 @@ async def test_a_client_that_has_left_has_left_for_ever_and_in_the_words_of_its_
 
 
 @on_loop
-async def test_what_is_there_already_is_told_at_once_and_what_is_not_is_not_waited_for() -> None:
+async def test_a_message_that_has_arrived_is_returned_and_none_is_waited_for() -> None:
     messages = [request(b"a", True), GONE]
 
     async def ready() -> Message:
@@ -458,7 +458,7 @@ async def test_what_is_there_already_is_told_at_once_and_what_is_not_is_not_wait
     body.close()
 
 
-# -- whose client leaves while nobody reads
+# -- ASGI: a disconnect while nothing reads
 
 BEGINNINGS = {
     "nothing was read": [],
@@ -466,73 +466,73 @@ BEGINNINGS = {
     "half a body was read": [request(b"abc", True)],
     "a handshake was read": [CONNECT],
 }
-FAREWELLS = {"half a body was read": GONE, "a handshake was read": {"type": "websocket.disconnect", "code": 1006}}
+DISCONNECTS = {"half a body was read": GONE, "a handshake was read": {"type": "websocket.disconnect", "code": 1006}}
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 @on_loop
-async def test_the_watch_hears_the_client_leave(beginning: str) -> None:
-    client, told = Client(*BEGINNINGS[beginning]), Told()
+async def test_a_watch_notices_the_disconnect(beginning: str) -> None:
+    client, told = Client(*BEGINNINGS[beginning]), Calls()
     body = AsgiBody(client, 100)
     for _ in BEGINNINGS[beginning]:
         await body()
     body.watch(told.gone)
-    await settled()
+    await no_task_can_run()
     assert told == [] and not body.gone and body.watched
-    client.says(FAREWELLS.get(beginning, GONE))
-    await settled()
+    client.says(DISCONNECTS.get(beginning, GONE))
+    await no_task_can_run()
     assert told == ["gone"] and body.gone
 
 
 @pytest.mark.parametrize("beginning", ["the whole body was read", "a handshake was read"])
 @on_loop
-async def test_it_looks_past_what_nobody_has_read_yet_where_only_the_leave_can_follow(beginning: str) -> None:
-    client, told = Client(*BEGINNINGS[beginning]), Told()
+async def test_a_watch_reads_past_an_unread_message_that_only_a_disconnect_can_follow(beginning: str) -> None:
+    client, told = Client(*BEGINNINGS[beginning]), Calls()
     body = AsgiBody(client, 100)
     body.watch(told.gone)
-    await settled()
-    client.says(FAREWELLS.get(beginning, GONE))
-    await settled()
+    await no_task_can_run()
+    client.says(DISCONNECTS.get(beginning, GONE))
+    await no_task_can_run()
     assert told == ["gone"]
     assert await body() == BEGINNINGS[beginning][0], "what came before is still to be read"
 
 
 @on_loop
 async def test_a_watch_goes_on_between_the_pieces_that_are_read() -> None:
-    client, told = Client(request(b"a", True)), Told()
+    client, told = Client(request(b"a", True)), Calls()
     body = AsgiBody(client, 100)
     body.watch(told.gone)
     for _ in range(3):
         assert (await body())["more_body"]
         client.says(request(b"b", True))
-        await settled()
+        await no_task_can_run()
     await body()
-    await settled()
+    await no_task_can_run()
     assert told == []
     client.says(GONE)
-    await settled()
-    assert told == ["gone"], "nobody has asked for more since, and yet it is heard"
+    await no_task_can_run()
+    assert told == ["gone"], "nobody has asked for more since, and yet it is received"
 
 
 @on_loop
-async def test_a_client_that_waits_to_be_asked_for_its_body_is_not_asked_by_the_way() -> None:
-    """Who calls `receive` promises a 100 (RFC 9110, 10.1.1)."""
-    client, told = Client(), Told()
+async def test_a_watch_does_not_read_the_body_of_a_client_that_waits_for_a_100() -> None:
+    """A call of `receive` sends a 100 (RFC 9110, 10.1.1)."""
+    client, told = Client(), Calls()
     body = AsgiBody(client, 100)
     body.silent = True
     body.watch(told.gone)
-    await settled()
+    await no_task_can_run()
     assert client.asked == 0
     client.says(request(b"a", True))
     assert await body() == request(b"a", True), "somebody wants it"
     client.says(GONE)
-    await settled()
+    await no_task_can_run()
     assert told == ["gone"]
 
 
 @on_loop
-async def test_who_watches_a_client_that_has_left_is_told_at_once() -> None:
-    told = Told()
+async def test_a_watch_on_a_disconnected_client_calls_at_once() -> None:
+    told = Calls()
     body = AsgiBody(Client(GONE), 100)
     await body()
     body.watch(told.gone)
@@ -540,48 +540,48 @@ async def test_who_watches_a_client_that_has_left_is_told_at_once() -> None:
 
 
 @on_loop
-async def test_who_no_longer_watches_is_not_told() -> None:
-    client, told = Client(), Told()
+async def test_a_removed_callback_is_not_called() -> None:
+    client, told = Client(), Calls()
     body = AsgiBody(client, 100)
     body.watch(told.gone)
-    await settled()
+    await no_task_can_run()
     body.unwatch()
     assert not body.watched
     client.says(GONE)
-    await settled()
+    await no_task_can_run()
     assert told == [] and body.gone
 
 
 @on_loop
-async def test_a_reader_hears_what_the_watch_has_read_and_nothing_is_read_twice_at_once() -> None:
-    client, told = Client(), Told()
+async def test_a_reader_receives_what_the_watch_has_read_and_reads_do_not_overlap() -> None:
+    client, told = Client(), Calls()
     body = AsgiBody(client, 100)
     body.watch(told.gone)
-    await settled()
+    await no_task_can_run()
     reader = asyncio.ensure_future(body())
-    await settled()
+    await no_task_can_run()
     assert client.asked == 1
     client.says(request(b"abc"))
     assert await reader == request(b"abc")
     client.says(GONE)
-    await settled()
+    await no_task_can_run()
     assert told == ["gone"]
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["nobody watches", "somebody watches"])
 @on_loop
-async def test_a_read_that_is_given_up_loses_nothing_for_the_next_attempt(watched: bool) -> None:
+async def test_a_cancelled_read_loses_nothing_for_the_next_attempt(watched: bool) -> None:
     client = Client()
     body = AsgiBody(client, 100)
     if watched:
         body.watch(lambda: None)
-        await settled()
+        await no_task_can_run()
     reader = asyncio.ensure_future(body())
-    await settled()
+    await no_task_can_run()
     reader.cancel()
     body.rewind()
-    following = asyncio.ensure_future(body())  # before the other has heard that it is over
-    await settled()
+    following = asyncio.ensure_future(body())  # before the other has noticed its end
+    await no_task_can_run()
     assert reader.cancelled()
     client.says(request(b"abc"))
     assert await following == request(b"abc")
@@ -589,14 +589,14 @@ async def test_a_read_that_is_given_up_loses_nothing_for_the_next_attempt(watche
 
 
 @on_loop
-async def test_a_reader_that_an_attempt_has_left_behind_takes_nothing_from_the_next() -> None:
+async def test_a_reader_of_an_earlier_attempt_takes_nothing_from_the_next() -> None:
     client = Client()
     body = AsgiBody(client, 100)
     left_behind = asyncio.ensure_future(body())
-    await settled()
+    await no_task_can_run()
     body.rewind()
     following = asyncio.ensure_future(body())
-    await settled()
+    await no_task_can_run()
     client.says(request(b"abc"), GONE)
     assert await following in (request(b"abc"), GONE)
     await left_behind
@@ -606,61 +606,61 @@ async def test_a_reader_that_an_attempt_has_left_behind_takes_nothing_from_the_n
 
 @pytest.mark.parametrize("first", ["the reader", "the watch"])
 @on_loop
-async def test_a_watch_goes_on_when_a_read_is_given_up(first: str) -> None:
-    client, told = Client(), Told()
+async def test_a_watch_goes_on_when_a_read_is_cancelled(first: str) -> None:
+    client, told = Client(), Calls()
     body = AsgiBody(client, 100)
     if first == "the watch":
         body.watch(told.gone)
-        await settled()
+        await no_task_can_run()
     reader = asyncio.ensure_future(body())
-    await settled()
+    await no_task_can_run()
     body.watch(told.gone)
     reader.cancel()
-    await settled()
+    await no_task_can_run()
     client.says(GONE)
-    await settled()
+    await no_task_can_run()
     assert told == ["gone"]
 
 
 @on_loop
-async def test_a_server_that_raises_raises_for_who_reads_and_not_for_who_watches() -> None:
+async def test_an_exception_of_the_server_reaches_a_reader_and_not_a_watcher() -> None:
     loud: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: loud.append(context))
-    client, told = Client(), Told()
+    client, told = Client(), Calls()
     body = AsgiBody(client, 100)
     client.raises = RuntimeError("no more")
     body.watch(told.gone)
-    await settled()
+    await no_task_can_run()
     assert (told, loud) == ([], [])
     with pytest.raises(RuntimeError, match="no more"):
         await body()
     body.close()
-    await settled()
+    await no_task_can_run()
     assert loud == []
 
 
 @on_loop
-async def test_a_body_that_is_closed_reads_no_more_and_leaves_no_task_behind() -> None:
-    client, told = Client(), Told()
+async def test_a_closed_body_reads_no_more_and_leaves_no_task() -> None:
+    client, told = Client(), Calls()
     body = AsgiBody(client, 100)
     body.watch(told.gone)
-    await settled()
+    await no_task_can_run()
     assert client.waiting
     body.close()
-    await settled()
+    await no_task_can_run()
     assert not client.waiting
     assert told == []
     body.close()
 
 
-# -- where there is no asyncio, the same for who has a task to spare
+# -- without asyncio: the same in a task of its own
 
 
 @pytest.mark.parametrize("beginning", ["nothing was read", "the whole body was read", "a handshake was read"])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_until_gone_ends_when_the_client_has_left(backend: str, beginning: str) -> None:
+def test_until_gone_ends_when_the_client_has_disconnected(backend: str, beginning: str) -> None:
     async def test() -> None:
-        client, told = Client(*BEGINNINGS[beginning], FAREWELLS.get(beginning, GONE)), Told()
+        client, told = Client(*BEGINNINGS[beginning], DISCONNECTS.get(beginning, GONE)), Calls()
         body = AsgiBody(client, 100)
         with anyio.fail_after(PATIENCE):
             await body.until_gone(told.gone)
@@ -671,9 +671,9 @@ def test_until_gone_ends_when_the_client_has_left(backend: str, beginning: str) 
     anyio.run(test, backend=backend)
 
 
-def test_until_gone_stops_at_what_somebody_has_to_read_first() -> None:
+def test_until_gone_stops_at_a_message_that_has_to_be_read_first() -> None:
     async def test() -> None:
-        client, told = Client(request(b"a", True), request(b"b", True), GONE), Told()
+        client, told = Client(request(b"a", True), request(b"b", True), GONE), Calls()
         body = AsgiBody(client, 100)
         with anyio.fail_after(PATIENCE):
             await body.until_gone(told.gone)

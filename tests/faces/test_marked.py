@@ -1,4 +1,4 @@
-"""What is cut off when a server is marked down or up (HAProxy `on-marked-down`, `on-marked-up`), on both faces, at
+"""Which requests end when a server is marked down or up (HAProxy `on-marked-down`, `on-marked-up`), on both faces, at
 replicas and at URLs. The rows were measured at HAProxy 2.6.
 """
 
@@ -45,14 +45,14 @@ def checked(**options: Any) -> Check:
 
 
 class Origin:
-    """What stands behind a server: it begins an answer, and ends it when it is let go. At `/silent` it says nothing
-    until then, at `/quick` all at once.
+    """The app or host of a server: it begins a response, and ends it when `released` is set. At `/silent` it sends
+    nothing until then, at `/quick` all at once.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked = 0
-        self.let_go = threading.Event()
+        self.released = threading.Event()
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -62,7 +62,7 @@ class Origin:
         if scope["path"] == "/held":
             await send(start)
             await send({"type": "http.response.body", "body": b"one", "more_body": True})
-        while scope["path"] != "/quick" and not self.let_go.is_set():  # noqa: ASYNC110 - another thread lets it go
+        while scope["path"] != "/quick" and not self.released.is_set():  # noqa: ASYNC110 - another thread sets it
             await anyio.sleep(0.005)
         if scope["path"] != "/held":
             await send(start)
@@ -72,14 +72,14 @@ class Origin:
         self.asked += 1
         start_response("200 OK", [("x-server", self.name)])
         if environ["PATH_INFO"] != "/quick":
-            while not self.let_go.wait(0.005):
+            while not self.released.wait(0.005):
                 yield b"one" if environ["PATH_INFO"] == "/held" else b""
         yield b"end"
 
     def listen(self, stack: ExitStack) -> str:
-        """The same at a URL."""
+        """Serve the same at a URL."""
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        stack.callback(self.let_go.set)
+        stack.callback(self.released.set)
         threading.Thread(target=self._accept, args=(listening,), daemon=True).start()
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
@@ -101,14 +101,14 @@ class Origin:
                     if path == b"/held":
                         connection.sendall(head + b"3\r\none\r\n")
                     if path != b"/quick":
-                        self.let_go.wait(DEADLINE)
+                        self.released.wait(DEADLINE)
                     connection.sendall((b"" if path == b"/held" else head) + b"3\r\nend\r\n0\r\n\r\n")
         except OSError:
-            return  # whoever asked has hung up
+            return  # the client has disconnected
 
 
 class Visit:
-    """A request on its way."""
+    """A request in flight."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -119,7 +119,7 @@ class Visit:
 
     @property
     def end(self) -> Exception | None:
-        """What came out in the end; None: an answer."""
+        """The exception that ended it; None: a response."""
         error = self.future.exception(DEADLINE)
         assert error is None or isinstance(error, Exception)
         return error
@@ -128,7 +128,7 @@ class Visit:
         self.status, self.server = status, dict(headers).get("x-server", "")
 
 
-class House:
+class Bench:
     """Servers of one kind behind a dispatcher of one face."""
 
     def __init__(self, face: Face, kind: str, stack: ExitStack) -> None:
@@ -144,7 +144,7 @@ class House:
         return Server(name, target, **options)
 
     def backend(self, *servers: Server, is_checked: bool = False, **options: Any) -> Any:
-        """`is_checked`: by itself, rather than by the test's hand."""
+        """Start a backend. `is_checked`: its checks run; else the test sets the health of its servers."""
         backend = self.face.backend(*servers, persist=PLAIN, **options)
         if not is_checked:
             backend.own_checks(self)
@@ -154,15 +154,15 @@ class House:
             self.stack.enter_context(self._portal.wrap_async_context_manager(dispatcher.lifespan()))
         else:
             self.stack.callback(dispatcher.replicas.stop)
-        self.stack.callback(self.let_all_go)
+        self.stack.callback(self.release_all)
         return backend
 
-    def let_all_go(self) -> None:
+    def release_all(self) -> None:
         for origin in self.origins.values():
-            origin.let_go.set()
+            origin.released.set()
 
     def visit(self, server: str = "", path: str = "/held") -> Visit:
-        """Who belongs to `server` asks for something, and has seen as much as there is to be seen by now."""
+        """Send a request of a client of `server`, and wait for all that the server sends before `released` is set."""
         visit = Visit()
         cookie = f"SERVERID={server}" if server else ""
         asked = sum(origin.asked for origin in self.origins.values())
@@ -232,9 +232,9 @@ class House:
 
 
 @pytest.fixture(params=["replica", "URL"])
-def house(face: Face, request: pytest.FixtureRequest) -> Iterator[House]:
+def bench(face: Face, request: pytest.FixtureRequest) -> Iterator[Bench]:
     with ExitStack() as stack:
-        yield House(face, request.param, stack)
+        yield Bench(face, request.param, stack)
 
 
 def put(server: Server, state: str) -> None:
@@ -247,47 +247,47 @@ def put(server: Server, state: str) -> None:
 
 
 @pytest.mark.parametrize("state, ends", [("DOWN", True), ("maint", True), ("drain", False), ("NOLB", False)])
-def test_a_server_that_is_marked_down_takes_what_is_in_flight_with_it(house: House, state: str, ends: bool) -> None:
-    backend = house.backend(house.server("s1"), house.server("s2"), check=checked(**DOWN))
-    here, elsewhere = house.visit("s1"), house.visit("s2")
+def test_requests_in_flight_end_with_a_server_that_is_marked_down(bench: Bench, state: str, ends: bool) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"), check=checked(**DOWN))
+    here, elsewhere = bench.visit("s1"), bench.visit("s2")
     put(backend["s1"], state)
     if ends:
         assert isinstance(here.end, ServerFailure)
         until(lambda: not backend["s1"].in_flight)
-    house.let_all_go()
+    bench.release_all()
     assert elsewhere.end is None and (elsewhere.server, elsewhere.body[-3:]) == ("s2", b"end")
     assert ends or (here.end is None and here.body[-3:] == b"end")
 
 
-def test_without_that_option_what_is_in_flight_goes_on(house: House) -> None:
-    backend = house.backend(house.server("s1"), house.server("s2"), check=checked())
-    visit = house.visit("s1")
+def test_without_that_option_requests_in_flight_go_on(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"), check=checked())
+    visit = bench.visit("s1")
     put(backend["s1"], "DOWN")
-    house.origins["s1"].let_go.set()
+    bench.origins["s1"].released.set()
     assert visit.end is None and visit.body[-3:] == b"end"
 
 
 @pytest.mark.parametrize("option", ["marked down", "marked up"])
 @pytest.mark.parametrize("retried", [False, True])
-def test_who_has_seen_nothing_yet_is_told_or_asks_elsewhere(house: House, option: str, retried: bool) -> None:
-    """HAProxy: 502, and with `retry-on empty-response` the next attempt."""
-    if house.face.name == "wsgi" and house.kind == "replica":
-        pytest.skip("WSGI: an app that says nothing can't be left")
+def test_a_client_without_a_response_head_gets_502_or_another_server(bench: Bench, option: str, retried: bool) -> None:
+    """HAProxy responds 502, or with `retry-on empty-response` retries."""
+    if bench.face.name == "wsgi" and bench.kind == "replica":
+        pytest.skip("WSGI: a request without a response cannot be ended")
     check = checked(**(DOWN if option == "marked down" else UP))
-    servers = house.server("s1"), house.server("s2", backup=option == "marked up")
-    backend = house.backend(*servers, check=check, retry_on="empty-response" if retried else "conn-failure")
+    servers = bench.server("s1"), bench.server("s2", backup=option == "marked up")
+    backend = bench.backend(*servers, check=check, retry_on="empty-response" if retried else "conn-failure")
     cut, other = ("s1", "s2") if option == "marked down" else ("s2", "s1")
     who = "" if option == "marked up" else "s1"
     if option == "marked up":
         put(backend["s1"], "DOWN")
-    assert house.visit(who, "/quick").end is None  # so that there is a connection that was in use before
-    visit = house.visit(who, "/silent")
-    assert house.origins[cut].asked == 2
-    house.origins[other].let_go.set()
+    assert bench.visit(who, "/quick").end is None  # so that there is a connection that was used before
+    visit = bench.visit(who, "/silent")
+    assert bench.origins[cut].asked == 2
+    bench.origins[other].released.set()
     put(backend["s1"], "UP" if option == "marked up" else "DOWN")
     assert visit.end is None
     assert (visit.status, visit.server) == ((200, other) if retried else (502, ""))
-    assert house.origins[cut].asked == 2, "nobody asks it once more, on another connection"
+    assert bench.origins[cut].asked == 2, "nobody asks it once more, on another connection"
     assert backend[cut].counters[Total.ERESP] == 1
 
 
@@ -303,76 +303,76 @@ def test_who_has_seen_nothing_yet_is_told_or_asks_elsewhere(house: House, option
         pytest.param(["drain", "DOWN"], ["UP"], False, id="up again while it drains"),
     ],
 )
-def test_a_server_that_is_marked_up_ends_what_is_in_flight_at_the_backups(
-    house: House, before: list[str], after: list[str], ends: bool
+def test_a_server_that_is_marked_up_ends_the_requests_at_the_backups(
+    bench: Bench, before: list[str], after: list[str], ends: bool
 ) -> None:
-    servers = [house.server("s1"), *(house.server(name, backup=True, cookie=name) for name in ("b1", "b2"))]
-    backend = house.backend(*servers, check=checked(**UP))
+    servers = [bench.server("s1"), *(bench.server(name, backup=True, cookie=name) for name in ("b1", "b2"))]
+    backend = bench.backend(*servers, check=checked(**UP))
     for state in before:
         put(backend["s1"], state)
-    visits = [house.visit(name) for name in ("b1", "b2")]
+    visits = [bench.visit(name) for name in ("b1", "b2")]
     assert [visit.server for visit in visits] == ["b1", "b2"]
     for state in after:
         put(backend["s1"], state)
     if ends:
         assert all(isinstance(visit.end, ServerFailure) for visit in visits)
         until(lambda: not any(server.in_flight for server in backend.servers))
-    house.let_all_go()
+    bench.release_all()
     assert ends or [(visit.end, visit.body[-3:]) for visit in visits] == [(None, b"end")] * 2
 
 
-def test_a_server_that_is_added_is_marked_up_and_a_backup_is_not(house: House) -> None:
-    backend = house.backend(
-        house.server("s1"), house.server("b1", backup=True), house.server("b2", backup=True), check=checked(**UP)
+def test_a_server_that_is_added_is_marked_up_and_a_backup_is_not(bench: Bench) -> None:
+    backend = bench.backend(
+        bench.server("s1"), bench.server("b1", backup=True), bench.server("b2", backup=True), check=checked(**UP)
     )
     put(backend["s1"], "DOWN")
-    visit = house.visit()
+    visit = bench.visit()
     assert visit.server == "b1"
     put(backend["b2"], "DOWN")
     put(backend["b2"], "UP")
     assert not visit.future.done()
-    backend.add(house.server("s2")).wait(DEADLINE)
+    backend.add(bench.server("s2")).wait(DEADLINE)
     assert isinstance(visit.end, ServerFailure)
 
 
-def test_a_backup_is_not_blamed_for_what_is_ended_there(house: House) -> None:
+def test_a_request_ended_at_a_backup_is_no_failure_of_the_backup(bench: Bench) -> None:
     check = checked(observe="layer7", error_limit=1, on_error="mark-down", **UP)
-    backend = house.backend(house.server("s1"), house.server("b1", backup=True, max_fails=1), check=check)
+    backend = bench.backend(bench.server("s1"), bench.server("b1", backup=True, max_fails=1), check=check)
     put(backend["s1"], "DOWN")
-    visit = house.visit()
+    visit = bench.visit()
     put(backend["s1"], "UP")
     assert isinstance(visit.end, ServerFailure)
     until(lambda: not backend["b1"].in_flight)
     assert backend["b1"].status == "UP"
 
 
-def test_what_is_on_its_way_to_an_address_that_was_left_ends_with_its_server(face: Face) -> None:
+def test_requests_to_an_earlier_address_end_with_their_server(face: Face) -> None:
     with ExitStack() as stack:
-        house = House(face, "URL", stack)
-        backend = house.backend(house.server("s1"), house.server("s2"), check=checked(**DOWN))
-        elsewhere = house.origins["s3"] = Origin("s3")
-        visit = house.visit("s1")
+        bench = Bench(face, "URL", stack)
+        backend = bench.backend(bench.server("s1"), bench.server("s2"), check=checked(**DOWN))
+        elsewhere = bench.origins["s3"] = Origin("s3")
+        visit = bench.visit("s1")
         backend["s1"].target = elsewhere.listen(stack)
-        moved = house.visit("s1")
+        moved = bench.visit("s1")
         assert (visit.server, moved.server) == ("s1", "s3")
         put(backend["s1"], "DOWN")
         assert isinstance(visit.end, ServerFailure) and isinstance(moved.end, ServerFailure)
 
 
-def test_a_check_of_a_backup_is_none_of_what_is_ended_there(face: Face) -> None:
+def test_a_check_of_a_backup_is_not_ended(face: Face) -> None:
     with ExitStack() as stack:
-        house = House(face, "replica", stack)
-        servers = house.server("s1", check=checked(rise=100_000, **UP)), house.server("b1", backup=True)
-        backend = house.backend(*servers, is_checked=True, check=Check("/silent", inter=0.05, timeout=DEADLINE, fall=1))
+        bench = Bench(face, "replica", stack)
+        servers = bench.server("s1", check=checked(rise=100_000, **UP)), bench.server("b1", backup=True)
+        backend = bench.backend(*servers, is_checked=True, check=Check("/silent", inter=0.05, timeout=DEADLINE, fall=1))
         put(backend["s1"], "DOWN")
-        assert house.visit(path="/quick").end is None
-        until(lambda: house.origins["b1"].asked > 1)
+        assert bench.visit(path="/quick").end is None
+        until(lambda: bench.origins["b1"].asked > 1)
         put(backend["s1"], "UP")
-        house.origins["b1"].let_go.set()
+        bench.origins["b1"].released.set()
         checking = backend["b1"].checking
         until(lambda: checking.result.code or not checking.is_up)
         assert backend["b1"].status == "UP" and str(checking.result).startswith("Layer7 check passed")
 
 
-def test_failures_that_say_how_a_server_is() -> None:
+def test_which_failures_tell_about_the_health_of_a_server() -> None:
     assert {failure for failure in Failure if not failure.is_server_fault} == {Failure.NOT_FORWARDABLE, Failure.SHUT}
