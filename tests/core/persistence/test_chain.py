@@ -43,7 +43,7 @@ def persistence(backend: Backend) -> Persistence:
         pytest.param("x=1", Claim.NONE, Reason.NO_COOKIE, None, id="none at all"),
     ],
 )
-def test_the_first_that_speaks_wins(
+def test_first_result_that_binds_the_request_wins(
     persistence: Persistence, text: str, claim: Claim, reason: Reason, server: str | None
 ):
     for _ in range(2):  # read, then remembered
@@ -52,7 +52,7 @@ def test_the_first_that_speaks_wins(
         assert (presented.claim, presented.reason, named) == (claim, reason, server)
 
 
-def test_a_second_that_is_usable_speaks_for_a_first_that_is_not(backend: Backend, persistence: Persistence):
+def test_second_persistence_binds_if_the_server_of_the_first_is_unusable(backend: Backend, persistence: Persistence):
     for state, server in [(AdminState.MAINT, "s2"), (AdminState.READY, "s1"), (AdminState.MAINT, "s2")]:
         backend["s1"].state = state
         presented = persistence.recognise(FakeRequest(("A=s1; B=s2",)))
@@ -61,7 +61,7 @@ def test_a_second_that_is_usable_speaks_for_a_first_that_is_not(backend: Backend
 
 
 @pytest.mark.parametrize("text", ["A=s1; x=1; B=s2", "A=Z; x=1; B=Y", "B=s1; A=s2; x=1", "x=1; A=s1", "B=s1; x=1"])
-def test_the_server_sees_neither_whoever_has_spoken(persistence: Persistence, text: str):
+def test_server_gets_none_of_the_cookies(persistence: Persistence, text: str):
     for _ in range(3):  # read, then remembered
         request = FakeRequest((text,))
         persistence.recognise(request)
@@ -74,14 +74,14 @@ def answered(persistence: Persistence, presented: PersistenceResult, server: Ser
     return mark, reply.values("set-cookie")
 
 
-def test_a_new_client_gets_all_marks(backend: Backend, persistence: Persistence):
+def test_new_client_gets_all_marks(backend: Backend, persistence: Persistence):
     presented = persistence.recognise(FakeRequest(("x=1",)))
     mark, lines = answered(persistence, presented, backend["s1"], False)
     assert mark is Mark.INSERTED
     assert lines == ["A=s1; path=/", "B=s1; path=/"]
 
 
-def test_a_client_who_is_where_it_belongs_gets_none(backend: Backend, persistence: Persistence):
+def test_bound_client_gets_no_mark(backend: Backend, persistence: Persistence):
     presented = persistence.recognise(FakeRequest(("A=s1; B=s2",)))
     assert answered(persistence, presented, backend["s1"], True) == (Mark.NONE, [])
 

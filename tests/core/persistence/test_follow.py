@@ -55,17 +55,17 @@ def test_what_cannot_work_is_refused(follow: Callable[[], Follow], problem: str)
     assert problem in only
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         Follow("SRV", ours(postonly=True, max_age=60))
     assert len(refused.value.problems) == 3
 
 
-def test_with_attributes_of_its_own_it_may_last_as_it_likes():
+def test_cookie_with_its_own_attributes_may_have_a_lifetime():
     Follow("SID", ours("__Host-SRV", max_age=60, maxlife="8h"), attributes="own")
 
 
-def test_where_browsers_send_it_is_known_if_its_attributes_are_its_own():
+def test_scope_is_known_if_the_attributes_are_those_of_the_cookie():
     cookie = ours(path="/shop")
     assert Follow("SID", cookie, attributes="own").cookie_scopes() == cookie.cookie_scopes() != ()
     assert Follow("SID", cookie).cookie_scopes() == ()
@@ -109,7 +109,7 @@ def test_an_alb_s_duration(duration: int | str):
     alb(duration=duration, secret=SECRET)
 
 
-def test_the_secret_is_the_environment_s_unless_given(monkeypatch: pytest.MonkeyPatch):
+def test_secret_of_the_environment_is_the_default_of_presets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("STICKY_SECRET", raising=False)
     for preset in (elb, alb):
         with pytest.raises(ConfigError, match="needs a secret"):

@@ -33,11 +33,11 @@ def app(environ: object, start_response: object) -> list[bytes]:
         pytest.param(app, "54013ba69c196820e56801f1ef5aad54", id="an app, by the name of its server"),
     ],
 )
-def test_a_server_is_called_by_the_md5_of_where_it_is(target: str, md5: str):
+def test_id_of_a_server_is_the_md5_of_its_address(target: str, md5: str):
     assert nginx_id(Server("cart", target)) == md5
 
 
-def test_or_by_its_route():
+def test_id_of_a_server_is_its_route_if_it_has_one():
     assert nginx_id(Server("cart", "http://10.0.0.1", cookie="a")) == "a"
 
 
@@ -45,7 +45,7 @@ def persistence(servers: Sequence[Server], **options: object):
     return NginxCookie("route", **options).build("web", servers, ManualClock())  # type: ignore[arg-type]
 
 
-def test_two_servers_of_one_route_are_meant_in_their_order():
+def test_first_usable_server_of_a_shared_route_gets_the_client():
     servers = [Server("s1", app, cookie="a"), Server("s2", app, cookie="a")]
     at_work = persistence(servers)
     assert at_work.recognise(FakeRequest(("route=a",))).server is servers[0]
@@ -53,7 +53,7 @@ def test_two_servers_of_one_route_are_meant_in_their_order():
     assert at_work.recognise(FakeRequest(("route=a",))).server is servers[1]
 
 
-def test_a_server_that_is_to_have_no_mark_has_none():
+def test_server_with_an_empty_route_marks_no_response():
     server = Server("s1", app, cookie="")
     reply = RecordedResponse()
     assert persistence([server]).stamp_response(NO_COOKIE, server, False, FakeRequest(), reply).value == "N"
@@ -72,13 +72,13 @@ def test_an_id_follows_the_address_of_its_server():
     assert reply.values("set-cookie") == ["route=cef54f47984626c9efbf070c50bfad1b"]
 
 
-def test_a_route_is_no_longer_than_nginx_lets_it_be():
+def test_route_is_not_longer_than_in_nginx():
     persistence([Server("s1", app, cookie="x" * 32)])
     with pytest.raises(ConfigError, match="server s1: nginx has no route longer than 32 characters"):
         persistence([Server("s1", app, cookie="x" * 33)])
 
 
-def test_where_browsers_send_it_is_known_if_it_has_a_path():
+def test_scope_is_known_if_the_cookie_has_a_path():
     (scope,) = NginxCookie("route", path="/shop", domain=".a.example").cookie_scopes()
     assert (scope.name, scope.path, scope.domains) == ("route", "/shop", (".a.example",))
     assert NginxCookie("route").cookie_scopes() == ()
@@ -105,7 +105,7 @@ def test_what_cannot_work_is_refused(options: dict[str, object], problem: str):
     assert problem in only
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         NginxCookie("a b", expires=-1, domain=";", samesite="never")  # type: ignore[arg-type]
     assert len(refused.value.problems) == 4

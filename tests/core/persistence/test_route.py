@@ -42,20 +42,20 @@ def claimed(text: object, *routes: str, separator: str = ".") -> str | None:
         pytest.param(None, ["web"], None, id="no key"),
     ],
 )
-def test_which_route_is_meant(text: object, routes: list[str], meant: str | None):
+def test_server_of_a_route(text: object, routes: list[str], meant: str | None):
     assert claimed(text, *routes) == meant
 
 
 @given(
     text=st.text("ab.", max_size=12), routes=st.lists(st.text("ab.", min_size=1, max_size=4), unique=True, max_size=5)
 )
-def test_it_is_the_longest_that_stands_at_the_end_behind_a_separator(text: str, routes: list[str]):
+def test_longest_route_at_the_end_behind_a_separator_counts(text: str, routes: list[str]):
     ends = [text, *(text[at + 1 :] for at, character in enumerate(text) if character == ".")]
     expected = next((end for end in ends if end in routes), None)
     assert claimed(text, *routes) == expected
 
 
-def test_only_as_much_of_a_text_is_looked_at_as_could_be_a_route():
+def test_only_the_end_of_a_text_that_could_be_a_route_is_searched():
     class Text(str):
         looked_at = 0
 
@@ -67,7 +67,7 @@ def test_only_as_much_of_a_text_is_looked_at_as_could_be_a_route():
     assert 0 < Text.looked_at < 10
 
 
-def test_a_stranger_is_nobody():
+def test_request_without_a_known_route_is_not_bound():
     at_work = Route(cook("JSESSIONID")).build("web", [Server("s1", app)], ManualClock())
     assert at_work.recognise(FakeRequest()).claim is Claim.NONE
     assert at_work.recognise(FakeRequest(("JSESSIONID=abc.s2",))).claim is Claim.INVALID

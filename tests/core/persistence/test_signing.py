@@ -66,7 +66,7 @@ def test_a_key_that_is_yet_to_come_does_not_verify():
         pytest.param("web/", "SERVERID", id="a delimiter more"),
     ],
 )
-def test_the_use_is_part_of_the_signature(signing: Signing, backend: str, cookie: str):
+def test_purpose_is_part_of_the_signature(signing: Signing, backend: str, cookie: str):
     assert signing.verify(Signing([OLD, NEW], backend, cookie).sign("r1")) is None
 
 
@@ -98,7 +98,7 @@ def test_no_second_spelling_of_a_valid_value_is_valid(signing: Signing, payload:
         assert signing.verify(spelling) is None, spelling
 
 
-def test_the_library_by_itself_would_take_a_second_spelling():
+def test_library_alone_would_accept_a_second_spelling():
     """Why we compare: if this fails one day, the comparison may go."""
     from itsdangerous import Signer
 
@@ -124,7 +124,7 @@ def test_the_library_by_itself_would_take_a_second_spelling():
         pytest.param("r1." + "A" * 1_000_000, id="a megabyte of signature"),
     ],
 )
-def test_what_nobody_signed_verifies_as_nothing(signing: Signing, value: str):
+def test_value_that_was_not_signed_does_not_verify(signing: Signing, value: str):
     assert signing.verify(value) is None
 
 
@@ -208,7 +208,7 @@ def test_secrets_come_as_one_or_as_several(given_secret: Secret | list[Secret], 
     assert secrets(given_secret) == (keys if isinstance(keys, tuple) else (keys,))
 
 
-def test_without_one_the_environment_speaks(monkeypatch: pytest.MonkeyPatch):
+def test_secret_of_the_environment_is_used_if_none_is_given(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(VARIABLE, "from the environment")
     assert secrets(None) == (b"from the environment",)
     assert secrets(OLD) == (OLD,), "what was given goes before"

@@ -64,7 +64,7 @@ def later(backend: Backend, seconds: float) -> None:
 # -- stick on
 
 
-def test_who_has_the_same_sample_goes_to_the_same_server():
+def test_requests_with_the_same_sample_go_to_the_same_server():
     backend = over(Stick.on(src))
     assert [ScriptedTransaction(backend, peer).run() for peer in ("10.1.0.1", "10.1.0.2", "10.1.0.3")] == [
         "s1",
@@ -78,7 +78,7 @@ def test_who_has_the_same_sample_goes_to_the_same_server():
     ]
 
 
-def test_who_has_none_is_balanced_and_not_remembered():
+def test_request_without_a_key_is_balanced_and_not_stored():
     keys = table()
     backend = over(Stick.on(A, keys))
     assert [ScriptedTransaction(backend).run() for _ in range(3)] == ["s1", "s2", "s3"]
@@ -129,7 +129,7 @@ BOTH = [*ONE, *OTHER]
         pytest.param("storing b", BOTH, "s3", id="a rule that only stores does not speak"),
     ],
 )
-def test_the_first_match_that_names_a_usable_server_speaks(rules: str, headers: Headers, server: str):
+def test_first_match_with_a_usable_server_binds_the_request(rules: str, headers: Headers, server: str):
     known = {
         "a": Stick.on(A, table(x="s2")),
         "A": Stick.match(A, table(other="s2")),
@@ -143,7 +143,7 @@ def test_the_first_match_that_names_a_usable_server_speaks(rules: str, headers: 
     assert ScriptedTransaction(backend, headers=headers).run() == server
 
 
-def test_who_matches_later_is_used_all_the_same():
+def test_later_rule_that_matches_is_applied_as_well():
     first, second = table(x="s1"), table(y="s2")
     backend = over(Stick.match(A, first), Stick.match(B, second))
     for _ in range(4):
@@ -152,7 +152,7 @@ def test_who_matches_later_is_used_all_the_same():
     assert held(backend, second) == {"y": "s2"}
 
 
-def test_of_several_that_store_into_one_table_the_first_with_a_key_does():
+def test_first_rule_with_a_key_stores_into_a_table():
     keys = table()
     backend = over(Stick.on(A, keys), Stick.on(B, keys))
     ScriptedTransaction(backend, headers=BOTH).run()
@@ -162,21 +162,21 @@ def test_of_several_that_store_into_one_table_the_first_with_a_key_does():
     assert ScriptedTransaction(backend, headers=OTHER).run() == "s2"
 
 
-def test_a_rule_that_would_store_too_late_is_not_matched_either():
+def test_rule_that_would_store_too_late_is_not_matched_either():
     keys = table(y="s3")
     backend = over(Stick.on(A, keys), Stick.on(B, keys))
     assert ScriptedTransaction(backend, headers=[("a", "new"), ("b", "y")]).run() == "s1"
     assert held(backend, keys) == {"new": "s1", "y": "s3"}
 
 
-def test_each_table_is_told_for_itself():
+def test_each_table_is_stored_to_by_itself():
     one, other = table(), table()
     backend = over(Stick.on(A, one), Stick.store_request(B, other))
     ScriptedTransaction(backend, headers=BOTH).run()
     assert (held(backend, one), held(backend, other)) == ({"x": "s1"}, {"y": "s1"})
 
 
-def test_conditions_of_rules_that_come_too_late_are_not_asked():
+def test_conditions_of_rules_that_come_too_late_are_not_evaluated():
     keys = table()
     asked: list[str] = []
 
@@ -192,7 +192,7 @@ def test_conditions_of_rules_that_come_too_late_are_not_asked():
     assert asked == ["first"]
 
 
-def test_a_condition_is_told_the_request():
+def test_condition_gets_the_request():
     keys = table()
     backend = over(Stick.on(A, keys, when=lambda request: request.path.startswith("/shop")))
     ScriptedTransaction(backend, target="/", headers=ONE).run()
@@ -201,7 +201,7 @@ def test_a_condition_is_told_the_request():
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_a_condition_of_an_answer_is_told_the_request():
+def test_condition_of_a_response_rule_gets_the_request():
     keys = table()
     backend = over(Stick.store_response(res.hdr("id"), keys, when=lambda request: request.method == "POST"))
     for method in ("GET", "POST"):
@@ -209,7 +209,7 @@ def test_a_condition_of_an_answer_is_told_the_request():
     assert held(backend, keys) == {"POST": "s2"}
 
 
-def test_a_condition_of_an_answer_that_asks_for_a_body_which_was_not_read_does_not_hold():
+def test_condition_of_a_response_rule_does_not_hold_if_its_body_was_not_read():
     keys = table()
     backend = over(Stick.store_response(res.hdr("id"), keys, when=lambda request: request.peek(10)))
     assert ScriptedTransaction(backend, body=b"something").run(("id", "1")) == "s1"
@@ -228,7 +228,7 @@ def test_a_condition_of_an_answer_that_asks_for_a_body_which_was_not_read_does_n
         pytest.param("down", "s1", Claim.DOWN, Reason.DOWN, "s1", id="down: moved"),
     ],
 )
-def test_a_client_of_a_server_that_is_not_there_is_moved_for_good(
+def test_client_of_an_unusable_server_is_bound_to_another(
     state: str, server: str, claim: Claim, reason: Reason, afterwards: str
 ):
     keys = table(x="s2")
@@ -249,7 +249,7 @@ def test_a_client_of_a_server_that_is_not_there_is_moved_for_good(
     "entry, reason",
     [("gone", Reason.UNKNOWN), ("s2@0123456789abcdef", Reason.OTHER_INSTANCE), ("s9@0123", Reason.UNKNOWN)],
 )
-def test_an_entry_that_names_nobody_here_is_replaced(entry: str, reason: Reason):
+def test_entry_that_names_no_server_of_the_backend_is_replaced(entry: str, reason: Reason):
     keys = table(x=entry)
     backend = over(Stick.on(A, keys))
     asked = ScriptedTransaction(backend, headers=ONE)
@@ -258,7 +258,7 @@ def test_an_entry_that_names_nobody_here_is_replaced(entry: str, reason: Reason)
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_a_client_who_may_not_be_sent_elsewhere_gets_our_page_and_keeps_its_entry():
+def test_client_that_must_not_be_redispatched_gets_503_and_keeps_its_entry():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys), unavailable="fail")
     backend["s2"].state = AdminState.MAINT
@@ -266,14 +266,14 @@ def test_a_client_who_may_not_be_sent_elsewhere_gets_our_page_and_keeps_its_entr
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_who_is_to_stay_though_its_server_is_down_does():
+def test_persist_on_down_keeps_the_client_at_its_server():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys), persist_on_down=True)
     backend["s2"].health = Health.DOWN
     assert ScriptedTransaction(backend, headers=ONE).run() == "s2"
 
 
-def test_a_redispatch_moves_the_entry_and_nobody_comes_back():
+def test_redispatch_moves_the_entry_for_good():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys))
     asked = ScriptedTransaction(backend, headers=ONE)
@@ -283,7 +283,7 @@ def test_a_redispatch_moves_the_entry_and_nobody_comes_back():
     assert ScriptedTransaction(backend, headers=ONE).run() == "s1"
 
 
-def test_a_first_visit_that_is_redispatched_is_remembered_where_it_was_answered():
+def test_redispatched_first_request_is_stored_with_the_server_that_responds():
     keys = table()
     backend = over(Stick.on(A, keys))
     assert ScriptedTransaction(backend, headers=ONE).run(failing=("s1", "s2")) == "s3"
@@ -293,14 +293,14 @@ def test_a_first_visit_that_is_redispatched_is_remembered_where_it_was_answered(
 # -- what is not stored
 
 
-def test_nothing_is_stored_of_an_answer_of_ours():
+def test_response_of_ours_stores_nothing():
     one, other = table(), table()
     backend = over(Stick.on(A, one), Stick.store_response(res.hdr("id"), other))
     assert ScriptedTransaction(backend, headers=ONE).run(failing=("s1", "s2", "s3")) is None
     assert (len(one), len(other)) == (0, 0)
 
 
-def test_nothing_is_stored_if_nobody_is_there():
+def test_nothing_is_stored_if_no_server_is_usable():
     keys = table()
     backend = over(Stick.on(A, keys), count=1)
     backend["s1"].state = AdminState.MAINT
@@ -309,14 +309,14 @@ def test_nothing_is_stored_if_nobody_is_there():
 
 
 @pytest.mark.parametrize("status", [200, 302, 404, 500, 503])
-def test_any_answer_of_a_server_s_counts(status: int):
+def test_response_with_any_status_stores_the_server(status: int):
     keys, given = table(), table()
     backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), given))
     ScriptedTransaction(backend, headers=ONE).run(("set-cookie", "sid=abc"), status=status)
     assert (held(backend, keys), held(backend, given)) == ({"x": "s1"}, {"abc": "s1"})
 
 
-def test_a_server_that_is_not_to_be_stuck_to_is_never_stored():
+def test_non_stick_server_is_never_stored():
     keys, given = table(), table()
     servers = [Server("s1", "http://10.0.0.1", non_stick=True), Server("s2", "http://10.0.0.2")]
     backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), given), servers=servers)
@@ -327,7 +327,7 @@ def test_a_server_that_is_not_to_be_stuck_to_is_never_stored():
     assert held(backend, keys) == {"x": "s2"}  # whoever helps out is not stuck to
 
 
-def test_a_full_table_that_purges_nobody_leaves_newcomers_balanced():
+def test_full_table_with_nopurge_stores_no_new_client():
     keys = StickTable("string", size=1, nopurge=True)
     backend = over(Stick.on(A, keys))
     assert ScriptedTransaction(backend, headers=ONE).run() == "s1"
@@ -335,7 +335,7 @@ def test_a_full_table_that_purges_nobody_leaves_newcomers_balanced():
     assert ScriptedTransaction(backend, headers=ONE).run() == "s1"
 
 
-def test_an_entry_is_forgotten_when_it_has_not_been_used_for_so_long():
+def test_entry_expires_when_it_has_not_been_used():
     keys = table(x="s2")
     backend = over(Stick.on(A, keys))
     for _ in range(3):
@@ -348,7 +348,7 @@ def test_an_entry_is_forgotten_when_it_has_not_been_used_for_so_long():
 # -- requests of one client that come together
 
 
-def test_first_visits_at_once_agree_on_one_server():
+def test_simultaneous_first_requests_go_to_one_server():
     keys = table()
     backend = over(Stick.on(A, keys))
     together = [ScriptedTransaction(backend, headers=ONE) for _ in range(4)]
@@ -361,7 +361,7 @@ def test_first_visits_at_once_agree_on_one_server():
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_one_that_finds_nobody_does_not_forget_what_another_has_reserved():
+def test_failed_request_does_not_forget_the_reservation_of_another():
     keys = table()
     backend = over(Stick.on(A, keys), count=1, retries=0)
     quick, slow = ScriptedTransaction(backend, headers=ONE), ScriptedTransaction(backend, headers=ONE)
@@ -373,7 +373,7 @@ def test_one_that_finds_nobody_does_not_forget_what_another_has_reserved():
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_nor_does_one_that_came_before_and_had_to_wait():
+def test_failed_request_that_waited_does_not_forget_the_reservation_of_another():
     keys = table()
     backend = over(Stick.on(A, keys), servers=[Server("s1", "http://10.0.0.1", maxconn=1)], retries=0)
     busy, quick, slow = (
@@ -391,7 +391,7 @@ def test_nor_does_one_that_came_before_and_had_to_wait():
     assert held(backend, keys) == {"x": "s1"}
 
 
-def test_one_that_finds_nobody_does_not_forget_whom_another_was_moved_to():
+def test_failed_request_does_not_forget_the_server_that_another_was_moved_to():
     keys = table()
     backend = over(Stick.on(A, keys), count=2, retries=1)
     first, second = ScriptedTransaction(backend, headers=ONE), ScriptedTransaction(backend, headers=ONE)
@@ -404,7 +404,7 @@ def test_one_that_finds_nobody_does_not_forget_whom_another_was_moved_to():
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_a_reservation_ends_with_the_request_if_nobody_answers():
+def test_reservation_ends_with_its_request_if_no_server_responds():
     keys = table()
     backend = over(Stick.on(A, keys), count=1, retries=0)
     asked = ScriptedTransaction(backend, headers=ONE)
@@ -415,7 +415,7 @@ def test_a_reservation_ends_with_the_request_if_nobody_answers():
     assert held(backend, keys) == {}
 
 
-def test_a_client_who_leaves_before_anybody_answers_has_reserved_nothing():
+def test_client_that_leaves_before_a_response_has_reserved_nothing():
     keys = table()
     backend = over(Stick.on(A, keys), redispatch=False)
     asked = ScriptedTransaction(backend, headers=ONE)
@@ -428,7 +428,7 @@ def test_a_client_who_leaves_before_anybody_answers_has_reserved_nothing():
 # -- learned sessions
 
 
-def test_a_session_that_a_server_has_given_out_leads_back_to_it():
+def test_session_id_that_a_server_has_set_leads_back_to_it():
     learn = Learn.cookie("JSESSIONID")
     backend = over(learn)
     assert ScriptedTransaction(backend).run(("set-cookie", "JSESSIONID=abc; Path=/")) == "s1"
@@ -456,7 +456,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("learn, given_out, brought", WAYS)
-def test_it_is_learned_where_servers_give_it_out(learn: Learn, given_out: tuple[str, str], brought: dict[str, Any]):
+def test_session_id_is_learned_where_servers_send_it(learn: Learn, given_out: tuple[str, str], brought: dict[str, Any]):
     backend = over(learn)
     ScriptedTransaction(backend, target="/login").run(given_out)
     assert held(backend, learn.table) == {"abc": "s1"}
@@ -465,7 +465,7 @@ def test_it_is_learned_where_servers_give_it_out(learn: Learn, given_out: tuple[
     assert asked.decision.claim is Claim.VALID
 
 
-def test_what_no_server_has_given_out_is_never_stored():
+def test_session_id_that_no_server_has_sent_is_not_stored():
     learn = Learn.cookie("JSESSIONID")
     backend = over(learn)
     for number in range(50):
@@ -473,7 +473,7 @@ def test_what_no_server_has_given_out_is_never_stored():
     assert len(learn.table) == 0
 
 
-def test_invented_ones_push_no_session_out():
+def test_invented_session_ids_push_no_session_out():
     learn = Learn(res.cook("sid"), cook("sid"), table=StickTable("string", size=2))
     backend = over(learn)
     ScriptedTransaction(backend).run(("set-cookie", "sid=live"))
@@ -482,7 +482,7 @@ def test_invented_ones_push_no_session_out():
     assert ScriptedTransaction(backend, cookie="sid=live").run() == "s1"
 
 
-def test_a_session_is_its_server_s_until_another_has_answered():
+def test_session_stays_with_its_server_until_another_has_responded():
     learn = Learn(res.cook("sid"), cook("sid"), table=table(abc="gone"))
     backend = over(learn)
     asked = ScriptedTransaction(backend, cookie="sid=abc")
@@ -492,7 +492,7 @@ def test_a_session_is_its_server_s_until_another_has_answered():
     assert held(backend, learn.table) == {"abc": "s1"}
 
 
-def test_a_session_follows_a_client_who_is_moved():
+def test_session_follows_a_client_that_is_redispatched():
     learn = Learn.cookie("sid")
     backend = over(learn)
     ScriptedTransaction(backend).run(("set-cookie", "sid=abc"))
@@ -500,7 +500,7 @@ def test_a_session_follows_a_client_who_is_moved():
     assert held(backend, learn.table) == {"abc": "s2"}
 
 
-def test_a_new_identifier_stands_beside_the_old_one():
+def test_new_session_id_is_stored_beside_the_old_one():
     """As when an application renews it at login: requests under way still bring the old one."""
     learn = Learn.cookie("sid")
     backend = over(learn)
@@ -530,7 +530,7 @@ def test_other_cookies_forget_nothing(line: str):
     assert held(backend, learn.table) == {"abc": "s1"}
 
 
-def test_a_logout_forgets_only_the_session_that_was_brought():
+def test_logout_forgets_only_the_session_of_its_request():
     learn = Learn.cookie("sid")
     backend = over(learn)
     for value in ("abc", "def"):
@@ -540,21 +540,21 @@ def test_a_logout_forgets_only_the_session_that_was_brought():
 
 
 @pytest.mark.parametrize("line", LOGOUTS)
-def test_a_logout_stores_nothing_for_haproxy_s_rules_either(line: str):
+def test_logout_stores_nothing_by_haproxys_rules_either(line: str):
     keys = table()
     backend = over(Stick.match(cook("sid"), keys), Stick.store_response(res.cook("sid"), keys))
     ScriptedTransaction(backend).run(("set-cookie", line))
     assert held(backend, keys) == {}
 
 
-def test_of_two_cookies_of_one_name_the_last_is_learned():
+def test_last_of_two_cookies_of_one_name_is_learned():
     keys = table()
     backend = over(Stick.store_response(res.cook("sid"), keys))
     ScriptedTransaction(backend).run(("set-cookie", "sid=one"), ("set-cookie", "sid=two"))
     assert held(backend, keys) == {"two": "s1"}
 
 
-def test_of_two_rules_for_one_table_the_first_with_a_key_stores():
+def test_first_of_two_rules_with_a_key_stores_into_a_table():
     keys = table()
     backend = over(Stick.store_response(res.hdr("x"), keys), Stick.store_response(res.hdr("y"), keys))
     ScriptedTransaction(backend).run(("x", "1"), ("y", "2"))
@@ -562,7 +562,7 @@ def test_of_two_rules_for_one_table_the_first_with_a_key_stores():
     assert held(backend, keys) == {"1": "s1", "3": "s2"}
 
 
-def test_a_request_s_key_and_an_answer_s_go_into_one_table():
+def test_keys_of_request_and_response_are_stored_in_one_table():
     keys = table()
     backend = over(Stick.on(A, keys), Stick.store_response(res.cook("sid"), keys))
     ScriptedTransaction(backend, headers=ONE).run(("set-cookie", "sid=abc"))
@@ -581,7 +581,7 @@ def test_backends_that_share_a_table_agree_by_the_names_of_servers():
     assert ScriptedTransaction(http, headers=[("a", "new")]).run() == "s3"
 
 
-def test_or_by_their_addresses():
+def test_backends_that_share_a_table_agree_by_the_addresses_of_servers():
     keys = StickTable("string", srvkey="addr")
     one = over(Stick.on(A, keys))
     other = over(Stick.on(A, keys), servers=[Server(name, f"http://10.0.0.{n}") for n, name in enumerate("abc", 1)])
@@ -591,7 +591,7 @@ def test_or_by_their_addresses():
     assert ScriptedTransaction(other, headers=ONE).run() == "b"
 
 
-def test_rules_of_two_backends_keep_apart_without_it():
+def test_rules_of_two_backends_have_tables_of_their_own():
     one, other = over(Stick.on(A)), over(Stick.on(A), start=2)
     assert ScriptedTransaction(one, headers=ONE).run() == "s1"
     assert ScriptedTransaction(other, headers=ONE).run() == "s3"
@@ -603,7 +603,7 @@ SRV = Cookie("SRV", signed=False, nocache=False)
 
 
 @pytest.mark.parametrize("persists", ["cookie first", "table first"])
-def test_a_client_whom_a_table_knows_gets_no_cookie(persists: str):
+def test_client_that_a_table_knows_gets_no_cookie(persists: str):
     rule = Stick.on(A, table(x="s2"))
     backend = over(*((SRV, rule) if persists == "cookie first" else (rule, SRV)))
     asked = ScriptedTransaction(backend, headers=ONE)
@@ -611,7 +611,7 @@ def test_a_client_whom_a_table_knows_gets_no_cookie(persists: str):
     assert asked.respond().set_cookies == []
 
 
-def test_a_new_client_gets_both():
+def test_new_client_gets_a_cookie_and_an_entry():
     keys = table()
     backend = over(SRV, Stick.on(A, keys))
     asked = ScriptedTransaction(backend, headers=ONE)
@@ -621,7 +621,7 @@ def test_a_new_client_gets_both():
 
 
 @pytest.mark.parametrize("entry", ["s3", "s2", None], ids=["that says otherwise", "that says the same", "that is not"])
-def test_a_cookie_that_holds_writes_over_the_entry(entry: str | None):
+def test_valid_cookie_overwrites_the_entry(entry: str | None):
     keys = table(x=entry) if entry else table()
     backend = over(SRV, Stick.on(A, keys))
     asked = ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2")
@@ -629,7 +629,7 @@ def test_a_cookie_that_holds_writes_over_the_entry(entry: str | None):
     assert held(backend, keys) == {"x": "s2"}
 
 
-def test_a_store_is_not_asked_for_whom_a_cookie_has_spoken_but_told():
+def test_store_is_not_queried_for_a_client_with_a_valid_cookie_but_written_to():
     keys = StickTable("string", expire=60, store=Redis("redis://localhost"))
     backend = over(SRV, Stick.on(A, keys))
     asked = ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2")
@@ -639,7 +639,7 @@ def test_a_store_is_not_asked_for_whom_a_cookie_has_spoken_but_told():
     assert "s2" in told.words
 
 
-def test_nor_is_it_told_what_it_has_not_learned():
+def test_store_is_not_written_to_for_an_id_that_was_not_learned():
     keys = StickTable("string", expire=60, store=Redis("redis://localhost"))
     backend = over(SRV, Learn(res.cook("sid"), cook("sid"), table=keys))
     asked = ScriptedTransaction(backend, cookie="SRV=s2; sid=invented")
@@ -648,18 +648,18 @@ def test_nor_is_it_told_what_it_has_not_learned():
     assert list(pending_writes(asked)) == []
 
 
-def test_a_table_that_is_asked_first_overrules_the_cookie():
+def test_table_before_the_cookie_overrules_it():
     backend = over(Stick.on(A, table(x="s3")), SRV)
     assert ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2").run() == "s3"
 
 
-def test_a_cookie_of_a_dead_server_gives_way_to_the_table():
+def test_table_counts_if_the_server_of_the_cookie_is_down():
     backend = over(SRV, Stick.on(A, table(x="s3")))
     backend["s2"].state = AdminState.MAINT
     assert ScriptedTransaction(backend, headers=ONE, cookie="SRV=s2").run() == "s3"
 
 
-def test_rules_that_a_cookie_stands_between_are_worked_through_apart():
+def test_rules_divided_by_a_cookie_are_applied_apart():
     backend = over(Stick.match(A, table(x="s4")), SRV, Stick.match(B, table(y="s3")), count=4)
     backend["s4"].state = AdminState.MAINT
     assert ScriptedTransaction(backend, headers=BOTH, cookie="SRV=s2").run() == "s2"
@@ -685,13 +685,13 @@ def test_rules_that_a_cookie_stands_between_are_worked_through_apart():
         (lambda: Learn.cookie("a", timeout="soon"), "expire: "),
     ],
 )
-def test_what_can_not_be_is_told(wrong: Callable[[], object], problem: str):
+def test_options_that_cannot_work_are_reported(wrong: Callable[[], object], problem: str):
     with pytest.raises(ConfigError) as refused:
         wrong()
     assert problem in str(refused.value)
 
 
-def test_a_table_of_addresses_needs_servers_that_have_one():
+def test_table_of_addresses_needs_servers_with_addresses():
     def app(environ: object, start_response: object) -> list[bytes]:
         return []
 
@@ -712,7 +712,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_a_client_s_entry_names_the_server_that_answered_it_last(steps: list[tuple[str, str, str]]):
+def test_entry_of_a_client_names_the_server_that_responded_last(steps: list[tuple[str, str, str]]):
     keys = table()
     backend = over(Stick.on(A, keys), retries=3)
     last: dict[str, str] = {}

@@ -36,7 +36,7 @@ def told(asked: ScriptedTransaction) -> RecordedResponse:
     return asked.respond()
 
 
-def test_a_new_client_is_told_a_token_and_brings_it_back():
+def test_new_client_gets_a_token_and_is_recognised_by_it():
     backend = over(Token(header="X-Session-Token"))
     (token,) = told(ScriptedTransaction(backend)).values("x-session-token")
     assert TOKEN.fullmatch(token)
@@ -72,7 +72,7 @@ def test_a_parameter_of_the_url_brings_it_back():
 
 
 @pytest.mark.parametrize("invented", ["", "x", "A" * 24, "A" * 10_000, "\xff"], ids=lambda text: repr(text)[:12])
-def test_a_token_that_we_did_not_make_is_worth_nothing_and_replaced(invented: str):
+def test_token_that_we_did_not_make_is_replaced(invented: str):
     keys = StickTable("string", expire=60)
     backend = over(Token(header="t", table=keys))
     asked = ScriptedTransaction(backend, headers=[("t", invented)])
@@ -93,7 +93,7 @@ def test_a_token_is_known_for_as_long_as_it_is_used():
     assert told(ScriptedTransaction(backend, headers=[("t", token)])).values("t") != []
 
 
-def test_a_client_who_is_moved_keeps_its_token():
+def test_client_that_is_redispatched_keeps_its_token():
     backend = over(Token(header="t"))
     (token,) = told(ScriptedTransaction(backend)).values("t")
     backend["s1"].state = AdminState.MAINT
@@ -104,14 +104,14 @@ def test_a_client_who_is_moved_keeps_its_token():
     assert ScriptedTransaction(backend, headers=[("t", token)]).run() == asked.tried[-1].name != "s1"
 
 
-def test_who_is_known_otherwise_gets_none():
+def test_client_that_another_persistence_knows_gets_no_token():
     backend = over(Cookie("SRV", signed=False, nocache=False), Token(header="t"))
     assert told(ScriptedTransaction(backend, cookie="SRV=s2")).headers == []
     answer = told(ScriptedTransaction(backend))
     assert (answer.set_cookies, len(answer.values("t"))) == (["SRV=s1; path=/"], 1)
 
 
-def test_a_client_without_a_token_may_be_known_by_something_else():
+def test_client_without_a_token_may_be_recognised_otherwise():
     keys = StickTable("string")
     keys["bob"] = "s3"
     backend = over(Token(header="t"), Stick.on(hdr("user"), keys))
@@ -120,7 +120,7 @@ def test_a_client_without_a_token_may_be_known_by_something_else():
     assert asked.tried[0].name == "s3"
 
 
-def test_an_answer_of_ours_brings_none():
+def test_response_of_ours_carries_no_token():
     keys = StickTable("string")
     backend = over(Token(header="t", table=keys), retries=0)
     asked = ScriptedTransaction(backend)
@@ -130,7 +130,7 @@ def test_an_answer_of_ours_brings_none():
     assert len(keys) == 0
 
 
-def test_a_server_that_is_not_to_be_stuck_to_brings_none():
+def test_response_of_a_non_stick_server_carries_no_token():
     servers = [Server("s1", "http://10.0.0.1", non_stick=True)]
     assert told(ScriptedTransaction(over(Token(header="t"), servers=servers))).headers == []
 
@@ -148,13 +148,13 @@ def test_a_server_that_is_not_to_be_stuck_to_brings_none():
     ],
     ids=str,
 )
-def test_what_can_not_be_is_told(asked: dict[str, Any], problem: str):
+def test_options_that_cannot_work_are_reported(asked: dict[str, Any], problem: str):
     with pytest.raises(ConfigError) as refused:
         Token(**asked)
     assert problem in str(refused.value)
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         Token(header="a b", cookie="c d", param="")
     assert str(refused.value).count("\n  - ") == 3

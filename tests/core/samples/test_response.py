@@ -128,14 +128,14 @@ def test_an_answer_without_a_location_has_none():
         ("res.hdr(x, -2)", res.hdr("x", -2)),
     ],
 )
-def test_a_sample_may_be_named_by_haproxy_s_word(text, sample):
+def test_sample_in_haproxys_words(text, sample):
     assert parse_response_sample(text) == sample
 
 
 @pytest.mark.parametrize(
     "text", ["", "cook(a)", "res.cook", "res.cook()", "res.hdr(a,b)", "res.hdr(a,--1)", "res.hdr(a,²)", "res.cook(a"]
 )
-def test_another_word_is_refused_with_those_that_there_are(text):
+def test_unknown_word_is_refused_with_the_known_ones(text):
     with pytest.raises(ConfigError, match=r"write res\.cook\(<name>\) or res\.hdr\(<name>\)") as refused:
         parse_response_sample(text)
     assert repr(text) in str(refused.value)
@@ -160,7 +160,7 @@ ANYTHING = st.text(st.characters(max_codepoint=255), max_size=60)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["set-cookie", "location", "x"]), ANYTHING), max_size=5))
-def test_whatever_comes_no_sample_fails(headers):
+def test_no_sample_raises_whatever_the_request_holds(headers):
     answer = RecordedResponse(200, headers)
     for sample in (res.cook("x"), res.hdr("x", 2), res.url_param("x"), res.path_param("x")):
         sample(answer)

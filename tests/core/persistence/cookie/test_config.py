@@ -73,7 +73,7 @@ def options_in(option: str, mode: str, value: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("option", EFFECT)
-def test_an_option_is_taken_exactly_where_it_has_an_effect(option: str, mode: str):
+def test_option_is_accepted_exactly_where_it_has_an_effect(option: str, mode: str):
     value, modes = EFFECT[option]
     options = options_in(option, mode, value)
     if mode in modes.split():
@@ -88,7 +88,7 @@ def test_an_option_is_taken_exactly_where_it_has_an_effect(option: str, mode: st
 
 @pytest.mark.parametrize("option", [option for option, (value, _) in EFFECT.items() if value is True])
 @pytest.mark.parametrize("mode", MODES)
-def test_saying_no_to_an_option_without_an_effect_has_none_either(option: str, mode: str):
+def test_false_for_an_option_without_an_effect_is_a_problem_as_well(option: str, mode: str):
     if mode in EFFECT[option][1].split():
         asked(options_in(option, mode, False))
     else:
@@ -306,7 +306,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("options, problem", WRONG)
-def test_what_cannot_work_is_refused_with_its_reason_and_nothing_else_is_said(options: dict[str, object], problem: str):
+def test_what_cannot_work_is_refused_with_exactly_its_problem(options: dict[str, object], problem: str):
     (only,) = problems(**options)
     assert problem in only
     assert only.startswith(f"cookie {options.get('name', 'SERVERID')}: ")
@@ -332,7 +332,7 @@ def test_what_cannot_work_is_refused_with_its_reason_and_nothing_else_is_said(op
         ),
     ],
 )
-def test_all_problems_are_told_at_once_each_with_the_cookie_s_name(options: dict[str, object], parts: list[str]):
+def test_all_problems_are_reported_at_once_with_the_name_of_the_cookie(options: dict[str, object], parts: list[str]):
     with pytest.raises(ConfigError) as refused:
         asked(options)
     found = refused.value.problems
@@ -387,7 +387,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize("options", RIGHT)
-def test_what_can_work_is_taken_and_equals_what_asks_for_the_same(options: dict[str, object]):
+def test_what_can_work_is_accepted_and_equals_the_same_options(options: dict[str, object]):
     cookie = asked(options)
     assert cookie == asked(dict(options))
     assert cookie != Cookie("OTHER", mode="passive")
@@ -407,7 +407,7 @@ def test_what_can_work_is_taken_and_equals_what_asks_for_the_same(options: dict[
         pytest.param({"signed": False, "name": "__SECURE-A"}, True, None, id="plain __Secure- in capitals"),
     ],
 )
-def test_a_cookie_is_as_secure_as_its_words_demand(options: dict[str, object], is_secure: object, same_site: object):
+def test_secure_and_samesite_by_default(options: dict[str, object], is_secure: object, same_site: object):
     (cookie,) = asked(options).settings().written
     assert (cookie.secure, cookie.samesite) == (is_secure, same_site)
 
@@ -427,7 +427,7 @@ def test_defaults_belong_to_insert(mode: str, inserts: bool, is_indirect: bool):
     assert (cookie.path, cookie.domains, cookie.attr, settings.preserves) == ("/", (), (), False)
 
 
-def test_the_environment_s_secret_will_do(monkeypatch: pytest.MonkeyPatch):
+def test_secret_of_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STICKY_SECRET", SECRET)
     assert Cookie("SERVERID").settings().keys == (SECRET.encode(),)
     assert Cookie("SERVERID", secret=OTHER).settings().keys == (OTHER.encode(),)
@@ -463,7 +463,7 @@ def test_a_secret_is_in_no_repr(options: dict[str, object]):
 
 
 @pytest.mark.parametrize("secret", ["0123456789abcde", ["0123456789abcde", SECRET]])
-def test_a_secret_that_is_refused_is_not_shown_either(secret: object):
+def test_refused_secret_is_not_shown(secret: object):
     (problem,) = problems(secret=secret)
     assert "0123456789abcde" not in problem
     assert SECRET not in problem
@@ -519,7 +519,7 @@ def test_a_secret_that_is_refused_is_not_shown_either(secret: object):
         ),
     ],
 )
-def test_an_id_that_could_be_misread_is_refused(options: dict[str, object], server: Server, problem: str):
+def test_id_that_could_be_parsed_wrongly_is_refused(options: dict[str, object], server: Server, problem: str):
     with pytest.raises(ConfigError) as refused:
         Backend("web", [server, Server("s2", app, cookie="fine")], persist=asked(options))
     (only,) = refused.value.problems
@@ -536,7 +536,7 @@ def test_an_id_that_could_be_misread_is_refused(options: dict[str, object], serv
         pytest.param({"secret": SECRET}, "a.b.c", id="dots, signed"),
     ],
 )
-def test_an_id_that_cannot_be_misread_is_taken(options: dict[str, object], cookie: str):
+def test_id_that_cannot_be_parsed_wrongly_is_accepted(options: dict[str, object], cookie: str):
     Backend("web", [Server("s1", app, cookie=cookie)], persist=asked(options))
 
 

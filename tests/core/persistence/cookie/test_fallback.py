@@ -80,7 +80,7 @@ def test_both_are_written(twin: FallbackCookie, options: dict[str, object], secu
         pytest.param(["SRV-older=s1; a=1"], None, ["SRV-older=s1; a=1"], id="neither"),
     ],
 )
-def test_either_is_read_and_the_server_sees_none(texts: list[str], server: str | None, rest: list[str]):
+def test_either_cookie_is_read_and_the_server_gets_neither(texts: list[str], server: str | None, rest: list[str]):
     persistence, _ = pair(TWIN, indirect=True)
     for _ in range(3):  # read, then remembered
         request = FakeRequest(tuple(texts))
@@ -97,7 +97,7 @@ def test_a_header_with_both_is_remembered():
     assert persistence.fast_path.get(request.cookie_key) is not None
 
 
-def test_both_are_taken_back():
+def test_both_are_deleted():
     cookie = Cookie("SRV", signed=False, fallback=FallbackCookie("SRV-old", secure=True))
     server = Server("s1", app, cookie="")
     persistence = cookie.build("web", [server], ManualClock())
@@ -109,7 +109,7 @@ def test_both_are_taken_back():
     assert reply.values("set-cookie") == [f"SRV=; {gone}", f"SRV-old=; {gone}; Secure"]
 
 
-def test_an_application_that_sets_the_twin_is_overruled():
+def test_fallback_that_the_application_sets_is_replaced():
     persistence, servers = pair(TWIN)
     reply = RecordedResponse()
     reply.add("set-cookie", "SRV-old=mine")
@@ -117,7 +117,7 @@ def test_an_application_that_sets_the_twin_is_overruled():
     assert reply.values("set-cookie") == ["SRV=s1; path=/", "SRV-old=s1; path=/"]
 
 
-def test_a_signed_value_is_good_under_either_name():
+def test_signed_value_is_valid_under_either_name():
     persistence, servers = pair(TWIN, signed=True, secret=SECRET, maxidle=60)
     reply = RecordedResponse()
     persistence.stamp_response(NO_COOKIE, servers[1], False, FakeRequest(), reply)
@@ -126,7 +126,7 @@ def test_a_signed_value_is_good_under_either_name():
     assert persistence.recognise(FakeRequest((twin,))).server is servers[1]
 
 
-def test_a_date_tells_browsers_how_long_to_keep_it():
+def test_expires_is_the_date_until_which_browsers_keep_the_cookie():
     clock = ManualClock(1_700_000_000)
     cookie = Cookie("SRV", signed=False, expires="1h")
     server = Server("s1", app)

@@ -1,0 +1,32 @@
+"""A request for the tests of samples."""
+
+from collections.abc import Iterable
+from typing import cast
+
+from sticky_core.http.messages import Request
+
+
+class FakeRequest:
+    method = "PUT"
+    scheme = "https"
+
+    def __init__(self, src: str, path: str, query: str, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        self.src, self.path, self.query, self._headers, self._body = src, path, query, list(headers), body
+        self.peeked = 0  # how many bytes of the body were peeked at
+
+    def header(self, name: str) -> list[str]:
+        return [value for key, value in self._headers if key == name]
+
+    @property
+    def cookies(self) -> tuple[str, ...]:
+        return tuple(self.header("cookie"))
+
+    def peek(self, limit: int) -> bytes:
+        self.peeked = max(self.peeked, limit)
+        return self._body[:limit]
+
+
+def make_request(
+    src: str = "", path: str = "/", query: str = "", headers: Iterable[tuple[str, str]] = (), body: bytes = b""
+) -> Request:
+    return cast(Request, FakeRequest(src, path, query, headers, body))
