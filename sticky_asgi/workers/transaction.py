@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import MethodType
-from typing import cast
+from typing import Any, cast
 
 from sticky_asgi.apps import Replicas
 from sticky_asgi.messages import VARIANTS, ASGIApp, HeldResponse, Scope, Send, Transaction
@@ -17,14 +16,17 @@ class ForwardingTransaction(PeerTransaction[Scope, Send], Transaction):
     __slots__ = ()
 
     @staticmethod
-    def of(send: Send) -> ForwardingTransaction:
+    def of(send: Any) -> ForwardingTransaction:
         """Return the transaction that has this `send`, which the dispatch loop passes to the app of a server.
 
         Only the app that forwards to a peer needs it. To put the transaction into each scope would cost the requests
         that stay in their own worker a tenth.
         """
-        holder = cast(MethodType, send).__self__
-        return cast("ForwardingTransaction", holder.transaction if isinstance(holder, HeldResponse) else holder)
+        holder = send.__self__
+        if holder.__class__ is HeldResponse:
+            return cast("ForwardingTransaction", holder.transaction)
+        transaction: ForwardingTransaction = holder
+        return transaction
 
 
 class WorkerReplicas(Replicas):

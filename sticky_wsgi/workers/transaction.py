@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from queue import SimpleQueue
-from types import MethodType
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from sticky_core.backend.backend import Backend
 from sticky_core.server.server import Server
@@ -24,14 +23,17 @@ class ForwardingTransaction(PeerTransaction[Environ, StartResponse], Transaction
     permits: Permits  #: where its permit goes back; set while it holds one
 
     @staticmethod
-    def of(start_response: StartResponse) -> ForwardingTransaction:
+    def of(start_response: Any) -> ForwardingTransaction:
         """Return the transaction that has this `start_response`, which the dispatch loop passes to the app of a server.
 
         Only the app that forwards to a peer needs it, and the one that takes permits. To put the transaction into each
         environ would cost the requests that stay in their own worker a tenth.
         """
-        holder = cast(MethodType, start_response).__self__
-        return cast("ForwardingTransaction", holder.transaction if isinstance(holder, HeldResponse) else holder)
+        holder = start_response.__self__
+        if holder.__class__ is HeldResponse:
+            return cast("ForwardingTransaction", holder.transaction)
+        transaction: ForwardingTransaction = holder
+        return transaction
 
     def release(self, server: Server, finished: bool) -> None:
         permits = getattr(self, "permits", None)
