@@ -18,7 +18,7 @@ class BackendComponent:
     "Under the lock" means `Placement.lock`.
     """
 
-    def set_has_timers(self, timed: bool) -> None:
+    def set_has_timers(self, has_timers: bool) -> None:
         """Note whether the backend has timers, so that `run_due_timers` must be called before requests. Under the
         lock.
         """

@@ -27,7 +27,7 @@ class Drain:
         #: whether no client is left, or the deadline has passed
         self.is_done = False
         self._deadline_after: float | None = None  # seconds from the first update
-        self._total = 0  # requests so far, at the last update
+        self._total: int = 0  # requests so far, at the last update
         self._idle_since = -1.0  # below 0: not known yet
 
     def reset(self) -> None:

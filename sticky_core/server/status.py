@@ -56,7 +56,7 @@ class ServerStatus:
         self.config = config
         self.name = config.name
         self._weight = config.weight
-        self._state = AdminState.READY
+        self._state: AdminState = AdminState.READY
         self._health = Health.UP
         self._instance = ""
         self._on_change: Callable[[Any], None] | None = None
@@ -75,7 +75,7 @@ class ServerStatus:
         #: how many requests may be in flight, and how many may be at present (`slowstart`); 0: any number
         self.maxconn = config.maxconn
         self.limit = config.maxconn
-        self.counters = Counters.new()
+        self.counters: Counters = Counters.new()
         #: the running check, and when the agent is called; None: there is none
         self.checking: CheckRuntime | None = None
         self.agent: CheckRuntime | None = None

@@ -32,7 +32,8 @@ class TransactionVariants(Generic[T]):
         bases = self._bases(snapshot)
         variant = self._built.get(bases)
         if variant is None:
-            variant = self._built[bases] = _build(bases, {})
+            built: type[T] = _build(bases, {})
+            variant = self._built[bases] = built
         return variant
 
     def build_for_peers(self, snapshot: Snapshot, peer: type[Transaction[Any, Any]], **attributes: object) -> type[T]:
