@@ -32,13 +32,15 @@ WRITTEN = "it is written when the application's is"
         pytest.param(lambda: Follow("SID", ours(mode="prefix")), "has mode='prefix'", id="another mode"),
         pytest.param(lambda: Follow("SRV", ours()), "cookie SRV can't follow itself", id="itself"),
         pytest.param(
-            lambda: Follow("old", ours(fallback=FallbackCookie("old"))), "cookie old can't follow itself", id="its twin"
+            lambda: Follow("old", ours(fallback=FallbackCookie("old"))),
+            "cookie old can't follow itself",
+            id="its fallback",
         ),
         pytest.param(lambda: Follow("SID", ours("__Host-SRV")), "names that begin with __Host-", id="a prefix"),
         pytest.param(
             lambda: Follow("SID", ours(fallback=FallbackCookie("__secure-S", secure=True))),
             "__Secure-",
-            id="a twin's prefix",
+            id="the prefix of a fallback",
         ),
         pytest.param(lambda: Follow("SID", ours(postonly=True)), f"postonly has no effect: {WRITTEN}", id="postonly"),
         pytest.param(lambda: Follow("SID", ours(refresh="always")), f"refresh has no effect: {WRITTEN}", id="refresh"),

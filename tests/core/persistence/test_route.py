@@ -18,7 +18,7 @@ def app(environ: object, start_response: object) -> list[bytes]:
 
 
 def claimed(text: object, *routes: str, separator: str = ".") -> str | None:
-    """The server that is meant by what a sample says."""
+    """Return the server that a request with this sample is bound to."""
     servers = [Server(f"s{number}", app, cookie=route) for number, route in enumerate(routes)]
     route = Route(lambda request: text, separator=separator)  # type: ignore[arg-type, return-value]
     server = route.build("web", servers, ManualClock()).recognise(FakeRequest()).server

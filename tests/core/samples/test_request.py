@@ -176,7 +176,7 @@ JSON = [("content-type", "application/json")]
         (b"user", None),
         (b"", None),
         (b"x" * 11 + b"&user=bob", "bob"),  # all of the 20 bytes that are looked at
-        (b"x" * 12 + b"&user=bob", None),  # one too many: who knows how it goes on
+        (b"x" * 12 + b"&user=bob", None),  # one too many: the field may go on
         (b"user=bob&" + b"x" * 1000, "bob"),
         (b"user=" + b"x" * 1000, None),
         (b"\0\xff&&==&user=bob", "bob"),
@@ -253,7 +253,7 @@ def test_json_has_many_names(kind):
 
 
 def token(payload: object, whole: str = "{}.{}.{}") -> str:
-    """A JSON Web Token, signed by nobody."""
+    """A JSON Web Token, with a signature that is not valid."""
     text = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     return whole.format("eyJhbGciOiJub25lIn0", base64.urlsafe_b64encode(text).decode().rstrip("="), "sig")
 

@@ -1,4 +1,4 @@
-"""Samples of answers: what a server hands out, in HAProxy's names."""
+"""Samples of responses, under HAProxy's names."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_hdr_is_one_of_the_values_of_all_headers_of_that_name(sample, value):
     ],
 )
 def test_the_location_has_parameters(location, query, path):
-    answer = response(f"location: {location}")
-    assert (res.url_param("sid")(answer), res.path_param("sid")(answer)) == (query, path)
+    head = response(f"location: {location}")
+    assert (res.url_param("sid")(head), res.path_param("sid")(head)) == (query, path)
 
 
 def test_an_answer_without_a_location_has_none():
@@ -161,7 +161,7 @@ ANYTHING = st.text(st.characters(max_codepoint=255), max_size=60)
 
 @given(st.lists(st.tuples(st.sampled_from(["set-cookie", "location", "x"]), ANYTHING), max_size=5))
 def test_no_sample_raises_whatever_the_request_holds(headers):
-    answer = RecordedResponse(200, headers)
+    head = RecordedResponse(200, headers)
     for sample in (res.cook("x"), res.hdr("x", 2), res.url_param("x"), res.path_param("x")):
-        sample(answer)
-    res.cook("x").ends(answer, NOW)
+        sample(head)
+    res.cook("x").ends(head, NOW)

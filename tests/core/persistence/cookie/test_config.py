@@ -1,4 +1,4 @@
-"""What may be asked of a cookie, and what is told to whoever asks for what cannot work."""
+"""Options of a cookie: which are accepted, and the problems of those that cannot work."""
 
 from collections.abc import Mapping
 
@@ -22,13 +22,13 @@ def no_secret_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STICKY_SECRET", raising=False)
 
 
-def asked(options: Mapping[str, object]) -> Cookie:
+def make_cookie(options: Mapping[str, object]) -> Cookie:
     return Cookie(**{"name": "SERVERID"} | dict(options))  # type: ignore[arg-type]
 
 
 def problems(**options: object) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as refused:
-        asked(options)
+        make_cookie(options)
     return refused.value.problems
 
 
@@ -77,7 +77,7 @@ def test_option_is_accepted_exactly_where_it_has_an_effect(option: str, mode: st
     value, modes = EFFECT[option]
     options = options_in(option, mode, value)
     if mode in modes.split():
-        assert getattr(asked(options), option) == value
+        assert getattr(make_cookie(options), option) == value
     else:
         (problem,) = problems(**options)
         assert problem.startswith(
@@ -90,7 +90,7 @@ def test_option_is_accepted_exactly_where_it_has_an_effect(option: str, mode: st
 @pytest.mark.parametrize("mode", MODES)
 def test_false_for_an_option_without_an_effect_is_a_problem_as_well(option: str, mode: str):
     if mode in EFFECT[option][1].split():
-        asked(options_in(option, mode, False))
+        make_cookie(options_in(option, mode, False))
     else:
         assert len(problems(**options_in(option, mode, False))) == 1
 
@@ -225,26 +225,26 @@ WRONG = [
     pytest.param(
         {"secret": SECRET, "secure": "yes"}, "secure 'yes' is none of True, False, 'auto'", id="another secure"
     ),
-    # twins
+    # fallbacks
     pytest.param(
         {"secret": SECRET, "fallback": "old"},
         "fallback 'old' is none: write fallback=FallbackCookie",
-        id="a name for a twin",
+        id="a name for a fallback",
     ),
     pytest.param(
         {"secret": SECRET, "fallback": FallbackCookie("SERVERID")},
         "its fallback has the same name",
-        id="a twin of the same name",
+        id="a fallback of the same name",
     ),
     pytest.param(
         {"secret": SECRET, "fallback": FallbackCookie("a b")},
         "its fallback a b: a cookie's name is made of",
-        id="a twin without a name",
+        id="a fallback without a name",
     ),
     pytest.param(
         {"secret": SECRET, "fallback": FallbackCookie("old", samesite="None", secure=False)},
         "its fallback old: browsers refuse SameSite=None without Secure",
-        id="a twin that browsers refuse",
+        id="a fallback that browsers refuse",
     ),
     pytest.param(
         {"secret": SECRET, "samesite": "lax", "fallback": FallbackCookie("old")},
@@ -334,7 +334,7 @@ def test_what_cannot_work_is_refused_with_exactly_its_problem(options: dict[str,
 )
 def test_all_problems_are_reported_at_once_with_the_name_of_the_cookie(options: dict[str, object], parts: list[str]):
     with pytest.raises(ConfigError) as refused:
-        asked(options)
+        make_cookie(options)
     found = refused.value.problems
     assert len(found) == len(parts)
     assert all(any(part in problem for problem in found) for part in parts)
@@ -388,8 +388,8 @@ RIGHT = [
 
 @pytest.mark.parametrize("options", RIGHT)
 def test_what_can_work_is_accepted_and_equals_the_same_options(options: dict[str, object]):
-    cookie = asked(options)
-    assert cookie == asked(dict(options))
+    cookie = make_cookie(options)
+    assert cookie == make_cookie(dict(options))
     assert cookie != Cookie("OTHER", mode="passive")
 
 
@@ -408,7 +408,7 @@ def test_what_can_work_is_accepted_and_equals_the_same_options(options: dict[str
     ],
 )
 def test_secure_and_samesite_by_default(options: dict[str, object], is_secure: object, same_site: object):
-    (cookie,) = asked(options).settings().written
+    (cookie,) = make_cookie(options).settings().written
     assert (cookie.secure, cookie.samesite) == (is_secure, same_site)
 
 
@@ -417,7 +417,7 @@ def test_secure_and_samesite_by_default(options: dict[str, object], is_secure: o
     [("insert", True, True), ("rewrite", False, False), ("prefix", False, False), ("passive", False, False)],
 )
 def test_defaults_belong_to_insert(mode: str, inserts: bool, is_indirect: bool):
-    settings = asked({"mode": mode} if mode == "passive" else {"mode": mode, "secret": SECRET}).settings()
+    settings = make_cookie({"mode": mode} if mode == "passive" else {"mode": mode, "secret": SECRET}).settings()
     assert (settings.mode.inserts, settings.is_indirect, settings.is_signed) == (
         inserts,
         is_indirect,
@@ -450,12 +450,12 @@ def test_two_secrets_make_two_cookies():
         pytest.param({"secret": SECRET.encode()}, id="bytes"),
         pytest.param({"secret": [OTHER, SECRET]}, id="several secrets"),
         pytest.param({"secret": SECRET, "opaque": True, "signed": False}, id="a secret for opaque ids"),
-        # HAProxy calls it a secret key as well: who has it knows every server's id
+        # HAProxy calls it a secret key as well: with it every server's id is known
         pytest.param({"signed": False, "dynamic": SECRET}, id="the key of dynamic ids"),
     ],
 )
 def test_a_secret_is_in_no_repr(options: dict[str, object]):
-    cookie = asked(options)
+    cookie = make_cookie(options)
     backend = Backend("web", [Server("s1", app, cookie="A")], persist=cookie)
     for thing in (cookie, backend, backend.config, backend.persistence):
         assert SECRET not in repr(thing)
@@ -521,7 +521,7 @@ def test_refused_secret_is_not_shown(secret: object):
 )
 def test_id_that_could_be_parsed_wrongly_is_refused(options: dict[str, object], server: Server, problem: str):
     with pytest.raises(ConfigError) as refused:
-        Backend("web", [server, Server("s2", app, cookie="fine")], persist=asked(options))
+        Backend("web", [server, Server("s2", app, cookie="fine")], persist=make_cookie(options))
     (only,) = refused.value.problems
     assert only.startswith("backend web: cookie SERVERID: ")
     assert problem in only
@@ -537,7 +537,7 @@ def test_id_that_could_be_parsed_wrongly_is_refused(options: dict[str, object], 
     ],
 )
 def test_id_that_cannot_be_parsed_wrongly_is_accepted(options: dict[str, object], cookie: str):
-    Backend("web", [Server("s1", app, cookie=cookie)], persist=asked(options))
+    Backend("web", [Server("s1", app, cookie=cookie)], persist=make_cookie(options))
 
 
 def test_a_server_with_an_id_of_its_own_needs_no_address():
