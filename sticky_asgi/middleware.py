@@ -10,7 +10,18 @@ from starlette.requests import HTTPConnection
 from sticky_asgi.apps import Replicas
 from sticky_asgi.body import Body
 from sticky_asgi.lifespan import lifespan_of, serve_lifespan
-from sticky_asgi.messages import KEY, ASGIApp, Receive, Scope, Send, cookie_key, event_loop, flush_writes, send_page
+from sticky_asgi.messages import (
+    KEY,
+    ASGIApp,
+    CookieKey,
+    Receive,
+    Scope,
+    Send,
+    add_cookie,
+    event_loop,
+    flush_writes,
+    send_page,
+)
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
@@ -41,7 +52,12 @@ class DispatchApp:
         transaction.owner = replicas.backend
         transaction.raw_request = scope
         transaction.client_send = send
-        step = transaction.first(cookie_key(scope))
+        # in line: a call costs as much as the loop
+        key: CookieKey = None
+        for name, value in scope["headers"]:
+            if name == b"cookie":
+                key = value if key is None else add_cookie(key, value)
+        step = transaction.first(key)
         decision = transaction.decision
         if KEY in scope:
             decision.outer = scope[KEY]
@@ -49,10 +65,10 @@ class DispatchApp:
         if self._debug:
             transaction.enable_debug()
         body: Body | None = None
-        if replicas.needs_replay or not isinstance(step, Server):
+        server = step if isinstance(step, Server) else None
+        if replicas.needs_replay or server is None:
             receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
-        server = step if isinstance(step, Server) else await resolve_wait(transaction, step, body)
-        while server is not None:
+        while server is not None or (server := await resolve_wait(transaction, step, body)) is not None:
             finished = True
             try:
                 app = replicas.apps[server]
@@ -79,9 +95,9 @@ class DispatchApp:
                     else:
                         body.rewind()
             step = transaction.next() if body is None or not body.gone else UNAVAILABLE
-            if body is None and not isinstance(step, Server):
+            server = step if isinstance(step, Server) else None
+            if body is None and server is None:
                 receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
-            server = step if isinstance(step, Server) else await resolve_wait(transaction, step, body)
         if not transaction.finished:
             page = transaction.unavailable_response()
             try:

@@ -7,36 +7,83 @@ from sticky_core.persistence.claim import Claim, Mark, Reason
 
 
 class Decision:
-    """Which server has a request, and why. It fills up while the request is in flight; the app sees what was decided so
-    far.
+    """Which server has a request, and why. It fills up while the request is in flight; the app sees what was decided
+    so far.
 
     It may be kept: it holds nothing of the request and of the backend, only names, numbers and words from closed lists.
     """
 
-    __slots__ = (
-        "attempts",
-        "backend",
-        "claim",
-        "claimed",
-        "failures",
-        "has_no_response",
-        "mark",
-        "outer",
-        "reason",
-        "status",
-    )
+    # Most requests never set those with an underscore, and setting a slot costs as much as reading it. A transaction
+    # sets the others by itself: every request does, and an __init__ takes twice the time.
+    __slots__ = ("_claim", "_failures", "_has_no_response", "_mark", "_outer", "attempts", "backend", "status")
 
-    # A transaction sets all of these by itself: every request does, and an __init__ takes twice the time.
     backend: str  #: the name of the backend
     attempts: tuple[str, ...]  #: the names of the servers that were tried, in order
-    failures: tuple[Failure, ...]  #: how the attempts failed that brought no response, in order
-    claim: Claim  #: how the client's claim turned out
-    reason: Reason  #: why the claim turned out so
-    claimed: str | None  #: the name of the server that the client claims, if it is one of the backend's
-    mark: Mark  #: what was written to the client
     status: int  #: the status of the response; 0 until its head is known
-    outer: Decision | None  #: the decision of a middleware around this one, if there is one
-    has_no_response: bool  #: whether the request ended without a response of a server
+
+    # A bound client does not set it: its claim is valid, and names the server of the first attempt.
+    _claim: tuple[Claim, Reason, str | None]
+
+    @property
+    def claim(self) -> Claim:
+        """How the client's claim turned out."""
+        return self._outcome[0]
+
+    @property
+    def reason(self) -> Reason:
+        """Why the claim turned out so."""
+        return self._outcome[1]
+
+    @property
+    def claimed(self) -> str | None:
+        """The name of the server that the client claims, if it is one of the backend's."""
+        return self._outcome[2]
+
+    @property
+    def _outcome(self) -> tuple[Claim, Reason, str | None]:
+        try:
+            return self._claim
+        except AttributeError:
+            return Claim.VALID, Reason.BOUND, self.attempts[0]
+
+    def set_claim(self, claim: Claim, reason: Reason, claimed: str | None) -> None:
+        self._claim = claim, reason, claimed
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """How the attempts failed that brought no response, in order."""
+        return getattr(self, "_failures", ())
+
+    @failures.setter
+    def failures(self, failures: tuple[Failure, ...]) -> None:
+        self._failures = failures
+
+    @property
+    def mark(self) -> Mark:
+        """What was written to the client."""
+        return getattr(self, "_mark", Mark.NONE)
+
+    @mark.setter
+    def mark(self, mark: Mark) -> None:
+        self._mark = mark
+
+    @property
+    def outer(self) -> Decision | None:
+        """The decision of a middleware around this one, if there is one."""
+        return getattr(self, "_outer", None)
+
+    @outer.setter
+    def outer(self, outer: Decision) -> None:
+        self._outer = outer
+
+    @property
+    def has_no_response(self) -> bool:
+        """Whether the request ended without a response of a server."""
+        return getattr(self, "_has_no_response", False)
+
+    @has_no_response.setter
+    def has_no_response(self, has_no_response: bool) -> None:
+        self._has_no_response = has_no_response
 
     @property
     def server(self) -> str | None:

@@ -133,8 +133,6 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
     def forwarded(self) -> Environ:
         """Return an environ for one attempt: an app may write into it, and the next attempt must not see that."""
         environ = self.raw_request.copy()
-        if self.body is not None:
-            environ["wsgi.input"] = self.body
         if self.forwarded_cookies is not None:
             if text := self.forwarded_cookies[0]:
                 environ["HTTP_COOKIE"] = text

@@ -47,9 +47,10 @@ class DispatchApp:
         environ[KEY] = decision
         if self._debug:
             transaction.enable_debug()
-        transaction.body = Body(environ, replicas.retry_body_limit) if replicas.needs_replay else None
-        server = step if isinstance(step, Server) else resolve_wait(transaction, step)
-        while server is not None:
+        if replicas.needs_replay:
+            environ["wsgi.input"] = transaction.body = Body(environ, replicas.retry_body_limit)
+        server = step if isinstance(step, Server) else None
+        while server is not None or (server := resolve_wait(transaction, step)) is not None:
             finished: bool | None = True
             try:
                 app = replicas.apps[server]
@@ -85,7 +86,7 @@ class DispatchApp:
             if replayable_body is not None:
                 replayable_body.rewind()
             step = transaction.next()
-            server = step if isinstance(step, Server) else resolve_wait(transaction, step)
+            server = step if isinstance(step, Server) else None
         page = transaction.unavailable_response()
         if transaction.has_writes:
             flush_writes(transaction)

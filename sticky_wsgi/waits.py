@@ -49,7 +49,9 @@ def _body(transaction: Transaction) -> Body:
     """Return the reader of the body, which may be needed for this only."""
     body = transaction.replayable_body
     if body is None:
-        transaction.body = body = Body(transaction.raw_request, transaction.snapshot.config.retry_body_limit)
+        environ = transaction.raw_request
+        body = Body(environ, transaction.snapshot.config.retry_body_limit)
+        environ["wsgi.input"] = transaction.body = body
     assert isinstance(body, Body)
     return body
 

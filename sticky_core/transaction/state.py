@@ -50,6 +50,7 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
         "_queries",
         "_reported_attempts",
         "_reservations",
+        "_tried",
         "_writes",
         "body",
         "client_send",
@@ -60,7 +61,6 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
         "persisted",
         "raw_request",
         "snapshot",
-        "tried",
     )
 
     # A face sets these four by itself: every request does, and an __init__ takes twice the time.
@@ -74,7 +74,6 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     forwarded_cookies: Any
     decision: Decision
     persisted: PersistenceResult  #: what persistence has recognised
-    tried: tuple[Server, ...]  #: the servers of `decision.attempts`
 
     _asked_at: float  # when the current attempt began (`Reporting`)
     _next_server: Server | None  # chosen while the response of the current one was held back (`StatusRetry`)
@@ -82,12 +81,27 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     _queries: dict[StoreCommand, StoreQuery]  # queries that stores have replied to
     _reported_attempts: int  # how many attempts have been reported (`Reporting`)
     _reservations: Sequence[Reservation]  # reserved for the first server
+    _tried: tuple[Server, ...]  # not set where the first server was remembered: then it is the only one
     _writes: list[tuple[SharedTable, str, StoreQuery]]  # writes that stores have not got yet
 
     @property
     def finished(self) -> bool:
         """Whether the request has ended, and was logged."""
         return not hasattr(self, "client_send")
+
+    @property
+    def tried(self) -> tuple[Server, ...]:
+        """The servers of `decision.attempts`."""
+        try:
+            return self._tried
+        except AttributeError:
+            server = self.persisted.server
+            assert server is not None
+            return server.as_tuple
+
+    @tried.setter
+    def tried(self, tried: tuple[Server, ...]) -> None:
+        self._tried = tried
 
     @property
     def debug(self) -> bool:
@@ -102,9 +116,8 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     def set_result(self, result: PersistenceResult) -> None:
         """Set what persistence has recognised, and note it in the decision."""
         self.persisted = result
-        decision = self.decision
-        decision.claim, decision.reason = result.claim, result.reason
-        decision.claimed = result.server.name if result.server is not None else None
+        claimed = result.server.name if result.server is not None else None
+        self.decision.set_claim(result.claim, result.reason, claimed)
 
     def add_attempt(self, server: Server) -> None:
         """Note that `server` is tried next."""

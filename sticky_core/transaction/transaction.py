@@ -17,7 +17,7 @@ from sticky_core.decision import Decision
 from sticky_core.errors import Failure, StoreFailure
 from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.http.messages import BodyNeeded, ResponseHead
-from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Mark, Reason
+from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Reason
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.transaction.reservations import cancel_reservations, reserve
@@ -29,7 +29,7 @@ from sticky_core.transaction.steps import UNAVAILABLE, NeedBody, NeedSlot, NeedS
 DEBUG_HEADER = "x-sticky"
 
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
-_VALID, _BOUND, _NO_MARK = Claim.VALID, Reason.BOUND, Mark.NONE
+_VALID = Claim.VALID
 
 
 class Transaction(TransactionState[RawRequest, ClientSend]):
@@ -44,30 +44,23 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         snapshot = self.snapshot
         self.decision = decision = Decision()
         decision.backend = snapshot.name
-        decision.failures = ()
-        decision.mark = _NO_MARK
         decision.status = 0
-        decision.outer = None
-        decision.has_no_response = False
         persistence = snapshot.persistence
-        remembered = persistence.fast_path.young.get(cookie_key) if persistence is not None else None
-        server: Server | None = None
-        if remembered is not None:
-            server, self.persisted, self.forwarded_cookies = remembered
-        if server is None or not server.usable:
-            self.cookie_key = cookie_key
-            self.tried = decision.attempts = ()
-            return self.recognise()
-        decision.claim = _VALID
-        decision.reason = _BOUND
-        decision.claimed = server.name
-        if self.owner.counts_requests:
-            self.tried = decision.attempts = ()
-            return self.place(server)
-        self.tried = server.as_tuple
-        decision.attempts = server.name_as_tuple
-        server.in_flight.append(None)
-        return server
+        if persistence is not None:
+            remembered = persistence.fast_path.young.get(cookie_key)
+            if remembered is not None:
+                server, self.persisted, self.forwarded_cookies = remembered
+                if server.usable:
+                    if not self.owner.counts_requests:
+                        decision.attempts = server.name_as_tuple
+                        server.in_flight.append(None)
+                        return server
+                    self.tried = decision.attempts = ()
+                    decision.set_claim(_VALID, Reason.BOUND, server.name)
+                    return self.place(server)
+        self.cookie_key = cookie_key
+        self.tried = decision.attempts = ()
+        return self.recognise()
 
     def recognise(self) -> Step:
         """Return the first step by what persistence recognises in the request, and by what stores have replied."""

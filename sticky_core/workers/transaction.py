@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from sticky_core.decision import Decision
 from sticky_core.http.error_page import ErrorPage, error_page
-from sticky_core.persistence.claim import Claim, Mark, Reason
+from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.server.counters import Total
 from sticky_core.transaction.state import ClientSend, RawRequest
 from sticky_core.transaction.steps import UNAVAILABLE, Step
@@ -86,13 +86,8 @@ class PeerRequest:
         self.decision = decision = Decision()
         decision.backend = workers.name
         decision.attempts = server.name_as_tuple
-        decision.claim, decision.reason = found, why
-        decision.claimed = server.name if found is Claim.VALID else None
-        decision.failures = ()
-        decision.mark = Mark.NONE
+        decision.set_claim(found, why, server.name if found is Claim.VALID else None)
         decision.status = 0
-        decision.outer = None
-        decision.has_no_response = False
 
     def start(self) -> None:
         """Count the request as in flight in this worker."""

@@ -28,9 +28,8 @@ def decision(
     made = Decision()
     made.backend = "web"
     made.attempts = tuple(server.name for server in tried)
-    made.claim, made.reason = result.claim, result.reason
-    made.claimed = result.server.name if result.server is not None else None
-    made.failures, made.mark, made.status, made.outer, made.has_no_response = failures, mark, 0, None, has_no_response
+    made.set_claim(result.claim, result.reason, result.server.name if result.server is not None else None)
+    made.failures, made.mark, made.status, made.has_no_response = failures, mark, 0, has_no_response
     return made
 
 
