@@ -47,6 +47,7 @@ from sticky_core.server.server import Server
 from sticky_core.server.state import Health
 from sticky_core.transaction.steps import Step, Unavailable
 from sticky_core.transaction.transaction import Transaction
+from tests.faces.kept import assert_holds_no_request
 
 PATIENCE = 300.0  # seconds for what takes milliseconds
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
@@ -1007,3 +1008,18 @@ def _in_child(work: Callable[[], str]) -> str:
     finally:
         os.close(said)
         os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("ends", ["the client leaves the queue", "the task or thread is ended in the queue"])
+def test_kept_decision_of_an_aborted_request_holds_nothing_of_it(hall: Hall, ends: str) -> None:
+    hall.backend(hall.server("s1"))
+    inside, waiting = hall.visit("s1"), hall.visit("s1")
+    if ends == "the client leaves the queue":
+        waiting.leave()
+    else:
+        waiting.end()
+    waiting.ends()
+    inside.let_go()
+    assert len(hall.logged) == 2
+    for decision in hall.logged:
+        assert_holds_no_request(decision)
