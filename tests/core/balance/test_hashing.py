@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from sticky_core.balance import Hash, Uri
 from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.hashing import FUNCTIONS, HashType, djb2, none, ring_base, sdbm
-from sticky_core.balance.ring import Ring
 from sticky_core.errors import ConfigError
-from sticky_core.samples.request import path
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
 
@@ -243,92 +241,6 @@ def test_the_keys_of_an_avoided_server_spread_over_the_others(bench, client):
         assert max(others.values()) < others.total() / 3
 
 
-# -- rings against a plain model
-
-
-def nearest(points: dict[int, str], digest: int) -> str:
-    """As HAProxy has it, looking at all points."""
-    behind = min(points, key=lambda where: (where - digest) % 2**32)
-    before = min(points, key=lambda where: (digest - where) % 2**32)
-    return points[before if (digest - before) % 2**32 <= (behind - digest) % 2**32 else behind]
-
-
-places = st.integers(0, 2**32 - 1)
-
-
-@given(
-    points=st.lists(st.lists(places, min_size=1, max_size=5, unique=True), min_size=1, max_size=4),
-    steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.lists(places, max_size=6)), max_size=12),
-)
-def test_a_ring_finds_the_nearest_point_whatever_has_changed(points, steps):
-    flat = [where for each in points for where in each]
-    if len(set(flat)) < len(flat):
-        return  # which server gets a point that two have is undefined
-    servers = [Server(f"s{number}", "http://localhost") for number in range(len(points))]
-    ring = Ring(servers, lambda number, count: points[number][:count])
-    counts = [0] * len(points)
-    for which, count, digests in steps:
-        which %= len(points)
-        counts[which] = min(count, len(points[which]))
-        ring.resize(which, counts[which])
-        now = {
-            where: server.name
-            for server, each, counting in zip(servers, points, counts, strict=True)
-            for where in each[:counting]
-        }
-        assert ring.active_count == len(now)
-        if not now:
-            continue
-        for digest in (*digests, *now):
-            assert ring.server_of(ring.nearest(digest)).name == nearest(now, digest)
-            at = ring.at_or_after(digest)
-            behind = min(now, key=lambda where: (where - digest) % 2**32)
-            assert ring.server_of(at).name == ring.server_at_or_after(digest).name == now[behind]
-            around = sorted(now, key=lambda where: (where - behind - 1) % 2**32)
-            assert [owner.name for owner in ring.servers_after(at)] == [now[where] for where in around]
-
-
-@pytest.mark.parametrize(
-    "digest, owner",
-    [
-        pytest.param(10, "s0", id="on a point"),
-        pytest.param(14, "s0", id="nearer to the one before"),
-        pytest.param(15, "s0", id="equally near to both: the one before"),
-        pytest.param(16, "s1", id="nearer to the one after"),
-        pytest.param(2**31, "s1", id="beyond the last"),
-        pytest.param(2**32 - 1, "s0", id="nearer around the end"),
-        pytest.param(0, "s0", id="before the first"),
-    ],
-)
-def test_the_nearest_point_gets_a_hash(digest, owner):
-    servers = [Server("s0", "http://localhost"), Server("s1", "http://localhost")]
-    ring = Ring(servers, lambda number, count: [[10], [20]][number])
-    ring.resize(0, 1)
-    ring.resize(1, 1)
-    assert ring.server_of(ring.nearest(digest)).name == owner
-
-
-def test_a_ring_with_mostly_inactive_points_is_rebuilt():
-    servers = [Server(f"s{number}", "http://localhost") for number in range(10)]
-    ring = Ring(servers, lambda number, count: [avalanche(number * 4096 + nth) for nth in range(count)])
-    for number in range(10):
-        ring.resize(number, 100)
-    ring.rebuild()
-    for number in range(9):
-        ring.resize(number, 0)
-        assert ring.server_of(ring.nearest(0)) in servers[number + 1 :]
-        assert len(ring) <= 2 * ring.active_count
-    for number in range(9):
-        ring.resize(number, 100)
-    assert ring.server_of(ring.nearest(avalanche(5 * 4096))) is servers[5]
-    assert len(ring) == ring.active_count == 1000
-
-
-def test_a_ring_with_too_many_servers_is_refused():
-    with pytest.raises(ConfigError, match="takes at most 65536 servers, and these are 65537"):
-        Ring([Server("s", "http://localhost")] * 65537, lambda number, count: [0] * count)
-
-
 # -- the points of a server
 
 
@@ -423,51 +335,3 @@ def test_the_first_turn_is_drawn_without_a_start(bench, scripted, hash_type, tur
     first = on.sequence(4)
     assert rng.asked == [turns]
     assert first == bench(Hash(no_key, hash_type=hash_type, start=1), (1, 1)).sequence(4)
-
-
-# -- the bound
-
-
-def test_a_hot_key_goes_to_another_server_above_the_balance_factor(bench, client):
-    on = bench(Hash(path, hash_type=RING, hash_balance_factor=150), [1] * 4)
-    hot = client(path="/hot")
-    served = []
-    for _ in range(40):
-        server = on.choose((), hot)
-        on.take(server)
-        served.append(server)
-        loads = [len(each.in_flight) for each in on.servers]
-        assert max(loads) <= -(-sum(loads) * 150 // 100) / 4 + 1
-    assert served[0] is served[1] or len(set(served[:2])) == 2
-    assert len(set(served)) > 2
-    on.all_leave()
-    assert on.choose((), hot) is served[0]
-
-
-def test_requests_that_end_are_subtracted_from_the_bound(bench, client):
-    fresh, used = (bench(Hash(path, hash_type=RING, hash_balance_factor=150), [1] * 4) for _ in range(2))
-    for _ in range(100):
-        used.take(used.servers[0])
-    used.all_leave()
-    for on in (fresh, used):
-        for _ in range(20):
-            on.take(on.choose((), client(path="/hot")))
-    assert [len(server.in_flight) for server in used.servers] == [len(server.in_flight) for server in fresh.servers]
-
-
-def test_the_bound_is_ignored_if_all_other_servers_are_avoided(bench, client):
-    on = bench(Hash(path, hash_type=RING, hash_balance_factor=150), [1] * 3)
-    one, two, three = on.servers
-    for _ in range(20):
-        on.take(one)
-    assert on.choose((two, three), client(path="/hot")) is one
-
-
-def test_requests_are_not_counted_without_a_bound(bench):
-    assert not bench(Uri(hash_type=RING), [1]).algorithm.counts_requests
-    assert bench(Uri(hash_type=RING, hash_balance_factor=150), [1]).algorithm.counts_requests
-
-
-@pytest.mark.parametrize("affinity", ["always", "maxconn", "maxqueue"])
-def test_the_algorithm_declares_its_hash_preserve_affinity(bench, affinity):
-    assert bench(Uri(hash_preserve_affinity=affinity), [1]).algorithm.preserve_affinity == affinity
