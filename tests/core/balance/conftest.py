@@ -1,4 +1,4 @@
-"""A bench to put an algorithm on: servers s1, s2, …, and clients that come one by one, each another."""
+"""A test bench for algorithms: servers s1, s2, …, and a new client for each request."""
 
 import random
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ def app(environ: object, start_response: object) -> list[bytes]:
 
 
 class Client:
-    """A request of the `number`th client, in whatever way clients are told apart; or as it is said."""
+    """A request of the client with this number: address, path, query and header depend on it unless they are given."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Client:
         query: str | None = None,
         headers: Iterable[tuple[str, str]] | None = None,
     ) -> None:
-        scattered = number * 2654435761 & 0xFFFFFFFF  # addresses count up in none of their octets
+        scattered = number * 2654435761 & 0xFFFFFFFF  # so that all octets of the addresses differ
         self.src = str(IPv4Address(scattered)) if src is None else src
         self.path = f"/users/{number}" if path is None else path
         self.query = f"lang=en&user={number}" if query is None else query
@@ -41,7 +41,7 @@ class Client:
 
 
 class Bench:
-    """An algorithm at work, told of everything as a backend would tell it."""
+    """An algorithm with its servers, notified of everything as by a backend."""
 
     def __init__(
         self,
@@ -61,89 +61,89 @@ class Bench:
         self.algorithm.state_changed(server)
 
     def choose(self, avoid: Container[Server] = (), client: Client | None = None) -> Server | None:
-        asking = Client(next(self._numbers)) if client is None else client
-        return self.algorithm.choose(cast(Request, asking), avoid)
+        request = Client(next(self._numbers)) if client is None else client
+        return self.algorithm.choose(cast(Request, request), avoid)
 
     def chosen(self, *clients: Client) -> str:
-        """The numbers of the servers of `clients`, in order."""
+        """Return the numbers of the servers chosen for `clients`, in order."""
         return "".join(str(self.number(self.choose((), client))) for client in clients)
 
     def number(self, server: Server | None) -> int:
         return 0 if server is None else self.servers.index(server) + 1
 
-    def take(self, server: Server) -> None:
+    def acquire(self, server: Server) -> None:
         server.in_flight.append(None)
         self.algorithm.acquired(server)
 
-    def leave(self, server: Server) -> None:
+    def release(self, server: Server) -> None:
         server.in_flight.pop()
         self.algorithm.released(server)
 
     def serve(self, avoid: Container[Server] = ()) -> int:
-        """The number of the server that a request goes to, and stays; 0 if there is none."""
+        """Send a request that stays in flight. Return the number of its server, 0 if there is none."""
         server = self.choose(avoid)
         if server is not None:
-            self.take(server)
+            self.acquire(server)
         return self.number(server)
 
     def sequence(self, count: int) -> str:
-        """The numbers of the servers of `count` requests that are over at once."""
+        """Send `count` requests that end at once. Return the numbers of their servers."""
         served: list[int] = []
         for _ in range(count):
             served.append(self.serve())
             if served[-1]:
-                self.leave(self.servers[served[-1] - 1])
+                self.release(self.servers[served[-1] - 1])
         return "".join(map(str, served))
 
-    def filled(self, places: Sequence[int]) -> Iterator[int]:
-        """The numbers of the servers of requests that stay, until each server has as many as it has places."""
-        full = Full(dict(zip(self.servers, places, strict=True)))
+    def fill(self, slots: Sequence[int]) -> Iterator[int]:
+        """Send requests that stay in flight until all slots are used. Yield the numbers of their servers."""
+        full = Full(dict(zip(self.servers, slots, strict=True)))
         while number := self.serve(full):
             yield number
 
     def reachable(self) -> str:
-        """The numbers of the servers that get a request when each has one place."""
-        numbers = "".join(sorted(map(str, self.filled([1] * len(self.servers)))))
-        self.all_leave()
+        """Return the numbers of the servers that get a request when each has one slot."""
+        numbers = "".join(sorted(map(str, self.fill([1] * len(self.servers)))))
+        self.release_all()
         return numbers
 
-    def all_leave(self) -> None:
+    def release_all(self) -> None:
         for server in self.servers:
             while server.in_flight:
-                self.leave(server)
+                self.release(server)
 
 
 class Full:
-    """Who is to be avoided because it has as many requests as it has places (`maxconn`), and whoever else."""
+    """The servers to avoid: those that have used all their slots (`maxconn`), and `others`."""
 
-    def __init__(self, places: dict[Server, int], others: Container[Server] = ()) -> None:
-        self._places = places
+    def __init__(self, slots: dict[Server, int], others: Container[Server] = ()) -> None:
+        self._slots = slots
         self._others = others
 
     def __contains__(self, server: object) -> bool:
         assert isinstance(server, Server)
-        return server in self._others or len(server.in_flight) >= self._places[server]
+        return server in self._others or len(server.in_flight) >= self._slots[server]
 
 
 class Scripted:
-    """Chance that says what it is told to, and what it was asked: a number below the one asked for, or that share."""
+    """A source of given numbers instead of random ones. It records the arguments of `randrange`."""
 
     def __init__(self, numbers: Iterable[float] = ()) -> None:
         self.numbers = list(numbers)
-        self.asked: list[int] = []
+        self.arguments: list[int] = []
 
     def randrange(self, stop: int, /) -> int:
-        self.asked.append(stop)
+        self.arguments.append(stop)
         return int(self.numbers.pop(0))
 
     def random(self) -> float:
         return self.numbers.pop(0)
 
     def getrandbits(self, k: int, /) -> int:
-        raise AssertionError("not asked so far")
+        raise AssertionError("no algorithm uses it so far")
 
 
-# Each call makes a new one, so properties may use them: hypothesis wants fixtures that outlive an example.
+# The fixtures are classes, so that hypothesis can use them: its fixtures have to outlive an example.
 
 
 @pytest.fixture(name="bench", scope="session")

@@ -1,4 +1,4 @@
-"""What every algorithm does, whichever it is: one table of behaviour."""
+"""The behaviour that all algorithms share, as one table."""
 
 import random
 import threading
@@ -86,25 +86,25 @@ every_balance = pytest.mark.parametrize("balance, near", [*BALANCES, FIRST])
 every_balance_that_shares = pytest.mark.parametrize("balance, near", BALANCES)
 
 
-def test_no_algorithm_is_left_out():
+def test_every_algorithm_has_a_row():
     tried = {type(param.values[0]).__name__ for param in [*BALANCES, FIRST]}
     words = {name for name in balances.__all__ if hasattr(getattr(balances, name), "build")}
     assert tried == words
 
 
 @every_balance
-def test_among_no_servers_there_is_none(bench, balance, near):
+def test_no_server_is_chosen_among_none(bench, balance, near):
     on = bench(balance, [])
     assert [on.choose(), on.choose()] == [None, None]
 
 
 @every_balance
-def test_a_single_server_is_always_the_one(bench, balance, near):
+def test_a_single_server_is_always_chosen(bench, balance, near):
     assert bench(balance, [7]).sequence(20) == "1" * 20
 
 
 @every_balance
-def test_when_all_are_down_there_is_none_until_one_is_back(bench, balance, near):
+def test_no_server_is_chosen_while_all_are_down(bench, balance, near):
     on = bench(balance, [1, 2, 3])
     on.sequence(5)
     for server in on.servers:
@@ -115,7 +115,7 @@ def test_when_all_are_down_there_is_none_until_one_is_back(bench, balance, near)
 
 
 @every_balance
-def test_when_all_are_down_from_the_start_the_first_to_come_up_serves(bench, balance, near):
+def test_the_first_server_to_come_up_is_chosen_if_all_were_down_from_the_start(bench, balance, near):
     on = bench(balance, [1, 1])
     for server in on.servers:
         server.health = Health.DOWN
@@ -125,7 +125,7 @@ def test_when_all_are_down_from_the_start_the_first_to_come_up_serves(bench, bal
 
 
 @every_balance
-def test_whom_we_avoid_is_not_chosen(bench, balance, near):
+def test_an_avoided_server_is_not_chosen(bench, balance, near):
     on = bench(balance, [1, 1, 1])
     one, two, three = on.servers
     for _ in range(20):
@@ -152,30 +152,30 @@ def test_requests_are_shared_by_weight(bench, balance, near, weights):
 
 @every_balance
 @WEIGHTS
-def test_who_has_room_is_found_until_nobody_has(bench, balance, near, weights):
+def test_a_server_with_a_free_slot_is_found_until_all_are_full(bench, balance, near, weights):
     on = bench(balance, weights)
-    assert Counter(on.filled(weights)) == Counter(dict(enumerate(weights, 1)))
+    assert Counter(on.fill(weights)) == Counter(dict(enumerate(weights, 1)))
 
 
 @every_balance
-def test_who_has_room_again_is_found_again(bench, full, balance, near):
+def test_a_server_with_a_free_slot_again_is_found_again(bench, full, balance, near):
     on = bench(balance, [1, 2, 1, 3])
     places = [2, 3, 2, 4]
     crowded = full(dict(zip(on.servers, places, strict=True)))
-    assert len(list(on.filled(places))) == sum(places)
+    assert len(list(on.fill(places))) == sum(places)
     for server in (*on.servers, *on.servers):
         assert on.choose(crowded) is None
-        on.leave(server)
+        on.release(server)
         assert on.choose(crowded) is server
-        on.take(server)
+        on.acquire(server)
 
 
 @every_balance
-def test_who_was_avoided_by_one_request_is_there_for_the_next(bench, balance, near):
+def test_a_server_avoided_by_one_request_is_chosen_for_the_next(bench, balance, near):
     on = bench(balance, [1, 1])
     one, two = on.servers
     for server in (one, one, two):
-        on.take(server)
+        on.acquire(server)
     assert on.choose((one,)) is two
     assert on.choose((two,)) is one
     two.state = AdminState.MAINT
@@ -183,7 +183,7 @@ def test_who_was_avoided_by_one_request_is_there_for_the_next(bench, balance, ne
 
 
 @every_balance_that_shares
-def test_a_weight_that_has_changed_counts(bench, balance, near):
+def test_a_changed_weight_counts(bench, balance, near):
     on = bench(balance, [1, 1, 1])
     on.sequence(10)
     on.servers[0].weight, on.servers[1].weight, on.servers[2].weight = 30, 60, 10
@@ -194,7 +194,7 @@ def test_a_weight_that_has_changed_counts(bench, balance, near):
 
 
 @every_balance
-def test_a_server_of_weight_0_takes_nobody(bench, balance, near):
+def test_a_server_of_weight_0_is_not_chosen(bench, balance, near):
     on = bench(balance, [1, 0, 1])
     assert on.reachable() == "13"
     on.servers[1].weight = 1
@@ -207,7 +207,7 @@ def test_a_server_of_weight_0_takes_nobody(bench, balance, near):
 
 @every_balance
 @pytest.mark.parametrize("state", [AdminState.DRAIN, AdminState.MAINT], ids=str)
-def test_a_server_that_drains_or_rests_takes_nobody_until_it_is_ready(bench, balance, near, state):
+def test_a_server_in_drain_or_maintenance_is_not_chosen_until_it_is_ready(bench, balance, near, state):
     on = bench(balance, [1, 1, 1])
     on.sequence(4)
     on.servers[0].state = state
@@ -218,7 +218,7 @@ def test_a_server_that_drains_or_rests_takes_nobody_until_it_is_ready(bench, bal
 
 
 @every_balance
-def test_telling_an_algorithm_again_what_it_knows_changes_nothing(bench, balance, near):
+def test_a_repeated_notification_changes_nothing(bench, balance, near):
     notified, unnotified = bench(balance, [3, 1, 1, 1]), bench(balance, [3, 1, 1, 1])
     for on in (notified, unnotified):
         on.sequence(3)
@@ -230,7 +230,7 @@ def test_telling_an_algorithm_again_what_it_knows_changes_nothing(bench, balance
 
 
 @every_balance
-def test_a_server_of_many_is_found_when_the_others_are_to_be_avoided(bench, balance, near):
+def test_one_server_of_many_is_found_when_all_others_are_avoided(bench, balance, near):
     on = bench(balance, [1] * 300)
     alone = on.servers[222]
     others = set(on.servers) - {alone}
@@ -261,12 +261,12 @@ def change(on: Any, what: str, which: int) -> None:
             assert not allowed
         else:
             assert chosen in allowed
-            on.take(chosen)
+            on.acquire(chosen)
     elif what == "leave":
         if server.in_flight:
-            on.leave(server)
+            on.release(server)
     elif what == "bound":
-        on.take(server)
+        on.acquire(server)
     elif what == "weigh":
         server.weight = which // 4
     elif what in ("up", "down"):
@@ -278,11 +278,11 @@ def change(on: Any, what: str, which: int) -> None:
 @every_balance
 @settings(max_examples=50)
 @given(ops=st.lists(changes, max_size=60))
-def test_whatever_changes_while_it_runs_it_chooses_whom_it_may_and_forgets_nobody(bench, balance, near, ops):
+def test_after_any_changes_only_usable_servers_are_chosen_and_none_is_forgotten(bench, balance, near, ops):
     on = bench(balance, [1, 2, 1, 3])
     for what, which in ops:
         change(on, what, which)
-    on.all_leave()
+    on.release_all()
     for server in on.servers:
         server.state, server.health, server.weight = AdminState.READY, Health.UP, server.weight or 1
     assert on.reachable() == "1234"
@@ -291,7 +291,7 @@ def test_whatever_changes_while_it_runs_it_chooses_whom_it_may_and_forgets_nobod
 
 
 @pytest.mark.parametrize("balance, near", ONE_OF_EACH.values())
-def test_a_thousand_threads_choose_at_once_and_every_server_has_its_share(client, balance, near):
+def test_every_server_gets_its_share_from_a_thousand_threads(client, balance, near):
     backend = Backend(
         "web",
         [Server(f"s{n}", lambda environ, start_response: [], weight=weight) for n, weight in enumerate((3, 1, 1, 1))],

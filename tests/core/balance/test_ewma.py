@@ -39,7 +39,7 @@ def test_the_slower_server_is_chosen_when_its_load_is_low_enough(two):
 
 def test_a_server_without_a_response_is_compared_by_load_alone(two):
     two.algorithm.record_latency(two.servers[0], 0.001)
-    two.take(two.servers[0])
+    two.acquire(two.servers[0])
     assert two.serve() == 2
     assert two.serve() == 1
 
@@ -50,10 +50,10 @@ def test_a_slow_response_counts_at_once_and_decays_slowly(two, clock):
     for _ in range(20):
         two.algorithm.record_latency(slow, 0.01)
     assert two.serve() == 1
-    two.leave(slow)
+    two.release(slow)
     two.algorithm.record_latency(slow, 1.0)
     assert two.serve() == 2
-    two.leave(quick)
+    two.release(quick)
     for _ in range(3):  # within the second: quick answers do not outweigh it yet
         clock.advance(0.3)
         two.algorithm.record_latency(slow, 0.01)

@@ -13,16 +13,16 @@ def test_the_first_server_gets_all_requests_while_it_has_free_slots_whatever_the
 
 
 def test_servers_fill_one_after_the_other(bench):
-    assert list(bench(First(), [1, 1, 1]).filled([3, 1, 2])) == [1, 1, 1, 2, 3, 3]
+    assert list(bench(First(), [1, 1, 1]).fill([3, 1, 2])) == [1, 1, 1, 2, 3, 3]
 
 
 def test_a_server_with_a_free_slot_again_is_first_again(bench, full):
     on = bench(First(), [1, 1, 1])
     crowded = full(dict.fromkeys(on.servers, 2))
     assert [on.serve(crowded) for _ in range(5)] == [1, 1, 2, 2, 3]
-    on.leave(on.servers[1])
+    on.release(on.servers[1])
     assert [on.serve(crowded) for _ in range(2)] == [2, 3]
-    on.leave(on.servers[0])
+    on.release(on.servers[0])
     assert on.serve(crowded) == 1
 
 
@@ -69,10 +69,10 @@ def test_the_first_server_with_a_free_slot_is_chosen_unless_it_was_avoided_while
     for what, which in ops:
         server = on.servers[which]
         if what == "leave" and server.in_flight:
-            on.leave(server)
+            on.release(server)
             avoided.discard(server)
         elif what == "take":
-            on.take(server)
+            on.acquire(server)
         elif what in ("serve", "tried"):
             tried = (server,) if what == "tried" else ()
             if tried and server.in_flight:
@@ -83,7 +83,7 @@ def test_the_first_server_with_a_free_slot_is_chosen_unless_it_was_avoided_while
             if chosen is not None:
                 assert chosen in open_
                 assert set(open_[: open_.index(chosen)]) <= avoided
-                on.take(chosen)
+                on.acquire(chosen)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -18,7 +18,7 @@ def test_equally_loaded_servers_take_turns(bench, scripted):
 def test_the_first_among_equals_is_drawn(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(LeastConn(), [1, 1, 1, 1], rng)
-    assert rng.asked == [], "not before: a forked child draws for itself"
+    assert rng.arguments == [], "only at the first choice, so that a forked child draws its own number"
     assert on.sequence(4) == sequence
 
 
@@ -34,10 +34,10 @@ def test_servers_share_long_requests_in_turn(bench):
 def test_leastconn_counts_requests_that_it_did_not_assign(bench, scripted):
     on = bench(LeastConn(), [1, 1], scripted([0]))
     for _ in range(5):
-        on.take(on.servers[0])
+        on.acquire(on.servers[0])
     assert [on.serve() for _ in range(5)] == [2] * 5
     for _ in range(4):
-        on.leave(on.servers[0])
+        on.release(on.servers[0])
     assert [on.serve() for _ in range(4)] == [1] * 4
 
 
@@ -67,15 +67,15 @@ def test_leastconn_chooses_one_of_the_least_loaded(bench, weights, ops):
         if what == "weigh":
             server.weight = weight
         elif what == "take":
-            on.take(server)
+            on.acquire(server)
         elif what == "leave" and server.in_flight:
-            on.leave(server)
+            on.release(server)
         elif what == "serve":
             least = min(map(load, on.servers))
             chosen = on.choose()
             assert chosen is not None
             assert load(chosen) == least
-            on.take(chosen)
+            on.acquire(chosen)
         others = [each for each in on.servers if each is not server]
         second = on.choose([server])
         assert second is not None

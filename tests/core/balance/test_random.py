@@ -14,7 +14,7 @@ from sticky_core.server.state import AdminState
 def test_one_draw_chooses_at_random_by_weight(bench, scripted):
     on = bench(Random(1), [3, 1, 2], scripted(share / 6 for share in range(6)))
     for _ in range(50):
-        on.take(on.servers[0])  # a load that one draw does not look at
+        on.acquire(on.servers[0])  # a load that one draw does not look at
     assert Counter(on.serve() for _ in range(6)) == {1: 3, 2: 1, 3: 2}
 
 
@@ -49,7 +49,7 @@ def test_another_server_is_chosen_if_an_avoided_one_is_drawn_again_and_again(ben
 @pytest.mark.parametrize("which", [pytest.param(0, id="the first drawn"), pytest.param(2, id="the second drawn")])
 def test_an_avoided_server_is_not_chosen_even_with_the_lowest_load(bench, scripted, which):
     on = bench(Random(), [1, 1, 1], scripted([0.1, 0.9, 0.5, 0.5]))
-    on.take(on.servers[2 - which])
+    on.acquire(on.servers[2 - which])
     assert on.serve(avoid=[on.servers[which]]) == 2
 
 
@@ -66,7 +66,7 @@ def test_changed_weights_count_at_the_next_draw(bench, scripted):
 
 def test_nginx_random_two_draws_two_different_servers(bench, scripted):
     on = bench(NginxRandom(two=True), [1, 1, 1], scripted([0.1, 0.1, 0.1, 0.9]))
-    on.take(on.servers[0])
+    on.acquire(on.servers[0])
     assert on.serve() == 3
 
 
@@ -75,9 +75,9 @@ def test_a_server_above_the_balance_factor_is_not_drawn(bench, scripted):
     # five requests and this one: nine places, three for each
     for server, count in zip(on.servers, (3, 0, 2), strict=True):
         for _ in range(count):
-            on.take(server)
+            on.acquire(server)
     assert on.serve() == 2
-    on.leave(on.servers[0])
+    on.release(on.servers[0])
     assert on.serve() == 1
 
 

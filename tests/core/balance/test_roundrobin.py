@@ -149,8 +149,8 @@ def test_bound_requests_do_not_use_up_turns(bench):
     for _ in range(8):
         served.append(on.serve())
         for bound in on.servers[:3]:
-            on.take(bound)
-            on.leave(bound)
+            on.acquire(bound)
+            on.release(bound)
     assert served == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
@@ -166,9 +166,9 @@ def test_an_avoided_server_keeps_its_turn(bench, taken):
 def test_roundrobin_draws_its_first_turn_at_the_first_choice_without_a_start(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(RoundRobin(), [3, 1, 1, 1], rng)
-    assert rng.asked == [], "not before: a forked child draws for itself"
+    assert rng.arguments == [], "only at the first choice, so that a forked child draws its own number"
     assert on.sequence(12) == sequence * 2
-    assert [asked % 6 for asked in rng.asked] == [0]
+    assert [asked % 6 for asked in rng.arguments] == [0]
 
 
 @pytest.mark.parametrize("start, sequence", [(0, "1234"), (1, "2341"), (3, "4123"), (4, "1234"), (4_000_001, "2341")])

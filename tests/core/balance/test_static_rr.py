@@ -74,9 +74,9 @@ def test_turns_continue_at_the_same_position_after_a_change(bench):
 def test_static_rr_draws_its_first_turn_at_the_first_choice_without_a_start(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(StaticRR(), [3, 1, 1, 1], rng)
-    assert rng.asked == [], "not before: a forked child draws for itself"
+    assert rng.arguments == [], "only at the first choice, so that a forked child draws its own number"
     assert on.sequence(4) == sequence
-    assert rng.asked == [6]
+    assert rng.arguments == [6]
 
 
 def test_a_start_below_0_is_refused():

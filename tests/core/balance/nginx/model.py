@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class PlainModel:
-    """nginx's own way (`ngx_http_upstream_get_peer`): the credit of every server grows, the one with the highest pays for all."""
+    """nginx's `ngx_http_upstream_get_peer`: the credit of every server grows, the highest pays for all."""
 
     def __init__(self, weights: Sequence[int]) -> None:
         self.weights = list(weights)

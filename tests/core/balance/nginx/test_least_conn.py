@@ -17,9 +17,9 @@ def test_least_conn_gives_the_sequence_of_the_plain_model(bench, weights, ops):
     for what, which in ops:
         server = on.servers[which % len(weights)]
         if what == "take":
-            on.take(server)
+            on.acquire(server)
         elif what == "leave" and server.in_flight:
-            on.leave(server)
+            on.release(server)
         elif what == "serve":
             load = [len(each.in_flight) / each.weight for each in on.servers]
             chosen = peers.next([number for number, has in enumerate(load) if has > min(load)])
@@ -30,7 +30,7 @@ def test_least_conn_gives_the_sequence_of_the_plain_model(bench, weights, ops):
 def test_least_conn_counts_bound_requests(bench):
     on = bench(NginxLeastConn(start=0), (1, 1))
     for _ in range(5):
-        on.take(on.servers[0])
+        on.acquire(on.servers[0])
     assert [on.serve() for _ in range(5)] == [2] * 5
 
 
@@ -38,5 +38,5 @@ def test_least_conn_counts_bound_requests(bench):
 def test_the_first_among_equals_is_drawn(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(NginxLeastConn(), [1, 1, 1], rng)
-    assert rng.asked == [], "not before: a forked child draws for itself"
+    assert rng.arguments == [], "only at the first choice, so that a forked child draws its own number"
     assert on.sequence(3) == sequence

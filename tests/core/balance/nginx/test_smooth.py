@@ -48,7 +48,7 @@ def test_smooth_follows_the_plain_model_through_changes_and_bound_requests(bench
             chosen = peers.next()
             assert on.serve() == (0 if chosen is None else chosen + 1)
         elif what == "bound" and server.electable:
-            on.take(server)
+            on.acquire(server)
             peers.next(bound=which)
         elif what == "weigh":
             server.weight = peers.weights[which] = weight
@@ -69,7 +69,7 @@ def test_a_server_busy_with_bound_clients_gets_fewer_new_ones(bench):
     on = bench(Smooth(start=0), (1, 1, 1))
     shares: Counter[int] = Counter()
     for _ in range(300):
-        on.take(on.servers[0])
+        on.acquire(on.servers[0])
         shares[on.serve()] += 1
     assert shares[1] < 10
     assert shares[2] == pytest.approx(shares[3], abs=2)
@@ -80,8 +80,8 @@ def test_ten_thousand_bound_requests_leave_nothing_behind(bench):
     on.sequence(6)
     for number in range(10_000):
         server = on.servers[number % 3]
-        on.take(server)
-        on.leave(server)
+        on.acquire(server)
+        on.release(server)
     schedule = on.algorithm._schedule
     assert sum(len(group.heap) for group in schedule._groups.values()) < 200
 
@@ -90,6 +90,6 @@ def test_ten_thousand_bound_requests_leave_nothing_behind(bench):
 def test_smooth_draws_its_first_turn_at_the_first_choice_without_a_start(bench, scripted, drawn, sequence):
     rng = scripted([drawn])
     on = bench(Smooth(), [3, 1, 1, 1], rng)
-    assert rng.asked == [], "not before: a forked child draws for itself"
+    assert rng.arguments == [], "only at the first choice, so that a forked child draws its own number"
     assert on.sequence(6) == sequence
-    assert rng.asked == [6]
+    assert rng.arguments == [6]
