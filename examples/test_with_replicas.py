@@ -1,4 +1,4 @@
-"""Does the app survive more than one replica? Three of them in a test, to be drained and killed, without a port:
+"""Does the app work with more than one replica? The tests run three of them without a port, and drain and kill them:
 with sticky sessions every client finds its cart again, and without them it does not.
 
     pytest examples/test_with_replicas.py
@@ -45,7 +45,7 @@ def test_without_sticky_sessions_it_does_not(sticky_cluster: Callable[..., Clust
     assert ann.get("/ann").json() == []
 
 
-def test_a_replica_that_drains_serves_its_clients_to_the_end(sticky_cluster: Callable[..., Cluster]) -> None:
+def test_a_draining_replica_still_serves_its_clients(sticky_cluster: Callable[..., Cluster]) -> None:
     cluster = sticky_cluster(create_app, replicas=3)
     ann = cluster.client()
     ann.post("/ann/tea")
@@ -53,7 +53,7 @@ def test_a_replica_that_drains_serves_its_clients_to_the_end(sticky_cluster: Cal
     assert ann.get("/ann").json() == ["tea"]
 
 
-def test_a_replica_that_dies_takes_its_carts_with_it_and_the_client_shops_on() -> None:
+def test_a_client_of_a_killed_replica_loses_its_cart_and_can_fill_a_new_one() -> None:
     with Cluster(create_app, replicas=3) as cluster:
         ann = cluster.client()
         ann.post("/ann/tea")
