@@ -6,14 +6,11 @@ import asyncio
 import gc
 import logging
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import anyio.from_thread
 import pytest
 
 from sticky_asgi import Dispatcher as AsgiDispatcher
@@ -25,84 +22,20 @@ from sticky_core.health.check import Check
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import Server
+from tests.faces.running import DEADLINE, running, until
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face, RecordedResponse
 
-DEADLINE = 300.0
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 SIGNED = Cookie("SERVERID", secret="a secret of these tests")
 OFTEN: dict[str, Any] = {"inter": 0.03, "fall": 1, "rise": 1}
-
-
-def until(condition: Callable[[], object], what: str = "the condition") -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.005)
 
 
 def with_server(config: BackendConfig, name: str, **changes: Any) -> BackendConfig:
     """Return `config` with other options of one server."""
     servers = tuple(replace(each, **changes) if each.name == name else each for each in config.servers)
     return replace(config, servers=servers)
-
-
-class RunningDispatcher:
-    """A running dispatcher: on one event loop with its lifespans, or in the threads of this process."""
-
-    def __init__(self, face: Face, dispatcher: Any, portal: Any) -> None:
-        self._face = face
-        self.dispatcher = dispatcher
-        self._portal = portal
-
-    def get(self, **options: Any) -> RecordedResponse:
-        client = self._face.client(self.dispatcher)
-        if self._portal is None:
-            return client(**options)
-        run = asyncio.run
-        asyncio.run = self._run  # type: ignore[assignment]
-        try:
-            return client(**options)
-        finally:
-            asyncio.run = run
-
-    def _run(self, coroutine: Any) -> Any:
-        async def await_it() -> Any:
-            return await coroutine
-
-        return self._portal.call(await_it)
-
-    def apply(self, change: Callable[[], Change]) -> Change:
-        """Change the backend as an app of this face would, and wait until the change is in force."""
-        if self._portal is None:
-            done = change()
-            assert done.is_in_force, "on WSGI a change is in force at once"
-            return done
-
-        async def await_it() -> Change:
-            done = change()
-            await done
-            return done
-
-        done = self._portal.call(await_it)
-        assert isinstance(done, Change)
-        return done
-
-
-@contextmanager
-def running(face: Face, backend: Backend, library: str = "asyncio") -> Iterator[RunningDispatcher]:
-    dispatcher: Any = face.dispatcher(backend)
-    with ExitStack() as stack:
-        portal = None
-        if face.name == "asgi":
-            portal = stack.enter_context(anyio.from_thread.start_blocking_portal(library))
-            stack.enter_context(portal.wrap_async_context_manager(dispatcher.lifespan()))
-        else:
-            stack.callback(dispatcher.replicas.stop)
-        run = RunningDispatcher(face, dispatcher, portal)
-        run.get()
-        yield run
 
 
 def test_added_server_serves_and_clients_of_the_others_stay(face: Face) -> None:

@@ -9,8 +9,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,63 +20,13 @@ from sticky_core.health.check import Check, CheckResult
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
+from tests.faces.running import DEADLINE, running, until
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
-DEADLINE = 300.0
 OFTEN: dict[str, Any] = {"inter": 0.03, "fall": 2, "rise": 2}
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
-
-
-def until(condition: Callable[[], object], what: str = "the condition") -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.005)
-
-
-class RunningDispatcher:
-    """A running dispatcher: one event loop, or the threads of this process."""
-
-    def __init__(self, face: Face, dispatcher: Any, portal: Any) -> None:
-        self.face = face
-        self.dispatcher = dispatcher
-        self.portal = portal
-
-    def get(self, **options: Any) -> Any:
-        """Send a request, over ASGI on the event loop on which the checks run."""
-        client = self.face.client(self.dispatcher)
-        if self.portal is None:
-            return client(**options)
-        run = asyncio.run
-        asyncio.run = self.portal_run  # type: ignore[assignment]
-        try:
-            return client(**options)
-        finally:
-            asyncio.run = run
-
-    def portal_run(self, coroutine: Any) -> Any:
-        async def await_it() -> Any:
-            return await coroutine
-
-        return self.portal.call(await_it)
-
-
-@contextmanager
-def running(face: Face, backend: Any, library: str = "asyncio") -> Iterator[RunningDispatcher]:
-    dispatcher: Any = face.dispatcher(backend)
-    with ExitStack() as stack:
-        portal = None
-        if face.name == "asgi":
-            portal = stack.enter_context(anyio.from_thread.start_blocking_portal(library))
-            stack.enter_context(portal.wrap_async_context_manager(dispatcher.lifespan()))
-        else:
-            stack.callback(dispatcher.replicas.stop)
-        run = RunningDispatcher(face, dispatcher, portal)
-        if face.name == "wsgi":
-            run.get()
-        yield run
 
 
 def result(server: Server) -> CheckResult:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -22,21 +21,14 @@ from werkzeug.test import EnvironBuilder
 
 from sticky_core.dns.resolvers import Address, Query, Resolvers
 from sticky_core.server.server import Server
+from tests.faces.running import DEADLINE
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
-DEADLINE = 300.0
 A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 OFTEN: dict[str, Any] = {"timeout_resolve": 0.03, "timeout_retry": 0.5}
 NAME = "myservice.local"
-
-
-def until(condition: Callable[[], object], what: str = "the condition") -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.005)
 
 
 class Origin(BaseHTTPRequestHandler):

@@ -30,8 +30,8 @@ from tests.faces.discovery.dispatchers import (
     resolving_threads,
     running,
     template,
-    until,
 )
+from tests.faces.running import until
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
@@ -157,7 +157,7 @@ def test_tls_verifies_the_name_and_sends_it(face: Face, tmp_path: Any) -> None:
 
 
 def test_name_of_a_service_can_not_be_verified_by_tls() -> None:
-    with pytest.raises(ConfigError, match=r"say tls=TLS\(sni=...\)"):
+    with pytest.raises(ConfigError, match=r"write tls=TLS\(sni=...\)"):
         Server.template("web", 1, f"https://_https._tcp.{NAME}")
     [server] = Server.template("web", 1, f"https://_https._tcp.{NAME}", tls=TLS(sni=NAME))
     assert server.config.tls is not None and server.config.tls.sni == NAME

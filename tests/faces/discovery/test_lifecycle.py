@@ -20,8 +20,8 @@ from tests.faces.discovery.dispatchers import (
     resolving_threads,
     running,
     template,
-    until,
 )
+from tests.faces.running import until
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face

@@ -24,8 +24,8 @@ from tests.faces.discovery.dispatchers import (
     addresses,
     running,
     template,
-    until,
 )
+from tests.faces.running import until
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
