@@ -110,13 +110,13 @@ def test_servers_are_marked_as_they_are_and_their_clients_move_once(
     client, looker = site.client(), site.client()
 
     def look(name: str) -> dict[str, Any]:
-        known: dict[str, dict[str, Any]] = json.loads(looker.ask("/look").body)
+        known: dict[str, dict[str, Any]] = json.loads(looker.request("/look").body)
         return known[name]
 
     visits: list[str] = []
 
     def visit() -> str:
-        answer = client.ask("/site")
+        answer = client.request("/site")
         assert answer.status == 200, "no client is told of any of this"
         visits.append(answer.body.decode())
         return visits[-1]
@@ -160,10 +160,10 @@ def test_servers_are_marked_as_they_are_and_their_clients_move_once(
 
 def test_who_comes_back_does_so_slowly(site: Any, moody: dict[str, Moody], until: Callable[..., None]) -> None:
     looker = site.client()
-    assert site.client().ask("/site").status == 200
+    assert site.client().request("/site").status == 200
 
     def look() -> dict[str, Any]:
-        known: dict[str, dict[str, Any]] = json.loads(looker.ask("/look").body)
+        known: dict[str, dict[str, Any]] = json.loads(looker.request("/look").body)
         return known["a"]
 
     moody["a"].way = "answers 500"

@@ -38,7 +38,7 @@ def nothing_is_left_open():
 
 def echo(asked) -> None:
     """Answer with the target and the body."""
-    asked.answer(body=asked.target.encode() + b" " + asked.read_body())
+    asked.respond(body=asked.target.encode() + b" " + asked.read_body())
 
 
 def scope_of(path: str = "/", **more: object) -> dict[str, object]:
@@ -123,12 +123,12 @@ def app(request, a):
 
 
 def test_one_app_serves_several_event_loops_one_after_another(app, a, until):
-    with a.answering(echo):
+    with a.responding(echo):
         for number in range(3):
             for _ in range(2):
                 exchange = asyncio.run(Exchange(scope_of(f"/{number}")).of(app))
                 assert (exchange.status, exchange.body) == (200, b"/%d " % number)
-    until(lambda: a.open() == 0, "no connection outlives its loop")
+    until(lambda: a.open_connections() == 0, "no connection outlives its loop")
 
 
 def test_one_app_serves_several_event_loops_at_once(app, a, until):
@@ -139,10 +139,10 @@ def test_one_app_serves_several_event_loops_at_once(app, a, until):
         await asyncio.gather(*(exchange.of(app) for exchange in exchanges[10:]))
         return [exchange.body for exchange in exchanges]
 
-    with a.answering(echo), ThreadPoolExecutor(3) as threads:
+    with a.responding(echo), ThreadPoolExecutor(3) as threads:
         for name, bodies in zip("xyz", threads.map(lambda name: asyncio.run(visits(name)), "xyz"), strict=True):
             assert bodies == [f"/{name}/{number} ".encode() for number in range(20)]
-    until(lambda: a.open() == 0, "no connection outlives its loop")
+    until(lambda: a.open_connections() == 0, "no connection outlives its loop")
 
 
 def test_an_event_loop_may_move_to_another_thread(app, a, until):
@@ -154,7 +154,7 @@ def test_an_event_loop_may_move_to_another_thread(app, a, until):
         moved.set()
         await asyncio.to_thread(over.wait, DEADLINE)
 
-    with a.answering(echo), ThreadPoolExecutor(1) as threads:
+    with a.responding(echo), ThreadPoolExecutor(1) as threads:
         moves.run_until_complete(Exchange(scope_of("/before")).of(app))
         gone = threads.submit(moves.run_until_complete, elsewhere())
         try:
@@ -169,12 +169,12 @@ def test_an_event_loop_may_move_to_another_thread(app, a, until):
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
-    until(lambda: a.open() == 0, "no connection outlives its loop")
+    until(lambda: a.open_connections() == 0, "no connection outlives its loop")
 
 
 def test_a_test_client_has_a_loop_for_each_request(app, a):
     client = TestClient(app)
-    with a.answering(echo):
+    with a.responding(echo):
         assert [client.post(f"/{number}", content=b"hello").content for number in range(3)] == [
             b"/0 hello",
             b"/1 hello",
@@ -202,10 +202,10 @@ PHASES = {
 def test_a_task_that_is_cancelled_lets_go_of_its_upstream(phase, app, a, loop):
     exchange = Exchange(scope_of())
     future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
-    asked = a.asked()
+    asked = a.next_request()
     phase(asked)
     future.cancel()
-    asked.gone()
+    asked.wait_closed()
 
 
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
@@ -213,16 +213,16 @@ def test_a_cancel_scope_lets_go_of_its_upstream(phase, app, a, loop):
     exchange = Exchange(scope_of())
     scopes: list[anyio.CancelScope] = []
 
-    async def within() -> None:
+    async def cookie_path_matches() -> None:
         with anyio.CancelScope() as scope:
             scopes.append(scope)
             await exchange.of(app)
 
-    future = asyncio.run_coroutine_threadsafe(within(), loop)
-    asked = a.asked()
+    future = asyncio.run_coroutine_threadsafe(cookie_path_matches(), loop)
+    asked = a.next_request()
     phase(asked)
     loop.call_soon_threadsafe(scopes[0].cancel)
-    asked.gone()
+    asked.wait_closed()
     future.result(DEADLINE)
 
 
@@ -230,10 +230,10 @@ def test_a_cancel_scope_lets_go_of_its_upstream(phase, app, a, loop):
 def test_a_client_that_leaves_lets_go_of_the_upstream(phase, app, a, loop):
     exchange = Exchange(scope_of())
     future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
-    asked = a.asked()
+    asked = a.next_request()
     phase(asked)
     loop.call_soon_threadsafe(exchange.left.set)
-    asked.gone()
+    asked.wait_closed()
     future.result(DEADLINE)
 
 
@@ -242,14 +242,14 @@ def test_a_send_that_fails_lets_go_of_the_upstream(takes, a, loop):
     web = Backend("web", servers=[Server("a", a.url)])
     exchange = Exchange(scope_of(), takes=takes)
     future = asyncio.run_coroutine_threadsafe(exchange.of(sticky_asgi.Dispatcher(web)), loop)
-    asked = a.asked()
+    asked = a.next_request()
     asked.head("200 OK", "Transfer-Encoding: chunked")
     try:
-        while not asked.wire.look():
+        while not asked.wire.is_readable():
             asked.chunk(b"01234")
     except ConnectionError:
         pass
-    asked.gone()
+    asked.wait_closed()
     future.exception(DEADLINE)
     assert len(web["a"].in_flight) == 0
 
@@ -257,8 +257,8 @@ def test_a_send_that_fails_lets_go_of_the_upstream(takes, a, loop):
 def told(app, origin, loop, scope):
     """What the origin is told."""
     future = asyncio.run_coroutine_threadsafe(Exchange(scope).of(app), loop)
-    asked = origin.asked()
-    asked.answer()
+    asked = origin.next_request()
+    asked.respond()
     future.result(DEADLINE)
     return asked
 
@@ -313,7 +313,7 @@ def test_https_is_said_of_a_client_that_came_by_it(app, a, loop):
 def test_trailers_go_on_where_a_server_can_carry_them(app, a, loop):
     exchange = Exchange(scope_of(extensions={"http.response.trailers": {}}))
     future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
-    asked = a.asked()
+    asked = a.next_request()
     asked.head("200 OK", "Transfer-Encoding: chunked", "Trailer: X-Late")
     asked.send(b"5\r\nhello\r\n0\r\nX-Late: 1\r\n\r\n")
     future.result(DEADLINE)
@@ -335,7 +335,7 @@ def test_a_scope_is_as_it_was_when_the_next_server_sees_it(a, loop):
     )
     exchange = Exchange(scope_of("/a", method="PUT", headers=[(b"content-length", b"5")]), b"hello")
     future = asyncio.run_coroutine_threadsafe(exchange.of(sticky_asgi.Dispatcher(web)), loop)
-    asked = a.asked()
+    asked = a.next_request()
     assert asked.read_body() == b"hello"
     asked.close()
     future.result(DEADLINE)
@@ -441,7 +441,7 @@ def called(app, environ):
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 def test_wsgi_is_kept_to_the_letter(method, wsgi_app, a):
     with called(validator(wsgi_app), environ_of("/a", method)) as results:
-        asked = a.asked()
+        asked = a.next_request()
         fields = [
             "Content-Type: text/plain",
             "Connection: keep-alive, X-Gone",
@@ -452,7 +452,7 @@ def test_wsgi_is_kept_to_the_letter(method, wsgi_app, a):
         if method == "HEAD":
             asked.head("200 OK", "Content-Length: 5", *fields)
         else:
-            asked.answer("200 OK", *fields, body=b"hello")
+            asked.respond("200 OK", *fields, body=b"hello")
     with closing(results[0]) as answer:
         assert b"".join(answer.items) == (b"" if method == "HEAD" else b"hello")
     ((status, headers),) = answer.heads
@@ -461,9 +461,9 @@ def test_wsgi_is_kept_to_the_letter(method, wsgi_app, a):
 
 def test_an_input_is_read_to_its_length_and_no_further(wsgi_app, a):
     with called(validator(wsgi_app), environ_of("/", "POST", b"hello")) as results:
-        asked = a.asked()
+        asked = a.next_request()
         assert (asked.values("content-length"), asked.read_body()) == (["5"], b"hello")
-        asked.answer("200 OK", "Content-Type: text/plain", body=b"thanks")
+        asked.respond("200 OK", "Content-Type: text/plain", body=b"thanks")
     with closing(results[0]) as answer:
         assert b"".join(answer.items) == b"thanks"
 
@@ -475,9 +475,9 @@ def test_an_input_that_ends_by_itself_is_read_to_its_end(wsgi_app, a):
         "HTTP_TRANSFER_ENCODING": "chunked",
     }
     with called(wsgi_app, environ_of("/", "POST", **more)) as results:
-        asked = a.asked()
+        asked = a.next_request()
         assert (asked.values("transfer-encoding"), asked.read_body()) == (["chunked"], b"hello")
-        asked.answer(body=b"thanks")
+        asked.respond(body=b"thanks")
     with closing(results[0]) as answer:
         assert b"".join(answer.items) == b"thanks"
 
@@ -487,7 +487,7 @@ def test_an_input_that_ends_by_itself_is_read_to_its_end(wsgi_app, a):
 def test_closing_an_answer_that_was_not_read_lets_go_of_the_upstream(field, taken, a):
     web = sticky_wsgi.Backend("web", servers=[sticky_wsgi.Server("a", a.url)])
     with called(sticky_wsgi.Dispatcher(web), environ_of()) as results:
-        asked = a.asked()
+        asked = a.next_request()
         asked.head("200 OK", field)
         asked.send(b"5\r\nhello\r\n")
     (answer,) = results
@@ -495,7 +495,7 @@ def test_closing_an_answer_that_was_not_read_lets_go_of_the_upstream(field, take
         assert next(iter(answer.items)) != b""
     assert len(web["a"].in_flight) == 1
     answer.close()
-    asked.gone()
+    asked.wait_closed()
     assert len(web["a"].in_flight) == 0
     answer.close()
     assert len(web["a"].in_flight) == 0
@@ -503,7 +503,7 @@ def test_closing_an_answer_that_was_not_read_lets_go_of_the_upstream(field, take
 
 def test_an_answer_that_is_cut_short_raises_where_a_server_hears_it(wsgi_app, a):
     with called(wsgi_app, environ_of()) as results:
-        asked = a.asked()
+        asked = a.next_request()
         asked.head("200 OK", "Content-Length: 10")
         asked.send(b"hello")
         asked.close()
@@ -517,9 +517,9 @@ def test_an_answer_that_is_cut_short_raises_where_a_server_hears_it(wsgi_app, a)
 )
 def test_a_path_is_quoted_where_no_raw_uri_is_given(path, arrives, wsgi_app, a):
     with called(wsgi_app, environ_of(path, QUERY_STRING="q=%2F")) as results:
-        asked = a.asked()
+        asked = a.next_request()
         assert asked.target == f"{arrives}?q=%2F"
-        asked.answer()
+        asked.respond()
     results[0].close()
 
 
@@ -531,18 +531,18 @@ def test_a_path_is_quoted_where_no_raw_uri_is_given(path, arrives, wsgi_app, a):
 def test_a_raw_uri_is_less_the_script_name(key, raw, arrives, wsgi_app, a):
     path = raw.removeprefix("/under")
     with called(wsgi_app, environ_of(path, SCRIPT_NAME="/under", QUERY_STRING="q=%2F", **{key: raw})) as results:
-        asked = a.asked()
+        asked = a.next_request()
         assert asked.target == arrives
-        asked.answer()
+        asked.respond()
     results[0].close()
 
 
 def test_a_peer_without_an_address_has_none_to_tell(wsgi_app, a):
     with called(wsgi_app, environ_of(REMOTE_ADDR="", HTTP_X_FORWARDED_FOR="1.2.3.4", HTTP_HOST="shop.test")) as results:
-        asked = a.asked()
+        asked = a.next_request()
         assert asked.values("x-forwarded-for") == asked.values("x-real-ip") == []
         assert asked.values("x-forwarded-host") == ["shop.test"]
-        asked.answer()
+        asked.respond()
     results[0].close()
 
 
@@ -551,9 +551,9 @@ def test_threads_share_a_pool_and_no_connection(wsgi_app, a):
         with closing(Called(wsgi_app, environ_of(f"/{number}"))) as answer:
             return b"".join(answer.items)
 
-    with a.answering(echo), ThreadPoolExecutor(8) as threads:
+    with a.responding(echo), ThreadPoolExecutor(8) as threads:
         assert list(threads.map(visit, range(200))) == [b"/%d " % number for number in range(200)]
-    assert 1 <= a.open() <= 8
+    assert 1 <= a.open_connections() <= 8
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
@@ -569,7 +569,7 @@ def test_a_forked_child_leaves_the_parent_s_connections_alone(wsgi_app, a):
         echo(asked)
 
     reader, writer = os.pipe()
-    with a.answering(reply):
+    with a.responding(reply):
         assert visit("/parent") == b"/parent "
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # there are other threads, and the child needs none

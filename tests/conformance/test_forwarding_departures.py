@@ -13,7 +13,7 @@ def nothing(front, asked, caller) -> None:
 
 def a_head(front, asked, caller) -> None:
     asked.head("200 OK", "Content-Length: 10")
-    if front.can("a head before its body"):
+    if front.is_possible("a head before its body"):
         assert caller.head().status == 200
 
 
@@ -37,86 +37,86 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("way", ["leave", "close"])
+@pytest.mark.parametrize("way", ["abort", "close"])
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
 def test_a_client_that_leaves_takes_its_upstream_connection_along(phase, way, front, a, b, until):
-    before = front.look("plain")
-    caller = front.ask("GET /")
-    asked = a.asked()
+    before = front.counts("plain")
+    caller = front.request("GET /")
+    asked = a.next_request()
     phase(front, asked, caller)
     getattr(caller, way)()
-    asked.gone()
+    asked.wait_closed()
     until(lambda: front.in_flight() == 0, "nothing in flight")
-    after = front.look("plain")
+    after = front.counts("plain")
     assert (after["a"]["failed"], after["b"]["failed"]) == (before["a"]["failed"], before["b"]["failed"])
-    assert a.untouched() and b.untouched()
+    assert a.has_no_request() and b.has_no_request()
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_upload_takes_its_upstream_connection_along(front, a, until):
-    front.needs("an upload in small pieces")
-    before = front.look("plain")["a"]["failed"]
-    caller = front.ask("POST /", "Content-Length: 1000000", body=b"some of it")
-    asked = a.asked()
+    front.skip_if_impossible("an upload in small pieces")
+    before = front.counts("plain")["a"]["failed"]
+    caller = front.request("POST /", "Content-Length: 1000000", body=b"some of it")
+    asked = a.next_request()
     asked.wire.read_until(b"some of it")
-    caller.leave()
-    asked.gone()
+    caller.abort()
+    asked.wait_closed()
     until(lambda: front.in_flight() == 0, "nothing in flight")
-    assert front.look("plain")["a"]["failed"] == before
+    assert front.counts("plain")["a"]["failed"] == before
 
 
 def test_a_client_that_leaves_after_its_upload_takes_its_upstream_connection_along(front, a, until):
-    caller = front.ask("POST /", body=b"all of it")
-    asked = a.asked()
+    caller = front.request("POST /", body=b"all of it")
+    asked = a.next_request()
     assert asked.read_body() == b"all of it"
-    caller.leave()
-    asked.gone()
+    caller.abort()
+    asked.wait_closed()
     until(lambda: front.in_flight() == 0, "nothing in flight")
 
 
 def test_a_client_that_leaves_with_its_answer_leaves_the_upstream_connection_behind(front, a):
-    caller = front.ask("GET /", "Connection: close")
-    asked = a.asked()
-    asked.answer(body=b"hello")
-    assert caller.answer().body == b"hello"
-    caller.leave()
-    again = front.ask("GET /again")
-    following = a.asked()
+    caller = front.request("GET /", "Connection: close")
+    asked = a.next_request()
+    asked.respond(body=b"hello")
+    assert caller.response().body == b"hello"
+    caller.abort()
+    again = front.request("GET /again")
+    following = a.next_request()
     assert (following.target, following.wire is asked.wire) == ("/again", True)
-    following.answer()
-    assert again.answer().status == 200
+    following.respond()
+    assert again.response().status == 200
 
 
 def test_fifty_clients_that_leave_leave_no_connection_behind(front, a, until):
     phases = list(PHASES.values())
     for number in range(10):
-        callers = [front.ask(f"GET /{number}") for _ in range(5)]
-        heard = [a.asked() for _ in callers]
+        callers = [front.request(f"GET /{number}") for _ in range(5)]
+        heard = [a.next_request() for _ in callers]
         for at, asked in enumerate(heard):
             # which caller's it is nobody knows: whoever gets an answer leaves in the middle of it
             if phases[(number + at) % 4] is not nothing:
                 asked.head("200 OK", "Content-Length: 1000")
                 asked.send(b"0123456789")
         for caller in callers:
-            caller.leave()
+            caller.abort()
         for asked in heard:
-            asked.gone()
+            asked.wait_closed()
     until(lambda: front.in_flight() == 0, "nothing in flight")
-    assert a.open() == 0
-    caller = front.ask("GET /next")
-    a.asked().answer(body=b"next")
-    assert caller.answer().body == b"next"
+    assert a.open_connections() == 0
+    caller = front.request("GET /next")
+    a.next_request().respond(body=b"next")
+    assert caller.response().body == b"next"
 
 
 def test_who_asks_next_on_a_connection_is_not_told_what_the_one_before_has_not_read(front, a):
-    caller = front.ask("GET /first")
-    asked = a.asked()
+    caller = front.request("GET /first")
+    asked = a.next_request()
     asked.head("200 OK", "Content-Length: 10")
     asked.send(b"01234")
     caller.wait_for(b"01234")
-    caller.leave()
-    asked.gone()
-    following = front.ask("GET /second")
-    heard = a.asked()
+    caller.abort()
+    asked.wait_closed()
+    following = front.request("GET /second")
+    heard = a.next_request()
     assert (heard.target, heard.wire is asked.wire) == ("/second", False)
-    heard.answer(body=b"second")
-    assert following.answer().body == b"second"
+    heard.respond(body=b"second")
+    assert following.response().body == b"second"

@@ -13,10 +13,10 @@ OURS_B = "SERVERID=b; path=/"
 
 def visit(front, origin, line: str = "GET /", site: str = "plain"):
     """A whole exchange: what the origin was asked."""
-    caller = front.ask(line, site=site)
-    asked = origin.asked()
-    asked.answer(body=b"hello")
-    assert caller.answer().body == b"hello"
+    caller = front.request(line, site=site)
+    asked = origin.next_request()
+    asked.respond(body=b"hello")
+    assert caller.response().body == b"hello"
     return asked
 
 
@@ -26,15 +26,15 @@ def visit(front, origin, line: str = "GET /", site: str = "plain"):
 def test_a_connection_is_used_again(front, a):
     first = visit(front, a)
     assert visit(front, a).wire is first.wire
-    assert a.open() == 1
+    assert a.open_connections() == 1
 
 
 def test_a_client_that_closes_does_not_close_the_upstream_s_connection(front, a):
-    caller = front.ask("GET /", "Connection: close")
-    asked = a.asked()
+    caller = front.request("GET /", "Connection: close")
+    asked = a.next_request()
     assert asked.values("connection") == []
-    asked.answer()
-    caller.answer()
+    asked.respond()
+    caller.response()
     assert caller.receive() == b""
     assert visit(front, a).wire is asked.wire
 
@@ -43,33 +43,33 @@ def test_a_client_that_closes_does_not_close_the_upstream_s_connection(front, a)
     "version, fields", [("1.1", ["Connection: close"]), ("1.1", ["Connection: X-A, Close"]), ("1.0", [])]
 )
 def test_a_connection_that_the_origin_gives_up_is_not_used_again(version, fields, front, a):
-    caller = front.ask("GET /")
-    asked = a.asked()
+    caller = front.request("GET /")
+    asked = a.next_request()
     asked.head("200 OK", "Content-Length: 0", *fields, version=version)
-    assert caller.answer().status == 200
+    assert caller.response().status == 200
     assert visit(front, a).wire is not asked.wire
-    asked.gone()
+    asked.wait_closed()
 
 
 def test_two_requests_at_once_have_two_connections(front, a):
-    callers = [front.ask("GET /one"), front.ask("GET /two")]
-    both = [a.asked(), a.asked()]
+    callers = [front.request("GET /one"), front.request("GET /two")]
+    both = [a.next_request(), a.next_request()]
     assert both[0].wire is not both[1].wire
     for asked in both:
-        asked.answer(body=asked.target.encode())
-    assert [caller.answer().body for caller in callers] == [b"/one", b"/two"]
+        asked.respond(body=asked.target.encode())
+    assert [caller.response().body for caller in callers] == [b"/one", b"/two"]
 
 
 def test_an_idle_connection_is_closed_when_it_has_idled_for_long(front, a):
     asked = visit(front, a, site="brief")
-    if not front.asgi:  # where nobody sweeps, the next request does
+    if not front.is_asgi:  # where nobody sweeps, the next request does
         return
-    asked.gone()
+    asked.wait_closed()
 
 
 def test_without_a_pool_every_request_has_a_connection_of_its_own(front, a):
     asked = visit(front, a, site="no-pool")
-    asked.gone()
+    asked.wait_closed()
     assert visit(front, a, site="no-pool").wire is not asked.wire
 
 
@@ -79,76 +79,76 @@ def test_without_a_pool_every_request_has_a_connection_of_its_own(front, a):
 @pytest.mark.parametrize("line", ["GET /", "HEAD /", "OPTIONS /", "DELETE /"])
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_what_may_be_sent_twice_goes_out_once_more_on_a_fresh_connection(line, how, front, a, b):
-    before = front.look("plain")["a"]["failed"]
+    before = front.counts("plain")["a"]["failed"]
     stale = visit(front, a).wire
-    caller = front.ask(line)
-    asked = a.asked()
+    caller = front.request(line)
+    asked = a.next_request()
     assert asked.wire is stale
     getattr(asked, how)()
-    again = a.asked()
+    again = a.next_request()
     assert (again.line, again.fields) == (asked.line, asked.fields)
     assert again.wire is not stale
-    again.answer()
-    answer = caller.answer()
+    again.respond()
+    answer = caller.response()
     assert (answer.status, answer.values("set-cookie")) == (200, [OURS_A])
-    assert b.untouched()
-    assert front.look("plain")["a"]["failed"] == before  # it is nobody's fault
+    assert b.has_no_request()
+    assert front.counts("plain")["a"]["failed"] == before  # it is nobody's fault
 
 
 def test_and_with_its_body(front, a):
     stale = visit(front, a).wire
-    caller = front.ask("PUT /", body=b"hello")
-    asked = a.asked()
+    caller = front.request("PUT /", body=b"hello")
+    asked = a.next_request()
     assert asked.wire is stale
     assert asked.read_body() == b"hello"
     asked.close()
-    again = a.asked()
+    again = a.next_request()
     assert (again.line, again.read_body(), again.wire is stale) == ("PUT / HTTP/1.1", b"hello", False)
-    again.answer()
-    assert caller.answer().status == 200
+    again.respond()
+    assert caller.response().status == 200
 
 
 def test_but_not_a_third_time(front, a, b):
     visit(front, a)
-    caller = front.ask("GET /")
-    a.asked().close()
-    a.asked().close()
-    assert caller.answer().status == 502
-    assert a.untouched() and b.untouched()
+    caller = front.request("GET /")
+    a.next_request().close()
+    a.next_request().close()
+    assert caller.response().status == 502
+    assert a.has_no_request() and b.has_no_request()
 
 
 def test_what_must_not_be_sent_twice_is_executed_once(front, a, b):
     visit(front, a)
-    caller = front.ask("POST /", body=b"order")
-    asked = a.asked()
+    caller = front.request("POST /", body=b"order")
+    asked = a.next_request()
     assert asked.read_body() == b"order"
     asked.close()
-    answer = caller.answer()
+    answer = caller.response()
     assert (answer.status, answer.values("set-cookie")) == (502, [])
     assert visit(front, a, "GET /next").target == "/next"
-    assert b.untouched()
+    assert b.has_no_request()
 
 
 def test_what_must_not_be_sent_twice_never_meets_a_connection_that_is_closed(front, a):
     for number in range(10):
         stale = visit(front, a)
         stale.close()
-        caller = front.ask(f"POST /{number}", body=b"order")
-        asked = a.asked()
+        caller = front.request(f"POST /{number}", body=b"order")
+        asked = a.next_request()
         assert (asked.target, asked.read_body()) == (f"/{number}", b"order")
-        asked.answer(body=b"thanks")
-        assert caller.answer().body == b"thanks"
-    assert a.untouched()
+        asked.respond(body=b"thanks")
+        assert caller.response().body == b"thanks"
+    assert a.has_no_request()
 
 
 def test_an_origin_that_restarts_is_asked_again_over_fresh_connections(front, a):
-    callers = [front.ask("GET /") for _ in range(4)]
-    for asked in [a.asked() for _ in callers]:
-        asked.answer()
+    callers = [front.request("GET /") for _ in range(4)]
+    for asked in [a.next_request() for _ in callers]:
+        asked.respond()
     for caller in callers:
-        assert caller.answer().status == 200
-    assert a.open() == 4
-    a.forget()
+        assert caller.response().status == 200
+    assert a.open_connections() == 4
+    a.close_connections()
     for _ in range(6):
         visit(front, a)
 
@@ -198,50 +198,50 @@ BAD += [said_a_coding_that_hides_the_end, said_too_much]
 
 @pytest.mark.parametrize("fails", BAD, ids=lambda fails: fails.__name__.replace("_", " "))
 def test_who_gives_no_answer_makes_a_502_that_carries_no_mark(fails, front, a, b):
-    before = front.look("plain")["a"]["failed"]
-    caller = front.ask("GET /")
-    asked = a.asked()
+    before = front.counts("plain")["a"]["failed"]
+    caller = front.request("GET /")
+    asked = a.next_request()
     fails(asked)
-    answer = caller.answer()
+    answer = caller.response()
     assert (answer.status, answer.values("set-cookie")) == (502, [])
-    assert a.untouched() and b.untouched()
-    assert front.look("plain")["a"]["failed"] == before + 1
+    assert a.has_no_request() and b.has_no_request()
+    assert front.counts("plain")["a"]["failed"] == before + 1
     assert visit(front, a, "GET /next").wire is not asked.wire
 
 
 def test_who_refuses_makes_a_503(front):
-    answer = front.ask("GET /", site="dead").answer()
+    answer = front.request("GET /", site="dead").response()
     assert (answer.status, answer.values("set-cookie")) == (503, [])
     assert answer.values("retry-after") != []
 
 
 def test_who_does_not_pick_up_in_time_makes_a_503(front):
-    assert front.ask("GET /", site="unreachable").answer().status == 503
+    assert front.request("GET /", site="unreachable").response().status == 503
 
 
 def test_who_does_not_answer_in_time_makes_a_504(front, a, b):
-    caller = front.ask("GET /", site="impatient")
-    asked = a.asked()
-    answer = caller.answer()
+    caller = front.request("GET /", site="impatient")
+    asked = a.next_request()
+    answer = caller.response()
     assert (answer.status, answer.values("set-cookie")) == (504, [])
-    asked.gone()
-    assert a.untouched() and b.untouched()
+    asked.wait_closed()
+    assert a.has_no_request() and b.has_no_request()
 
 
 def test_who_falls_silent_in_the_middle_is_cut(front, a):
-    caller = front.ask("GET /", site="less-patient")
-    asked = a.asked()
+    caller = front.request("GET /", site="less-patient")
+    asked = a.next_request()
     asked.head("200 OK", "Content-Length: 20")
     asked.send(b"0123456789")
     caller.wait_for(b"0123456789")
     with pytest.raises(AssertionError, match="the connection ended before"):
-        caller.answer()
-    asked.gone()
+        caller.response()
+    asked.wait_closed()
 
 
 def test_who_speaks_often_enough_may_take_as_long_as_it_likes(front, a):
-    caller = front.ask("GET /", site="less-patient")
-    asked = a.asked()
+    caller = front.request("GET /", site="less-patient")
+    asked = a.next_request()
     asked.head("200 OK", "Transfer-Encoding: chunked")
     began = time.monotonic()
     while time.monotonic() - began < 1.2:  # all together take longer than the timeout
@@ -252,51 +252,51 @@ def test_who_speaks_often_enough_may_take_as_long_as_it_likes(front, a):
 
 
 def test_a_head_request_that_fails_has_no_body(front):
-    caller = front.ask("HEAD /", site="dead")
-    assert caller.answer().status == 503
-    caller.ask("GET /")
-    assert caller.answer().status == 503
+    caller = front.request("HEAD /", site="dead")
+    assert caller.response().status == 503
+    caller.request("GET /")
+    assert caller.response().status == 503
 
 
 # -- who is asked next
 
 
 def test_who_refuses_is_followed_by_the_next_server_which_the_mark_names(front, b):
-    caller = front.ask("POST /a%2Fb?c", "X-A: caf\xe9", site="next", body=b"hello")
-    asked = b.asked()
+    caller = front.request("POST /a%2Fb?c", "X-A: caf\xe9", site="next", body=b"hello")
+    asked = b.next_request()
     assert (asked.line, asked.values("x-a"), asked.read_body()) == ("POST /a%2Fb?c HTTP/1.1", ["caf\xe9"], b"hello")
-    asked.answer("200 OK", "Set-Cookie: a=1", body=b"from b")
-    answer = caller.answer()
+    asked.respond("200 OK", "Set-Cookie: a=1", body=b"from b")
+    answer = caller.response()
     assert (answer.status, answer.body, answer.values("set-cookie")) == (200, b"from b", ["a=1", OURS_B])
 
 
 def test_who_refuses_is_followed_whatever_the_size_of_the_upload(front, b):
     caller = front.caller("next")
-    thread = threading.Thread(target=caller.ask, args=("POST /",), kwargs={"body": bytes(1 << 20)})
+    thread = threading.Thread(target=caller.request, args=("POST /",), kwargs={"body": bytes(1 << 20)})
     thread.start()
-    asked = b.asked()
+    asked = b.next_request()
     assert len(asked.read_body()) == 1 << 20
     thread.join()
-    asked.answer()
-    assert caller.answer().status == 200
+    asked.respond()
+    assert caller.response().status == 200
 
 
 def test_a_client_that_belongs_to_a_server_that_refuses_is_told_its_new_one(front, b):
-    caller = front.ask("GET /", "Cookie: SERVERID=a", site="next")
-    asked = b.asked()
+    caller = front.request("GET /", "Cookie: SERVERID=a", site="next")
+    asked = b.next_request()
     assert asked.values("cookie") == []
-    asked.answer()
-    assert caller.answer().values("set-cookie") == [OURS_B]
+    asked.respond()
+    assert caller.response().values("set-cookie") == [OURS_B]
 
 
 @pytest.mark.parametrize("site", ["no-retries", "never"])
 def test_without_retries_a_refusal_is_the_answer(site, front, b):
-    assert front.ask("GET /", site=site).answer().status == 503
-    assert b.untouched()
+    assert front.request("GET /", site=site).response().status == 503
+    assert b.has_no_request()
 
 
 def with_a_503(asked) -> None:
-    asked.answer("503 Busy", "X-Failed: 1", "Set-Cookie: failed=1", "Content-Encoding: gzip", body=b"busy " * 100)
+    asked.respond("503 Busy", "X-Failed: 1", "Set-Cookie: failed=1", "Content-Encoding: gzip", body=b"busy " * 100)
 
 
 def with_a_503_that_does_not_end(asked) -> None:
@@ -309,44 +309,44 @@ AGAIN = [*BAD, with_a_503, with_a_503_that_does_not_end]
 
 @pytest.mark.parametrize("fails", AGAIN, ids=lambda fails: fails.__name__.replace("_", " "))
 def test_retry_on_asks_the_next_server_and_nothing_of_the_one_before_is_left(fails, front, a, b):
-    caller = front.ask("PUT /a%2Fb?c", "X-A: caf\xe9", "Cookie: x=1; SERVERID=a", site="again", body=b"hello")
-    first = a.asked()
+    caller = front.request("PUT /a%2Fb?c", "X-A: caf\xe9", "Cookie: x=1; SERVERID=a", site="again", body=b"hello")
+    first = a.next_request()
     first.read_body()
     fails(first)
-    asked = b.asked()
+    asked = b.next_request()
     assert (asked.line, asked.fields) == (first.line, first.fields)
     assert asked.read_body() == b"hello"
-    asked.answer("201 Created", "X-B: 1", body=b"from b")
-    answer = caller.answer()
+    asked.respond("201 Created", "X-B: 1", body=b"from b")
+    answer = caller.response()
     assert (answer.status, answer.body, answer.values("set-cookie")) == (201, b"from b", [OURS_B])
     assert (answer.values("x-failed"), answer.values("content-encoding"), answer.values("x-b")) == ([], [], ["1"])
 
 
 def test_retry_on_a_timeout_asks_the_next_server(front, a, b):
-    caller = front.ask("GET /", site="less-patient-again")
-    first = a.asked()
-    asked = b.asked()
-    first.gone()
-    asked.answer(body=b"from b")
-    assert caller.answer().body == b"from b"
+    caller = front.request("GET /", site="less-patient-again")
+    first = a.next_request()
+    asked = b.next_request()
+    first.wait_closed()
+    asked.respond(body=b"from b")
+    assert caller.response().body == b"from b"
 
 
 def test_the_last_answer_passes_when_nobody_is_left(front, a, b):
-    caller = front.ask("GET /", site="again")
-    with_a_503(a.asked())
-    b.asked().answer("503 Busy", "X-Last: 1", "Set-Cookie: last=1", body=b"busy as well")
-    answer = caller.answer()
+    caller = front.request("GET /", site="again")
+    with_a_503(a.next_request())
+    b.next_request().respond("503 Busy", "X-Last: 1", "Set-Cookie: last=1", body=b"busy as well")
+    answer = caller.response()
     assert (answer.status, answer.body) == (503, b"busy as well")
     assert answer.values("set-cookie") == ["last=1", OURS_B]
     assert (answer.values("x-last"), answer.values("x-failed")) == (["1"], [])
 
 
 def test_an_answer_that_is_not_to_be_retried_passes(front, a, b):
-    caller = front.ask("GET /", site="again")
-    a.asked().answer("500 Oops", body=b"oops")
-    answer = caller.answer()
+    caller = front.request("GET /", site="again")
+    a.next_request().respond("500 Oops", body=b"oops")
+    answer = caller.response()
     assert (answer.status, answer.body, answer.values("set-cookie")) == (500, b"oops", [OURS_A])
-    assert b.untouched()
+    assert b.has_no_request()
 
 
 @pytest.mark.parametrize(
@@ -355,92 +355,92 @@ def test_an_answer_that_is_not_to_be_retried_passes(front, a, b):
     ids=["closed", "said nonsense", "with a 503"],
 )
 def test_what_may_have_been_executed_is_not_executed_again(fails, status, front, a, b):
-    caller = front.ask("POST /", site="again", body=b"order")
-    asked = a.asked()
+    caller = front.request("POST /", site="again", body=b"order")
+    asked = a.next_request()
     asked.read_body()
     fails(asked)
-    assert caller.answer().status == status
-    assert a.untouched() and b.untouched()
+    assert caller.response().status == status
+    assert a.has_no_request() and b.has_no_request()
 
 
 @pytest.mark.parametrize("fails", [closed, with_a_503], ids=["closed", "with a 503"])
 def test_unless_the_client_gives_it_a_key(fails, front, a, b):
-    caller = front.ask("POST /", "Idempotency-Key: 42", site="keyed", body=b"order")
-    asked = a.asked()
+    caller = front.request("POST /", "Idempotency-Key: 42", site="keyed", body=b"order")
+    asked = a.next_request()
     asked.read_body()
     fails(asked)
-    again = b.asked()
+    again = b.next_request()
     assert (again.values("idempotency-key"), again.read_body()) == (["42"], b"order")
-    again.answer(body=b"thanks")
-    assert caller.answer().body == b"thanks"
+    again.respond(body=b"thanks")
+    assert caller.response().body == b"thanks"
 
 
 @pytest.mark.parametrize(
     "site, fields", [("keyed", []), ("again", ["Idempotency-Key: 42"])], ids=["no key", "not opted in"]
 )
 def test_a_key_counts_where_it_is_given_and_wanted(site, fields, front, a, b):
-    caller = front.ask("POST /", *fields, site=site, body=b"order")
-    asked = a.asked()
+    caller = front.request("POST /", *fields, site=site, body=b"order")
+    asked = a.next_request()
     asked.read_body()
     asked.close()
-    assert caller.answer().status == 502
-    assert b.untouched()
+    assert caller.response().status == 502
+    assert b.has_no_request()
 
 
 def test_a_body_within_the_limit_is_told_again_and_one_beyond_it_is_not(front, a, b):
-    caller = front.ask("PUT /", site="small", body=b"0123456789")
-    asked = a.asked()
+    caller = front.request("PUT /", site="small", body=b"0123456789")
+    asked = a.next_request()
     asked.read_body()
     asked.close()
-    again = b.asked()
+    again = b.next_request()
     assert again.read_body() == b"0123456789"
-    again.answer()
-    assert caller.answer().status == 200
-    caller = front.ask("PUT /", site="small", body=b"0123456789+")
-    asked = a.asked()
+    again.respond()
+    assert caller.response().status == 200
+    caller = front.request("PUT /", site="small", body=b"0123456789+")
+    asked = a.next_request()
     asked.read_body()
     asked.close()
-    assert caller.answer().status == 502
-    assert b.untouched()
+    assert caller.response().status == 502
+    assert b.has_no_request()
 
 
 def test_without_redispatch_the_same_server_is_asked_again(front, a, b):
-    caller = front.ask("GET /", "Cookie: SERVERID=a", site="again-here")
-    with_a_503(a.asked())
-    a.asked().answer(body=b"better")
-    assert caller.answer().body == b"better"
-    assert b.untouched()
+    caller = front.request("GET /", "Cookie: SERVERID=a", site="again-here")
+    with_a_503(a.next_request())
+    a.next_request().respond(body=b"better")
+    assert caller.response().body == b"better"
+    assert b.has_no_request()
 
 
 def test_a_server_that_refuses_is_given_a_pause(front, origins, until):
     late = origins["late"]
-    before = front.look("patient")["a"]["failed"]
-    caller = front.ask("POST /", site="patient", body=b"hello")
-    until(lambda: front.look("patient")["a"]["failed"] > before, "a first attempt has failed")
-    late.wake()
+    before = front.counts("patient")["a"]["failed"]
+    caller = front.request("POST /", site="patient", body=b"hello")
+    until(lambda: front.counts("patient")["a"]["failed"] > before, "a first attempt has failed")
+    late.start_listening()
     try:
-        asked = late.asked()
+        asked = late.next_request()
         assert asked.read_body() == b"hello"
-        asked.answer(body=b"at last")
-        assert caller.answer().body == b"at last"
+        asked.respond(body=b"at last")
+        assert caller.response().body == b"at last"
     finally:
-        late.sleep()
+        late.refuse_connections()
 
 
 def test_apps_and_upstreams_are_servers_of_one_backend(front, a):
-    caller = front.ask("GET /", "Cookie: SERVERID=app", site="mixed")
-    answer = caller.answer()
+    caller = front.request("GET /", "Cookie: SERVERID=app", site="mixed")
+    answer = caller.response()
     assert (answer.body, answer.values("set-cookie")) == (b"the app itself", [])
-    caller = front.ask("GET /", "Cookie: SERVERID=a", site="mixed")
-    a.asked().answer(body=b"the upstream")
-    answer = caller.answer()
+    caller = front.request("GET /", "Cookie: SERVERID=a", site="mixed")
+    a.next_request().respond(body=b"the upstream")
+    answer = caller.response()
     assert (answer.body, answer.values("set-cookie")) == (b"the upstream", [])
-    assert a.untouched()
+    assert a.has_no_request()
 
 
 def test_who_belongs_nowhere_is_sent_to_apps_and_upstreams_in_turn(front, a):
-    with a.answering(lambda asked: asked.answer(body=b"the upstream")):
-        bodies = [front.ask("GET /", site="mixed").answer().body for _ in range(4)]
+    with a.responding(lambda asked: asked.respond(body=b"the upstream")):
+        bodies = [front.request("GET /", site="mixed").response().body for _ in range(4)]
     assert sorted(bodies[:2]) == sorted(bodies[2:]) == [b"the app itself", b"the upstream"]
 
 
@@ -448,121 +448,121 @@ def test_who_belongs_nowhere_is_sent_to_apps_and_upstreams_in_turn(front, a):
 
 
 def queued(front, site: str) -> int:
-    number: int = front.look(site)["queue"]["waiting"]
+    number: int = front.counts(site)["queue"]["waiting"]
     return number
 
 
 def test_who_finds_no_place_in_time_is_told_503(front, a):
-    first = front.ask("GET /first", site="one-at-once")
-    asked = a.asked()
-    answer = front.ask("GET /second", site="one-at-once").answer()
+    first = front.request("GET /first", site="one-at-once")
+    asked = a.next_request()
+    answer = front.request("GET /second", site="one-at-once").response()
     assert (answer.status, answer.values("set-cookie")) == (503, [])
-    assert a.untouched()
-    asked.answer(body=b"first")
-    assert first.answer().body == b"first"
+    assert a.has_no_request()
+    asked.respond(body=b"first")
+    assert first.response().body == b"first"
     assert visit(front, a, site="one-at-once").target == "/"
 
 
 def test_who_has_waited_longest_is_next(front, a, until):
-    first = front.ask("GET /first", site="one")
-    asked = a.asked()
+    first = front.request("GET /first", site="one")
+    asked = a.next_request()
     waiting = []
     for number in range(4):
-        waiting.append(front.ask(f"POST /{number}", site="one", body=b"hello"))
+        waiting.append(front.request(f"POST /{number}", site="one", body=b"hello"))
         until(lambda: queued(front, "one") == len(waiting), "one more in the queue")
     for number, (before, after) in enumerate(zip([first, *waiting], waiting, strict=False)):
-        assert a.untouched()
-        asked.answer(body=b"thanks")
-        assert before.answer().body == b"thanks"
-        asked = a.asked()
+        assert a.has_no_request()
+        asked.respond(body=b"thanks")
+        assert before.response().body == b"thanks"
+        asked = a.next_request()
         assert (asked.target, asked.read_body()) == (f"/{number}", b"hello")
-        assert not after.look()
-    asked.answer(body=b"last")
-    assert waiting[-1].answer().body == b"last"
+        assert not after.is_readable()
+    asked.respond(body=b"last")
+    assert waiting[-1].response().body == b"last"
 
 
 def test_who_leaves_the_queue_keeps_nobody_waiting(front, a, until):
-    first = front.ask("GET /first", site="one")
-    asked = a.asked()
-    leaving = front.ask("GET /leaving", site="one")
+    first = front.request("GET /first", site="one")
+    asked = a.next_request()
+    leaving = front.request("GET /leaving", site="one")
     until(lambda: queued(front, "one") == 1, "one in the queue")
-    staying = front.ask("GET /staying", site="one")
+    staying = front.request("GET /staying", site="one")
     until(lambda: queued(front, "one") == 2, "two in the queue")
-    leaving.leave()
+    leaving.abort()
     until(lambda: queued(front, "one") == 1, "one has left the queue")
-    asked.answer()
-    assert first.answer().status == 200
-    following = a.asked()
+    asked.respond()
+    assert first.response().status == 200
+    following = a.next_request()
     assert following.target == "/staying"
-    following.answer()
-    assert staying.answer().status == 200
+    following.respond()
+    assert staying.response().status == 200
     assert visit(front, a, site="one").target == "/"
 
 
 def test_a_client_that_leaves_gives_its_place_to_the_next(front, a, until):
-    first = front.ask("GET /first", site="one")
-    asked = a.asked()
-    second = front.ask("GET /second", site="one")
+    first = front.request("GET /first", site="one")
+    asked = a.next_request()
+    second = front.request("GET /second", site="one")
     until(lambda: queued(front, "one") == 1, "one in the queue")
-    first.leave()
-    asked.gone()
-    following = a.asked()
+    first.abort()
+    asked.wait_closed()
+    following = a.next_request()
     assert following.target == "/second"
-    following.answer()
-    assert second.answer().status == 200
+    following.respond()
+    assert second.response().status == 200
 
 
 def test_a_failure_gives_its_place_to_the_next(front, a, until):
-    first = front.ask("GET /first", site="one")
-    asked = a.asked()
-    second = front.ask("GET /second", site="one")
+    first = front.request("GET /first", site="one")
+    asked = a.next_request()
+    second = front.request("GET /second", site="one")
     until(lambda: queued(front, "one") == 1, "one in the queue")
     asked.close()
-    assert first.answer().status == 502
-    following = a.asked()
+    assert first.response().status == 502
+    following = a.next_request()
     assert following.target == "/second"
-    following.answer()
-    assert second.answer().status == 200
+    following.respond()
+    assert second.response().status == 200
 
 
 def test_who_finds_the_queue_full_is_told_503_at_once(front, a, until):
-    first = front.ask("GET /first", site="one-more")
-    asked = a.asked()
-    second = front.ask("GET /second", site="one-more")
+    first = front.request("GET /first", site="one-more")
+    asked = a.next_request()
+    second = front.request("GET /second", site="one-more")
     until(lambda: queued(front, "one-more") == 1, "one in the queue")
-    assert front.ask("GET /third", site="one-more").answer().status == 503
-    asked.answer()
-    assert first.answer().status == 200
-    a.asked().answer()
-    assert second.answer().status == 200
+    assert front.request("GET /third", site="one-more").response().status == 503
+    asked.respond()
+    assert first.response().status == 200
+    a.next_request().respond()
+    assert second.response().status == 200
 
 
 def test_first_fills_the_first_server_before_the_next(front, a, b):
-    first = front.ask("GET /first", site="first")
-    asked = a.asked()
-    second = front.ask("GET /second", site="first")
-    other = b.asked()
+    first = front.request("GET /first", site="first")
+    asked = a.next_request()
+    second = front.request("GET /second", site="first")
+    other = b.next_request()
     assert (asked.target, other.target) == ("/first", "/second")
-    asked.answer()
-    assert first.answer().status == 200
-    third = front.ask("GET /third", site="first")
-    again = a.asked()
+    asked.respond()
+    assert first.response().status == 200
+    third = front.request("GET /third", site="first")
+    again = a.next_request()
     assert again.target == "/third"
     for each in (again, other):
-        each.answer()
-    assert (second.answer().status, third.answer().status) == (200, 200)
+        each.response()
+    assert (second.response().status, third.response().status) == (200, 200)
 
 
 # -- TLS
 
 
 def test_an_upstream_of_tls_is_verified_and_forwarded_to(front, origins, until):
-    caller = front.ask("POST /a%2Fb", "X-A: caf\xe9", site="tls", body=b"hello")
-    asked = origins["tls"].asked()
+    caller = front.request("POST /a%2Fb", "X-A: caf\xe9", site="tls", body=b"hello")
+    asked = origins["tls"].next_request()
     assert (asked.target, asked.values("x-a"), asked.read_body()) == ("/a%2Fb", ["caf\xe9"], b"hello")
     assert asked.values("x-forwarded-proto") == ["http"]  # that is how the client came
-    asked.answer(body=b"thanks" * 10_000)
-    assert caller.answer().body == b"thanks" * 10_000
+    asked.respond(body=b"thanks" * 10_000)
+    assert caller.response().body == b"thanks" * 10_000
     wires = [asked.wire]
 
     def used_again():  # a client may have its answer a moment before the connection is idle
@@ -574,9 +574,9 @@ def test_an_upstream_of_tls_is_verified_and_forwarded_to(front, origins, until):
 
 @pytest.mark.parametrize("site, origin", [("tls-stranger", "tls"), ("tls-misnamed", "named")])
 def test_a_certificate_that_is_not_good_enough_makes_a_503(site, origin, front, origins):
-    caller = front.ask("GET /", site=site)
-    origins[origin].refuse()
-    assert caller.answer().status == 503
+    caller = front.request("GET /", site=site)
+    origins[origin].accept_failing_handshake()
+    assert caller.response().status == 503
 
 
 def test_any_certificate_is_good_enough_if_asked_for(front, origins):
@@ -595,25 +595,25 @@ def test_a_client_certificate_is_shown(front, origins):
 
 
 def test_a_client_that_leaves_takes_its_tls_connection_along(front, origins):
-    caller = front.ask("GET /", site="tls")
-    asked = origins["tls"].asked()
-    caller.leave()
-    asked.gone()
+    caller = front.request("GET /", site="tls")
+    asked = origins["tls"].next_request()
+    caller.abort()
+    asked.wait_closed()
 
 
 def test_who_does_not_answer_in_time_over_tls_makes_a_504(front, origins):
-    caller = front.ask("GET /", site="tls-impatient")
-    asked = origins["tls"].asked()
-    assert caller.answer().status == 504
-    asked.gone()
+    caller = front.request("GET /", site="tls-impatient")
+    asked = origins["tls"].next_request()
+    assert caller.response().status == 504
+    asked.wait_closed()
 
 
 def test_an_answer_over_tls_that_is_cut_short_is_seen_to_be(front, origins):
-    caller = front.ask("GET /", site="tls")
-    asked = origins["tls"].asked()
+    caller = front.request("GET /", site="tls")
+    asked = origins["tls"].next_request()
     asked.head("200 OK", "Content-Length: 100")
     asked.send(b"0123456789")
     caller.wait_for(b"0123456789")
     asked.close()
     with pytest.raises(AssertionError, match="the connection ended before"):
-        caller.answer()
+        caller.response()

@@ -12,26 +12,26 @@ HOST = "127.0.0.1"
 
 def told(front, origin, line: str, *fields: str, site: str = "plain", body: bytes = b""):
     """What the origin is told of a request, which it then answers."""
-    caller = front.ask(line, *fields, site=site, body=body)
-    asked = origin.asked()
+    caller = front.request(line, *fields, site=site, body=body)
+    asked = origin.next_request()
     asked.body = asked.read_body()
-    asked.answer()
-    assert caller.answer().status == 200
+    asked.respond()
+    assert caller.response().status == 200
     return asked
 
 
 def answered(front, origin, *fields: str, status: str = "200 OK", body: bytes = b""):
     """What the client is told of an answer."""
-    caller = front.ask("GET /")
-    origin.asked().answer(status, *fields, body=body)
-    return caller.answer()
+    caller = front.request("GET /")
+    origin.next_request().respond(status, *fields, body=body)
+    return caller.response()
 
 
 def refused(front, origin, line: str, *fields: str, site: str = "plain") -> int:
     """The status of an answer to a request that the origin does not hear of."""
-    caller = front.ask(line, *fields, site=site)
-    status: int = caller.answer().status
-    assert origin.untouched()
+    caller = front.request(line, *fields, site=site)
+    status: int = caller.response().status
+    assert origin.has_no_request()
     return status
 
 
@@ -75,7 +75,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("which", TARGETS)
 def test_a_target_arrives_as_it_was_sent(which, front, a):
-    front.needs(which)
+    front.skip_if_impossible(which)
     assert told(front, a, f"GET {TARGETS[which]}").target == TARGETS[which]
 
 
@@ -86,7 +86,7 @@ def test_a_target_arrives_as_it_was_sent(which, front, a):
 )
 def test_an_absolute_target_arrives_as_the_path_that_it_names(target, arrives, front, a):
     if arrives[:2] in ("/", "/?"):
-        front.needs("an absolute target without a path")
+        front.skip_if_impossible("an absolute target without a path")
     assert told(front, a, f"GET {target}").target == arrives
 
 
@@ -166,18 +166,18 @@ def test_a_server_s_own_root_path_is_taken_off(command, more, before, serve, var
     served = serve(*command.split(), variables={**variables, **more})
     for target in ("/a%2Fb?c=%2f", "/", "//double", "/under/a"):
         client = caller(served)
-        client.ask(f"GET {before}{target}")
-        asked = a.asked()
+        client.request(f"GET {before}{target}")
+        asked = a.next_request()
         assert asked.target == target
-        asked.answer()
-        assert client.answer().status == 200
+        asked.respond()
+        assert client.response().status == 200
 
 
 # -- headers of requests
 
 
 def test_repeated_request_headers_stay_apart_and_in_order(front, a):
-    front.needs("repeated request headers")
+    front.skip_if_impossible("repeated request headers")
     asked = told(front, a, "GET /", "X-Many: 1", "Cookie: a=1", "x-many: 2", "Cookie: b=2", "X-Many: 1")
     assert asked.values("x-many") == ["1", "2", "1"]
     assert asked.values("cookie") == ["a=1", "b=2"]
@@ -233,16 +233,16 @@ def test_our_cookie_is_taken_out_and_no_other_touched(sent, arrives, front, a):
 
 
 def test_a_cookie_set_for_one_client_is_never_sent_for_another(front, a):
-    first = front.ask("GET /")
-    wire = a.asked()
-    wire.answer("200 OK", "Set-Cookie: session=alice; Path=/", "Set-Cookie: theme=dark")
-    first.answer()
-    second = front.ask("GET /")
-    asked = a.asked()
+    first = front.request("GET /")
+    wire = a.next_request()
+    wire.respond("200 OK", "Set-Cookie: session=alice; Path=/", "Set-Cookie: theme=dark")
+    first.response()
+    second = front.request("GET /")
+    asked = a.next_request()
     assert asked.wire is wire.wire  # the same connection, and nothing of the first client on it
     assert asked.values("cookie") == []
-    asked.answer()
-    assert second.answer().values("set-cookie") == ["SERVERID=a; path=/"]
+    asked.respond()
+    assert second.response().values("set-cookie") == ["SERVERID=a; path=/"]
 
 
 HOP_BY_HOP = {
@@ -297,10 +297,10 @@ def test_connection_takes_nothing_along_that_others_depend_on(front, a):
     ids=["NUL", "CR", "space", "space before", "no name"],
 )
 def test_a_header_that_two_readers_may_read_in_two_ways_is_never_passed_on(field, front, a):
-    caller = front.ask("GET /first", field)
-    assert caller.answer().status == 400
+    caller = front.request("GET /first", field)
+    assert caller.response().status == 400
     caller.close()
-    assert a.untouched()
+    assert a.has_no_request()
     assert told(front, a, "GET /second").target == "/second"
 
 
@@ -327,13 +327,13 @@ def test_every_set_cookie_arrives_by_itself_and_ours_beside_them(front, a):
 
 
 def test_a_redirect_is_the_client_s_to_follow_and_goes_where_it_went(front, a):
-    caller = front.ask("GET /mounted/a", site="mounted")
-    a.asked().answer("302 Found", "Location: /base/next?a=%2F", "Set-Cookie: a=1; Path=/base")
-    answer = caller.answer()
+    caller = front.request("GET /mounted/a", site="mounted")
+    a.next_request().respond("302 Found", "Location: /base/next?a=%2F", "Set-Cookie: a=1; Path=/base")
+    answer = caller.response()
     assert answer.status == 302
     assert answer.values("location") == ["/base/next?a=%2F"]
     assert answer.values("set-cookie")[0] == "a=1; Path=/base"
-    assert a.untouched()
+    assert a.has_no_request()
 
 
 def test_hop_by_hop_headers_of_an_answer_go_no_further(front, a):
@@ -544,13 +544,13 @@ def test_the_host_can_be_told(front, a):
 
 
 def test_a_client_without_a_host_gets_the_upstream_s(front, a):
-    front.needs("a client without a Host")
+    front.skip_if_impossible("a client without a Host")
     caller = front.caller()
     caller.send(b"GET / HTTP/1.0\r\n\r\n")
-    asked = a.asked()
+    asked = a.next_request()
     assert (asked.line, asked.values("host")) == ("GET / HTTP/1.1", [f"{HOST}:{a.port}"])
-    asked.answer(body=b"hello")
-    assert caller.answer().body == b"hello"
+    asked.respond(body=b"hello")
+    assert caller.response().body == b"hello"
 
 
 def test_a_unix_socket_is_told_the_same_host(front, origins):
@@ -559,10 +559,10 @@ def test_a_unix_socket_is_told_the_same_host(front, origins):
 
 
 def test_an_upstream_alone_is_an_app_and_marks_nothing(front, a):
-    caller = front.ask("GET /a%2Fb?c", "X-A: caf\xe9", site="alone")
-    asked = a.asked()
+    caller = front.request("GET /a%2Fb?c", "X-A: caf\xe9", site="alone")
+    asked = a.next_request()
     assert (asked.target, asked.values("x-a"), asked.values("x-forwarded-for")) == ("/a%2Fb?c", ["caf\xe9"], [HOST])
-    asked.answer("200 OK", "X-B: caf\xe9", body=b"hello")
-    answer = caller.answer()
+    asked.respond("200 OK", "X-B: caf\xe9", body=b"hello")
+    answer = caller.response()
     assert (answer.status, answer.values("x-b"), answer.body) == (200, ["caf\xe9"], b"hello")
     assert answer.values("set-cookie") == []

@@ -59,7 +59,7 @@ def relay(request, serve) -> Callable[..., object]:
 
 
 def look(served) -> dict[str, int]:
-    said: dict[str, int] = json.loads(served.client().ask("/look").body)
+    said: dict[str, int] = json.loads(served.client().request("/look").body)
     return said
 
 
@@ -269,23 +269,23 @@ def test_a_body_on_its_way_up_is_not_kept(relay, warehouse, size, chunked):
 
 
 @sizes(48 * MB, 400 * MB)
-def test_a_body_that_is_read_slowly_waits_at_its_origin(relay, warehouse, still, size):
+def test_a_body_that_is_read_slowly_waits_at_its_origin(relay, warehouse, wait_until_stable, size):
     served = relay(warehouse.port)
     download(served.port, WARM_UP)
     memory = Memory(look(served)["pid"])
     memory.begin()
     with closing(Download(served.port, size)) as body:
-        assert still(lambda: warehouse.sent.size) < size
+        assert wait_until_stable(lambda: warehouse.sent.size) < size
         for quarter in range(1, 5):
             body.read(size * quarter // 4)
-            still(lambda: warehouse.sent.size)
+            wait_until_stable(lambda: warehouse.sent.size)
         assert body.is_over()
         assert body.received == warehouse.sent
     assert memory.growth < GROWTH
 
 
 @sizes(48 * MB, 400 * MB)
-def test_a_body_that_the_origin_reads_slowly_waits_at_its_client(relay, warehouse, still, until, size):
+def test_a_body_that_the_origin_reads_slowly_waits_at_its_client(relay, warehouse, wait_until_stable, until, size):
     served = relay(warehouse.port)
     upload(served.port, WARM_UP)
     memory = Memory(look(served)["pid"])
@@ -299,7 +299,7 @@ def test_a_body_that_the_origin_reads_slowly_waits_at_its_client(relay, warehous
     client = threading.Thread(target=lambda: sent.append(upload(served.port, size)))
     client.start()
     for _ in range(4):
-        enough = min(still(lambda: warehouse.received.size) + size // 4, size)
+        enough = min(wait_until_stable(lambda: warehouse.received.size) + size // 4, size)
         warehouse.may_read.set()
         until(partial(has_come, enough), "a quarter of the body")
         warehouse.may_read.clear()

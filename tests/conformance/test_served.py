@@ -33,7 +33,7 @@ def gateway(request, serve):
 
 def put(client, item: str) -> tuple[str, list[str], list[str]]:
     """Put `item` into the client's cart: the replica that did, what is in the cart, and the marks."""
-    answer = client.ask(f"/cart/{item}", "POST")
+    answer = client.request(f"/cart/{item}", "POST")
     assert answer.status == 200
     said = json.loads(answer.body)
     marks = [text for text in answer.values("set-cookie") if text.startswith("SERVERID=")]
@@ -44,7 +44,7 @@ def set_state(served, server: str, state: str, token: str | None = None) -> int:
     body = json.dumps({"state": state}).encode()
     token = served.admin_token if token is None else token
     headers = {"Content-Type": "application/json", "X-Admin-Token": token}
-    status: int = served.client().ask(f"/admin/servers/{server}/state", "POST", headers, body).status
+    status: int = served.client().request(f"/admin/servers/{server}/state", "POST", headers, body).status
     return status
 
 
@@ -127,7 +127,7 @@ def test_a_replica_that_drains_keeps_its_clients_and_gets_no_new_ones(gateway):
 def test_the_admin_route_is_for_those_who_know_the_token(gateway):
     assert set_state(gateway, "r1", "maint", token="let-me-in") == 403
     assert set_state(gateway, "r1", "maint", token="") == 403
-    assert json.loads(gateway.client().ask("/").body) == dict.fromkeys(REPLICAS, "ready")
+    assert json.loads(gateway.client().request("/").body) == dict.fromkeys(REPLICAS, "ready")
 
 
 #: each example that is served, a path of it that is sticky, and the cookie it is sticky by
@@ -156,7 +156,7 @@ def test_an_example_runs_by_the_command_in_its_docstring(name, serve):
     (command,) = COMMAND.findall(ast.get_docstring(ast.parse(source), clean=False) or "")
     target, cookie = STICKY[name]
     client = serve(*shlex.split(command)).client()
-    said = [json.loads(client.ask(target).body) for _ in range(4)]
+    said = [json.loads(client.request(target).body) for _ in range(4)]
     homes = {answer.get("replica") or answer.get("server") for answer in said}
     marks = [value for (name, _), value in client.jar.items() if name == cookie]
     assert len(homes) == len(marks) == 1

@@ -72,9 +72,9 @@ def hearing(origin) -> Iterator[Heard]:
             assert names.count("host") == 1
             asked.body = body_of(asked)
             asked.wire.reading = False
-            assert not asked.wire.look(), "there is more behind the request than the request"
+            assert not asked.wire.is_readable(), "there is more behind the request than the request"
         except AssertionError as problem:
-            if asked.wire.over:
+            if asked.wire.is_closed:
                 heard.cut += 1
             else:
                 heard.nonsense.append((problem, asked.line, asked.fields))
@@ -82,9 +82,9 @@ def hearing(origin) -> Iterator[Heard]:
         else:
             heard.targets.append(asked.target)
             heard.requests.append(asked)
-            asked.answer(body=asked.target.encode("latin-1"))
+            asked.respond(body=asked.target.encode("latin-1"))
 
-    with origin.answering(hear):
+    with origin.responding(hear):
         yield heard
 
 
@@ -266,7 +266,7 @@ def everything(caller, waited_for: bool):
         while b"\r\n\r\n" not in came and (more := caller.receive()):
             came += more
     try:
-        caller.finish()
+        caller.shut_down_sending()
     except OSError:  # reset
         pass
     return came + caller.read_all()
@@ -277,7 +277,7 @@ def said_in_one_way_or_refused(row: Row, front, origin) -> None:
         caller = front.caller()
         caller.send(row.sent.encode("latin-1"))
         came = everything(caller, row.waited_for)
-        after = front.ask("GET /after").answer()
+        after = front.request("GET /after").response()
     assert heard.nonsense == []
     assert after.body == b"/after"
     assert heard.targets[-1] == "/after"
@@ -411,8 +411,8 @@ def test_a_request_in_frames_is_refused_or_written_in_lines_of_which_there_is_on
                 over |= reset or isinstance(event, h2.events.StreamEnded)
         client.close()
         after = caller(served)
-        after.ask("GET /after")
-        assert after.answer().body == b"/after"
+        after.request("GET /after")
+        assert after.response().body == b"/after"
     assert heard.nonsense == []
     assert heard.targets[-1] == "/after"
     if len(heard.targets) == 1:
@@ -485,23 +485,23 @@ def strictly(answer) -> None:
 
 def hears_its_own(front, origin, former) -> None:
     """The next client hears its own answer, on another connection than the one that is not to be trusted."""
-    caller = front.ask("GET /after")
-    asked = origin.asked()
+    caller = front.request("GET /after")
+    asked = origin.next_request()
     assert asked.target == "/after"
     assert asked.wire is not former.wire
-    asked.answer(body=b"after")
-    assert caller.answer().body == b"after"
+    asked.respond(body=b"after")
+    assert caller.response().body == b"after"
 
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
 def test_an_answer_that_can_be_read_in_two_ways_is_never_passed_on(sent, front, a):
-    caller = front.ask("GET /first")
-    asked = a.asked()
+    caller = front.request("GET /first")
+    asked = a.next_request()
     asked.send(sent.encode("latin-1"))
     try:
-        answer = caller.answer()
+        answer = caller.response()
     except AssertionError:  # the body was spoilt, and the head had gone
-        assert caller.over
+        assert caller.is_closed
         assert sent.startswith(IN_CHUNKS)
     else:
         assert answer.status == 502
@@ -554,17 +554,17 @@ ONE_READING = {
 
 @pytest.mark.parametrize("said", [pytest.param(said, id=name) for name, said in ONE_READING.items()])
 def test_an_answer_of_which_there_is_one_reading_is_passed_on_and_nothing_behind_it(said, front, a):
-    caller = front.ask(f"{said.method} /first")
-    asked = a.asked()
+    caller = front.request(f"{said.method} /first")
+    asked = a.next_request()
     asked.send(said.sent.encode("latin-1"))
-    answer = caller.answer()
+    answer = caller.response()
     strictly(answer)
     assert (answer.status, answer.body.decode()) == (said.status, said.body)
     if said.kept:
-        caller = front.ask("GET /after")
-        again = a.asked()
-        again.answer(body=b"after")
-        assert caller.answer().body == b"after"
+        caller = front.request("GET /after")
+        again = a.next_request()
+        again.respond(body=b"after")
+        assert caller.response().body == b"after"
         assert again.wire is asked.wire  # or the other rows would show nothing
     else:
         hears_its_own(front, a, asked)
@@ -582,42 +582,42 @@ def test_an_answer_of_which_there_is_one_reading_is_passed_on_and_nothing_behind
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_comes_when_nobody_has_asked_reaches_nobody(method, late, front, a):
-    caller = front.ask("GET /first")
-    asked = a.asked()
-    asked.answer(body=b"hello")
-    assert caller.answer().body == b"hello"
+    caller = front.request("GET /first")
+    asked = a.next_request()
+    asked.respond(body=b"hello")
+    assert caller.response().body == b"hello"
     asked.send(late.encode())
-    caller = front.ask(f"{method} /after", "Content-Length: 0")
-    after = a.asked()
+    caller = front.request(f"{method} /after", "Content-Length: 0")
+    after = a.next_request()
     assert after.target == "/after"
     assert after.wire is not asked.wire
-    after.answer(body=b"after")
-    answer = caller.answer()
+    after.respond(body=b"after")
+    answer = caller.response()
     strictly(answer)
     assert (answer.status, answer.body) == (200, b"after")
 
 
 def test_a_body_that_was_promised_and_not_sent_is_no_request(front, a):
-    front.needs("a 100 that is the origin's to send")
-    caller = front.ask("POST /first", "Expect: 100-continue", f"Content-Length: {len(SMUGGLED)}")
-    asked = a.asked()
-    asked.answer("401 Unauthorized", body=b"no")  # which leaves the connection open, and its server waiting for a body
-    assert caller.answer().status == 401
+    front.skip_if_impossible("a 100 that the origin sends")
+    caller = front.request("POST /first", "Expect: 100-continue", f"Content-Length: {len(SMUGGLED)}")
+    asked = a.next_request()
+    asked.respond("401 Unauthorized", body=b"no")  # which leaves the connection open, and its server waiting for a body
+    assert caller.response().status == 401
     hears_its_own(front, a, asked)
     with suppress(OSError):  # the server may have closed it
         caller.send(SMUGGLED.encode())
-        caller.finish()
+        caller.shut_down_sending()
         caller.read_all()
-    assert a.untouched()
+    assert a.has_no_request()
 
 
 def test_a_body_that_was_begun_and_not_ended_is_no_request(front, a):
-    front.needs("an upload in small pieces")
-    caller = front.ask("POST /first", f"Content-Length: {len(SMUGGLED) + 1}")
+    front.skip_if_impossible("an upload in small pieces")
+    caller = front.request("POST /first", f"Content-Length: {len(SMUGGLED) + 1}")
     caller.send(SMUGGLED.encode())
-    asked = a.asked()
-    asked.answer("413 Content Too Large", body=b"no")
-    assert caller.answer().status == 413
+    asked = a.next_request()
+    asked.respond("413 Content Too Large", body=b"no")
+    assert caller.response().status == 413
     hears_its_own(front, a, asked)
 
 
@@ -631,7 +631,7 @@ def fields_of(message, *, less: set[str]) -> list[tuple[str, str]]:
 def test_every_server_tells_an_origin_the_same(front, a):
     target = "/a%2Fb;c/%7E//../%zz?d=%zz&e='f'&&"
     body = b"\r\n0\r\n\r\nhello\xff"
-    caller = front.ask(
+    caller = front.request(
         f"PROPFIND {target}",
         "X-MIXED-case:  one \t",
         "X-Latin: \xe4\xff",
@@ -645,7 +645,7 @@ def test_every_server_tells_an_origin_the_same(front, a):
         site="alone",
         body=body,
     )
-    asked = a.asked()
+    asked = a.next_request()
     assert asked.line == f"PROPFIND {target} HTTP/1.1"
     assert fields_of(asked, less=set()) == [
         ("content-length", f"{len(body)}"),
@@ -661,14 +661,14 @@ def test_every_server_tells_an_origin_the_same(front, a):
         ("x-real-ip", "127.0.0.1"),
     ]
     assert body_of(asked) == body
-    asked.answer()
-    assert caller.answer().status == 200
+    asked.respond()
+    assert caller.response().status == 200
 
 
 def test_every_server_tells_a_client_the_same(front, a):
     body = b"\r\n0\r\n\r\nhello\xff" * 1000
-    caller = front.ask("GET /", site="alone")
-    asked = a.asked()
+    caller = front.request("GET /", site="alone")
+    asked = a.next_request()
     asked.head(
         "299 Whatever",
         "X-MIXED-case:  one \t",
@@ -687,7 +687,7 @@ def test_every_server_tells_a_client_the_same(front, a):
     for begin in range(0, len(body), 777):
         asked.chunk(body[begin : begin + 777])
     asked.chunk(b"")
-    answer = caller.answer()
+    answer = caller.response()
     assert (answer.status, answer.body) == (299, body)
     assert fields_of(answer, less={"date", "server", "connection", "keep-alive", "transfer-encoding", "via"}) == [
         ("content-type", "text/plain"),

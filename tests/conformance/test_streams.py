@@ -45,12 +45,12 @@ WARNING = "Replicas live in one process"
 
 def go_on(served) -> dict[str, object]:
     """Let the app send one more chunk."""
-    said: dict[str, object] = json.loads(served.client().ask("/go-on", "POST").body)
+    said: dict[str, object] = json.loads(served.client().request("/go-on", "POST").body)
     return said
 
 
 def look(served) -> dict[str, object]:
-    said: dict[str, object] = json.loads(served.client().ask("/look").body)
+    said: dict[str, object] = json.loads(served.client().request("/look").body)
     return said
 
 
@@ -66,7 +66,7 @@ def test_a_chunk_arrives_before_the_app_may_send_the_next(streams, until):
             assert b"data: %d\n\n" % number in connection.read_until(b"\n\n")
             assert look(streams)["in_flight"] == 1
             go_on(streams)
-        connection.leave()
+        connection.abort()
     until(lambda: go_on(streams)["in_flight"] == 0, "no request in flight")
 
 
@@ -76,7 +76,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_leaves_nothing_in_flight
         connection.read_until(b"data: 1\n\n")
     assert look(streams)["in_flight"] == 2
     for connection in connections:
-        connection.leave()
+        connection.abort()
     # A WSGI server learns of it when it writes, so it has to be given something to write.
     until(lambda: go_on(streams)["in_flight"] == 0, "no request in flight")
     until(lambda: look(streams)["closed"] == ["stream"] * 2, "both streams closed, and closed once")
@@ -131,7 +131,7 @@ def test_a_socket_whose_client_vanishes_leaves_nothing_in_flight(sockets, until)
     with closing(sockets.client().open("/sticky/echo", headers=handshake)) as connection:
         assert connection.head().status == 101
         assert look(sockets)["in_flight"] == 1
-        connection.leave()
+        connection.abort()
     until(lambda: look(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app heard of the disconnect")
 
 
@@ -142,14 +142,14 @@ def test_replicas_of_two_workers_live_apart_and_the_older_worker_warns_once(load
 
     def visit() -> int:
         client = served.client()
-        assert client.ask("/sticky/hello").body == b"hello"
+        assert client.request("/sticky/hello").body == b"hello"
         lives.add(client.jar["SERVERID", "/"])
         return len(lives)
 
     def visit_as(mark: str) -> str:
         client = served.client()
         client.jar["SERVERID", "/"] = mark
-        assert client.ask("/sticky/hello").body == b"hello"
+        assert client.request("/sticky/hello").body == b"hello"
         mark_now: str = client.jar["SERVERID", "/"]
         return mark_now
 

@@ -67,7 +67,7 @@ class CountingClient(threading.Thread):
 
     def run(self) -> None:
         for expected in range(1, self._requests + 1):
-            answer = self._client.ask(f"/count?client={self._name}")
+            answer = self._client.request(f"/count?client={self._name}")
             told = json.loads(answer.body) if answer.status == 200 else {}
             self.seen.append(told.get("pid"))
             self.wrong += told.get("n") != expected
@@ -91,7 +91,7 @@ def wait_for_all_workers(served, until, workers=WORKERS):
     pids: set[int] = set()
 
     def more():
-        pids.update(json.loads(served.client().ask("/echo").body)["pid"] for _ in range(5))
+        pids.update(json.loads(served.client().request("/echo").body)["pid"] for _ in range(5))
         return len(pids) >= workers
 
     until(more, "responses from all workers")
@@ -138,7 +138,7 @@ def parent(request, started):
 
 
 def get_json(served, client, target: str, **more) -> Any:
-    answer = client.ask(target, **more)
+    answer = client.request(target, **more)
     assert answer.status == 200, (target, answer)
     return json.loads(answer.body)
 
@@ -191,7 +191,7 @@ def test_streams_and_websockets_are_forwarded(started, until):
     for client in client_of_each_worker(served, until).values():
         name = f"{id(client)}"
         for number in range(6):
-            answer = client.ask(f"/stream?client={name}")
+            answer = client.request(f"/stream?client={name}")
             assert answer.body == b"".join(b"data: %d\n\n" % (3 * number + event) for event in (1, 2, 3))
         pid = get_json(served, client, f"/count?client={name}")["pid"]
         for number in range(6):
@@ -290,7 +290,7 @@ def test_requests_at_a_killed_worker_end_in_a_502_and_no_others_fail(started, un
 
 def collect(client, target, method, results) -> None:
     try:
-        results.append(client.ask(target, method).status)
+        results.append(client.request(target, method).status)
     except OSError:  # the connection was reset
         results.append(None)
 
@@ -311,7 +311,7 @@ class RepeatingClient(threading.Thread):
     def run(self) -> None:
         while not self._over.is_set():
             try:
-                answer = self._client.ask(f"/count?client={self._name}")
+                answer = self._client.request(f"/count?client={self._name}")
                 self.told.append(json.loads(answer.body) if answer.status == 200 else answer.status)
             except OSError:  # the victim had accepted the connection
                 self.told.append(None)
@@ -364,7 +364,7 @@ def test_workers_that_are_replaced_under_load_fail_no_request(started, until):
     def keep_requesting(client, name):
         while not over.is_set():
             try:
-                answer = client.ask(f"/count?client={name}")
+                answer = client.request(f"/count?client={name}")
             except OSError:
                 continue  # gunicorn closes its listener, and resets the connections in its backlog
             if answer.status != 200:
@@ -482,7 +482,7 @@ def test_disconnect_of_a_client_reaches_the_worker_that_serves_it(pair, until):
     there.jar.update(mark.jar)
     connection = there.open("/forever?client=x")
     connection.read_until(b": here\n\n")
-    connection.leave()
+    connection.abort()
     until(lambda: get_json(one, one.client(), "/left?client=x")["left"], "the app sees the disconnect")
 
 
@@ -493,10 +493,10 @@ def test_exception_in_the_app_of_a_peer_is_a_500_and_is_logged_with_its_tracebac
     there = other.client()
     there.jar.update(mark.jar)
     other.kind = replace(other.kind, habits=("Traceback",))
-    assert there.ask("/boom").status == 500
+    assert there.request("/boom").status == 500
     assert "the app is broken" in other.output
     assert "in boom" in other.output
-    assert get_json(other, there, "/echo")["state"]["pid"] == json.loads(one.client().ask("/memory").body)["pid"]
+    assert get_json(other, there, "/echo")["state"]["pid"] == json.loads(one.client().request("/memory").body)["pid"]
 
 
 def test_key_has_one_worker_whichever_accepts_its_requests(started, until):

@@ -59,7 +59,7 @@ def directory():
 
 
 def get_json(client, target, method="GET", **more):
-    answer = client.ask(target, method, **more)
+    answer = client.request(target, method, **more)
     assert answer.status == 200, (target, answer)
     return json.loads(answer.body)
 
@@ -77,7 +77,7 @@ class CountingClient(threading.Thread):
 
     def run(self):
         for expected in range(1, self._requests + 1):
-            answer = self._client.ask(f"/count?client={self._name}")
+            answer = self._client.request(f"/count?client={self._name}")
             told = json.loads(answer.body) if answer.status == 200 else {}
             self.seen.append(told.get("pid"))
             self.wrong += told.get("n") != expected
@@ -170,7 +170,7 @@ def test_streams_and_bodies_are_forwarded_as_they_are_read(started, until, name)
     served = started(name)
     for pid, client in client_of_each_worker(served, until).items():
         for number in range(6):
-            answer = client.ask(f"/stream?client=s{pid}")
+            answer = client.request(f"/stream?client=s{pid}")
             assert answer.body == b"".join(b"data: %d\n\n" % (3 * number + event) for event in (1, 2, 3))
         for _ in range(6):
             assert get_json(client, "/lines", "POST", body=b"one\ntwo")["lines"] == ["one\n", "two"]
@@ -207,7 +207,7 @@ def test_large_bodies_are_forwarded_in_little_memory(started, until, size):
             told = get_json(client, "/length", "POST", body=body)
             assert (told["pid"], told["size"]) == (pid, size)
             came += told["forwarded"]
-            answer = client.ask(f"/large?size={size}")
+            answer = client.request(f"/large?size={size}")
             assert len(answer.body) == size
             sent += answer.values("x-forwarded-by-peer") == ["1"]
     after = {pid: get_json(client, "/memory")["peak"] for pid, client in clients.items()}
@@ -229,7 +229,7 @@ def test_app_sees_the_disconnect_of_its_clients(started, until):
             if forwarded:
                 until(lambda told=told: get_json(client, told)["left"], "the disconnect")
             else:
-                client.ask(f"/release?client={name}-{number}")
+                client.request(f"/release?client={name}-{number}")
 
 
 # -- workers that start and end
@@ -248,7 +248,7 @@ def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(started, unti
     def keep_requesting(pid, client):
         while not over.is_set():
             try:
-                answer = client.ask(f"/count?client=of-{pid}")
+                answer = client.request(f"/count?client=of-{pid}")
             except OSError:
                 cut[pid] += 1  # the victim had accepted the connection
                 continue
@@ -308,7 +308,7 @@ def test_requests_at_a_killed_worker_end_in_a_502_and_no_others_fail(started, un
 
     def collect(number):
         try:
-            results.append(held.ask(f"/hold?client=h{number}", "POST").status)
+            results.append(held.request(f"/hold?client=h{number}", "POST").status)
         except OSError:  # the connection was reset
             results.append(None)
 
@@ -338,7 +338,7 @@ def test_workers_that_are_replaced_under_load_fail_no_request(started, until, na
     def keep_requesting(client, name):
         while not over.is_set():
             try:
-                answer = client.ask(f"/count?client={name}")
+                answer = client.request(f"/count?client={name}")
             except OSError:
                 continue  # gunicorn closes its listener, and resets the connections in its backlog
             if answer.status != 200:
@@ -418,7 +418,7 @@ def test_worker_that_is_started_in_a_hook_listens_before_its_first_request(start
 
 def test_no_thread_runs_in_the_process_that_only_forks(started, until, directory):
     served = started("sync, preloaded", {"directory": str(directory), "name": "kin"})
-    assert not (directory / "kin").exists() or served.client().ask("/left")
+    assert not (directory / "kin").exists() or served.client().request("/left")
     client_of_each_worker(served, until)
     assert len(list((directory / "kin").glob("*.sock"))) == WORKERS
     assert len(os.listdir(f"/proc/{served.process.pid}/task")) == 1
@@ -434,7 +434,7 @@ def test_exception_of_the_app_is_a_500_of_the_server_that_accepted_the_request(s
     served = started("gthread, preloaded")
     for client in client_of_each_worker(served, until).values():
         for _ in range(4):
-            assert client.ask("/boom").status == 500
+            assert client.request("/boom").status == 500
     served.kind = replace(served.kind, habits=("Traceback",))
     assert "RuntimeError: the app is broken" in served.output
     assert "RemoteAppError" in served.output
@@ -496,9 +496,9 @@ def test_clients_of_flask_socketio_lose_their_session_without_stickiness(started
     client = served.client()
 
     def session_is_lost():
-        opened = client.ask("/socket.io/?EIO=4&transport=polling")
+        opened = client.request("/socket.io/?EIO=4&transport=polling")
         sid = json.loads(opened.body[1:])["sid"]
-        return client.ask(f"/socket.io/?EIO=4&transport=polling&sid={sid}", "POST", body=b"40").status == 400
+        return client.request(f"/socket.io/?EIO=4&transport=polling&sid={sid}", "POST", body=b"40").status == 400
 
     until(session_is_lost, "a request at a worker that does not have the session")
     assert "Invalid session" in served.output
