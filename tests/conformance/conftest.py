@@ -2,6 +2,7 @@
 controls.
 """
 
+import gc
 import json
 import signal
 import socket
@@ -11,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import anyio
 import pytest
 import trustme
 
@@ -29,6 +31,28 @@ def _accept_sigint() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def no_open_resources() -> Iterator[None]:
+    """Collect garbage after the test: what was left open, such as a socket or a task, warns then, which is an error."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def without_garbage_collector() -> Iterator[None]:
+    """Reference counting only, so that cycles stay and are found."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def tasks() -> Callable[[], set[int]]:
+    """Return a function that returns the running tasks, for a comparison at the end of a test."""
+    return lambda: {task.id for task in anyio.get_running_tasks()}
 
 
 @pytest.fixture(name="until")

@@ -1,4 +1,4 @@
-"""Servers are added, moved and removed under load, over real sockets: no request fails, nobody moves who need not."""
+"""Servers are added, moved and removed under load, over real sockets: no request fails, and no client moves in vain."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ DEADLINE = 300.0
 CLIENTS = 9
 
 
-class Origin:
-    """A server that says who it is, and counts who is connected."""
+class CountingServer:
+    """A server that responds with its name, and counts its connections."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -55,7 +55,7 @@ class Origin:
                 self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
             def log_message(self, *args: object) -> None:
-                """Nobody reads it."""
+                """No log: it is not read."""
 
         self._server = ThreadingHTTPServer((HOST, 0), Handler)
         self._server.daemon_threads = True
@@ -92,27 +92,27 @@ def waitress_before(backend: Backend, until: Callable[..., None]) -> Iterator[in
     try:
         yield server.effective_port
     finally:
-        server.trigger.pull_trigger(server.close)  # in its own thread, between two looks at its sockets
+        server.trigger.pull_trigger(server.close)  # in its own thread, between two polls of its sockets
         thread.join()
         server.task_dispatcher.shutdown()
         dispatcher.replicas.stop()
 
 
 @dataclass
-class Visit:
+class Exchange:
     status: int
     origin: str
-    marked: str  #: whom the answer's cookie names; empty if it has none
+    marked: str  #: the server that the cookie of the response names; empty if it has none
 
 
-class Client(threading.Thread):
-    """Asks again and again on one connection, with the cookie that it was given last."""
+class PersistentClient(threading.Thread):
+    """A client that sends request after request on one connection, with the latest cookie."""
 
     def __init__(self, port: int, over: threading.Event) -> None:
         super().__init__(daemon=True)
         self._port = port
         self._over = over
-        self.visits: list[Visit] = []
+        self.visits: list[Exchange] = []
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -125,7 +125,7 @@ class Client(threading.Thread):
                 body = answer.read().decode()
                 given = (answer.getheader("set-cookie") or "").partition(";")[0]
                 cookie = given or cookie
-                self.visits.append(Visit(answer.status, body, given.partition("=")[2]))
+                self.visits.append(Exchange(answer.status, body, given.partition("=")[2]))
         except BaseException as failure:
             self.failure = failure
         finally:
@@ -133,7 +133,7 @@ class Client(threading.Thread):
 
     @property
     def marks(self) -> list[str]:
-        """Whom it was told to belong to, in turn."""
+        """The servers that its cookies have named, in order."""
         return [visit.marked for visit in self.visits if visit.marked]
 
 
@@ -142,7 +142,7 @@ def test_servers_are_added_moved_and_removed_under_load(
     gateway: Callable[..., Any], until: Callable[..., None]
 ) -> None:
     with ExitStack() as stack:
-        o1, o2, o3, o4, o5 = origins = [Origin(f"o{number}") for number in range(1, 6)]
+        o1, o2, o3, o4, o5 = origins = [CountingServer(f"o{number}") for number in range(1, 6)]
         for origin in origins:
             stack.callback(origin.end)
         backend = Backend(
@@ -150,17 +150,17 @@ def test_servers_are_added_moved_and_removed_under_load(
             [Server("s1", o1.url), Server("s2", o2.url), Server("s3", o3.url)],
             balance=RoundRobin(start=0),
             persist=Cookie("SRV", signed=False),
-            check=Check(inter=1, fall=10),  # a machine that is busy enough is late
+            check=Check(inter=1, fall=10),  # a busy machine is late
         )
         port = stack.enter_context(gateway(backend, until))
         over = threading.Event()
-        clients = [Client(port, over) for _ in range(CLIENTS)]
+        clients = [PersistentClient(port, over) for _ in range(CLIENTS)]
         for client in clients:
             client.start()
         stack.callback(over.set)
 
-        def go_on(visits: int = 10) -> None:
-            """Let each client come a few times more."""
+        def wait_for_requests(visits: int = 10) -> None:
+            """Wait until each client has sent a few more requests."""
             so_far = [len(client.visits) + visits for client in clients]
             until(
                 lambda: all(
@@ -170,25 +170,25 @@ def test_servers_are_added_moved_and_removed_under_load(
                 "the clients come",
             )
 
-        go_on()
+        wait_for_requests()
         assert {client.marks[0] for client in clients} == {"s1", "s2", "s3"}
         backend.add(Server("s4", o4.url)).wait(DEADLINE)
-        go_on()
+        wait_for_requests()
         backend["s2"].target = o5.url
-        go_on(2)
+        wait_for_requests(2)
         moved_by = [len(client.visits) for client in clients]
-        go_on()
+        wait_for_requests()
         until(lambda: not o2.connected, "all connections to the old address are closed")
         change = backend.remove("s3")
         assert change.wait(DEADLINE) and change.retired.wait(DEADLINE)
-        go_on()
+        wait_for_requests()
         until(lambda: not o3.connected, "all connections to the server that has gone are closed")
         backend.remove("s4")
         for number in range(20):
             backend.add(Server(f"x{number}", o4.url))
             backend["s1"].weight = 1 + number
             backend.remove(f"x{number}")
-        go_on()
+        wait_for_requests()
         over.set()
         for client in clients:
             client.join(DEADLINE)
@@ -198,7 +198,7 @@ def test_servers_are_added_moved_and_removed_under_load(
     for client, seen in zip(clients, moved_by, strict=True):
         first, *further = client.marks
         if first in ("s1", "s2"):
-            assert further == [], "it need not have moved"
+            assert further == [], "it had no reason to move"
         if first == "s2":
             assert {visit.origin for visit in client.visits[seen:]} == {"o5"}
         if first == "s3":

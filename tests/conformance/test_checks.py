@@ -1,5 +1,5 @@
-"""Real servers that hang, refuse, flap, answer 500 or garbage, behind real servers of ours: they are marked as they
-are, their clients move once, and they come back slowly.
+"""Real servers that hang, refuse, flap, respond with 500 or garbage, behind real servers in front: their states are
+right, their clients move once, and they start slowly when they are up again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 HOST = "127.0.0.1"
 WELL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
-#: what a server says to a check; None: nothing, and it keeps the connection
+#: the response of a server to a check; None: none, and it keeps the connection
 WAYS: dict[str, bytes | None] = {
     "well": WELL,
     "answers 500": b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
@@ -26,8 +26,8 @@ WAYS: dict[str, bytes | None] = {
 }
 
 
-class Moody:
-    """A server in a thread that serves its clients well while it is well, and its checks as it is told."""
+class UnreliableServer:
+    """A server in a thread that fails on command: it serves clients while it works, and checks as the test says."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Moody:
         threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
 
     def refuse(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.shutdown(socket.SHUT_RDWR)
@@ -89,23 +89,23 @@ class Moody:
 
 
 @pytest.fixture
-def moody() -> Iterator[dict[str, Moody]]:
-    servers = {name: Moody(name) for name in ("a", "b")}
+def unreliable() -> Iterator[dict[str, UnreliableServer]]:
+    servers = {name: UnreliableServer(name) for name in ("a", "b")}
     yield servers
     for server in servers.values():
         server.end()
 
 
 @pytest.fixture(params=["uvicorn checked_asgi:app", "gunicorn -k gthread --threads 4 checked_wsgi:app"])
-def site(request: pytest.FixtureRequest, serve: Callable[..., Any], moody: dict[str, Moody]) -> Any:
-    """A server of ours in front of the moody ones."""
+def site(request: pytest.FixtureRequest, serve: Callable[..., Any], unreliable: dict[str, UnreliableServer]) -> Any:
+    """A server in front of the unreliable ones."""
     kind, *arguments = request.param.split()
-    urls = {name: f"http://{HOST}:{server.port}" for name, server in moody.items()}
+    urls = {name: f"http://{HOST}:{server.port}" for name, server in unreliable.items()}
     return serve(kind, *arguments, variables={"CHECKED": json.dumps(urls)})
 
 
-def test_servers_are_marked_as_they_are_and_their_clients_move_once(
-    site: Any, moody: dict[str, Moody], until: Callable[..., None]
+def test_failing_servers_are_down_and_their_clients_move_once(
+    site: Any, unreliable: dict[str, UnreliableServer], until: Callable[..., None]
 ) -> None:
     client, looker = site.client(), site.client()
 
@@ -115,13 +115,13 @@ def test_servers_are_marked_as_they_are_and_their_clients_move_once(
 
     visits: list[str] = []
 
-    def visit() -> str:
+    def request_server() -> str:
         answer = client.request("/site")
-        assert answer.status == 200, "no client is told of any of this"
+        assert answer.status == 200, "no client sees a failure"
         visits.append(answer.body.decode())
         return visits[-1]
 
-    assert visit() == "a"
+    assert request_server() == "a"
     until(lambda: look("a")["check"] == "L7OK" and look("b")["check"] == "L7OK", "first checks")
 
     for way, status, code in (
@@ -131,34 +131,36 @@ def test_servers_are_marked_as_they_are_and_their_clients_move_once(
         ("hangs", "L7TOUT", 0),
         ("refuses", "L4CON", 0),
     ):
-        mine = visit()
+        mine = request_server()
         other = "b" if mine == "a" else "a"
         if way == "refuses":
-            moody[mine].refuse()
+            unreliable[mine].refuse()
         else:
-            moody[mine].way = way
+            unreliable[mine].way = way
         until(lambda mine=mine: look(mine)["status"] == "DOWN", f"{way} is DOWN")
         seen = look(mine)
         assert (seen["check"], seen["code"]) == (status, code)
-        assert [visit() for _ in range(3)] == [other] * 3, "its client is somewhere else, and stays there"
+        assert [request_server() for _ in range(3)] == [other] * 3, "its client is at another server, and stays there"
         if way == "refuses":
-            moody[mine].listen()
-        moody[mine].way = "well"
+            unreliable[mine].listen()
+        unreliable[mine].way = "well"
         until(lambda mine=mine: look(mine)["status"] == "UP", f"{way} is UP again")
-        assert visit() == other, "nobody goes back"
+        assert request_server() == other, "no client goes back"
 
     moves = sum(before != after for before, after in pairwise(visits))
     assert moves == 5, "each of the five has moved it once"
 
-    mine = visit()
-    before = moody[mine].checks
-    moody[mine].way = "flaps"
-    until(lambda: moody[mine].checks > before + 6, "some checks")
-    assert look(mine)["status"] == "UP", "one failure among successes is none"
-    assert visit() == mine
+    mine = request_server()
+    before = unreliable[mine].checks
+    unreliable[mine].way = "flaps"
+    until(lambda: unreliable[mine].checks > before + 6, "some checks")
+    assert look(mine)["status"] == "UP", "one failure among successes does not count"
+    assert request_server() == mine
 
 
-def test_who_comes_back_does_so_slowly(site: Any, moody: dict[str, Moody], until: Callable[..., None]) -> None:
+def test_server_that_is_up_again_starts_slowly(
+    site: Any, unreliable: dict[str, UnreliableServer], until: Callable[..., None]
+) -> None:
     looker = site.client()
     assert site.client().request("/site").status == 200
 
@@ -166,16 +168,16 @@ def test_who_comes_back_does_so_slowly(site: Any, moody: dict[str, Moody], until
         known: dict[str, dict[str, Any]] = json.loads(looker.request("/look").body)
         return known["a"]
 
-    moody["a"].way = "answers 500"
+    unreliable["a"].way = "answers 500"
     until(lambda: look()["status"] == "DOWN", "a is DOWN")
-    moody["a"].way = "well"
+    unreliable["a"].way = "well"
     until(lambda: look()["status"] == "UP", "a is UP")
     throttles: list[int] = []
 
-    def grown() -> bool:
+    def weight_grows() -> bool:
         throttles.append(look()["throttle"])
         return throttles[-1] == 100
 
-    until(grown, "all of its weight")
+    until(weight_grows, "all of its weight")
     assert throttles == sorted(throttles)
     assert throttles[0] < 100

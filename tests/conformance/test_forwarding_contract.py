@@ -1,9 +1,8 @@
-"""Upstreams as apps, in process: what ASGI and PEP 3333 ask of them, from several event loops and threads. The origin
-behind them is at the other end of real sockets.
+"""Upstreams as apps, in process: what ASGI and PEP 3333 require of them, from several event loops and threads. The
+origin is at the other end of real sockets.
 """
 
 import asyncio
-import gc
 import io
 import os
 import threading
@@ -25,20 +24,15 @@ from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure
 from sticky_wsgi import messages
 
 HOST = "127.0.0.1"
-#: only what hangs takes so long
+pytestmark = pytest.mark.usefixtures("no_open_resources")
+
+#: seconds after which a step is taken to hang
 DEADLINE = 300.0
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left_open():
-    """Sockets and tasks left behind speak up when they are collected, and that is an error."""
-    yield
-    gc.collect()
-
-
-def echo(asked) -> None:
-    """Answer with the target and the body."""
-    asked.respond(body=asked.target.encode() + b" " + asked.read_body())
+def echo(received) -> None:
+    """Respond with the target and the body."""
+    received.respond(body=received.target.encode() + b" " + received.read_body())
 
 
 def scope_of(path: str = "/", **more: object) -> dict[str, object]:
@@ -59,14 +53,14 @@ def scope_of(path: str = "/", **more: object) -> dict[str, object]:
 
 
 class Exchange:
-    """A server and its client as ASGI has them: what the app was told, and what it has sent."""
+    """A server and its client in ASGI: the messages for the app, and those that it has sent."""
 
     def __init__(self, scope: dict[str, object], body: bytes = b"", takes: int | None = None) -> None:
         self.scope = scope
         self.messages: list[dict[str, object]] = []
         self.left = asyncio.Event()
         self._body: bytes | None = body
-        self._takes = takes  # after so many messages nobody listens any more
+        self._takes = takes  # after so many messages `send` fails
 
     async def receive(self) -> dict[str, object]:
         body, self._body = self._body, None
@@ -132,7 +126,7 @@ def test_one_app_serves_several_event_loops_one_after_another(app, a, until):
 
 
 def test_one_app_serves_several_event_loops_at_once(app, a, until):
-    async def visits(name: str) -> list[bytes]:
+    async def requests(name: str) -> list[bytes]:
         exchanges = [Exchange(scope_of(f"/{name}/{number}")) for number in range(20)]
         for exchange in exchanges[:10]:
             await exchange.of(app)
@@ -140,23 +134,23 @@ def test_one_app_serves_several_event_loops_at_once(app, a, until):
         return [exchange.body for exchange in exchanges]
 
     with a.responding(echo), ThreadPoolExecutor(3) as threads:
-        for name, bodies in zip("xyz", threads.map(lambda name: asyncio.run(visits(name)), "xyz"), strict=True):
+        for name, bodies in zip("xyz", threads.map(lambda name: asyncio.run(requests(name)), "xyz"), strict=True):
             assert bodies == [f"/{name}/{number} ".encode() for number in range(20)]
     until(lambda: a.open_connections() == 0, "no connection outlives its loop")
 
 
-def test_an_event_loop_may_move_to_another_thread(app, a, until):
+def test_event_loop_may_move_to_another_thread(app, a, until):
     moves, stays = asyncio.new_event_loop(), asyncio.new_event_loop()
     moved, over = threading.Event(), threading.Event()
 
-    async def elsewhere() -> None:
+    async def in_another_thread() -> None:
         await Exchange(scope_of("/moved")).of(app)
         moved.set()
         await asyncio.to_thread(over.wait, DEADLINE)
 
     with a.responding(echo), ThreadPoolExecutor(1) as threads:
         moves.run_until_complete(Exchange(scope_of("/before")).of(app))
-        gone = threads.submit(moves.run_until_complete, elsewhere())
+        gone = threads.submit(moves.run_until_complete, in_another_thread())
         try:
             assert moved.wait(DEADLINE)
             for number in range(2):
@@ -172,7 +166,7 @@ def test_an_event_loop_may_move_to_another_thread(app, a, until):
     until(lambda: a.open_connections() == 0, "no connection outlives its loop")
 
 
-def test_a_test_client_has_a_loop_for_each_request(app, a):
+def test_app_serves_an_event_loop_for_each_request(app, a):
     client = TestClient(app)
     with a.responding(echo):
         assert [client.post(f"/{number}", content=b"hello").content for number in range(3)] == [
@@ -182,7 +176,7 @@ def test_a_test_client_has_a_loop_for_each_request(app, a):
         ]
 
 
-def test_a_loop_that_is_none_of_asyncio_is_told_so(app):
+def test_event_loop_other_than_asyncio_is_an_error(app):
     scope = scope_of()
 
     async def nothing(*_: object) -> dict[str, object]:
@@ -193,23 +187,26 @@ def test_a_loop_that_is_none_of_asyncio_is_told_so(app):
 
 
 PHASES = {
-    "before the head": lambda asked: None,
-    "in the middle of the body": lambda asked: [asked.head("200 OK", "Content-Length: 10"), asked.send(b"01234")],
+    "before the head": lambda received: None,
+    "in the middle of the body": lambda received: [
+        received.head("200 OK", "Content-Length: 10"),
+        received.send(b"01234"),
+    ],
 }
 
 
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
-def test_a_task_that_is_cancelled_lets_go_of_its_upstream(phase, app, a, loop):
+def test_cancelled_task_closes_its_upstream_connection(phase, app, a, loop):
     exchange = Exchange(scope_of())
     future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
-    asked = a.next_request()
-    phase(asked)
+    received = a.next_request()
+    phase(received)
     future.cancel()
-    asked.wait_closed()
+    received.wait_closed()
 
 
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
-def test_a_cancel_scope_lets_go_of_its_upstream(phase, app, a, loop):
+def test_cancelled_scope_closes_its_upstream_connection(phase, app, a, loop):
     exchange = Exchange(scope_of())
     scopes: list[anyio.CancelScope] = []
 
@@ -219,48 +216,48 @@ def test_a_cancel_scope_lets_go_of_its_upstream(phase, app, a, loop):
             await exchange.of(app)
 
     future = asyncio.run_coroutine_threadsafe(cookie_path_matches(), loop)
-    asked = a.next_request()
-    phase(asked)
+    received = a.next_request()
+    phase(received)
     loop.call_soon_threadsafe(scopes[0].cancel)
-    asked.wait_closed()
+    received.wait_closed()
     future.result(DEADLINE)
 
 
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
-def test_a_client_that_leaves_lets_go_of_the_upstream(phase, app, a, loop):
+def test_client_that_disconnects_closes_the_upstream_connection(phase, app, a, loop):
     exchange = Exchange(scope_of())
     future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
-    asked = a.next_request()
-    phase(asked)
+    received = a.next_request()
+    phase(received)
     loop.call_soon_threadsafe(exchange.left.set)
-    asked.wait_closed()
+    received.wait_closed()
     future.result(DEADLINE)
 
 
 @pytest.mark.parametrize("takes", [0, 1, 2])
-def test_a_send_that_fails_lets_go_of_the_upstream(takes, a, loop):
+def test_failing_send_closes_the_upstream_connection(takes, a, loop):
     web = Backend("web", servers=[Server("a", a.url)])
     exchange = Exchange(scope_of(), takes=takes)
     future = asyncio.run_coroutine_threadsafe(exchange.of(sticky_asgi.Dispatcher(web)), loop)
-    asked = a.next_request()
-    asked.head("200 OK", "Transfer-Encoding: chunked")
+    received = a.next_request()
+    received.head("200 OK", "Transfer-Encoding: chunked")
     try:
-        while not asked.wire.is_readable():
-            asked.chunk(b"01234")
+        while not received.wire.is_readable():
+            received.chunk(b"01234")
     except ConnectionError:
         pass
-    asked.wait_closed()
+    received.wait_closed()
     future.exception(DEADLINE)
     assert len(web["a"].in_flight) == 0
 
 
-def told(app, origin, loop, scope):
-    """What the origin is told."""
+def request_received(app, origin, loop, scope):
+    """Return the request that the origin receives."""
     future = asyncio.run_coroutine_threadsafe(Exchange(scope).of(app), loop)
-    asked = origin.next_request()
-    asked.respond()
+    received = origin.next_request()
+    received.respond()
     future.result(DEADLINE)
-    return asked
+    return received
 
 
 @pytest.mark.parametrize(
@@ -273,56 +270,56 @@ def told(app, origin, loop, scope):
     ],
 )
 @pytest.mark.parametrize("raw", [{"raw_path": None}, {}], ids=["None", "absent"])
-def test_a_path_is_quoted_where_no_raw_one_is_given(raw, path, arrives, app, a, loop):
+def test_path_is_quoted_without_a_raw_path(raw, path, arrives, app, a, loop):
     scope = scope_of(query_string=b"q=%2F")
     del scope["raw_path"]
     scope |= {"path": path, **raw}
-    assert told(app, a, loop, scope).target == f"{arrives}?q=%2F"
+    assert request_received(app, a, loop, scope).target == f"{arrives}?q=%2F"
 
 
-def test_a_path_that_is_quoted_is_less_its_root_path(app, a, loop):
+def test_quoted_path_is_without_the_root_path(app, a, loop):
     scope = scope_of(path="/under/caf\xe9", raw_path=None, root_path="/under")
-    assert told(app, a, loop, scope).target == "/caf%C3%A9"
+    assert request_received(app, a, loop, scope).target == "/caf%C3%A9"
 
 
-def test_a_root_path_that_the_raw_path_does_not_begin_with_is_not_taken_off(app, a, loop):
+def test_root_path_that_is_no_prefix_is_not_removed(app, a, loop):
     for path, raw in (("/under/a", "/a%2Fb"), ("/underneath/a", "/underneath/a")):
         scope = scope_of(path=path, raw_path=raw.encode(), root_path="/under")
-        assert told(app, a, loop, scope).target == raw
+        assert request_received(app, a, loop, scope).target == raw
 
 
-def test_a_client_without_an_address_has_none_to_tell(app, a, loop):
-    asked = told(
+def test_client_without_an_address_adds_no_header(app, a, loop):
+    received = request_received(
         app, a, loop, scope_of(client=None, headers=[(b"host", b"shop.test"), (b"x-forwarded-for", b"1.2.3.4")])
     )
-    assert asked.values("x-forwarded-for") == asked.values("x-real-ip") == []
-    assert (asked.values("x-forwarded-proto"), asked.values("x-forwarded-host")) == (["http"], ["shop.test"])
+    assert received.values("x-forwarded-for") == received.values("x-real-ip") == []
+    assert (received.values("x-forwarded-proto"), received.values("x-forwarded-host")) == (["http"], ["shop.test"])
 
 
-def test_a_client_behind_a_unix_socket_may_be_a_trusted_proxy(a, loop):
+def test_client_behind_a_unix_socket_may_be_a_trusted_proxy(a, loop):
     app = dispatcher(a, forward=Forward(trusted_proxies=("unix",)))
     headers = [(b"host", b"shop.test"), (b"x-forwarded-for", b"203.0.113.9"), (b"x-forwarded-proto", b"https")]
-    asked = told(app, a, loop, scope_of(client=None, headers=headers))
-    assert (asked.values("x-forwarded-for"), asked.values("x-forwarded-proto")) == (["203.0.113.9"], ["https"])
+    received = request_received(app, a, loop, scope_of(client=None, headers=headers))
+    assert (received.values("x-forwarded-for"), received.values("x-forwarded-proto")) == (["203.0.113.9"], ["https"])
 
 
-def test_https_is_said_of_a_client_that_came_by_it(app, a, loop):
-    assert told(app, a, loop, scope_of(scheme="https")).values("x-forwarded-proto") == ["https"]
+def test_https_of_the_client_is_forwarded(app, a, loop):
+    assert request_received(app, a, loop, scope_of(scheme="https")).values("x-forwarded-proto") == ["https"]
 
 
-def test_trailers_go_on_where_a_server_can_carry_them(app, a, loop):
+def test_trailers_are_forwarded_where_a_server_supports_them(app, a, loop):
     exchange = Exchange(scope_of(extensions={"http.response.trailers": {}}))
     future = asyncio.run_coroutine_threadsafe(exchange.of(app), loop)
-    asked = a.next_request()
-    asked.head("200 OK", "Transfer-Encoding: chunked", "Trailer: X-Late")
-    asked.send(b"5\r\nhello\r\n0\r\nX-Late: 1\r\n\r\n")
+    received = a.next_request()
+    received.head("200 OK", "Transfer-Encoding: chunked", "Trailer: X-Late")
+    received.send(b"5\r\nhello\r\n0\r\nX-Late: 1\r\n\r\n")
     future.result(DEADLINE)
     assert exchange.messages[0].get("trailers") is True
     assert exchange.body == b"hello"
     assert exchange.messages[-1] == {"type": "http.response.trailers", "headers": [(b"x-late", b"1")]}
 
 
-def test_a_scope_is_as_it_was_when_the_next_server_sees_it(a, loop):
+def test_scope_is_unchanged_for_the_next_server(a, loop):
     seen: list[object] = []
 
     async def app(scope, receive, send) -> None:
@@ -335,9 +332,9 @@ def test_a_scope_is_as_it_was_when_the_next_server_sees_it(a, loop):
     )
     exchange = Exchange(scope_of("/a", method="PUT", headers=[(b"content-length", b"5")]), b"hello")
     future = asyncio.run_coroutine_threadsafe(exchange.of(sticky_asgi.Dispatcher(web)), loop)
-    asked = a.next_request()
-    assert asked.read_body() == b"hello"
-    asked.close()
+    received = a.next_request()
+    assert received.read_body() == b"hello"
+    received.close()
     future.result(DEADLINE)
     assert exchange.body == b"from the app"
     told_scope = scope_of("/a", method="PUT", headers=[(b"content-length", b"5")])
@@ -347,8 +344,8 @@ def test_a_scope_is_as_it_was_when_the_next_server_sees_it(a, loop):
 # -- WSGI
 
 
-class Input(io.BytesIO):
-    """An input that hangs if it is read beyond its end, as a socket would."""
+class StrictInput(io.BytesIO):
+    """An input that fails where a socket would hang: if it is read beyond its end."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(body)
@@ -365,12 +362,12 @@ def environ_of(target: str = "/", method: str = "GET", body: bytes | None = None
     setup_testing_defaults(environ)
     environ |= {"REQUEST_METHOD": method, "PATH_INFO": target, "REMOTE_ADDR": HOST, "QUERY_STRING": ""}
     if body is not None:
-        environ |= {"CONTENT_LENGTH": str(len(body)), "wsgi.input": Input(body)}
+        environ |= {"CONTENT_LENGTH": str(len(body)), "wsgi.input": StrictInput(body)}
     return environ | more
 
 
-class Called:
-    """What an app has answered, as far as a server has asked for it."""
+class AppResponse:
+    """The response of an app, as far as a server has read it."""
 
     def __init__(self, app, environ) -> None:
         self.heads: list[tuple[str, list[tuple[str, str]]]] = []
@@ -397,7 +394,7 @@ def wsgi_app(request, a):
     return request.param(a)
 
 
-def test_headers_are_those_that_came_whatever_came_before():
+def test_headers_are_those_of_the_request_whatever_came_before():
     turns = [
         {"HTTP_X_A": "1", "HTTP_HOST": "a"},
         {"HTTP_HOST": "b", "HTTP_X_A": "2"},
@@ -418,7 +415,7 @@ def test_headers_are_those_that_came_whatever_came_before():
         assert [messages.headers_of({"wsgi.version": (1, 0), **turn}) for turn in turns] == found
 
 
-def test_names_that_clients_invent_take_no_room_without_end():
+def test_invented_header_names_use_bounded_memory():
     for number in range(2000):
         assert messages.headers_of({f"HTTP_X_{number}": "1"}) == [(b"x-%d" % number, b"1")]
     assert len(messages._HEADER_KEYS) <= 512
@@ -428,10 +425,10 @@ def test_names_that_clients_invent_take_no_room_without_end():
 
 
 @contextmanager
-def called(app, environ):
-    """Call `app` in a thread, for the origin is in ours; what it has answered so far is there at the end."""
-    results: list[Called] = []
-    thread = threading.Thread(target=lambda: results.append(Called(app, environ)))
+def run_app(app, environ):
+    """Call `app` in a thread, as the origin runs in this one; yield its response, which is complete at the end."""
+    results: list[AppResponse] = []
+    thread = threading.Thread(target=lambda: results.append(AppResponse(app, environ)))
     thread.start()
     yield results
     thread.join(DEADLINE)
@@ -439,9 +436,9 @@ def called(app, environ):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-def test_wsgi_is_kept_to_the_letter(method, wsgi_app, a):
-    with called(validator(wsgi_app), environ_of("/a", method)) as results:
-        asked = a.next_request()
+def test_app_is_valid_wsgi(method, wsgi_app, a):
+    with run_app(validator(wsgi_app), environ_of("/a", method)) as results:
+        received = a.next_request()
         fields = [
             "Content-Type: text/plain",
             "Connection: keep-alive, X-Gone",
@@ -450,76 +447,76 @@ def test_wsgi_is_kept_to_the_letter(method, wsgi_app, a):
             "Upgrade: x",
         ]
         if method == "HEAD":
-            asked.head("200 OK", "Content-Length: 5", *fields)
+            received.head("200 OK", "Content-Length: 5", *fields)
         else:
-            asked.respond("200 OK", *fields, body=b"hello")
-    with closing(results[0]) as answer:
-        assert b"".join(answer.items) == (b"" if method == "HEAD" else b"hello")
-    ((status, headers),) = answer.heads
+            received.respond("200 OK", *fields, body=b"hello")
+    with closing(results[0]) as response:
+        assert b"".join(response.items) == (b"" if method == "HEAD" else b"hello")
+    ((status, headers),) = response.heads
     assert (status, dict(headers)["content-length"]) == ("200 OK", "5")
 
 
-def test_an_input_is_read_to_its_length_and_no_further(wsgi_app, a):
-    with called(validator(wsgi_app), environ_of("/", "POST", b"hello")) as results:
-        asked = a.next_request()
-        assert (asked.values("content-length"), asked.read_body()) == (["5"], b"hello")
-        asked.respond("200 OK", "Content-Type: text/plain", body=b"thanks")
-    with closing(results[0]) as answer:
-        assert b"".join(answer.items) == b"thanks"
+def test_input_is_read_up_to_its_length(wsgi_app, a):
+    with run_app(validator(wsgi_app), environ_of("/", "POST", b"hello")) as results:
+        received = a.next_request()
+        assert (received.values("content-length"), received.read_body()) == (["5"], b"hello")
+        received.respond("200 OK", "Content-Type: text/plain", body=b"thanks")
+    with closing(results[0]) as response:
+        assert b"".join(response.items) == b"thanks"
 
 
-def test_an_input_that_ends_by_itself_is_read_to_its_end(wsgi_app, a):
+def test_input_with_an_end_is_read_to_its_end(wsgi_app, a):
     more: dict[str, Any] = {
         "wsgi.input": io.BytesIO(b"hello"),
         "wsgi.input_terminated": True,
         "HTTP_TRANSFER_ENCODING": "chunked",
     }
-    with called(wsgi_app, environ_of("/", "POST", **more)) as results:
-        asked = a.next_request()
-        assert (asked.values("transfer-encoding"), asked.read_body()) == (["chunked"], b"hello")
-        asked.respond(body=b"thanks")
-    with closing(results[0]) as answer:
-        assert b"".join(answer.items) == b"thanks"
+    with run_app(wsgi_app, environ_of("/", "POST", **more)) as results:
+        received = a.next_request()
+        assert (received.values("transfer-encoding"), received.read_body()) == (["chunked"], b"hello")
+        received.respond(body=b"thanks")
+    with closing(results[0]) as response:
+        assert b"".join(response.items) == b"thanks"
 
 
 @pytest.mark.parametrize("taken", [0, 1])
 @pytest.mark.parametrize("field", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
-def test_closing_an_answer_that_was_not_read_lets_go_of_the_upstream(field, taken, a):
+def test_closing_an_unread_response_closes_the_upstream_connection(field, taken, a):
     web = sticky_wsgi.Backend("web", servers=[sticky_wsgi.Server("a", a.url)])
-    with called(sticky_wsgi.Dispatcher(web), environ_of()) as results:
-        asked = a.next_request()
-        asked.head("200 OK", field)
-        asked.send(b"5\r\nhello\r\n")
-    (answer,) = results
+    with run_app(sticky_wsgi.Dispatcher(web), environ_of()) as results:
+        received = a.next_request()
+        received.head("200 OK", field)
+        received.send(b"5\r\nhello\r\n")
+    (response,) = results
     if taken:
-        assert next(iter(answer.items)) != b""
+        assert next(iter(response.items)) != b""
     assert len(web["a"].in_flight) == 1
-    answer.close()
-    asked.wait_closed()
+    response.close()
+    received.wait_closed()
     assert len(web["a"].in_flight) == 0
-    answer.close()
+    response.close()
     assert len(web["a"].in_flight) == 0
 
 
-def test_an_answer_that_is_cut_short_raises_where_a_server_hears_it(wsgi_app, a):
-    with called(wsgi_app, environ_of()) as results:
-        asked = a.next_request()
-        asked.head("200 OK", "Content-Length: 10")
-        asked.send(b"hello")
-        asked.close()
-    with closing(results[0]) as answer, pytest.raises(ServerFailure):
-        b"".join(answer.items)
+def test_incomplete_response_raises_in_the_server(wsgi_app, a):
+    with run_app(wsgi_app, environ_of()) as results:
+        received = a.next_request()
+        received.head("200 OK", "Content-Length: 10")
+        received.send(b"hello")
+        received.close()
+    with closing(results[0]) as response, pytest.raises(ServerFailure):
+        b"".join(response.items)
 
 
 @pytest.mark.parametrize(
     "path, arrives",
     [("/caf\xc3\xa9/a b", "/caf%C3%A9/a%20b"), ("/\xff", "/%FF"), ("/a?b#c%", "/a%3Fb%23c%25"), ("", "/")],
 )
-def test_a_path_is_quoted_where_no_raw_uri_is_given(path, arrives, wsgi_app, a):
-    with called(wsgi_app, environ_of(path, QUERY_STRING="q=%2F")) as results:
-        asked = a.next_request()
-        assert asked.target == f"{arrives}?q=%2F"
-        asked.respond()
+def test_path_is_quoted_without_a_raw_uri(path, arrives, wsgi_app, a):
+    with run_app(wsgi_app, environ_of(path, QUERY_STRING="q=%2F")) as results:
+        received = a.next_request()
+        assert received.target == f"{arrives}?q=%2F"
+        received.respond()
     results[0].close()
 
 
@@ -528,28 +525,30 @@ def test_a_path_is_quoted_where_no_raw_uri_is_given(path, arrives, wsgi_app, a):
     "raw, arrives",
     [("/under/a%2Fb?q=%2F", "/a%2Fb?q=%2F"), ("/under", "/"), ("/u%6Eder/%ff", "/%ff"), ("/underneath", "/underneath")],
 )
-def test_a_raw_uri_is_less_the_script_name(key, raw, arrives, wsgi_app, a):
+def test_raw_uri_is_without_the_script_name(key, raw, arrives, wsgi_app, a):
     path = raw.removeprefix("/under")
-    with called(wsgi_app, environ_of(path, SCRIPT_NAME="/under", QUERY_STRING="q=%2F", **{key: raw})) as results:
-        asked = a.next_request()
-        assert asked.target == arrives
-        asked.respond()
+    with run_app(wsgi_app, environ_of(path, SCRIPT_NAME="/under", QUERY_STRING="q=%2F", **{key: raw})) as results:
+        received = a.next_request()
+        assert received.target == arrives
+        received.respond()
     results[0].close()
 
 
-def test_a_peer_without_an_address_has_none_to_tell(wsgi_app, a):
-    with called(wsgi_app, environ_of(REMOTE_ADDR="", HTTP_X_FORWARDED_FOR="1.2.3.4", HTTP_HOST="shop.test")) as results:
-        asked = a.next_request()
-        assert asked.values("x-forwarded-for") == asked.values("x-real-ip") == []
-        assert asked.values("x-forwarded-host") == ["shop.test"]
-        asked.respond()
+def test_peer_without_an_address_adds_no_header(wsgi_app, a):
+    with run_app(
+        wsgi_app, environ_of(REMOTE_ADDR="", HTTP_X_FORWARDED_FOR="1.2.3.4", HTTP_HOST="shop.test")
+    ) as results:
+        received = a.next_request()
+        assert received.values("x-forwarded-for") == received.values("x-real-ip") == []
+        assert received.values("x-forwarded-host") == ["shop.test"]
+        received.respond()
     results[0].close()
 
 
 def test_threads_share_a_pool_and_no_connection(wsgi_app, a):
     def visit(number: int) -> bytes:
-        with closing(Called(wsgi_app, environ_of(f"/{number}"))) as answer:
-            return b"".join(answer.items)
+        with closing(AppResponse(wsgi_app, environ_of(f"/{number}"))) as response:
+            return b"".join(response.items)
 
     with a.responding(echo), ThreadPoolExecutor(8) as threads:
         assert list(threads.map(visit, range(200))) == [b"/%d " % number for number in range(200)]
@@ -557,22 +556,24 @@ def test_threads_share_a_pool_and_no_connection(wsgi_app, a):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
-def test_a_forked_child_leaves_the_parent_s_connections_alone(wsgi_app, a):
+def test_forked_child_does_not_use_the_parents_connections(wsgi_app, a):
     def visit(target: str) -> bytes:
-        with closing(Called(wsgi_app, environ_of(target))) as answer:
-            return b"".join(answer.items)
+        with closing(AppResponse(wsgi_app, environ_of(target))) as response:
+            return b"".join(response.items)
 
     wires = []
 
-    def reply(asked) -> None:
-        wires.append(asked.wire)
-        echo(asked)
+    def reply(received) -> None:
+        wires.append(received.wire)
+        echo(received)
 
     reader, writer = os.pipe()
     with a.responding(reply):
         assert visit("/parent") == b"/parent "
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # there are other threads, and the child needs none
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # there are other threads, which the child does not need
             child = os.fork()
         if not child:
             os.write(writer, visit("/child"))

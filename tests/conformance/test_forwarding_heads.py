@@ -1,4 +1,4 @@
-"""Heads on their way to an upstream and back, byte by byte, through real servers: targets, headers, who the client is.
+"""Heads forwarded to an upstream and back, byte by byte, through real servers: targets, headers, the client's address.
 
 What a server in front makes impossible is skipped by name; conftest.py has the list.
 """
@@ -10,25 +10,25 @@ import pytest
 HOST = "127.0.0.1"
 
 
-def told(front, origin, line: str, *fields: str, site: str = "plain", body: bytes = b""):
-    """What the origin is told of a request, which it then answers."""
+def request_received(front, origin, line: str, *fields: str, site: str = "plain", body: bytes = b""):
+    """Send a request; the origin reads it and responds. Return what the origin received."""
     caller = front.request(line, *fields, site=site, body=body)
-    asked = origin.next_request()
-    asked.body = asked.read_body()
-    asked.respond()
+    received = origin.next_request()
+    received.body = received.read_body()
+    received.respond()
     assert caller.response().status == 200
-    return asked
+    return received
 
 
-def answered(front, origin, *fields: str, status: str = "200 OK", body: bytes = b""):
-    """What the client is told of an answer."""
+def response_received(front, origin, *fields: str, status: str = "200 OK", body: bytes = b""):
+    """Have the origin send a response. Return what the client received."""
     caller = front.request("GET /")
     origin.next_request().respond(status, *fields, body=body)
     return caller.response()
 
 
-def refused(front, origin, line: str, *fields: str, site: str = "plain") -> int:
-    """The status of an answer to a request that the origin does not hear of."""
+def status_of_refused(front, origin, line: str, *fields: str, site: str = "plain") -> int:
+    """Return the status of the response to a request that the origin does not receive."""
     caller = front.request(line, *fields, site=site)
     status: int = caller.response().status
     assert origin.has_no_request()
@@ -74,9 +74,9 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("which", TARGETS)
-def test_a_target_arrives_as_it_was_sent(which, front, a):
+def test_target_is_forwarded_unchanged(which, front, a):
     front.skip_if_impossible(which)
-    assert told(front, a, f"GET {TARGETS[which]}").target == TARGETS[which]
+    assert request_received(front, a, f"GET {TARGETS[which]}").target == TARGETS[which]
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_target_arrives_as_it_was_sent(which, front, a):
     [("http://plain/a%2Fb?c", "/a%2Fb?c"), ("http://plain?c", "/?c"), ("http://plain", "/")],
     ids=["with a path", "with a query only", "with neither"],
 )
-def test_an_absolute_target_arrives_as_the_path_that_it_names(target, arrives, front, a):
+def test_absolute_target_is_forwarded_as_its_path(target, arrives, front, a):
     if arrives[:2] in ("/", "/?"):
         front.skip_if_impossible("an absolute target without a path")
-    assert told(front, a, f"GET {target}").target == arrives
+    assert request_received(front, a, f"GET {target}").target == arrives
 
 
-def test_options_of_the_server_as_a_whole_arrive_as_an_asterisk(front, a):
-    assert told(front, a, "OPTIONS *").line == "OPTIONS * HTTP/1.1"
+def test_options_of_the_whole_server_are_forwarded_as_an_asterisk(front, a):
+    assert request_received(front, a, "OPTIONS *").line == "OPTIONS * HTTP/1.1"
 
 
 @pytest.mark.parametrize("site, origin", [("based", "a"), ("unix-based", "unix"), ("mounted-based", "a")])
@@ -99,9 +99,9 @@ def test_options_of_the_server_as_a_whole_arrive_as_an_asterisk(front, a):
     "target",
     ["/", "/a%2Fb", "//double", "/a/../b", "/a/%2e%2e/b", "/%ff", "/%zz", "/...", "/..a/b", "/?..%2f", "/a;..;/b"],
 )
-def test_the_path_of_an_upstream_s_url_comes_before_the_target(site, origin, target, front, origins):
+def test_path_of_an_upstream_url_is_prepended_to_the_target(site, origin, target, front, origins):
     sent = f"/mounted{target}" if site.startswith("mounted") else target
-    assert told(front, origins[origin], f"GET {sent}", site=site).target == f"/base{target}"
+    assert request_received(front, origins[origin], f"GET {sent}", site=site).target == f"/base{target}"
 
 
 @pytest.mark.parametrize("site", ["based", "mounted-based"])
@@ -124,14 +124,14 @@ def test_the_path_of_an_upstream_s_url_comes_before_the_target(site, origin, tar
         "/..?a",
     ],
 )
-def test_no_target_leads_out_of_the_path_of_an_upstream_s_url(site, target, front, a):
+def test_no_target_leaves_the_path_of_an_upstream_url(site, target, front, a):
     sent = f"/mounted{target}" if site == "mounted-based" else target
-    assert refused(front, a, f"GET {sent}", site=site) in (400, 404)
+    assert status_of_refused(front, a, f"GET {sent}", site=site) in (400, 404)
 
 
 @pytest.mark.parametrize("target", ["/..%2fadmin", "/../admin", "/a/../../admin"])
-def test_without_such_a_path_dot_segments_are_the_origin_s_own_affair(target, front, a):
-    assert told(front, a, f"GET {target}").target == target
+def test_dot_segments_are_unchanged_without_a_path_in_the_url(target, front, a):
+    assert request_received(front, a, f"GET {target}").target == target
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_without_such_a_path_dot_segments_are_the_origin_s_own_affair(target, fr
         ("nested", "/outer/inner/outer/inner/", "/outer/inner/"),
     ],
 )
-def test_a_mounted_dispatcher_sends_what_is_behind_its_mount(site, sent, arrives, front, a):
-    assert told(front, a, f"GET {sent}", site=site).target == arrives
+def test_mounted_dispatcher_forwards_the_path_below_its_mount(site, sent, arrives, front, a):
+    assert request_received(front, a, f"GET {sent}", site=site).target == arrives
 
 
-#: the command, the environment, and what the client sends before the path: uvicorn puts its root path there by itself
-ROOTED: dict[str, tuple[str, dict[str, str], str]] = {
+#: the command, the environment, and what the client sends before the path: uvicorn adds its root path itself
+ROOT_PATHS: dict[str, tuple[str, dict[str, str], str]] = {
     "uvicorn": ("uvicorn --root-path /under --no-proxy-headers sites_asgi:app", {}, ""),
     "hypercorn": ("hypercorn --root-path /under sites_asgi:app", {}, "/under"),
     "granian": ("granian --url-path-prefix /under sites_asgi:app", {}, "/under"),
@@ -161,31 +161,31 @@ ROOTED: dict[str, tuple[str, dict[str, str], str]] = {
 }
 
 
-@pytest.mark.parametrize("command, more, before", ROOTED.values(), ids=ROOTED)
-def test_a_server_s_own_root_path_is_taken_off(command, more, before, serve, variables, caller, a):
+@pytest.mark.parametrize("command, more, before", ROOT_PATHS.values(), ids=ROOT_PATHS)
+def test_root_path_of_a_server_is_removed(command, more, before, serve, variables, caller, a):
     served = serve(*command.split(), variables={**variables, **more})
     for target in ("/a%2Fb?c=%2f", "/", "//double", "/under/a"):
         client = caller(served)
         client.request(f"GET {before}{target}")
-        asked = a.next_request()
-        assert asked.target == target
-        asked.respond()
+        received = a.next_request()
+        assert received.target == target
+        received.respond()
         assert client.response().status == 200
 
 
 # -- headers of requests
 
 
-def test_repeated_request_headers_stay_apart_and_in_order(front, a):
+def test_repeated_request_headers_stay_separate_and_in_order(front, a):
     front.skip_if_impossible("repeated request headers")
-    asked = told(front, a, "GET /", "X-Many: 1", "Cookie: a=1", "x-many: 2", "Cookie: b=2", "X-Many: 1")
-    assert asked.values("x-many") == ["1", "2", "1"]
-    assert asked.values("cookie") == ["a=1", "b=2"]
+    received = request_received(front, a, "GET /", "X-Many: 1", "Cookie: a=1", "x-many: 2", "Cookie: b=2", "X-Many: 1")
+    assert received.values("x-many") == ["1", "2", "1"]
+    assert received.values("cookie") == ["a=1", "b=2"]
 
 
-def test_repeated_request_headers_lose_nothing_even_where_an_environ_joins_them(front, a):
-    asked = told(front, a, "GET /", "X-Many: 1", "x-many: 2", "X-Many: 1")
-    assert [value.strip() for text in asked.values("x-many") for value in text.split(",")] == ["1", "2", "1"]
+def test_repeated_request_headers_keep_every_value_where_an_environ_joins_them(front, a):
+    received = request_received(front, a, "GET /", "X-Many: 1", "x-many: 2", "X-Many: 1")
+    assert [value.strip() for text in received.values("x-many") for value in text.split(",")] == ["1", "2", "1"]
 
 
 @pytest.mark.parametrize(
@@ -201,21 +201,21 @@ def test_repeated_request_headers_lose_nothing_even_where_an_environ_joins_them(
     ],
     ids=["latin-1", "empty", "spaces", "quotes", "long", "date", "tab"],
 )
-def test_header_values_arrive_as_they_were_sent(value, front, a):
-    assert told(front, a, "GET /", f"X-Value: {value}").values("x-value") == [value]
-    assert answered(front, a, f"X-Value: {value}").values("x-value") == [value]
+def test_header_values_are_unchanged(value, front, a):
+    assert request_received(front, a, "GET /", f"X-Value: {value}").values("x-value") == [value]
+    assert response_received(front, a, f"X-Value: {value}").values("x-value") == [value]
 
 
-def test_headers_that_clients_like_to_add_are_not_added(front, a):
-    asked = told(front, a, "GET /")
-    assert {name.lower() for name, _ in asked.fields} == {
+def test_no_headers_of_http_clients_are_added(front, a):
+    received = request_received(front, a, "GET /")
+    assert {name.lower() for name, _ in received.fields} == {
         "host",
         "x-forwarded-for",
         "x-forwarded-proto",
         "x-forwarded-host",
         "x-real-ip",
     }
-    assert asked.values("host") == ["plain"]
+    assert received.values("host") == ["plain"]
 
 
 @pytest.mark.parametrize(
@@ -226,22 +226,22 @@ def test_headers_that_clients_like_to_add_are_not_added(front, a):
         ('a="1; 2"; b', ['a="1; 2"; b']),
         ("a=caf\xe9", ["a=caf\xe9"]),
     ],
-    ids=["ours among others", "only ours", "odd ones", "latin-1"],
+    ids=["the session cookie among others", "only the session cookie", "unusual ones", "latin-1"],
 )
-def test_our_cookie_is_taken_out_and_no_other_touched(sent, arrives, front, a):
-    assert told(front, a, "GET /", f"Cookie: {sent}").values("cookie") == arrives
+def test_session_cookie_is_removed_and_others_are_unchanged(sent, arrives, front, a):
+    assert request_received(front, a, "GET /", f"Cookie: {sent}").values("cookie") == arrives
 
 
-def test_a_cookie_set_for_one_client_is_never_sent_for_another(front, a):
+def test_cookie_set_for_one_client_is_never_sent_for_another(front, a):
     first = front.request("GET /")
     wire = a.next_request()
     wire.respond("200 OK", "Set-Cookie: session=alice; Path=/", "Set-Cookie: theme=dark")
     first.response()
     second = front.request("GET /")
-    asked = a.next_request()
-    assert asked.wire is wire.wire  # the same connection, and nothing of the first client on it
-    assert asked.values("cookie") == []
-    asked.respond()
+    received = a.next_request()
+    assert received.wire is wire.wire  # the same connection, and no header of the first client
+    assert received.values("cookie") == []
+    received.respond()
     assert second.response().values("set-cookie") == ["SERVERID=a; path=/"]
 
 
@@ -255,28 +255,31 @@ HOP_BY_HOP = {
 }
 
 
-def test_hop_by_hop_headers_of_a_request_go_no_further(front, a):
+def test_hop_by_hop_headers_of_a_request_are_not_forwarded(front, a):
     fields = [f"{name}: {value}" for name, value in HOP_BY_HOP.items()]
-    asked = told(
+    received = request_received(
         front, a, "GET /", *fields, "Connection: X-Gone, x-too, keep-alive", "X-Gone: 1", "X-Too: 2", "X-Stays: 3"
     )
-    names = {name.lower() for name, _ in asked.fields}
+    names = {name.lower() for name, _ in received.fields}
     assert names & {name.lower() for name in (*HOP_BY_HOP, "Connection", "X-Gone", "X-Too", "HTTP2-Settings")} == set()
-    assert asked.values("x-stays") == ["3"]
+    assert received.values("x-stays") == ["3"]
 
 
-def test_te_says_no_more_than_that_trailers_are_welcome(front, a):
-    assert told(front, a, "GET /", "Connection: TE", "TE: gzip, trailers;q=0.5").values("te") in ([], ["trailers"])
+def test_te_is_reduced_to_trailers(front, a):
+    assert request_received(front, a, "GET /", "Connection: TE", "TE: gzip, trailers;q=0.5").values("te") in (
+        [],
+        ["trailers"],
+    )
 
 
 @pytest.mark.parametrize("connection", ["X-Gone\r\nConnection: X-Too", "X-Gone,,\t x-too ,", "close, X-Gone,X-Too"])
-def test_connection_is_read_however_it_is_written(connection, front, a):
-    asked = told(front, a, "GET /", f"Connection: {connection}", "X-Gone: 1", "X-Too: 2")
-    assert (asked.values("x-gone"), asked.values("x-too"), asked.values("connection")) == ([], [], [])
+def test_connection_header_is_parsed_in_every_notation(connection, front, a):
+    received = request_received(front, a, "GET /", f"Connection: {connection}", "X-Gone: 1", "X-Too: 2")
+    assert (received.values("x-gone"), received.values("x-too"), received.values("connection")) == ([], [], [])
 
 
-def test_connection_takes_nothing_along_that_others_depend_on(front, a):
-    asked = told(
+def test_connection_header_cannot_remove_headers_that_are_needed(front, a):
+    received = request_received(
         front,
         a,
         "POST /",
@@ -285,10 +288,10 @@ def test_connection_takes_nothing_along_that_others_depend_on(front, a):
         "X-Gone: 1",
         body=b"hello",
     )
-    assert (asked.values("host"), asked.values("cookie"), asked.body) == (["plain"], ["a=1"], b"hello")
-    assert asked.values("x-forwarded-for") == [HOST]
-    assert (asked.values("x-forwarded-proto"), asked.values("x-forwarded-host")) == (["http"], ["plain"])
-    assert asked.values("x-gone") == []
+    assert (received.values("host"), received.values("cookie"), received.body) == (["plain"], ["a=1"], b"hello")
+    assert received.values("x-forwarded-for") == [HOST]
+    assert (received.values("x-forwarded-proto"), received.values("x-forwarded-host")) == (["http"], ["plain"])
+    assert received.values("x-gone") == []
 
 
 @pytest.mark.parametrize(
@@ -296,19 +299,19 @@ def test_connection_takes_nothing_along_that_others_depend_on(front, a):
     ["X-A: a\0b", "X-A: a\rb", "X A: b", "X-A : b", ": b"],
     ids=["NUL", "CR", "space", "space before", "no name"],
 )
-def test_a_header_that_two_readers_may_read_in_two_ways_is_never_passed_on(field, front, a):
+def test_ambiguous_header_is_never_forwarded(field, front, a):
     caller = front.request("GET /first", field)
     assert caller.response().status == 400
     caller.close()
     assert a.has_no_request()
-    assert told(front, a, "GET /second").target == "/second"
+    assert request_received(front, a, "GET /second").target == "/second"
 
 
-# -- headers of answers
+# -- headers of responses
 
 
-def test_every_set_cookie_arrives_by_itself_and_ours_beside_them(front, a):
-    answer = answered(
+def test_every_set_cookie_stays_separate_and_the_mark_is_added(front, a):
+    response = response_received(
         front,
         a,
         "Set-Cookie: a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
@@ -317,27 +320,27 @@ def test_every_set_cookie_arrives_by_itself_and_ours_beside_them(front, a):
         "Vary: Cookie",
         "Set-Cookie: a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
     )
-    assert answer.values("set-cookie") == [
+    assert response.values("set-cookie") == [
         "a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
         "b=caf\xe9; Path=/shop; Domain=.shop.test",
         "a=1; Expires=Sat, 01 Jan 2028 00:00:00 GMT",
         "SERVERID=a; path=/",
     ]
-    assert answer.values("vary") == ["Accept", "Cookie"]
+    assert response.values("vary") == ["Accept", "Cookie"]
 
 
-def test_a_redirect_is_the_client_s_to_follow_and_goes_where_it_went(front, a):
+def test_redirect_is_forwarded_unchanged(front, a):
     caller = front.request("GET /mounted/a", site="mounted")
     a.next_request().respond("302 Found", "Location: /base/next?a=%2F", "Set-Cookie: a=1; Path=/base")
-    answer = caller.response()
-    assert answer.status == 302
-    assert answer.values("location") == ["/base/next?a=%2F"]
-    assert answer.values("set-cookie")[0] == "a=1; Path=/base"
+    response = caller.response()
+    assert response.status == 302
+    assert response.values("location") == ["/base/next?a=%2F"]
+    assert response.values("set-cookie")[0] == "a=1; Path=/base"
     assert a.has_no_request()
 
 
-def test_hop_by_hop_headers_of_an_answer_go_no_further(front, a):
-    answer = answered(
+def test_hop_by_hop_headers_of_a_response_are_not_forwarded(front, a):
+    response = response_received(
         front,
         a,
         "Connection: X-Gone, keep-alive",
@@ -352,16 +355,16 @@ def test_hop_by_hop_headers_of_an_answer_go_no_further(front, a):
         "X-Stays: 3",
         body=b"hello",
     )
-    assert answer.body == b"hello"
+    assert response.body == b"hello"
     for name in ("x-gone", "x-too", "proxy-authenticate", "proxy-connection", "trailer", "upgrade"):
-        assert answer.values(name) == []
-    assert "timeout=77" not in answer.values("keep-alive")
-    assert not any("gone" in value.lower() for value in answer.values("connection"))
-    assert answer.values("x-stays") == ["3"]
+        assert response.values(name) == []
+    assert "timeout=77" not in response.values("keep-alive")
+    assert not any("gone" in value.lower() for value in response.values("connection"))
+    assert response.values("x-stays") == ["3"]
 
 
-def test_connection_of_an_answer_takes_nothing_along_that_the_client_depends_on(front, a):
-    answer = answered(
+def test_connection_header_of_a_response_cannot_remove_headers_that_are_needed(front, a):
+    response = response_received(
         front,
         a,
         "Connection: Content-Length, Set-Cookie, Content-Type",
@@ -369,29 +372,29 @@ def test_connection_of_an_answer_takes_nothing_along_that_the_client_depends_on(
         "Content-Type: a/b",
         body=b"x",
     )
-    assert (answer.body, answer.values("content-length")) == (b"x", ["1"])
-    assert answer.values("set-cookie")[0] == "a=1"
-    assert answer.values("content-type") == ["a/b"]
+    assert (response.body, response.values("content-length")) == (b"x", ["1"])
+    assert response.values("set-cookie")[0] == "a=1"
+    assert response.values("content-type") == ["a/b"]
 
 
-def test_date_and_server_are_said_by_the_server_in_front_alone(front, a):
-    answer = answered(front, a, "Date: Sat, 01 Jan 2000 00:00:00 GMT", "Server: the origin's own")
-    assert len(answer.values("date")) == 1 and "2000" not in answer.values("date")[0]
-    assert "the origin's own" not in answer.values("server") and len(answer.values("server")) <= 1
+def test_only_the_server_in_front_sends_date_and_server(front, a):
+    response = response_received(front, a, "Date: Sat, 01 Jan 2000 00:00:00 GMT", "Server: the origin's own")
+    assert len(response.values("date")) == 1 and "2000" not in response.values("date")[0]
+    assert "the origin's own" not in response.values("server") and len(response.values("server")) <= 1
 
 
 @pytest.mark.parametrize(
     "status", ["200 OK", "203 Non-Authoritative", "299 Own", "404 Not Found", "418 Teapot", "503 Busy"]
 )
-def test_a_status_arrives_as_it_was_said(status, front, a):
-    assert answered(front, a, status=status, body=b"why").status == int(status[:3])
+def test_status_is_unchanged(status, front, a):
+    assert response_received(front, a, status=status, body=b"why").status == int(status[:3])
 
 
-def test_a_nul_in_an_answer_s_header_is_never_passed_on(front, a):
-    assert answered(front, a, "X-A: a\0b").status == 502
+def test_nul_in_a_response_header_is_never_forwarded(front, a):
+    assert response_received(front, a, "X-A: a\0b").status == 502
 
 
-# -- what an upstream is told of the client: by default its address, how it came, and what host it wanted
+# -- headers about the client: by default its address, its scheme, and the host that it requested
 
 SPOOF = (
     "X-Forwarded-For: 203.0.113.9",
@@ -400,7 +403,7 @@ SPOOF = (
     "X-Forwarded-Port: 444",
     "X-Real-IP: 203.0.113.9",
 )
-TOLD_OF_THE_CLIENT = {
+CLIENT_HEADERS = {
     "nothing said": (
         "plain",
         (),
@@ -481,88 +484,92 @@ TOLD_OF_THE_CLIENT = {
 }
 
 
-@pytest.mark.parametrize("site, said, expected", TOLD_OF_THE_CLIENT.values(), ids=TOLD_OF_THE_CLIENT)
-def test_what_an_upstream_is_told_of_the_client(site, said, expected, front, a):
-    asked = told(front, a, "GET /", *said, site=site)
-    names = {name.lower() for name, _ in asked.fields if name.lower().startswith(("x-forwarded-", "x-real-ip"))}
-    found = {name: ", ".join(asked.values(name)) for name in names}
+@pytest.mark.parametrize("site, said, expected", CLIENT_HEADERS.values(), ids=CLIENT_HEADERS)
+def test_headers_about_the_client(site, said, expected, front, a):
+    received = request_received(front, a, "GET /", *said, site=site)
+    names = {name.lower() for name, _ in received.fields if name.lower().startswith(("x-forwarded-", "x-real-ip"))}
+    found = {name: ", ".join(received.values(name)) for name in names}
     assert {name: found.get(name) for name in {*found, *expected} - {"x-real-ip"}} == {
         name: value for name, value in expected.items() if name != "x-real-ip"
     }
     if "x-real-ip" in expected:
         assert found["x-real-ip"] == expected["x-real-ip"]
-    assert asked.values("forwarded") == []
+    assert received.values("forwarded") == []
 
 
-def test_forwardfor_adds_a_line_of_its_own(front, a):
-    asked = told(front, a, "GET /", "X-Forwarded-For: 203.0.113.9", site="forwardfor")
-    assert asked.values("x-forwarded-for") == ["203.0.113.9", HOST]
+def test_forwardfor_adds_a_separate_header(front, a):
+    received = request_received(front, a, "GET /", "X-Forwarded-For: 203.0.113.9", site="forwardfor")
+    assert received.values("x-forwarded-for") == ["203.0.113.9", HOST]
 
 
-def elements(asked) -> list[dict[str, str]]:
-    """The elements of Forwarded (RFC 7239), names in lower case."""
-    text = ",".join(asked.values("forwarded"))
+def forwarded_elements(received) -> list[dict[str, str]]:
+    """Return the elements of Forwarded (RFC 7239), names in lower case."""
+    text = ",".join(received.values("forwarded"))
     return [
         {name.lower().strip(): value.strip('"') for name, _, value in (pair.partition("=") for pair in part.split(";"))}
         for part in re.split(r",\s*", text)
     ]
 
 
-def test_forwarded_says_it_in_one_header(front, a):
-    asked = told(front, a, "GET /", site="forwarded")
-    assert elements(asked) == [{"for": HOST, "proto": "http", "host": "forwarded"}]
-    assert [name for name, _ in asked.fields if name.lower().startswith("x-forwarded-")] == []
+def test_forwarded_is_one_header(front, a):
+    received = request_received(front, a, "GET /", site="forwarded")
+    assert forwarded_elements(received) == [{"for": HOST, "proto": "http", "host": "forwarded"}]
+    assert [name for name, _ in received.fields if name.lower().startswith("x-forwarded-")] == []
 
 
-def test_forwarded_of_a_stranger_is_replaced(front, a):
-    asked = told(front, a, "GET /", "Forwarded: for=203.0.113.9;proto=https", *SPOOF, site="forwarded")
-    assert elements(asked) == [{"for": HOST, "proto": "http", "host": "forwarded"}]
-    assert asked.values("x-forwarded-for") == []
+def test_forwarded_of_an_untrusted_client_is_replaced(front, a):
+    received = request_received(front, a, "GET /", "Forwarded: for=203.0.113.9;proto=https", *SPOOF, site="forwarded")
+    assert forwarded_elements(received) == [{"for": HOST, "proto": "http", "host": "forwarded"}]
+    assert received.values("x-forwarded-for") == []
 
 
 def test_forwarded_of_a_trusted_proxy_is_extended(front, a):
-    asked = told(
+    received = request_received(
         front, a, "GET /", 'Forwarded: for=203.0.113.9;proto=https, for="[2001:db8::1]"', site="forwarded-trusting"
     )
-    assert elements(asked)[:2] == [{"for": "203.0.113.9", "proto": "https"}, {"for": "[2001:db8::1]"}]
-    assert elements(asked)[2]["for"] == HOST
+    assert forwarded_elements(received)[:2] == [{"for": "203.0.113.9", "proto": "https"}, {"for": "[2001:db8::1]"}]
+    assert forwarded_elements(received)[2]["for"] == HOST
 
 
-def test_the_host_is_kept(front, a):
-    asked = told(front, a, "GET /", "Host: plain:8443")
-    assert (asked.values("host"), asked.values("x-forwarded-host")) == (["plain:8443"], ["plain:8443"])
+def test_host_is_kept(front, a):
+    received = request_received(front, a, "GET /", "Host: plain:8443")
+    assert (received.values("host"), received.values("x-forwarded-host")) == (["plain:8443"], ["plain:8443"])
 
 
-def test_the_host_can_be_the_upstream_s(front, a):
-    asked = told(front, a, "GET /", site="their-host")
-    assert (asked.values("host"), asked.values("x-forwarded-host")) == ([f"{HOST}:{a.port}"], ["their-host"])
+def test_host_can_be_the_upstreams(front, a):
+    received = request_received(front, a, "GET /", site="their-host")
+    assert (received.values("host"), received.values("x-forwarded-host")) == ([f"{HOST}:{a.port}"], ["their-host"])
 
 
-def test_the_host_can_be_told(front, a):
-    asked = told(front, a, "GET /", site="told-host")
-    assert (asked.values("host"), asked.values("x-forwarded-host")) == (["told.test"], ["told-host"])
+def test_host_can_be_configured(front, a):
+    received = request_received(front, a, "GET /", site="told-host")
+    assert (received.values("host"), received.values("x-forwarded-host")) == (["told.test"], ["told-host"])
 
 
-def test_a_client_without_a_host_gets_the_upstream_s(front, a):
+def test_request_without_a_host_gets_the_upstreams(front, a):
     front.skip_if_impossible("a client without a Host")
     caller = front.caller()
     caller.send(b"GET / HTTP/1.0\r\n\r\n")
-    asked = a.next_request()
-    assert (asked.line, asked.values("host")) == ("GET / HTTP/1.1", [f"{HOST}:{a.port}"])
-    asked.respond(body=b"hello")
+    received = a.next_request()
+    assert (received.line, received.values("host")) == ("GET / HTTP/1.1", [f"{HOST}:{a.port}"])
+    received.respond(body=b"hello")
     assert caller.response().body == b"hello"
 
 
-def test_a_unix_socket_is_told_the_same_host(front, origins):
-    asked = told(front, origins["unix"], "GET /a%2Fb", site="unix")
-    assert (asked.target, asked.values("host")) == ("/a%2Fb", ["unix"])
+def test_unix_socket_gets_the_same_host(front, origins):
+    received = request_received(front, origins["unix"], "GET /a%2Fb", site="unix")
+    assert (received.target, received.values("host")) == ("/a%2Fb", ["unix"])
 
 
-def test_an_upstream_alone_is_an_app_and_marks_nothing(front, a):
+def test_upstream_without_a_backend_sets_no_mark(front, a):
     caller = front.request("GET /a%2Fb?c", "X-A: caf\xe9", site="alone")
-    asked = a.next_request()
-    assert (asked.target, asked.values("x-a"), asked.values("x-forwarded-for")) == ("/a%2Fb?c", ["caf\xe9"], [HOST])
-    asked.respond("200 OK", "X-B: caf\xe9", body=b"hello")
-    answer = caller.response()
-    assert (answer.status, answer.values("x-b"), answer.body) == (200, ["caf\xe9"], b"hello")
-    assert answer.values("set-cookie") == []
+    received = a.next_request()
+    assert (received.target, received.values("x-a"), received.values("x-forwarded-for")) == (
+        "/a%2Fb?c",
+        ["caf\xe9"],
+        [HOST],
+    )
+    received.respond("200 OK", "X-B: caf\xe9", body=b"hello")
+    response = caller.response()
+    assert (response.status, response.values("x-b"), response.body) == (200, ["caf\xe9"], b"hello")
+    assert response.values("set-cookie") == []

@@ -1,8 +1,8 @@
-"""Bodies larger than memory should hold, more sockets than anybody watches, clients that leave at any moment: what goes
-through stays nowhere.
+"""Bodies that must not be held in memory, many WebSockets, clients that disconnect at any moment: a gateway keeps
+nothing of what it forwards.
 
-The sizes that the project promises are behind `-m long`; small ones, by which a body that is kept can be told from one
-that is not, run always.
+The sizes that the project promises run with `-m long`; small ones, just large enough to detect a body that is buffered,
+run always.
 """
 
 import asyncio
@@ -36,29 +36,29 @@ FACES = {
 }
 WARM_UP = 4 * MB
 
-#: 251 is a prime: a piece that is lost or told twice leaves a pattern that is out of step.
+#: 251 is a prime: a piece that is lost or sent twice shifts the pattern.
 BLOCK = bytes(range(251)) * 1044
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 
 
 def sizes(small: int, large: int) -> pytest.MarkDecorator:
-    said = {small: f"{small // MB} MB", large: f"{large // MB} MB"}
+    names = {small: f"{small // MB} MB", large: f"{large // MB} MB"}
     return pytest.mark.parametrize(
-        "size", [pytest.param(small, id=said[small]), pytest.param(large, id=said[large], marks=pytest.mark.long)]
+        "size", [pytest.param(small, id=names[small]), pytest.param(large, id=names[large], marks=pytest.mark.long)]
     )
 
 
 @pytest.fixture(params=list(FACES.values()), ids=list(FACES))
 def relay(request, serve) -> Callable[..., object]:
-    """Starts a gateway to one upstream."""
+    """Start a gateway to one upstream."""
     return lambda port, **options: serve(
         *request.param.split(),
         variables={"RELAY": json.dumps({"/far": {"servers": {"s1": f"http://{HOST}:{port}"}, **options}})},
     )
 
 
-def look(served) -> dict[str, int]:
+def state_of(served) -> dict[str, int]:
     said: dict[str, int] = json.loads(served.client().request("/look").body)
     return said
 
@@ -66,8 +66,8 @@ def look(served) -> dict[str, int]:
 # Bodies.
 
 
-class Memory:
-    """How much memory a process has, and had at its peak since it was last asked to forget."""
+class ProcessMemory:
+    """The memory of a process, now and at its peak since the last reset."""
 
     def __init__(self, pid: int) -> None:
         self._of = Path(f"/proc/{pid}")
@@ -79,7 +79,7 @@ class Memory:
         return int(value) * 1024
 
     def begin(self) -> None:
-        (self._of / "clear_refs").write_text("5")  # the peak begins anew: proc(5)
+        (self._of / "clear_refs").write_text("5")  # reset the peak: proc(5)
         self._before = self._kilobytes("VmRSS")
 
     @property
@@ -87,8 +87,8 @@ class Memory:
         return self._kilobytes("VmHWM") - self._before
 
 
-class Counted:
-    """What one end has sent or received: how much, and its checksum."""
+class TransferCount:
+    """The bytes that one end has sent or received: their number and checksum."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -99,7 +99,7 @@ class Counted:
         self.sum = zlib.crc32(data, self.sum)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Counted) and (self.size, self.sum) == (other.size, other.sum)
+        return isinstance(other, TransferCount) and (self.size, self.sum) == (other.size, other.sum)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -108,21 +108,21 @@ class Counted:
 
 
 def blocks(size: int) -> Iterator[memoryview]:
-    """A body of `size` bytes."""
+    """Yield a body of `size` bytes."""
     block = memoryview(BLOCK)
     while size:
         yield block[: min(size, len(block))]
         size -= min(size, len(block))
 
 
-class Warehouse:
-    """An origin with one connection at a time: it takes in what a PUT carries, and answers a GET of /far/<size>."""
+class TransferOrigin:
+    """An origin with one connection at a time: it reads the body of a PUT, and responds to a GET of /far/<size>."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
-        self.sent = Counted()
-        self.received = Counted()
+        self.sent = TransferCount()
+        self.received = TransferCount()
         self.may_read = threading.Event()
         self.may_read.set()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -150,14 +150,14 @@ class Warehouse:
                 name, _, value = field.decode("latin-1").partition(":")
                 fields[name.lower()] = value.strip()
             if line.startswith("GET"):
-                self.sent = Counted()
+                self.sent = TransferCount()
                 size = int(line.split()[1].rpartition("/")[2])
                 end.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size)
                 for block in blocks(size):
                     end.sendall(block)
                     self.sent.add(block)
                 return
-            self.received = Counted()
+            self.received = TransferCount()
             if "chunked" in fields.get("transfer-encoding", ""):
                 while size := int(came.readline(), 16):
                     self._take(came, size)
@@ -181,17 +181,17 @@ class Warehouse:
 
 
 @pytest.fixture
-def warehouse():
-    warehouse = Warehouse()
-    yield warehouse
-    warehouse.close()
+def transfer_origin():
+    transfer_origin = TransferOrigin()
+    yield transfer_origin
+    transfer_origin.close()
 
 
 class Download:
-    """A GET whose body is read as slowly as the test likes."""
+    """A GET with a response body that the test reads as slowly as it likes."""
 
     def __init__(self, port: int, size: int) -> None:
-        self.received = Counted()
+        self.received = TransferCount()
         self._end = socket.socket()
         self._end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self._end.settimeout(DEADLINE)
@@ -204,7 +204,7 @@ class Download:
         assert f"content-length: {size}\r\n".encode() in head.lower()
 
     def read(self, size: int) -> None:
-        """Read until so many bytes have come in all."""
+        """Read until so many bytes are received in total."""
         while self.received.size < size:
             data = self._end.recv(min(1 << 18, size - self.received.size))
             assert data, f"cut short after {self.received}"
@@ -217,16 +217,16 @@ class Download:
         self._end.close()
 
 
-def download(port: int, size: int) -> Counted:
-    """All of it, as fast as it comes."""
+def download(port: int, size: int) -> TransferCount:
+    """Read the whole response, as fast as it arrives."""
     with closing(Download(port, size)) as body:
         body.read(size)
         assert body.is_over()
         return body.received
 
 
-def upload(port: int, size: int, chunked: bool = False) -> Counted:
-    sent = Counted()
+def upload(port: int, size: int, chunked: bool = False) -> TransferCount:
+    sent = TransferCount()
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
     with socket.create_connection((HOST, port), DEADLINE) as end:
         end.sendall(b"PUT /far HTTP/1.1\r\nHost: far\r\nConnection: close\r\n" + framing + b"\r\n\r\n")
@@ -243,80 +243,80 @@ def upload(port: int, size: int, chunked: bool = False) -> Counted:
 
 
 @sizes(48 * MB, 1024 * MB)
-def test_a_body_on_its_way_down_is_not_kept(relay, warehouse, until, size):
-    served = relay(warehouse.port)
+def test_response_body_is_not_buffered(relay, transfer_origin, until, size):
+    served = relay(transfer_origin.port)
     download(served.port, WARM_UP)
-    memory = Memory(look(served)["pid"])
+    memory = ProcessMemory(state_of(served)["pid"])
     memory.begin()
     received = download(served.port, size)
-    until(lambda: warehouse.sent.size == size, "the origin has counted what it sent")
-    assert received == warehouse.sent
+    until(lambda: transfer_origin.sent.size == size, "the origin has counted what it sent")
+    assert received == transfer_origin.sent
     assert received.size == size
     assert memory.growth < GROWTH
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["of a known length", "in chunks"])
 @sizes(48 * MB, 1024 * MB)
-def test_a_body_on_its_way_up_is_not_kept(relay, warehouse, size, chunked):
-    served = relay(warehouse.port)
+def test_request_body_is_not_buffered(relay, transfer_origin, size, chunked):
+    served = relay(transfer_origin.port)
     upload(served.port, WARM_UP, chunked)
-    memory = Memory(look(served)["pid"])
+    memory = ProcessMemory(state_of(served)["pid"])
     memory.begin()
     sent = upload(served.port, size, chunked)
-    assert sent == warehouse.received
+    assert sent == transfer_origin.received
     assert sent.size == size
     assert memory.growth < GROWTH
 
 
 @sizes(48 * MB, 400 * MB)
-def test_a_body_that_is_read_slowly_waits_at_its_origin(relay, warehouse, wait_until_stable, size):
-    served = relay(warehouse.port)
+def test_slow_client_slows_the_origin_down(relay, transfer_origin, wait_until_stable, size):
+    served = relay(transfer_origin.port)
     download(served.port, WARM_UP)
-    memory = Memory(look(served)["pid"])
+    memory = ProcessMemory(state_of(served)["pid"])
     memory.begin()
     with closing(Download(served.port, size)) as body:
-        assert wait_until_stable(lambda: warehouse.sent.size) < size
+        assert wait_until_stable(lambda: transfer_origin.sent.size) < size
         for quarter in range(1, 5):
             body.read(size * quarter // 4)
-            wait_until_stable(lambda: warehouse.sent.size)
+            wait_until_stable(lambda: transfer_origin.sent.size)
         assert body.is_over()
-        assert body.received == warehouse.sent
+        assert body.received == transfer_origin.sent
     assert memory.growth < GROWTH
 
 
 @sizes(48 * MB, 400 * MB)
-def test_a_body_that_the_origin_reads_slowly_waits_at_its_client(relay, warehouse, wait_until_stable, until, size):
-    served = relay(warehouse.port)
+def test_slow_origin_slows_the_client_down(relay, transfer_origin, wait_until_stable, until, size):
+    served = relay(transfer_origin.port)
     upload(served.port, WARM_UP)
-    memory = Memory(look(served)["pid"])
+    memory = ProcessMemory(state_of(served)["pid"])
     memory.begin()
-    warehouse.may_read.clear()
+    transfer_origin.may_read.clear()
 
-    def has_come(enough: int) -> bool:
-        return bool(warehouse.received.size >= enough)
+    def has_received(enough: int) -> bool:
+        return bool(transfer_origin.received.size >= enough)
 
-    sent: list[Counted] = []
+    sent: list[TransferCount] = []
     client = threading.Thread(target=lambda: sent.append(upload(served.port, size)))
     client.start()
     for _ in range(4):
-        enough = min(wait_until_stable(lambda: warehouse.received.size) + size // 4, size)
-        warehouse.may_read.set()
-        until(partial(has_come, enough), "a quarter of the body")
-        warehouse.may_read.clear()
-    warehouse.may_read.set()
+        enough = min(wait_until_stable(lambda: transfer_origin.received.size) + size // 4, size)
+        transfer_origin.may_read.set()
+        until(partial(has_received, enough), "a quarter of the body")
+        transfer_origin.may_read.clear()
+    transfer_origin.may_read.set()
     client.join()
-    assert sent == [warehouse.received]
+    assert sent == [transfer_origin.received]
     assert memory.growth < GROWTH
 
 
-# Many at once, and those who leave.
+# Many connections at once, and disconnects.
 
 
-class Patient:
-    """An origin that never ends what it began: what it does is in the path, and how many are with it is known.
+class HoldingOrigin:
+    """An origin that never ends a response, and counts its connections. The path selects its behaviour.
 
-    /far/hold does not answer, /far/head sends a head and no more, /far/body has no end, /far/upload reads for ever, and
-    /far/ws echoes.
+    /far/hold does not respond, /far/head sends only a head, /far/body has no end, /far/upload reads for ever, /far/ws
+    echoes.
     """
 
     def __init__(self) -> None:
@@ -380,7 +380,7 @@ class Patient:
         while True:  # frames of less than 126 bytes, masked
             first, size = await reader.readexactly(2)
             mask, payload = await reader.readexactly(4), await reader.readexactly(size & 0x7F)
-            writer.write(bytes((first, len(payload))) + xored(payload, mask))
+            writer.write(bytes((first, len(payload))) + mask_payload(payload, mask))
             await writer.drain()
             if first == 0x88:
                 return
@@ -391,22 +391,22 @@ class Patient:
         self._loop.close()
 
 
-def xored(payload: bytes, mask: bytes) -> bytes:
+def mask_payload(payload: bytes, mask: bytes) -> bytes:
     return bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
 
 
 @pytest.fixture
-def patient():
-    patient = Patient()
-    yield patient
-    patient.close()
+def holding_origin():
+    holding_origin = HoldingOrigin()
+    yield holding_origin
+    holding_origin.close()
 
 
 @pytest.fixture
 def files(request) -> Callable[[int], None]:
-    """Sees to it that so many files may be open at once, here and in what is started from here."""
+    """Return a function that raises the limit of open files, here and in processes that are started from here."""
 
-    def needs(count: int) -> None:
+    def raise_limit(count: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard != resource.RLIM_INFINITY and hard < count:
             pytest.skip(f"needs {count} open files, and the limit is {hard}")
@@ -414,7 +414,7 @@ def files(request) -> Callable[[int], None]:
             resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
             request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
 
-    return needs
+    return raise_limit
 
 
 HANDSHAKE = (
@@ -425,7 +425,7 @@ HANDSHAKE = (
 
 def frame(first: int, payload: bytes) -> bytes:
     """A masked frame of less than 126 bytes."""
-    return bytes((first, 0x80 | len(payload))) + b"mask" + xored(payload, b"mask")
+    return bytes((first, 0x80 | len(payload))) + b"mask" + mask_payload(payload, b"mask")
 
 
 SOCKETS = {
@@ -442,22 +442,22 @@ SOCKETS = {
         pytest.param(SOCKETS["uvicorn, wsproto"], 1000, id="1000 at uvicorn, wsproto", marks=pytest.mark.long),
     ],
 )
-def test_sockets_that_say_a_byte_at_a_time_are_all_open_at_once(serve, patient, files, until, server, count):
+def test_many_websockets_with_single_bytes_are_open_at_once(serve, holding_origin, files, until, server, count):
     files(2 * count + 200)
-    routes = {"/far": {"servers": {"s1": f"http://{HOST}:{patient.port}"}}}
+    routes = {"/far": {"servers": {"s1": f"http://{HOST}:{holding_origin.port}"}}}
     served = serve(*server.split(), variables={"RELAY": json.dumps(routes)})
-    look(served)
-    before = look(served)
+    state_of(served)
+    before = state_of(served)
     ends: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def talk() -> None:
+    async def open_websockets() -> None:
         for _ in range(count):
             ends.append(await asyncio.open_connection(HOST, served.port))
             ends[-1][1].write(HANDSHAKE)
         for reader, _ in ends:
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
-        held = await asyncio.to_thread(look, served)
-        assert (held["in_flight"], patient.open) == (count, count)
+        held = await asyncio.to_thread(state_of, served)
+        assert (held["in_flight"], holding_origin.open) == (count, count)
         texts = [b"tea for number %d" % number for number in range(count)]
         frames = [frame(0x81, text) for text in texts]
         for at in range(max(map(len, frames))):  # a byte of the first, a byte of the second, ...
@@ -474,21 +474,21 @@ def test_sockets_that_say_a_byte_at_a_time_are_all_open_at_once(serve, patient, 
         for reader, _ in ends[1::2]:
             assert await reader.read() == b"\x88\x02\x03\xe8"
 
-    async def talked() -> None:
+    async def exchange_bytes() -> None:
         try:
-            await asyncio.wait_for(talk(), 5 * DEADLINE)
+            await asyncio.wait_for(open_websockets(), 5 * DEADLINE)
         finally:
             for _, writer in ends:
                 writer.transport.abort()
 
-    asyncio.run(talked())
-    until(lambda: patient.open == 0, "an origin with nobody left")
-    until(lambda: look(served) == before, f"a gateway that is as it was: {before}")
+    asyncio.run(exchange_bytes())
+    until(lambda: holding_origin.open == 0, "an origin without connections")
+    until(lambda: state_of(served) == before, f"a gateway that is as it was: {before}")
 
 
-#: What a client may have asked when it leaves, and how many bytes of the answer it may have read by then. WSGI servers
+#: The request of a client that disconnects, and how many bytes of the response it may have read by then. WSGI servers
 #: send a head only with the first byte of a body.
-ERRANDS: dict[str, tuple[bytes, int]] = {
+REQUESTS: dict[str, tuple[bytes, int]] = {
     "before the head": (b"GET /far/hold HTTP/1.1\r\nHost: far\r\n\r\n", 0),
     "before the body": (b"GET /far/head HTTP/1.1\r\nHost: far\r\n\r\n", 40),
     "in the body": (b"GET /far/body HTTP/1.1\r\nHost: far\r\n\r\n", 200_000),
@@ -505,17 +505,17 @@ ERRANDS: dict[str, tuple[bytes, int]] = {
     "seed",
     [pytest.param(1, id="seed 1"), *(pytest.param(n, id=f"seed {n}", marks=pytest.mark.long) for n in range(2, 9))],
 )
-def test_clients_that_leave_at_random_moments_leave_nothing_behind(relay, patient, until, seed):
-    served = relay(patient.port, server={"pool_max_conn": 0})
-    errands = dict(ERRANDS)
+def test_clients_that_disconnect_at_random_leave_nothing_open(relay, holding_origin, until, seed):
+    served = relay(holding_origin.port, server={"pool_max_conn": 0})
+    requests = dict(REQUESTS)
     if served.kind.module == "gunicorn":
-        del errands["in a WebSocket"]
-        errands["before the body"] = (ERRANDS["before the body"][0], 0)
-    look(served)
-    before = look(served)
+        del requests["in a WebSocket"]
+        requests["before the body"] = (REQUESTS["before the body"][0], 0)
+    state_of(served)
+    before = state_of(served)
     rng = random.Random(seed)
 
-    def visit(request: bytes, read: int, reset: bool) -> None:
+    def send_request(request: bytes, read: int, reset: bool) -> None:
         with socket.create_connection((HOST, served.port), DEADLINE) as end:
             end.sendall(request)
             while read > 0 and (came := end.recv(read)):
@@ -526,14 +526,14 @@ def test_clients_that_leave_at_random_moments_leave_nothing_behind(relay, patien
     with ThreadPoolExecutor(48) as crowd:
         visits = []
         for _ in range(200):
-            request, most = rng.choice(list(errands.values()))
+            request, most = rng.choice(list(requests.values()))
             if rng.random() < 0.1:
                 request, most = request[: rng.randrange(len(request))], 0
-            visits.append(crowd.submit(visit, request, rng.randint(0, most), reset=rng.random() < 0.5))
+            visits.append(crowd.submit(send_request, request, rng.randint(0, most), reset=rng.random() < 0.5))
     for each in visits:
         each.result()
-    assert patient.greeted > 50
-    until(lambda: patient.open == 0, "an origin with nobody left")
-    until(lambda: look(served)["in_flight"] == 0, "a gateway with nothing in flight")
-    until(lambda: {**look(served), "blamed": 0} == before, f"a gateway that is as it was: {before}")
-    assert look(served)["blamed"] == 0
+    assert holding_origin.greeted > 50
+    until(lambda: holding_origin.open == 0, "an origin without connections")
+    until(lambda: state_of(served)["in_flight"] == 0, "a gateway with nothing in flight")
+    until(lambda: {**state_of(served), "blamed": 0} == before, f"a gateway that is as it was: {before}")
+    assert state_of(served)["blamed"] == 0

@@ -1,5 +1,5 @@
-"""Upstreams that are killed and started again under load: what was executed is executed once, and a GET that another
-server can answer is answered.
+"""Upstreams that are killed and started again under load: every request is executed at most once, and a GET that
+another server can serve gets its response.
 """
 
 import http.client
@@ -28,8 +28,8 @@ FACES = {
 CLIENTS = 8
 
 
-class Upstream:
-    """An origin in a process of its own, with a journal that outlives it."""
+class OriginProcess:
+    """An origin in a process of its own, with a journal that survives it."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -64,7 +64,7 @@ class Upstream:
 
 @pytest.fixture
 def upstreams(tmp_path, until):
-    both = [Upstream("s1", tmp_path), Upstream("s2", tmp_path)]
+    both = [OriginProcess("s1", tmp_path), OriginProcess("s2", tmp_path)]
     for upstream in both:
         upstream.start()
     for upstream in both:
@@ -80,24 +80,24 @@ def executed(upstreams) -> Counter[str]:
 
 @pytest.fixture(params=list(FACES.values()), ids=list(FACES))
 def relay(request, serve, upstreams) -> Callable[..., object]:
-    """Starts a gateway to the upstreams; `options` are the backend's."""
+    """Start a gateway to the upstreams; `options` are the backend's."""
     servers = {upstream.name: upstream.url for upstream in upstreams}
 
     def started(**options: object):
         routes = {"/far": {"servers": servers, **options}}
         served = serve(*request.param.split(), variables={"RELAY": json.dumps(routes)})
-        # an answer that is cut short ends in an exception, and servers show it
+        # an incomplete response ends in an exception, which servers print
         served.kind = replace(served.kind, habits=(*served.kind.habits, "Traceback"))
         return served
 
     return started
 
 
-class Visitor(threading.Thread):
-    """A client with a connection that it keeps, asking until it is told to stop: a GET, a POST, and so on.
+class PersistentClient(threading.Thread):
+    """A client that keeps its connection and sends GET and POST in turn until it is stopped.
 
-    `heads`: of each request by its name, the status that came, None where there was none; `whole`: those whose answer
-    came to its end.
+    `heads`: the status of each request by its name, None where there was none; `whole`: the requests with a complete
+    response.
     """
 
     def __init__(self, port: int, number: int, over: threading.Event) -> None:
@@ -124,7 +124,7 @@ class Visitor(threading.Thread):
                     if answer.read().endswith(target.encode()):
                         self.whole.add(name)
                 except (OSError, http.client.HTTPException):
-                    connection.close()  # the next request makes a new one
+                    connection.close()  # the next request opens a new one
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,14 @@ class Visitor(threading.Thread):
 def test_kills_under_load_execute_no_post_twice_and_fail_no_get(relay, upstreams, until, kills):
     served = relay(retry_on="conn-failure empty-response")
     over = threading.Event()
-    visitors = [Visitor(served.port, number, over) for number in range(CLIENTS)]
+    visitors = [PersistentClient(served.port, number, over) for number in range(CLIENTS)]
 
-    def asked() -> int:
+    def requests_sent() -> int:
         return sum(len(visitor.heads) for visitor in visitors)
 
     def more(count: int) -> Callable[[], bool]:
-        enough = asked() + count
-        return lambda: asked() >= enough or not any(visitor.is_alive() for visitor in visitors)
+        enough = requests_sent() + count
+        return lambda: requests_sent() >= enough or not any(visitor.is_alive() for visitor in visitors)
 
     for visitor in visitors:
         visitor.start()
@@ -172,8 +172,8 @@ def test_kills_under_load_execute_no_post_twice_and_fail_no_get(relay, upstreams
     assert len(whole) > 0.9 * len(heads)
 
 
-def ask(served, method: str, target: str) -> int:
-    """A request on a connection of its own: the status of its answer."""
+def request_status(served, method: str, target: str) -> int:
+    """Send a request on a connection of its own and return the status of the response."""
     with closing(http.client.HTTPConnection(HOST, served.port, timeout=DEADLINE)) as connection:
         connection.request(method, target, body=b"x" if method == "POST" else None)
         answer = connection.getresponse()
@@ -182,10 +182,10 @@ def ask(served, method: str, target: str) -> int:
 
 
 @pytest.mark.parametrize("method, times", [("POST", 1), ("GET", 2)])
-def test_what_was_being_executed_is_told_again_only_if_that_does_no_harm(relay, upstreams, until, method, times):
+def test_request_in_execution_is_replayed_only_if_that_is_safe(relay, upstreams, until, method, times):
     served = relay(retry_on="conn-failure empty-response", balance="first")
     statuses: list[int] = []
-    client = threading.Thread(target=lambda: statuses.append(ask(served, method, "/far/hold")))
+    client = threading.Thread(target=lambda: statuses.append(request_status(served, method, "/far/hold")))
     client.start()
     until(lambda: upstreams[0].executed, "s1 at work")
     upstreams[0].kill()
@@ -193,13 +193,15 @@ def test_what_was_being_executed_is_told_again_only_if_that_does_no_harm(relay, 
         until(lambda: upstreams[1].executed, "s2 at work")
         upstreams[1].kill()
     client.join()
-    assert statuses in ([502], [503])  # 503: the last that was asked has refused
+    assert statuses in ([502], [503])  # 503: the last server that was tried has refused
     assert executed(upstreams) == {f"{method} /far/hold": times}
 
 
-def test_connections_that_a_restart_has_left_behind_fail_nobody(relay, upstreams, until):
+def test_connections_from_before_a_restart_fail_no_request(relay, upstreams, until):
     served = relay(retry_on="none", retries=0, balance="first")
-    together = [threading.Thread(target=ask, args=(served, "GET", f"/far/{number}")) for number in range(CLIENTS)]
+    together = [
+        threading.Thread(target=request_status, args=(served, "GET", f"/far/{number}")) for number in range(CLIENTS)
+    ]
     for each in together:
         each.start()
     for each in together:
@@ -209,7 +211,7 @@ def test_connections_that_a_restart_has_left_behind_fail_nobody(relay, upstreams
     first.start()
     until(first.listens, "s1 listens again")
     for number in range(CLIENTS):
-        assert ask(served, "POST", f"/far/after/{number}") == 200
-        assert ask(served, "GET", f"/far/after/{number}") == 200
+        assert request_status(served, "POST", f"/far/after/{number}") == 200
+        assert request_status(served, "GET", f"/far/after/{number}") == 200
     times = executed(upstreams)
     assert {times[f"{method} /far/after/{number}"] for method in ("GET", "POST") for number in range(CLIENTS)} == {1}

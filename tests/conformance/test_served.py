@@ -1,4 +1,4 @@
-"""The examples served for real: many clients at once over fresh connections, and each stays where it is."""
+"""The examples under real servers: many concurrent clients over new connections, and each stays at its replica."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ def gateway(request, serve):
 
 
 def put(client, item: str) -> tuple[str, list[str], list[str]]:
-    """Put `item` into the client's cart: the replica that did, what is in the cart, and the marks."""
+    """Put `item` into the client's cart; return the replica, the content of the cart, and the marks."""
     answer = client.request(f"/cart/{item}", "POST")
     assert answer.status == 200
     said = json.loads(answer.body)
@@ -48,34 +48,34 @@ def set_state(served, server: str, state: str, token: str | None = None) -> int:
     return status
 
 
-def in_turn(replicas: list[str]) -> bool:
-    """Whether these are roundrobin's turns: 1 2 3 1 2 3 ..., from wherever it began."""
+def is_roundrobin(replicas: list[str]) -> bool:
+    """Whether the replicas are in the order of roundrobin, 1 2 3 1 2 3 ..., from any start."""
     turns = [REPLICAS.index(replica) for replica in replicas]
     return all((turn + 1) % len(REPLICAS) == following for turn, following in pairwise(turns))
 
 
-def test_every_client_stays_on_the_replica_that_has_its_cart(gateway):
+def test_every_client_stays_on_the_replica_with_its_cart(gateway):
     clients = [gateway.client() for _ in range(CLIENTS)]
     first = [put(client, "1") for client in clients]
 
-    def shop(client) -> list[tuple[str, list[str], list[str]]]:
+    def put_items(client) -> list[tuple[str, list[str], list[str]]]:
         return [put(client, f"{number}") for number in range(2, REQUESTS + 1)]
 
     with ThreadPoolExecutor(CLIENTS) as together:
-        later = list(together.map(shop, clients))
+        later = list(together.map(put_items, clients))
 
     homes = [replica for replica, _, _ in first]
-    assert in_turn(homes)
+    assert is_roundrobin(homes)
     for (home, items, marks), visits in zip(first, later, strict=True):
         assert (items, len(marks)) == (["1"], 1)
         assert {replica for replica, _, _ in visits} == {home}
-        assert [marks for _, _, marks in visits if marks] == []  # told once
-        assert visits[-1][1] == [f"{number}" for number in range(1, REQUESTS + 1)]  # not an item was lost
+        assert [marks for _, _, marks in visits if marks] == []  # set once
+        assert visits[-1][1] == [f"{number}" for number in range(1, REQUESTS + 1)]  # no item was lost
 
 
-def test_a_client_without_cookies_sees_every_replica(gateway):
+def test_client_without_cookies_reaches_every_replica(gateway):
     strangers = [put(gateway.client(), "tea") for _ in range(6)]
-    assert in_turn([replica for replica, _, _ in strangers])
+    assert is_roundrobin([replica for replica, _, _ in strangers])
     assert Counter(replica for replica, _, _ in strangers) == dict.fromkeys(REPLICAS, 2)
     assert [items for _, items, _ in strangers] == [["tea"]] * 6
 
@@ -86,17 +86,17 @@ def test_only_the_clients_of_a_replica_in_maint_move_and_only_once(gateway):
     half_way = threading.Barrier(CLIENTS + 1, timeout=300)
     in_maint = threading.Barrier(CLIENTS + 1, timeout=300)
 
-    def shop(client) -> Iterator[tuple[str, list[str]]]:
+    def put_items(client) -> Iterator[tuple[str, list[str]]]:
         for number in range(2, REQUESTS + 1):
             if number == REQUESTS // 2:
                 half_way.wait()
             if number == REQUESTS - 5:
-                in_maint.wait()  # r2 went amid the traffic; from here on nobody may be there any more
+                in_maint.wait()  # r2 was put into maint during the requests; from here on it must get none
             replica, _, marks = put(client, f"{number}")
             yield replica, marks
 
     with ThreadPoolExecutor(CLIENTS) as together:
-        shopping = together.map(lambda client: list(shop(client)), clients)
+        shopping = together.map(lambda client: list(put_items(client)), clients)
         half_way.wait()
         assert set_state(gateway, "r2", "maint") == 200
         in_maint.wait()
@@ -114,7 +114,7 @@ def test_only_the_clients_of_a_replica_in_maint_move_and_only_once(gateway):
     assert set(homes) == set(REPLICAS)
 
 
-def test_a_replica_that_drains_keeps_its_clients_and_gets_no_new_ones(gateway):
+def test_draining_replica_keeps_its_clients_and_gets_no_new_ones(gateway):
     clients = [gateway.client() for _ in range(3)]
     homes = [put(client, "1")[0] for client in clients]
     assert set_state(gateway, "r1", "drain") == 200
@@ -124,7 +124,7 @@ def test_a_replica_that_drains_keeps_its_clients_and_gets_no_new_ones(gateway):
     assert {put(gateway.client(), "1")[0] for _ in range(3)} == set(REPLICAS)
 
 
-def test_the_admin_route_is_for_those_who_know_the_token(gateway):
+def test_admin_route_requires_the_token(gateway):
     assert set_state(gateway, "r1", "maint", token="let-me-in") == 403
     assert set_state(gateway, "r1", "maint", token="") == 403
     assert json.loads(gateway.client().request("/").body) == dict.fromkeys(REPLICAS, "ready")
@@ -141,7 +141,7 @@ STICKY = {
 COMMAND = re.compile(r"^ +(?:[A-Z_]+=\S+ )*((?:uvicorn|hypercorn|granian|gunicorn|waitress-serve) .+)$", re.MULTILINE)
 
 
-#: those that need servers of their own, or no cookie, and are tested with that elsewhere
+#: those that need other servers, or no cookie, and are tested elsewhere
 ELSEWHERE = {"database_sessions_flask", "database_sessions_starlette", "learned_sessions", "upstreams"}
 
 
@@ -151,7 +151,7 @@ def test_every_example_is_served_here_or_is_a_test():
 
 
 @pytest.mark.parametrize("name", STICKY)
-def test_an_example_runs_by_the_command_in_its_docstring(name, serve):
+def test_example_runs_by_the_command_in_its_docstring(name, serve):
     source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     (command,) = COMMAND.findall(ast.get_docstring(ast.parse(source), clean=False) or "")
     target, cookie = STICKY[name]

@@ -1,7 +1,8 @@
-"""Requests and answers that two readers could read in two ways, through real servers: refused, or said again in one.
+"""Ambiguous requests and responses, which two parsers could read in two ways, through real servers: refused, or
+forwarded unambiguously.
 
-Whatever a client sends, what an origin hears is read here as strictly as can be, and counted. Whatever an origin sends,
-a client hears an answer of which there is one reading, and the next client hears its own.
+Whatever a client sends, the origin parses strictly what it receives, and counts it. Whatever an origin sends, a client
+receives an unambiguous response, and the next client receives its own.
 """
 
 import re
@@ -26,66 +27,66 @@ HOP_BY_HOP = {
 
 
 @dataclass
-class Heard:
-    """What an origin has heard: requests by their target, in their order, and what was no request."""
+class OriginLog:
+    """What an origin has received: targets of requests, in order, and what was no valid request."""
 
     targets: list[str] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
-    cut: int = 0  #: how many were cut short, so that nobody takes them for whole
-    nonsense: list[object] = field(default_factory=list)
+    incomplete: int = 0  #: how many were incomplete, which no parser can take for complete
+    invalid: list[object] = field(default_factory=list)
 
 
-def body_of(asked):
-    """The body of a request, if nobody could find another."""
-    lengths, codings = asked.values("content-length"), asked.values("transfer-encoding")
+def body_of(received):
+    """Read the body of a request; AssertionError if a parser could find another one."""
+    lengths, codings = received.values("content-length"), received.values("transfer-encoding")
     assert len(lengths) + len(codings) <= 1
     if lengths:
         assert re.fullmatch("0|[1-9][0-9]*", lengths[0])
-        return asked.wire.read(int(lengths[0]))
+        return received.wire.read(int(lengths[0]))
     if not codings:
         return b""
     assert codings == ["chunked"]
     body = b""
     while True:
-        line = asked.wire.read_until(b"\r\n")
+        line = received.wire.read_until(b"\r\n")
         assert SIZE.fullmatch(line), line
         size = int(line, 16)
-        body += asked.wire.read(size)
-        assert asked.wire.read(2) == b"\r\n"
+        body += received.wire.read(size)
+        assert received.wire.read(2) == b"\r\n"
         if not size:
             return body
 
 
 @contextmanager
-def hearing(origin) -> Iterator[Heard]:
-    """Meanwhile the origin answers each request with its target, after it has read it as strictly as it can."""
-    heard = Heard()
+def strict_origin(origin) -> Iterator[OriginLog]:
+    """Have the origin parse each request strictly, and respond with its target."""
+    log = OriginLog()
 
-    def hear(asked) -> None:
+    def on_request(received) -> None:
         try:
-            assert LINE.fullmatch(asked.line), asked.line
-            for name, value in asked.fields:
+            assert LINE.fullmatch(received.line), received.line
+            for name, value in received.fields:
                 assert NAME.fullmatch(name), name
                 assert VALUE.fullmatch(value), value
-            names = [name.lower() for name, _ in asked.fields]
+            names = [name.lower() for name, _ in received.fields]
             assert not HOP_BY_HOP & set(names)
             assert names.count("host") == 1
-            asked.body = body_of(asked)
-            asked.wire.reading = False
-            assert not asked.wire.is_readable(), "there is more behind the request than the request"
+            received.body = body_of(received)
+            received.wire.has_unread_body = False
+            assert not received.wire.is_readable(), "there are bytes after the request"
         except AssertionError as problem:
-            if asked.wire.is_closed:
-                heard.cut += 1
+            if received.wire.is_closed:
+                log.incomplete += 1
             else:
-                heard.nonsense.append((problem, asked.line, asked.fields))
-            asked.close()
+                log.invalid.append((problem, received.line, received.fields))
+            received.close()
         else:
-            heard.targets.append(asked.target)
-            heard.requests.append(asked)
-            asked.respond(body=asked.target.encode("latin-1"))
+            log.targets.append(received.target)
+            log.requests.append(received)
+            received.respond(body=received.target.encode("latin-1"))
 
-    with origin.responding(hear):
-        yield heard
+    with origin.responding(on_request):
+        yield log
 
 
 # -- what a client sends
@@ -96,11 +97,11 @@ SMUGGLED = "GET /smuggled HTTP/1.1\r\nHost: plain\r\n\r\n"
 
 @dataclass(frozen=True)
 class Row:
-    """What a client sends, and the bodies that an origin may hear of it; none where it may not hear of it at all."""
+    """What a client sends, and the bodies that an origin may receive; none if it may not receive the request."""
 
     sent: str
     bodies: Sequence[str] = ()
-    waited_for: bool = False  #: whether there are servers that wait for more, until the client closes its side
+    waited_for: bool = False  #: whether some servers wait for more until the client closes its side
 
 
 def get(fields: str = "", line: str = "GET /first HTTP/1.1", host: str = HOST) -> str:
@@ -111,10 +112,12 @@ def post(fields: str, body: str = "") -> str:
     return f"POST /first HTTP/1.1\r\n{HOST}{fields}\r\n{body}"
 
 
-#: chunks, behind which another request seems to begin
+#: chunks, after which another request seems to begin
 CHUNKS = f"5\r\nhello\r\n0\r\n\r\n{SMUGGLED}"
 ALL = len(CHUNKS)
-IGNORED = ("",)  #: whoever does not understand such a header may pass the request on without it, and without a body
+IGNORED = (
+    "",
+)  #: a server that does not understand such a header may forward the request without it, and without a body
 
 FRAMING = {
     "a length and chunked": Row(post(f"Content-Length: {ALL}\r\nTransfer-Encoding: chunked\r\n", CHUNKS), ("hello",)),
@@ -259,52 +262,52 @@ def rows(table: dict[str, Row]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in table.items()])
 
 
-def everything(caller, waited_for: bool):
-    """All that comes. The client closes its side behind the first answer, if the server has not; or before it."""
-    came = b""
+def read_everything(caller, waited_for: bool):
+    """Return everything received. The client closes its side after the first head; with `waited_for`, before it."""
+    data = b""
     if not waited_for:
-        while b"\r\n\r\n" not in came and (more := caller.receive()):
-            came += more
+        while b"\r\n\r\n" not in data and (more := caller.receive()):
+            data += more
     try:
         caller.shut_down_sending()
     except OSError:  # reset
         pass
-    return came + caller.read_all()
+    return data + caller.read_all()
 
 
-def said_in_one_way_or_refused(row: Row, front, origin) -> None:
-    with hearing(origin) as heard:
+def assert_unambiguous_or_refused(row: Row, front, origin) -> None:
+    with strict_origin(origin) as log:
         caller = front.caller()
         caller.send(row.sent.encode("latin-1"))
-        came = everything(caller, row.waited_for)
+        data = read_everything(caller, row.waited_for)
         after = front.request("GET /after").response()
-    assert heard.nonsense == []
+    assert log.invalid == []
     assert after.body == b"/after"
-    assert heard.targets[-1] == "/after"
-    statuses = [int(status) for status in re.findall(rb"^HTTP/1\.\d (\d\d\d) ", came, re.MULTILINE)]
-    if len(heard.targets) == 1:
+    assert log.targets[-1] == "/after"
+    statuses = [int(status) for status in re.findall(rb"^HTTP/1\.\d (\d\d\d) ", data, re.MULTILINE)]
+    if len(log.targets) == 1:
         assert [status for status in statuses if status < 400] == []
         return
-    assert row.bodies, f"heard {heard.targets} with {[(asked.fields, asked.body) for asked in heard.requests]}"
-    assert len(heard.targets) == 2
-    assert heard.targets[0].startswith("/first") or heard.targets[0] == "/"
+    assert row.bodies, f"received {log.targets} with {[(received.fields, received.body) for received in log.requests]}"
+    assert len(log.targets) == 2
+    assert log.targets[0].startswith("/first") or log.targets[0] == "/"
     assert statuses == [200] or (row.waited_for and not statuses)
-    assert heard.requests[0].body.decode("latin-1") in row.bodies
+    assert log.requests[0].body.decode("latin-1") in row.bodies
 
 
 @rows(FRAMING)
-def test_a_request_that_ends_in_two_places_is_refused_or_ends_in_one(row, front, a):
-    said_in_one_way_or_refused(row, front, a)
+def test_request_with_two_ends_is_refused_or_forwarded_with_one(row, front, a):
+    assert_unambiguous_or_refused(row, front, a)
 
 
 @rows(BORDERS)
-def test_chunks_are_refused_or_written_anew(row, front, a):
-    said_in_one_way_or_refused(row, front, a)
+def test_chunks_are_refused_or_encoded_anew(row, front, a):
+    assert_unambiguous_or_refused(row, front, a)
 
 
 @rows(HEADS)
-def test_a_head_that_can_be_read_in_two_ways_is_refused_or_written_in_one(row, front, a):
-    said_in_one_way_or_refused(row, front, a)
+def test_ambiguous_head_is_refused_or_forwarded_unambiguously(row, front, a):
+    assert_unambiguous_or_refused(row, front, a)
 
 
 # -- what a client sends by HTTP/2, where neither lines nor bodies end as in HTTP/1
@@ -376,8 +379,8 @@ FRAMES = {
 }
 
 
-def framed(connection, frames: Frames) -> Iterator[bytes]:
-    """The bytes of a request on stream 1."""
+def frames_on_stream_1(connection, frames: Frames) -> Iterator[bytes]:
+    """Yield the bytes of a request on stream 1."""
     connection.initiate_connection()
     connection.send_headers(1, [(name.encode("latin-1"), value.encode("latin-1")) for name, value in frames.headers])
     for piece in frames.pieces or ():
@@ -389,39 +392,39 @@ def framed(connection, frames: Frames) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("frames", [pytest.param(frames, id=name) for name, frames in FRAMES.items()])
 @pytest.mark.parametrize("name", ["hypercorn", "granian"])
-def test_a_request_in_frames_is_refused_or_written_in_lines_of_which_there_is_one_reading(
-    name, frames, sites, caller, a, origins
-):
+def test_request_in_frames_is_refused_or_forwarded_unambiguously(name, frames, sites, caller, a, origins):
     config = h2.config.H2Configuration(
         validate_outbound_headers=False, normalize_outbound_headers=False, validate_inbound_headers=False
     )
     served = sites(name)
     statuses = []
-    with hearing(a) as heard:
+    with strict_origin(a) as log:
         client = caller(served)
         connection = h2.connection.H2Connection(config)
-        for data in framed(connection, frames):
+        for data in frames_on_stream_1(connection, frames):
             client.send(data)
-        over = reset = False
-        while not over and (came := client.receive()):
-            for event in connection.receive_data(came):
+        is_complete = reset = False
+        while not is_complete and (data := client.receive()):
+            for event in connection.receive_data(data):
                 if isinstance(event, h2.events.ResponseReceived):
                     statuses.append(int(dict(event.headers)[b":status"]))
                 reset |= isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated)
-                over |= reset or isinstance(event, h2.events.StreamEnded)
+                is_complete |= reset or isinstance(event, h2.events.StreamEnded)
         client.close()
         after = caller(served)
         after.request("GET /after")
         assert after.response().body == b"/after"
-    assert heard.nonsense == []
-    assert heard.targets[-1] == "/after"
-    if len(heard.targets) == 1:
+    assert log.invalid == []
+    assert log.targets[-1] == "/after"
+    if len(log.targets) == 1:
         assert [status for status in statuses if status < 400] == []
         return
-    assert frames.bodies, f"heard {heard.targets} with {[(asked.fields, asked.body) for asked in heard.requests]}"
-    assert heard.targets == ["/first", "/after"]
+    assert frames.bodies, (
+        f"received {log.targets} with {[(received.fields, received.body) for received in log.requests]}"
+    )
+    assert log.targets == ["/first", "/after"]
     assert statuses == [200] or reset
-    assert heard.requests[0].body.decode("latin-1") in frames.bodies
+    assert log.requests[0].body.decode("latin-1") in frames.bodies
 
 
 # -- what an origin sends
@@ -431,7 +434,7 @@ WHOLE = f"{OK}Content-Length: 5\r\n\r\nhello"
 EVIL = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-Evil: 1\r\n\r\nevil"
 IN_CHUNKS = f"{OK}Transfer-Encoding: chunked\r\n\r\n"
 
-NO_ANSWER = {
+NO_RESPONSE = {
     "another protocol": "SSH-2.0-OpenSSH_9.2\r\n",
     "RTSP": WHOLE.replace("HTTP/1.1", "RTSP/1.0"),
     "HTTP/2.0": WHOLE.replace("HTTP/1.1", "HTTP/2.0"),
@@ -475,44 +478,44 @@ NO_ANSWER = {
 }
 
 
-def strictly(answer) -> None:
-    for name, value in answer.fields:
+def assert_unambiguous(response) -> None:
+    for name, value in response.fields:
         assert NAME.fullmatch(name), name
         assert VALUE.fullmatch(value), value
-    assert len(answer.values("content-length") + answer.values("transfer-encoding")) <= 1
-    assert answer.values("x-evil") == []
+    assert len(response.values("content-length") + response.values("transfer-encoding")) <= 1
+    assert response.values("x-evil") == []
 
 
-def hears_its_own(front, origin, former) -> None:
-    """The next client hears its own answer, on another connection than the one that is not to be trusted."""
+def assert_next_client_gets_its_own_response(front, origin, former) -> None:
+    """The next client receives its own response, over another connection than the one of `former`."""
     caller = front.request("GET /after")
-    asked = origin.next_request()
-    assert asked.target == "/after"
-    assert asked.wire is not former.wire
-    asked.respond(body=b"after")
+    received = origin.next_request()
+    assert received.target == "/after"
+    assert received.wire is not former.wire
+    received.respond(body=b"after")
     assert caller.response().body == b"after"
 
 
-@pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_ANSWER.items()])
-def test_an_answer_that_can_be_read_in_two_ways_is_never_passed_on(sent, front, a):
+@pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_RESPONSE.items()])
+def test_ambiguous_response_is_never_forwarded(sent, front, a):
     caller = front.request("GET /first")
-    asked = a.next_request()
-    asked.send(sent.encode("latin-1"))
+    received = a.next_request()
+    received.send(sent.encode("latin-1"))
     try:
-        answer = caller.response()
-    except AssertionError:  # the body was spoilt, and the head had gone
+        response = caller.response()
+    except AssertionError:  # the body was invalid, and the head was sent already
         assert caller.is_closed
         assert sent.startswith(IN_CHUNKS)
     else:
-        assert answer.status == 502
-        strictly(answer)
-        assert b"hello" not in answer.body
-    hears_its_own(front, a, asked)
+        assert response.status == 502
+        assert_unambiguous(response)
+        assert b"hello" not in response.body
+    assert_next_client_gets_its_own_response(front, a, received)
 
 
 @dataclass(frozen=True)
-class Said:
-    """What an origin sends, and what a client hears."""
+class ResponseRow:
+    """What an origin sends, and what a client receives."""
 
     sent: str
     status: int = 200
@@ -522,88 +525,90 @@ class Said:
 
 
 ONE_READING = {
-    "an answer": Said(WHOLE, kept=True),
-    "chunk extensions": Said(f'{IN_CHUNKS}2;a\r\nhe\r\n3;b="c"\r\nllo\r\n0;d\r\n\r\n', kept=True),
-    "zeros before a chunk's size": Said(f"{IN_CHUNKS}0005\r\nhello\r\n000\r\n\r\n", kept=True),
-    "trailers that frame": Said(f"{IN_CHUNKS}5\r\nhello\r\n0\r\nConnection: close\r\n\r\n"),
-    "interim answers": Said("HTTP/1.1 103 x\r\nX-Evil: 1\r\n\r\n" * 2 + WHOLE, kept=True),
-    "an interim answer with a length": Said(
+    "a response": ResponseRow(WHOLE, kept=True),
+    "chunk extensions": ResponseRow(f'{IN_CHUNKS}2;a\r\nhe\r\n3;b="c"\r\nllo\r\n0;d\r\n\r\n', kept=True),
+    "zeros before a chunk's size": ResponseRow(f"{IN_CHUNKS}0005\r\nhello\r\n000\r\n\r\n", kept=True),
+    "trailers that frame": ResponseRow(f"{IN_CHUNKS}5\r\nhello\r\n0\r\nConnection: close\r\n\r\n"),
+    "interim responses": ResponseRow("HTTP/1.1 103 x\r\nX-Evil: 1\r\n\r\n" * 2 + WHOLE, kept=True),
+    "an interim response with a length": ResponseRow(
         f"HTTP/1.1 103 x\r\nContent-Length: {len(WHOLE)}\r\n\r\n{WHOLE}", kept=True
     ),
-    "headers that go with the connection": Said(
+    "headers that Connection removes": ResponseRow(
         WHOLE.replace("OK\r\n", "OK\r\nConnection: x-evil\r\nX-Evil: 1\r\n"), kept=True
     ),
-    "headers that can't": Said(WHOLE.replace("OK\r\n", "OK\r\nConnection: content-length\r\n"), kept=True),
-    "HTTP/1.0": Said(WHOLE.replace("HTTP/1.1", "HTTP/1.0")),
-    "an answer too many": Said(WHOLE + EVIL),
-    "an answer too many behind chunks": Said(f"{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n{EVIL}"),
-    "half an answer too many": Said(f"{WHOLE}HTTP/1.1 200"),
-    "a line break too many": Said(f"{WHOLE}\r\n"),
-    "half a line break too many": Said(f"{WHOLE}\n"),
-    "a byte too many": Said(f"{WHOLE}x"),
-    "a body behind the answer to HEAD": Said(f"{WHOLE}", body="", method="HEAD"),
-    "chunks behind the answer to HEAD": Said(f"{IN_CHUNKS}0\r\n\r\n", body="", method="HEAD"),
-    "an answer behind the answer to HEAD": Said(
+    "headers that Connection cannot remove": ResponseRow(
+        WHOLE.replace("OK\r\n", "OK\r\nConnection: content-length\r\n"), kept=True
+    ),
+    "HTTP/1.0": ResponseRow(WHOLE.replace("HTTP/1.1", "HTTP/1.0")),
+    "a second response": ResponseRow(WHOLE + EVIL),
+    "a second response after chunks": ResponseRow(f"{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n{EVIL}"),
+    "half of a second response": ResponseRow(f"{WHOLE}HTTP/1.1 200"),
+    "an additional line break": ResponseRow(f"{WHOLE}\r\n"),
+    "half of an additional line break": ResponseRow(f"{WHOLE}\n"),
+    "an additional byte": ResponseRow(f"{WHOLE}x"),
+    "a body after the response to HEAD": ResponseRow(f"{WHOLE}", body="", method="HEAD"),
+    "chunks after the response to HEAD": ResponseRow(f"{IN_CHUNKS}0\r\n\r\n", body="", method="HEAD"),
+    "a response after the response to HEAD": ResponseRow(
         f"{OK}Content-Length: {len(EVIL)}\r\n\r\n{EVIL}", body="", method="HEAD"
     ),
-    "a body behind 204": Said(f"HTTP/1.1 204 No Content\r\nContent-Length: {len(EVIL)}\r\n\r\n{EVIL}", 204, ""),
-    "a body behind 304": Said(f"HTTP/1.1 304 Not Modified\r\nContent-Length: {len(EVIL)}\r\n\r\n{EVIL}", 304, ""),
-    "chunks behind 304": Said(f"HTTP/1.1 304 Not Modified\r\n{CHUNKED}\r\n5\r\nhello\r\n0\r\n\r\n", 304, ""),
+    "a body after 204": ResponseRow(f"HTTP/1.1 204 No Content\r\nContent-Length: {len(EVIL)}\r\n\r\n{EVIL}", 204, ""),
+    "a body after 304": ResponseRow(f"HTTP/1.1 304 Not Modified\r\nContent-Length: {len(EVIL)}\r\n\r\n{EVIL}", 304, ""),
+    "chunks after 304": ResponseRow(f"HTTP/1.1 304 Not Modified\r\n{CHUNKED}\r\n5\r\nhello\r\n0\r\n\r\n", 304, ""),
 }
 
 
-@pytest.mark.parametrize("said", [pytest.param(said, id=name) for name, said in ONE_READING.items()])
-def test_an_answer_of_which_there_is_one_reading_is_passed_on_and_nothing_behind_it(said, front, a):
-    caller = front.request(f"{said.method} /first")
-    asked = a.next_request()
-    asked.send(said.sent.encode("latin-1"))
-    answer = caller.response()
-    strictly(answer)
-    assert (answer.status, answer.body.decode()) == (said.status, said.body)
-    if said.kept:
+@pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ONE_READING.items()])
+def test_unambiguous_response_is_forwarded_and_nothing_after_it(row, front, a):
+    caller = front.request(f"{row.method} /first")
+    received = a.next_request()
+    received.send(row.sent.encode("latin-1"))
+    response = caller.response()
+    assert_unambiguous(response)
+    assert (response.status, response.body.decode()) == (row.status, row.body)
+    if row.kept:
         caller = front.request("GET /after")
         again = a.next_request()
         again.respond(body=b"after")
         assert caller.response().body == b"after"
-        assert again.wire is asked.wire  # or the other rows would show nothing
+        assert again.wire is received.wire  # otherwise the other rows would show nothing
     else:
-        hears_its_own(front, a, asked)
+        assert_next_client_gets_its_own_response(front, a, received)
 
 
 @pytest.mark.parametrize(
     "late",
     [
-        pytest.param(EVIL, id="an answer"),
-        pytest.param("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", id="a farewell"),
+        pytest.param(EVIL, id="a response"),
+        pytest.param("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", id="a timeout"),
         pytest.param("\r\n", id="a line break"),
         pytest.param("x", id="a byte"),
-        pytest.param("HTTP/1.1 100 Continue\r\n\r\n", id="an interim answer"),
+        pytest.param("HTTP/1.1 100 Continue\r\n\r\n", id="an interim response"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_comes_when_nobody_has_asked_reaches_nobody(method, late, front, a):
+def test_unsolicited_bytes_of_an_origin_reach_no_client(method, late, front, a):
     caller = front.request("GET /first")
-    asked = a.next_request()
-    asked.respond(body=b"hello")
+    received = a.next_request()
+    received.respond(body=b"hello")
     assert caller.response().body == b"hello"
-    asked.send(late.encode())
+    received.send(late.encode())
     caller = front.request(f"{method} /after", "Content-Length: 0")
     after = a.next_request()
     assert after.target == "/after"
-    assert after.wire is not asked.wire
+    assert after.wire is not received.wire
     after.respond(body=b"after")
-    answer = caller.response()
-    strictly(answer)
-    assert (answer.status, answer.body) == (200, b"after")
+    response = caller.response()
+    assert_unambiguous(response)
+    assert (response.status, response.body) == (200, b"after")
 
 
-def test_a_body_that_was_promised_and_not_sent_is_no_request(front, a):
+def test_body_that_is_announced_and_not_sent_is_no_request(front, a):
     front.skip_if_impossible("a 100 that the origin sends")
     caller = front.request("POST /first", "Expect: 100-continue", f"Content-Length: {len(SMUGGLED)}")
-    asked = a.next_request()
-    asked.respond("401 Unauthorized", body=b"no")  # which leaves the connection open, and its server waiting for a body
+    received = a.next_request()
+    received.respond("401 Unauthorized", body=b"no")  # the connection stays open, and the server waits for a body
     assert caller.response().status == 401
-    hears_its_own(front, a, asked)
+    assert_next_client_gets_its_own_response(front, a, received)
     with suppress(OSError):  # the server may have closed it
         caller.send(SMUGGLED.encode())
         caller.shut_down_sending()
@@ -611,24 +616,24 @@ def test_a_body_that_was_promised_and_not_sent_is_no_request(front, a):
     assert a.has_no_request()
 
 
-def test_a_body_that_was_begun_and_not_ended_is_no_request(front, a):
+def test_incomplete_body_is_no_request(front, a):
     front.skip_if_impossible("an upload in small pieces")
     caller = front.request("POST /first", f"Content-Length: {len(SMUGGLED) + 1}")
     caller.send(SMUGGLED.encode())
-    asked = a.next_request()
-    asked.respond("413 Content Too Large", body=b"no")
+    received = a.next_request()
+    received.respond("413 Content Too Large", body=b"no")
     assert caller.response().status == 413
-    hears_its_own(front, a, asked)
+    assert_next_client_gets_its_own_response(front, a, received)
 
 
-# -- whatever stands in front: equal but for name case, optional white space and chunk borders
+# -- any server in front: the same except for case of names, optional white space and chunk sizes
 
 
 def fields_of(message, *, less: set[str]) -> list[tuple[str, str]]:
     return sorted((name.lower(), value) for name, value in message.fields if name.lower() not in less)
 
 
-def test_every_server_tells_an_origin_the_same(front, a):
+def test_origin_receives_the_same_from_every_server(front, a):
     target = "/a%2Fb;c/%7E//../%zz?d=%zz&e='f'&&"
     body = b"\r\n0\r\n\r\nhello\xff"
     caller = front.request(
@@ -645,9 +650,9 @@ def test_every_server_tells_an_origin_the_same(front, a):
         site="alone",
         body=body,
     )
-    asked = a.next_request()
-    assert asked.line == f"PROPFIND {target} HTTP/1.1"
-    assert fields_of(asked, less=set()) == [
+    received = a.next_request()
+    assert received.line == f"PROPFIND {target} HTTP/1.1"
+    assert fields_of(received, less=set()) == [
         ("content-length", f"{len(body)}"),
         ("content-type", "text/plain"),
         ("cookie", 'a=1; SERVERID=x; b="2"'),
@@ -660,16 +665,16 @@ def test_every_server_tells_an_origin_the_same(front, a):
         ("x-mixed-case", "one"),
         ("x-real-ip", "127.0.0.1"),
     ]
-    assert body_of(asked) == body
-    asked.respond()
+    assert body_of(received) == body
+    received.respond()
     assert caller.response().status == 200
 
 
-def test_every_server_tells_a_client_the_same(front, a):
+def test_client_receives_the_same_from_every_server(front, a):
     body = b"\r\n0\r\n\r\nhello\xff" * 1000
     caller = front.request("GET /", site="alone")
-    asked = a.next_request()
-    asked.head(
+    received = a.next_request()
+    received.head(
         "299 Whatever",
         "X-MIXED-case:  one \t",
         "X-Latin: \xe4\xff",
@@ -685,11 +690,11 @@ def test_every_server_tells_a_client_the_same(front, a):
         "Transfer-Encoding: chunked",
     )
     for begin in range(0, len(body), 777):
-        asked.chunk(body[begin : begin + 777])
-    asked.chunk(b"")
-    answer = caller.response()
-    assert (answer.status, answer.body) == (299, body)
-    assert fields_of(answer, less={"date", "server", "connection", "keep-alive", "transfer-encoding", "via"}) == [
+        received.chunk(body[begin : begin + 777])
+    received.chunk(b"")
+    response = caller.response()
+    assert (response.status, response.body) == (299, body)
+    assert fields_of(response, less={"date", "server", "connection", "keep-alive", "transfer-encoding", "via"}) == [
         ("content-type", "text/plain"),
         ("etag", 'W/"x"'),
         ("set-cookie", "a=1; Expires=Wed, 01 Jan 2031 00:00:00 GMT"),
@@ -697,5 +702,5 @@ def test_every_server_tells_a_client_the_same(front, a):
         ("x-latin", "\xe4\xff"),
         ("x-mixed-case", "one"),
     ]
-    assert "Thu, 01 Jan 1970 00:00:00 GMT" not in answer.values("date")
-    assert "origin" not in answer.values("server")
+    assert "Thu, 01 Jan 1970 00:00:00 GMT" not in response.values("date")
+    assert "origin" not in response.values("server")

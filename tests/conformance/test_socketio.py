@@ -28,13 +28,13 @@ def started(serve, launch, until):
     return started
 
 
-class Talk:
-    """One client from its connection to its farewell: how many of its messages were answered as they should be. Each
-    of its requests has a connection of its own.
+class Conversation:
+    """One client from its connection to its close: how many of its messages got the right reply. Each of its requests
+    has a connection of its own.
     """
 
     def __init__(self, port, transports, messages, patience):
-        self.url = f"http://localhost:{port}"  # clients take no cookies from addresses
+        self.url = f"http://localhost:{port}"  # clients accept no cookies from IP addresses
         self.transports = transports
         self.messages = messages
         self.patience = patience
@@ -54,29 +54,29 @@ class Talk:
             except (socketio.exceptions.SocketIOError, OSError, TimeoutError):
                 pass
             finally:
-                # a farewell by polling waits for the poll that is under way, which the server ends in half a minute
+                # a close by polling waits for the poll in flight, which the server ends in half a minute
                 if client.eio.read_loop_task is not None:
                     client.eio.read_loop_task.cancel()
                 await client.eio.disconnect(abort=True)
         return self
 
 
-def talked(served, count, transports, messages=3, at_once=8, patience=DEADLINE):
-    async def all_of_them():
+def run_conversations(served, count, transports, messages=3, at_once=8, patience=DEADLINE):
+    async def run_all():
         gate = asyncio.Semaphore(at_once)
 
         async def one():
             async with gate:
-                return await Talk(served.port, transports, messages, patience).run()
+                return await Conversation(served.port, transports, messages, patience).run()
 
         return await asyncio.gather(*(one() for _ in range(count)))
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(run_all())
 
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """The client says aloud what it then raises."""
+    """Silence the logger: the client logs what it then raises."""
     before = logging.getLogger("engineio.client").level
     logging.getLogger("engineio.client").setLevel(logging.CRITICAL)
     yield
@@ -86,16 +86,16 @@ def _quiet():
 @pytest.mark.parametrize(
     "count", [pytest.param(12, id="12 connections"), pytest.param(200, id="200 connections", marks=pytest.mark.long)]
 )
-def test_nobody_hears_of_an_invalid_session_and_without_it_most_do(started, count):
+def test_no_client_gets_an_invalid_session_and_without_sticky_workers_most_do(started, count):
     without = started("null")
-    talks = talked(without, 12, ["polling"], at_once=12, patience=4)
+    talks = run_conversations(without, 12, ["polling"], at_once=12, patience=4)
     assert sum(talk.said == talk.messages for talk in talks) < 9
     without.kill()
     served = started()
-    talks = talked(served, count, ["polling"])
+    talks = run_conversations(served, count, ["polling"])
     assert [talk.said for talk in talks] == [3] * count
     assert {talk.transport for talk in talks} == {"polling"}
-    upgraded = talked(served, count, ["polling", "websocket"])
+    upgraded = run_conversations(served, count, ["polling", "websocket"])
     assert [talk.said for talk in upgraded] == [3] * count
     assert {talk.transport for talk in upgraded} == {"websocket"}
     assert "Invalid session" not in served.output

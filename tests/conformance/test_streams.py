@@ -1,7 +1,7 @@
-"""What stays open, over real servers: streams that nobody holds back, sockets, clients that leave half way.
+"""Long responses over real servers: streams without buffering, WebSockets, clients that disconnect half way.
 
-Nothing here waits for time to pass. The app sends a chunk and waits for a second request before it sends the
-next, so whoever held a chunk back would wait for ever.
+No test waits for time to pass. The app sends a chunk and waits for a second request before it sends the next, so a
+server that buffered a chunk would wait for ever.
 """
 
 import json
@@ -20,7 +20,7 @@ STREAMS = {
     "waitress": "waitress-serve --threads 4 streams_wsgi:app",
 }
 SOCKETS = {name: command for name, command in STREAMS.items() if "asgi" in command}
-# granian sends none of the headers of an accept, whoever sets them
+# granian sends none of the headers of an accept
 MARKED_SOCKETS = {name: command for name, command in SOCKETS.items() if name != "granian"}
 
 
@@ -39,17 +39,17 @@ def marked_sockets(request, serve):
     return serve(*request.param.split())
 
 
-#: the warning of a worker that has met a client of another one's replica
+#: the warning of a worker that has received a client of another worker's replica
 WARNING = "Replicas live in one process"
 
 
-def go_on(served) -> dict[str, object]:
-    """Let the app send one more chunk."""
+def send_permission(served) -> dict[str, object]:
+    """Allow the app to send one more chunk."""
     said: dict[str, object] = json.loads(served.client().request("/go-on", "POST").body)
     return said
 
 
-def look(served) -> dict[str, object]:
+def state_of(served) -> dict[str, object]:
     said: dict[str, object] = json.loads(served.client().request("/look").body)
     return said
 
@@ -58,40 +58,40 @@ def url(served, path: str) -> str:
     return f"ws://127.0.0.1:{served.port}{path}"
 
 
-def test_a_chunk_arrives_before_the_app_may_send_the_next(streams, until):
+def test_chunk_arrives_before_the_next_is_sent(streams, until):
     with closing(streams.client().open("/sticky/stream")) as connection:
         head = connection.head()
         assert (head.status, len(head.values("set-cookie"))) == (200, 1)
         for number in range(1, 6):
             assert b"data: %d\n\n" % number in connection.read_until(b"\n\n")
-            assert look(streams)["in_flight"] == 1
-            go_on(streams)
+            assert state_of(streams)["in_flight"] == 1
+            send_permission(streams)
         connection.abort()
-    until(lambda: go_on(streams)["in_flight"] == 0, "no request in flight")
+    until(lambda: send_permission(streams)["in_flight"] == 0, "no request in flight")
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_stream_leaves_nothing_in_flight(streams, until):
+def test_client_that_disconnects_during_a_stream_leaves_nothing_in_flight(streams, until):
     connections = [streams.client().open("/sticky/stream") for _ in range(2)]
     for connection in connections:
         connection.read_until(b"data: 1\n\n")
-    assert look(streams)["in_flight"] == 2
+    assert state_of(streams)["in_flight"] == 2
     for connection in connections:
         connection.abort()
-    # A WSGI server learns of it when it writes, so it has to be given something to write.
-    until(lambda: go_on(streams)["in_flight"] == 0, "no request in flight")
-    until(lambda: look(streams)["closed"] == ["stream"] * 2, "both streams closed, and closed once")
+    # A WSGI server notices it when it writes, so it needs something to write.
+    until(lambda: send_permission(streams)["in_flight"] == 0, "no request in flight")
+    until(lambda: state_of(streams)["closed"] == ["stream"] * 2, "both streams closed, and closed once")
 
 
-def test_an_accepted_socket_echoes_and_is_in_flight(sockets):
+def test_accepted_websocket_echoes_and_is_in_flight(sockets):
     with connect(url(sockets, "/sticky/echo"), subprotocols=[Subprotocol("echo")]) as socket:
         assert socket.subprotocol == "echo"
-        assert look(sockets)["in_flight"] == 1
+        assert state_of(sockets)["in_flight"] == 1
         for text in ("tea", "", "Käse"):
             socket.send(text)
             assert socket.recv() == text
 
 
-def test_an_accepted_socket_carries_the_mark_in_its_101_and_a_bound_one_carries_none(marked_sockets):
+def test_accepted_websocket_has_the_mark_in_its_101_and_a_bound_one_has_none(marked_sockets):
     with connect(url(marked_sockets, "/sticky/echo")) as socket:
         response = socket.response
         assert response is not None and response.status_code == 101
@@ -103,25 +103,25 @@ def test_an_accepted_socket_carries_the_mark_in_its_101_and_a_bound_one_carries_
         assert socket.response.headers.get_all("set-cookie") == []
 
 
-def test_a_denied_socket_carries_the_mark_in_its_denial(sockets):
+def test_denied_websocket_has_the_mark_in_its_denial(sockets):
     with pytest.raises(InvalidStatus) as denied:
         connect(url(sockets, "/sticky/deny"))
     response = denied.value.response
     assert (response.status_code, bytes(response.body or b"")) == (403, b"not you")
     (mark,) = response.headers.get_all("set-cookie")
     assert mark.startswith("SERVERID=s1@")
-    assert look(sockets)["in_flight"] == 0
+    assert state_of(sockets)["in_flight"] == 0
 
 
-def test_a_socket_that_closes_leaves_nothing_in_flight(sockets, until):
+def test_closed_websocket_leaves_nothing_in_flight(sockets, until):
     with connect(url(sockets, "/sticky/echo")) as socket:
         socket.send("tea")
         assert socket.recv() == "tea"
-        assert look(sockets)["in_flight"] == 1
-    until(lambda: look(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app heard of the disconnect")
+        assert state_of(sockets)["in_flight"] == 1
+    until(lambda: state_of(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app heard of the disconnect")
 
 
-def test_a_socket_whose_client_vanishes_leaves_nothing_in_flight(sockets, until):
+def test_websocket_of_a_client_that_vanishes_leaves_nothing_in_flight(sockets, until):
     handshake = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -130,9 +130,9 @@ def test_a_socket_whose_client_vanishes_leaves_nothing_in_flight(sockets, until)
     }
     with closing(sockets.client().open("/sticky/echo", headers=handshake)) as connection:
         assert connection.head().status == 101
-        assert look(sockets)["in_flight"] == 1
+        assert state_of(sockets)["in_flight"] == 1
         connection.abort()
-    until(lambda: look(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app heard of the disconnect")
+    until(lambda: state_of(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app heard of the disconnect")
 
 
 @pytest.mark.parametrize("loading", ["--preload", ""], ids=["forked from a loaded app", "loaded by each worker"])
@@ -155,7 +155,7 @@ def test_replicas_of_two_workers_live_apart_and_the_older_worker_warns_once(load
 
     until(lambda: visit() == 2, "both workers have served")
     assert WARNING not in served.output
-    older, younger = sorted(lives)  # s1@, and then when that life began
+    older, younger = sorted(lives)  # s1@, and then when the instance started
     until(lambda: visit_as(younger) == older, "a client of the younger worker's replica meets the older one")
     until(lambda: WARNING in served.output, "the older worker warns")
     until(lambda: visit_as(older) == younger, "a client of the older worker's replica meets the younger one")

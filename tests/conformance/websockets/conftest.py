@@ -1,7 +1,6 @@
-"""WebSockets by hand, at both ends: a client and an origin that a test drives byte by byte, a gateway between them.
+"""Fixtures of the WebSocket tests: a client and an origin that a test controls byte by byte, a gateway between them.
 
-A test reads as the conversation goes: the client knocks, the origin meets the gateway, says what it wants, and the
-client hears of it. Nothing here knows more of the protocol than how a frame is written (RFC 6455, 5.2).
+The only part of the protocol in these classes is the format of a frame (RFC 6455, 5.2); the test does the rest.
 """
 
 import asyncio
@@ -34,10 +33,10 @@ Message = dict[str, object]
 
 HOST = "127.0.0.1"
 
-#: How long a thing may take that should take an instant. Only what hangs gets there.
+#: Seconds after which a step that takes an instant is taken to hang.
 DEADLINE = 300.0
 
-#: How long a socket may take no more before we believe that nobody reads. Too short a time could only hide a defect.
+#: Seconds without progress after which a socket is taken to be blocked. Too short a time can only hide a defect.
 PATIENCE = 0.5
 
 OPCODES = {"continuation": 0, "text": 1, "binary": 2, "close": 8, "ping": 9, "pong": 10}
@@ -54,13 +53,13 @@ SERVERS = {
     "hypercorn": "hypercorn --bind 127.0.0.1:{port}",
     "granian": "granian --interface asgi --port {port}",
 }
-# raises the signal again when it is through
-PEACE = {"uvicorn": -signal.SIGTERM, "hypercorn": 0, "granian": 0}
+# uvicorn raises the signal again at its end
+EXIT_CODES = {"uvicorn": -signal.SIGTERM, "hypercorn": 0, "granian": 0}
 
-#: What a server that leaves something behind says when it goes.
-LEFT_BEHIND = ("ResourceWarning", "Task was destroyed", "never awaited", "Exception ignored", "Traceback")
+#: What a server prints at its end that has left something open.
+LEAK_MESSAGES = ("ResourceWarning", "Task was destroyed", "never awaited", "Exception ignored", "Traceback")
 
-#: What granian says to an app that answers a client that has left before the answer; it told the app nothing of it.
+#: The error of granian where an app responds to a client that has disconnected: granian sends the app no message.
 FLOW_ERROR = re.compile(r"Traceback \(most recent call last\):\n(?:  .*\n)+RuntimeError: ASGI flow error.*")
 
 
@@ -72,7 +71,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 class Head:
-    """The first line and the header fields of a message, as they came."""
+    """The first line and the header fields of a message, as received."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -91,14 +90,14 @@ class Head:
         return [value for key, value in self.fields if key.lower() == name]
 
 
-class Line:
-    """One end of a connection: what is told goes out as it is, what is heard is what came."""
+class FrameConnection:
+    """One end of a connection, which sends and receives bytes and frames unchanged."""
 
     def __init__(self, end: socket.socket, masking: bool) -> None:
         end.settimeout(DEADLINE)
         self.socket = end
-        self._masking = masking  #: a client masks its frames, and hears of unmasked ones only
-        self._came = b""
+        self._masking = masking  #: a client masks its frames, and receives unmasked ones only
+        self._buffer = b""
 
     # bytes
 
@@ -107,38 +106,38 @@ class Line:
 
     def _more(self, wanted: str) -> None:
         more = self.socket.recv(1 << 18)
-        assert more, f"the other end closed before {wanted}: {self._came!r}"
-        self._came += more
+        assert more, f"the other end closed before {wanted}: {self._buffer!r}"
+        self._buffer += more
 
     def read(self, size: int) -> bytes:
-        while len(self._came) < size:
+        while len(self._buffer) < size:
             self._more(f"{size} bytes")
-        read, self._came = self._came[:size], self._came[size:]
+        read, self._buffer = self._buffer[:size], self._buffer[size:]
         return read
 
     def head(self) -> Head:
-        while b"\r\n\r\n" not in self._came:
+        while b"\r\n\r\n" not in self._buffer:
             self._more("the end of a head")
-        at = self._came.index(b"\r\n\r\n") + 4
+        at = self._buffer.index(b"\r\n\r\n") + 4
         return Head(self.read(at))
 
     def rest(self) -> bytes:
-        """Everything until the end."""
+        """Return everything until the connection ends."""
         try:
             while more := self.socket.recv(1 << 18):
-                self._came += more
+                self._buffer += more
         except ConnectionResetError:
             pass
-        read, self._came = self._came, b""
+        read, self._buffer = self._buffer, b""
         return read
 
     def line(self) -> bytes:
-        while b"\r\n" not in self._came:
+        while b"\r\n" not in self._buffer:
             self._more("the end of a line")
-        return self.read(self._came.index(b"\r\n") + 2)
+        return self.read(self._buffer.index(b"\r\n") + 2)
 
     def body(self, head: Head) -> bytes:
-        """What follows `head`, as far as it says."""
+        """Return the body after `head`."""
         if head.values("transfer-encoding"):
             body = b""
             while size := int(self.line(), 16):
@@ -149,12 +148,12 @@ class Line:
         return self.read(int(length[0])) if length else self.rest()
 
     def is_quiet(self) -> bool:
-        """Whether not a byte has come, nor an end."""
-        return not self._came and not select.select([self.socket], [], [], 0)[0]
+        """Whether neither a byte nor the end was received."""
+        return not self._buffer and not select.select([self.socket], [], [], 0)[0]
 
     # frames
 
-    def tell(self, kind: str, payload: bytes | str = b"", more: bool = False) -> None:
+    def send_frame(self, kind: str, payload: bytes | str = b"", more: bool = False) -> None:
         """Send one frame; `more`: it is not the last of its message."""
         self.send(self.frame(kind, payload, more))
 
@@ -168,15 +167,15 @@ class Line:
             begin = struct.pack("!BBH", OPCODES[kind] | (0 if more else FIN), mask | 126, size)
         else:
             begin = struct.pack("!BBQ", OPCODES[kind] | (0 if more else FIN), mask | 127, size)
-        return begin + MASK + masked(payload, MASK) if self._masking else begin + payload
+        return begin + MASK + xor_mask(payload, MASK) if self._masking else begin + payload
 
-    def talk(self, kind: str, payload: bytes | str) -> None:
-        """Say the same for ever: it ends with the OSError of a connection that is gone."""
+    def send_frames_for_ever(self, kind: str, payload: bytes | str) -> None:
+        """Send the same frame for ever, until the OSError of a closed connection."""
         while True:
-            self.tell(kind, payload)
+            self.send_frame(kind, payload)
 
-    def hear(self) -> tuple[str, bytes]:
-        """The next message, put together if it came in pieces: its kind and its payload."""
+    def read_message(self) -> tuple[str, bytes]:
+        """Return kind and payload of the next message, joined if it is in fragments."""
         kind, payload, fin = self._frame()
         while not fin:
             following, piece, fin = self._frame()
@@ -186,7 +185,7 @@ class Line:
 
     def _frame(self) -> tuple[str, bytes, bool]:
         first, second = self.read(2)
-        assert first & 0x70 == 0, f"reserved bits that nobody negotiated: {first:08b}"
+        assert first & 0x70 == 0, f"reserved bits that were not negotiated: {first:08b}"
         assert bool(second & MASKED) is not self._masking, "a client masks its frames, and a server does not"
         size = second & 0x7F
         if size == 126:
@@ -195,40 +194,40 @@ class Line:
             (size,) = struct.unpack("!Q", self.read(8))
         mask = self.read(4) if second & MASKED else b""
         payload = self.read(size)
-        return KINDS[first & 0x0F], masked(payload, mask) if mask else payload, bool(first & FIN)
+        return KINDS[first & 0x0F], xor_mask(payload, mask) if mask else payload, bool(first & FIN)
 
     # the end
 
     def close(self, code: int | None = None, reason: str = "") -> None:
-        """Say goodbye as RFC 6455 has it, with a code or without."""
-        self.tell("close", b"" if code is None else struct.pack("!H", code) + reason.encode())
+        """Send a close frame (RFC 6455), with a code or without."""
+        self.send_frame("close", b"" if code is None else struct.pack("!H", code) + reason.encode())
 
-    def hear_close(self) -> tuple[int | None, str]:
-        """The goodbye of the other end: its code, if it gave one, and its reason."""
-        kind, payload = self.hear()
+    def read_close(self) -> tuple[int | None, str]:
+        """Read a close frame and return its code, if it has one, and its reason."""
+        kind, payload = self.read_message()
         assert kind == "close", f"a {kind} frame: {payload[:100]!r}"
         return (struct.unpack("!H", payload[:2])[0], payload[2:].decode()) if payload else (None, "")
 
-    def ends(self) -> bool:
-        """Wait for the end; True if nothing came before it but the other end's goodbye."""
+    def has_ended(self) -> bool:
+        """Wait for the end; return True if nothing but a close frame was received before it."""
         rest = self.rest()
         return not rest or rest[0] & 0x0F == OPCODES["close"]
 
-    def leave(self) -> tuple[int | None, str] | None:
-        """Wait for the end, and answer a goodbye if one comes before it: what it said."""
-        said = None
+    def answer_close(self) -> tuple[int | None, str] | None:
+        """Wait for the end, and answer a close frame before it. Return code and reason of that frame."""
+        close = None
         try:
-            while self._came or (more := self.socket.recv(1 << 18)):
-                if not self._came:
-                    self._came = more
-                said = self.hear_close()
-                self.close(said[0])
+            while self._buffer or (more := self.socket.recv(1 << 18)):
+                if not self._buffer:
+                    self._buffer = more
+                close = self.read_close()
+                self.close(close[0])
         except ConnectionResetError:
             pass
-        return said
+        return close
 
-    def press(self, raw: bytes) -> int:
-        """Send as much of `raw` as the other end takes without reading: how many bytes it took."""
+    def send_until_blocked(self, raw: bytes) -> int:
+        """Send as much of `raw` as is accepted while the other end does not read. Return the number of bytes."""
         view = memoryview(raw)
         sent = 0
         self.socket.setblocking(False)
@@ -240,82 +239,84 @@ class Line:
         self.socket.settimeout(DEADLINE)
         return sent
 
-    def hang_up(self) -> None:
-        """Close the connection without a word."""
+    def close_socket(self) -> None:
+        """Close the connection without a close frame."""
         self.socket.close()
 
-    def vanish(self) -> None:
-        """Be gone at once: the other end's next reading finds a connection that was reset."""
+    def reset_socket(self) -> None:
+        """Reset the connection: the other end's next read fails."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
 
-def masked(payload: bytes, mask: bytes) -> bytes:
+def xor_mask(payload: bytes, mask: bytes) -> bytes:
     pad = (mask * (len(payload) // 4 + 1))[: len(payload)]
     return (int.from_bytes(payload) ^ int.from_bytes(pad)).to_bytes(len(payload))
 
 
-class Upstream(Line):
-    """A connection that the gateway has made, and the request that it began with."""
+class Upstream(FrameConnection):
+    """A connection of the gateway to an origin, and the request on it."""
 
     def __init__(self, end: socket.socket) -> None:
         super().__init__(end, masking=False)
         self.request = self.head()
 
     def accepting(self, *headers: tuple[str, str]) -> bytes:
-        """A 101 that answers the key that came."""
+        """Return a 101 for the key of the request."""
         (key,) = self.request.values("sec-websocket-key")
-        return answer("101 Switching Protocols", (*SWITCHING, ("Sec-WebSocket-Accept", accept_of(key)), *headers))
+        return response_head(
+            "101 Switching Protocols", (*SWITCHING, ("Sec-WebSocket-Accept", accept_key(key)), *headers)
+        )
 
     def accept(self, *headers: tuple[str, str]) -> None:
         self.send(self.accepting(*headers))
 
     def deny(self, status: str, body: bytes = b"", *headers: tuple[str, str]) -> None:
-        self.send(answer(status, (*headers, ("Content-Length", f"{len(body)}"))) + body)
+        self.send(response_head(status, (*headers, ("Content-Length", f"{len(body)}"))) + body)
 
 
 SWITCHING = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 
 
-def accept_of(key: str) -> str:
+def accept_key(key: str) -> str:
     digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
     return base64.b64encode(digest).decode()
 
 
-def answer(status: str, headers: Headers) -> bytes:
+def response_head(status: str, headers: Headers) -> bytes:
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers), "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
 class Origin:
-    """A place where the gateway's connections arrive, to be met one by one."""
+    """A listening socket that accepts the gateway's connections one by one."""
 
     def __init__(self, listener: socket.socket) -> None:
         listener.settimeout(DEADLINE)
         self._listener = listener
-        self._met: list[Upstream] = []
+        self._connections: list[Upstream] = []
 
-    def meet(self) -> Upstream:
-        """Wait for the next connection and its request. What the pool opened and closed again is passed over."""
+    def next_connection(self) -> Upstream:
+        """Wait for the next connection and its request."""
         upstream = Upstream(self._listener.accept()[0])
-        self._met.append(upstream)
+        self._connections.append(upstream)
         return upstream
 
-    def is_alone(self) -> bool:
-        """Whether nobody else has come."""
+    def has_no_connection(self) -> bool:
+        """Whether there is no other connection."""
         return not select.select([self._listener], [], [], 0)[0]
 
-    def forget(self) -> None:
-        """Close what is left of a test: nothing of it may reach the next."""
-        while not self.is_alone():
+    def close_connections(self) -> None:
+        """Close the connections of a test, so that none of them is left for the next."""
+        while not self.has_no_connection():
             self._listener.accept()[0].close()
-        for upstream in self._met:
+        for upstream in self._connections:
             upstream.socket.close()
-        self._met.clear()
+        self._connections.clear()
 
 
 class Origins:
-    """Three origins: `first` and `second` at ports, `local` at a path. `nobody` and `nobody_else` refuse."""
+    """Three origins: `first` and `second` at ports, `local` at a path; and two ports that refuse connections."""
 
     def __init__(self, directory: str) -> None:
         local = socket.socket(socket.AF_UNIX)
@@ -324,16 +325,16 @@ class Origins:
         self.listeners = [socket.create_server((HOST, 0)), socket.create_server((HOST, 0)), local]
         self._refusing = [socket.socket(), socket.socket()]
         for refusing in self._refusing:
-            refusing.bind((HOST, 0))  # bound, so that nobody else gets the port; not listening
+            refusing.bind((HOST, 0))  # bound, so that no other process gets the port; not listening
         self.first, self.second, self.local = map(Origin, self.listeners)
         ports = [end.getsockname()[1] for end in (*self.listeners[:2], *self._refusing)]
-        first, second, nobody, nobody_else = (f"http://{HOST}:{port}" for port in ports)
+        first, second, refusing_port, other_refusing_port = (f"http://{HOST}:{port}" for port in ports)
         self.routes: Mapping[str, Mapping[str, object]] = {
             "/ws": {"servers": {"s1": first}, "cookie": "SERVERID"},
             "/base": {"servers": {"s1": f"{first}/app"}},
             "/local": {"servers": {"s1": f"unix:{directory}/origin.sock"}},
-            "/dead": {"servers": {"s1": nobody, "s2": nobody_else}},
-            "/failover": {"servers": {"s1": nobody, "s2": second}, "balance": "first", "cookie": "SERVERID"},
+            "/dead": {"servers": {"s1": refusing_port, "s2": other_refusing_port}},
+            "/failover": {"servers": {"s1": refusing_port, "s2": second}, "balance": "first", "cookie": "SERVERID"},
             "/retried": {
                 "servers": {"s1": first, "s2": second},
                 "balance": "first",
@@ -343,18 +344,18 @@ class Origins:
         }
         self.address = first
 
-    def forget(self) -> None:
+    def close_connections(self) -> None:
         for origin in (self.first, self.second, self.local):
-            origin.forget()
+            origin.close_connections()
 
     def close(self) -> None:
-        self.forget()
+        self.close_connections()
         for end in (*self.listeners, *self._refusing):
             end.close()
 
 
 class Gateway:
-    """An ASGI server in a process of its own, relaying to the origins."""
+    """An ASGI server in a process of its own that forwards to the origins."""
 
     def __init__(self, command: str, routes: Mapping[str, object], output: Path) -> None:
         with socket.create_server((HOST, 0)) as listener:
@@ -362,7 +363,7 @@ class Gateway:
         self.server = command.partition(" ")[0]
         self.command = [sys.executable, "-m", *command.format(port=self.port).split(), "relay_asgi:app"]
         self._output = output
-        self._lines: list[Line] = []
+        self._connections: list[FrameConnection] = []
         with output.open("wb") as file:
             self.process = subprocess.Popen(
                 self.command,
@@ -385,28 +386,28 @@ class Gateway:
 
         until(listens, "a gateway that accepts connections")
 
-    def look(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         with closing(http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)) as connection:
             connection.request("GET", "/look")
-            said: dict[str, int] = json.loads(connection.getresponse().read())
-            return said
+            counts: dict[str, int] = json.loads(connection.getresponse().read())
+            return counts
 
-    def open(self, buffer: int = 0) -> Line:
-        """A connection, not yet a word on it; `buffer`: how many bytes the client's kernel holds for it."""
+    def open(self, buffer: int = 0) -> FrameConnection:
+        """Open a connection without a request. `buffer`: how many bytes the client's kernel buffers for it."""
         end = socket.socket()
         if buffer:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         end.settimeout(DEADLINE)
         end.connect((HOST, self.port))
-        line = Line(end, masking=True)
-        self._lines.append(line)
-        return line
+        connection = FrameConnection(end, masking=True)
+        self._connections.append(connection)
+        return connection
 
     def knock(
         self, target: str = "/ws", *headers: tuple[str, str], connection: str = "Upgrade", buffer: int = 0
-    ) -> Line:
-        """Ask for a WebSocket, and leave the answer where it is."""
-        line = self.open(buffer)
+    ) -> FrameConnection:
+        """Send a request for a WebSocket, and read nothing of the response."""
+        client = self.open(buffer)
         fields = (
             ("Host", f"{HOST}:{self.port}"),
             ("Upgrade", "websocket"),
@@ -416,21 +417,23 @@ class Gateway:
             *headers,
         )
         lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
-        line.send("\r\n".join(lines).encode("latin-1"))
-        return line
+        client.send("\r\n".join(lines).encode("latin-1"))
+        return client
 
-    def forget(self) -> None:
-        for line in self._lines:
-            line.socket.close()
-        self._lines.clear()
+    def close_connections(self) -> None:
+        for client in self._connections:
+            client.socket.close()
+        self._connections.clear()
 
     def stop(self) -> None:
-        """Ask it to end, and see that it does so in peace and leaves nothing behind."""
+        """Stop it, and require that it ends without an error and leaves nothing open."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(DEADLINE)
-        said = FLOW_ERROR.sub("", self.output)
-        left = [word for word in LEFT_BEHIND if word in said]
-        assert (code, left) == (PEACE[self.server], []), f"{' '.join(self.command)} ended badly:\n{self.output}"
+        output = FLOW_ERROR.sub("", self.output)
+        leaks = [word for word in LEAK_MESSAGES if word in output]
+        assert (code, leaks) == (EXIT_CODES[self.server], []), (
+            f"{' '.join(self.command)} ended with an error:\n{self.output}"
+        )
 
     def kill(self) -> None:
         try:
@@ -438,12 +441,12 @@ class Gateway:
         except ProcessLookupError:
             pass
         self.process.wait()
-        self.forget()
+        self.close_connections()
 
 
 def environment(**more: str) -> dict[str, str]:
-    here = Path(__file__).parents[1]
-    paths = (Path(sys.modules["sticky_core"].__file__ or "").parents[1], here / "apps")
+    folder = Path(__file__).parents[1]
+    paths = (Path(sys.modules["sticky_core"].__file__ or "").parents[1], folder / "apps")
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -478,25 +481,25 @@ def gateway(request, started, origins) -> Iterator[Gateway]:
     """The gateway, with nothing in flight before and after."""
     yield started
     request.node.add_report_section("teardown", " ".join(started.command), started.output)
-    started.forget()
-    origins.forget()
-    until(lambda: started.look()["in_flight"] == 0, "a gateway with nothing in flight")
+    started.close_connections()
+    origins.close_connections()
+    until(lambda: started.counts()["in_flight"] == 0, "a gateway with nothing in flight")
 
 
 @pytest.fixture
 def origin(origins) -> Origin:
-    """The origin that `/ws` leads to."""
+    """The origin of `/ws`."""
     first: Origin = origins.first
     return first
 
 
 @pytest.fixture
-def connected(gateway, origin) -> Callable[..., tuple[Line, Upstream]]:
-    """Opens a WebSocket: the client's end and the origin's."""
+def connected(gateway, origin) -> Callable[..., tuple[FrameConnection, Upstream]]:
+    """Return a function that opens a WebSocket: it returns the client's end and the origin's."""
 
-    def connect(target: str = "/ws", buffer: int = 0) -> tuple[Line, Upstream]:
-        client = gateway.knock(target, buffer=buffer)
-        upstream = origin.meet()
+    def connect(target: str = "/ws", buffer: int = 0) -> tuple[FrameConnection, Upstream]:
+        client = gateway.request_websocket(target, buffer=buffer)
+        upstream = origin.next_connection()
         upstream.accept()
         assert client.head().status == 101
         return client, upstream
@@ -504,39 +507,39 @@ def connected(gateway, origin) -> Callable[..., tuple[Line, Upstream]]:
     return connect
 
 
-class Call:
-    """One call of an ASGI app, without a server: a test tells it messages and hears what it sends."""
+class AppCall:
+    """One call of an ASGI app, without a server: a test sends it messages and reads those that it sends."""
 
     def __init__(self, app: Dispatcher, scope: Message) -> None:
         self._app, self._scope = app, scope
         self._sent: queue.Queue[Message] = queue.Queue()
-        self._begun = threading.Event()
+        self._has_started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
-        assert self._begun.wait(DEADLINE)
+        assert self._has_started.wait(DEADLINE)
 
     async def _run(self) -> None:
         async def send(message: Message) -> None:
             self._sent.put(message)
 
         self._loop = asyncio.get_running_loop()
-        self._told: asyncio.Queue[Message] = asyncio.Queue()
-        self._task = asyncio.ensure_future(self._app(self._scope, self._told.get, send))  # type: ignore[arg-type]
-        self._begun.set()
+        self._to_receive: asyncio.Queue[Message] = asyncio.Queue()
+        self._task = asyncio.ensure_future(self._app(self._scope, self._to_receive.get, send))  # type: ignore[arg-type]
+        self._has_started.set()
         try:
             await self._task
         except (Exception, asyncio.CancelledError) as error:
             self._failure = error
 
-    def tell(self, **message: object) -> None:
-        self._loop.call_soon_threadsafe(self._told.put_nowait, message)
+    def send_frame(self, **message: object) -> None:
+        self._loop.call_soon_threadsafe(self._to_receive.put_nowait, message)
 
-    def hear(self) -> Message:
+    def read_message(self) -> Message:
         return self._sent.get(timeout=DEADLINE)
 
-    def ends(self) -> list[Message]:
-        """Wait until the app has returned: what it sent that was not heard."""
+    def has_ended(self) -> list[Message]:
+        """Wait until the app has returned. Return the messages that were not read."""
         self._thread.join(DEADLINE)
         assert not self._thread.is_alive(), "the app does not return"
         if self._failure is not None:
@@ -550,11 +553,11 @@ class Call:
 
 
 @pytest.fixture
-def call(origins) -> Iterator[Callable[..., Call]]:
-    """Calls an app that relays to the first origin, as a server would, with what this server says of itself."""
-    calls: list[Call] = []
+def call(origins) -> Iterator[Callable[..., AppCall]]:
+    """Return a function that calls an app as a server would, with the scope of that server."""
+    calls: list[AppCall] = []
 
-    def called(backend: Backend, **scope: object) -> Call:
+    def called(backend: Backend, **scope: object) -> AppCall:
         whole = {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -571,11 +574,11 @@ def call(origins) -> Iterator[Callable[..., Call]]:
             "extensions": {},
             **scope,
         }
-        one = Call(Dispatcher(backend), whole)
+        one = AppCall(Dispatcher(backend), whole)
         calls.append(one)
         return one
 
     yield called
     for each in calls:
         each.close()
-    origins.forget()
+    origins.close_connections()

@@ -1,9 +1,9 @@
-"""WebSockets through a gateway, by their bytes: every row of what proxies are known to get wrong, on real servers.
+"""WebSockets through a gateway, byte by byte: every known mistake of proxies, on real servers.
 
-What a server makes impossible is named where it is left out. Granian sends none of the headers of an accept, tells its
-apps a client's code but not the reason, nothing of a client that leaves before the accept, and its worker dies of a
-denial with two headers of one name. Hypercorn tells its apps 1006 however a client has closed, and hears the last
-Sec-WebSocket-Protocol only.
+What a server makes impossible is named where it is left out. Granian sends none of the headers of an accept, passes
+its apps a client's code but not the reason, and nothing of a client that disconnects before the accept; its worker
+ends with a denial that has two headers of one name. Hypercorn passes its apps 1006 however a client has closed, and
+reads the last Sec-WebSocket-Protocol only.
 """
 
 import base64
@@ -19,16 +19,16 @@ from sticky_asgi import Backend, Cookie, Server, Timeouts
 APPS = Path(__file__).parents[1] / "apps"
 MB = 1 << 20
 
-#: What an origin may hear of a client that is gone without a goodbye: nothing, or one that fits. Never 1005 or 1006
-#: (RFC 6455, 7.4.1).
-GONE = (None, (None, ""), (1000, ""), (1001, ""), (1011, ""))
+#: What an origin may receive of a client that disconnects without a close: nothing, or a suitable close. Never 1005
+#: or 1006 (RFC 6455, 7.4.1).
+CLOSE_OF_A_LOST_CLIENT = (None, (None, ""), (1000, ""), (1001, ""), (1011, ""))
 
 
 # The handshake.
 
 
-def test_the_handshake_goes_on_as_the_client_said_it(gateway, origin):
-    gateway.knock(
+def test_handshake_is_forwarded_as_the_client_sent_it(gateway, origin):
+    gateway.request_websocket(
         "/ws/r%2Ff/%7Ee;v=1?x=%20&y=a+b&y",
         ("Cookie", 'theme=dark; quoted="a b"'),
         ("Authorization", "Bearer t.o.k.e.n"),
@@ -36,7 +36,7 @@ def test_the_handshake_goes_on_as_the_client_said_it(gateway, origin):
         ("X-Twice", "one"),
         ("X-Twice", "two"),
     )
-    request = origin.meet().request
+    request = origin.next_connection().request
     assert request.line == "GET /ws/r%2Ff/%7Ee;v=1?x=%20&y=a+b&y HTTP/1.1"
     assert request.values("host") == [f"127.0.0.1:{gateway.port}"]
     assert request.values("cookie") == ['theme=dark; quoted="a b"']
@@ -45,9 +45,9 @@ def test_the_handshake_goes_on_as_the_client_said_it(gateway, origin):
     assert request.values("x-twice") == ["one", "two"]
 
 
-def test_the_handshake_is_one_of_http_1_1_and_offers_no_extension(gateway, origin):
-    gateway.knock("/ws", ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"))
-    request = origin.meet().request
+def test_handshake_is_http_1_1_and_offers_no_extension(gateway, origin):
+    gateway.request_websocket("/ws", ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"))
+    request = origin.next_connection().request
     assert [value.lower() for value in request.values("upgrade")] == ["websocket"]
     assert [value.lower() for value in request.values("connection")] == ["upgrade"]
     assert request.values("sec-websocket-version") == ["13"]
@@ -57,8 +57,8 @@ def test_the_handshake_is_one_of_http_1_1_and_offers_no_extension(gateway, origi
         assert request.values(name) == []
 
 
-def test_what_concerns_one_connection_only_stays_behind(gateway, origin):
-    gateway.knock(
+def test_hop_by_hop_headers_are_not_forwarded(gateway, origin):
+    gateway.request_websocket(
         "/ws",
         ("X-Hop", "1"),
         ("Keep-Alive", "timeout=5"),
@@ -68,17 +68,19 @@ def test_what_concerns_one_connection_only_stays_behind(gateway, origin):
         ("X-End-To-End", "1"),
         connection="Upgrade, X-Hop",
     )
-    request = origin.meet().request
+    request = origin.next_connection().request
     for name in ("x-hop", "keep-alive", "proxy-authorization", "proxy-connection", "te"):
         assert request.values(name) == []
     assert request.values("x-end-to-end") == ["1"]
 
 
-def test_the_origin_is_told_who_asked_and_how(gateway, origin):
-    gateway.knock("/ws", ("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https"))
-    request = origin.meet().request
-    assert request.values("x-forwarded-for") == ["127.0.0.1"]  # nobody trusts the client
-    assert request.values("x-forwarded-proto") == ["http"]  # as HAProxy and nginx say it: a WebSocket begins with a GET
+def test_origin_receives_address_and_scheme_of_the_client(gateway, origin):
+    gateway.request_websocket("/ws", ("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https"))
+    request = origin.next_connection().request
+    assert request.values("x-forwarded-for") == ["127.0.0.1"]  # the client is not trusted
+    assert request.values("x-forwarded-proto") == [
+        "http"
+    ]  # as HAProxy and nginx have it: a WebSocket begins with a GET
     assert request.values("x-forwarded-host") == [f"127.0.0.1:{gateway.port}"]
 
 
@@ -90,19 +92,19 @@ def test_the_origin_is_told_who_asked_and_how(gateway, origin):
         (["SERVERID=s9; a=1"], ["a=1"]),
         (["a=1", "SERVERID=s1", "b=2"], ["a=1", "b=2"]),
     ],
-    ids=["among others", "alone", "of nobody", "in a header of its own"],
+    ids=["among others", "alone", "of an unknown server", "in a header of its own"],
 )
-def test_our_cookie_is_stripped_and_the_others_are_left_as_they_are(gateway, origin, sent, forwarded):
-    gateway.knock("/ws", *(("Cookie", value) for value in sent))
-    assert origin.meet().request.values("cookie") == forwarded
+def test_session_cookie_is_removed_and_others_are_unchanged(gateway, origin, sent, forwarded):
+    gateway.request_websocket("/ws", *(("Cookie", value) for value in sent))
+    assert origin.next_connection().request.values("cookie") == forwarded
 
 
-def test_the_accept_carries_the_origins_headers_and_our_mark(gateway, origin):
+def test_accept_has_the_origins_headers_and_the_mark(gateway, origin):
     if gateway.server == "granian":
         pytest.skip("granian sends none of the headers of an accept")
-    client = gateway.knock("/ws")
+    client = gateway.request_websocket("/ws")
     expires = "app=1; expires=Thu, 01 Jan 2099 00:00:00 GMT; path=/"
-    origin.meet().accept(
+    origin.next_connection().accept(
         ("Set-Cookie", expires), ("Set-Cookie", "lang=de"), ("X-Node", "7"), ("Keep-Alive", "timeout=5")
     )
     head = client.head()
@@ -117,9 +119,9 @@ def test_the_accept_carries_the_origins_headers_and_our_mark(gateway, origin):
     assert head.values("sec-websocket-accept") == ["s3pPLMBiTxaQ9kYGzzhZRbK+xOo="]
 
 
-def test_a_bound_client_is_told_nothing_new(gateway, origin):
-    client = gateway.knock("/ws", ("Cookie", "SERVERID=s1"))
-    origin.meet().accept()
+def test_bound_client_gets_no_mark(gateway, origin):
+    client = gateway.request_websocket("/ws", ("Cookie", "SERVERID=s1"))
+    origin.next_connection().accept()
     head = client.head()
     assert (head.status, head.values("set-cookie")) == (101, [])
 
@@ -134,11 +136,11 @@ def test_a_bound_client_is_told_nothing_new(gateway, origin):
     ],
     ids=["the second", "the first of two lines", "none of those offered", "none where none was offered"],
 )
-def test_the_subprotocol_is_the_origins_choice(gateway, origin, offered, chosen):
+def test_origin_chooses_the_subprotocol(gateway, origin, offered, chosen):
     if gateway.server == "hypercorn" and len(offered) > 1:
         pytest.skip("hypercorn hears the last Sec-WebSocket-Protocol only")
-    client = gateway.knock("/ws", *(("Sec-WebSocket-Protocol", value) for value in offered))
-    upstream = origin.meet()
+    client = gateway.request_websocket("/ws", *(("Sec-WebSocket-Protocol", value) for value in offered))
+    upstream = origin.next_connection()
     arrived = ",".join(upstream.request.values("sec-websocket-protocol"))
     assert [name.strip() for name in arrived.split(",") if name] == (["chat", "superchat"] if offered else [])
     upstream.accept(*([("Sec-WebSocket-Protocol", chosen)] if chosen else []))
@@ -146,56 +148,56 @@ def test_the_subprotocol_is_the_origins_choice(gateway, origin, offered, chosen)
     assert (head.status, head.values("sec-websocket-protocol")) == (101, [chosen] if chosen else [])
 
 
-def test_nothing_is_accepted_before_the_origin_has_accepted(gateway, origin):
-    client = gateway.knock("/ws")
-    upstream = origin.meet()
-    assert gateway.look()["in_flight"] == 1  # the gateway has had its time
+def test_client_is_accepted_after_the_origin_has_accepted(gateway, origin):
+    client = gateway.request_websocket("/ws")
+    upstream = origin.next_connection()
+    assert gateway.counts()["in_flight"] == 1  # the gateway has had time to accept
     assert client.is_quiet()
     upstream.accept()
     assert client.head().status == 101
 
 
-def test_a_101_that_comes_in_pieces_with_frames_behind_it_is_read_to_the_last_byte(gateway, origin):
-    client = gateway.knock("/ws")
-    upstream = origin.meet()
+def test_101_in_pieces_with_frames_after_it_is_read_to_the_last_byte(gateway, origin):
+    client = gateway.request_websocket("/ws")
+    upstream = origin.next_connection()
     whole = upstream.accepting() + upstream.frame("text", "first") + upstream.frame("binary", b"second")
     assert len(whole) > 100
     for at in range(0, 40, 7):
         upstream.send(whole[at : at + 7])
     upstream.send(whole[42:])
     assert client.head().status == 101
-    assert client.hear() == ("text", b"first")
-    assert client.hear() == ("binary", b"second")
+    assert client.read_message() == ("text", b"first")
+    assert client.read_message() == ("binary", b"second")
 
 
 @pytest.mark.parametrize("informed", ["103 Early Hints", "100 Continue"])
-def test_an_informational_answer_is_not_taken_for_the_answer(gateway, origin, informed):
-    client = gateway.knock("/ws")
-    upstream = origin.meet()
+def test_interim_response_is_not_taken_for_the_final_one(gateway, origin, informed):
+    client = gateway.request_websocket("/ws")
+    upstream = origin.next_connection()
     upstream.send(f"HTTP/1.1 {informed}\r\nLink: </a.css>; rel=preload\r\n\r\n".encode())
     upstream.accept()
-    upstream.tell("text", "here")
+    upstream.send_frame("text", "here")
     assert client.head().status == 101
-    assert client.hear() == ("text", b"here")
+    assert client.read_message() == ("text", b"here")
 
 
-def test_a_base_path_goes_in_front(gateway, origin):
-    client = gateway.knock("/base/x%20y?q=1")
-    upstream = origin.meet()
+def test_base_path_is_prepended(gateway, origin):
+    client = gateway.request_websocket("/base/x%20y?q=1")
+    upstream = origin.next_connection()
     assert upstream.request.line == "GET /app/base/x%20y?q=1 HTTP/1.1"
     upstream.accept()
     assert client.head().status == 101
 
 
-def test_an_origin_at_a_unix_socket_talks_as_any_other(gateway, origins):
-    client = gateway.knock("/local")
-    upstream = origins.local.meet()
+def test_origin_at_a_unix_socket_works(gateway, origins):
+    client = gateway.request_websocket("/local")
+    upstream = origins.local.next_connection()
     upstream.accept()
     assert client.head().status == 101
-    client.tell("text", "tea")
-    assert upstream.hear() == ("text", b"tea")
-    upstream.tell("text", "cup")
-    assert client.hear() == ("text", b"cup")
+    client.send_frame("text", "tea")
+    assert upstream.read_message() == ("text", b"tea")
+    upstream.send_frame("text", "cup")
+    assert client.read_message() == ("text", b"cup")
 
 
 # Messages.
@@ -216,56 +218,56 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("kind, payload", list(MESSAGES.values()), ids=list(MESSAGES))
-def test_a_message_arrives_as_what_it_was(connected, kind, payload):
+def test_message_arrives_unchanged(connected, kind, payload):
     client, upstream = connected()
-    upstream.tell(kind, payload)
-    assert client.hear() == (kind, payload)
-    client.tell(kind, payload)
-    assert upstream.hear() == (kind, payload)
+    upstream.send_frame(kind, payload)
+    assert client.read_message() == (kind, payload)
+    client.send_frame(kind, payload)
+    assert upstream.read_message() == (kind, payload)
 
 
-def test_messages_that_come_at_once_arrive_one_by_one_and_in_order(connected):
+def test_messages_sent_at_once_arrive_one_by_one_and_in_order(connected):
     client, upstream = connected()
     messages = [("text", b"%d" % number) if number % 3 else ("binary", b"") for number in range(200)]
     upstream.send(b"".join(upstream.frame(kind, payload) for kind, payload in messages))
-    assert [client.hear() for _ in messages] == messages
+    assert [client.read_message() for _ in messages] == messages
     client.send(b"".join(client.frame(kind, payload) for kind, payload in messages))
-    assert [upstream.hear() for _ in messages] == messages
+    assert [upstream.read_message() for _ in messages] == messages
 
 
-def test_a_message_in_fragments_arrives_whole(connected):
+def test_message_in_fragments_arrives_whole(connected):
     client, upstream = connected()
     for teller, hearer in ((upstream, client), (client, upstream)):
         cheese = "Käse".encode()
-        teller.tell("text", cheese[:2], more=True)  # in the middle of the ä
-        teller.tell("continuation", b"", more=True)
-        teller.tell("continuation", cheese[2:])
-        assert hearer.hear() == ("text", cheese)
-        teller.tell("binary", b"", more=True)
-        teller.tell("continuation", b"\xff" * 70000)
-        assert hearer.hear() == ("binary", b"\xff" * 70000)
+        teller.send_frame("text", cheese[:2], more=True)  # in the middle of the ä
+        teller.send_frame("continuation", b"", more=True)
+        teller.send_frame("continuation", cheese[2:])
+        assert hearer.read_message() == ("text", cheese)
+        teller.send_frame("binary", b"", more=True)
+        teller.send_frame("continuation", b"\xff" * 70000)
+        assert hearer.read_message() == ("binary", b"\xff" * 70000)
 
 
-def test_a_ping_of_the_origin_is_answered_with_what_it_carried(connected):
+def test_ping_of_the_origin_gets_a_pong_with_its_payload(connected):
     client, upstream = connected()
     for payload in (b"", b"are you there?", bytes(range(125))):
-        upstream.tell("ping", payload)
-        assert upstream.hear() == ("pong", payload)
-    upstream.tell("pong", b"that nobody asked for")
-    upstream.tell("text", "tea")
-    assert client.hear() == ("text", b"tea")  # pings and pongs are between two neighbours
+        upstream.send_frame("ping", payload)
+        assert upstream.read_message() == ("pong", payload)
+    upstream.send_frame("pong", b"that nobody asked for")
+    upstream.send_frame("text", "tea")
+    assert client.read_message() == ("text", b"tea")  # pings and pongs belong to one connection
 
 
-def test_a_ping_between_two_fragments_is_answered_at_once(connected):
+def test_ping_between_two_fragments_gets_a_pong_at_once(connected):
     client, upstream = connected()
-    upstream.tell("text", "one ", more=True)
-    upstream.tell("ping", b"now")
-    assert upstream.hear() == ("pong", b"now")
-    upstream.tell("continuation", "message")
-    assert client.hear() == ("text", b"one message")
+    upstream.send_frame("text", "one ", more=True)
+    upstream.send_frame("ping", b"now")
+    assert upstream.read_message() == ("pong", b"now")
+    upstream.send_frame("continuation", "message")
+    assert client.read_message() == ("text", b"one message")
 
 
-# Goodbyes.
+# Closes.
 
 CLOSES = {
     "1000": (1000, ""),
@@ -282,99 +284,99 @@ CLOSES = {
 
 
 @pytest.mark.parametrize("code, reason", list(CLOSES.values()), ids=list(CLOSES))
-def test_the_client_hears_the_origins_code_and_reason(connected, code, reason):
+def test_client_receives_the_origins_code_and_reason(connected, code, reason):
     client, upstream = connected()
     upstream.close(code, reason)
-    assert client.hear_close() == (code, reason)
-    assert upstream.hear_close()[0] == code
+    assert client.read_close() == (code, reason)
+    assert upstream.read_close()[0] == code
     client.close(code)
-    assert client.ends()
-    assert upstream.ends()
+    assert client.has_ended()
+    assert upstream.has_ended()
 
 
 @pytest.mark.parametrize("code, reason", list(CLOSES.values()), ids=list(CLOSES))
-def test_the_origin_hears_the_clients_code_and_reason(gateway, connected, code, reason):
+def test_origin_receives_the_clients_code_and_reason(gateway, connected, code, reason):
     if gateway.server == "hypercorn":
         pytest.skip("hypercorn tells its apps 1006 however a client has closed")
     client, upstream = connected()
     client.close(code, reason)
-    # granian tells its apps the code, but not the reason
-    assert upstream.hear_close() == (code, "" if gateway.server == "granian" else reason)
+    # granian passes its apps the code, but not the reason
+    assert upstream.read_close() == (code, "" if gateway.server == "granian" else reason)
     upstream.close(code)
-    assert upstream.ends()
-    assert client.hear_close()[0] == code
-    assert client.ends()
+    assert upstream.has_ended()
+    assert client.read_close()[0] == code
+    assert client.has_ended()
 
 
-def test_a_goodbye_of_the_origin_without_a_code_carries_no_1005(connected):
+def test_close_of_the_origin_without_a_code_carries_no_1005(connected):
     client, upstream = connected()
     upstream.close()
-    assert client.hear_close()[0] in (None, 1000)  # ASGI has no way to say nothing
-    assert upstream.hear_close()[0] in (None, 1000)
+    assert client.read_close()[0] in (None, 1000)  # ASGI requires a code
+    assert upstream.read_close()[0] in (None, 1000)
     client.close()
-    assert client.ends()
-    assert upstream.ends()
+    assert client.has_ended()
+    assert upstream.has_ended()
 
 
-def test_a_goodbye_of_the_client_without_a_code_carries_no_1005(gateway, connected):
+def test_close_of_the_client_without_a_code_carries_no_1005(gateway, connected):
     client, upstream = connected()
     client.close()
-    if gateway.server == "hypercorn":  # tells its apps of a client that is gone without a goodbye
-        assert upstream.leave() in GONE
+    if gateway.server == "hypercorn":  # reports a client that disconnects without a close
+        assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
     else:
-        assert upstream.hear_close() == (None, "")
+        assert upstream.read_close() == (None, "")
         upstream.close()
-        assert upstream.ends()
+        assert upstream.has_ended()
 
 
-def test_the_origin_may_go_on_talking_until_it_has_heard_the_goodbye(gateway, connected):
+def test_origin_may_send_until_it_has_received_the_close(gateway, connected):
     if gateway.server == "hypercorn":
         pytest.skip("hypercorn tells its apps 1006 however a client has closed")
     client, upstream = connected()
     client.close(1000)
     upstream.send(upstream.frame("text", "one more") * 100)
-    assert upstream.hear_close() == (1000, "")
+    assert upstream.read_close() == (1000, "")
     upstream.close(1000)
-    assert upstream.ends()
+    assert upstream.has_ended()
 
 
 def drop(upstream) -> None:
-    upstream.hang_up()
+    upstream.close_socket()
 
 
 def reset(upstream) -> None:
-    upstream.vanish()
+    upstream.reset_socket()
 
 
 def drop_in_a_frame(upstream) -> None:
     upstream.send(upstream.frame("text", "half of it")[:-4])
-    upstream.hang_up()
+    upstream.close_socket()
 
 
 def drop_in_a_message(upstream) -> None:
-    upstream.tell("text", "half of it", more=True)
-    upstream.hang_up()
+    upstream.send_frame("text", "half of it", more=True)
+    upstream.close_socket()
 
 
-@pytest.mark.parametrize("die", [drop, reset, drop_in_a_frame, drop_in_a_message])
-def test_an_origin_that_is_gone_without_a_goodbye_is_a_1011(connected, die):
+@pytest.mark.parametrize("fail", [drop, reset, drop_in_a_frame, drop_in_a_message])
+def test_origin_that_disconnects_without_a_close_is_a_1011(connected, fail):
     client, upstream = connected()
-    upstream.tell("text", "tea")
-    assert client.hear() == ("text", b"tea")
-    die(upstream)
-    assert client.hear_close()[0] == 1011
+    upstream.send_frame("text", "tea")
+    assert client.read_message() == ("text", b"tea")
+    fail(upstream)
+    assert client.read_close()[0] == 1011
     client.close(1011)
-    assert client.ends()
+    assert client.has_ended()
 
 
-def test_an_origin_whose_process_is_killed_is_a_1011(gateway, origins):
-    origins.first.forget()
+def test_killed_origin_is_a_1011(gateway, origins):
+    origins.first.close_connections()
     with subprocess.Popen([sys.executable, APPS / "silent_websocket.py"], stdin=origins.listeners[0]) as process:
-        client = gateway.knock("/ws")
+        client = gateway.request_websocket("/ws")
         assert client.head().status == 101
-        assert client.hear() == ("text", b"hello")
+        assert client.read_message() == ("text", b"hello")
         process.kill()
-        assert client.hear_close()[0] == 1011
+        assert client.read_close()[0] == 1011
 
 
 BROKEN = {
@@ -396,44 +398,44 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("frames", list(BROKEN.values()), ids=list(BROKEN))
-def test_an_origin_that_breaks_the_protocol_is_left_and_the_client_told_1011(connected, frames):
+def test_protocol_error_of_the_origin_closes_it_and_is_a_1011(connected, frames):
     client, upstream = connected()
     upstream.send(frames)
-    assert client.hear_close()[0] == 1011
+    assert client.read_close()[0] == 1011
     client.close(1011)
-    assert client.ends()
-    assert upstream.ends()
+    assert client.has_ended()
+    assert upstream.has_ended()
 
 
-# Those who leave.
+# Disconnects.
 
 
-@pytest.mark.parametrize("leave", ["hang_up", "vanish"], ids=["hangs up", "resets"])
-def test_a_client_that_leaves_without_a_goodbye_ends_the_origins_connection(connected, leave):
+@pytest.mark.parametrize("disconnect", ["close_socket", "reset_socket"], ids=["closes", "resets"])
+def test_client_that_disconnects_without_a_close_ends_the_origins_connection(connected, disconnect):
     client, upstream = connected()
-    client.tell("text", "tea")
-    assert upstream.hear() == ("text", b"tea")
-    getattr(client, leave)()
-    assert upstream.leave() in GONE  # uvicorn takes it for a goodbye without a code
+    client.send_frame("text", "tea")
+    assert upstream.read_message() == ("text", b"tea")
+    getattr(client, disconnect)()
+    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT  # uvicorn reports a close without a code
 
 
-@pytest.mark.parametrize("leave", ["hang_up", "vanish"], ids=["hangs up", "resets"])
-def test_a_client_that_leaves_before_the_answer_ends_the_origins_connection(gateway, origin, leave):
-    client = gateway.knock("/ws")
-    upstream = origin.meet()
-    getattr(client, leave)()
-    if gateway.server == "granian":  # tells its apps nothing of it before they accept
+@pytest.mark.parametrize("disconnect", ["close_socket", "reset_socket"], ids=["closes", "resets"])
+def test_client_that_disconnects_before_the_response_ends_the_origins_connection(gateway, origin, disconnect):
+    client = gateway.request_websocket("/ws")
+    upstream = origin.next_connection()
+    getattr(client, disconnect)()
+    if gateway.server == "granian":  # reports it to its apps only after they accept
         upstream.accept()
-    assert upstream.leave() in GONE
+    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
 
 
-def test_a_client_that_leaves_while_the_origin_talks_ends_the_origins_connection(connected):
+def test_client_that_disconnects_while_the_origin_sends_ends_the_origins_connection(connected):
     client, upstream = connected()
-    upstream.tell("text", "x" * 70000)
+    upstream.send_frame("text", "x" * 70000)
     assert client.read(2) == b"\x81\x7f"
-    client.vanish()
+    client.reset_socket()
     with pytest.raises(OSError):
-        upstream.talk("text", "x" * 70000)
+        upstream.send_frames_for_ever("text", "x" * 70000)
 
 
 # Denials.
@@ -452,77 +454,77 @@ DENIALS = {
 
 
 @pytest.mark.parametrize("status, body, header", list(DENIALS.values()), ids=list(DENIALS))
-def test_a_denial_arrives_with_its_status_its_body_its_headers_and_our_mark(gateway, origin, status, body, header):
-    client = gateway.knock("/ws")
-    cookies = [] if gateway.server == "granian" else ["app=1", "lang=de"]  # two of one name kill granian's worker
-    origin.meet().deny(status, body, header, *(("Set-Cookie", cookie) for cookie in cookies))
+def test_denial_arrives_with_status_body_headers_and_mark(gateway, origin, status, body, header):
+    client = gateway.request_websocket("/ws")
+    cookies = [] if gateway.server == "granian" else ["app=1", "lang=de"]  # two of one name end granian's worker
+    origin.next_connection().deny(status, body, header, *(("Set-Cookie", cookie) for cookie in cookies))
     head = client.head()
     assert head.status == int(status[:3])
     assert head.values(header[0].lower()) == [header[1]]
     assert [cookie.partition(";")[0] for cookie in head.values("set-cookie")] == [*cookies, "SERVERID=s1"]
     assert client.body(head) == body
-    assert origin.is_alone()
+    assert origin.has_no_connection()
 
 
-def test_a_denial_in_chunks_arrives_with_its_body(gateway, origin):
-    client = gateway.knock("/ws")
-    upstream = origin.meet()
+def test_denial_in_chunks_arrives_with_its_body(gateway, origin):
+    client = gateway.request_websocket("/ws")
+    upstream = origin.next_connection()
     upstream.send(b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nnot \r\n3\r\nyou\r\n0\r\n\r\n")
     head = client.head()
     assert head.status == 403
     assert client.body(head) == b"not you"
 
 
-def test_a_denial_that_the_end_of_the_connection_ends_arrives_with_its_body(gateway, origin):
-    client = gateway.knock("/ws")
-    upstream = origin.meet()
+def test_denial_that_ends_with_its_connection_arrives_with_its_body(gateway, origin):
+    client = gateway.request_websocket("/ws")
+    upstream = origin.next_connection()
     upstream.send(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nnot you")
-    upstream.hang_up()
+    upstream.close_socket()
     head = client.head()
     assert head.status == 403
     assert client.body(head) == b"not you"
 
 
-# Those who fail, and those who step in.
+# Failures and retries.
 
 
-def test_a_dead_server_gives_way_to_one_that_lives_before_anything_is_accepted(gateway, origins):
-    client = gateway.knock("/failover")
-    upstream = origins.second.meet()
+def test_refusing_server_is_retried_at_another_before_the_accept(gateway, origins):
+    client = gateway.request_websocket("/failover")
+    upstream = origins.second.next_connection()
     upstream.accept()
     head = client.head()
     assert head.status == 101
     if gateway.server != "granian":  # sends none of the headers of an accept
         assert [cookie.partition(";")[0] for cookie in head.values("set-cookie")] == ["SERVERID=s2"]
-    client.tell("text", "tea")
-    assert upstream.hear() == ("text", b"tea")
+    client.send_frame("text", "tea")
+    assert upstream.read_message() == ("text", b"tea")
 
 
-def test_a_client_of_a_dead_server_is_told_the_new_one_with_its_denial(gateway, origins):
-    client = gateway.knock("/failover", ("Cookie", "SERVERID=s1"))
-    origins.second.meet().deny("403 Forbidden", b"not you")
+def test_client_of_a_refusing_server_gets_the_new_mark_with_its_denial(gateway, origins):
+    client = gateway.request_websocket("/failover", ("Cookie", "SERVERID=s1"))
+    origins.second.next_connection().deny("403 Forbidden", b"not you")
     head = client.head()
     assert head.status == 403
     assert [cookie.partition(";")[0] for cookie in head.values("set-cookie")] == ["SERVERID=s2"]
 
 
-def test_two_dead_servers_are_a_denial(gateway):
-    client = gateway.knock("/dead")
+def test_two_refusing_servers_give_a_denial(gateway):
+    client = gateway.request_websocket("/dead")
     head = client.head()
     assert (head.status, head.values("set-cookie")) == (503, [])
     assert client.body(head) != b""
 
 
 def without(name: str, instead: str = ""):
-    def tampered(upstream) -> bytes:
+    def accept_with(upstream) -> bytes:
         lines: list[bytes] = upstream.accepting().split(b"\r\n")
         kept = [line for line in lines if not line.lower().startswith(name.encode())]
         return b"\r\n".join(kept[:1] + ([instead.encode()] if instead else []) + kept[1:])
 
-    return tampered
+    return accept_with
 
 
-BAD_ANSWERS = {
+BAD_RESPONSES = {
     "an accept of another key": without("sec-websocket-accept", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
     "no accept": without("sec-websocket-accept"),
     "no Upgrade": without("upgrade"),
@@ -541,108 +543,108 @@ BAD_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("bad", list(BAD_ANSWERS.values()), ids=list(BAD_ANSWERS))
-def test_an_answer_that_is_none_is_a_denial_with_502(gateway, origin, bad):
-    client = gateway.knock("/ws", ("Sec-WebSocket-Protocol", "chat"))
-    upstream = origin.meet()
+@pytest.mark.parametrize("bad", list(BAD_RESPONSES.values()), ids=list(BAD_RESPONSES))
+def test_invalid_response_gives_a_denial_with_502(gateway, origin, bad):
+    client = gateway.request_websocket("/ws", ("Sec-WebSocket-Protocol", "chat"))
+    upstream = origin.next_connection()
     upstream.send(bad(upstream))
-    if bad in (BAD_ANSWERS["nothing"], BAD_ANSWERS["half a head"]):
-        upstream.hang_up()
+    if bad in (BAD_RESPONSES["nothing"], BAD_RESPONSES["half a head"]):
+        upstream.close_socket()
     else:
-        assert upstream.ends()
+        assert upstream.has_ended()
     head = client.head()
     assert (head.status, head.values("set-cookie")) == (502, [])
     client.body(head)
-    assert origin.is_alone()
+    assert origin.has_no_connection()
 
 
-@pytest.mark.parametrize("bad", list(BAD_ANSWERS.values()), ids=list(BAD_ANSWERS))
-def test_an_answer_that_is_none_gives_way_to_another_server_where_that_is_asked_for(gateway, origins, bad):
-    client = gateway.knock("/retried", ("Sec-WebSocket-Protocol", "chat"))
-    first = origins.first.meet()
+@pytest.mark.parametrize("bad", list(BAD_RESPONSES.values()), ids=list(BAD_RESPONSES))
+def test_invalid_response_is_retried_where_retry_on_says_so(gateway, origins, bad):
+    client = gateway.request_websocket("/retried", ("Sec-WebSocket-Protocol", "chat"))
+    first = origins.first.next_connection()
     first.send(bad(first))
-    first.hang_up()
-    second = origins.second.meet()
+    first.close_socket()
+    second = origins.second.next_connection()
     second.accept(("Sec-WebSocket-Protocol", "chat"))
-    second.tell("text", "tea")
+    second.send_frame("text", "tea")
     head = client.head()
     assert (head.status, head.values("sec-websocket-protocol")) == (101, ["chat"])
-    assert client.hear() == ("text", b"tea")
+    assert client.read_message() == ("text", b"tea")
 
 
-def test_a_status_to_be_retried_gives_way_to_another_server_and_leaves_nothing_behind(gateway, origins):
-    client = gateway.knock("/retried")
-    origins.first.meet().deny("503 Service Unavailable", b"later", ("Set-Cookie", "app=1"), ("X-Node", "1"))
-    origins.second.meet().deny("403 Forbidden", b"not you", ("X-Node", "2"))
+def test_status_in_retry_on_is_retried_and_nothing_of_it_is_left(gateway, origins):
+    client = gateway.request_websocket("/retried")
+    origins.first.next_connection().deny("503 Service Unavailable", b"later", ("Set-Cookie", "app=1"), ("X-Node", "1"))
+    origins.second.next_connection().deny("403 Forbidden", b"not you", ("X-Node", "2"))
     head = client.head()
     assert (head.status, head.values("x-node")) == (403, ["2"])
     assert [cookie.partition(";")[0] for cookie in head.values("set-cookie")] == ["SERVERID=s2"]
     assert client.body(head) == b"not you"
 
 
-def test_a_status_to_be_retried_is_told_when_nobody_is_left_to_ask(gateway, origins):
-    client = gateway.knock("/retried")
-    origins.first.meet().deny("503 Service Unavailable", b"later", ("X-Node", "1"))
-    origins.second.meet().deny("503 Service Unavailable", b"much later", ("X-Node", "2"))
+def test_status_in_retry_on_is_forwarded_when_no_server_is_left(gateway, origins):
+    client = gateway.request_websocket("/retried")
+    origins.first.next_connection().deny("503 Service Unavailable", b"later", ("X-Node", "1"))
+    origins.second.next_connection().deny("503 Service Unavailable", b"much later", ("X-Node", "2"))
     head = client.head()
     assert (head.status, head.values("x-node")) == (503, ["2"])
     assert client.body(head) == b"much later"
 
 
-# Those who do not read.
+# Backpressure.
 
 PIECE = 1 << 16
 PIECES = 64 * MB // PIECE
 
 
-def peak(pid: int) -> int:
-    """The most memory that a process has ever had resident, in bytes."""
+def peak_memory(pid: int) -> int:
+    """Return the peak of the resident memory of a process, in bytes."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
-def test_a_client_that_does_not_read_holds_the_origin_back_and_loses_nothing(gateway, connected):
+def test_slow_client_slows_the_origin_down_and_loses_nothing(gateway, connected):
     client, upstream = connected(buffer=PIECE)
-    before = gateway.look()
-    was = peak(before["pid"])
+    before = gateway.counts()
+    was = peak_memory(before["pid"])
     stream = upstream.frame("binary", b"x" * PIECE) * PIECES
-    taken = upstream.press(stream)
+    taken = upstream.send_until_blocked(stream)
     assert taken < len(stream)
-    assert peak(before["pid"]) - was < 20 * MB
+    assert peak_memory(before["pid"]) - was < 20 * MB
     rest = threading.Thread(target=upstream.send, args=(memoryview(stream)[taken:],))
     rest.start()
     for _ in range(PIECES):
-        assert client.hear() == ("binary", b"x" * PIECE)
+        assert client.read_message() == ("binary", b"x" * PIECE)
     rest.join()
-    assert peak(before["pid"]) - was < 20 * MB
+    assert peak_memory(before["pid"]) - was < 20 * MB
 
 
-def test_an_origin_that_does_not_read_holds_the_client_back_and_loses_nothing(gateway, connected):
+def test_slow_origin_slows_the_client_down_and_loses_nothing(gateway, connected):
     client, upstream = connected()
-    before = gateway.look()
-    was = peak(before["pid"])
+    before = gateway.counts()
+    was = peak_memory(before["pid"])
     stream = client.frame("binary", b"x" * PIECE) * PIECES
-    taken = client.press(stream)
+    taken = client.send_until_blocked(stream)
     assert taken < len(stream)
-    assert peak(before["pid"]) - was < 20 * MB
+    assert peak_memory(before["pid"]) - was < 20 * MB
     rest = threading.Thread(target=client.send, args=(memoryview(stream)[taken:],))
     rest.start()
     for _ in range(PIECES):
-        assert upstream.hear() == ("binary", b"x" * PIECE)
+        assert upstream.read_message() == ("binary", b"x" * PIECE)
     rest.join()
-    assert peak(before["pid"]) - was < 20 * MB
+    assert peak_memory(before["pid"]) - was < 20 * MB
 
 
-def test_a_client_that_does_not_read_and_leaves_ends_the_origins_connection(connected):
+def test_slow_client_that_disconnects_ends_the_origins_connection(connected):
     client, upstream = connected(buffer=PIECE)
     stream = upstream.frame("binary", b"x" * PIECE) * PIECES
-    assert upstream.press(stream) < len(stream)
-    client.vanish()
+    assert upstream.send_until_blocked(stream) < len(stream)
+    client.reset_socket()
     with pytest.raises(OSError):
-        upstream.talk("binary", b"x" * PIECE)
+        upstream.send_frames_for_ever("binary", b"x" * PIECE)
 
 
-# What servers say in different words: the app is called as one of them would call it.
+# Differences of servers: the app is called as one of them calls it.
 
 
 @pytest.fixture
@@ -652,40 +654,40 @@ def backend(origins):
 
 
 @pytest.fixture
-def accepted(call, backend, origin):
-    """A WebSocket that is open: the call, and the origin's end."""
+def open_websocket(call, backend, origin):
+    """An open WebSocket: the call of the app, and the origin's end."""
     conversation = call(backend)
-    conversation.tell(type="websocket.connect")
-    upstream = origin.meet()
+    conversation.send_frame(type="websocket.connect")
+    upstream = origin.next_connection()
     upstream.accept()
-    assert conversation.hear()["type"] == "websocket.accept"
+    assert conversation.read_message()["type"] == "websocket.accept"
     return conversation, upstream
 
 
-def test_an_accept_carries_only_what_is_the_apps_to_say(call, backend, origin):
+def test_accept_has_only_headers_that_an_app_may_set(call, backend, origin):
     conversation = call(backend, subprotocols=["chat", "superchat"])
-    conversation.tell(type="websocket.connect")
-    upstream = origin.meet()
+    conversation.send_frame(type="websocket.connect")
+    upstream = origin.next_connection()
     assert upstream.request.values("sec-websocket-protocol") == ["chat, superchat"]
     assert upstream.request.values("x-forwarded-for") == ["192.0.2.1"]
     upstream.accept(("Sec-WebSocket-Protocol", "chat"), ("Date", "now"), ("Server", "origin"), ("X-Node", "7"))
-    message = conversation.hear()
+    message = conversation.read_message()
     assert (message["type"], message["subprotocol"]) == ("websocket.accept", "chat")
     names = [name for name, _ in message["headers"]]
     assert names == [b"x-node", b"set-cookie"]
 
 
-def test_an_accept_without_a_subprotocol_names_none(call, backend, origin):
+def test_accept_without_a_subprotocol_has_none(call, backend, origin):
     conversation = call(backend)
-    conversation.tell(type="websocket.connect")
-    upstream = origin.meet()
+    conversation.send_frame(type="websocket.connect")
+    upstream = origin.next_connection()
     assert upstream.request.values("sec-websocket-protocol") == []
     upstream.accept()
-    assert conversation.hear().get("subprotocol") is None
+    assert conversation.read_message().get("subprotocol") is None
 
 
 @pytest.mark.parametrize(
-    "message, heard",
+    "message, received",
     [
         ({"text": "tea", "bytes": None}, ("text", b"tea")),
         ({"text": None, "bytes": b"tea"}, ("binary", b"tea")),
@@ -705,10 +707,10 @@ def test_an_accept_without_a_subprotocol_names_none(call, backend, origin):
         "a bytearray",
     ],
 )
-def test_a_message_with_both_keys_is_the_one_that_is_there(accepted, message, heard):
-    conversation, upstream = accepted
-    conversation.tell(type="websocket.receive", **message)
-    assert upstream.hear() == heard
+def test_message_with_both_keys_is_the_one_that_is_not_none(open_websocket, message, received):
+    conversation, upstream = open_websocket
+    conversation.send_frame(type="websocket.receive", **message)
+    assert upstream.read_message() == received
 
 
 @pytest.mark.parametrize(
@@ -721,17 +723,17 @@ def test_a_message_with_both_keys_is_the_one_that_is_there(accepted, message, he
     ],
     ids=["no text", "no bytes", "text", "bytes"],
 )
-def test_a_message_to_the_server_has_one_key_that_is_not_none(accepted, kind, payload, key, value):
-    conversation, upstream = accepted
-    upstream.tell(kind, payload)
-    said = conversation.hear()
+def test_message_to_the_server_has_one_key_that_is_not_none(open_websocket, kind, payload, key, value):
+    conversation, upstream = open_websocket
+    upstream.send_frame(kind, payload)
+    said = conversation.read_message()
     assert said["type"] == "websocket.send"
     assert {name: content for name, content in said.items() if name != "type" and content is not None} == {key: value}
     assert type(said[key]) is type(value)
 
 
 @pytest.mark.parametrize(
-    "message, heard",
+    "message, received",
     [
         ({"code": 1000}, (1000, "")),
         ({"code": 4001, "reason": "the cup is empty"}, (4001, "the cup is empty")),
@@ -741,56 +743,56 @@ def test_a_message_to_the_server_has_one_key_that_is_not_none(accepted, kind, pa
     ],
     ids=["a code", "a code and a reason", "a reason of None", "1005", "no code"],
 )
-def test_a_disconnect_is_told_as_a_goodbye(accepted, message, heard):
-    conversation, upstream = accepted
-    conversation.tell(type="websocket.disconnect", **message)
-    assert upstream.hear_close() == heard
+def test_disconnect_is_forwarded_as_a_close(open_websocket, message, received):
+    conversation, upstream = open_websocket
+    conversation.send_frame(type="websocket.disconnect", **message)
+    assert upstream.read_close() == received
     upstream.close()
-    assert upstream.ends()
-    assert conversation.ends() == []
+    assert upstream.has_ended()
+    assert conversation.has_ended() == []
 
 
 @pytest.mark.parametrize("code", [1004, 1006, 1015, 0, 999, 5000, None])
-def test_a_disconnect_with_a_code_that_no_frame_may_carry_ends_the_connection_without_it(accepted, code):
-    conversation, upstream = accepted
-    conversation.tell(type="websocket.disconnect", code=code, reason="")
-    assert upstream.leave() in GONE
-    assert conversation.ends() == []
+def test_disconnect_with_a_code_that_is_not_allowed_ends_the_connection_without_it(open_websocket, code):
+    conversation, upstream = open_websocket
+    conversation.send_frame(type="websocket.disconnect", code=code, reason="")
+    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
+    assert conversation.has_ended() == []
 
 
-def test_a_goodbye_without_a_code_is_a_1000_to_the_server(accepted):
-    conversation, upstream = accepted
+def test_close_without_a_code_is_a_1000_to_the_server(open_websocket):
+    conversation, upstream = open_websocket
     upstream.close()
-    said = conversation.hear()
+    said = conversation.read_message()
     assert (said["type"], said.get("code", 1000), said.get("reason") or "") == ("websocket.close", 1000, "")
-    assert conversation.ends() == []
+    assert conversation.has_ended() == []
 
 
 @pytest.mark.parametrize("extensions", [{"extensions": {}}, {"extensions": None}, {"extensions": {"tls": {}}}])
-def test_a_denial_to_a_server_that_cannot_tell_one_is_a_close(call, backend, origin, extensions):
+def test_denial_to_a_server_without_that_extension_is_a_close(call, backend, origin, extensions):
     conversation = call(backend, **extensions)
-    conversation.tell(type="websocket.connect")
-    origin.meet().deny("403 Forbidden", b"not you")
-    assert conversation.hear()["type"] == "websocket.close"
-    assert conversation.ends() == []
+    conversation.send_frame(type="websocket.connect")
+    origin.next_connection().deny("403 Forbidden", b"not you")
+    assert conversation.read_message()["type"] == "websocket.close"
+    assert conversation.has_ended() == []
 
 
-def test_a_websocket_in_which_nobody_speaks_ends_after_the_tunnel_timeout(call, origins, origin):
+def test_idle_websocket_ends_after_the_tunnel_timeout(call, origins, origin):
     quiet = Backend("web", servers=[Server("s1", origins.address)], timeouts=Timeouts(tunnel=0.3))
     conversation = call(quiet)
-    conversation.tell(type="websocket.connect")
-    upstream = origin.meet()
+    conversation.send_frame(type="websocket.connect")
+    upstream = origin.next_connection()
     upstream.accept()
-    assert conversation.hear()["type"] == "websocket.accept"
-    assert conversation.hear()["type"] == "websocket.close"
-    assert upstream.leave() in GONE
-    assert conversation.ends() == []
+    assert conversation.read_message()["type"] == "websocket.accept"
+    assert conversation.read_message()["type"] == "websocket.close"
+    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
+    assert conversation.has_ended() == []
 
 
-def test_a_client_that_leaves_before_the_answer_is_told_nothing(call, backend, origin):
+def test_client_that_disconnects_before_the_response_gets_no_message(call, backend, origin):
     conversation = call(backend)
-    conversation.tell(type="websocket.connect")
-    upstream = origin.meet()
-    conversation.tell(type="websocket.disconnect", code=1006)
+    conversation.send_frame(type="websocket.connect")
+    upstream = origin.next_connection()
+    conversation.send_frame(type="websocket.disconnect", code=1006)
     assert upstream.rest() == b""
-    assert conversation.ends() == []
+    assert conversation.has_ended() == []

@@ -1,0 +1,332 @@
+"""Lifespans of ASGI apps and replicas: starts and ends in order, failures, cancellation, mounted dispatchers."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+from starlette.types import Message
+
+import sticky_asgi
+from sticky_asgi import Server
+from tests.conformance.contract import DEADLINE, backend, hello, request
+
+pytestmark = pytest.mark.usefixtures("no_open_resources")
+
+
+async def run_lifespan(app, during=None, **more: object) -> list[str]:
+    """Run the lifespan of `app` as a server does, and `during` between start and end. Return what the app reported."""
+    phases = iter(("startup", "shutdown"))
+    response: list[str] = []
+
+    async def receive() -> Message:
+        kind = next(phases)
+        if kind == "shutdown" and during is not None:
+            await during()
+        return {"type": f"lifespan.{kind}"}
+
+    async def send(message: Message) -> None:
+        kind = str(message["type"]).removeprefix("lifespan.")
+        response.append(f"{kind}: {message['message']}" if "message" in message else kind)
+
+    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, **more}
+    raised = ""
+    with anyio.fail_after(DEADLINE):
+        try:
+            await app(scope, receive, send)
+        except Exception as error:
+            raised = str(error)
+    # a failure is sent and then raised: servers read the message, Starlette's TestClient sees only the exception
+    assert ("failed: " in response[-1]) is bool(raised)
+    assert response[-1].endswith(raised)
+    return response
+
+
+UP_AND_DOWN = ["startup.complete", "shutdown.complete"]
+
+
+class LifespanApps:
+    """Makes apps that record their starts and ends, and respond with their state."""
+
+    def __init__(self, **failures: str) -> None:
+        self.events: list[str] = []
+        self.failures = failures  # by the name of an app, where it fails: "factory", "startup" or "shutdown"
+
+    def app(self, name: str) -> Starlette:
+        if self.failures.get(name) == "factory":
+            raise OSError(f"{name} has no disk")
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, object]]:
+            if self.failures.get(name) == "startup":
+                raise OSError(f"{name} has no database")
+            self.events.append(f"{name} started")
+            yield {"name": name, f"only {name}": True}
+            self.events.append(f"{name} ended")
+            if self.failures.get(name) == "shutdown":
+                raise OSError(f"{name} has lost its keys")
+
+        async def state(request: Request) -> JSONResponse:
+            return JSONResponse(request.scope["state"])
+
+        return Starlette(routes=[Route("/{path:path}", state)], lifespan=lifespan)
+
+    def replicas(self, *names: str) -> list[Server]:
+        return [Server(name, factory=lambda name=name: self.app(name)) for name in names]  # type: ignore[misc]
+
+
+@pytest.mark.anyio
+async def test_every_replica_has_one_lifespan_in_order_and_its_own_state(tasks):
+    apps = LifespanApps()
+    middleware = sticky_asgi.StickyMiddleware(
+        apps.app("app"), routes={"/cart": backend(*apps.replicas("r1", "r2", "r3"))}
+    )
+    state: Message = {}
+    states: dict[str, Message] = {}
+    before = tasks()
+
+    async def send_requests() -> None:
+        assert apps.events == ["app started", "r1 started", "r2 started", "r3 started"]
+        assert state == {"name": "app", "only app": True}
+        for _ in range(3):
+            exchange = await request(middleware, "/cart", state=dict(state))
+            states[str(sticky_asgi.decision(exchange.scope).server)] = json.loads(exchange.body)
+
+    assert await run_lifespan(middleware, send_requests, state=state) == UP_AND_DOWN
+    assert apps.events[4:] == ["r3 ended", "r2 ended", "r1 ended", "app ended"]
+    assert states == {name: {"name": name, f"only {name}": True, "only app": True} for name in ("r1", "r2", "r3")}
+    assert tasks() == before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "moment, reason",
+    [("startup", "r2 has no database"), ("factory", "r2 has no disk")],
+    ids=["lifespan", "factory"],
+)
+async def test_replica_that_fails_to_start_ends_the_others_with_a_message(moment, reason, tasks, caplog):
+    apps = LifespanApps(r2=moment)
+    middleware = sticky_asgi.StickyMiddleware(
+        apps.app("app"), routes={"/cart": backend(*apps.replicas("r1", "r2", "r3"))}
+    )
+    before = tasks()
+    (response,) = await run_lifespan(middleware, state={})
+    assert response.startswith("startup.failed: backend web: replica r2 failed to start: ")
+    assert reason in response
+    assert apps.events == ["app started", "r1 started", "r1 ended", "app ended"]
+    assert tasks() == before
+    assert caplog.messages == []  # the server logs it
+
+    apps.failures.clear()  # the database works again
+    assert await run_lifespan(middleware, state={}) == UP_AND_DOWN
+    assert apps.events[4:8] == ["app started", "r1 started", "r2 started", "r3 started"]
+
+
+@pytest.mark.anyio
+async def test_failing_start_of_the_app_is_reported_unchanged_and_no_replica_starts():
+    apps = LifespanApps(app="startup")
+    middleware = sticky_asgi.StickyMiddleware(apps.app("app"), routes={"/cart": backend(*apps.replicas("r1"))})
+    (response,) = await run_lifespan(middleware, state={})
+    assert response.startswith("startup.failed: Traceback") and "app has no database" in response
+    assert apps.events == []
+
+
+@pytest.mark.anyio
+async def test_replica_that_fails_to_end_is_reported_and_the_others_end_nevertheless(caplog):
+    apps = LifespanApps(r2="shutdown")
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2", "r3")))
+    up, down = await run_lifespan(dispatcher, state={})
+    assert up == "startup.complete"
+    assert down.startswith("shutdown.failed: ") and "r2 has lost its keys" in down
+    assert "backend web: replica r2" in down
+    assert apps.events[3:] == ["r3 ended", "r2 ended", "r1 ended"]
+    (record,) = caplog.records
+    assert (record.levelno, "backend web: replica r2" in record.getMessage()) == (logging.ERROR, True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("reaction", ["raises", "returns"])
+async def test_app_without_lifespan_support_is_served(reaction):
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            if reaction == "raises":
+                raise KeyError("no lifespan here")
+            return
+        await hello(scope, receive, send)
+
+    middleware = sticky_asgi.StickyMiddleware(app, routes={"/cart": backend(Server("s1", app))})
+
+    async def send_requests() -> None:
+        assert (await request(middleware)).body == (await request(middleware, "/cart")).body == b"hello"
+
+    assert await run_lifespan(middleware, send_requests, state={}) == UP_AND_DOWN
+
+
+@pytest.mark.anyio
+async def test_nested_middlewares_of_one_backend_start_each_replica_once():
+    apps = LifespanApps()
+    shared = backend(*apps.replicas("r1", "r2"), name="shared")
+    own = backend(*apps.replicas("q1"), name="own")
+    inner = sticky_asgi.StickyMiddleware(apps.app("app"), routes={"/cart": shared})
+    outer = sticky_asgi.StickyMiddleware(inner, routes={"/basket": shared, "/shop": own})
+
+    async def send_requests() -> None:
+        assert sorted(apps.events) == ["app started", "q1 started", "r1 started", "r2 started"]
+
+    assert await run_lifespan(outer, send_requests, state={}) == UP_AND_DOWN
+    assert sorted(apps.events[4:]) == ["app ended", "q1 ended", "r1 ended", "r2 ended"]
+
+
+@pytest.mark.anyio
+async def test_app_of_two_servers_has_one_lifespan_and_both_see_its_state():
+    apps = LifespanApps()
+    app = apps.app("app")
+    dispatcher = sticky_asgi.Dispatcher(backend(Server("s1", app), Server("s2", app)))
+    seen: dict[str, Message] = {}
+
+    async def send_requests() -> None:
+        for _ in range(2):
+            exchange = await request(dispatcher, state={})
+            seen[str(sticky_asgi.decision(exchange.scope).server)] = json.loads(exchange.body)
+
+    assert await run_lifespan(dispatcher, send_requests, state={}) == UP_AND_DOWN
+    assert apps.events == ["app started", "app ended"]
+    assert seen == {name: {"name": "app", "only app": True} for name in ("s1", "s2")}
+
+
+@pytest.mark.anyio
+async def test_backend_can_start_again_after_a_cancelled_lifespan(tasks):
+    apps = LifespanApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2")))
+    before = tasks()
+    async with anyio.create_task_group() as servers:
+
+        async def cancelled() -> None:
+            servers.cancel_scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+        await run_lifespan(dispatcher, cancelled, state={})
+    assert tasks() == before
+
+    apps.events.clear()
+    assert await run_lifespan(dispatcher, state={}) == UP_AND_DOWN
+    assert apps.events == ["r1 started", "r2 started", "r2 ended", "r1 ended"]
+
+
+@pytest.mark.anyio
+async def test_backend_can_start_again_after_a_cancelled_start_of_a_mounted_dispatcher():
+    started = anyio.Event()
+    types: list[str] = []
+
+    async def blocks_at_its_first_start(scope, receive, send) -> None:
+        types.append((await receive())["type"])
+        if len(types) == 1:
+            started.set()
+            await anyio.sleep_forever()
+        await send({"type": "lifespan.startup.complete"})
+        types.append((await receive())["type"])
+        await send({"type": "lifespan.shutdown.complete"})
+
+    dispatcher = sticky_asgi.Dispatcher(backend(sticky_asgi.Server("r1", blocks_at_its_first_start)))
+
+    async def start() -> None:
+        async with dispatcher.lifespan():
+            raise AssertionError("unreachable")
+
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            await started.wait()
+            tasks.cancel_scope.cancel()
+        async with dispatcher.lifespan():
+            pass
+    assert types == ["lifespan.startup", "lifespan.startup", "lifespan.shutdown"]
+
+
+@pytest.mark.anyio
+async def test_second_lifespan_makes_new_replicas():
+    apps = LifespanApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1")))
+    marks: list[bytes] = []
+
+    async def send_requests() -> None:
+        cookie = [(b"cookie", mark.partition(b";")[0]) for mark in marks[-1:]]
+        exchange = await request(dispatcher, state={}, headers=cookie)
+        marks.extend(exchange.marks)
+
+    for _ in range(2):
+        assert await run_lifespan(dispatcher, send_requests, state={}) == UP_AND_DOWN
+    assert apps.events == ["r1 started", "r1 ended"] * 2
+    assert len(set(marks)) == 2  # the memory of the first is lost, and its client gets a new mark
+
+
+def test_mounted_dispatcher_uses_the_lifespan_of_the_outer_app(caplog):
+    apps = LifespanApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2")))
+    app = Starlette(routes=[Mount("/cart", dispatcher)], lifespan=dispatcher.lifespan)
+    with TestClient(app) as client:
+        assert apps.events == ["r1 started", "r2 started"]
+        assert client.get("/cart/").json()["name"] in ("r1", "r2")
+    assert apps.events == ["r1 started", "r2 started", "r2 ended", "r1 ended"]
+    assert caplog.records == []
+
+
+def test_mounted_dispatcher_without_a_lifespan_serves_and_warns_once(caplog):
+    apps = LifespanApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(Server("s1", hello)))
+    client = TestClient(Starlette(routes=[Mount("/cart", dispatcher)]))
+    assert [client.get("/cart/").text for _ in range(3)] == ["hello"] * 3
+    (record,) = caplog.records
+    assert "dispatcher.lifespan()" in record.getMessage()
+    assert apps.events == []
+
+
+@pytest.mark.anyio
+async def test_failing_replica_of_a_mounted_dispatcher_fails_the_outer_app():
+    apps = LifespanApps(r2="startup")
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2")))
+    failed = pytest.raises(RuntimeError, match="backend web: replica r2 failed to start")
+    with failed, anyio.fail_after(DEADLINE):
+        async with dispatcher.lifespan():
+            pytest.fail("it came up")
+    assert apps.events == ["r1 started", "r1 ended"]
+
+
+@pytest.mark.anyio
+async def test_exception_of_the_outer_app_is_raised_from_the_lifespan_unchanged():
+    apps = LifespanApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1")))
+    with pytest.raises(ZeroDivisionError):
+        async with dispatcher.lifespan():
+            raise ZeroDivisionError
+    assert apps.events == ["r1 started", "r1 ended"]
+
+
+#: an app that cannot start, and the messages for its operator
+MISTAKES = {
+    "a replica that fails to start": (
+        "failing_replica:app",
+        ["backend cart: replica r2 failed to start", "no database for the second one"],
+    ),
+    "a wrong configuration through add_middleware": (
+        "wrong_routes:app",
+        ["2 problems", "route 'cart' is no path", "route '/shop/' is no path"],
+    ),
+}
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
+@pytest.mark.parametrize("app, messages", MISTAKES.values(), ids=MISTAKES)
+def test_server_that_cannot_start_prints_the_reason(server, app, messages, launch):
+    served = launch(server, app)
+    assert not served.comes_up()
+    assert served.ends() != 0 or server == "hypercorn"  # its parent process ignores the exit code
+    assert [part for part in messages if part not in served.output] == []
+    assert "rolled back" in served.output or app != "failing_replica:app"
