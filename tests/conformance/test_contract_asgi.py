@@ -117,7 +117,7 @@ async def test_exception_of_an_app_is_raised_unchanged(heads):
 async def test_scope_is_released_with_its_request():
     dispatcher = sticky_asgi.Dispatcher(backend(Server("s1", hello)))
     exchange = await request(dispatcher, referent=Referent())
-    referent = weakref.ref(exchange.scope["thing"])
+    referent = weakref.ref(exchange.scope["referent"])
     decision = sticky_asgi.decision(exchange.scope)
     del exchange
     assert referent() is None

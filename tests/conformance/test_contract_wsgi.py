@@ -363,8 +363,8 @@ def test_body_of_a_server_that_fails_at_its_first_item_is_closed_before_the_next
 @pytest.mark.parametrize("app", [as_list, as_generator, as_file], ids=name_of)
 def test_environ_is_released_with_its_request(app):
     dispatcher = sticky_wsgi.Dispatcher(backend(Server("s1", app)))
-    response = WsgiResponse(environ={"thing": Referent()})
-    referent = weakref.ref(response.environ["thing"])
+    response = WsgiResponse(environ={"referent": Referent()})
+    referent = weakref.ref(response.environ["referent"])
     assert serve(dispatcher, response=response).body == WHOLE
     decision = sticky_wsgi.decision(response.environ)
     del response

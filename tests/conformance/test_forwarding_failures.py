@@ -553,7 +553,7 @@ def test_first_fills_the_first_server_before_the_next(front, a, b):
     again = a.next_request()
     assert again.target == "/third"
     for each in (again, other):
-        each.response()
+        each.respond()
     assert (second.response().status, third.response().status) == (200, 200)
 
 

@@ -87,7 +87,7 @@ def relay(request, serve, upstreams) -> Callable[..., object]:
         routes = {"/far": {"servers": servers, **options}}
         served = serve(*request.param.split(), variables={"RELAY": json.dumps(routes)})
         # an incomplete response ends in an exception, which servers print
-        served.kind = replace(served.kind, habits=(*served.kind.habits, "Traceback"))
+        served.kind = replace(served.kind, always_prints=(*served.kind.always_prints, "Traceback"))
         return served
 
     return started

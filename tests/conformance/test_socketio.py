@@ -22,7 +22,7 @@ def started(serve, launch, until):
         if sticky == "null":
             served.comes_up()
         until(lambda: served.output.count("Application startup complete") == 4, "all workers")
-        served.kind = replace(served.kind, peace=0, habits=("ResourceWarning",))
+        served.kind = replace(served.kind, exit_code=0, always_prints=("ResourceWarning",))
         return served
 
     return started

@@ -40,7 +40,9 @@ def started(serve):
         command = FOUR if name == "four of uvicorn" else SERVERS[name]
         served = serve(*command.split(), variables={"STICKY": sticky, **variables})
         # the parent process of each server exits with 0; uvicorn's never closes the socket that it listens at
-        served.kind = replace(served.kind, peace=0, habits=("ResourceWarning",) if "uvicorn --" in command else ())
+        served.kind = replace(
+            served.kind, exit_code=0, always_prints=("ResourceWarning",) if "uvicorn --" in command else ()
+        )
         return served
 
     return start
@@ -492,7 +494,7 @@ def test_exception_in_the_app_of_a_peer_is_a_500_and_is_logged_with_its_tracebac
     get_json(one, mark, "/echo")
     there = other.client()
     there.jar.update(mark.jar)
-    other.kind = replace(other.kind, habits=("Traceback",))
+    other.kind = replace(other.kind, always_prints=("Traceback",))
     assert there.request("/boom").status == 500
     assert "the app is broken" in other.output
     assert "in boom" in other.output
@@ -515,5 +517,5 @@ def test_sticky_run_starts_uvicorn_with_sticky_workers(served_by_command, until)
 @pytest.fixture
 def served_by_command(serve):
     served = serve("sticky", "run", "--workers", f"{WORKERS}", "workers_asgi:app", variables={"STICKY": "null"})
-    served.kind = replace(served.kind, habits=("ResourceWarning",))
+    served.kind = replace(served.kind, always_prints=("ResourceWarning",))
     return served

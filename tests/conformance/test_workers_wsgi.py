@@ -45,7 +45,7 @@ def started(serve):
         command = SERVERS[name][0] if name in SERVERS else name
         served = serve(*command.split(), variables={"STICKY": sticky, **variables})
         if "gthread" not in command:  # a sync worker never closes the socket that it listens at
-            served.kind = replace(served.kind, habits=("ResourceWarning",))
+            served.kind = replace(served.kind, always_prints=("ResourceWarning",))
         return served
 
     return start
@@ -435,7 +435,7 @@ def test_exception_of_the_app_is_a_500_of_the_server_that_accepted_the_request(s
     for client in client_of_each_worker(served, until).values():
         for _ in range(4):
             assert client.request("/boom").status == 500
-    served.kind = replace(served.kind, habits=("Traceback",))
+    served.kind = replace(served.kind, always_prints=("Traceback",))
     assert "RuntimeError: the app is broken" in served.output
     assert "RemoteAppError" in served.output
 
@@ -460,7 +460,7 @@ def test_carts_of_a_flask_app_stay_whole_under_gthread(started, until, sticky):
     together([threading.Thread(target=shop) for _ in range(8)])
     assert lost == [] if sticky else len(lost) > 8
     if not sticky:
-        served.kind = replace(served.kind, habits=("Traceback",))
+        served.kind = replace(served.kind, always_prints=("Traceback",))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A backend that is checked, behind /site, for each face; what is known of its servers is at /look."""
+"""A backend with health checks at /site, for each face; /look responds with the states of its servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three replicas, of which the second can't start: the server must not come up, and must say why."""
+"""Three replicas, of which the second cannot start: the server must not start either, and must print the reason."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,5 +1,5 @@
-"""An HTTP origin with keep-alive that writes down each request it executes, before it answers, in a file that outlives
-it: `journal_origin.py <port> <journal> <name>`. What ends in /hold is executed and never answered.
+"""An HTTP origin with keep-alive that records each request that it executes, before it responds, in a file that survives
+it: `journal_origin.py <port> <journal> <name>`. A path that ends in /hold is executed and gets no response.
 """
 
 import asyncio
@@ -20,11 +20,13 @@ class Origin:
                 for line in head.lower().split(b"\r\n"):
                     if line.startswith(b"content-length:"):
                         await reader.readexactly(int(line.partition(b":")[2]))
-                os.write(self._journal, f"{method} {target}\n".encode())  # O_APPEND: whole, and on record if we die now
+                os.write(
+                    self._journal, f"{method} {target}\n".encode()
+                )  # O_APPEND: written whole, even if the process is killed now
                 if target.endswith("/hold"):
                     await reader.read()
                     return
-                await asyncio.sleep(0.002)  # it works for a while, so that a kill finds it at work
+                await asyncio.sleep(0.002)  # the execution takes a while, so that a kill interrupts it
                 body = f"{self._name} {target}".encode()
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
                 await asyncio.sleep(0)

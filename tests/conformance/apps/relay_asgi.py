@@ -1,6 +1,6 @@
-"""An ASGI app that is nothing but routes to upstreams. RELAY says which: for each path its servers by name, `server`
-options that they share, a `cookie` to persist by, and whatever else a Backend takes. `/look` tells what it
-holds, and how often a server was blamed.
+"""An ASGI app that only routes to upstreams. RELAY has for each path its servers by name, `server` options that they
+share, a `cookie` for persistence, and other options of a Backend. `/look` responds with what is in flight, and the
+number of failures.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
-"""A WebSocket origin that accepts one connection at the socket it finds as its standard input, says one message, and
-never another word: to be killed while it holds the connection.
+"""A WebSocket origin that accepts one connection at the socket that is its standard input, sends one message, and then
+nothing: to be killed while it holds the connection.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """The sites of the forwarding tests, for both faces: a backend for each Host, over the origins that ORIGINS names.
 
-Balance has no choice to make where a test must know who is asked first: every other server is a backup.
+Where a test must know which server is tried first, every other server is a backup, so that balance has no choice.
 """
 
 import json
@@ -16,12 +16,12 @@ FILES: dict[str, str] = json.loads(os.environ["FILES"])
 A, B, DEAD, FULL = URLS["a"], URLS["b"], URLS["dead"], URLS["full"]
 RETRY_ON = ("conn-failure", "empty-response", "junk-response", "response-timeout", "503")
 
-#: A time that only what hangs takes, and one that is over soon.
+#: Seconds: a timeout that only a hanging step exceeds, and one that passes soon.
 LONG, SHORT = 30, 0.3
 
 
 def backends(face: ModuleType, app: object) -> dict[str, Any]:
-    """The backends by the name of their site. `face` is sticky_asgi or sticky_wsgi; `app` one of its apps."""
+    """Return the backends by the name of their site. `face` is sticky_asgi or sticky_wsgi; `app` one of its apps."""
     Server, Forward, Timeouts, TLS = face.Server, face.Forward, face.Timeouts, face.TLS
 
     def site(name: str, *servers: object, **options: object) -> None:
@@ -43,14 +43,14 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
     site("unix", a(URLS["unix"]))
     site("mixed", a(), Server("app", app))
 
-    # where it goes
+    # the target
     site("based", a(f"{A}/base"))
     site("unix-based", a(f"{URLS['unix']}:/base"))
     site("mounted", a())
     site("mounted-based", a(f"{A}/base"))
     site("nested", a())
 
-    # what is said of the client
+    # headers about the client
     near = ("127.0.0.0/8", "unix")
     site("trusting", a(), forward=Forward(trusted_proxies=near))
     site("forwarded", a(), forward=Forward(by="forwarded"))
@@ -63,7 +63,7 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
     site("their-host", a(), forward=Forward(host="upstream"))
     site("told-host", a(), forward=Forward(host="told.test"))
 
-    # what goes wrong
+    # failures
     site("dead", a(DEAD))
     site("unreachable", a(FULL), timeouts=Timeouts(connect=SHORT), retries=0)
     site("next", a(DEAD), b())
@@ -78,7 +78,7 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
     site("less-patient-again", a(), b(), retry_on="response-timeout", timeouts=Timeouts(server=1))
     site("patient", a(URLS["late"]), redispatch=False, retries=3, timeouts=Timeouts(connect=1, server=LONG))
 
-    # a place at a server
+    # slots
     site("one", a(maxconn=1), timeouts=Timeouts(queue=LONG))
     site("one-at-once", a(maxconn=1), timeouts=Timeouts(queue=SHORT))
     site("one-more", a(maxconn=1, maxqueue=1), timeouts=Timeouts(queue=LONG))
@@ -99,7 +99,7 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
 
 
 def counts(backend: Any) -> dict[str, dict[str, int]]:
-    """What is counted at a backend: for each server, and of its queue."""
+    """Return the counters of a backend: of each server, and of its queue."""
     waiting = backend.qcur() + sum(backend.qcur(server) for server in backend.servers)
     return {"queue": {"waiting": waiting, "in_flight": 0}} | {
         server.name: {

@@ -1,4 +1,4 @@
-"""The sites of the forwarding tests as an ASGI app. `look` is the Host that says what is counted at all of them."""
+"""The sites of the forwarding tests as an ASGI app. The Host `look` responds with the counters of all of them."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

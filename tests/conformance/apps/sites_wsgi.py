@@ -1,4 +1,4 @@
-"""The sites of the forwarding tests as a WSGI app. `look` is the Host that says what is counted at all of them."""
+"""The sites of the forwarding tests as a WSGI app. The Host `look` responds with the counters of all of them."""
 
 import json
 from collections.abc import Iterable

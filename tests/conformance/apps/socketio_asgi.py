@@ -1,4 +1,4 @@
-"""A Socket.IO server with rooms in memory, behind StickyWorkers unless STICKY says `null`."""
+"""A Socket.IO server with rooms in memory, behind StickyWorkers unless STICKY is `null`."""
 
 import json
 import os

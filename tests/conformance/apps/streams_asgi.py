@@ -1,5 +1,5 @@
-"""An ASGI app behind one sticky server whose streams wait for permission: a chunk goes out, and the next only
-after a `POST /go-on`. What is in flight can be looked at from outside.
+"""An ASGI app behind one sticky server with streams that wait for permission: each chunk is sent after a
+`POST /go-on`. `/look` responds with what is in flight.
 """
 
 import asyncio

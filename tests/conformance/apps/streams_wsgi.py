@@ -1,5 +1,5 @@
-"""A WSGI app behind one sticky server whose streams wait for permission: a chunk goes out, and the next only
-after a `POST /go-on`. What is in flight can be looked at from outside.
+"""A WSGI app behind one sticky server with streams that wait for permission: each chunk is sent after a
+`POST /go-on`. `/look` responds with what is in flight.
 """
 
 import threading
@@ -13,7 +13,7 @@ from sticky_wsgi import Backend, Cookie, Server, StickyMiddleware
 permissions = threading.Semaphore(0)
 closed: list[str] = []
 
-#: No permission in this time: the test is over and has forgotten us.
+#: Seconds without permission after which the test has ended.
 PATIENCE = 300.0
 
 

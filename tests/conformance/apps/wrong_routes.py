@@ -1,4 +1,4 @@
-"""Routes that are no paths: the server must not come up, and must say so."""
+"""Routes that are no paths: the server must not start, and must print the reason."""
 
 from starlette.applications import Starlette
 

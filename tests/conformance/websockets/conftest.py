@@ -403,7 +403,7 @@ class Gateway:
         self._connections.append(connection)
         return connection
 
-    def knock(
+    def request_websocket(
         self, target: str = "/ws", *headers: tuple[str, str], connection: str = "Upgrade", buffer: int = 0
     ) -> FrameConnection:
         """Send a request for a WebSocket, and read nothing of the response."""
