@@ -74,10 +74,10 @@ def test_every_client_stays_on_the_replica_with_its_cart(gateway):
 
 
 def test_client_without_cookies_reaches_every_replica(gateway):
-    strangers = [put(gateway.client(), "tea") for _ in range(6)]
-    assert is_roundrobin([replica for replica, _, _ in strangers])
-    assert Counter(replica for replica, _, _ in strangers) == dict.fromkeys(REPLICAS, 2)
-    assert [items for _, items, _ in strangers] == [["tea"]] * 6
+    new_clients = [put(gateway.client(), "tea") for _ in range(6)]
+    assert is_roundrobin([replica for replica, _, _ in new_clients])
+    assert Counter(replica for replica, _, _ in new_clients) == dict.fromkeys(REPLICAS, 2)
+    assert [items for _, items, _ in new_clients] == [["tea"]] * 6
 
 
 def test_only_the_clients_of_a_replica_in_maint_move_and_only_once(gateway):

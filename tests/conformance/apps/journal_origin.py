@@ -1,5 +1,5 @@
-"""An HTTP origin with keep-alive that records each request that it executes, before it responds, in a file that survives
-it: `journal_origin.py <port> <journal> <name>`. A path that ends in /hold is executed and gets no response.
+"""An HTTP origin with keep-alive that records each request that it executes, before it responds, in a file that
+survives it: `journal_origin.py <port> <journal> <name>`. A path that ends in /hold is executed and gets no response.
 """
 
 import asyncio
