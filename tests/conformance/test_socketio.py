@@ -49,7 +49,7 @@ class Conversation:
                     await client.connect(self.url, transports=self.transports, wait_timeout=DEADLINE)
                     for number in range(self.messages):
                         told = await client.call("say", f"{number}", timeout=DEADLINE)
-                        self.said += told["heard"] == [f"{each}" for each in range(number + 1)]
+                        self.said += told["received"] == [f"{each}" for each in range(number + 1)]
                     self.transport = client.transport()
             except (socketio.exceptions.SocketIOError, OSError, TimeoutError):
                 pass

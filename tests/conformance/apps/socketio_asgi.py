@@ -8,23 +8,23 @@ import socketio  # type: ignore[import-untyped]
 from sticky_asgi import StickyWorkers
 
 server = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
-heard: dict[str, list[str]] = {}
+received: dict[str, list[str]] = {}
 
 
 @server.event
 async def connect(sid, environ):
-    heard[sid] = []
+    received[sid] = []
 
 
 @server.event
 async def say(sid, text):
-    heard[sid].append(text)
-    return {"heard": heard[sid], "pid": os.getpid()}
+    received[sid].append(text)
+    return {"received": received[sid], "pid": os.getpid()}
 
 
 @server.event
 async def disconnect(sid, reason=None):
-    heard.pop(sid, None)
+    received.pop(sid, None)
 
 
 inner = socketio.ASGIApp(server)
