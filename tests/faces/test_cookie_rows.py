@@ -95,7 +95,7 @@ USE_S1: Mapping[str, Any] = {"use_server": {"s1": always}}  # use-server s1 if T
 
 @dataclass(frozen=True)
 class Row:
-    """An exchange. What is not said is as usual: GET, servers ready, an app that sets no cookie."""
+    """An exchange. By default the method is GET, the servers are ready, and the app sets no cookie."""
 
     id: str
     cookie: Cookie
@@ -547,7 +547,7 @@ def test_a_cookie_does_what_haproxys_does(face: Face, row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_what_is_said_again_means_the_same_again(face: Face, row: Row) -> None:
+def test_repeated_request_has_the_same_result(face: Face, row: Row) -> None:
     get = face.client(row.backend(face))
     first, *later = (get(cookie=row.sends, method=row.method) for _ in range(3))
     for again in later:
@@ -568,7 +568,7 @@ ELSEWHERE: list[str] = []
 
 
 def states(*ids: str) -> Callable[[T], T]:
-    """The test beneath proves these statements."""
+    """The test below proves these statements."""
 
     def proves(test: T) -> T:
         ELSEWHERE.extend(ids)
@@ -582,7 +582,7 @@ def both(face: Face, cookie: Cookie, **states: str):
 
 
 @states("1.2-after-all-headers-of-the-app", "1.3-private-right-after-the-cookie")
-def test_what_we_add_comes_after_all_that_the_app_has_said(face: Face) -> None:
+def test_our_headers_come_after_those_of_the_app(face: Face) -> None:
     app = (("set-cookie", "a=1"), ("cache-control", "max-age=60"), ("x-last", "1"))
     answer = face.client(Row("", NOCACHE, app=app, letters="").backend(face))()
     assert answer.headers[-5:] == [*app, ("set-cookie", "SRV=B; path=/"), ("cache-control", "private")]
@@ -598,7 +598,7 @@ def test_names_of_headers_are_lower_case_where_the_protocol_has_them_so(face: Fa
 @states("1.2-own-answers-carry-no-mark")
 @pytest.mark.parametrize("cookie", [INSERT, NOCACHE, DRESSED], ids=["insert", "nocache", "dressed"])
 @pytest.mark.parametrize("sends", ["", "SRV=A", "SRV=Z"])
-def test_our_own_answers_carry_no_mark(face: Face, cookie: Cookie, sends: str) -> None:
+def test_responses_of_ours_carry_no_mark(face: Face, cookie: Cookie, sends: str) -> None:
     answer = face.client(both(face, cookie, s1="maint", s2="down"))(cookie=sends)
     assert (answer.status, answer.server, answer.all("set-cookie")) == (503, None, [])
     assert answer.decision.mark.value == "N"
@@ -618,7 +618,7 @@ def test_a_websocket_is_marked_when_it_is_accepted(face: Face) -> None:
 
 @states("1.2-interim-answers-carry-no-mark")
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
-def test_an_interim_answer_carries_no_mark(face: Face) -> None:
+def test_interim_response_carries_no_mark(face: Face) -> None:
     get: AsgiClient = face.client(both(face, INSERT))  # type: ignore[assignment]  # the face is ASGI
     answer = get.request_with_early_hints()
     assert answer.interim == [{"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]}]
@@ -626,7 +626,7 @@ def test_an_interim_answer_carries_no_mark(face: Face) -> None:
 
 
 @states("1.4-one-renewal-in-four-seconds", "1.4-first-is-kept-across-renewals")
-def test_a_client_that_stays_is_written_to_every_four_seconds_and_its_first_date_stays(face: Face) -> None:
+def test_client_that_stays_gets_a_new_mark_every_four_seconds_with_its_first_date(face: Face) -> None:
     clock = ManualClock(NOW)
     get = face.client(face.backend(face.server("s1", cookie="A"), persist=BOTH, clock=clock))
     mark = get().mark
@@ -646,7 +646,7 @@ def test_a_client_that_stays_is_written_to_every_four_seconds_and_its_first_date
 
 
 @states("1.4-maxlife-ends-what-is-in-use")
-def test_a_client_that_stays_is_old_one_day_however_often_it_came(face: Face) -> None:
+def test_client_that_stays_reaches_maxlife_however_often_it_comes(face: Face) -> None:
     clock = ManualClock(NOW)
     servers = [face.server("s1", cookie="A"), face.server("s2", cookie="B")]
     get = face.client(face.backend(*servers, persist=BOTH, clock=clock))
@@ -661,7 +661,7 @@ def test_a_client_that_stays_is_old_one_day_however_often_it_came(face: Face) ->
 
 
 @states("1.7-prefix-survives-the-round")
-def test_a_prefixed_cookie_brings_the_client_back_and_the_app_its_value(face: Face) -> None:
+def test_prefixed_cookie_brings_the_client_back_and_gives_the_app_its_value(face: Face) -> None:
     app = (("set-cookie", "JSESSIONID=abc; Path=/"),)
     get = face.client(Row("", PREFIX, app=app, letters="").backend(face))
     answer = get()
@@ -674,7 +674,7 @@ def test_a_prefixed_cookie_brings_the_client_back_and_the_app_its_value(face: Fa
 @states(*(f"{chapter}-options-without-effect-ours" for chapter in ("1.6", "1.7", "1.8")))
 @pytest.mark.parametrize("mode", ["rewrite", "prefix", "passive"])
 @pytest.mark.parametrize("option", ["nocache", "httponly", "secure", "attr", "domain", "maxidle"])
-def test_an_option_without_effect_is_refused_where_haproxy_takes_no_notice(mode: str, option: str) -> None:
+def test_option_without_effect_is_refused_where_haproxy_ignores_it(mode: str, option: str) -> None:
     value = {"attr": "x", "domain": ".a.example", "maxidle": 60}.get(option, True)
     plain = {} if mode == "passive" else {"signed": False}
     options: dict[str, Any] = {"mode": mode, option: value, **plain}
@@ -770,7 +770,7 @@ def test_no_two_rows_have_one_id() -> None:
     assert [id for id, count in times.items() if count > 1] == []
 
 
-def test_every_statement_has_a_row_or_waits_for_its_room() -> None:
+def test_every_statement_has_a_row_or_is_listed_as_open() -> None:
     listed = [f"{chapter}-{name}" for chapter, names in STATEMENTS.items() for name in names.split()]
     assert len(listed) == len(set(listed))
     assert {row.id for row in ROWS} | {*NOT_YET} | {*ELSEWHERE} == {*listed}

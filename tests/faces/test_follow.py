@@ -1,4 +1,6 @@
-"""Our cookie follows the application's: it comes with it, has its attributes, counts only beside it, goes with it."""
+"""Our cookie follows the application's: it is set with it, has its attributes, counts only with it, and is deleted with
+it.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ def sets(*texts: str) -> list[tuple[str, str]]:
 
 
 def over(face: Face, persist: Follow = PLAIN, *app: str, balanced: str = "s2", **options):
-    """Two servers whose apps set what they are told; balance chooses the one that is named."""
+    """Two servers whose apps set these cookies; balance chooses the server that is named."""
     servers = [face.server(name, headers=sets(*app)) for name in ("s1", "s2")]
     start = ("s1", "s2").index(balanced)
     return face.backend(*servers, persist=persist, balance=RoundRobin(start=start), clock=ManualClock(NOW), **options)
 
 
 def ours(answer: RecordedResponse, *app: str) -> list[str]:
-    """What is set beside what the app sets."""
+    """Return the cookies that are set beside those of the app."""
     texts = answer.all("set-cookie")
     assert texts[: len(app)] == [*app], "the app's own go out as they came"
     return texts[len(app) :]
@@ -60,7 +62,7 @@ ATTRIBUTES = [
 
 
 @pytest.mark.parametrize(("app", "copied"), ATTRIBUTES)
-def test_it_comes_with_the_attributes_of_the_applications(face: Face, app: str, copied: str):
+def test_cookie_is_set_with_the_attributes_of_the_applications(face: Face, app: str, copied: str):
     text = f"SID=1{app}"
     answer = face.client(over(face, PLAIN, text))()
     assert ours(answer, text) == [f"SRV=s2{copied}"]
@@ -76,14 +78,14 @@ def test_it_comes_with_the_attributes_of_the_applications(face: Face, app: str, 
         pytest.param(" SID = 1", id="spaces around"),
     ],
 )
-def test_it_comes_whatever_the_value_of_the_applications(face: Face, text: str):
+def test_cookie_is_set_whatever_the_value_of_the_applications(face: Face, text: str):
     assert ours(face.client(over(face, PLAIN, text))(), text) == ["SRV=s2"]
 
 
 @pytest.mark.parametrize(
     "text", ["SIDE=1; Path=/", "sid=1", "other=SID=1", "SID"], ids=["a longer name", "another case", "a value", "no ="]
 )
-def test_it_does_not_come_with_another_cookie(face: Face, text: str):
+def test_cookie_is_not_set_with_another_cookie(face: Face, text: str):
     answer = face.client(over(face, PLAIN, text))()
     assert (ours(answer, text), answer.letters) == ([], "NN")
 
@@ -104,7 +106,7 @@ def test_a_header_without_the_applications_is_not_remembered_as_one_with_it(face
         assert get(cookie=mark).letters[0] == "N"
 
 
-def test_both_together_lead_back(face: Face):
+def test_both_cookies_together_lead_back(face: Face):
     get = face.client(over(face))
     for _ in range(3):
         answer = get(cookie="SID=whatever; SRV=s1")
@@ -113,13 +115,13 @@ def test_both_together_lead_back(face: Face):
         assert answer.seen.cookies == ("SID=whatever",)
 
 
-def test_in_several_headers_as_well(face: Face):
+def test_both_cookies_may_be_in_several_headers(face: Face):
     for joint in face.cookie_separators:
         answer = face.client(over(face))(cookie=["SID=1", "SRV=s1"], joint=joint)
         assert (answer.server, answer.letters) == ("s1", "VN")
 
 
-def test_it_lasts_as_long_as_the_applications_whenever_that_is_prolonged(face: Face):
+def test_cookie_lasts_as_long_as_the_applications(face: Face):
     answer = face.client(over(face, PLAIN, "SID=1; Max-Age=600"))(cookie="SID=1; SRV=s1")
     assert ours(answer, "SID=1; Max-Age=600") == ["SRV=s1; Max-Age=600"]
     assert answer.decision.mark is Mark.UPDATED
@@ -137,7 +139,7 @@ def test_it_lasts_as_long_as_the_applications_whenever_that_is_prolonged(face: F
         pytest.param("SID=; Path=/", f"SRV=; {GONE}; Path=/", id="by an empty value"),
     ],
 )
-def test_it_goes_with_the_applications(face: Face, text: str, mark: str):
+def test_cookie_is_deleted_with_the_applications(face: Face, text: str, mark: str):
     answer = face.client(over(face, PLAIN, text))(cookie="SID=1; SRV=s1")
     assert ours(answer, text) == [mark]
     assert answer.decision.mark is Mark.DELETED
@@ -151,8 +153,8 @@ def test_each_of_the_applications_has_one_of_ours_beside_it(face: Face):
     assert answer.decision.mark is Mark.UPDATED
 
 
-def test_a_client_of_a_dead_server_is_told_the_new_one_with_our_own_attributes(face: Face):
-    """Nobody knows those of the application's cookie when it is not set."""
+def test_client_of_a_failed_server_gets_a_new_mark_with_our_own_attributes(face: Face):
+    """The attributes of the application's cookie are not known when it is not set."""
     persist = Follow("SID", Cookie("SRV", signed=False, path="/shop", domain=".a.example"))
     backend = over(face, persist)
     backend["s1"].health = Health.DOWN
@@ -161,19 +163,19 @@ def test_a_client_of_a_dead_server_is_told_the_new_one_with_our_own_attributes(f
     assert answer.letters == "DI"
 
 
-def test_an_application_that_sets_our_cookie_is_overruled(face: Face):
+def test_cookie_that_the_application_sets_under_our_name_is_replaced(face: Face):
     answer = face.client(over(face, PLAIN, "SRV=mine", "SID=1"))()
     assert answer.all("set-cookie") == ["SID=1", "SRV=s2"]
 
 
-def test_or_is_left_alone_where_it_insists(face: Face):
+def test_cookie_that_the_application_sets_under_our_name_is_preserved(face: Face):
     persist = Follow("SID", Cookie("SRV", signed=False, preserve=True))
     answer = face.client(over(face, persist, "SRV=mine", "SID=1"))()
     assert answer.all("set-cookie") == ["SRV=mine", "SID=1"]
     assert answer.decision.mark is Mark.PASSED
 
 
-def test_a_server_without_a_mark_takes_it_back_and_gives_none(face: Face):
+def test_server_without_an_id_deletes_the_cookie(face: Face):
     sorry = face.server("sorry", backup=True, headers=sets("SID=1; Path=/shop"))
     backend = face.backend(face.server("s1"), sorry, persist=PLAIN)
     backend["s1"].health = Health.DOWN
@@ -184,7 +186,7 @@ def test_a_server_without_a_mark_takes_it_back_and_gives_none(face: Face):
     assert ours(get(cookie="SID=1")) == []
 
 
-def test_a_twin_has_the_same_value_and_attributes_of_its_own(face: Face):
+def test_fallback_has_the_same_value_and_attributes_of_its_own(face: Face):
     twin = FallbackCookie("SRV-old", samesite=None, secure=True, httponly=True)
     persist = Follow("SID", Cookie("SRV", signed=False, fallback=twin))
     text = "SID=1; Path=/; SameSite=None"
@@ -193,7 +195,7 @@ def test_a_twin_has_the_same_value_and_attributes_of_its_own(face: Face):
     assert get(cookie="SID=1; SRV-old=s1").server == "s1"
 
 
-def test_with_its_own_attributes_it_lasts_as_long_as_it_says(face: Face):
+def test_cookie_with_its_own_attributes_has_its_own_lifetime(face: Face):
     persist = Follow("SID", Cookie("SRV", signed=False, max_age=60), attributes="own")
     text = "SID=1; Path=/shop; Max-Age=600"
     assert ours(face.client(over(face, persist, text))(), text) == ["SRV=s2; path=/; Max-Age=60"]
@@ -201,8 +203,8 @@ def test_with_its_own_attributes_it_lasts_as_long_as_it_says(face: Face):
     assert ours(face.client(over(face, persist, *two))(), *two) == ["SRV=s2; path=/; Max-Age=60"]
 
 
-def test_with_its_own_attributes_a_mark_of_an_old_key_is_written_anew(face: Face):
-    """With copied ones it is not: it would lose them."""
+def test_cookie_with_its_own_attributes_and_an_old_key_is_replaced(face: Face):
+    """With copied attributes it is not replaced: it would lose them."""
     old, new = "an old secret, long enough", "a new secret, long enough"
 
     def follow(*secrets: str, own: bool) -> Follow:
@@ -218,7 +220,7 @@ def test_with_its_own_attributes_a_mark_of_an_old_key_is_written_anew(face: Face
         assert len(ours(answer)) == own
 
 
-def test_behind_another_persistence_that_speaks_it_still_comes_and_goes(face: Face):
+def test_cookie_behind_a_persistence_that_binds_is_still_set_and_deleted(face: Face):
     servers = [face.server(name, headers=sets("SID=1; Max-Age=60")) for name in ("s1", "s2")]
     get = face.client(face.backend(*servers, persist=[Cookie("A", signed=False), PLAIN]))
     answer = get(cookie="A=s2; SID=1")
@@ -230,7 +232,7 @@ def test_behind_another_persistence_that_speaks_it_still_comes_and_goes(face: Fa
     assert get(cookie="SRV=s2; SID=1").server == "s2"
 
 
-def test_behind_a_rule_it_says_nothing_of_its_own(face: Face):
+def test_cookie_behind_a_rule_is_not_set_alone(face: Face):
     backend = over(face, PLAIN, use_server={"s1": lambda request: True})
     face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
     answer = face.client(backend)(cookie="SID=1; SRV=s1")
@@ -238,7 +240,7 @@ def test_behind_a_rule_it_says_nothing_of_its_own(face: Face):
 
 
 def test_what_follows_needs_no_date_of_its_own(face: Face, recognised: list[PersistenceResult]):
-    """It is written when the application's is, so a bound client is settled: nothing is looked up but its header."""
+    """It is written when the application's is, so a bound client is on the fast path."""
     persist = Follow("SID", Cookie("SRV", secret=SECRET, max_age=60), attributes="own")
     backend = over(face, persist, "SID=1")
     get = face.client(backend)

@@ -140,7 +140,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_the_client_of_s1(face: Face, row: Row) -> None:
+def test_what_becomes_of_the_client_of_s1(face: Face, row: Row) -> None:
     made = backend(face, row.states, row.knobs)
     answer = face.client(made)(cookie="SERVERID=s1")
     assert " ".join(answer.decision.attempts) == row.tried
@@ -159,7 +159,7 @@ COMBINED: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("states", list(product(STATES, STATES)), ids="/".join)
-def test_whatever_the_knobs_a_client_is_answered_and_bounced_no_more_than_they_allow(
+def test_every_combination_ends_with_a_response_after_no_more_attempts_than_allowed(
     face: Face, states: tuple[str, str]
 ) -> None:
     """What holds for all combinations of the knobs, with and without a backup. Every pair of states has an eleventh of

@@ -1,4 +1,4 @@
-"""Sessions that servers name by themselves, learned from their answers."""
+"""Sessions with ids that servers make, learned from their responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def over(face: Face, *persist: Persist, **options: Any) -> Backend:
 
 
 def keys(table: StickTable) -> dict[str, str]:
-    """Replicas' entries carry a life behind the name."""
+    """Entries of replicas carry an instance behind the name."""
     return {entry.key: entry.server.partition("@")[0] for entry in table}
 
 
@@ -47,7 +47,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("persist", "told", "brought"), WAYS)
-def test_who_brings_what_a_server_has_told_goes_back_to_it(
+def test_request_with_an_id_that_a_server_has_sent_goes_back_to_it(
     face: Face, persist: list[Any], told: tuple[str, str], brought: dict[str, Any]
 ):
     table = persist[0].table
@@ -109,7 +109,7 @@ def test_the_session_moves_with_its_client(face: Face):
     assert [get(headers=session).server for _ in range(2)] == [moved, moved]  # no fail-back
 
 
-def test_a_redispatch_moves_it_too(face: Face):
+def test_redispatch_moves_the_session(face: Face):
     learn = Learn.cookie("sid")
     get = face.client(over(face, learn))
     face.apps["s1"].headers = [("Set-Cookie", "sid=abc")]
@@ -120,7 +120,7 @@ def test_a_redispatch_moves_it_too(face: Face):
     assert get(cookie="sid=abc").decision.attempts == ("s2",)
 
 
-def test_an_error_of_the_application_s_own_is_an_answer(face: Face):
+def test_error_of_the_application_is_a_response(face: Face):
     learn = Learn.cookie("sid")
     get = face.client(over(face, learn))
     face.apps["s1"].status = 500
@@ -129,8 +129,8 @@ def test_an_error_of_the_application_s_own_is_an_answer(face: Face):
     assert keys(learn.table) == {"abc": "s1"}
 
 
-def test_a_replica_that_has_begun_anew_knows_nobody(face: Face):
-    """Its memory is gone, so what was known of its clients is as well."""
+def test_restarted_replica_has_no_sessions(face: Face):
+    """Its memory is lost, so the entries of its clients are as well."""
     table = StickTable("string")
 
     def create() -> Any:

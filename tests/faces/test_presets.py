@@ -1,4 +1,4 @@
-"""Load balancers that people know, by their names: each statement about AWS's and nginx's stickiness is a row, on both
+"""Well-known load balancers, by their names: each statement about AWS's and nginx's stickiness is a row, on both
 faces. Ids begin with the balancer; those that end in `-ours` are where we differ on purpose, with the reason beside.
 
 In every row balance chooses s2: who gets s1 was known again. `{s1}` and `{s2}` are the values that name them.
@@ -62,7 +62,7 @@ def alb_pair(expires: str = WEEK, server: str = "{s2}") -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Row:
-    """An exchange. What is not said is as usual: servers ready, an app that sets no cookie."""
+    """An exchange. By default the servers are ready and the app sets no cookie."""
 
     id: str
     persist: Persist
@@ -249,7 +249,7 @@ def made(face: Face, row: Row, start: int = 1):
 
 
 def value(face: Face, row: Row, number: int, after: float) -> str:
-    """What names a server, by its own word."""
+    """Return the value that names a server."""
     app = ("SID=1",) if isinstance(row.persist, Follow) else ()
     plain = Row(row.id, row.persist, app=app, cookies=row.cookies, letters="NI")
     backend = made(face, plain, start=number)
@@ -260,7 +260,7 @@ def value(face: Face, row: Row, number: int, after: float) -> str:
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS])
-def test_it_does_as_the_balancer_of_that_name(face: Face, row: Row):
+def test_preset_behaves_as_its_load_balancer(face: Face, row: Row):
     then, now = (
         {name: value(face, row, number, after) for number, name in enumerate(("s1", "s2"))} for after in (0, row.after)
     )
@@ -294,8 +294,8 @@ def test_each_row_has_an_id_of_its_own():
     assert [name for name, times in Counter(row.id for row in ROWS).items() if times > 1] == []
 
 
-def test_values_tell_nothing_and_cannot_be_made(face: Face):
-    """AWS encrypts them; nobody learns a server's name from ours, or names one that it was never given."""
+def test_values_do_not_name_servers_and_cannot_be_forged(face: Face):
+    """AWS encrypts its values; ours do not tell a server's name, and a client can't forge one."""
     for persist in (DURATION, POLICY, ALB, APP):
         row = Row("", persist, letters="NI")
         text = value(face, row, 0, 0)
@@ -305,8 +305,8 @@ def test_values_tell_nothing_and_cannot_be_made(face: Face):
         assert face.client(made(face, row))(cookie=f"SID=1; {name}={forged}").letters[0] == "I"
 
 
-def test_nobodys_answer_carries_no_mark_ours(face: Face):
-    """nginx marks its own 502 with the server that it tried last; an answer of ours is no server's."""
+def test_responses_of_ours_carry_no_mark(face: Face):
+    """nginx marks its own 502 with the server that it tried last; a response of ours is from no server."""
     for persist in (NGINX, ALB):
         backend = made(face, Row("", persist, letters=""))
         for server in backend.servers:
@@ -315,7 +315,7 @@ def test_nobodys_answer_carries_no_mark_ours(face: Face):
         assert (answer.status, answer.all("set-cookie")) == (503, [])
 
 
-def test_a_client_of_a_dead_server_stays_with_the_new_one_when_the_old_is_back(face: Face):
+def test_client_of_a_failed_server_stays_at_the_new_one_when_the_old_is_back(face: Face):
     for persist in (DURATION, POLICY, ALB, APP, NGINX):
         backend = made(face, Row("", persist, app=["SID=1; Path=/"], letters=""), start=0)
         get = face.client(backend)
@@ -350,7 +350,7 @@ def test_what_the_documentation_shows_works(face: Face, shown: str, monkeypatch:
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """An upstream that says by which Cookie header it was asked, and begins a session."""
+    """An upstream that returns the Cookie header of its request, and begins a session."""
 
     protocol_version = "HTTP/1.1"
 
@@ -369,7 +369,7 @@ class Upstream(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def upstreams():
-    """Two addresses that answer."""
+    """Two addresses that respond."""
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), Upstream) for _ in range(2)]
     threads = [Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
     for thread in threads:
@@ -393,7 +393,7 @@ def upstreams():
         pytest.param(Follow("SID", Cookie("SRV", secret=SECRET)), id="follow"),
     ],
 )
-def test_upstreams_are_as_good_as_apps(face: Face, upstreams: list[int], persist: Persist):
+def test_upstreams_are_recognised_like_apps(face: Face, upstreams: list[int], persist: Persist):
     servers = [face.package.Server(f"s{port}", f"http://127.0.0.1:{port}") for port in upstreams]
     decided: list[Decision] = []
     app = face.dispatcher(face.backend(*servers, persist=persist, log=decided.append))

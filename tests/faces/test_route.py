@@ -19,7 +19,7 @@ JVM = Route(cook("JSESSIONID"), path_param("jsessionid"), url_param("jsessionid"
 
 
 def over(face: Face, persist: Route = JVM, routes: tuple[str | None, ...] = (None, None), **options):
-    """Two servers or more; balance chooses s2, so who gets s1 was known again."""
+    """Two servers or more; balance chooses s2, so a client that gets s1 was recognised."""
     servers = [face.server(f"s{number}", cookie=route) for number, route in enumerate(routes, 1)]
     return face.backend(*servers, persist=persist, balance=RoundRobin(start=1), **options)
 
@@ -47,7 +47,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("path", "cookie", "server", "claim"), WAYS)
-def test_the_first_text_that_is_not_empty_says_the_route(
+def test_first_text_that_is_not_empty_is_the_route(
     face: Face, path: str, cookie: str | None, server: str, claim: Claim
 ):
     answer = face.client(over(face))(path, cookie=cookie)
@@ -55,7 +55,7 @@ def test_the_first_text_that_is_not_empty_says_the_route(
     assert answer.all("set-cookie") == []
 
 
-def test_nothing_is_taken_out_and_nothing_is_written(face: Face):
+def test_requests_and_responses_are_not_changed(face: Face):
     face_backend = over(face)
     get = face.client(face_backend)
     face.apps["s1"].headers = [("set-cookie", "JSESSIONID=def.s1; Path=/")]
@@ -67,13 +67,13 @@ def test_nothing_is_taken_out_and_nothing_is_written(face: Face):
     assert answer.letters == "VN"
 
 
-def test_a_route_is_what_its_server_says(face: Face):
+def test_route_is_the_cookie_option_of_the_server(face: Face):
     get = face.client(over(face, routes=("tomcat-a", None)))
     assert get(cookie="JSESSIONID=abc.tomcat-a").server == "s1"
     assert get(cookie="JSESSIONID=abc.s1").decision.claim is Claim.INVALID
 
 
-def test_several_servers_may_share_one(face: Face):
+def test_several_servers_may_share_a_route(face: Face):
     backend = over(face, routes=("a", "b", "a"))
     get = face.client(backend)
     assert get(cookie="JSESSIONID=1.a").server == "s1"
@@ -89,14 +89,14 @@ def test_several_servers_may_share_one(face: Face):
     [(AdminState.DRAIN, "s1", Reason.BOUND), (AdminState.MAINT, "s2", Reason.MAINT)],
     ids=["a server that drains keeps its own", "one in maintenance does not"],
 )
-def test_states_count_as_with_cookies(face: Face, state: AdminState, server: str, reason: Reason):
+def test_states_of_servers_count_as_with_cookies(face: Face, state: AdminState, server: str, reason: Reason):
     backend = over(face)
     backend["s1"].state = state
     answer = face.client(backend)(cookie="JSESSIONID=1.s1")
     assert (answer.server, answer.decision.reason) == (server, reason)
 
 
-def test_who_is_to_stay_where_it_belongs_does_so_even_if_that_is_down(face: Face):
+def test_persist_on_down_binds_to_a_server_that_is_down(face: Face):
     backend = over(face, persist_on_down=True)
     backend["s1"].health = Health.DOWN
     answer = face.client(backend)(cookie="JSESSIONID=1.s1")
@@ -116,7 +116,7 @@ def test_another_separator(face: Face):
     assert get(cookie="JSESSIONID=abc!s2.s1").decision.claim is Claim.INVALID
 
 
-def test_any_callable_tells_a_route(face: Face):
+def test_any_callable_may_return_a_route(face: Face):
     get = face.client(over(face, Route(lambda request: request.path.split("/")[1])))
     assert get("/s1/cart").server == "s1"
 

@@ -43,13 +43,13 @@ def two(
     stateless: bool = False,
     clock: ManualClock | None = None,
 ) -> Backend:
-    """s1 and s2; new clients begin with s2, so who gets s1 was known again."""
+    """s1 and s2; new clients begin with s2, so a client that gets s1 was recognised."""
     servers = [face.server("s1", stateless=stateless), face.server("s2", stateless=stateless)]
     return face.backend(*servers, name=name, persist=cookie, balance=SECOND, clock=clock or ManualClock())
 
 
 def mark_of_s1(face: Face, backend: Backend) -> str:
-    """What a client gets that s1 has answered: one of two new ones."""
+    """Return what a client gets from s1: the second of two new clients."""
     get = face.client(backend)
     (answer,) = [answer for answer in (get(), get()) if answer.server == "s1"]
     return answer.mark
@@ -58,7 +58,7 @@ def mark_of_s1(face: Face, backend: Backend) -> str:
 # -- what is written
 
 
-def test_the_first_answer_carries_a_signed_mark_and_all_that_protects_it(face: Face) -> None:
+def test_first_response_carries_a_signed_mark_with_all_protecting_attributes(face: Face) -> None:
     answer = face.client(two(face))()
     assert (answer.status, answer.server, answer.letters) == (200, "s2", "NI")
     (cookie,) = answer.all("set-cookie")
@@ -66,7 +66,7 @@ def test_the_first_answer_carries_a_signed_mark_and_all_that_protects_it(face: F
     assert answer.all("cache-control") == ["private"]
 
 
-def test_a_client_that_comes_back_is_bound_and_told_nothing_and_the_app_sees_no_mark(face: Face) -> None:
+def test_returning_client_is_bound_without_a_new_mark_and_the_app_sees_none(face: Face) -> None:
     backend = two(face)
     get, mark = face.client(backend), mark_of_s1(face, backend)
     for _ in range(3):
@@ -77,7 +77,7 @@ def test_a_client_that_comes_back_is_bound_and_told_nothing_and_the_app_sees_no_
         assert (answer.decision.claim, answer.decision.reason) == (Claim.VALID, Reason.BOUND)
 
 
-def test_to_debug_changes_nothing_but_the_header(face: Face) -> None:
+def test_debug_changes_nothing_but_the_header(face: Face) -> None:
     backend = two(face)
     get, mark = face.client(backend, debug=True), mark_of_s1(face, backend)
     answer = get(cookie=mark)
@@ -96,7 +96,7 @@ def test_to_debug_changes_nothing_but_the_header(face: Face) -> None:
         ("https", False, "; path=/; HttpOnly; SameSite=Lax"),
     ],
 )
-def test_secure_where_the_client_came_over_tls_unless_told_otherwise(
+def test_cookie_is_secure_over_tls_unless_configured_otherwise(
     face: Face, scheme: str, secure, attributes: str
 ) -> None:
     cookie = SIGNED if secure is None else replace(SIGNED, secure=secure)
@@ -146,7 +146,7 @@ def test_attributes_are_written_in_one_order(face: Face, cookie: Cookie, attribu
 
 
 @pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
-def test_what_an_older_key_signed_is_honoured_and_issued_anew(face: Face, cookie: Cookie) -> None:
+def test_value_of_an_older_key_is_valid_and_replaced(face: Face, cookie: Cookie) -> None:
     before, during, after = (
         two(face, replace(cookie, secret=secret), stateless=True) for secret in (OLD, [OLD, SECRET], SECRET)
     )
@@ -167,7 +167,7 @@ def test_what_an_older_key_signed_is_honoured_and_issued_anew(face: Face, cookie
     assert (lost.server, lost.letters, lost.decision.reason) == ("s2", "II", Reason.FORGED)
 
 
-def test_a_new_key_does_not_lengthen_a_life(face: Face) -> None:
+def test_new_key_does_not_extend_maxlife(face: Face) -> None:
     clock = ManualClock()
     cookie = replace(SIGNED, maxlife=600)
     old = mark_of_s1(face, two(face, replace(cookie, secret=OLD), stateless=True, clock=clock))
@@ -187,7 +187,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def twin(value: str, number: int) -> str:
-    """Another last character that base64 reads as the same signature: two of its bits are nobody's."""
+    """Another last character that base64 reads as the same signature: two of its bits have no meaning."""
     last = ALPHABET.index(value[-1])
     other = value[:-1] + ALPHABET[last & ~3 | (last + number) & 3]
     ours, theirs = (base64.urlsafe_b64decode(each.rpartition(".")[2] + "=") for each in (value, other))
@@ -244,7 +244,7 @@ forgeries = pytest.mark.parametrize("forge", FORGERIES.values(), ids=[*FORGERIES
 
 @forgeries
 @pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
-def test_what_we_did_not_write_is_never_honoured_never_an_error_and_replaced(
+def test_value_that_we_did_not_write_is_invalid_raises_nothing_and_is_replaced(
     face: Face, cookie: Cookie, forge: Callable[[str], str]
 ) -> None:
     backend = two(face, cookie)
@@ -261,7 +261,7 @@ def test_what_we_did_not_write_is_never_honoured_never_an_error_and_replaced(
 
 
 @pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
-def test_a_client_that_puts_its_mark_into_quotes_is_known_as_pythons_do_it(face: Face, cookie: Cookie) -> None:
+def test_mark_in_quotes_as_pythons_clients_send_it_is_valid(face: Face, cookie: Cookie) -> None:
     backend = two(face, cookie)
     name, _, value = mark_of_s1(face, backend).partition("=")
     for _ in range(2):
@@ -271,7 +271,7 @@ def test_a_client_that_puts_its_mark_into_quotes_is_known_as_pythons_do_it(face:
 
 
 @forgeries
-def test_a_forged_prefix_is_not_honoured_and_the_app_has_its_own_value(face: Face, forge: Callable[[str], str]) -> None:
+def test_forged_prefix_is_invalid_and_the_app_gets_its_own_value(face: Face, forge: Callable[[str], str]) -> None:
     backend = two(face, PREFIX)
     get = face.client(backend)
     for app in face.apps.values():
@@ -284,7 +284,7 @@ def test_a_forged_prefix_is_not_honoured_and_the_app_has_its_own_value(face: Fac
 
 
 @pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, opaque=True)], ids=["id", "dated", "opaque"])
-def test_a_mark_is_good_for_its_backend_and_under_its_name_only(face: Face, cookie: Cookie) -> None:
+def test_mark_is_valid_only_for_its_backend_and_under_its_name(face: Face, cookie: Cookie) -> None:
     web = two(face, cookie, stateless=True)
     api = two(face, cookie, stateless=True, name="api")
     other = two(face, replace(cookie, name="OTHER"), stateless=True)
@@ -296,7 +296,7 @@ def test_a_mark_is_good_for_its_backend_and_under_its_name_only(face: Face, cook
         assert answer.decision.reason in (Reason.FORGED, Reason.UNKNOWN)
 
 
-def test_a_forged_mark_is_replaced_at_the_first_answer_that_may_carry_one(face: Face) -> None:
+def test_forged_mark_is_replaced_by_the_first_response_that_may_carry_one(face: Face) -> None:
     get = face.client(two(face, replace(SIGNED, postonly=True)))
     forged = "SERVERID=s1.forged"
     assert get(cookie=forged).letters == "IN"
@@ -305,7 +305,7 @@ def test_a_forged_mark_is_replaced_at_the_first_answer_that_may_carry_one(face: 
     assert get(cookie=answer.mark).letters == "VN"
 
 
-def test_a_good_mark_beside_a_forged_one_is_honoured(face: Face) -> None:
+def test_valid_mark_beside_a_forged_one_counts(face: Face) -> None:
     backend = two(face)
     mark = mark_of_s1(face, backend)
     for cookies in (["SERVERID=s1.forged", mark], [mark, "SERVERID=s1.forged"]):
@@ -318,7 +318,7 @@ def test_a_good_mark_beside_a_forged_one_is_honoured(face: Face) -> None:
 # -- dates
 
 
-def test_a_client_that_was_away_for_longer_than_maxidle_is_not_known_again(face: Face) -> None:
+def test_client_that_was_away_for_longer_than_maxidle_is_not_recognised(face: Face) -> None:
     clock = ManualClock()
     backend = two(face, replace(SIGNED, maxidle="10m"), clock=clock)
     get, mark = face.client(backend), mark_of_s1(face, backend)
@@ -332,7 +332,7 @@ def test_a_client_that_was_away_for_longer_than_maxidle_is_not_known_again(face:
     assert get(cookie=answer.mark).letters == "VN"
 
 
-def test_a_client_that_came_first_longer_ago_than_maxlife_is_not_known_again(face: Face) -> None:
+def test_client_that_came_first_longer_ago_than_maxlife_is_not_recognised(face: Face) -> None:
     clock = ManualClock()
     backend = two(face, replace(SIGNED, maxlife="10m"), clock=clock)
     get, mark = face.client(backend), mark_of_s1(face, backend)
@@ -412,7 +412,7 @@ def test_with_maxidle_and_max_age_the_shorter_decides(face: Face) -> None:
 
 
 @pytest.mark.parametrize("cookie", [SIGNED, DATED, replace(SIGNED, max_age=3600)], ids=["id", "maxidle", "max-age"])
-def test_refresh_always_writes_with_each_answer(face: Face, cookie: Cookie) -> None:
+def test_refresh_always_marks_each_response(face: Face, cookie: Cookie) -> None:
     backend = two(face, replace(cookie, refresh="always"))
     mark = mark_of_s1(face, backend)
     for _ in range(3):
@@ -458,7 +458,7 @@ def test_refresh_never_with_maxidle_is_refused(face: Face) -> None:
     ],
     ids=["signed", "dated", "plain"],
 )
-def test_an_opaque_mark_brings_the_client_back_and_tells_nothing(face: Face, cookie: Cookie, value: str) -> None:
+def test_opaque_mark_brings_the_client_back_without_naming_the_server(face: Face, cookie: Cookie, value: str) -> None:
     backend = two(face, cookie)
     mark = mark_of_s1(face, backend)
     assert re.fullmatch(f"SERVERID={value}", mark)
@@ -480,7 +480,7 @@ def test_an_opaque_prefix_brings_the_client_back(face: Face) -> None:
 
 
 def test_dynamic_ids_need_an_address(face: Face) -> None:
-    """HAProxy makes them of it. Servers with one cannot be served yet."""
+    """HAProxy makes dynamic ids from the address."""
     cookie = Cookie("SRV", signed=False, dynamic="s3cret")
     urls = [Server("s1", "http://10.0.0.1:8080"), Server("s2", "http://[::1]:8080")]
     face.backend(*urls, face.server("s3", cookie="three"), persist=cookie)
@@ -495,7 +495,7 @@ def test_dynamic_ids_need_an_address(face: Face) -> None:
 # -- several servers under one id, and servers without one
 
 
-def test_of_servers_that_share_an_id_the_first_that_is_usable_has_the_client(face: Face) -> None:
+def test_first_usable_of_servers_that_share_an_id_gets_the_client(face: Face) -> None:
     servers = [face.server("s1", cookie="A"), face.server("s2"), face.server("bk", cookie="A", backup=True)]
     backend = face.backend(*servers, persist=SIGNED)
     get = face.client(backend)
@@ -511,7 +511,7 @@ def test_of_servers_that_share_an_id_the_first_that_is_usable_has_the_client(fac
     assert (answer.server, answer.letters) == ("s2", "DI")
 
 
-def test_a_backup_gives_no_mark_and_takes_back_what_the_client_sent(face: Face) -> None:
+def test_backup_sets_no_mark_and_deletes_the_one_of_the_client(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("sorry", backup=True), persist=SIGNED)
     get = face.client(backend)
     mark = get().mark
@@ -539,7 +539,7 @@ def test_a_backup_with_an_id_of_its_own_keeps_its_clients(face: Face) -> None:
 # -- the application's own cookie
 
 
-def test_a_signed_prefix_stands_before_the_apps_value_and_is_taken_off_again(face: Face) -> None:
+def test_signed_prefix_is_put_before_the_apps_value_and_removed_again(face: Face) -> None:
     backend = two(face, PREFIX)
     for app in face.apps.values():
         app.headers = [("set-cookie", "JSESSIONID=abc; Path=/x; HttpOnly")]
@@ -558,7 +558,7 @@ def test_a_client_cannot_name_a_server_by_a_prefix_of_its_own(face: Face) -> Non
     assert answer.seen is not None and answer.seen.cookies == ("JSESSIONID=abc",)
 
 
-def test_a_rewritten_cookie_is_signed_and_its_life_ends(face: Face) -> None:
+def test_rewritten_cookie_is_signed_and_ends_with_its_instance(face: Face) -> None:
     clock = ManualClock()
     backend = two(face, Cookie("SID", secret=SECRET, mode="rewrite", maxlife="10m"), clock=clock)
     for app in face.apps.values():
@@ -588,7 +588,7 @@ def test_a_passive_cookie_needs_no_secret(face: Face, monkeypatch: pytest.Monkey
 
 
 def process(face: Face, clock: ManualClock, kind: str) -> Backend:
-    """What a process makes of one and the same configuration: two servers, that have begun to serve."""
+    """What another process builds from the same configuration: two servers that have started."""
 
     def replica():
         return face.validated(face.app("replica"))
@@ -606,7 +606,7 @@ def process(face: Face, clock: ManualClock, kind: str) -> Backend:
 
 
 @pytest.mark.parametrize("kind", ["replicas", "apps"])
-def test_a_mark_of_another_life_is_told_apart_and_replaced(
+def test_mark_of_another_instance_is_told_apart_and_replaced(
     face: Face, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
@@ -622,14 +622,14 @@ def test_a_mark_of_another_life_is_told_apart_and_replaced(
     assert not caplog.records, "we may well have succeeded it"
 
 
-def test_a_stateless_server_outlives_its_process(face: Face) -> None:
+def test_mark_of_a_stateless_server_is_valid_after_its_process(face: Face) -> None:
     clock = ManualClock()
     mark = face.client(process(face, clock, "stateless"))().mark
     clock.advance(1)
     assert face.client(process(face, clock, "stateless"))(cookie=mark).letters == "VN"
 
 
-def test_a_mark_of_a_younger_life_comes_from_a_sibling_process_and_warns_once(
+def test_mark_of_a_later_instance_is_logged_once_as_of_another_process(
     face: Face, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
@@ -645,8 +645,8 @@ def test_a_mark_of_a_younger_life_comes_from_a_sibling_process_and_warns_once(
     assert "backend web" in record.getMessage() and "StickyWorkers" in record.getMessage()
 
 
-def test_another_life_is_no_server_that_is_down(face: Face) -> None:
-    """`unavailable="fail"` keeps clients from losing a session silently; in another life it is lost."""
+def test_other_instance_is_not_a_server_that_is_down(face: Face) -> None:
+    """`unavailable="fail"` keeps clients from losing a session silently; with another instance it is lost."""
     clock = ManualClock()
     mark = face.client(process(face, clock, "apps"))().mark
     clock.advance(1)
@@ -655,7 +655,7 @@ def test_another_life_is_no_server_that_is_down(face: Face) -> None:
     assert (answer.status, answer.letters) == (200, "II")
 
 
-def test_a_redispatched_client_is_marked_with_who_answered(face: Face) -> None:
+def test_redispatched_client_is_marked_with_the_server_that_responded(face: Face) -> None:
     backend = two(face)
     mark = mark_of_s1(face, backend)
     face.apps["s1"].raises = ServerFailure(Failure.REFUSED)

@@ -1,5 +1,5 @@
-"""Clients known by what they send: each kind of sample on both faces, in front of replicas and of URLs, beside cookies
-and rules, and several requests at once.
+"""Clients recognised by what they send: each kind of sample on both faces, in front of replicas and of URLs, beside
+cookies and rules, and several requests at once.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def over(face: Face, *persist: Persist, names: Sequence[str] = ("s1", "s2", "s3"
 
 
 @pytest.mark.parametrize(("rule", "ann", "bob"), KINDS)
-def test_who_has_the_same_sample_goes_to_the_same_server(
+def test_requests_with_the_same_sample_go_to_the_same_server(
     face: Face, rule: Stick, ann: dict[str, Any], bob: dict[str, Any]
 ):
     rule.table.clear()
@@ -93,7 +93,7 @@ def test_who_has_the_same_sample_goes_to_the_same_server(
         assert (answer.all("set-cookie"), answer.all("cache-control")) == ([], [])
 
 
-def test_clients_behind_a_mask_are_one(face: Face):
+def test_clients_of_one_network_are_one_key(face: Face):
     get = face.client(over(face, Stick.on(samples.ipmask(src, 24, 64))))
     for peers in (("10.0.0.1", "10.0.0.200", "::ffff:10.0.0.9"), ("2001:db8::1", "2001:db8::ffff")):
         assert len({get(peer=peer).server for peer in peers}) == 1
@@ -109,14 +109,14 @@ def test_behind_trusted_proxies_the_client_s_address_counts(face: Face):
     assert get(peer="203.0.113.9", headers=ann).server == "s3"
 
 
-def test_who_has_no_address_is_balanced(face: Face):
+def test_request_without_an_address_is_balanced(face: Face):
     get = face.client(over(face, Stick.on(src)))
     answers = [get(peer=peer) for peer in ("", "unix:", "localhost")]
     assert [answer.server for answer in answers] == ["s1", "s2", "s3"]
     assert {answer.decision.reason for answer in answers} == {Reason.NO_KEY}
 
 
-def test_why_is_told(face: Face):
+def test_decision_gives_the_reason(face: Face):
     keys = StickTable("string")
     backend = over(face, Stick.on(hdr("x"), keys))
     get = face.client(backend)
@@ -131,7 +131,7 @@ def test_why_is_told(face: Face):
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Answers with its own port, and the length of the body that came."""
+    """Respond with its own port, and the length of the body of the request."""
 
     def do_GET(self) -> None:
         came = len(self.rfile.read(int(self.headers.get("content-length", 0))))
@@ -150,7 +150,7 @@ class Upstream(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def ports() -> Iterator[list[int]]:
-    """Two addresses that answer."""
+    """Two addresses that respond."""
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), Upstream) for _ in range(2)]
     threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
     for thread in threads:
@@ -167,7 +167,7 @@ def ports() -> Iterator[list[int]]:
     ("rule", "ann", "bob"),
     [row for row in KINDS if row.id in ("src", "url_param", "jwt", "a field of a form", "a field of JSON")],
 )
-def test_upstreams_are_as_good_as_apps(
+def test_upstreams_are_recognised_like_apps(
     face: Face, ports: list[int], rule: Stick, ann: dict[str, Any], bob: dict[str, Any]
 ):
     rule.table.clear()
@@ -177,7 +177,7 @@ def test_upstreams_are_as_good_as_apps(
         assert get(**client).body.decode() == f"{port} {len(client.get('body', b''))}"
 
 
-def test_an_upstream_that_refuses_loses_its_clients_for_good(face: Face, ports: list[int]):
+def test_clients_of_an_upstream_that_refuses_are_bound_to_another(face: Face, ports: list[int]):
     keys = StickTable("ip", srvkey="addr")
     servers = [Server("dead", "http://127.0.0.1:1"), Server("alive", f"http://127.0.0.1:{ports[0]}")]
     get = face.client(face.backend(*servers, persist=Stick.on(src, keys)))
@@ -205,7 +205,7 @@ def test_a_cookie_else_a_header_else_the_address(face: Face):
     assert (answer.server, answer.all("set-cookie")) == ("s2", [])
 
 
-def test_rules_that_stand_beside_each_other_are_worked_through_together(face: Face):
+def test_consecutive_rules_are_applied_together(face: Face):
     keys = StickTable("string")
     get = face.client(over(face, Stick.on(hdr("a"), keys), Stick.on(hdr("b"), keys)))
     assert get(headers=[("a", "x"), ("b", "y")]).server == "s1"
@@ -214,7 +214,7 @@ def test_rules_that_stand_beside_each_other_are_worked_through_together(face: Fa
     assert get(headers=[("a", "new"), ("b", "y")]).server == "s3"
 
 
-def test_where_cookies_are_ignored_tables_are_not(face: Face):
+def test_ignore_persist_does_not_apply_to_tables(face: Face):
     backend = over(
         face,
         Cookie("SRV", signed=False),
@@ -229,7 +229,7 @@ def test_where_cookies_are_ignored_tables_are_not(face: Face):
     assert get(cookie="SRV=s2", headers=[("x", "ann")]).server == "s2"
 
 
-def test_rules_around_persistence_count_for_tables(face: Face):
+def test_rules_of_persistence_apply_to_tables(face: Face):
     keys = StickTable("string")
     backend = over(
         face,
@@ -259,7 +259,7 @@ def test_rules_around_persistence_count_for_tables(face: Face):
 
 
 class Together:
-    """Requests of one client that are all on their way at once, in apps that hold on to them."""
+    """Requests of one client that are in flight at the same time, in apps that hold them."""
 
     def __init__(self, face: Face, leave: Callable[[Together], bool]) -> None:
         self.face = face
@@ -299,7 +299,7 @@ class Together:
         return app
 
     def ask(self, backend: Backend, *clients: dict[str, Any]) -> list[int]:
-        """The statuses of their answers."""
+        """The statuses of their responses."""
         dispatcher = self.face.dispatcher(backend)
         return (self._tasks if self.face.name == "asgi" else self._threads)(dispatcher, clients)
 
@@ -372,7 +372,7 @@ class Together:
 ANN = {"headers": [("x", "ann")]}
 
 
-def test_first_requests_of_one_client_agree_on_one_server(face: Face):
+def test_simultaneous_first_requests_of_one_client_go_to_one_server(face: Face):
     crowd = Together(face, lambda crowd: len(crowd.inside) == 4)
     keys = StickTable("string")
     backend = face.backend(*map(crowd.server, ("s1", "s2", "s3")), persist=Stick.on(hdr("x"), keys))
@@ -406,7 +406,7 @@ def test_a_client_moves_if_too_many_wait_for_its_server(face: Face):
     assert all(not server.in_flight for server in servers)
 
 
-def test_who_comes_first_and_has_to_wait_reserves_what_it_gets(face: Face):
+def test_first_request_that_waits_reserves_the_server_that_it_gets(face: Face):
     crowd = Together(face, lambda crowd: bool(crowd.served) or backend.placement.queue.waiting == 2)
     keys = StickTable("string")
     server = crowd.server("s1", maxconn=1)

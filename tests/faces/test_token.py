@@ -20,7 +20,7 @@ def over(face: Face, *persist: Persist, **options: Any) -> Backend:
     return face.backend(*(face.server(name) for name in ("s1", "s2", "s3")), persist=persist, **options)
 
 
-def test_it_is_told_in_a_header_and_brought_in_one(face: Face):
+def test_token_is_sent_in_a_header_and_comes_back_in_one(face: Face):
     get = face.client(over(face, Token(header="X-Session-Token")))
     tokens = [get().all("x-session-token") for _ in range(2)]
     assert [len(each) for each in tokens] == [1, 1]
@@ -30,14 +30,14 @@ def test_it_is_told_in_a_header_and_brought_in_one(face: Face):
             assert (answer.server, answer.letters, answer.all("x-session-token")) == (server, "VN", [])
 
 
-def test_or_in_a_parameter_of_the_url(face: Face):
+def test_token_may_come_back_in_a_parameter_of_the_url(face: Face):
     get = face.client(over(face, Token(header="X-Session-Token", param="token")))
     (token,) = get().all("x-session-token")
     assert get(f"/cart?a=1&token={token}").server == "s1"
 
 
 @pytest.mark.parametrize(("scheme", "secure"), [("http", ""), ("https", "; Secure")])
-def test_a_cookie_carries_it_where_there_are_cookies_and_no_server_sees_it(face: Face, scheme: str, secure: str):
+def test_cookie_carries_the_token_and_no_server_sees_it(face: Face, scheme: str, secure: str):
     get = face.client(over(face, Token(cookie="TOKEN")))
     answer = get(scheme=scheme)
     (line,) = answer.all("set-cookie")
@@ -49,7 +49,7 @@ def test_a_cookie_carries_it_where_there_are_cookies_and_no_server_sees_it(face:
     assert again.all("set-cookie") == []
 
 
-def test_one_that_somebody_has_invented_is_replaced(face: Face):
+def test_invented_token_is_replaced(face: Face):
     table = StickTable("string")
     get = face.client(over(face, Token(header="t", table=table)))
     answer = get(headers=[("t", "A" * 24)])
@@ -57,7 +57,7 @@ def test_one_that_somebody_has_invented_is_replaced(face: Face):
     assert [entry.key for entry in table] == answer.all("t")
 
 
-def test_it_stays_with_a_client_who_is_moved(face: Face):
+def test_token_stays_with_a_client_that_is_redispatched(face: Face):
     backend = over(face, Token(header="t"))
     get = face.client(backend)
     (token,) = get().all("t")
@@ -68,7 +68,7 @@ def test_it_stays_with_a_client_who_is_moved(face: Face):
     assert get(headers=[("t", token)]).server == moved.server
 
 
-def test_who_is_known_otherwise_needs_none(face: Face):
+def test_client_that_another_persistence_knows_gets_no_token(face: Face):
     users = StickTable("string")
     get = face.client(over(face, Cookie("SRV", signed=False), Stick.on(hdr("user"), users), Token(header="t")))
     first = get()
@@ -78,7 +78,7 @@ def test_who_is_known_otherwise_needs_none(face: Face):
     assert get(headers=[("user", "bob")]).all("t") == []
 
 
-def test_an_answer_of_ours_brings_none(face: Face):
+def test_response_of_ours_carries_no_token(face: Face):
     backend = over(face, Token(header="t", cookie="t"))
     for server in backend.servers:
         server.state = AdminState.MAINT
