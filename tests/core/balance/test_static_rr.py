@@ -29,7 +29,7 @@ def test_static_rr_gives_haproxy_s_sequence(bench, weights, round_):
 
 
 def haproxy_s_order(weights: Sequence[int]) -> list[int]:
-    """HAProxy's own way (`recalc_server_map`): everybody is compared for each slot."""
+    """HAProxy's `recalc_server_map`: all servers are compared for each position."""
     common = math.gcd(*weights)
     weights = [weight // common for weight in weights]
     round_ = sum(weights)

@@ -1,4 +1,4 @@
-"""XXH32 against the package that everybody uses."""
+"""XXH32 against the common package."""
 
 import xxhash
 from hypothesis import given

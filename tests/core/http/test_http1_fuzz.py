@@ -1,4 +1,4 @@
-"""Answers that nobody wrote by hand: what h11 makes of them, we make of them too, or one table says why not.
+"""Generated responses: parsed as by h11, or a table lists the difference and its reason.
 
 Few examples of each by default, many with `-m long`.
 """
@@ -43,7 +43,7 @@ def examine(check: Callable[..., None], examples: int, **drawn: st.SearchStrateg
 
 @dataclass(frozen=True)
 class Read:
-    """An answer as somebody read it."""
+    """A response as one of the parsers returned it."""
 
     status: int
     headers: Sequence[Header]

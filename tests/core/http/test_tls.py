@@ -1,4 +1,4 @@
-"""TLS towards a server: whom it trusts, what it shows, and what can't work. Spoken in memory, without a socket."""
+"""TLS to a server: trusted certificates, the client certificate, invalid options. In memory, without a socket."""
 
 import ssl
 from pathlib import Path
@@ -35,7 +35,7 @@ def server(authority) -> ssl.SSLContext:
 
 @pytest.fixture(scope="module")
 def curious(authority) -> ssl.SSLContext:
-    """An upstream that lets in whom the authority knows."""
+    """An upstream that accepts clients with a certificate of the CA."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(NAME).configure_cert(context)
     authority.configure_trust(context)

@@ -1,4 +1,4 @@
-"""Networks and who is in them; and who it is that a chain of proxies speaks for."""
+"""Networks and the peers in them; the client behind a chain of proxies."""
 
 import pytest
 from hypothesis import given
@@ -33,11 +33,11 @@ from sticky_core.http.trusted_proxies import Networks, network_problems
         pytest.param(["unix", "10.0.0.0/8"], "10.1.2.3", True, id="an address beside a UNIX socket"),
         pytest.param(["*"], "192.0.2.7", True, id="anybody"),
         pytest.param(["*"], None, True, id="anybody, behind a UNIX socket"),
-        pytest.param(["*"], "whoever", True, id="anybody, whatever it is called"),
-        pytest.param([], "192.0.2.7", False, id="nobody"),
-        pytest.param([], None, False, id="nobody, behind a UNIX socket"),
+        pytest.param(["*"], "whoever", True, id="every peer, whatever its name"),
+        pytest.param([], "192.0.2.7", False, id="no networks"),
+        pytest.param([], None, False, id="no networks, a UNIX socket"),
         pytest.param(["10.0.0.0/8"], "unix", False, id="a word that is no address"),
-        pytest.param(["unix"], "unix", False, id="whoever is called as a UNIX socket is"),
+        pytest.param(["unix"], "unix", False, id="a peer whose name is unix"),
         pytest.param(["*", "10.0.0.0/8"], "11.0.0.1", True, id="anybody, and a network as well"),
         pytest.param(["10.0.0.0/8"], "10.1.2.3:80", False, id="an address with a port"),
         pytest.param(["10.0.0.0/8"], " 10.1.2.3", False, id="an address with a space"),
@@ -80,8 +80,8 @@ OURS = ["10.0.0.0/8", "unix"]
         pytest.param(OURS, "10.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1", id="in two lines"),
         pytest.param(OURS, "10.0.0.1", ["198.51.100.1,,\t10.0.0.2 ,"], "198.51.100.1", id="with gaps"),
         pytest.param(OURS, "10.0.0.1", ["", " , "], "10.0.0.1", id="nothing but gaps"),
-        pytest.param(OURS, "10.0.0.1", ["198.51.100.1, unknown"], "unknown", id="somebody who is unknown"),
-        pytest.param(OURS, "10.0.0.1", ["198.51.100.1, unix"], "unix", id="nobody is a UNIX socket by saying so"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1, unknown"], "unknown", id="an unknown address"),
+        pytest.param(OURS, "10.0.0.1", ["198.51.100.1, unix"], "unix", id="a forged unix is not trusted"),
         pytest.param(OURS, "10.0.0.1", ["2001:db8::1, ::ffff:10.0.0.2"], "2001:db8::1", id="IPv6"),
         pytest.param(OURS, None, ["198.51.100.1"], "198.51.100.1", id="a proxy behind a UNIX socket"),
         pytest.param(OURS, None, [], None, id="a UNIX socket that says nothing"),
@@ -89,7 +89,7 @@ OURS = ["10.0.0.0/8", "unix"]
         pytest.param(
             ["*"], "192.0.2.7", ["203.0.113.9, 198.51.100.1"], "203.0.113.9", id="the outermost if all are trusted"
         ),
-        pytest.param([], "192.0.2.7", ["198.51.100.1"], "192.0.2.7", id="nobody is trusted"),
+        pytest.param([], "192.0.2.7", ["198.51.100.1"], "192.0.2.7", id="no trusted proxies"),
     ],
 )
 def test_the_client_is_the_first_address_that_is_not_a_trusted_proxy(

@@ -32,7 +32,7 @@ def test_a_request_that_must_not_be_sent_twice_gets_no_connection_that_was_idle_
     pool: Pool[str] = Pool()
     pool.release("a", 100.0)
     assert pool.acquire(100.0 + idle, repeatable) == ("a" if taken else None)
-    assert len(pool) == (0 if taken else 1), "who is passed over stays, for a request that may be repeated"
+    assert len(pool) == (0 if taken else 1), "a connection that is not used stays, for a request that may be repeated"
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
