@@ -201,7 +201,7 @@ class WSGI:
             "HTTP_ACCEPT_ENCODING": "gzip, deflate, br, zstd",
         }
         if cookie is not None:
-            environ["HTTP_COOKIE"] = cookie.encode().decode()  # a new string, whose hash is not computed yet
+            environ["HTTP_COOKIE"] = cookie.encode().decode()  # a new string: its hash is not computed yet
         return environ
 
     def set_cookie(self, app: Any) -> str:

@@ -249,7 +249,7 @@ MAX_DISCARDED = 65536
 
 
 class GivenUp(OSError):
-    """Nobody listens to this answer, because another server is asked instead."""
+    """The response is discarded, because another server is tried instead."""
 
 
 class HeldResponse:

@@ -13,7 +13,7 @@ from sticky_core.transaction.transaction import Transaction
 
 
 class StatusRetry(Transaction[RawRequest, ClientSend]):
-    """A transaction whose responses may be held back. Faces put it before their own transaction class, and only where
+    """A transaction that may hold responses back. Faces put it before their own transaction class, and only where
     a snapshot retries statuses, so that other requests do not pay for it.
     """
 
