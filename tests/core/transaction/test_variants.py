@@ -1,0 +1,40 @@
+"""Which transaction class serves a snapshot, for both faces."""
+
+import pytest
+
+from sticky_asgi import messages as asgi
+from sticky_core.backend.backend import Backend
+from sticky_core.balance import Ewma
+from sticky_core.server.server import Server
+from sticky_core.transaction.reporting import Reporting
+from sticky_core.transaction.status_retry import StatusRetry
+from sticky_wsgi import messages as wsgi
+
+
+async def app(scope: object, receive: object, send: object) -> None: ...
+
+
+@pytest.fixture(params=[asgi, wsgi], ids=["asgi", "wsgi"])
+def face(request):
+    return request.param
+
+
+@pytest.mark.parametrize("observes", [False, True], ids=["", "observes"])
+@pytest.mark.parametrize("retries", [False, True], ids=["", "retries statuses"])
+@pytest.mark.parametrize("url", [False, True], ids=["app", "URL"])
+def test_class_has_the_mixins_that_a_snapshot_needs_and_no_others(face, observes, retries, url):
+    options = ({"balance": Ewma()} if observes else {}) | ({"retry_on": "503"} if retries else {})
+    servers = [Server(name, "http://10.0.0.1" if url else app) for name in ("s1", "s2")]
+    snapshot = Backend("web", servers, **options).snapshot
+    variant = face.VARIANTS.select(snapshot)
+    assert issubclass(variant, face.Transaction)
+    assert issubclass(variant, Reporting) is observes
+    assert issubclass(variant, StatusRetry) is retries
+    assert issubclass(variant, face.UpstreamTransaction) is url
+    assert not hasattr(variant(), "__dict__")
+    assert face.VARIANTS.select(snapshot) is variant, "built once"
+
+
+def test_snapshot_that_needs_nothing_has_the_plain_class(face):
+    snapshot = Backend("web", [Server("s1", app)]).snapshot
+    assert face.VARIANTS.select(snapshot) is face.Transaction
