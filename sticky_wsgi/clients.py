@@ -1,4 +1,4 @@
-"""Whether a client is still there. WSGI has no word for it; some servers have one of their own."""
+"""Whether the client of a request has disconnected. WSGI does not say; some servers do."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sticky_wsgi.messages import Environ
 
 
 def has_left(environ: Environ) -> Callable[[], bool]:
-    """Tells, as far as the server lets it be known, whether the client of `environ` has left: waitress by a function,
-    gunicorn by the client's socket. Others: never.
+    """Return a function that returns whether the client of `environ` has disconnected: waitress has such a function,
+    gunicorn the client's socket. With other servers it always returns False.
     """
     disconnected: Callable[[], bool] | None = environ.get("waitress.client_disconnected")
     if disconnected is not None:

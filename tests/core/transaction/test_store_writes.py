@@ -1,5 +1,7 @@
 """Writes that a request has queued for shared stores."""
 
+from typing import Any
+
 from sticky_core.backend.backend import Backend
 from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreCommand, StoreQuery
@@ -28,7 +30,8 @@ def test_queued_writes_are_sent_in_order_and_each_table_gets_its_reply():
     request = ScriptedTransaction(Backend("web", [Server("s1", app)]))
     assert not request.has_writes and list(pending_writes(request)) == []
     one, other = RecordedTable(), RecordedTable()
-    commands = [StoreCommand(one, ("a",)), StoreCommand(other, ("b",))]
+    store: Any = object()
+    commands = [StoreCommand(store, ("a",)), StoreCommand(store, ("b",))]
     request.queue_write(one, "x", commands[0])
     request.queue_write(other, "y", commands[1])
     assert request.has_writes and list(pending_writes(request)) == commands

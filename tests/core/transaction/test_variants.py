@@ -1,5 +1,7 @@
 """Which transaction class serves a snapshot, for both faces."""
 
+from typing import Any
+
 import pytest
 
 from sticky_asgi import messages as asgi
@@ -23,7 +25,7 @@ def face(request):
 @pytest.mark.parametrize("retries", [False, True], ids=["", "retries statuses"])
 @pytest.mark.parametrize("url", [False, True], ids=["app", "URL"])
 def test_class_has_the_mixins_that_a_snapshot_needs_and_no_others(face, observes, retries, url):
-    options = ({"balance": Ewma()} if observes else {}) | ({"retry_on": "503"} if retries else {})
+    options: dict[str, Any] = ({"balance": Ewma()} if observes else {}) | ({"retry_on": "503"} if retries else {})
     servers = [Server(name, "http://10.0.0.1" if url else app) for name in ("s1", "s2")]
     snapshot = Backend("web", servers, **options).snapshot
     variant = face.VARIANTS.select(snapshot)
