@@ -43,7 +43,7 @@ def test_before_anything_is_tried_no_server_has_it_and_nothing_was_told():
 @pytest.mark.parametrize(
     "made, server, attempts",
     [
-        pytest.param(decision(has_no_response=True), None, (), id="nobody was there"),
+        pytest.param(decision(has_no_response=True), None, (), id="no response"),
         pytest.param(decision(tried=(R1,)), "r1", ("r1",), id="the first has it"),
         pytest.param(
             decision(tried=(R1,), failures=(REFUSED,), has_no_response=True), None, ("r1",), id="the only one refused"
@@ -57,7 +57,7 @@ def test_before_anything_is_tried_no_server_has_it_and_nothing_was_told():
         ),
     ],
 )
-def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
+def test_the_server_is_the_last_that_was_tried_unless_none_responded(
     made: Decision, server: str | None, attempts: tuple[str, ...]
 ):
     assert (made.server, made.attempts) == (server, attempts)
@@ -94,7 +94,7 @@ def test_the_server_is_the_last_that_was_tried_unless_nobody_answered(
             decision(PersistenceResult(Claim.INVALID, Reason.FORGED), has_no_response=True),
             "not signed by us; no server could take the request",
             'server=-; claim=INVALID; attempts=-; mark=NONE; why="not signed by us; no server could take the request"',
-            id="nobody was there",
+            id="no response",
         ),
     ],
 )

@@ -141,7 +141,7 @@ MEET = "both insert a cookie SERVERID"
         # RFC 6265, 5.2.3: a leading dot is ignored, and letters are compared in lower case
         pytest.param(plain(domain=".a.example"), plain(domain="a.example"), id="one domain with a dot"),
         pytest.param(plain(domain="A.example"), plain(domain="a.example"), id="one domain in other letters"),
-        pytest.param(plain("A", fallback=FallbackCookie("SERVERID")), plain(), id="a twin"),
+        pytest.param(plain("A", fallback=FallbackCookie("SERVERID")), plain(), id="a fallback"),
         pytest.param(Follow("SID", plain(), attributes="own"), plain(), id="one that follows another"),
         pytest.param(NginxCookie("SERVERID", path="/"), plain(path="/api"), id="nginx's"),
     ],
@@ -164,8 +164,8 @@ def test_two_cookies_of_one_name_that_a_browser_would_mix_up_are_refused(one: Pe
         pytest.param(plain(domain="a.example"), plain(domain="b.example"), id="two domains"),
         pytest.param(plain(), Cookie("SERVERID", mode="passive"), id="one that we never insert"),
         pytest.param(plain(mode="prefix"), plain(mode="prefix"), id="cookies of applications"),
-        pytest.param(Follow("SID", plain()), plain(), id="one whose path the application decides"),
-        pytest.param(NginxCookie("SERVERID"), plain(), id="one whose path browsers decide"),
+        pytest.param(Follow("SID", plain()), plain(), id="one with a path that the application decides"),
+        pytest.param(NginxCookie("SERVERID"), plain(), id="one with a path that browsers decide"),
         pytest.param(NginxCookie("SERVERID", path="/a", domain="a.example"), plain(path="/b"), id="nginx's elsewhere"),
     ],
 )
@@ -250,8 +250,8 @@ def test_in_a_forked_child_nothing_is_about_to_be():
 
 
 class Rival(BackendComponent):
-    """Has its backend's neighbour changed in the moment in which the backend is: what it is to be has been looked at,
-    and nobody knows of it yet.
+    """Changes the other backend at the moment in which this one changes: after the new configuration was checked, and
+    before it is in force.
     """
 
     def __init__(self, backend: Backend) -> None:

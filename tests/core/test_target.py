@@ -134,7 +134,7 @@ def test_apps_of_real_frameworks_are_recognised():
         pytest.param(wsgi, None, id="WSGI app"),
         pytest.param(AsgiApp(), None, id="ASGI instance"),
         pytest.param(WsgiByClass, None, id="WSGI class"),
-        pytest.param(lambda *args: None, None, id="app whose signature fits everything"),
+        pytest.param(lambda *args: None, None, id="app with a signature that fits everything"),
         pytest.param("http://10.0.0.1:8080", None, id="http"),
         pytest.param("https://shop.example", None, id="https"),
         pytest.param("unix:/run/app.sock", None, id="UNIX socket"),

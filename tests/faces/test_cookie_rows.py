@@ -4,9 +4,9 @@
 1.7 prefix, 1.8 passive.
 
 Ids that end in `-ours` are where we differ on purpose; what HAProxy does stands beside them. Statements that
-need rooms that are not built yet wait in `NOT_YET`. `STATEMENTS` lists all; the last tests hold us to it.
+need parts that do not exist yet are in `NOT_YET`. `STATEMENTS` lists all; the last tests check that.
 
-In every row server s1 is called A, s2 is called B, and balance chooses s2: who gets s1 was known again.
+In every row server s1 is called A, s2 is called B, and balance chooses s2: a client that gets s1 was recognised.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ INSERTED = [  # 1.2
     Row("1.2-weight-zero-kept", INSERT, "SRV=A", states={"s1": "weight 0"}, server="s1", letters="VN"),
     Row("1.2-refused-redispatched", INSERT, "SRV=A", states={"s1": "refuses"}, attempts=("s1", "s2"),
         gets=NEW, letters="DI"),
-    # a server that no cookie can name: HAProxy deletes the cookie for everybody, and logs I
+    # a server that no cookie can name: HAProxy deletes every client's cookie, and logs I
     Row("1.2-no-id-nothing-to-take-back-ours", INSERT, ids=UNNAMED, letters="NN"),
     Row("1.2-no-id-takes-unknown-back-ours", INSERT, "SRV=Z", ids=UNNAMED, gets=DELETION, letters="ID"),
     Row("1.2-no-id-takes-dead-back-ours", INSERT, "SRV=A", ids=UNNAMED, states={"s1": "maint"},
@@ -298,7 +298,7 @@ NOT_CACHED = [  # 1.3
     ),
     Row("1.3-only-where-inserted", NOCACHE, "SRV=A", app=(FRESH,), server="s1", letters="VN"),
     Row("1.3-only-where-asked", INSERT, app=(FRESH,), gets=NEW, letters="NI"),
-    # what takes a mark back must not be told to others by a cache (HAProxy likewise, but logs I)
+    # a response that deletes a mark must not be cached (HAProxy likewise, but logs I)
     Row("1.3-deletion-is-nobody-elses-ours", NOCACHE, "SRV=Z", ids=UNNAMED, app=(FRESH,), gets=DELETION,
         cache="private", letters="ID"),
 ]  # fmt: skip
@@ -515,7 +515,7 @@ READ = [  # 1.8; HAProxy logs `--` for a passive cookie without options
 
 ROWS = [*CLAIMS, *INSERTED, *NOT_CACHED, *DATES, *STRIPPED, *REWRITTEN, *PREFIXED, *READ]
 
-#: by the issue that brings the room they need
+#: by the part that they need
 NOT_YET = {
     "1.2-stick-table-inserts-nothing": "5",
     "1.2-connect-failed-no-redispatch": "3 or later",

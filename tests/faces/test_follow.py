@@ -30,7 +30,7 @@ def sets(*texts: str) -> list[tuple[str, str]]:
 
 
 def over(face: Face, persist: Follow = PLAIN, *app: str, balanced: str = "s2", **options):
-    """Two servers whose apps set these cookies; balance chooses the server that is named."""
+    """Two servers with apps that set these cookies; balance chooses the server that is named."""
     servers = [face.server(name, headers=sets(*app)) for name in ("s1", "s2")]
     start = ("s1", "s2").index(balanced)
     return face.backend(*servers, persist=persist, balance=RoundRobin(start=start), clock=ManualClock(NOW), **options)
@@ -187,8 +187,8 @@ def test_server_without_an_id_deletes_the_cookie(face: Face):
 
 
 def test_fallback_has_the_same_value_and_attributes_of_its_own(face: Face):
-    twin = FallbackCookie("SRV-old", samesite=None, secure=True, httponly=True)
-    persist = Follow("SID", Cookie("SRV", signed=False, fallback=twin))
+    fallback = FallbackCookie("SRV-old", samesite=None, secure=True, httponly=True)
+    persist = Follow("SID", Cookie("SRV", signed=False, fallback=fallback))
     text = "SID=1; Path=/; SameSite=None"
     get = face.client(over(face, persist, text))
     assert ours(get(), text) == ["SRV=s2; Path=/; SameSite=None", "SRV-old=s2; Path=/; HttpOnly; Secure"]

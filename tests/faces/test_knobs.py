@@ -1,7 +1,7 @@
-"""The knobs that decide what becomes of a client whose server can't serve it, in combination, on both faces.
+"""The options for a client with a server that can't serve it, in combination, on both faces.
 
 Servers: s1 is the client's own, s2 another, and in some rows `bk` is a backup. A row says in which state the servers
-are, which knobs are turned, and what then happens: who is tried, what the client sees, and HAProxy's two letters.
+are, which options are set, and the outcome: the servers tried, what the client sees, and HAProxy's two letters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PLAIN = Cookie("SERVERID", signed=False, indirect=False, nocache=False)
 
-#: what a server does to those who come, or may not come at all
+#: what a server does with requests, or why it gets none
 STATES = ("up", "drain", "maint", "down", "refuses", "closes", "answers 503")
 
 
@@ -99,7 +99,7 @@ ROWS = [
     Row(("maint", "up"), PERSIST, tried="s1", letters="DN"),
     Row(("down", "up"), {**PERSIST, **FAIL}, tried="s1", letters="DN"),
     Row(("drained", "up"), PERSIST, tried="s1", letters="DN"),
-    # redispatch: who gets the further attempts
+    # redispatch: which servers get the further attempts
     Row(("refuses", "up"), STAY, tried="s1 s1 s1 s1", status=503, letters="VN"),
     Row(("refuses", "up"), {**STAY, "retries": 1}, tried="s1 s1", status=503, letters="VN"),
     Row(("refuses", "up"), {"redispatch": -1}, tried="s1 s1 s1 s2", letters="DI"),
@@ -125,7 +125,7 @@ ROWS = [
     Row(("down", "down", "up"), FAIL, tried="", status=503, letters="DN"),
     Row(("down", "down", "up"), PANIC, tried="bk", letters="DD"),
     Row(("down", "drain", "up"), {}, tried="bk", letters="DD"),
-    # nobody left: only those that drain, or nobody at all, or panic
+    # no server left: only those that drain, or none at all, or panic
     Row(("maint", "drain"), {}, tried="s2", letters="DI"),
     Row(("maint", "drained"), {}, tried="s2", letters="DI"),
     Row(("down", "down"), {}, tried="", status=503, letters="DN"),

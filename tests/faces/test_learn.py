@@ -53,9 +53,9 @@ def test_request_with_an_id_that_a_server_has_sent_goes_back_to_it(
     table = persist[0].table
     table.clear()
     get = face.client(over(face, *persist))
-    # what nobody has told is nothing
-    stranger = get(**brought)
-    assert (stranger.server, stranger.decision.claim, len(table)) == ("s1", Claim.NONE, 0)
+    # an identifier that no server has given out does not count
+    unknown = get(**brought)
+    assert (unknown.server, unknown.decision.claim, len(table)) == ("s1", Claim.NONE, 0)
     face.apps["s2"].headers = [told]
     answer = get("/login")
     assert (answer.server, [value for name, value in answer.headers if name == told[0].lower()]) == ("s2", [told[1]])

@@ -60,7 +60,7 @@ def test_it_arrives_whole_at_the_server_that_steps_in(face: Face, size: int, pie
     post = face.client(backend)
     outcome = post.outcome(method="POST", headers=[FORM], body=body, pieces=pieces)
     assert all(seen.body == body for seen in outcome.tried)
-    if outcome.status == 503:  # s1 has read it, and so much is not kept: rather nobody than somebody who gets a part
+    if outcome.status == 503:  # s1 has read it, and so much is not stored: no server rather than one that gets a part
         assert size > 65536 and len(outcome.tried) == 1
         return
     assert outcome.decision.attempts == ("s1", "s2")
@@ -82,7 +82,7 @@ def test_a_request_without_such_a_body_is_not_held_up(face: Face):
     assert answer.seen is not None and answer.seen.body == b"user=ann"
 
 
-def test_nobody_reads_a_body_for_whom_a_cookie_has_named_a_server(face: Face):
+def test_the_body_is_not_read_if_a_cookie_names_a_server(face: Face):
     asked: list[int] = []
 
     def watched(request: Any) -> str | None:

@@ -1,7 +1,7 @@
 """Well-known load balancers, by their names: each statement about AWS's and nginx's stickiness is a row, on both
 faces. Ids begin with the balancer; those that end in `-ours` are where we differ on purpose, with the reason beside.
 
-In every row balance chooses s2: who gets s1 was known again. `{s1}` and `{s2}` are the values that name them.
+In every row balance chooses s2: a client that gets s1 was recognised. `{s1}` and `{s2}` are the values that name them.
 """
 
 from __future__ import annotations

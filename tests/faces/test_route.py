@@ -126,7 +126,7 @@ def test_a_cookie_of_ours_and_a_route_in_the_order_written(face: Face):
     get = face.client(face.backend(*servers, persist=[Cookie("SRV", signed=False), JVM]))
     assert get(cookie="SRV=s1; JSESSIONID=1.s2").server == "s1"
     answer = get(cookie="JSESSIONID=1.s2")
-    assert (answer.server, answer.all("set-cookie")) == ("s2", [])  # who is known by one needs no other
+    assert (answer.server, answer.all("set-cookie")) == ("s2", [])  # a client known by one needs no other
 
 
 def test_a_sticky_application_that_knows_its_own_route(face: Face):

@@ -1,5 +1,5 @@
 """Our own dialect of cookies, on both faces: signed by default, so that a client cannot name a server that it
-was never given; with dates inside the signature, keys that change, and marks that know whose memory they are
+was never given; with dates inside the signature, keys that change, and marks that name the instance they are
 about.
 """
 
@@ -186,7 +186,7 @@ def test_new_key_does_not_extend_maxlife(face: Face) -> None:
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
-def twin(value: str, number: int) -> str:
+def respelled(value: str, number: int) -> str:
     """Another last character that base64 reads as the same signature: two of its bits have no meaning."""
     last = ALPHABET.index(value[-1])
     other = value[:-1] + ALPHABET[last & ~3 | (last + number) & 3]
@@ -213,9 +213,9 @@ FORGERIES: dict[str, Callable[[str], str]] = {
     "much padding": lambda value: value + "=" * 1000,
     "noise that base64 ignores": lambda value: value + "!!",
     "noise before the signature": lambda value: value.replace(".", ".!", 1),
-    "first twin": lambda value: twin(value, 1),
-    "second twin": lambda value: twin(value, 2),
-    "third twin": lambda value: twin(value, 3),
+    "first respelled": lambda value: respelled(value, 1),
+    "second respelled": lambda value: respelled(value, 2),
+    "third respelled": lambda value: respelled(value, 3),
     "standard base64": lambda value: value[:-1] + "+",
     "other case": lambda value: value.swapcase(),
     "a quote before it": lambda value: f'"{value}',
@@ -464,8 +464,8 @@ def test_opaque_mark_brings_the_client_back_without_naming_the_server(face: Face
     assert re.fullmatch(f"SERVERID={value}", mark)
     assert face.client(backend)(cookie=mark).server == "s1"
     assert face.client(backend)(cookie="SERVERID=s1").letters == "II"
-    twin = two(face, replace(cookie, secret="another secret, as long"))
-    assert mark_of_s1(face, twin)[:30] != mark[:30]
+    respelled = two(face, replace(cookie, secret="another secret, as long"))
+    assert mark_of_s1(face, respelled)[:30] != mark[:30]
 
 
 def test_an_opaque_prefix_brings_the_client_back(face: Face) -> None:
@@ -516,8 +516,8 @@ def test_backup_sets_no_mark_and_deletes_the_one_of_the_client(face: Face) -> No
     get = face.client(backend)
     mark = get().mark
     backend["s1"].state = "maint"
-    stranger = get()
-    assert (stranger.server, stranger.letters, stranger.all("set-cookie")) == ("sorry", "NN", [])
+    unknown = get()
+    assert (unknown.server, unknown.letters, unknown.all("set-cookie")) == ("sorry", "NN", [])
     client = get(cookie=mark, scheme="https")
     assert (client.server, client.letters) == ("sorry", "DD")
     assert client.all("set-cookie") == [

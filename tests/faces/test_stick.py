@@ -105,7 +105,7 @@ def test_behind_trusted_proxies_the_client_s_address_counts(face: Face):
     assert get(peer="10.0.0.1", headers=ann).server == "s1"
     assert get(peer="10.0.0.1", headers=bob).server == "s2"
     assert get(peer="10.0.0.2", headers=ann).server == "s1"
-    # nobody else is believed
+    # no other header counts
     assert get(peer="203.0.113.9", headers=ann).server == "s3"
 
 
@@ -197,7 +197,7 @@ def test_a_cookie_else_a_header_else_the_address(face: Face):
     # the cookie
     assert get(peer="10.0.0.1", headers=[("x-user", "bob")], cookie="SERVERID=s3").server == "s3"
     assert users["bob"] == clients["10.0.0.1"] and users["bob"].startswith("s3")  # and it writes over both
-    # the header: no cookie for who is known by a table
+    # the header: no cookie for a client that a table knows
     answer = get(peer="10.0.0.9", headers=[("x-user", "bob")])
     assert (answer.server, answer.all("set-cookie")) == ("s3", [])
     # the address
@@ -252,7 +252,7 @@ def test_rules_of_persistence_apply_to_tables(face: Face):
     backend["s1"].health = Health.UP
 
     assert get("/three", headers=ann).decision.claim is Claim.UNUSED
-    assert get(headers=ann).server == "s3"  # who answered it last, as in HAProxy
+    assert get(headers=ann).server == "s3"  # the server of its last response, as in HAProxy
 
 
 # -- at the same time

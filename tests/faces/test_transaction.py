@@ -1,5 +1,5 @@
 """What becomes of a request when something is in its way, on both faces: servers that may not be used,
-servers that fail, apps that raise, nobody left; which backend a path belongs to; and what cannot work.
+servers that fail, apps that raise, no server left; which backend a path belongs to; and what cannot work.
 """
 
 from __future__ import annotations
@@ -292,12 +292,12 @@ def test_an_exception_after_the_head_is_raised_and_counted_too(face: Face, first
     assert broken.counters[Total.ERESP] == 1
 
 
-# -- nobody left
+# -- no server left
 
 
 @pytest.mark.parametrize("cookie", [None, "SERVERID=s1", "SERVERID=s9"])
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "plain"])
-def test_where_nobody_can_serve_the_client_is_asked_to_come_again(face: Face, signed: bool, cookie: str | None) -> None:
+def test_without_a_usable_server_the_response_is_503(face: Face, signed: bool, cookie: str | None) -> None:
     persist = Cookie("SERVERID", secret="0123456789abcdef") if signed else PLAIN
     backend = face.backend(face.server("s1"), face.server("s2"), persist=persist)
     put(backend["s1"], "maint")
@@ -358,7 +358,7 @@ def test_where_no_replica_starts_the_client_is_asked_to_come_again(face: Face) -
     assert (answer.status, answer.decision.attempts) == (503, ())
 
 
-# -- what was decided, and who is told
+# -- what was decided, and where that is reported
 
 
 def test_a_decision_says_who_has_a_request_and_why(face: Face) -> None:
@@ -409,7 +409,7 @@ def test_where_no_dispatcher_has_been_there_is_no_decision(face: Face) -> None:
         face.package.decision({})
 
 
-def test_whoever_wants_to_know_is_told_of_each_request_once_however_it_ended(face: Face) -> None:
+def test_the_log_is_called_once_for_each_request_however_it_ended(face: Face) -> None:
     told: list[Decision] = []
     backend = face.backend(face.server("s1"), persist=PLAIN, log=told.append)
     get = face.client(backend)
@@ -460,8 +460,8 @@ def test_debug_says_in_a_header_what_was_decided(face: Face) -> None:
     (moved,) = get(cookie="SERVERID=s1").all("x-sticky")
     assert moved.startswith("server=s2; claim=DOWN; attempts=s1,s2; mark=INSERTED; why=")
     backend["s2"].state = "maint"
-    (nobody,) = get().all("x-sticky")
-    assert nobody.startswith("server=-; claim=NONE; attempts=s1; mark=NONE; why=")
+    (no_server,) = get().all("x-sticky")
+    assert no_server.startswith("server=-; claim=NONE; attempts=s1; mark=NONE; why=")
     assert face.client(backend)(cookie="SERVERID=s2").all("x-sticky") == [], "and only then"
 
 

@@ -1,4 +1,4 @@
-"""First: in the order of declaration, as long as there is room."""
+"""First: in the order of declaration, as long as there are free slots."""
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ def test_a_server_that_is_up_again_is_first_again(bench):
 
 
 class Counting:
-    """Who is full, and how often that was asked."""
+    """The servers that are full, and how often that was queried."""
 
     def __init__(self, inner: object) -> None:
         self.inner = inner

@@ -123,7 +123,7 @@ def forwardfor(**more: Any) -> Forward:
     [
         # X-Forwarded-*
         pytest.param(x_forwarded(), CLIENT, [], REPLACED, id="x-forwarded, nothing said before"),
-        pytest.param(x_forwarded(), CLIENT, SAID, REPLACED, id="x-forwarded, a stranger's word is replaced"),
+        pytest.param(x_forwarded(), CLIENT, SAID, REPLACED, id="x-forwarded, an untrusted peer's headers are replaced"),
         pytest.param(
             x_forwarded(trusted_proxies=("10.0.0.0/8",)), CLIENT, SAID, REPLACED, id="x-forwarded, another is trusted"
         ),
@@ -243,11 +243,11 @@ def forwardfor(**more: Any) -> Forward:
                 (b"x-forwarded-proto", b"http"),
                 (b"x-forwarded-host", b"shop.example"),
             ],
-            id="x-forwarded, a trusted proxy whose IPv4 address is written as IPv6",
+            id="x-forwarded, a trusted proxy with its IPv4 address written as IPv6",
         ),
         # Forwarded
         pytest.param(rfc7239(), CLIENT, [], [(b"forwarded", ELEMENT)], id="forwarded, nothing said before"),
-        pytest.param(rfc7239(), CLIENT, SAID, [(b"forwarded", ELEMENT)], id="forwarded, a stranger's word is replaced"),
+        pytest.param(rfc7239(), CLIENT, SAID, [(b"forwarded", ELEMENT)], id="forwarded, an untrusted peer is replaced"),
         pytest.param(
             rfc7239(trusted_proxies=("10.0.0.0/8",)),
             PROXY,

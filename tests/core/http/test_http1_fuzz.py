@@ -95,7 +95,7 @@ def theirs(reads: Sequence[bytes], method: str, closed: bool) -> Read | str:
                     break
     except h11.RemoteProtocolError as problem:
         if not (status and re.match("peer (unexpectedly )?closed connection", str(problem))):
-            return str(problem)  # the other case is told by not being over
+            return str(problem)  # the other case: it is not over
     reusable = over and connection.their_state is h11.DONE and not connection.trailing_data[0]
     return Read(status, passed_on(headers, status), b"".join(body), over, reusable)
 
@@ -216,7 +216,7 @@ def test_some_responses_only_h11_refuses(difference: Difference):
 
 def agree(reads: list[bytes], method: str, closed: bool) -> None:
     """Both read the same, or both read nothing, or the tables say why only one does. h11 may wait for the end of a line
-    that we need not hear.
+    that need not be reported.
     """
     we, they = ours(reads, method, closed), theirs(reads, method, closed)
     if isinstance(we, str):

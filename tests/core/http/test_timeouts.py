@@ -13,7 +13,7 @@ from sticky_core.http.timeouts import Timeouts, TimeoutSeconds
         pytest.param(
             Timeouts(connect=2), TimeoutSeconds(2, 60, 2, 3600), id="a place is waited for as long as a connection"
         ),
-        pytest.param(Timeouts(connect=2, queue=7), TimeoutSeconds(2, 60, 7, 3600), id="unless it is told"),
+        pytest.param(Timeouts(connect=2, queue=7), TimeoutSeconds(2, 60, 7, 3600), id="unless it is given"),
         pytest.param(
             Timeouts(connect="250ms", server="1m", queue="1500us", tunnel="8h"),
             TimeoutSeconds(0.25, 60, 0.0015, 28_800),
@@ -42,7 +42,7 @@ def test_timeouts_are_seconds(timeouts: Timeouts, expected: TimeoutSeconds):
         pytest.param(True, "True is not a duration", id="a truth"),
         pytest.param(float("nan"), "nan is not above 0", id="not a number"),
         pytest.param(float("inf"), "inf is not above 0 and at most 2147483647 s", id="for ever"),
-        pytest.param("24856d", "'24856d' is not above 0 and at most", id="longer than anybody waits"),
+        pytest.param("24856d", "'24856d' is not above 0 and at most", id="too long"),
     ],
 )
 def test_an_invalid_timeout_is_refused(name: str, duration: float | str, problem: str):

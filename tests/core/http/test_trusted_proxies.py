@@ -31,14 +31,14 @@ from sticky_core.http.trusted_proxies import Networks, network_problems
         pytest.param(["unix"], "", True, id="a UNIX socket as WSGI tells it"),
         pytest.param(["unix"], "192.0.2.7", False, id="an address that is no UNIX socket"),
         pytest.param(["unix", "10.0.0.0/8"], "10.1.2.3", True, id="an address beside a UNIX socket"),
-        pytest.param(["*"], "192.0.2.7", True, id="anybody"),
-        pytest.param(["*"], None, True, id="anybody, behind a UNIX socket"),
+        pytest.param(["*"], "192.0.2.7", True, id="all peers"),
+        pytest.param(["*"], None, True, id="all peers, behind a UNIX socket"),
         pytest.param(["*"], "whoever", True, id="every peer, whatever its name"),
         pytest.param([], "192.0.2.7", False, id="no networks"),
         pytest.param([], None, False, id="no networks, a UNIX socket"),
         pytest.param(["10.0.0.0/8"], "unix", False, id="a word that is no address"),
-        pytest.param(["unix"], "unix", False, id="a peer whose name is unix"),
-        pytest.param(["*", "10.0.0.0/8"], "11.0.0.1", True, id="anybody, and a network as well"),
+        pytest.param(["unix"], "unix", False, id="a peer with the name unix"),
+        pytest.param(["*", "10.0.0.0/8"], "11.0.0.1", True, id="all peers, and a network as well"),
         pytest.param(["10.0.0.0/8"], "10.1.2.3:80", False, id="an address with a port"),
         pytest.param(["10.0.0.0/8"], " 10.1.2.3", False, id="an address with a space"),
         pytest.param(["10.0.0.0/8"], "10.1.2.03", False, id="an address with a zero"),
@@ -63,8 +63,8 @@ OURS = ["10.0.0.0/8", "unix"]
 @pytest.mark.parametrize(
     "networks, peer, said, client",
     [
-        pytest.param(OURS, "192.0.2.7", ["198.51.100.1"], "192.0.2.7", id="a stranger's word is nothing"),
-        pytest.param(OURS, "192.0.2.7", [], "192.0.2.7", id="a stranger says nothing"),
+        pytest.param(OURS, "192.0.2.7", ["198.51.100.1"], "192.0.2.7", id="an untrusted peer with the header"),
+        pytest.param(OURS, "192.0.2.7", [], "192.0.2.7", id="an untrusted peer without the header"),
         pytest.param(OURS, "10.0.0.1", [], "10.0.0.1", id="a proxy speaks for itself"),
         pytest.param(OURS, "10.0.0.1", ["198.51.100.1"], "198.51.100.1", id="a proxy speaks for its client"),
         pytest.param(OURS, "10.0.0.1", ["198.51.100.1, 10.0.0.2"], "198.51.100.1", id="through another proxy"),
@@ -85,7 +85,7 @@ OURS = ["10.0.0.0/8", "unix"]
         pytest.param(OURS, "10.0.0.1", ["2001:db8::1, ::ffff:10.0.0.2"], "2001:db8::1", id="IPv6"),
         pytest.param(OURS, None, ["198.51.100.1"], "198.51.100.1", id="a proxy behind a UNIX socket"),
         pytest.param(OURS, None, [], None, id="a UNIX socket that says nothing"),
-        pytest.param(["10.0.0.0/8"], None, ["198.51.100.1"], None, id="a stranger behind a UNIX socket"),
+        pytest.param(["10.0.0.0/8"], None, ["198.51.100.1"], None, id="an untrusted peer behind a UNIX socket"),
         pytest.param(
             ["*"], "192.0.2.7", ["203.0.113.9, 198.51.100.1"], "203.0.113.9", id="the outermost if all are trusted"
         ),

@@ -24,7 +24,7 @@ NX = Answer(Status.NX, info="no such name")
 
 
 class ResolvedBackend:
-    """A backend of a template, whose name gets the answers that a test records."""
+    """A backend of a template, with the answers for its name that a test records."""
 
     def __init__(self, where="myservice.local:8080/base", n=3, options=None, **backend_options):
         self.clock = ManualClock()
