@@ -107,7 +107,7 @@ class Work:
         self.servers = servers
         begin = time.thread_time()
         self.algorithm: Algorithm = contender.balance.build(servers, random)
-        self.made = time.thread_time() - begin
+        self.build_time = time.thread_time() - begin
         if isinstance(self.algorithm, LatencyAware):
             for server in servers:
                 self.algorithm.record_latency(server, 0.1)
@@ -120,7 +120,7 @@ class Work:
             choose(client, ())
         return (time.thread_time() - begin) / len(clients)
 
-    def told(self, clients: Sequence[Any]) -> float:
+    def notified(self, clients: Sequence[Any]) -> float:
         """Return the seconds per request for `acquired` and `released`."""
         algorithm, servers = self.algorithm, self.servers
         some = [servers[number * 7919 % len(servers)] for number in range(len(clients))]
@@ -150,19 +150,19 @@ class Work:
         return max(min(took[::2]), min(took[1::2]))
 
 
-def heavier(server: Server) -> None:
+def raise_weight(server: Server) -> None:
     server.weight += 2
 
 
-def lighter(server: Server) -> None:
+def lower_weight(server: Server) -> None:
     server.weight -= 2
 
 
-def gone(server: Server) -> None:
+def set_maintenance(server: Server) -> None:
     server.state = AdminState.MAINT
 
 
-def back(server: Server) -> None:
+def set_ready(server: Server) -> None:
     server.state = AdminState.READY
 
 
@@ -175,7 +175,7 @@ def measured(rounds: int, count: int) -> Iterator[tuple[Contender, dict[str, lis
     for size in SIZES:
         works = [(contender, Work(contender, servers[:size])) for contender in CONTENDERS]
         choices: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
-        told: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
+        notified: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
         for _, work in works:  # warm up: keys become known, and all rounds have begun
             for _ in range(3):
                 work.choices(clients)
@@ -186,17 +186,17 @@ def measured(rounds: int, count: int) -> Iterator[tuple[Contender, dict[str, lis
             for contender, work in works:
                 choices[contender.name].append(work.choices(clients))
                 if work.algorithm.counts_requests:
-                    told[contender.name].append(work.told(clients))
+                    notified[contender.name].append(work.notified(clients))
         for contender, work in works:
             figure = figures[contender.name]
             figure.setdefault("choice", []).append(min(choices[contender.name]) * 1e6)
             if work.algorithm.counts_requests:
-                figure.setdefault("told", []).append(min(told[contender.name]) * 1e6)
+                figure.setdefault("notified", []).append(min(notified[contender.name]) * 1e6)
             unseen = min(work.choices([Client(next(new_keys)) for _ in range(count)]) for _ in range(5))
-            figure.setdefault("stranger", []).append(unseen * 1e6)
-            figure.setdefault("made", []).append(work.made * 1e6)
-            figure.setdefault("weight", []).append(work.changed(clients[0], heavier, lighter) * 1e6)
-            figure.setdefault("gone", []).append(work.changed(clients[0], gone, back) * 1e6)
+            figure.setdefault("new key", []).append(unseen * 1e6)
+            figure.setdefault("built", []).append(work.build_time * 1e6)
+            figure.setdefault("weight", []).append(work.changed(clients[0], raise_weight, lower_weight) * 1e6)
+            figure.setdefault("maintenance", []).append(work.changed(clients[0], set_maintenance, set_ready) * 1e6)
         gc.enable()
         gc.unfreeze()
     for contender in CONTENDERS:
@@ -217,12 +217,12 @@ def verdict(contender: Contender, choice: Sequence[float]) -> str:
 
 
 TABLES = {
-    "choice": "a choice for a client known",
-    "stranger": "a choice for a client never seen",
-    "told": "taken and left",
+    "choice": "a choice for a known key",
+    "new key": "a choice for a new key",
+    "notified": "acquired and released",
     "weight": "a weight changed, and the next choice",
-    "gone": "a server gone or back, and the next choice",
-    "made": "made",
+    "maintenance": "a server in maintenance or back, and the next choice",
+    "built": "built",
 }
 
 
@@ -237,7 +237,7 @@ def main() -> None:
         print(f"{'':<28}" + "".join(f"{size:>10}" for size in SIZES))
         for contender, figures in results:
             if what in figures:
-                digits = 2 if what in ("choice", "stranger", "told") else 0
+                digits = 2 if what in ("choice", "new key", "notified") else 0
                 line = "".join(f"{figure:>10.{digits}f}" for figure in figures[what])
                 goal = verdict(contender, figures["choice"]) if what == "choice" else ""
                 print(f"  {contender.name:<26}{line}   {goal}".rstrip())

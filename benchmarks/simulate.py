@@ -188,14 +188,14 @@ class Schedule:
         #: by window, the sessions that send a request, in order
         self.windows: list[array[int]] = []
         for window in range(model.windows):
-            asking = list(range(begins[max(0, window - VISITS + 1)], begins[window + 1]))
-            rng.shuffle(asking)
-            self.windows.append(array("I", asking))
+            sending = list(range(begins[max(0, window - VISITS + 1)], begins[window + 1]))
+            rng.shuffle(sending)
+            self.windows.append(array("I", sending))
         #: the place of the request that each request replaces, again and again
         self.places = array("I", (rng.randrange(IN_FLIGHT * model.servers) for _ in range(100_003)))
 
 
-class Answer:
+class ResponseHead:
     """The head of a response, as far as a client stores it."""
 
     __slots__ = ("cookie",)
@@ -217,7 +217,7 @@ class Answer:
     def edit_cookies(self, new: Callable[[str], str | None]) -> None: ...
 
 
-class Visit(Transaction[int, None]):
+class SimulatedRequest(Transaction[int, None]):
     """A request, which consists of the number of its key. Keys are scattered, as addresses are."""
 
     __slots__ = ()
@@ -254,8 +254,8 @@ class Visit(Transaction[int, None]):
         self.forwarded_cookies = texts
 
 
-class ReportedVisit(Reporting[int, None], Visit):
-    """A visit with a time, for algorithms that measure latency."""
+class ReportedRequest(Reporting[int, None], SimulatedRequest):
+    """A request with a time, for algorithms that measure latency."""
 
     __slots__ = ()
 
@@ -269,7 +269,7 @@ class Outcome:
     driven: int = 0
     back: int = 0
     for_nothing: int = 0
-    unanswered: int = 0
+    unavailable: int = 0
     imbalance: list[float] = field(default_factory=list)  #: by window
     seconds: float = 0.0
     model: Model = field(default_factory=Model)
@@ -299,8 +299,8 @@ class Run:
         self._schedule = schedule
         self._clock = ManualClock()
         self._places = itertools.cycle(schedule.places)
-        self._here: list[Visit | None] = [None] * (IN_FLIGHT * model.servers)
-        self._gap = RESPONDS_IN / len(self._here)
+        self._in_flight: list[SimulatedRequest | None] = [None] * (IN_FLIGHT * model.servers)
+        self._gap = RESPONDS_IN / len(self._in_flight)
         balance = contender.balance
         if isinstance(balance, Ewma):
             balance = replace(balance, clock=self._clock)
@@ -315,7 +315,7 @@ class Run:
             clock=self._clock,
             rng=random.Random(model.seed),
         )
-        self._visit = ReportedVisit if self.backend.snapshot.observes else Visit
+        self._request_class = ReportedRequest if self.backend.snapshot.observes else SimulatedRequest
         self._sessions = array("H", [NO_SERVER]) * model.sessions
         self._cookies: list[str | None] = [None] * model.sessions
         self._moved = bytearray(model.sessions)
@@ -325,59 +325,59 @@ class Run:
     def run(self) -> Outcome:
         begin = time.thread_time()
         model = self._schedule.model
-        for window, asking in enumerate(self._schedule.windows):
+        for window, sending in enumerate(self._schedule.windows):
             for number in model.down(window - 1):
                 self.servers[number].state = AdminState.READY
             for number in model.down(window):
                 self.servers[number].state = AdminState.MAINT
                 self._was_down[number] = window
-            answered = self._window(window, asking)
+            responses = self._window(window, sending)
             up = model.servers - len(model.down(window))
-            self.outcome.imbalance.append(max(answered) * up / sum(answered))
+            self.outcome.imbalance.append(max(responses) * up / sum(responses))
         self.outcome.moved = sum(self._moved)
         self.outcome.seconds = time.thread_time() - begin
         return self.outcome
 
-    def _window(self, window: int, asking: Sequence[int]) -> list[int]:
+    def _window(self, window: int, sending: Sequence[int]) -> list[int]:
         """Send one request for each session of the window. Return how many responses each server has sent."""
-        kind, backend, advance, gap = self._visit, self.backend, self._clock.advance, self._gap
-        keys, cookies, sessions, here_now = self._schedule.keys, self._cookies, self._sessions, self._here
-        answered = [0] * len(self.servers)
-        for session, place in zip(asking, self._places, strict=False):
+        request_class, backend, advance, gap = self._request_class, self.backend, self._clock.advance, self._gap
+        keys, cookies, sessions, in_flight = self._schedule.keys, self._cookies, self._sessions, self._in_flight
+        responses = [0] * len(self.servers)
+        for session, place in zip(sending, self._places, strict=False):
             advance(gap)
-            visit = kind()
-            visit.snapshot = backend.snapshot
-            visit.owner = backend
-            visit.raw_request = keys[session]
-            visit.client_send = None
-            server = visit.first(cookies[session])
+            request = request_class()
+            request.snapshot = backend.snapshot
+            request.owner = backend
+            request.raw_request = keys[session]
+            request.client_send = None
+            server = request.first(cookies[session])
             if not isinstance(server, Server):
-                self.outcome.unanswered += 1
-                visit.unavailable_response()
+                self.outcome.unavailable += 1
+                request.unavailable_response()
                 continue
-            visit.decision.status = 200
-            if not visit.persisted.needs_no_mark:
-                answer = Answer()
-                visit.stamp(answer)
-                if answer.cookie is not None:
-                    cookies[session] = answer.cookie
-            over, here_now[place] = here_now[place], visit
-            if over is not None:
-                over.release(over.tried[-1], True)
+            request.decision.status = 200
+            if not request.persisted.needs_no_mark:
+                head = ResponseHead()
+                request.stamp(head)
+                if head.cookie is not None:
+                    cookies[session] = head.cookie
+            ended, in_flight[place] = in_flight[place], request
+            if ended is not None:
+                ended.release(ended.tried[-1], True)
             number = server.id - 1
-            answered[number] += 1
+            responses[number] += 1
             before = sessions[session]
             if before != number:
                 sessions[session] = number
                 if before != NO_SERVER:
                     self._note_move(session, before, number, window)
-        return answered
+        return responses
 
-    def _note_move(self, session: int, before: int, here: int, window: int) -> None:
+    def _note_move(self, session: int, before: int, now: int, window: int) -> None:
         self._moved[session] = 1
         if self._was_down[before] == window:
             self.outcome.driven += 1
-        elif self._was_down[here] == window - 1:
+        elif self._was_down[now] == window - 1:
             self.outcome.back += 1
         else:
             self.outcome.for_nothing += 1
@@ -415,7 +415,7 @@ def line(contender: Contender, outcome: Outcome) -> str:
         f"{contender.algorithm:<26}{contender.persistence:<13}{outcome.of_100(outcome.moved):>7.1f}%{moves}"
         f"{outcome.of_100(outcome.for_nothing):>12.1f}"
         f"   {outcome.rest:>6.2f}{outcome.worst:>8.2f}{outcome.end:>8.2f}"
-        + (f"   {outcome.unanswered} not answered" if outcome.unanswered else "")
+        + (f"   {outcome.unavailable} no server available" if outcome.unavailable else "")
     )
 
 

@@ -88,7 +88,7 @@ def test_every_row_is_simulated_and_every_request_answered(simulate, model):
     small = replace(model, servers=12, sessions=240)
     rows = list(simulate.simulated(small, simulate.CONTENDERS))
     assert len(rows) == len(simulate.ALGORITHMS) * len(simulate.PERSISTENCES)
-    assert [contender.name for contender, outcome in rows if outcome.unanswered] == []
+    assert [contender.name for contender, outcome in rows if outcome.unavailable] == []
 
 
 def test_the_same_seed_tells_the_same(simulate, model):
