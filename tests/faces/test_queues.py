@@ -1,10 +1,11 @@
-"""Who waits for a place at a server that has its `maxconn`, on ASGI (asyncio and trio) and on WSGI: tasks and threads
-that are really there at the same time, in a hall that tells where each of them stands.
+"""Requests that wait for a slot at a server that has reached its `maxconn`, on ASGI (asyncio and trio) and on WSGI:
+tasks
+and threads that run at the same time, on a bench that shows where each of them is.
 
-    backend = hall.backend(hall.server("s1"), hall.server("s2"))    # one place each
-    first, second = hall.visit("s1"), hall.visit("s1")              # the one is inside, the other waits
-    first.let_go()
-    hall.until(lambda: second.inside == "s1")
+    backend = bench.backend(bench.server("s1"), bench.server("s2"))    # one slot each
+    first, second = bench.visit("s1"), bench.visit("s1")              # the first is in its app, the second waits
+    first.release()
+    bench.until(lambda: second.inside == "s1")
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for something that happens elsewhere."""
+    """Wait for a condition that another thread brings about."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -62,17 +63,17 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class Killed(BaseException):
-    """What ends a thread from outside, such as gevent's."""
+    """Ends a thread from outside, as gevent does."""
 
 
 class Visit(ABC):
-    """A request on its way, as whoever stands in the hall sees it."""
+    """A request in flight, as the bench sees it."""
 
-    def __init__(self, hall: Hall, number: int) -> None:
-        self.hall = hall
+    def __init__(self, bench: Bench, number: int) -> None:
+        self.bench = bench
         self.number = number
-        self.inside: str | None = None  # the server whose app has it
-        self.been: list[str] = []  # all of them
+        self.inside: str | None = None  # the server with the app that has it
+        self.been: list[str] = []  # all servers so far
         self.status = 0
         self.cookies: list[str] = []
         self.raised: BaseException | None = None
@@ -83,13 +84,13 @@ class Visit(ABC):
 
     @property
     def decision(self) -> Decision:
-        found: Decision = self.request[self.hall.key]
+        found: Decision = self.request[self.bench.key]
         return found
 
     @property
     def transaction(self) -> Transaction[Any, Any] | None:
-        """Its transaction while it waits for its next server."""
-        return self.hall.waiting.get(id(self.request))
+        """The transaction while it waits for its next server."""
+        return self.bench.waiting.get(id(self.request))
 
     @property
     def waits(self) -> bool:
@@ -98,52 +99,52 @@ class Visit(ABC):
 
     @property
     def stands(self) -> bool:
-        """Whether it has come as far as it can by itself."""
+        """Whether it is in an app, in a queue, or over."""
         return self.over.is_set() or self.inside is not None or self.waits
 
     @property
     def server(self) -> str | None:
-        """Who answered, once it is over."""
+        """The server that responded, once it is over."""
         assert self.over.is_set()
         return self.decision.server
 
     def enters(self, name: str) -> None:
         self.been.append(name)
-        self.hall.count(name, 1)
+        self.bench.count(name, 1)
         if name in self.fails:
-            self.hall.count(name, -1)
+            self.bench.count(name, -1)
             raise ServerFailure(Failure.REFUSED, name)
         self.inside = name
 
     def exits(self) -> None:
         assert self.inside is not None
-        self.hall.count(self.inside, -1)
+        self.bench.count(self.inside, -1)
         self.inside = None
 
-    def let_go(self) -> Visit:
-        """Let the app that has it answer, and see the request to its end."""
+    def release(self) -> Visit:
+        """Let the app that has it respond, and wait for the end of the request."""
         self.open()
         return self.ends()
 
     def ends(self) -> Visit:
-        """See it to its end, which comes by itself."""
+        """Wait for its end, which comes by itself."""
         assert self.over.wait(PATIENCE), "it does not end"
         return self
 
     @abstractmethod
     def open(self) -> None:
-        """Let it go, without seeing to it."""
+        """Let the app respond, without waiting for the end."""
 
     @abstractmethod
     def leave(self) -> None:
-        """The client goes away."""
+        """Let the client disconnect."""
 
     @abstractmethod
     def end(self) -> None:
-        """Who serves it is ended from outside: a task is cancelled, a thread killed."""
+        """End from outside what serves it: cancel the task, kill the thread."""
 
 
-class Hall(ABC):
+class Bench(ABC):
     """One of the two packages with its servers, and many requests at the same time."""
 
     package: Any
@@ -155,7 +156,7 @@ class Hall(ABC):
         self.logged: list[Decision] = []
         #: the transactions that wait for their next server, by the identity of their request
         self.waiting: dict[int, Transaction[Any, Any]] = {}
-        #: whether apps answer by themselves, without being let
+        #: whether apps respond at once, without `release`
         self.hurried = False
         #: whether apps send their head and a first piece before they wait
         self.streams = False
@@ -166,7 +167,7 @@ class Hall(ABC):
 
     @contextmanager
     def watches(self, transaction: Transaction[Any, Any], step: Step) -> Generator[None]:
-        """Note that a transaction waits, if that is what its step says, until it does no longer."""
+        """Record a transaction as waiting while its step is a wait."""
         number = id(transaction.raw_request)
         if not isinstance(step, Unavailable):
             self.waiting[number] = transaction
@@ -204,8 +205,8 @@ class Hall(ABC):
         elsewhere: bool = False,
         kind: str = "http",
     ) -> Visit:
-        """A request of a client that belongs to the server `of`, as soon as it stands somewhere; in another event loop
-        than others, if `elsewhere`.
+        """Begin a request of a client that belongs to the server `of`, and wait until it is in an app, in a queue, or
+        over. `elsewhere`: in another event loop than the others.
         """
         visit = self._begin(of, tuple(fails), elsewhere, kind)
         if wait:
@@ -213,7 +214,7 @@ class Hall(ABC):
         return visit
 
     def settle(self) -> None:
-        """Let everybody go, and see that nobody has left anything behind."""
+        """Release all requests, and check that none has left anything behind."""
         until(self._emptied)
         for backend in self.backends:
             assert [len(server.in_flight) for server in backend.servers] == [0] * len(backend.servers)
@@ -234,7 +235,7 @@ class Hall(ABC):
 
     @abstractmethod
     def alone(self) -> int:
-        """The status of a request for which no other thread or loop is needed, of an app that answers by itself."""
+        """Return the status of a request that needs no other thread or loop, at an app that responds at once."""
 
     @abstractmethod
     def _begin(self, of: str | None, fails: tuple[str, ...], elsewhere: bool = False, kind: str = "http") -> Visit: ...
@@ -259,11 +260,11 @@ class AsgiVisit(Visit):
         self.portal.call(self.left.set)
 
     def end(self) -> None:
-        self.raised = Killed()  # a task that is cancelled tells nobody
+        self.raised = Killed()  # a cancelled task does not set it
         self.task.cancel()
 
 
-class AsgiHall(Hall):
+class AsgiBench(Bench):
     package = sticky_asgi
     key = "sticky"
     loop: Literal["asyncio", "trio"] = "asyncio"
@@ -272,7 +273,7 @@ class AsgiHall(Hall):
         super().__init__()
         self._stack = ExitStack()
         self._portals: dict[bool, anyio.from_thread.BlockingPortal] = {}
-        self._tasks: dict[bool, int] = {}  # how many there are of each while nobody is there
+        self._tasks: dict[bool, int] = {}  # how many there are of each without requests
 
     def _portal(self, elsewhere: bool) -> anyio.from_thread.BlockingPortal:
         if elsewhere not in self._portals:
@@ -388,7 +389,7 @@ class AsgiHall(Hall):
         return visit.status
 
 
-class TrioHall(AsgiHall):
+class TrioBench(AsgiBench):
     loop = "trio"
 
 
@@ -396,8 +397,8 @@ class TrioHall(AsgiHall):
 
 
 class WsgiVisit(Visit):
-    def __init__(self, hall: Hall, number: int) -> None:
-        super().__init__(hall, number)
+    def __init__(self, bench: Bench, number: int) -> None:
+        super().__init__(bench, number)
         self.gate, self.left, self.killed = threading.Event(), threading.Event(), threading.Event()
 
     def open(self) -> None:
@@ -415,7 +416,7 @@ class WsgiVisit(Visit):
         return self.left.is_set()
 
 
-class WsgiHall(Hall):
+class WsgiBench(Bench):
     package = sticky_wsgi
     key = "sticky.decision"
 
@@ -510,12 +511,12 @@ class WsgiHall(Hall):
         return visit.status
 
 
-HALLS: dict[str, type[Hall]] = {"asgi": AsgiHall, "asgi on trio": TrioHall, "wsgi": WsgiHall}
+BENCHES: dict[str, type[Bench]] = {"asgi": AsgiBench, "asgi on trio": TrioBench, "wsgi": WsgiBench}
 
 
-@pytest.fixture(params=HALLS)
-def hall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
-    made: Hall = HALLS[request.param]()
+@pytest.fixture(params=BENCHES)
+def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    made: Bench = BENCHES[request.param]()
     resolve_async, resolve = sticky_asgi.waits.resolve_wait, sticky_wsgi.waits.resolve_wait
 
     async def watched_async(transaction: Any, step: Step, body: Any) -> Server | None:
@@ -542,291 +543,289 @@ def put(server: Server, state: str) -> None:
         server.state = state  # type: ignore[assignment]  # a word will do
 
 
-# -- who is next
+# -- which request is next
 
 
-def test_a_client_of_a_full_server_waits_there_and_is_served_when_its_turn_comes(hall: Hall) -> None:
-    hall.backend(hall.server("s1"), hall.server("s2"))
-    visits = [hall.visit("s1") for _ in range(4)]
+def test_a_client_of_a_full_server_waits_there_and_is_served_when_its_turn_comes(bench: Bench) -> None:
+    bench.backend(bench.server("s1"), bench.server("s2"))
+    visits = [bench.visit("s1") for _ in range(4)]
     for number, (before, after) in enumerate(pairwise(visits), 1):
         assert before.inside == "s1"
         assert all(visit.waits for visit in visits[number:])
-        before.let_go()
+        before.release()
         until(lambda: after.inside)  # noqa: B023 - it is waited for within the turn
-    visits[-1].let_go()
+    visits[-1].release()
     for visit in visits:
         assert (visit.status, visit.server, visit.cookies) == (200, "s1", [])
         assert (visit.decision.claim, visit.decision.attempts) == (Claim.VALID, ("s1",))
-    assert hall.largest_crowd == {"s1": 1}
+    assert bench.largest_crowd == {"s1": 1}
 
 
-def test_a_client_that_belongs_nowhere_goes_to_whoever_has_room_first_and_is_marked_there(hall: Hall) -> None:
-    hall.backend(hall.server("s1"), hall.server("s2"))
-    one, other = hall.visit(), hall.visit()
+def test_a_new_client_gets_the_first_free_slot_and_a_mark_of_that_server(bench: Bench) -> None:
+    bench.backend(bench.server("s1"), bench.server("s2"))
+    one, other = bench.visit(), bench.visit()
     assert (one.inside, other.inside) == ("s1", "s2")
-    first, second = hall.visit(), hall.visit()
+    first, second = bench.visit(), bench.visit()
     assert first.waits and second.waits
-    other.let_go()
+    other.release()
     until(lambda: first.inside)
-    one.let_go()
+    one.release()
     until(lambda: second.inside)
     assert (first.inside, second.inside) == ("s2", "s1")
-    assert first.let_go().cookies == ["SERVERID=s2; path=/"]
-    assert second.let_go().cookies == ["SERVERID=s1; path=/"]
+    assert first.release().cookies == ["SERVERID=s2; path=/"]
+    assert second.release().cookies == ["SERVERID=s1; path=/"]
 
 
-def test_who_came_first_is_first_whether_it_waits_for_one_or_for_anyone(hall: Hall) -> None:
-    hall.backend(hall.server("s1"))
-    served: list[Visit] = [hall.visit()]
-    visits = [hall.visit(of) for of in (None, "s1", "s1", None, "s1")]
+def test_the_longest_wait_is_next_whether_for_one_server_or_for_any(bench: Bench) -> None:
+    bench.backend(bench.server("s1"))
+    served: list[Visit] = [bench.visit()]
+    visits = [bench.visit(of) for of in (None, "s1", "s1", None, "s1")]
     for visit in visits:
-        served[-1].let_go()
+        served[-1].release()
         until(lambda: any(each.inside for each in visits))
         served.append(next(each for each in visits if each.inside))
         assert served[-1] is visit
 
 
-def test_a_place_is_taken_until_the_end_of_an_answer_and_not_its_beginning(hall: Hall) -> None:
-    hall.streams = True
-    hall.backend(hall.server("s1"))
-    first = hall.visit()
+def test_a_slot_is_held_until_the_end_of_a_response_and_not_its_beginning(bench: Bench) -> None:
+    bench.streams = True
+    bench.backend(bench.server("s1"))
+    first = bench.visit()
     until(lambda: first.status == 200)
-    second = hall.visit()
+    second = bench.visit()
     assert second.waits
-    first.let_go()
+    first.release()
     until(lambda: second.inside)
 
 
-def test_a_server_without_a_limit_has_room_for_all(hall: Hall) -> None:
-    hall.backend(hall.server("s1"), hall.server("s2", maxconn=0))
-    visits = [hall.visit("s2") for _ in range(5)] + [hall.visit() for _ in range(3)]
+def test_a_server_without_a_limit_takes_all_requests(bench: Bench) -> None:
+    bench.backend(bench.server("s1"), bench.server("s2", maxconn=0))
+    visits = [bench.visit("s2") for _ in range(5)] + [bench.visit() for _ in range(3)]
     assert [visit.inside for visit in visits] == ["s2"] * 5 + ["s1", "s2", "s2"]
 
 
-def test_a_place_is_handed_on_from_one_thread_or_loop_to_another(hall: Hall) -> None:
-    hall.backend(hall.server("s1"))
-    visits = [hall.visit(elsewhere=bool(number % 2)) for number in range(4)]
+def test_a_slot_passes_from_one_thread_or_loop_to_another(bench: Bench) -> None:
+    bench.backend(bench.server("s1"))
+    visits = [bench.visit(elsewhere=bool(number % 2)) for number in range(4)]
     for before, after in pairwise(visits):
-        before.let_go()
+        before.release()
         until(lambda: after.inside)  # noqa: B023 - it is waited for within the turn
 
 
-def test_a_client_whose_server_failed_waits_for_the_next_and_is_marked_there(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2"))
-    busy = hall.visit("s2")
-    moved = hall.visit("s1", fails=["s1"])
+def test_a_client_of_a_failed_server_waits_for_the_next_and_gets_its_mark(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"))
+    busy = bench.visit("s2")
+    moved = bench.visit("s1", fails=["s1"])
     assert moved.waits and moved.been == ["s1"]
-    free = hall.visit("s1")
+    free = bench.visit("s1")
     assert free.inside == "s1", "the place that was left is nobody's who has tried it"
-    busy.let_go()
+    busy.release()
     until(lambda: moved.inside)
-    moved.let_go()
+    moved.release()
     assert (moved.status, moved.server, moved.cookies) == (200, "s2", ["SERVERID=s2; path=/"])
     assert (moved.decision.claim, moved.decision.reason) == (Claim.DOWN, Reason.FAILED)
     assert [backend["s1"].counters[total] for total in (Total.WREDIS, Total.WRETR, Total.ECON)] == [1, 0, 1]
 
 
 @pytest.mark.parametrize("loops", [1, 2], ids=["in one loop", "in two"])
-def test_two_hundred_at_once_are_never_more_than_there_are_places_and_all_are_served(hall: Hall, loops: int) -> None:
-    servers = [hall.server("s1", maxconn=3), hall.server("s2", maxconn=2)]
-    backend = hall.backend(*servers, timeouts=Timeouts(queue=2 * PATIENCE))
-    inside = [hall.visit(elsewhere=number % loops == 1) for number in range(5)]
+def test_two_hundred_at_once_never_exceed_the_slots_and_all_are_served(bench: Bench, loops: int) -> None:
+    servers = [bench.server("s1", maxconn=3), bench.server("s2", maxconn=2)]
+    backend = bench.backend(*servers, timeouts=Timeouts(queue=2 * PATIENCE))
+    inside = [bench.visit(elsewhere=number % loops == 1) for number in range(5)]
     of = [None, "s1", "s2", None, "s1"] * 39
-    waiting = [hall.visit(belongs, wait=False, elsewhere=number % loops == 1) for number, belongs in enumerate(of)]
+    waiting = [bench.visit(belongs, wait=False, elsewhere=number % loops == 1) for number, belongs in enumerate(of)]
     until(lambda: all(visit.waits for visit in waiting))
-    hall.hurried = True
+    bench.hurried = True
     for visit in inside:
         visit.open()
-    assert [visit.ends().status for visit in hall.visits] == [200] * 200
-    assert hall.largest_crowd == {"s1": 3, "s2": 2}
+    assert [visit.ends().status for visit in bench.visits] == [200] * 200
+    assert bench.largest_crowd == {"s1": 3, "s2": 2}
     assert all(visit.server == belongs for visit, belongs in zip(waiting, of, strict=True) if belongs)
-    assert sum(server.total for server in backend.servers) == len(hall.logged) == 200
+    assert sum(server.total for server in backend.servers) == len(bench.logged) == 200
 
 
 # -- queues that are full
 
 
-def test_where_enough_wait_a_client_goes_elsewhere_and_is_told_so(hall: Hall) -> None:
-    hall.backend(hall.server("s1", maxqueue=1), hall.server("s2"))
-    inside, waiting, moved = (hall.visit("s1") for _ in range(3))
+def test_with_a_full_queue_a_client_gets_another_server_and_its_mark(bench: Bench) -> None:
+    bench.backend(bench.server("s1", maxqueue=1), bench.server("s2"))
+    inside, waiting, moved = (bench.visit("s1") for _ in range(3))
     assert (inside.inside, waiting.waits, moved.inside) == ("s1", True, "s2")
-    moved.let_go()
+    moved.release()
     assert (moved.status, moved.server, moved.cookies) == (200, "s2", ["SERVERID=s2; path=/"])
     assert (moved.decision.claim, moved.decision.reason) == (Claim.DOWN, Reason.FULL)
 
 
-def test_where_that_is_full_too_it_waits_for_anyone_and_is_told_who_it_was(hall: Hall) -> None:
-    hall.backend(hall.server("s1", maxqueue=1), hall.server("s2"))
-    visits = [hall.visit(of) for of in ("s1", "s2", "s1", "s1")]
+def test_if_that_server_is_full_too_it_waits_for_any_and_gets_the_mark_of_that(bench: Bench) -> None:
+    bench.backend(bench.server("s1", maxqueue=1), bench.server("s2"))
+    visits = [bench.visit(of) for of in ("s1", "s2", "s1", "s1")]
     _, on_s2, _, moved = visits
     assert moved.waits
-    on_s2.let_go()
+    on_s2.release()
     until(lambda: moved.inside)
-    moved.let_go()
+    moved.release()
     assert (moved.status, moved.server, moved.cookies) == (200, "s2", ["SERVERID=s2; path=/"])
     assert (moved.decision.claim, moved.decision.reason) == (Claim.DOWN, Reason.FULL)
 
 
-def test_whoever_waits_for_anyone_may_come_to_its_own_server_and_is_told_nothing(hall: Hall) -> None:
-    hall.backend(hall.server("s1", maxqueue=1), hall.server("s2"))
-    inside, _, own, late = (hall.visit(of) for of in ("s1", "s2", "s1", "s1"))
+def test_a_request_that_waits_for_any_server_may_get_its_own_and_no_new_mark(bench: Bench) -> None:
+    bench.backend(bench.server("s1", maxqueue=1), bench.server("s2"))
+    inside, _, own, late = (bench.visit(of) for of in ("s1", "s2", "s1", "s1"))
     assert late.waits
-    inside.let_go()
+    inside.release()
     until(lambda: own.inside)
-    own.let_go()
+    own.release()
     until(lambda: late.inside)
-    late.let_go()
+    late.release()
     assert (late.server, late.cookies, late.decision.claim) == ("s1", [], Claim.VALID)
 
 
 @pytest.mark.parametrize(
     "options", [{"redispatch": False}, {"unavailable": "fail"}], ids=["no redispatch", "rather fails"]
 )
-def test_where_enough_wait_and_it_may_not_go_elsewhere_a_client_is_sent_away(
-    hall: Hall, options: dict[str, Any]
-) -> None:
-    hall.backend(hall.server("s1", maxqueue=1), hall.server("s2"), **options)
-    hall.visit("s1"), hall.visit("s1")
-    away = hall.visit("s1")
+def test_with_a_full_queue_and_no_redispatch_a_client_gets_503(bench: Bench, options: dict[str, Any]) -> None:
+    bench.backend(bench.server("s1", maxqueue=1), bench.server("s2"), **options)
+    bench.visit("s1"), bench.visit("s1")
+    away = bench.visit("s1")
     assert away.over.is_set()
     assert (away.status, away.server, away.cookies, away.been) == (503, None, [], [])
 
 
-def test_where_enough_wait_for_anyone_a_client_is_sent_away(hall: Hall) -> None:
-    hall.backend(hall.server("s1", maxqueue=2))
-    visits = [hall.visit() for _ in range(4)]
+def test_with_full_queues_a_client_gets_503(bench: Bench) -> None:
+    bench.backend(bench.server("s1", maxqueue=2))
+    visits = [bench.visit() for _ in range(4)]
     assert [visit.waits for visit in visits] == [False, True, True, False]
     assert (visits[3].status, visits[3].server) == (503, None)
 
 
-# -- waits that end without a place
+# -- waits that end without a slot
 
 
 @pytest.mark.parametrize("of", [None, "s1"], ids=["for anyone", "for its own"])
-def test_a_wait_in_vain_ends_with_503(hall: Hall, of: str | None) -> None:
-    hall.backend(hall.server("s1"), timeouts=Timeouts(queue="10ms"))
-    inside = hall.visit()
-    away = hall.visit(of).ends()
+def test_a_wait_without_a_slot_ends_with_503(bench: Bench, of: str | None) -> None:
+    bench.backend(bench.server("s1"), timeouts=Timeouts(queue="10ms"))
+    inside = bench.visit()
+    away = bench.visit(of).ends()
     assert (away.status, away.server, away.cookies, away.been) == (503, None, [], [])
-    assert inside.let_go().status == 200
-    assert hall.visit(of).inside == "s1", "nothing of it is left"
+    assert inside.release().status == 200
+    assert bench.visit(of).inside == "s1", "nothing of it is left"
 
 
-def test_unless_told_otherwise_it_waits_as_long_as_for_a_connection(hall: Hall) -> None:
-    hall.backend(hall.server("s1"), timeouts=Timeouts(connect="10ms"))
-    hall.visit()
-    assert hall.visit().ends().status == 503
+def test_by_default_it_waits_as_long_as_for_a_connection(bench: Bench) -> None:
+    bench.backend(bench.server("s1"), timeouts=Timeouts(connect="10ms"))
+    bench.visit()
+    assert bench.visit().ends().status == 503
 
 
 @pytest.mark.parametrize("state", ["down", "maint"])
-def test_who_waits_for_a_server_that_goes_out_goes_elsewhere_and_is_told_so(hall: Hall, state: str) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2", maxconn=2))
-    inside, *waiting = (hall.visit("s1") for _ in range(4))
+def test_a_request_that_waits_for_a_server_that_goes_down_gets_another_and_its_mark(bench: Bench, state: str) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2", maxconn=2))
+    inside, *waiting = (bench.visit("s1") for _ in range(4))
     assert all(visit.waits for visit in waiting)
     put(backend["s1"], state)
     until(lambda: sum(visit.inside == "s2" for visit in waiting) == 2)
-    assert inside.inside == "s1", "who is there may stay"
-    last = next(visit for visit in waiting if visit.inside is None)  # who of them looks up first is anybody's guess
+    assert inside.inside == "s1", "a request in flight may stay"
+    last = next(visit for visit in waiting if visit.inside is None)  # which of them is woken first is not determined
     until(lambda: last.waits)
-    next(visit for visit in waiting if visit.inside).let_go()
+    next(visit for visit in waiting if visit.inside).release()
     until(lambda: last.inside)
-    hall.settle()
+    bench.settle()
     for visit in waiting:
         assert (visit.status, visit.server, visit.cookies) == (200, "s2", ["SERVERID=s2; path=/"])
         assert (visit.decision.claim, visit.decision.reason) == (Claim.DOWN, Reason.DOWN)
 
 
-def test_without_redispatch_who_waits_for_a_server_that_goes_down_waits_until_it_is_back(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2"), redispatch=False)
-    inside, waiting = hall.visit("s1"), hall.visit("s1")
+def test_without_redispatch_a_request_waits_until_a_server_that_is_down_is_back(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"), redispatch=False)
+    inside, waiting = bench.visit("s1"), bench.visit("s1")
     put(backend["s1"], "down")
-    inside.let_go()
+    inside.release()
     assert waiting.waits
     put(backend["s1"], "up")
     until(lambda: waiting.inside)
-    assert waiting.let_go().server == "s1"
+    assert waiting.release().server == "s1"
 
 
-def test_without_redispatch_who_waits_for_a_server_in_maintenance_goes_elsewhere_all_the_same(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2"), redispatch=False)
-    _, waiting = hall.visit("s1"), hall.visit("s1")
+def test_without_redispatch_a_request_that_waits_for_a_server_in_maintenance_still_gets_another(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"), redispatch=False)
+    _, waiting = bench.visit("s1"), bench.visit("s1")
     put(backend["s1"], "maint")
     until(lambda: waiting.inside)
-    assert waiting.let_go().cookies == ["SERVERID=s2; path=/"]
+    assert waiting.release().cookies == ["SERVERID=s2; path=/"]
 
 
 @pytest.mark.parametrize("state", ["down", "maint"])
-def test_who_would_rather_be_sent_away_than_elsewhere_is_sent_away(hall: Hall, state: str) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2"), unavailable="fail")
-    _, waiting = hall.visit("s1"), hall.visit("s1")
+def test_with_unavailable_fail_a_waiting_request_gets_503(bench: Bench, state: str) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"), unavailable="fail")
+    _, waiting = bench.visit("s1"), bench.visit("s1")
     put(backend["s1"], state)
     waiting.ends()
     assert (waiting.status, waiting.server, waiting.been, waiting.cookies) == (503, None, [], [])
 
 
 @pytest.mark.parametrize("of", [None, "s1"], ids=["for anyone", "for its own"])
-def test_when_nobody_is_left_to_wait_for_it_ends_with_503(hall: Hall, of: str | None) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2"))
-    hall.visit("s1"), hall.visit("s2")
-    waiting = hall.visit(of)
+def test_a_wait_ends_with_503_when_no_server_is_left(bench: Bench, of: str | None) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"))
+    bench.visit("s1"), bench.visit("s2")
+    waiting = bench.visit(of)
     put(backend["s2"], "down")
     assert waiting.waits
     put(backend["s1"], "down")
     assert waiting.ends().status == 503
 
 
-def test_a_server_that_drains_serves_those_who_wait_for_it(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2"))
-    inside, waiting = hall.visit("s1"), hall.visit("s1")
+def test_a_draining_server_serves_the_requests_that_wait_for_it(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2"))
+    inside, waiting = bench.visit("s1"), bench.visit("s1")
     put(backend["s1"], "drain")
-    inside.let_go()
+    inside.release()
     until(lambda: waiting.inside)
-    assert waiting.let_go().server == "s1"
+    assert waiting.release().server == "s1"
 
 
-def test_a_server_that_is_back_takes_those_who_wait_for_anyone(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2", maxconn=2))
+def test_a_server_that_is_back_takes_requests_that_wait_for_any_server(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2", maxconn=2))
     put(backend["s2"], "maint")
-    _, *waiting = (hall.visit() for _ in range(4))
+    _, *waiting = (bench.visit() for _ in range(4))
     assert all(visit.waits for visit in waiting)
     put(backend["s2"], "ready")
     until(lambda: waiting[0].inside and waiting[1].inside)
     assert [visit.inside for visit in waiting] == ["s2", "s2", None]
 
 
-# -- those who leave
+# -- clients that disconnect
 
 
 @pytest.mark.parametrize("way", ["the client leaves", "it is ended"])
 @pytest.mark.parametrize("of", [None, "s1"], ids=["for anyone", "for its own"])
-def test_a_waiter_that_leaves_gives_its_place_in_the_queue_to_the_next(hall: Hall, of: str | None, way: str) -> None:
-    hall.backend(hall.server("s1"))
-    inside, leaving, staying = hall.visit(of), hall.visit(of), hall.visit(of)
+def test_a_request_that_leaves_the_queue_lets_the_next_move_up(bench: Bench, of: str | None, way: str) -> None:
+    bench.backend(bench.server("s1"))
+    inside, leaving, staying = bench.visit(of), bench.visit(of), bench.visit(of)
     if way == "it is ended":
         leaving.end()
     else:
         leaving.leave()
     leaving.ends()
     assert leaving.been == [] and leaving.decision.server is None
-    assert hall.logged == [leaving.decision], "whoever wants to know is told, once"
+    assert bench.logged == [leaving.decision], "whoever wants to know is told, once"
     assert staying.waits
-    inside.let_go()
+    inside.release()
     until(lambda: staying.inside)
-    assert hall.largest_crowd == {"s1": 1}
+    assert bench.largest_crowd == {"s1": 1}
 
 
-def test_on_asgi_nobody_is_answered_who_has_left(hall: Hall) -> None:
-    hall.backend(hall.server("s1"))
-    hall.visit()
-    leaving = hall.visit()
+def test_on_asgi_a_disconnected_client_gets_no_response(bench: Bench) -> None:
+    bench.backend(bench.server("s1"))
+    bench.visit()
+    leaving = bench.visit()
     leaving.leave()
     leaving.ends()
-    assert leaving.status == (0 if isinstance(hall, AsgiHall) else 503), "a WSGI app must answer"
+    assert leaving.status == (0 if isinstance(bench, AsgiBench) else 503), "a WSGI app must answer"
 
 
-def test_many_that_come_and_leave_at_random_leave_nothing_behind(hall: Hall) -> None:
-    hall.backend(hall.server("s1", maxconn=2), hall.server("s2"), timeouts=Timeouts(queue=PATIENCE))
-    visits = [hall.visit((None, "s1", "s2")[number % 3]) for number in range(30)]
+def test_many_random_requests_and_disconnects_leave_nothing_behind(bench: Bench) -> None:
+    bench.backend(bench.server("s1", maxconn=2), bench.server("s2"), timeouts=Timeouts(queue=PATIENCE))
+    visits = [bench.visit((None, "s1", "s2")[number % 3]) for number in range(30)]
     for number, visit in enumerate(visits):
         if not visit.waits:
             continue
@@ -836,43 +835,43 @@ def test_many_that_come_and_leave_at_random_leave_nothing_behind(hall: Hall) -> 
             visit.end()
     for visit in visits:
         if visit.inside:
-            visit.let_go()
-    hall.settle()
+            visit.release()
+    bench.settle()
     served = [visit for visit in visits if visit.been]
     assert all(visit.status == 200 for visit in served) and len(served) >= 15
-    assert hall.largest_crowd["s1"] <= 2 and hall.largest_crowd["s2"] <= 1
+    assert bench.largest_crowd["s1"] <= 2 and bench.largest_crowd["s2"] <= 1
 
 
-@pytest.mark.parametrize("hall", ["asgi", "asgi on trio"], indirect=True)
+@pytest.mark.parametrize("bench", ["asgi", "asgi on trio"], indirect=True)
 @pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
-def test_a_websocket_waits_as_well(hall: Hall, leaves: bool) -> None:
-    hall.backend(hall.server("s1"))
-    inside, waiting = hall.visit(), hall.visit(kind="websocket")
+def test_a_websocket_waits_as_well(bench: Bench, leaves: bool) -> None:
+    bench.backend(bench.server("s1"))
+    inside, waiting = bench.visit(), bench.visit(kind="websocket")
     assert waiting.waits
     if leaves:
         waiting.leave()
         assert waiting.ends().been == []
         return
-    inside.let_go()
+    inside.release()
     until(lambda: waiting.inside)
-    assert waiting.let_go().status == 101
+    assert waiting.release().status == 101
 
 
-@pytest.mark.parametrize("hall", ["asgi"], indirect=True)
-def test_who_has_waited_is_no_longer_looked_after(hall: Hall) -> None:
-    """Whoever has it now begins to, if it wants to hear of its client."""
-    hall.backend(hall.server("s1"))
-    inside, waiting = hall.visit(), hall.visit()
+@pytest.mark.parametrize("bench", ["asgi"], indirect=True)
+def test_a_client_is_not_watched_after_its_wait(bench: Bench) -> None:
+    """Watch for the disconnect of the client, where the app that has the request does."""
+    bench.backend(bench.server("s1"))
+    inside, waiting = bench.visit(), bench.visit()
     assert waiting.transaction is not None
     body: Any = waiting.transaction.replayable_body
     until(lambda: body.watched)
-    inside.let_go()
+    inside.release()
     until(lambda: waiting.inside)
     assert not body.watched
 
 
-@pytest.mark.parametrize("hall", ["asgi"], indirect=True)
-def test_a_waiter_whose_event_loop_has_ended_can_not_be_woken(hall: Hall) -> None:
+@pytest.mark.parametrize("bench", ["asgi"], indirect=True)
+def test_a_waiter_whose_event_loop_has_ended_can_not_be_woken(bench: Bench) -> None:
     """The next in the queue is woken instead (`Backend` knows that of any waiter)."""
     loop = asyncio.new_event_loop()
 
@@ -885,37 +884,37 @@ def test_a_waiter_whose_event_loop_has_ended_can_not_be_woken(hall: Hall) -> Non
     assert wake() is False
 
 
-@pytest.mark.parametrize("hall", ["asgi on trio"], indirect=True)
-def test_nor_one_whose_trio_has_ended(hall: Hall) -> None:
+@pytest.mark.parametrize("bench", ["asgi on trio"], indirect=True)
+def test_a_waiter_of_an_ended_trio_run_cannot_be_woken(bench: Bench) -> None:
     async def waker() -> Callable[[], bool]:
         return sticky_asgi.messages.waker(anyio.Event())
 
     assert anyio.run(waker, backend="trio")() is False
 
 
-# -- balance and places
+# -- balance and slots
 
 
 @pytest.mark.parametrize("balance", ["roundrobin", "leastconn", "first", "static-rr", "random"])
-def test_new_clients_are_spread_over_all_places_before_anybody_waits(hall: Hall, balance: str) -> None:
-    hall.backend(hall.server("s1", maxconn=2), hall.server("s2"), hall.server("s3", maxconn=3), balance=balance)
-    visits = [hall.visit() for _ in range(8)]
-    if balance == "random":  # as in HAProxy: whom it draws and finds full is not drawn again
-        assert hall.crowd.keys() <= {"s1", "s2", "s3"}
+def test_new_clients_get_all_slots_before_one_waits(bench: Bench, balance: str) -> None:
+    bench.backend(bench.server("s1", maxconn=2), bench.server("s2"), bench.server("s3", maxconn=3), balance=balance)
+    visits = [bench.visit() for _ in range(8)]
+    if balance == "random":  # as in HAProxy: a server that is drawn and full is not drawn again
+        assert bench.crowd.keys() <= {"s1", "s2", "s3"}
         return
-    assert hall.crowd == {"s1": 2, "s2": 1, "s3": 3}
+    assert bench.crowd == {"s1": 2, "s2": 1, "s3": 3}
     assert [visit.waits for visit in visits] == [False] * 6 + [True] * 2
 
 
-def test_first_fills_one_after_the_other(hall: Hall) -> None:
-    hall.backend(hall.server("s1", maxconn=2), hall.server("s2", maxconn=2), balance="first")
-    visits = [hall.visit() for _ in range(5)]
+def test_first_fills_one_after_the_other(bench: Bench) -> None:
+    bench.backend(bench.server("s1", maxconn=2), bench.server("s2", maxconn=2), balance="first")
+    visits = [bench.visit() for _ in range(5)]
     assert [visit.inside for visit in visits] == ["s1", "s1", "s2", "s2", None]
-    visits[1].let_go()
+    visits[1].release()
     until(lambda: visits[4].inside)
     assert visits[4].inside == "s1"
-    visits[2].let_go()
-    assert hall.visit().inside == "s2"
+    visits[2].release()
+    assert bench.visit().inside == "s2"
 
 
 class Always:
@@ -929,41 +928,39 @@ class Always:
     "affinity, maxqueue, stands",
     [
         pytest.param("always", 0, ["own", "waits", "waits"], id="always: waits there"),
-        pytest.param("maxqueue", 1, ["own", "waits", "other"], id="maxqueue: waits there, as long as there is room"),
+        pytest.param("maxqueue", 1, ["own", "waits", "other"], id="maxqueue: waits there, unless the queue is full"),
         pytest.param("maxqueue", 0, ["own", "waits", "waits"], id="maxqueue without a limit: waits there"),
         pytest.param("maxconn", 0, ["own", "other", "waits"], id="maxconn: goes elsewhere"),
     ],
 )
-def test_how_far_a_hash_insists_on_a_server_that_is_full(
-    hall: Hall, affinity: Any, maxqueue: int, stands: list[str]
-) -> None:
-    servers = [hall.server("s1", maxqueue=maxqueue), hall.server("s2", maxqueue=maxqueue)]
-    hall.backend(*servers, balance=Hash(Always(), hash_preserve_affinity=affinity), persist=())
-    visits = [hall.visit() for _ in range(3)]
+def test_what_a_hash_does_if_its_server_is_full(bench: Bench, affinity: Any, maxqueue: int, stands: list[str]) -> None:
+    servers = [bench.server("s1", maxqueue=maxqueue), bench.server("s2", maxqueue=maxqueue)]
+    bench.backend(*servers, balance=Hash(Always(), hash_preserve_affinity=affinity), persist=())
+    visits = [bench.visit() for _ in range(3)]
     own = visits[0].inside
     assert own is not None
     assert ["waits" if visit.waits else "own" if visit.inside == own else "other" for visit in visits] == stands
-    visits[0].let_go()
+    visits[0].release()
     waiting = visits[stands.index("waits")]
     until(lambda: waiting.inside)
     assert waiting.inside == own
 
 
-def test_a_backup_is_not_for_those_who_only_have_to_wait(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("sorry", maxconn=0, backup=True))
-    inside, waiting = hall.visit(), hall.visit()
+def test_a_backup_gets_no_request_that_only_has_to_wait(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("sorry", maxconn=0, backup=True))
+    inside, waiting = bench.visit(), bench.visit()
     assert waiting.waits
     put(backend["s1"], "down")
     until(lambda: waiting.inside)
     assert waiting.inside == "sorry", "but for those who have nobody to wait for"
-    assert inside.let_go().status == 200
+    assert inside.release().status == 200
 
 
-def test_a_server_that_drains_is_not_for_those_who_only_have_to_wait(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), hall.server("s2", maxconn=0))
+def test_a_draining_server_gets_no_request_that_only_has_to_wait(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), bench.server("s2", maxconn=0))
     put(backend["s2"], "drain")
-    hall.visit()
-    waiting = hall.visit()
+    bench.visit()
+    waiting = bench.visit()
     assert waiting.waits
     put(backend["s1"], "maint")
     until(lambda: waiting.inside)
@@ -974,16 +971,16 @@ def test_a_server_that_drains_is_not_for_those_who_only_have_to_wait(hall: Hall)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nobody forks here")
-def test_a_child_has_the_places_and_the_queue_to_itself(hall: Hall) -> None:
-    backend = hall.backend(hall.server("s1"), timeouts=Timeouts(queue=PATIENCE))
-    inside, waiting = hall.visit(), hall.visit()
+def test_a_child_has_slots_and_a_queue_of_its_own(bench: Bench) -> None:
+    backend = bench.backend(bench.server("s1"), timeouts=Timeouts(queue=PATIENCE))
+    inside, waiting = bench.visit(), bench.visit()
 
     def work() -> str:
-        hall.hurried = True
-        return f"{hall.alone()} {len(backend['s1'].in_flight)} {backend.qcur()}"
+        bench.hurried = True
+        return f"{bench.alone()} {len(backend['s1'].in_flight)} {backend.qcur()}"
 
     assert _in_child(work) == "200 0 0"
-    inside.let_go()
+    inside.release()
     until(lambda: waiting.inside)
 
 
@@ -1011,15 +1008,15 @@ def _in_child(work: Callable[[], str]) -> str:
 
 
 @pytest.mark.parametrize("ends", ["the client leaves the queue", "the task or thread is ended in the queue"])
-def test_kept_decision_of_an_aborted_request_holds_nothing_of_it(hall: Hall, ends: str) -> None:
-    hall.backend(hall.server("s1"))
-    inside, waiting = hall.visit("s1"), hall.visit("s1")
+def test_kept_decision_of_an_aborted_request_holds_nothing_of_it(bench: Bench, ends: str) -> None:
+    bench.backend(bench.server("s1"))
+    inside, waiting = bench.visit("s1"), bench.visit("s1")
     if ends == "the client leaves the queue":
         waiting.leave()
     else:
         waiting.end()
     waiting.ends()
-    inside.let_go()
-    assert len(hall.logged) == 2
-    for decision in hall.logged:
+    inside.release()
+    assert len(bench.logged) == 2
+    for decision in bench.logged:
         assert_holds_no_request(decision)

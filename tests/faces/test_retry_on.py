@@ -1,5 +1,6 @@
-"""What is told again, to whom, and what the client sees of it, on both faces: failures and methods, bodies that fit and
-bodies that don't, redispatch, and answers whose head is held back while another server is asked.
+"""Which requests are replayed, at which server, and what the client receives, on both faces: failures and methods,
+bodies
+that fit and bodies that don't, redispatch, and responses that are held back while another server is tried.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
     from tests.faces.conftest import Face, RecordedResponse
 
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
-LIMIT = 10  # of a body that is told again
+LIMIT = 10  # of a body that is replayed, in bytes
 
 
 class Killed(BaseException):
-    """What ends a request from outside."""
+    """Ends a request from outside."""
 
 
 @dataclass
@@ -51,13 +52,13 @@ class Turn:
     reads: int | None = 0
     status: int = 200
     headers: Sequence[tuple[str, str]] = ()
-    #: what it answers, if not its name, piece by piece
+    #: the body of its response, piece by piece; its name by default
     says: Sequence[bytes] = ()
-    #: called with what it was called with, before all else
+    #: called first, with the arguments of the app
     before: Callable[[dict[str, Any]], object] = lambda request: None
-    #: called behind the head
+    #: called after the head
     then: Callable[[], object] = lambda: None
-    #: raised behind the head and what it says
+    #: raised after the head and the body
     raises: Exception | None = None
     #: raised when its iterable is closed (WSGI)
     unclosable: Exception | None = None
@@ -71,8 +72,8 @@ def raising(error: BaseException) -> Callable[..., object]:
 
 
 @dataclass
-class Heard:
-    """What a site was told."""
+class ReceivedRequest:
+    """What a site has received."""
 
     site: str
     request: dict[str, Any]
@@ -80,23 +81,23 @@ class Heard:
 
 
 class Site:
-    """An app that takes its turns as it is told; the last of them for ever."""
+    """An app that handles each request by the next of its turns, and repeats the last."""
 
     def __init__(self, ring: Ring, name: str, *turns: Turn) -> None:
         self.ring = ring
         self.name = name
         self.turns = [*turns] or [Turn()]
-        #: what came of sending: bytes that were taken, and what was raised instead
+        #: the outcome of sending: bytes that were accepted, and exceptions
         self.taken = 0
         self.refused: list[Exception] = []
         self.closed = 0
 
-    def begins(self, request: dict[str, Any]) -> tuple[Turn, Heard]:
+    def begins(self, request: dict[str, Any]) -> tuple[Turn, ReceivedRequest]:
         turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
         turn.before(request)
-        heard = Heard(self.name, request)
-        self.ring.heard.append(heard)
-        return turn, heard
+        received = ReceivedRequest(self.name, request)
+        self.ring.received.append(received)
+        return turn, received
 
     def says(self, turn: Turn) -> Sequence[bytes]:
         return turn.says or [self.name.encode()]
@@ -104,12 +105,12 @@ class Site:
 
 class AsgiSite(Site):
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        turn, heard = self.begins(scope)
+        turn, received = self.begins(scope)
         more = True
-        while more and (turn.reads is None or len(heard.body) < turn.reads):
+        while more and (turn.reads is None or len(received.body) < turn.reads):
             message = await receive()
             assert message["type"] == "http.request"
-            heard.body.append(message.get("body", b""))
+            received.body.append(message.get("body", b""))
             more = message.get("more_body", False)
         if turn.fails is not None:
             raise ServerFailure(turn.fails, self.name)
@@ -136,12 +137,12 @@ class WsgiSite(Site):
     writes = False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        turn, heard = self.begins(environ)
-        while turn.reads is None or len(heard.body) < turn.reads:
+        turn, received = self.begins(environ)
+        while turn.reads is None or len(received.body) < turn.reads:
             piece = environ["wsgi.input"].read(6)
             if not piece:
                 break
-            heard.body.append(piece)
+            received.body.append(piece)
         if turn.fails is not None:
             raise ServerFailure(turn.fails, self.name)
         if self.late:
@@ -201,9 +202,9 @@ class Ring:
     def __init__(self, face: Face) -> None:
         self.face = face
         self.sites: dict[str, Site] = {}
-        self.heard: list[Heard] = []
+        self.received: list[ReceivedRequest] = []
         self.logged: list[Decision] = []
-        self.waits = 0  # how often somebody has waited, or paused
+        self.waits = 0  # how often a request has waited or paused
 
     def site(self, name: str, *turns: Turn) -> Callable[..., Any]:
         made: Any = (AsgiSite if self.face.name == "asgi" else WsgiSite)(self, name, *turns)
@@ -246,8 +247,10 @@ class Ring:
         key: str | None = None,
         others: bool = False,
     ) -> RecordedResponse:
-        """An answer, and whatever came out instead of it; nothing is left of it then, unless there are `others`."""
-        self.heard.clear()
+        """Return the response, or the exception instead of it; check that nothing is left of it, unless there are
+        `others`.
+        """
+        self.received.clear()
         headers = {} if key is None else {"idempotency-key": key}
         sends = self._asgi(body, headers) if self.face.name == "asgi" else self._wsgi(body, headers)
         answer = self.face.client(sends).outcome(method=method, cookie=cookie)
@@ -256,7 +259,7 @@ class Ring:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nobody is anywhere."""
+        """Whether no request is in flight or in a queue."""
         made = self.made
         return not made.qcur() and not any(server.in_flight or made.qcur(server) for server in made.servers)
 
@@ -330,7 +333,7 @@ NAMED = {Failure.CLOSED: "empty-response", Failure.BAD_RESPONSE: "junk-response"
 NEVER = [Failure.NOT_FORWARDABLE, Failure.TRUNCATED]
 LINES = ["conn-failure", "none", *NAMED.values(), "conn-failure empty-response 503", "all-retryable-errors"]
 
-#: what is sent, and how much of that is read; whether that can be told again, and what of it was already more than may
+#: what is sent, and how much of that is read; whether that can be replayed, and whether it is already more than may
 BODIES: dict[str, tuple[Sequence[bytes], int | None, bool, bool]] = {
     "no body": ((), None, True, True),
     "one that fits": ((b"01234", b"56789"), None, True, True),
@@ -341,7 +344,7 @@ BODIES: dict[str, tuple[Sequence[bytes], int | None, bool, bool]] = {
 }
 
 
-def told_again(failure: Failure, line: str, harmless: bool, body: str) -> bool:
+def replayed(failure: Failure, line: str, harmless: bool, body: str) -> bool:
     """The rule, once more."""
     words = line.split()
     _, _, there, fits = BODIES[body]
@@ -354,7 +357,7 @@ def told_again(failure: Failure, line: str, harmless: bool, body: str) -> bool:
 
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("failure", [*NOT_EXECUTED, *NAMED, *NEVER], ids=lambda failure: failure.name.lower())
-def test_a_request_is_told_again_if_that_was_asked_for_and_does_no_harm(
+def test_a_request_is_replayed_if_retry_on_names_the_failure_and_it_may_be_executed_twice(
     ring: Ring, failure: Failure, line: str
 ) -> None:
     for opted_in in (False, True):
@@ -363,7 +366,7 @@ def test_a_request_is_told_again_if_that_was_asked_for_and_does_no_harm(
             ring.remote([first], [second], retry_on=line, idempotency_key=opted_in)
             for method, key in (("GET", None), ("POST", None), ("POST", "a key")):
                 harmless = method == "GET" or (opted_in and key is not None)
-                expected = told_again(failure, line, harmless, body)
+                expected = replayed(failure, line, harmless, body)
                 answer = ring.ask(method, cookie="SERVERID=s1", body=pieces, key=key)
                 told = (opted_in, body, method, key)
                 assert answer.raised is None, told
@@ -371,17 +374,17 @@ def test_a_request_is_told_again_if_that_was_asked_for_and_does_no_harm(
                 assert answer.status == (200 if expected else failure.status), told
                 assert answer.all("set-cookie") == (["SERVERID=s2; path=/"] if expected else []), told
                 if expected:
-                    assert b"".join(ring.heard[-1].body) == b"".join(pieces), told
+                    assert b"".join(ring.received[-1].body) == b"".join(pieces), told
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "POST", "PATCH"])
-def test_only_what_may_be_done_twice_is_done_twice(ring: Ring, method: str) -> None:
+def test_only_requests_that_may_be_executed_twice_are_replayed(ring: Ring, method: str) -> None:
     ring.backend(ring.server("s1", Turn(fails=Failure.CLOSED)), ring.server("s2"), retry_on="empty-response")
     assert tried(ring.ask(method)) == (("s1",) if method in ("POST", "PATCH") else ("s1", "s2"))
 
 
 @ASGI
-def test_a_body_is_told_again_in_the_pieces_in_which_it_came(ring: Ring) -> None:
+def test_another_server_receives_the_body_in_the_same_pieces(ring: Ring) -> None:
     pieces = [b"abc", b"", b"de", b""]
     for reads in (None, 0, 2):
         ring.backend(
@@ -390,18 +393,18 @@ def test_a_body_is_told_again_in_the_pieces_in_which_it_came(ring: Ring) -> None
             retry_on="empty-response",
         )
         ring.ask("PUT", body=pieces)
-        assert ring.heard[-1].body == pieces
+        assert ring.received[-1].body == pieces
 
 
-def test_a_body_without_an_end_to_it_is_told_again_while_it_still_comes(ring: Ring) -> None:
-    """Nothing is read ahead of those who ask for it."""
+def test_a_body_is_replayed_while_more_of_it_arrives(ring: Ring) -> None:
+    """Nothing is read before an app reads."""
     pieces = [b"x" * 6] * 50
     ring.remote([Turn(fails=Failure.REFUSED, reads=1)], [Turn(reads=None)])
     answer = ring.ask("POST", body=pieces)
-    assert (answer.status, b"".join(ring.heard[-1].body)) == (200, b"".join(pieces))
+    assert (answer.status, b"".join(ring.received[-1].body)) == (200, b"".join(pieces))
 
 
-# -- who is asked
+# -- which server is tried
 
 
 @pytest.mark.parametrize(
@@ -416,14 +419,14 @@ def test_a_body_without_an_end_to_it_is_told_again_while_it_still_comes(ring: Ri
         pytest.param(1, "SERVERID=s1", "s1 s2 s3 s4", 0, id="1: every one"),
     ],
 )
-def test_redispatch_says_who_is_asked_and_urls_are_given_a_pause(
+def test_redispatch_decides_the_server_and_urls_get_a_pause(
     ring: Ring, redispatch: bool | int, cookie: str | None, expected: str, pauses: int
 ) -> None:
     sites = [[Turn(fails=Failure.REFUSED)]] * 4
     ring.remote(*sites, redispatch=redispatch)
     answer = ring.ask("POST", cookie=cookie, body=[b"abc"])
     names = expected.split()
-    assert (answer.status, [*tried(answer)], [heard.site for heard in ring.heard]) == (503, names, names)
+    assert (answer.status, [*tried(answer)], [received.site for received in ring.received]) == (503, names, names)
     assert ring.waits == pauses
     same = dict.fromkeys(("s1", "s2", "s3", "s4"), 0)
     other = dict(same)
@@ -435,7 +438,7 @@ def test_redispatch_says_who_is_asked_and_urls_are_given_a_pause(
 
 
 @pytest.mark.parametrize("options", [{}, {"stateless": True}], ids=["with a memory", "without"])
-def test_an_app_is_asked_again_without_a_pause(ring: Ring, options: dict[str, bool]) -> None:
+def test_an_app_is_called_again_without_a_pause(ring: Ring, options: dict[str, bool]) -> None:
     ring.backend(ring.server("s1", Turn(fails=Failure.REFUSED), Turn(), **options), redispatch=False)
     answer = ring.ask("POST")
     assert (answer.status, tried(answer), ring.waits) == (200, ("s1", "s1"), 0)
@@ -448,14 +451,14 @@ def test_a_url_that_has_answered_needs_no_pause(ring: Ring) -> None:
     assert (answer.status, tried(answer), ring.waits) == (200, ("s1", "s1", "s1"), 0)
 
 
-def test_a_client_that_is_served_by_its_own_server_at_the_second_try_is_told_nothing(ring: Ring) -> None:
+def test_a_client_served_by_its_own_server_at_the_second_try_gets_no_mark(ring: Ring) -> None:
     ring.remote([Turn(fails=Failure.REFUSED), Turn()], [Turn()], redispatch=-1)
     answer = ring.ask(cookie="SERVERID=s1")
     assert (answer.status, tried(answer), answer.all("set-cookie")) == (200, ("s1", "s1"), [])
     assert answer.decision.claim is Claim.VALID
 
 
-def test_a_client_whose_server_goes_out_before_the_second_try_is_told_the_other(ring: Ring) -> None:
+def test_a_client_gets_the_mark_of_another_server_if_its_own_goes_down_before_the_second_try(ring: Ring) -> None:
     backend = ring.remote([Turn(fails=Failure.REFUSED, before=lambda _: out())], [Turn()], redispatch=-1)
 
     def out() -> None:
@@ -466,7 +469,7 @@ def test_a_client_whose_server_goes_out_before_the_second_try_is_told_the_other(
     assert (answer.decision.claim, answer.decision.reason) == (Claim.DOWN, Reason.FAILED)
 
 
-# -- answers that are held back
+# -- responses that are held back
 
 OFF = Turn(status=503, headers=[("Set-Cookie", "secret=of-the-loser"), ("X-Loser", "1")], says=[b"off", b"line"])
 
@@ -477,7 +480,7 @@ def spare(ring: Ring, *sites: Sequence[Turn], **options: Any) -> Backend:
 
 
 def passed(answer: RecordedResponse, *, server: str, status: int = 200, attempts: str) -> None:
-    """That the client has seen the answer of `server`, and of nobody else."""
+    """Check that the client has received the response of `server`, and of no other."""
     assert answer.raised is None
     assert (answer.status, answer.decision.server, answer.decision.status) == (status, server, status)
     assert tried(answer) == tuple(attempts.split())
@@ -507,7 +510,7 @@ def test_each_status_may_be_named(ring: Ring, status: int) -> None:
     passed(ring.ask(), server="s1", status=status, attempts="s1")
 
 
-def test_the_last_answer_passes_when_nobody_is_left(ring: Ring) -> None:
+def test_the_last_response_is_passed_on_when_no_server_is_left(ring: Ring) -> None:
     spare(ring, [Turn(status=503)], [OFF])
     answer = ring.ask()
     passed(answer, server="s2", status=503, attempts="s1 s2")
@@ -543,13 +546,13 @@ def test_an_answer_is_held_back_only_if_its_request_may_be_executed_twice(
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_an_answer_is_held_back_only_if_the_body_can_be_told_again(ring: Ring, body: str) -> None:
+def test_a_response_is_held_back_only_if_the_body_can_be_replayed(ring: Ring, body: str) -> None:
     pieces, reads, _, fits = BODIES[body]
     spare(ring, [Turn(status=503, reads=reads)], [Turn(reads=None)])
     answer = ring.ask("PUT", body=pieces)
     assert (answer.status, tried(answer)) == ((200, ("s1", "s2")) if fits else (503, ("s1",)))
     if fits:
-        assert b"".join(ring.heard[-1].body) == b"".join(pieces)
+        assert b"".join(ring.received[-1].body) == b"".join(pieces)
 
 
 def test_while_an_answer_is_held_back_both_servers_have_the_request(ring: Ring) -> None:
@@ -574,7 +577,7 @@ def test_where_the_next_would_have_to_wait_the_answer_passes(ring: Ring) -> None
     passed(ring.ask(cookie="SERVERID=s1"), server="s2", attempts="s1 s2")
 
 
-def test_a_client_that_would_rather_be_sent_away_gets_the_answer_of_its_own_server(ring: Ring) -> None:
+def test_with_unavailable_fail_a_client_gets_the_response_of_its_own_server(ring: Ring) -> None:
     spare(ring, [OFF], [Turn()], unavailable="fail")
     answer = ring.ask(cookie="SERVERID=s1")
     assert (answer.status, tried(answer), answer.decision.failures) == (503, ("s1",), ())
@@ -588,7 +591,7 @@ def test_the_same_server_may_be_asked_again(ring: Ring) -> None:
     assert ring.totals(Total.WRETR, Total.WREDIS) == {"s1": [2, 0]}
 
 
-def test_who_fails_after_another_was_held_back_gives_way_as_ever(ring: Ring) -> None:
+def test_a_failure_after_a_held_response_is_retried_as_usual(ring: Ring) -> None:
     refused = Turn(fails=Failure.REFUSED)
     spare(ring, [OFF], [refused], [Turn()], retry_on="503 conn-failure")
     passed(ring.ask(), server="s3", attempts="s1 s2 s3")
@@ -610,11 +613,11 @@ KEYS = {"asgi": "sticky", "wsgi": "sticky.decision"}
 
 
 def test_an_answer_that_was_not_named_is_not_delayed(ring: Ring) -> None:
-    """The client has seen its head while the app is still there."""
+    """Check that the client gets the head while the app still runs."""
     statuses: list[int] = []
 
     def look() -> None:
-        decision: Decision = ring.heard[0].request[KEYS[ring.face.name]]
+        decision: Decision = ring.received[0].request[KEYS[ring.face.name]]
         statuses.append(decision.status)
 
     spare(ring, [Turn(says=[b"a", b"b"], then=look)])
@@ -622,7 +625,7 @@ def test_an_answer_that_was_not_named_is_not_delayed(ring: Ring) -> None:
     assert (answer.body, statuses) == (b"ab", [200])
 
 
-# -- what becomes of the loser
+# -- the server with the discarded response
 
 
 @ASGI
@@ -630,7 +633,7 @@ def test_an_answer_that_was_not_named_is_not_delayed(ring: Ring) -> None:
     "pieces, taken",
     [([b"x" * 65536], 65536), ([b"x" * 1024] * 64, 65536), ([b"x" * 1024] * 65, 65536), ([b"x" * 65537], 0)],
 )
-def test_on_asgi_it_is_heard_up_to_a_limit_and_then_sees_a_client_that_left(
+def test_on_asgi_its_messages_are_accepted_up_to_a_limit_and_then_it_sees_a_disconnect(
     ring: Ring, pieces: list[bytes], taken: int
 ) -> None:
     spare(ring, [Turn(status=503, says=pieces)], [Turn()])
@@ -666,7 +669,7 @@ def test_on_wsgi_its_iterable_is_closed_without_being_read(ring: Ring, late: boo
 
 
 @WSGI
-def test_on_wsgi_what_it_writes_is_not_heard_and_what_the_next_writes_is(ring: Ring) -> None:
+def test_on_wsgi_its_writes_are_discarded_and_those_of_the_next_are_not(ring: Ring) -> None:
     spare(ring, [OFF], [Turn()])
     for site in ring.sites.values():
         assert isinstance(site, WsgiSite)
@@ -687,7 +690,7 @@ def test_on_wsgi_the_next_may_stream_as_it_likes(ring: Ring, late: bool) -> None
 
 
 @WSGI
-def test_on_wsgi_a_loser_that_takes_its_head_back_is_not_heard_either(ring: Ring) -> None:
+def test_on_wsgi_a_discarded_response_that_replaces_its_head_is_discarded_too(ring: Ring) -> None:
     def restless(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("503 Service Unavailable", [("Content-Type", "text/plain"), ("X-Loser", "1")])
         try:
@@ -733,7 +736,7 @@ def unblamed(ring: Ring) -> bool:
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("way", ["behind its head", "behind a piece"])
-def test_what_comes_out_of_a_loser_is_nobody_s_business(ring: Ring, error: str, way: str) -> None:
+def test_an_exception_after_a_discarded_response_reaches_no_client(ring: Ring, error: str, way: str) -> None:
     raised = ERRORS[error]
     loser = Turn(status=503, then=raising(raised)) if way == "behind its head" else Turn(status=503, raises=raised)
     spare(ring, [loser], [Turn()])
@@ -784,11 +787,11 @@ def test_on_wsgi_a_file_that_a_loser_has_opened_is_closed(ring: Ring) -> None:
     assert [file.filelike.closed for file in opened] == [True]
 
 
-# -- an end in the middle
+# -- requests that are ended from outside
 
 
 def ended_by(ring: Ring, first: Turn, second: Turn, error: type[BaseException]) -> Decision:
-    """What is said of a request that was ended in the middle."""
+    """Return the log lines about a request that was ended from outside."""
     backend = spare(ring, [first], [second])
     with pytest.raises(error):
         ring.ask()
@@ -807,7 +810,7 @@ def ended_by(ring: Ring, first: Turn, second: Turn, error: type[BaseException]) 
         pytest.param(OFF, Turn(then=raising(Killed())), ("s1", "s2"), id="behind the second head"),
     ],
 )
-def test_a_request_that_is_ended_from_outside_leaves_no_place_taken(
+def test_a_request_that_is_ended_from_outside_releases_its_slot(
     ring: Ring, first: Turn, second: Turn, attempts: tuple[str, ...]
 ) -> None:
     assert ended_by(ring, first, second, Killed).attempts == attempts
@@ -827,9 +830,7 @@ def cancel() -> None:
         pytest.param(OFF, Turn(then=cancel), ("s1", "s2"), id="behind the second head"),
     ],
 )
-def test_a_task_that_is_cancelled_leaves_no_place_taken(
-    ring: Ring, first: Turn, second: Turn, attempts: tuple[str, ...]
-) -> None:
+def test_a_cancelled_task_releases_its_slot(ring: Ring, first: Turn, second: Turn, attempts: tuple[str, ...]) -> None:
     assert ended_by(ring, first, second, asyncio.CancelledError).attempts == attempts
 
 
@@ -868,7 +869,7 @@ def test_the_next_attempt_finds_nothing_that_the_last_has_written(ring: Ring) ->
         assert request["HTTP_COOKIE"] == "a=1"
 
 
-def test_each_attempt_is_told_of_those_before(ring: Ring) -> None:
+def test_each_attempt_sees_the_earlier_ones(ring: Ring) -> None:
     seen: list[tuple[tuple[str, ...], tuple[Failure, ...]]] = []
 
     def look(request: dict[str, Any]) -> None:
@@ -894,14 +895,14 @@ def test_each_attempt_is_told_of_those_before(ring: Ring) -> None:
 
 
 class Sent(io.BytesIO):
-    """A body, or who is asked for one; somebody may look whether it is still there."""
+    """A body or a `receive` that can be referenced weakly, to check that it is released."""
 
     async def __call__(self) -> dict[str, Any]:
         return {"type": "http.request", "body": self.read(), "more_body": False}
 
 
 def asked_for(ring: Ring) -> weakref.ref[Sent]:
-    """The body of a request that is over."""
+    """Return a weak reference to the body of a request that is over."""
     sent = Sent(b"0123456789")
 
     def asks(*args: Any) -> Any:
@@ -913,12 +914,12 @@ def asked_for(ring: Ring) -> weakref.ref[Sent]:
         return ring.dispatcher(environ, start_response)
 
     ring.face.client(asks)()
-    ring.heard.clear()
+    ring.received.clear()
     return weakref.ref(sent)
 
 
 @pytest.mark.parametrize("status", [200, 503], ids=["answered", "nobody left"])
-def test_a_decision_that_is_kept_keeps_nothing_of_the_request(ring: Ring, status: int) -> None:
+def test_a_decision_that_is_kept_holds_nothing_of_the_request(ring: Ring, status: int) -> None:
     turn = Turn(reads=None) if status == 200 else Turn(fails=Failure.REFUSED)
     ring.remote([Turn(fails=Failure.REFUSED, reads=None)], [turn])
     gc.disable()
@@ -934,7 +935,7 @@ def test_a_decision_that_is_kept_keeps_nothing_of_the_request(ring: Ring, status
 
 
 @ASGI
-def test_a_websocket_that_is_denied_with_such_a_status_is_taken_elsewhere(ring: Ring) -> None:
+def test_a_websocket_denied_with_such_a_status_gets_another_server(ring: Ring) -> None:
     connected: list[str] = []
 
     def end(name: str, accepts: bool) -> Server:
