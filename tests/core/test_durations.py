@@ -14,7 +14,7 @@ from sticky_core.durations import LONGEST, problems_of_duration, seconds
     [
         pytest.param(30, 30, id="a whole number"),
         pytest.param(0.25, 0.25, id="a fraction"),
-        pytest.param(0, 0, id="none at all"),
+        pytest.param(0, 0, id="zero"),
         pytest.param("30", 30, id="text without a unit is seconds"),
         pytest.param("0", 0, id="zero as text"),
         pytest.param("1500us", 0.0015, id="microseconds"),
@@ -56,7 +56,7 @@ def test_numbers_are_seconds_and_text_has_a_unit(duration: float | str, expected
         "30w",
     ],
 )
-def test_other_text_is_refused_and_told_how_to_write_it(text: str):
+def test_other_text_is_refused_with_how_to_write_it(text: str):
     with pytest.raises(ValueError) as refused:
         seconds(text)
     assert repr(text) in str(refused.value)
