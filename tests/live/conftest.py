@@ -299,7 +299,7 @@ def browser() -> Iterator[Browser]:
             )
             assert process.poll() is None, Path(profile, "output").read_text(errors="replace")
             port, path = where.read_text().split()
-            with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as connection:
+            with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None, ping_interval=None) as connection:
                 running = Browser(connection)
                 yield running
                 running.call("Browser.close")
