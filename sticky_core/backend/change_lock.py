@@ -26,6 +26,8 @@ class ChangeLock:
         self._holder = threading.get_ident()
 
     def __exit__(self, *exc_info: object) -> None:
+        if self._holder != threading.get_ident():
+            return  # this thread has acquired it before a fork, and is in the child
         callbacks: list[Callable[[], object]] = []
         self._depth -= 1
         if not self._depth:

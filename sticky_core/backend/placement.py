@@ -143,8 +143,9 @@ class Placement:
         with self.lock:
             granted = self._release(server)
         self.wake(granted)
-        if self.on_release is not None:
-            self.on_release()
+        on_release = self.on_release  # read once: another thread may unset it
+        if on_release is not None:
+            on_release()
 
     def _release(self, server: Server) -> list[Ticket]:
         server.in_flight.pop()

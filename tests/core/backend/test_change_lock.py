@@ -38,3 +38,14 @@ def test_after_fork_it_is_free_and_has_no_callbacks():
     with lock:
         pass
     assert called == []
+
+
+def test_block_that_was_entered_before_a_fork_is_left_in_the_child():
+    lock, called = ChangeLock(), list[str]()
+    with lock, lock:
+        lock.after_fork()
+        with lock:
+            lock.call_after_release(lambda: called.append("the child's"))
+        assert called == ["the child's"]
+    lock.call_after_release(lambda: called.append("now"))
+    assert called == ["the child's", "now"]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sticky_core.backend.backend import Backend
+from sticky_core.backend.placement import Placement
 from sticky_core.backend.queue import Ticket
 from sticky_core.balance import Hash, RoundRobin
 from sticky_core.http.messages import Request
@@ -463,3 +464,21 @@ def test_draining_server_is_not_used_while_other_servers_are_full(wait: Wait):
     assert in_flight(backend) == [1, 0]
     backend.placement.release(backend["s1"])
     assert waiter.server == "s1"
+
+
+class PlacementUnsetByAnotherThread(Placement):
+    """A placement whose `on_release` another thread unsets as soon as it has been read."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name == "on_release":
+            self.on_release = None
+        return value
+
+
+def test_release_is_reported_though_another_thread_retires_the_last_removed_server():
+    backend = full_backend("s1")
+    placement, released = PlacementUnsetByAnotherThread(backend), list[str]()
+    placement.on_release = lambda: released.append("s1")
+    placement.release(backend["s1"])
+    assert released == ["s1"]
