@@ -168,7 +168,7 @@ async def _query_nameservers(query: Query, resolvers: Resolvers) -> Answer:
             )
             records = nameservers.records_from_answer(answer)
         except Exception as error:
-            records = nameservers.records_from_error(error)
+            records = nameservers.records_from_exception(error)
         try:
             question = steps.send(records)
         except StopIteration as end:

@@ -252,7 +252,7 @@ class Upstream(CoreUpstream):
             connections = self._by_loop.get(loop)
             if connections is None:
                 connections = Connections(
-                    loop, self._location, self._context, self._sni, self._pool(), self.timeouts.server
+                    loop, self._location, self._context, self._sni, self._build_pool(), self.timeouts.server
                 )
                 self._by_loop[loop] = connections
         connections.thread = threading.get_ident()

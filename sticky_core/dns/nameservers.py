@@ -1,5 +1,5 @@
-"""Name servers, queried with dnspython: how its resolver is configured, and its answers and errors as our `Records`.
-The faces do the I/O.
+"""Name servers, queried with dnspython: how its resolver is built, and how its answers and exceptions become
+`Records`. The faces do the I/O.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def records_from_answer(answer: Any) -> Records:
     return Records(Status.VALID, services=services, additional=additional)
 
 
-def records_from_error(error: Exception) -> Records:
+def records_from_exception(error: Exception) -> Records:
     """Convert an exception that dnspython raised."""
     return Records(_status(error), info=f"{type(error).__name__}: {error}")
 

@@ -1,5 +1,5 @@
-"""The questions that a query needs at a name server, as a generator without I/O: the faces send each question and pass
-its records back.
+"""The questions that a name server has to be sent for a query, as a generator without I/O: the faces send each question
+and pass the records back.
 """
 
 from __future__ import annotations

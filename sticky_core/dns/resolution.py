@@ -35,7 +35,7 @@ class Resolution(Generic[ServerKey]):
         self.servers = tuple(servers)
         #: the address of each server that has one
         self.assigned: dict[ServerKey, Address] = {}
-        #: how many addresses of the last answer no server has
+        #: how many addresses of the last answer are not assigned to a server
         self.surplus = 0
         #: the result of the last resolution that counted, and its details
         self.status: Status | None = None
@@ -43,7 +43,7 @@ class Resolution(Generic[ServerKey]):
         #: whether resolution has failed for longer than its `hold` time, so that servers lost their addresses
         self.has_expired = False
         self._due = now
-        self._tries = 0
+        self._tries = 0  # failed ones in a row
         self._last_valid = now  # the time of the last valid answer
         self._last_seen: dict[ServerKey, float] = {}  # when the address of each server was last in an answer
         self._last_address: dict[ServerKey, Address] = {}  # the last address of each server that has none
@@ -99,7 +99,7 @@ class Resolution(Generic[ServerKey]):
                 unassigned.pop(current.endpoint, None)
         self._follow_hosts(unassigned, now)
         self._release_missing({(each.name, each.port) for each in addresses if each.address is None}, now)
-        for server, last in list(self._last_address.items()):  # an address that comes back gets its former server
+        for server, last in list(self._last_address.items()):  # an address that is back gets its former server
             if last.endpoint in unassigned:
                 self._assign_to(server, unassigned.pop(last.endpoint), now)
         free = [server for server in self.servers if server not in self.assigned]

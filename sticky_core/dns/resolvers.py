@@ -78,7 +78,7 @@ Resolver = Callable[[Query], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolvers:
-    """How the names of `Server.template` are resolved (HAProxy `resolvers`). One option a line:
+    """How the names of `Server.template` are resolved (HAProxy `resolvers`). One option a line: meaning, type, default:
 
     - `nameservers`: IP addresses of the name servers, a list of `"10.0.0.2"` or `"10.0.0.2:5353"`; by default the
       system resolves, and SRV records are queried at the system's name servers (`nameserver`).
@@ -91,8 +91,8 @@ class Resolvers:
       addresses while resolution fails in this way, duration, 30 s each (`hold nx` ...).
     - `hold_obsolete`: how long a server keeps an address that is missing from the answers, duration, 0 s
       (`hold obsolete`). (`hold valid` does not concern servers in HAProxy, so there is none.)
-    - `resolve_prefer`: the family to take where a name has both, `"ipv4"` or `"ipv6"`, `"ipv4"` (`resolve-prefer`;
-      HAProxy's default is IPv6).
+    - `resolve_prefer`: the family to take where a name has both, `"ipv4"` or `"ipv6"`; `"ipv4"` by default
+      (`resolve-prefer`; HAProxy's default is IPv6).
     - `prevent_dup_ip`: whether each address is given to one server only; otherwise servers without an address share
       those of others, bool, True (`resolve-opts prevent-dup-ip`).
     - `ignore_weight`: whether the weights of SRV records are ignored, bool, False (`resolve-opts ignore-weight`).

@@ -13,12 +13,13 @@ from sticky_core.health.check import CheckResult, CheckStatus
 
 @dataclass(frozen=True, slots=True)
 class AgentCheck:
-    """Query an agent on the server's host (HAProxy `agent-check`).
+    """Query an agent on the server's host (HAProxy `agent-check`). One option a line: meaning, type, default:
 
     - `port`: the port where the agent listens, int, required (`agent-port`).
     - `inter`: time between two queries, duration, 2 s (`agent-inter`).
     - `send`: text to send after connecting, str, empty (`agent-send`).
-    - `timeout`: how long to wait for the reply once connected, duration; within `inter` by default.
+    - `timeout`: how long to wait for the reply once connected, duration; by default the whole query has to end within
+      `inter`.
 
     The agent replies with a line of words: `up`, `down`, `fail`, `stopped`, optionally followed by `#reason`; `ready`,
     `drain`, `maint`; a percentage of the server's weight, `75%`, or `weight:5`; `maxconn:30`. An agent that does not
@@ -50,7 +51,7 @@ _ADMIN = ("ready", "drain", "maint")
 
 @dataclass(frozen=True, slots=True)
 class AgentReply:
-    """The parsed reply of an agent. None: the reply does not contain it."""
+    """The parsed reply of an agent. A field is None if the reply does not contain it."""
 
     result: CheckResult
     up: bool | None = None

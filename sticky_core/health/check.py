@@ -20,8 +20,8 @@ OnError = Literal["fail-check", "fastinter", "sudden-death", "mark-down"]
 OnMarkedDown = Literal["shutdown-sessions"]
 OnMarkedUp = Literal["shutdown-backup-sessions"]
 
-#: A user's replacement for our probe: gets the server and returns True, False or a `CheckResult`; in the ASGI face it
-#: may be a coroutine function.
+#: A function of the user that replaces the built-in probe: it gets the server and returns True, False or a
+#: `CheckResult`; in the ASGI face it may be a coroutine function.
 ProbeFunction = Callable[[Any], Any]
 
 
@@ -92,12 +92,13 @@ def probe_result(returned: object) -> CheckResult:
 
 
 _HTTP_ONLY = ("method", "headers", "body", "expect", "disable_on_404")
-_ERRORS_ONLY = ("error_limit", "on_error")
+_OBSERVE_ONLY = ("error_limit", "on_error")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The health check of each server (HAProxy `check`, `option httpchk`, `http-check`). One option a line:
+    """The health check of each server (HAProxy `check`, `option httpchk`, `http-check`). One option a line: meaning,
+    type, default:
 
     - `path`: the path to request, str, percent-encoded, appended to the base path of the server's URL (`option httpchk
       <uri>`). None (default): an established connection is enough; for an app, that it has started.
@@ -119,18 +120,18 @@ class Check:
     - `timeout`: how long to wait for the response once connected, duration; by default the whole check has to end
       within `inter` (`timeout check`).
     - `spread`: by how many percent the intervals vary at random, int from 0 to 50, 0 (`spread-checks`).
-    - `init_state`: the assumed state before the first check, `"up"`, `"down"`, `"fully-up"` or `"fully-down"`, `"up"`
-      (`init-state`).
+    - `init_state`: the assumed state before the first check, `"up"`, `"down"`, `"fully-up"` or `"fully-down"`; `"up"`
+      by default (`init-state`).
     - `port`: the port to connect to, int, that of the server's URL by default (`port`).
-    - `observe`: which events of clients' requests count as well, None (none of them), `"layer4"` (connections) or
-      `"layer7"` (responses too), None (`observe`).
+    - `observe`: which events of clients' requests count as well: None (none of them), `"layer4"` (connections) or
+      `"layer7"` (responses too); None by default (`observe`).
     - `error_limit`: how many failed requests in a row trigger `on_error`, int, 10 (`error-limit`).
-    - `on_error`: what they count as, `"fail-check"` (one failed check), `"fastinter"`, `"sudden-death"` (the next
-      failed check takes the server down) or `"mark-down"`, `"fail-check"` (`on-error`).
+    - `on_error`: what they cause: `"fail-check"` (they count as one failed check), `"fastinter"`, `"sudden-death"` (the
+      next failed check takes the server down) or `"mark-down"`; `"fail-check"` by default (`on-error`).
     - `on_marked_down`: `"shutdown-sessions"` ends the requests in flight at a server that goes down or into
-      maintenance, None (`on-marked-down`).
+      maintenance. None by default (`on-marked-down`).
     - `on_marked_up`: `"shutdown-backup-sessions"` ends the requests in flight at backup servers as soon as a server
-      that is no backup can take new clients again, None (`on-marked-up`).
+      that is no backup can take new clients again. None by default (`on-marked-up`).
 
     Raises `ConfigError` with every problem found; an option that has no effect is one.
     """
@@ -175,7 +176,7 @@ class Check:
         if self.probe is not None and self.port is not None:
             yield "port has no effect with a probe: leave it out"
         if self.observe is None:
-            for name in _ERRORS_ONLY:
+            for name in _OBSERVE_ONLY:
                 if name in given:
                     yield f"{name} has no effect without observe: add observe='layer7', or leave it out"
         yield from self._problems_of_times()

@@ -91,7 +91,8 @@ class HeaderField:
 
 
 Rule = Status | StatusRegex | Text | TextRegex | HeaderField
-Verdict = Literal["L7OK", "L7STS", "L7RSP"]
+#: the name of a `CheckStatus`
+StatusName = Literal["L7OK", "L7STS", "L7RSP"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,9 @@ class Expect:
     def needs_body(self) -> bool:
         return isinstance(self.rule, Text | TextRegex)
 
-    def judge(self, status: int, headers: Headers, body: bytes) -> Verdict:
-        """Judge a response. `body`: what has been read of it. Without a body every rule about it fails, negated ones
-        too.
+    def judge(self, status: int, headers: Headers, body: bytes) -> StatusName:
+        """Return the status of the check for a response. `body`: what has been read of its body. If that is empty,
+        every rule about the body fails, negated ones too.
         """
         if self.needs_body:
             body = body[:MAX_BODY]

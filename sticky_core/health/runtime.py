@@ -3,7 +3,7 @@ the server, and calls `record_check(result, now)`.
 
 The theory: health is a number from 0 to rise+fall-1, and the server is up from `rise` on. A failure subtracts one, and
 below `rise` sets it to 0; a success adds one, and from `rise` on sets it to the maximum. So `fall` failures in a row
-take the server down, `rise` successes in a row bring it up, and one success makes up for the failures before it.
+take the server down, `rise` successes in a row bring it up, and while it is up, one success undoes all failures.
 """
 
 from __future__ import annotations
@@ -119,14 +119,14 @@ class CheckRuntime:
                 pass
 
     def judge(self, status: int, headers: Headers, body: bytes) -> CheckResult:
-        """Return what a response to the check means."""
+        """Return the result of a check for the response to it."""
         if self.check.stops_on_404 and status == 404 and self.is_up:
             return CheckResult(CheckStatus.L7OKC, status, "Not Found")
-        verdict = self.expect.judge(status, headers, body)
+        name = self.expect.judge(status, headers, body)
         info = ""
-        if verdict != "L7OK":
+        if name != "L7OK":
             info = f"expect {self.expect.text}" if self.expect.needs_body else _phrase(status)
-        return CheckResult(CheckStatus[verdict], status, info)
+        return CheckResult(CheckStatus[name], status, info)
 
     def force(self, up: bool, stopping: bool = False) -> None:
         """Set the health by hand (`set server … health up|stopping|down`)."""

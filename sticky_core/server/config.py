@@ -1,4 +1,4 @@
-"""ServerConfig: what is configured of a server, as a value: frozen, comparable, checked as a whole."""
+"""ServerConfig: the configuration of a server as a value: frozen, comparable, checked as a whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sticky_core.http.cookies import is_value
 from sticky_core.http.tls import TLS
 from sticky_core.target import App, Factory
 
-#: HAProxy's letters for the names of servers and backends
+#: the characters that HAProxy allows in names of servers and backends
 NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 MAX_WEIGHT = 256
 
@@ -61,7 +61,7 @@ class TemplateOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What is configured of a server. `Server` documents the options."""
+    """The configuration of a server. `Server` documents the options."""
 
     name: str
     target: str | App | None = None
@@ -85,7 +85,7 @@ class ServerConfig:
     #: A URL with a host name that is resolved at run time (HAProxy `server-template`): `target` is the URL of the
     #: address, or None until that is known.
     template: str | None = None
-    #: how that name is resolved; None: by the system
+    #: how the host name of `template` is resolved; None: by the system
     resolvers: Resolvers | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class ServerConfig:
         raise_problems(f"server {self.name}: {problem}" for problem in self._problems())
 
     def _type_problems(self) -> Iterator[str]:
-        """Yield a problem for each option of the wrong type. They are reported before the values are looked at."""
+        """Yield a problem for each option of the wrong type. They are reported before the values are checked."""
         for name, kind, write in (
             ("name", str, "a text"),
             ("cookie", str | None, "its id in cookies, as a text"),
@@ -106,7 +106,7 @@ class ServerConfig:
         ):
             given: object = getattr(self, name)
             if not isinstance(given, kind) and not (name == "check" and given is False):
-                yield f"{name}={given!r} is none: write {write}"
+                yield f"{name}={given!r} has the wrong type: write {write}"
 
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
@@ -124,18 +124,18 @@ class ServerConfig:
         for name in ("maxconn", "maxqueue"):
             number = getattr(self, name)
             if not isinstance(number, int) or isinstance(number, bool):
-                yield f"{name} {number!r} is no number of requests: write a whole one, or 0 for no limit"
+                yield f"{name} {number!r} is not a number of requests: write a whole number, or 0 for no limit"
             elif number < 0:
-                yield f"{name} {number!r} is below 0, which is no limit"
+                yield f"{name} {number!r} is below 0: write 0 for no limit"
         if self.maxqueue and not self.maxconn:
-            yield "maxqueue has no effect without maxconn: no request waits for a server that takes any number"
+            yield "maxqueue has no effect without maxconn: no request waits for a server without a limit"
         yield from self._problems_of_url()
         yield from self._problems_of_health()
 
     @property
     def host_url(self) -> str:
-        """The URL that names the host to a server with an address, for Host and TLS: that of the template, unless that
-        is the name of a service (SRV), which is the name of no host.
+        """The URL with the host name for the Host header and for TLS: `template`, or `target` if there is no template,
+        or if the template has the name of a service (SRV), which is not a host.
         """
         assert isinstance(self.target, str)
         if self.template is None or is_service(targets.Location.parse(self.template).host):
@@ -144,7 +144,7 @@ class ServerConfig:
 
     @property
     def is_url(self) -> bool:
-        """Whether it is a URL, perhaps one with an address that is not known yet; else it is an app in this process."""
+        """Whether the server is a URL, even if its address is not known yet; otherwise it is an app in this process."""
         return self.template is not None or isinstance(self.target, str)
 
     def _problems_of_target(self) -> Iterator[str]:
@@ -177,26 +177,26 @@ class ServerConfig:
             if self.tls is not None and isinstance(url, str) and not url.startswith("https:"):
                 yield f"tls has no effect on {url}: write https://"
         if self.pool_max_conn is not None and self.pool_max_conn < 0:
-            yield f"pool_max_conn {self.pool_max_conn!r} is below 0, which keeps no connection"
+            yield f"pool_max_conn {self.pool_max_conn!r} is below 0: write 0 to keep no connection"
         for problem in problems_of_duration("pool_purge_delay", self.pool_purge_delay, is_optional=True):
-            yield f"{problem}; pool_max_conn=0 keeps no connection"
+            yield f"{problem}; to keep no connection, write pool_max_conn=0"
 
     def _problems_of_health(self) -> Iterator[str]:
         yield from problems_of_duration("slowstart", self.slowstart, is_optional=True)
         if self.max_fails < 0:
-            yield f"max_fails {self.max_fails!r} is below 0, which counts none"
+            yield f"max_fails {self.max_fails!r} is below 0: write 0 to count no failed requests"
         if self.fail_timeout is not None and not self.max_fails:
             yield "fail_timeout has no effect without max_fails"
         yield from problems_of_duration("fail_timeout", self.fail_timeout, is_optional=True)
         if self.track is not None and (self.check or self.agent_check is not None or self.max_fails):
-            yield "track takes another server's health over: leave check, agent_check and max_fails to that one"
+            yield "track takes another server's health over: give check, agent_check and max_fails to that server"
         if not self.is_url:
             if self.agent_check is not None:
                 yield "agent_check is for URLs: an app has no host on which an agent could be"
             if self.check and self.check.port is not None:
                 yield "check: port is for URLs: an app has none"
         elif (self.agent_check is not None or (self.check and self.check.port is not None)) and self._is_socket:
-            yield f"a port is of no use behind a UNIX socket: leave it out, with {self.target}"
+            yield f"port has no effect with a UNIX socket ({self.target}): leave it out"
 
     @property
     def _is_socket(self) -> bool:
@@ -205,14 +205,16 @@ class ServerConfig:
         )
 
     def has_another_app_than(self, before: ServerConfig) -> bool:
-        """Return whether it needs to be started anew: it is another app than `before`, or only one of both is a URL."""
+        """Return whether the server has to be started anew: it has another app than in `before`, or only one of the two
+        configurations has a URL.
+        """
         if self.is_url or before.is_url:
             return self.is_url is not before.is_url
         return self.target is not before.target or self.factory is not before.factory
 
     @property
     def cookie_id(self) -> str:
-        """Its id in cookies and other marks: `cookie`, else its name. A backup has none unless it is given, and then no
-        mark.
+        """The id of the server in cookies and other marks: `cookie`, else the name. Empty for a backup without
+        `cookie`: its clients get no mark.
         """
         return self.cookie if self.cookie is not None else "" if self.backup else self.name

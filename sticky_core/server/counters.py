@@ -1,4 +1,4 @@
-"""Counters that many threads add to without a lock: each thread has a cell of its own; reading adds them up.
+"""Counters to which many threads add without a lock: each thread has a cell of its own, and a reader adds the cells up.
 
 `x += 1` on a shared attribute loses counts in free-threaded builds, and a lock around it costs ten times the addition.
 """
@@ -12,7 +12,7 @@ from enum import IntEnum
 class Total(IntEnum):
     """What is counted per server, by HAProxy's names for its columns (management guide, 9.1).
 
-    Those of responses come first, each at the hundreds of its statuses, so that a request costs one addition:
+    The counters of responses come first, each at the first digit of its statuses, so that a request costs one addition:
     `cell[status // 100]`.
     """
 
@@ -23,7 +23,7 @@ class Total(IntEnum):
     HRSP_4XX = 4
     HRSP_5XX = 5
     HRSP_OTHER = 6  #: up to 9, for statuses that HTTP does not have
-    LBTOT = 10  #: requests that were sent to it by balance, not by persistence
+    LBTOT = 10  #: requests for which balance chose the server, not persistence
     ECON = 11  #: attempts that failed to connect
     ERESP = 12  #: attempts that ended without a response, or with an exception of the app
     WREDIS = 13  #: requests redispatched to another server
@@ -89,5 +89,5 @@ class Counters(threading.local):
         return sum(self._cells.sum()[_RESPONSES])
 
     def renew_lock(self) -> None:
-        """Renew the lock in a forked child, where the thread that may have held it does not exist."""
+        """Renew the lock in a forked child: a thread of the parent may hold it."""
         self._cells.lock = threading.Lock()

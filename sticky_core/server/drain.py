@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-#: seconds between two looks at whether a server that drains still has requests in flight
+#: seconds between two examinations of a server that drains, or that a caller waits for
 POLL_INTERVAL = 0.1
 
 
-def _has_no_clients() -> bool:
-    """Return False: no stick table is shared."""
+def _always_false() -> bool:
+    """Return False. The default of `Drain.has_clients_elsewhere`: no stick table is shared."""
     return False
 
 
@@ -21,7 +21,7 @@ class Drain:
         #: for how many seconds a client may stay away and is still recognised; set by the backend
         self.max_idle = 0.0
         #: returns whether a process that shares a stick table may still serve clients of the server; set by the backend
-        self.has_clients_elsewhere: Callable[[], bool] = _has_no_clients
+        self.has_clients_elsewhere: Callable[[], bool] = _always_false
         #: when the clients are sent to other servers; None: never
         self.deadline: float | None = None
         #: whether no client is left, or the deadline has passed
@@ -31,12 +31,12 @@ class Drain:
         self._idle_since = -1.0  # below 0: not known yet
 
     def reset(self) -> None:
-        """Forget the deadline: the server has another administrative state."""
+        """Forget the deadline: the server has another admin state."""
         self._deadline_after = self.deadline = None
         self.is_done = False
 
     def set_deadline(self, after: float | None) -> None:
-        """Let the deadline be so many seconds after the next update; None: there is none."""
+        """Set the deadline to `after` seconds after the next update; None: no deadline."""
         self._deadline_after = after
 
     def inherit_from(self, before: Drain) -> None:
@@ -44,11 +44,11 @@ class Drain:
         self._deadline_after, self.deadline = before._deadline_after, before.deadline
 
     def stop(self) -> None:
-        """The server does not drain."""
+        """Record that the server does not drain."""
         self._idle_since = -1.0
 
     def update(self, now: float, in_flight: int, total: int) -> bool:
-        """Note the requests in flight and in all. Return whether the deadline has passed."""
+        """Record the requests in flight and the total of requests so far. Return whether the deadline has passed."""
         if self._deadline_after is not None and self.deadline is None:
             self.deadline = now + self._deadline_after
         if self._idle_since < 0 or in_flight or total != self._total:

@@ -1,5 +1,5 @@
-"""The id of one start of a replica or a worker. Its memory ends with it, so a mark that names an earlier instance must
-not count for a later one.
+"""Instance: the id of one start of a replica or a worker. Sessions in memory end with the process, so a mark that names
+an earlier instance must not count for a later one.
 
 An instance is the time of its start in milliseconds, and a random part to distinguish two of the same millisecond. It
 travels inside the signature of a mark, as `id@instance`.
@@ -32,7 +32,7 @@ def split_instance(text: str) -> tuple[str, str]:
 
 
 def began_after(instance: str, other: str) -> bool:
-    """Return whether an instance began after another one. Ours is the latest of this process, so an instance that began
-    after it belongs to another process.
+    """Return whether `instance` began after `other`. If `other` is the latest instance of this process, `instance` then
+    belongs to another process.
     """
     return instance[:_TIME_DIGITS] > other[:_TIME_DIGITS]

@@ -19,7 +19,7 @@ class MaxFails:
     def __init__(self, limit: int, timeout: Duration | None) -> None:
         self.limit = limit
         self.configure(timeout)
-        #: failed requests, without those that were longer ago than `fail_timeout` when a request succeeded
+        #: how many requests have failed since `record_success` last reset it
         self.count = 0
         self._last = 0.0  # when a request failed last
         self._down_until: float | None = None
@@ -43,19 +43,19 @@ class MaxFails:
         return True
 
     def record_success(self, now: float) -> None:
-        """Forget failed requests that were longer ago than `fail_timeout`."""
+        """Reset `count` if the last failed request was longer ago than `fail_timeout`."""
         if now - self._last > self._timeout:
             self.count = 0
 
     def expire(self, now: float) -> bool:
-        """Let the server be up again if `fail_timeout` is over. Return whether that is so just now."""
+        """Set the server up again if `fail_timeout` is over. Return whether it was set up by this call."""
         if self._down_until is None or now < self._down_until:
             return False
         self._down_until = None
         return True
 
     def reset(self) -> None:
-        """Let the server be up: its health was assigned."""
+        """Set the server up: its health was assigned."""
         self._down_until = None
 
     @property

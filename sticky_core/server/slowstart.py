@@ -16,16 +16,16 @@ class SlowStart:
     def __init__(self, duration: Duration | None) -> None:
         self.configure(duration)
         self._was_down = False
-        self._since: float | None = None  # None: it is over, or was not needed
+        self._since: float | None = None  # when it began; None: it is over, or was not needed
         self._grown = 1.0  # the share of weight and maxconn that counts now
 
     def configure(self, duration: Duration | None) -> None:
-        """Set for how long weight and `maxconn` grow; None: they are there at once."""
+        """Set for how long weight and `maxconn` grow; None: both are full at once."""
         self._seconds = seconds(duration) if duration is not None else 0.0
 
     def update(self, now: float, is_down: bool, may_start: bool) -> None:
-        """Note whether the server is down or in maintenance, and how much has grown by `now`. `may_start`: whether a
-        recovery begins a slow start.
+        """Record whether the server is down or in maintenance, and how far weight and `maxconn` have grown.
+        `may_start`: whether a recovery begins a slow start.
         """
         if is_down:
             self._was_down = True

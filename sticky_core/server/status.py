@@ -1,4 +1,4 @@
-"""ServerStatus: whether a server may get requests, and how many: what the operator wants, its health, its weight."""
+"""ServerStatus: whether a server may get requests, and how many. It depends on admin state, health and weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sticky_core.server.state import AdminState, Health
 
 class ServerStatus:
     """The state of a server. Requests read the derived values (`usable`, `electable`, `limit`, `eweight`);
-    `refresh_state` derives them anew after each change, and when time changes something.
+    `refresh_state` derives them anew after each change, and at each deadline.
     """
 
     __slots__ = (
@@ -52,7 +52,7 @@ class ServerStatus:
     )
 
     def _start_status(self, config: ServerConfig) -> None:
-        #: what is in force of its configuration: the address may have been assigned since
+        #: the configuration in force: the address may have been assigned at run time
         self.config = config
         self.name = config.name
         self._weight = config.weight
@@ -76,11 +76,11 @@ class ServerStatus:
         self.maxconn = config.maxconn
         self.limit = config.maxconn
         self.counters: Counters = Counters.new()
-        #: the running check, and when the agent is called; None: there is none
+        #: the running check, and the schedule of the agent's queries; None: there is none
         self.checking: CheckRuntime | None = None
         self.agent: CheckRuntime | None = None
         self.agent_up = True
-        #: the server that it has its health from, and the servers that have their health from it
+        #: the server that it tracks (takes its health from), and the servers that track it
         self.tracks: ServerStatus | None = None
         self.trackers: tuple[ServerStatus, ...] = ()
         #: the reason of the latest change, for logs
@@ -117,7 +117,7 @@ class ServerStatus:
 
     @property
     def health(self) -> Health:
-        """Its health by its check, agent and failed requests, or as it was assigned since."""
+        """Its health according to its check, its agent and failed requests, or as it was assigned since."""
         if self.tracks is not None:
             return self.tracks.health
         if not self.agent_up or self.max_fails.is_down:
@@ -159,7 +159,7 @@ class ServerStatus:
         self.notify()
 
     def _reset_health(self) -> None:
-        """Take it to be up until it is checked: maintenance is over."""
+        """Assume that the server is up until it is checked: maintenance is over."""
         self.agent_up = True
         if self.checking is not None:
             self.checking.reset()
@@ -212,7 +212,7 @@ class ServerStatus:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many requests are in flight as may be."""
+        """Whether the server has no free slot."""
         return 0 < self.limit <= len(self.in_flight)
 
     @property
@@ -227,13 +227,13 @@ class ServerStatus:
 
     @property
     def is_error_free(self) -> bool:
-        """Whether one more request that succeeds changes nothing for its health."""
+        """Whether a further request that succeeds does not change its health."""
         return not self.max_fails.count and (self.checking is None or self.checking.is_error_free)
 
     # Derive
 
     def notify(self) -> None:
-        """Have a change applied: by the backend, if it belongs to one."""
+        """Apply a change: through the backend, if the server belongs to one."""
         if self._on_change is not None:
             self._on_change(self)
         else:
@@ -264,7 +264,7 @@ class ServerStatus:
 
     @property
     def next_deadline(self) -> float:
-        """When time changes something about it next; infinity if it does not."""
+        """When time changes the state of the server next; infinity if it does not."""
         due = min(self.slowstart.next_deadline(self._updated), self.max_fails.next_deadline)
         if self._state is AdminState.DRAIN:
             due = min(due, self.draining.next_deadline(self._updated))

@@ -19,7 +19,7 @@ def expand_template(
     parsed = re.fullmatch(r"(?:([0-9]+)-)?([0-9]+)", str(n))
     numbers = range(int(parsed[1] or 1), int(parsed[2]) + 1) if parsed is not None else ()
     if not numbers:
-        raise ConfigError(f"template {prefix}: {n!r} are no servers: write how many, or from which to which: '3-7'")
+        raise ConfigError(f"template {prefix}: {n!r} is not a number of servers: write 3, or a range, '3-7'")
     url = where if targets.has_scheme(where) else f"http://{where}"
     if url.startswith("https:") and targets.target_problem(url, None) is None:
         host = targets.Location.parse(url).host

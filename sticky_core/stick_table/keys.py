@@ -72,7 +72,9 @@ def _integer_key(sample: Key) -> int:
 
 
 def _address_key(number: int | None) -> str | None:
-    """Return an address as hexadecimal text: garbage collection visits each number that is a key, and no text."""
+    """Return an address as hexadecimal text, not as a number: in a dictionary with only text as keys, garbage
+    collection visits no key.
+    """
     return None if number is None else f"{number:x}"
 
 

@@ -1,14 +1,14 @@
 """Entries: what a stick table keeps in memory, in the order in which it was used, for millions of keys.
 
-A key's place in the dictionary holds no object of its own: it refers to a cell that all entries share which name the
-same server and were used last in the same stretch of time, a `_Generation`. Using an entry again within the stretch
-changes nothing; later, its key refers to another cell, and nothing is moved either. Each generation queues the keys
-that were added in it; when the oldest generation is swept, those of its keys that were used since are queued anew, in
-the generation of their last use. So nothing walks the table, an entry costs its key and three pointers, and garbage
-collection follows one pointer.
+The dictionary maps a key to a *cell*. Entries share cells: all entries with the same server that were used last in the
+same stretch of time, a *generation*, have one cell. A further use of an entry in that generation changes nothing; a use
+in a later generation makes the key refer to another cell, and moves nothing. Each generation queues the keys that were
+added in it. When the oldest generation is swept, those of its keys that were used since are queued anew, in the
+generation of their last use. So no operation walks through the whole table, an entry costs its key and three pointers,
+and garbage collection follows one pointer.
 
 The price: time is known to an eighth of `expire`. An entry lives for at least `expire` after its last use, and for an
-eighth of it longer at most; of two that were used within the same eighth either may be purged first.
+eighth of it longer at most; of two entries that were used within the same eighth, either may be purged first.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from sticky_core.fork import register
 
 K = TypeVar("K", bound=Hashable)
 
-#: into how many parts `expire` is divided, and `size`: so many uses begin a new generation
+#: `expire` and `size` are divided into this many parts: one part of the time, or so many uses, begin a new generation
 PARTS = 8
-#: No more generations than this begin because of uses, so that there is an end to them where nothing is ever purged.
+#: Uses begin no more generations than this: where nothing is ever purged, their number would grow without end.
 MAX_GENERATIONS = 32
-#: Up to so many entries, one dictionary. Beyond, the growth of a single one would stall the request that adds an entry.
+#: A table of up to so many entries is one dictionary. A larger one is split: when a large dictionary grows, the request
+#: that adds an entry waits.
 _SMALL = 4096
 _SHARDS = 256
-#: How many keys one call visits at most: to drop expired ones, beside its own work; and to find one to purge.
+#: How many keys one call visits at most: to drop expired ones beside its own work, and to find one to purge.
 _SWEEP_LIMIT = 64
 _PURGE_LIMIT = 1024
-#: How many keys of a queue are in one tuple. The first collection visits all tuples that were made since the last, some
-#: hundred: with more keys in each it takes too long, with fewer they take too much memory.
+#: How many keys of a queue are in one tuple. Garbage collection of the youngest objects visits some hundred new tuples:
+#: with more keys in each it takes too long, with fewer the tuples take too much memory.
 _BUNDLE = 16
-#: the server of an entry that was forgotten
+#: the "server" of an entry that was deleted
 _TOMBSTONE = ""
 
 
 class EntryCell:
-    """What entries have in common that name the same `server` and belong to the same generation: their last use was
-    after `began`.
+    """What the entries with the same `server` and of the same generation share. `began`: when the generation began, so
+    that their last use was after that.
     """
 
     __slots__ = ("began", "generation", "replacement", "server")
@@ -51,12 +52,12 @@ class EntryCell:
         self.server = server
         self.began = generation.began
         self.generation = generation
-        self.replacement: EntryCell = self  # the latest cell to which entries were moved that were used again
+        self.replacement: EntryCell = self  # the cell that entries got last when they were used again
 
 
 class _KeyQueue(Generic[K]):
-    """Keys in a queue. Most are in tuples: garbage collection visits a tuple of texts or numbers once, and a deque of
-    them each time, which doubles what a table costs it.
+    """A queue of keys. Most are in tuples: garbage collection visits a tuple of texts or numbers only once, but a deque
+    each time, which would double the time that it spends on a table.
     """
 
     __slots__ = ("_bundles", "_first", "_last")
@@ -95,7 +96,7 @@ class _Generation(Generic[K]):
     def __init__(self, began: float, until: float) -> None:
         self.began = began
         self.until = until  # when its entries expire
-        self.count = 0  # of its entries
+        self.count = 0  # the number of its entries
         self.keys: _KeyQueue[K] = _KeyQueue()
         self.cells: dict[str, EntryCell] = {}  # by server
 
@@ -110,7 +111,8 @@ class Entries(Generic[K]):
     """At most `size` entries, key → server; each lives for `expire` seconds after its last use (inf: for ever). When it
     is full the oldest unused entry is purged; with `nopurge` new ones are refused instead.
 
-    `by_use`: whether the order of uses is known more closely than to an eighth of `expire`: to an eighth of `size`.
+    `by_use`: whether a new generation also begins after an eighth of `size` uses, so that the order of uses is known
+    more closely than to an eighth of `expire`.
     Times are those of one monotonic clock. Safe to use from any thread, and after a fork.
     """
 
@@ -120,7 +122,7 @@ class Entries(Generic[K]):
         self.step = expire / PARTS
         self._nopurge = nopurge
         self._max_uses = max(1, size // PARTS) if by_use else inf
-        self._max_queued = 2 * size + _SWEEP_LIMIT  # so that keys that are added and forgotten push out no others
+        self._max_queued = 2 * size + _SWEEP_LIMIT  # keys that are added and deleted at once must not push out others
         self._slack = size // _PURGE_LIMIT  # how far `size` may be exceeded while a purge takes more than one call
         self._mask = (1 if size <= _SMALL else _SHARDS) - 1
         self._lock = threading.Lock()
@@ -128,15 +130,15 @@ class Entries(Generic[K]):
         register(self)
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Delete all entries."""
         with self._lock:
             self._shards: list[dict[K, EntryCell]] = [{} for _ in range(self._mask + 1)]
             self._generations: deque[_Generation[K]] = deque()
             self._youngest: _Generation[K] = _Generation(-inf, -inf)
             self._next_begins = -inf  # the first use begins a generation
-            self._uses_limit = self._max_uses  # entries of the youngest generation, after which another begins
+            self._uses_limit = self._max_uses  # with so many entries in the youngest generation another one begins
             self._sweeps_on_use = False
-            self._queued = 0  # keys in the queues, those included that were forgotten and are not swept yet
+            self._queued = 0  # keys in the queues, tombstones included
             self._live = 0
 
     def get(self, key: K, now: float) -> str | None:
@@ -157,7 +159,7 @@ class Entries(Generic[K]):
             if generation is youngest:
                 return cell
             if now >= generation.until:
-                self._bury(key, cell)
+                self._set_tombstone(key, cell)
                 return None
             if youngest.count >= self._uses_limit:
                 self._begin_generation(now)
@@ -194,22 +196,22 @@ class Entries(Generic[K]):
             return server
 
     def forget(self, key: K, server: str | None = None) -> bool:
-        """Forget the entry of `key`, if it names `server` or that is None. Return whether there was one."""
+        """Delete the entry of `key`; with `server`, only if it is the entry's. Return whether an entry was deleted."""
         with self._lock:
             cell = self._shards[hash(key) & self._mask].get(key)
             if cell is None or not cell.server or (server is not None and cell.server != server):
                 return False
-            self._bury(key, cell)
+            self._set_tombstone(key, cell)
             return True
 
     def __len__(self) -> int:
-        """Return the number of entries, those that have just expired included."""
+        """Return the number of entries, including expired ones that are not dropped yet."""
         with self._lock:
             return self._live
 
     def items(self, now: float) -> Iterator[tuple[K, str, float]]:
-        """Yield all entries: key, server, and in how many seconds it expires at the earliest. Others may be added and
-        removed meanwhile.
+        """Yield all entries: key, server, and in how many seconds the entry expires at the earliest. Entries may be
+        added and removed meanwhile.
         """
         for shard in self._shards:
             with self._lock:
@@ -225,7 +227,7 @@ class Entries(Generic[K]):
         shard = self._shards[hash(key) & self._mask]
         cell = shard.get(key)
         if cell is None or not cell.server:
-            if (self._live >= self.size or self._queued >= self._max_queued) and not self._free_place(now):
+            if (self._live >= self.size or self._queued >= self._max_queued) and not self._make_space(now):
                 return False
             self._live += 1
             if key not in shard:
@@ -241,7 +243,7 @@ class Entries(Generic[K]):
         shard[key] = youngest.cell(server)
         youngest.count += 1
 
-    def _bury(self, key: K, cell: EntryCell) -> None:
+    def _set_tombstone(self, key: K, cell: EntryCell) -> None:
         """Replace an entry by a tombstone: its key is in a queue until it is swept, and must not be queued twice."""
         cell.generation.count -= 1
         self._live -= 1
@@ -253,17 +255,19 @@ class Entries(Generic[K]):
         self._sweep(now, _SWEEP_LIMIT)
 
     def _begin_generation(self, now: float) -> None:
-        """Begin a new generation if it is time, or the youngest has enough entries."""
+        """Begin a new generation if it is time, or if the youngest has enough entries."""
         if now >= self._next_begins or (self._youngest.count >= self._uses_limit and self._may_begin_by_use()):
             self._youngest = _Generation(now, now + self.step + self.expire)
             self._next_begins = now + self.step
             self._uses_limit = self._max_uses
             self._generations.append(self._youngest)
-            # Otherwise keys that are used again would be queued anew only by a `put`, many at once.
+            # otherwise only a `put` would queue keys anew that were used again, many at once
             self._sweeps_on_use = len(self._generations) > MAX_GENERATIONS // 2
 
     def _may_begin_by_use(self) -> bool:
-        """Whether there are few enough generations for one more; raise the limit of uses for the next question."""
+        """Return whether uses may begin one more generation (`MAX_GENERATIONS`). The limit of uses is raised, so that
+        this is called again only after as many further uses.
+        """
         if len(self._generations) >= MAX_GENERATIONS:
             self._generations = deque(
                 each for each in self._generations if each.keys or each.count or each is self._youngest
@@ -272,8 +276,9 @@ class Entries(Generic[K]):
         return len(self._generations) < MAX_GENERATIONS
 
     def _sweep(self, now: float, limit: float) -> bool:
-        """Visit the `limit` oldest keys: queue those anew that were used since, in the generation of their last use,
-        and drop expired and forgotten ones. Return whether the key that is then in front is the oldest of all.
+        """Visit up to `limit` keys, oldest first: queue those that were used since anew, in the generation of their
+        last use, and drop expired ones and tombstones. Return whether the key that is then in front is the oldest of
+        all.
         """
         generations = self._generations
         while generations:
@@ -294,7 +299,7 @@ class Entries(Generic[K]):
                 keys.popleft()
             if oldest is self._youngest:
                 break
-            generations.popleft()  # without keys it has no entries: they are queued in it, or in an older one
+            generations.popleft()  # it has no entries without queued keys: each is queued in it, or in an older one
         return False
 
     def _drop(self, shard: dict[K, EntryCell], key: K, cell: EntryCell) -> None:
@@ -304,7 +309,7 @@ class Entries(Generic[K]):
             cell.generation.count -= 1
             self._live -= 1
 
-    def _free_place(self, now: float) -> bool:
+    def _make_space(self, now: float) -> bool:
         """Drop expired entries, or else the oldest. Return whether there is space for one more."""
         oldest_in_front = self._sweep(now, _PURGE_LIMIT)
         if self._live < self.size and self._queued < self._max_queued:

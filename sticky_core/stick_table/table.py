@@ -49,7 +49,7 @@ class TableHit(NamedTuple):
 
 
 _MISS = TableHit(None, True)
-#: how many texts of copies are parsed only once: the number of servers, times the number of epochs
+#: How many parsed copies are remembered: there are as many different ones as servers times epochs.
 _MAX_PARSED = 4096
 
 
@@ -58,23 +58,25 @@ class StickTable:
     their names.
 
     - `type`: what keys are; `"string"` (cut to `length` characters), `"ip"` (IPv4, mapped addresses included), `"ipv6"`
-      (IPv4 included), `"integer"` (32 bits), `"binary"` (cut or padded to `length` bytes); `"string"` (HAProxy `type`).
-    - `size`: the number of entries; a number, or text such as `"100k"`, `"1m"` (2^10, 2^20); `"100k"`; when it is full
-      the oldest unused entry is purged (HAProxy `size`).
+      (IPv4 included), `"integer"` (32 bits), `"binary"` (cut or padded to `length` bytes); default `"string"` (HAProxy
+      `type`).
+    - `size`: the number of entries; a number, or text such as `"100k"`, `"1m"` (k: 2^10, m: 2^20); default `"100k"`.
+      When the table is full, the entry that was not used for longest is purged (HAProxy `size`).
     - `expire`: how long an entry is kept after its last use, at least, and an eighth of that longer at most; seconds
-      or text such as `"30m"`; None: until the table is full (HAProxy `expire`; nginx `timeout` of `sticky learn`).
-    - `length`: characters or bytes of a key; 32, at most 16384 (HAProxy `len`).
-    - `nopurge`: whether a full table rejects new entries instead; False (HAProxy `nopurge`).
+      or text such as `"30m"`; default None: until the table is full (HAProxy `expire`; nginx `timeout` of `sticky
+      learn`).
+    - `length`: characters or bytes of a key; at most 16384, default 32 (HAProxy `len`).
+    - `nopurge`: whether a full table rejects new entries instead of purging; default False (HAProxy `nopurge`).
     - `srvkey`: whether entries keep a server's `"name"`, or its `"addr"`, address and port, under whatever name;
-      `"name"` (HAProxy `srvkey`).
-    - `store`: a store through which processes share the table, such as `Redis`; needs `expire`; None (HAProxy `peers`,
-      nginx `zone`).
-    - `name`: what the table is called in the store and in messages; by default after its backend.
-    - `clock`: time, for tests; the system's.
+      default `"name"` (HAProxy `srvkey`).
+    - `store`: a store through which processes share the table, such as `Redis`; needs `expire`; default None (HAProxy
+      `peers`, nginx `zone`).
+    - `name`: the name of the table in the store and in messages; by default that of its first backend.
+    - `clock`: time, for tests; default the system's.
 
-    Clients can invent keys. What they invent is bounded by `size` here, and by `expire` in a store; a flood of keys may
-    push out clients that are away, as it does in HAProxy, where keys are taken from requests. Learned keys are safe
-    from that: only keys are stored that a server has issued.
+    Clients can invent keys. Their number is bounded by `size` here, and by `expire` in a store; a flood of invented
+    keys may push out the keys of other clients, as in HAProxy, if keys are taken from requests. Learned keys are safe
+    from that: only keys that a server has issued are stored.
 
     Raises `ConfigError` with every problem found. Safe to use from any thread, and after a fork.
     """
@@ -125,7 +127,7 @@ class StickTable:
         self._parsed: dict[str, tuple[TableHit, int]] = {}
 
     def attach(self, backend_name: str) -> None:
-        """Register that a backend uses the table, which is called after the first of them unless it has a name."""
+        """Register a backend that uses the table. A shared table without a name is named after the first backend."""
         if self.store is not None and self.namespace is None:
             self.name = self.name or backend_name
             self.namespace = self.store.namespace(self.name, self.expire)
@@ -134,7 +136,7 @@ class StickTable:
     # Keys
 
     def key(self, sample: Key | None) -> TableKey | None:
-        """Return the key of a sample; None if it is none: it is empty, or no address."""
+        """Return the key that a sample makes; None if it makes none, because it is empty, or not an address."""
         if sample is None or (not sample and isinstance(sample, str | bytes)):
             return None
         key = self._convert(sample)
@@ -149,7 +151,7 @@ class StickTable:
     # For requests. Where the table is shared, an entry is kept as text with the epoch of the copy.
 
     def look_up(self, key: TableKey, request: Request, now: float) -> TableHit | StoreQuery:
-        """Return the server of `key`, which is used now; or the query that has to be sent to the store first."""
+        """Use the entry of `key` and return its server, or the query that has to be sent to the store first."""
         namespace = self.namespace
         entry = self.entries.use(key, now)
         if namespace is None:
@@ -211,7 +213,7 @@ class StickTable:
             return self.entries.reserve(key, server, now, previous)
         assert isinstance(key, str) and query is not None
         reply = query.reply
-        if isinstance(reply, StoreFailure):  # then at least all requests in this process agree
+        if isinstance(reply, StoreFailure):  # without the store, at least all requests in this process agree
             replaced = self.entries.peek(key, now) if previous else None
             return _unpack(self.entries.reserve(key, _pack(server, 0), now, replaced))[0]
         text = namespace.read_reply(reply) or server
@@ -238,12 +240,12 @@ class StickTable:
             request.queue_write(self, key, self.namespace.forget(key, server))
 
     def query(self, command: StoreCommand) -> StoreQuery:
-        """Return a query that is sent now."""
+        """Return `command` as a query that is sent now."""
         assert self.namespace is not None
         return StoreQuery(command, self.namespace.sequence)
 
     def on_written(self, key: str, query: StoreQuery, now: float) -> None:
-        """The store has replied to a write: keep what it has now."""
+        """Keep the entry that the store has after a write, as its reply shows."""
         namespace, reply = self.namespace, query.reply
         if namespace is None or isinstance(reply, StoreFailure):
             return
@@ -261,7 +263,7 @@ class StickTable:
             self.entries.put(key, _pack(text, 0), now)
 
     def on_invalidation(self, digest: str, text: str | None, epoch: int) -> None:
-        """Another process has moved a key, or deleted its entry. Called from any thread."""
+        """Apply that another process has moved a key, or deleted its entry. Called from any thread."""
         now = self.clock.monotonic()
         if text is None:
             self.entries.forget(digest)
@@ -320,7 +322,7 @@ class StickTable:
 
     def restore(self, lines: Iterable[str]) -> int:
         """Add the entries of lines that `dump` has made, and return how many have not expired. Lines that cannot be
-        parsed are skipped: a file that was cut short is better than none. Entries expire when they would have.
+        parsed are skipped: a file that was cut short is better than none. Entries keep the time at which they expire.
         ConfigError, and nothing has changed, if keys are of another type than this table's, or the table is shared.
         """
         wall, now = self.clock.wall(), self.clock.monotonic()
@@ -337,7 +339,7 @@ class StickTable:
                 continue
             if left > 0:
                 self._check_restorable(type, key, match[2])
-                # when it was last used, by this clock; keys may have been longer in the other table
+                # the last use, by this clock; the other table may have had longer keys
                 used = min(now, now - self.expire + left) if self.expire < inf else now
                 entries.append((used, self._shorten(key), match[2]))
         entries.sort(key=itemgetter(0))  # those that were used last are the last to be purged

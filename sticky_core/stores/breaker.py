@@ -1,8 +1,9 @@
 """A circuit breaker: a store that fails is not queried again for a while, so that requests do not wait for it in vain.
 
-Closed, it allows all commands. The first failure opens it: nothing is allowed until a pause has passed. Then it is
-half-open: it allows one caller, which finds out whether the store is back, and the others do not wait for that. Pauses
-grow from failure to failure, and chance makes each shorter, so that processes do not come back all at once.
+While it is closed, all commands are allowed. The first failure opens it: no command is allowed until a pause has
+passed. Then it is half-open: one caller is allowed to find out whether the store is back, and no other caller waits for
+that. The pauses double from failure to failure; each is shortened at random, so that the processes do not return to the
+store all at once.
 """
 
 from __future__ import annotations
@@ -27,27 +28,29 @@ class State(Enum):
 
 
 class Backoff:
-    """Pauses that grow: the limit of each is twice that of the one before, and none is shorter than half its limit."""
+    """Pauses that double, from `FIRST_PAUSE` to `LONGEST_PAUSE`. Each is shortened at random, by half at most."""
 
     def __init__(self, rng: Rng) -> None:
         self._rng = rng
         self._limit = FIRST_PAUSE
 
     def next_pause(self) -> float:
+        """Return the seconds of the next pause."""
         limit, self._limit = self._limit, min(2 * self._limit, LONGEST_PAUSE)
         return limit * (1 + self._rng.random()) / 2
 
     def reset(self) -> None:
-        """Begin again with the first pause: it went well for long enough."""
+        """Begin again with `FIRST_PAUSE`: the store has replied for long enough."""
         self._limit = FIRST_PAUSE
 
 
 class Breaker:
-    """The breaker of one store. Changes happen under its lock, and each is logged once.
+    """The breaker of one store. Its state changes under its lock. It logs once that the store fails, and once that it
+    is back.
 
-    `name`: the store's, for the log. `consequence`: what happens while it is open, for the log. `probe_timeout`: for
-    how many seconds a half-open breaker waits for the result of the caller that it has allowed, before it allows
-    another.
+    `name`: the name of the store, for the log. `consequence`: what happens while the breaker is open, for the log.
+    `probe_timeout`: for how many seconds a half-open breaker waits for the result of the caller that it has allowed,
+    before it allows another.
     """
 
     def __init__(self, name: str, consequence: str, probe_timeout: float, rng: Rng) -> None:
@@ -89,7 +92,7 @@ class Breaker:
         return 0.0 if self.is_closed else max(0.0, self._blocked_until - now)
 
     def record_success(self, now: float) -> None:
-        """The store has replied: close."""
+        """Close: the store has replied."""
         if self.is_closed:
             return
         with self._lock:
@@ -100,14 +103,14 @@ class Breaker:
             _log.warning("store %s: back after %.1f s", self._name, now - self._opened_at)
 
     def record_failure(self, now: float, error: str) -> None:
-        """The store has not replied, or has refused a command: open."""
+        """Open: the store has not replied, or has refused a command."""
         with self._lock:
             self.failures += 1
             self.last_error = error
             if self.state is State.OPEN:
-                return  # one of many that had been sent when it opened
+                return  # the command was sent before the breaker opened
             if self.state is State.CLOSED:
-                # a store that comes and goes is queried as seldom as one that stays away
+                # the pauses go on growing if the store fails again soon after it was back
                 if now - self._closed_at > LONGEST_PAUSE:
                     self._backoff.reset()
                 self.openings += 1

@@ -1,9 +1,9 @@
-"""The channel of invalidations between a Redis server and one process: what to send on it, and what follows from what
-is received: which local copies are fresh.
+"""The channel on which a Redis server sends invalidations to one process: which commands are sent on it, and which
+local copies are fresh after what is received.
 
-A connection on which nothing is received may be one that is lost, so a heartbeat is sent once a second (PING). The
-reply proves that all invalidations from before the heartbeat have been received, and local copies are fresh for three
-seconds from then on.
+A connection on which nothing is received may be lost, so a heartbeat (PING) is sent once a second. The reply proves
+that all invalidations from before the heartbeat have been received; local copies are fresh for three seconds from the
+heartbeat on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class InvalidationFeed:
         self._subscribed: WeakSet[RedisNamespace] = WeakSet()
 
     def next_command(self, now: float) -> Command | None:
-        """Return the command to send now, or None. StoreFailure if the last heartbeat had no reply in time: the
+        """Return the command to send now, or None. Raise StoreFailure if the last heartbeat had no reply in time: the
         connection is lost.
         """
         new = [namespace for namespace in self._store.namespaces if namespace not in self._subscribed]
@@ -50,7 +50,7 @@ class InvalidationFeed:
         return max(0.0, self._next_heartbeat - now)
 
     def on_reply(self, reply: object) -> None:
-        """A reply or an invalidation was received."""
+        """Apply a reply or an invalidation that was received."""
         if not isinstance(reply, list):
             return  # before the first subscription, the reply to PING is as on any connection
         kind, *rest = cast("list[bytes | int]", reply)

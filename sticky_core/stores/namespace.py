@@ -39,7 +39,7 @@ class NamespaceStore(Store, Protocol):
     def breaker(self) -> Breaker: ...
     @property
     def digest_key(self) -> bytes:
-        """What the keys are derived from that digests are made with."""
+        """The key from which each table derives the key of its digests."""
         ...
 
     @property
@@ -52,7 +52,9 @@ class LocalCache(Protocol):
     """The copies that a process keeps of a table's entries. Called from the thread that listens."""
 
     def on_invalidation(self, digest: str, text: str | None, epoch: int) -> None:
-        """Replace the copy of `digest`, if there is one: the store keeps `text` now; None: nothing."""
+        """Replace the copy of `digest`, if there is one, by `text`, which the store keeps now. None: the store keeps
+        nothing, so delete the copy.
+        """
         ...
 
 
@@ -75,12 +77,12 @@ class TableNamespace(ABC):
         self.sequence = 0
         #: which servers have clients, in all processes
         self.presence = Presence(self, expire, store.clock, store.breaker)
-        # One key per table, so that two tables do not reveal that they know the same client. The key is hashed in once,
-        # and each digest begins with a copy of that.
+        # Each table has a key of its own, so that the digests of one client differ from table to table. The state of
+        # the hash with the key in it is computed once, and copied for each digest.
         key = blake2b(name.encode(), digest_size=32, key=store.digest_key).digest()
         self._seed = blake2b(digest_size=16, key=key).copy
         self._now = store.clock.monotonic
-        # the latest invalidations: their numbers and what the store kept then
+        # the latest invalidations by digest: the number of each, and the text that the store kept then
         self._invalidated: TwoGenerationCache[str, tuple[int, str | None]] = TwoGenerationCache(_REMEMBERED)
 
     def digest(self, key: Key) -> str:
@@ -124,16 +126,16 @@ class TableNamespace(ABC):
 
     @abstractmethod
     def set_mark(self, server: str, expire: float) -> Command:
-        """Set the mark that `server` has clients, for `expire` seconds. Reply: anything."""
+        """Set the presence mark of `server` for `expire` seconds. Reply: anything."""
 
     @abstractmethod
     def get_mark(self, server: str) -> Command:
-        """Read the mark that `server` has clients. Reply: None if there is none."""
+        """Read the presence mark of `server`. Reply: None if there is none."""
 
     @staticmethod
     def read_reply(reply: object) -> str | None:
         """Return the text in the reply to a command for an entry; None: no text is kept, or none was before `reserve`.
-        Raise a `StoreFailure`.
+        A reply that is a `StoreFailure` is raised.
         """
         match reply:
             case None:
@@ -150,13 +152,13 @@ class TableNamespace(ABC):
     # Which copies are fresh
 
     def on_subscribed(self) -> None:
-        """The channel of invalidations is open: copies of what is read from now on are fresh."""
-        self.sequence += _REMEMBERED  # an unknown number was missed
+        """Begin an epoch: the channel of invalidations is open, so copies of what is read from now on are fresh."""
+        self.sequence += _REMEMBERED  # an unknown number of invalidations was missed
         self.epoch = next(_epochs)
 
     def on_invalidation(self, digest: str, text: str | None) -> None:
-        """The store has sent an invalidation: another process has changed `digest` to `text`, or deleted it."""
-        # Remembered before it is counted: a thread that sees the number also sees the invalidation.
+        """Apply an invalidation: another process has changed the entry of `digest` to `text`, or deleted it (None)."""
+        # remembered before it is counted, so that a thread which sees the number also sees the invalidation
         self._invalidated.put(digest, (self.sequence + 1, text))
         self.sequence += 1
         if self.local_cache is not None:
@@ -166,8 +168,8 @@ class TableNamespace(ABC):
         """Return the epoch in which the reply `text` to a query may be kept as fresh; 0: in none. `sequence`: the
         number of the latest invalidation when the query was sent.
 
-        Replies and invalidations come over two connections, and the later to arrive may be the earlier to have been
-        sent: a reply that contradicts an invalidation received meanwhile is not fresh.
+        Replies and invalidations come over two connections, so they may arrive in another order than they were sent: a
+        reply that contradicts an invalidation received meanwhile is not fresh.
         """
         if self.sequence - sequence >= _REMEMBERED:
             return 0

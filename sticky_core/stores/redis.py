@@ -5,7 +5,7 @@ Each operation is one command, so that processes that use a key at the same mome
 renews the expiry (GETEX), a key is reserved for the first (SET NX GET), everything else is a script of a few lines.
 A command that changes an entry publishes the change, so no process has to query the store for an entry of which it
 has a copy; while the channel is not known to be alive, no copy is fresh. Redis 7 or later, any Valkey. One server, or
-the first of replicas: not Redis Cluster.
+the primary of several replicas; not Redis Cluster.
 """
 
 from __future__ import annotations
@@ -60,15 +60,16 @@ class Redis(SharedStore):
     - `url`: text, as redis-py reads it: `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS
       (`?ssl_ca_certs=`), `unix:///path?db=0`; also `valkey://` and `valkeys://`.
     - `timeout`: how long a reply may take, and under WSGI a connection as well; seconds or a duration such as
-      `"250ms"`, at most 60 s; 0.25 s.
+      `"250ms"`, at most 60 s; default 0.25 s.
     - `on_store_failure`: how requests continue while the store does not reply; `"local"`: with what this process
       knows, and the balance algorithm for new clients; `"fail"`: with 503, so that no client is split between two
-      servers; `"local"`.
-    - `prefix`: what the keys in the store begin with; text; `"sticky"`.
-    - `secret`: what keys are hashed with, at least 16 bytes; text, bytes, or a list of them, oldest to newest, of which
-      the oldest is used: a new one makes all clients unknown, so it counts from when the old one is removed; None:
-      hashed without one, so that guesses, such as addresses, can be tried out on the content of the store.
-    - `clock`, `rng`: time and chance, for tests; those of the system.
+      servers; default `"local"`.
+    - `prefix`: what the keys in the store begin with; text; default `"sticky"`.
+    - `secret`: the key with which the keys of tables are hashed, at least 16 bytes; text, bytes, or a list of them,
+      oldest to newest. Only the oldest is used: with another secret all clients are unknown, so a new one takes effect
+      when the old one is removed from the list. Default None: the hash has no key, so a reader of the store can test
+      guesses, such as addresses.
+    - `clock`, `rng`: time and random numbers, for tests; default those of the system.
 
     Processes share a table if `url`, `prefix`, `secret` and the names of backend and table agree. A store is compared
     by identity, and counts its failures (`breaker`). Raises `ConfigError` with every problem found, also if redis-py
@@ -125,8 +126,8 @@ class RedisNamespace(TableNamespace):
     def __init__(self, store: Redis, name: str, expire: float | None) -> None:
         super().__init__(store, name, expire)
         self._keys = f"{store.prefix}:{name}:"
-        self._marks = f"{self._keys}bound:"  # no digest looks like that
-        #: channels belong to the whole server, keys to one of its databases
+        self._marks = f"{self._keys}bound:"  # no digest contains a colon
+        #: with the number of the database: keys belong to one database, channels to the whole Redis server
         self.channel = f"{store.prefix}:{store.db}:{name}"
         self._milliseconds = max(1, round(self.expire * 1000))
 
@@ -149,8 +150,8 @@ class RedisNamespace(TableNamespace):
         return self._eval(_FORGET, digest, text, self.channel, digest)
 
     def _eval(self, script: str, digest: str, *words: str | int) -> StoreCommand:
-        # EVAL rather than EVALSHA: a server that was started anew knows no scripts, and a second way for that would
-        # cost more than to send two hundred bytes
+        # EVAL rather than EVALSHA: a server that was restarted knows no scripts, and a second code path for that would
+        # cost more than the two hundred bytes of a script
         return StoreCommand(self.store, ("EVAL", script, 1, self._keys + digest, *words))
 
     def set_mark(self, server: str, expire: float) -> Command:
@@ -160,7 +161,7 @@ class RedisNamespace(TableNamespace):
         return ("GET", self._marks + server)
 
     def on_message(self, payload: bytes) -> None:
-        """A change was published in the channel: the digest, and unless it was deleted the text."""
+        """Apply a change that was published in the channel: a digest, and the new text unless the entry was deleted."""
         digest, space, text = payload.decode("utf-8", "replace").partition(" ")
         self.on_invalidation(digest, text if space else None)
 

@@ -1,6 +1,6 @@
 """The base of stores that keep the entries of stick tables for several processes and hosts.
 
-A store of another kind needs these:
+A new kind of store needs these:
 
 - a `SharedStore`, the config that users write, which says where the clients are (`clients`) and whether processes are
   notified of changes (`invalidates`);
@@ -46,10 +46,10 @@ _CONSEQUENCES = {
 class SharedStore(ABC):
     """A store that keeps the entries of stick tables for several processes and hosts.
 
-    It is compared by identity, and counts its failures (`breaker`). What changes changes under its lock. Raises
+    It is compared by identity, and counts its failures (`breaker`). Its state changes under its lock. Raises
     `ConfigError` with every problem found, those in `problems` included.
 
-    - `name`: how messages and logs call the store; no password in it.
+    - `name`: the name of the store in messages and logs; it contains no password.
     - `timeout`, `on_store_failure`, `prefix`, `secret`, `clock`, `rng`: see `Redis`.
     - `problems`: what a subclass has found wrong with options of its own.
     """
@@ -78,7 +78,7 @@ class SharedStore(ABC):
         if on_store_failure not in ("local", "fail"):
             found.append(f"on_store_failure is {on_store_failure!r}: write 'local' or 'fail'")
         if not prefix or not prefix.isascii() or not prefix.isprintable():
-            found.append(f"prefix {prefix!r}: printable ASCII, at least a letter")
+            found.append(f"prefix {prefix!r}: write at least one character of printable ASCII")
         key = b""
         if secret is not None:
             first = secret if isinstance(secret, (str, bytes)) else next(iter(secret), "")
@@ -91,14 +91,14 @@ class SharedStore(ABC):
         self.prefix = prefix
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.rng: Rng = rng if rng is not None else random
-        #: what tables derive the keys from that digests are made with; empty without a secret
+        #: the key from which each table derives the key of its digests; empty without a secret
         self.digest_key = blake2b(key, digest_size=32).digest() if key else b""
         self.breaker = Breaker(name, _CONSEQUENCES[on_store_failure], 2 * self.timeout, self.rng)
         self._namespaces: tuple[ref[TableNamespace], ...] = ()
         self._lock = threading.Lock()
         self._listener: object = None
         self._has_logged_feed_failure = False
-        self._next_heartbeat = -inf  # of the commands in the background
+        self._next_heartbeat = -inf  # when commands are due in the background next
         #: until when, by `clock`, the channel of invalidations is taken to be alive
         self.fresh_until = -inf
         register(self)
@@ -152,19 +152,19 @@ class SharedStore(ABC):
         return self._listener
 
     def disconnected(self) -> None:
-        """The channel of invalidations is lost: no local copy is fresh any more."""
+        """End the epochs of all tables: the channel of invalidations is lost, so no local copy is fresh any more."""
         self.fresh_until = -inf
         for namespace in self.namespaces:
             namespace.epoch = 0
 
     def feed_failed(self, why: str) -> None:
-        """The channel of invalidations was lost, or could not be opened. Log that once until it works again."""
+        """Log, once until it works again, that the channel of invalidations was lost or could not be opened."""
         if not self._has_logged_feed_failure:
             self._has_logged_feed_failure = True
             _log.warning("store %s: no invalidations (%s); each request queries the store", self.name, why)
 
     def feed_confirmed(self, sent_at: float) -> None:
-        """The store has replied to a heartbeat: all invalidations from before `sent_at` have been received."""
+        """Record the reply to the heartbeat sent at `sent_at`: all earlier invalidations have been received."""
         self._has_logged_feed_failure = False
         self.fresh_until = sent_at + FEED_TIMEOUT
 
@@ -174,14 +174,14 @@ class SharedStore(ABC):
         return self.clock.monotonic() < self.fresh_until
 
     def background_commands(self, now: float) -> list[BackgroundCommand]:
-        """Return the commands that the listener has to send now: none if it has sent some within the last second."""
+        """Return the commands that the listener has to send now: none if this was called within the last second."""
         if now < self._next_heartbeat:
             return []
         self._next_heartbeat = now + HEARTBEAT_INTERVAL
         return [command for each in self.namespaces for command in each.presence.background_commands(now)]
 
     def failure(self) -> StoreFailure:
-        """Return the failure that stands for a reply while the breaker is open."""
+        """Return the failure that takes the place of a reply while the breaker is open."""
         return StoreFailure(self.name, self.breaker.last_error)
 
     def after_fork(self) -> None:

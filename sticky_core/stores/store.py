@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 #: Seconds between two heartbeats: of a channel of invalidations, and of the commands that run in the background.
 HEARTBEAT_INTERVAL = 1.0
-#: For how many seconds after a heartbeat was sent that the store has replied to the channel is taken to be alive.
+#: The reply to a heartbeat proves the channel alive for this many seconds from when the heartbeat was sent.
 FEED_TIMEOUT = 3.0
 
 #: The words of one command. Only the store's own classes know what they mean.
@@ -41,7 +41,7 @@ class StoreQuery:
 
     def __init__(self, command: StoreCommand, sequence: int) -> None:
         self.command = command
-        self.sequence = sequence  #: number of the latest invalidation that had been received before it was sent
+        self.sequence = sequence  #: the number of the latest invalidation received before the command was sent
 
 
 class BackgroundCommand(NamedTuple):

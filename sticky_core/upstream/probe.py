@@ -1,10 +1,11 @@
-"""What a check sends to a server and how it judges the response, without I/O: the faces connect, send and feed."""
+"""What a check sends to a server and how it judges the response, without I/O: the faces connect, send, and pass on
+what they receive.
+"""
 
 from __future__ import annotations
 
 from sticky_core.errors import Failure
-from sticky_core.health.agent import MAX_LINE, AgentReply
-from sticky_core.health.agent import parse_reply as read_agent
+from sticky_core.health.agent import MAX_LINE, AgentReply, parse_reply
 from sticky_core.health.check import CheckResult, CheckStatus
 from sticky_core.health.expect import MAX_BODY
 from sticky_core.health.runtime import CheckRuntime
@@ -12,7 +13,7 @@ from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 
-#: the result of a check that fails in this way
+#: the check status of each failure; `SOCKERR` for the others
 _FAILED = {
     Failure.REFUSED: CheckStatus.L4CON,
     Failure.NOT_STARTED: CheckStatus.L4CON,
@@ -23,12 +24,12 @@ _FAILED = {
 
 
 def result_from_failure(failure: Failure) -> CheckResult:
-    """Return the result of a check that the server, not its application, has failed."""
+    """Return the result of a check that ended with a failure, without a response."""
     return CheckResult(_FAILED.get(failure, CheckStatus.SOCKERR), info=failure.text)
 
 
 def result_from_exception(error: BaseException) -> CheckResult:
-    """Return the result of a check at which the app raised, where a web server would respond 500."""
+    """Return the result of a check during which the app raised: a web server would respond 500."""
     return CheckResult(CheckStatus.L7STS, 500, f"{type(error).__name__}: {error}")
 
 
@@ -48,7 +49,7 @@ class HttpProbe:
         location = check_location(server)
         check = checking.check
         self.host, self.port, self.socket = location.host, check.port or location.port, location.socket
-        # The URL says nothing about TLS at a `port` of the check; HAProxy uses the setting of the server there, too.
+        # also at a `port` of the check, where HAProxy too uses the server's setting
         self.tls = location.scheme == "https"
         self._checking = checking
         self._authority = Location.parse(server.config.host_url).authority
@@ -119,15 +120,17 @@ class AgentProbe:
         self.reply: AgentReply | None = None
 
     def on_connected(self) -> CheckResult | None:
+        """Return None: the reply of the agent is needed."""
         return None
 
     def feed(self, data: bytes) -> CheckResult | None:
+        """Parse data received, as in `HttpProbe`."""
         self._line += data
         if data and b"\n" not in self._line and len(self._line) < MAX_LINE:
             return None
         if not self._line.strip():
-            return CheckResult(CheckStatus.SOCKERR, info="closed before the response")
-        self.reply = read_agent(self._line)
+            return CheckResult(CheckStatus.SOCKERR, info="closed before the reply")
+        self.reply = parse_reply(self._line)
         return self.reply.result
 
 

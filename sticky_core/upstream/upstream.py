@@ -21,20 +21,20 @@ C = TypeVar("C")
 
 
 class Upstream:
-    """A URL as an app that forwards requests to it. One option a line:
+    """A URL as an app that forwards requests to it. One option a line: meaning, type, default:
 
     - `url`: `http://host:port/base`, `https://host`, `unix:/run/app.sock`, str, required (HAProxy `server`, nginx
       `proxy_pass`).
     - `timeouts`: how long to wait for the upstream, `Timeouts`, its defaults.
     - `forward`: how the client is reported to the upstream, `Forward`, its defaults.
     - `tls`: certificates and verification for `https://`, `TLS`, its defaults.
-    - `pool_max_conn`: how many idle connections are kept, int, None for no limit (HAProxy `pool-max-conn`).
+    - `pool_max_conn`: how many idle connections are kept, int, None (no limit) (HAProxy `pool-max-conn`).
     - `pool_purge_delay`: how long a connection is kept idle, duration, 5 s (HAProxy `pool-purge-delay`).
 
     Raises `ConfigError` with every problem found.
     """
 
-    #: how many bytes of all bodies one thread buffers at once: so much freed memory is kept for them
+    #: how many bytes of bodies one thread buffers at once at most: the process keeps that much freed memory for them
     buffer_limit: ClassVar[int]
 
     def __init__(
@@ -73,7 +73,7 @@ class Upstream:
         self._context = tls.context() if self._location.scheme == "https" else None
         self._sni = tls.sni or self._location.host
 
-    def _pool(self) -> Pool[C]:
+    def _build_pool(self) -> Pool[C]:
         delay = self._config.pool_purge_delay
         return Pool(
             0 if self._is_retired else self._config.pool_max_conn, PURGE_DELAY if delay is None else seconds(delay)

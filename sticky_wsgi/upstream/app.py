@@ -51,7 +51,9 @@ class Upstream(CoreUpstream):
 
     def _set_up(self, config: ServerConfig, timeouts: Timeouts, forward: Forward) -> None:
         super()._set_up(config, timeouts, forward)
-        self._connections = Connections(self._location, self._context, self._sni, self._pool(), self.timeouts.server)
+        self._connections = Connections(
+            self._location, self._context, self._sni, self._build_pool(), self.timeouts.server
+        )
 
     @property
     def app(self) -> WSGIApp:

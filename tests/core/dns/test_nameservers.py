@@ -55,7 +55,7 @@ def test_srv_records_are_converted_with_the_addresses_in_the_additional_section(
     ids=["no such name", "timeout", "no name server", "any other"],
 )
 def test_errors_are_converted(error: Exception, status: Status):
-    records = nameservers.records_from_error(error)
+    records = nameservers.records_from_exception(error)
     assert records.status is status
     assert type(error).__name__ in records.info
 

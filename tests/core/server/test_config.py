@@ -90,15 +90,21 @@ def test_invalid_maxconn_and_maxqueue_are_refused(options: dict[str, Any], probl
 @pytest.mark.parametrize(
     "options, problem",
     [
-        pytest.param({"name": 5}, "server 5: name=5 is none: write a text", id="a number for a name"),
-        pytest.param({"cookie": 5}, "cookie=5 is none: write its id in cookies", id="a number for a cookie"),
-        pytest.param({"check": "/health"}, "check='/health' is none: write check=Check('/health')", id="a path"),
-        pytest.param({"check": True}, "check=True is none", id="a yes for a check"),
-        pytest.param({"agent_check": 9000}, "agent_check=9000 is none: write agent_check=AgentCheck", id="a port"),
-        pytest.param({"track": 5}, "track=5 is none: write the other server, or its name", id="a number to track"),
-        pytest.param({"tls": True}, "tls=True is none: write tls=TLS", id="a yes for tls"),
-        pytest.param({"max_fails": "3"}, "max_fails='3' is none", id="a text to count"),
-        pytest.param({"pool_max_conn": "3"}, "pool_max_conn='3' is none", id="a text for a pool"),
+        pytest.param({"name": 5}, "server 5: name=5 has the wrong type: write a text", id="a number for a name"),
+        pytest.param({"cookie": 5}, "cookie=5 has the wrong type: write its id in cookies", id="a number for a cookie"),
+        pytest.param(
+            {"check": "/health"}, "check='/health' has the wrong type: write check=Check('/health')", id="a path"
+        ),
+        pytest.param({"check": True}, "check=True has the wrong type", id="a yes for a check"),
+        pytest.param(
+            {"agent_check": 9000}, "agent_check=9000 has the wrong type: write agent_check=AgentCheck", id="a port"
+        ),
+        pytest.param(
+            {"track": 5}, "track=5 has the wrong type: write the other server, or its name", id="a number to track"
+        ),
+        pytest.param({"tls": True}, "tls=True has the wrong type: write tls=TLS", id="a yes for tls"),
+        pytest.param({"max_fails": "3"}, "max_fails='3' has the wrong type", id="a text to count"),
+        pytest.param({"pool_max_conn": "3"}, "pool_max_conn='3' has the wrong type", id="a text for a pool"),
     ],
 )
 def test_options_of_the_wrong_type_are_refused_with_what_to_write(options: dict[str, Any], problem: str):

@@ -19,7 +19,7 @@ class PooledUpstream(Upstream):
     buffer_limit = 1024
 
     def pool(self) -> Pool[str]:
-        return self._pool()
+        return self._build_pool()
 
 
 def test_the_repr_names_the_url():
