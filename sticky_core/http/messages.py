@@ -1,4 +1,4 @@
-"""Requests and responses as the core sees them: what it may read of them, and what it may change. Each face has classes
+"""Requests and responses as the core sees them: what it may read from them, and what it may change. Each face has classes
 of its own for both, and reads only what is asked for.
 """
 
