@@ -43,6 +43,6 @@ def create_app() -> Flask:
     return app
 
 
-backend = Backend("cart", servers=Server.replicas(create_app, 3))  # and no `persist`
+backend = Backend("cart", servers=Server.replicas(create_app, 3))  # without `persist`
 
 app = Dispatcher(backend)

@@ -54,6 +54,6 @@ def create_app() -> Starlette:
     return Starlette(routes=routes, middleware=sessions, lifespan=lifespan)
 
 
-backend = Backend("cart", servers=Server.replicas(create_app, 3))  # and no `persist`
+backend = Backend("cart", servers=Server.replicas(create_app, 3))  # without `persist`
 
 app = Dispatcher(backend)

@@ -1,4 +1,4 @@
-"""A FastAPI app that leaves /cart to three replicas, each with the carts in its own memory:
+"""A FastAPI app that passes /cart to three replicas, each with the carts in its own memory:
 every client comes back to the replica that has its cart.
 
     export STICKY_SECRET=$(python -c "import secrets; print(secrets.token_urlsafe(32))")

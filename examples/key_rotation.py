@@ -1,4 +1,4 @@
-"""A secret is replaced and no client moves: clients with a cookie of the old key stay where they are,
+"""Replace a secret without moving a client: clients with a cookie of the old key stay where they are,
 and get a cookie of the new one.
 
     export STICKY_SECRET="the-key-of-last-year the-key-of-this-year"     # oldest to newest

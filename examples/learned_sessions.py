@@ -1,5 +1,5 @@
 """An app that names its sessions in a header, as MCP servers do, is sticky by that header:
-no cookie, and an identifier that no replica has given out belongs to none.
+no cookie, and an identifier that no replica has given out belongs to no replica.
 
     uvicorn examples.learned_sessions:app
 

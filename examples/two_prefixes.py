@@ -1,5 +1,5 @@
 """One app serves twice, under /de and under /fr: a client has a replica of each,
-and its two cookies never meet.
+and browsers keep its two cookies apart.
 
     export STICKY_SECRET=$(python -c "import secrets; print(secrets.token_urlsafe(32))")
     uvicorn --app-dir examples two_prefixes:app

@@ -1,5 +1,5 @@
 """What HAProxy's `cookie SERVERID insert indirect nocache` does, in front of a few URLs: a client comes back to the
-upstream that served it first, another takes over if that one is down, and an app apologizes if all are.
+upstream that served it first, another takes over if that one is down, and an app responds if all are down.
 
     export STICKY_SECRET=$(python -c "import secrets; print(secrets.token_urlsafe(32))")
     export UPSTREAMS="http://127.0.0.1:9001 http://127.0.0.1:9002"

@@ -1,4 +1,4 @@
-"""Sticky sessions for ASGI apps: Starlette, FastAPI, and whatever else speaks ASGI."""
+"""Sticky sessions for ASGI apps: Starlette, FastAPI, and any other ASGI app."""
 
 from sticky_asgi.middleware import Dispatcher, StickyMiddleware, decision
 from sticky_asgi.upstream.app import Upstream

@@ -1,5 +1,5 @@
-"""The command `sticky`. It needs click and uvicorn, from `pip install 'sticky-sessions[serve]'`, and names this command
-where they are missing.
+"""The command `sticky`. It needs click and uvicorn. If one of them is not installed, it prints the command that
+installs both: `pip install 'sticky-sessions[serve]'`.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def _cpus() -> int:
 
 
 def _app_problem(app: str) -> str | None:
-    """Return why `app` can't be served, or None. Checked before workers are started: uvicorn restarts workers that fail
-    to import the app for ever.
+    """Return why `app` can't be served, or None. Checked before workers are started: uvicorn restarts again and again
+    workers that fail to import the app.
     """
     try:
         frames.require()

@@ -153,7 +153,8 @@ def create_demo(replicas: int = 3, *, hosts: Collection[str] | None = LOOPBACK) 
 
 _PAGE = Path(__file__).with_name("demo.html")
 
-# What the page needs and nothing else; above all, no other site can frame it to have its buttons clicked.
+# What the page needs and nothing else. Above all, no other site can show it in a frame, to make users click its
+# buttons.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""Sticky sessions for WSGI apps: Flask, Werkzeug, and whatever else speaks WSGI."""
+"""Sticky sessions for WSGI apps: Flask, Werkzeug, and any other WSGI app."""
 
 from sticky_core import balance, exports
 from sticky_core.balance import *

@@ -1,4 +1,4 @@
-"""Whether the client of a request has disconnected. WSGI does not say; some servers do."""
+"""Whether the client of a request has disconnected. WSGI does not report it; some servers do."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from sticky_wsgi.messages import Environ, StartResponse, WSGIApp
 class InterruptibleApp:
     """An app around another that can interrupt the requests in flight (`on_marked_down`, `on_marked_up`).
 
-    WSGI can't interrupt a call: a request to an app in this process ends at the next item of its body, one to an
-    upstream also while the upstream is waited for.
+    WSGI can't interrupt a call: a request to an app in this process ends at the next item of its body. A request to
+    an upstream also ends while it waits for the upstream.
     """
 
     def __init__(self, app: WSGIApp, server: Server) -> None:

@@ -1,6 +1,6 @@
 """Run the health checks of a backend on an event loop: one task for each check, which sleeps and probes.
 
-Also how code that waits for a backend's events sleeps on an event loop.
+Also `wait`, by which the core waits for a backend's events on an event loop.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Checks(BackgroundTask):
 
 
 class _BodyLimitReached(Exception):
-    """The response's body has reached the part that a check looks at: the app need not send more."""
+    """The response's body is as long as the part that a check reads: the app need not send more."""
 
 
 class _RecordedResponse:
@@ -318,7 +318,7 @@ def _scope(checking: CheckRuntime, target: str, server: Server) -> Scope:
 
 
 def _error_text(error: OSError) -> str:
-    """Return why a connection failed. anyio tries several addresses; its own error says only that all have failed."""
+    """Return why a connection failed. anyio tries several addresses; its own error reports only that all failed."""
     cause: BaseException | None = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
@@ -327,7 +327,7 @@ def _error_text(error: OSError) -> str:
 
 
 async def wait(subscribe: Subscribe, at_most: float | None) -> None:
-    """Wait until the callback passed to `subscribe` is called, or for so many seconds."""
+    """Wait until the callback passed to `subscribe` is called, for at most `at_most` seconds (None: no limit)."""
     woken = anyio.Event()
     subscribe(waker(woken))
     with anyio.move_on_after(at_most):

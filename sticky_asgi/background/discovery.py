@@ -152,7 +152,7 @@ async def _query_nameservers(query: Query, resolvers: Resolvers) -> Answer:
     from dns import asyncbackend
     from dns.asyncresolver import Resolver
 
-    # Passed each time: by itself dnspython keeps to the kind of event loop that the process had first.
+    # Passed each time: else dnspython always uses the kind of event loop that the process has run first.
     loop = asyncbackend.get_backend(asyncbackend.sniff())
     resolver = nameservers.build_resolver(Resolver, resolvers, query.timeout)
     steps = questions(query)

@@ -12,7 +12,7 @@ from sticky_asgi.messages import Soon, soon_here
 
 
 class BackgroundTask:
-    """A task that runs beside requests as long as its event loop or a lifespan: once, on the loop that owns it."""
+    """A task that runs beside requests, on the one event loop that owns it, until that loop or the lifespan ends."""
 
     _scope: anyio.CancelScope | None
     _ended: anyio.Event | None
@@ -24,7 +24,7 @@ class BackgroundTask:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is anything to run."""
+        """Whether there is work to do."""
         return True
 
     def _acquire(self) -> bool:

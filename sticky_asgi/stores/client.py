@@ -30,7 +30,7 @@ class ListeningClient(Protocol):
     """A client that also receives invalidations, or sends commands in the background."""
 
     def listen(self) -> None:
-        """Begin to, unless another client in this process does."""
+        """Begin to receive, or to send in the background, unless another client in this process does."""
         ...
 
 
@@ -48,20 +48,21 @@ async def execute(commands: Sequence[StoreCommand]) -> list[object]:
     positions: dict[Store, list[int]] = {}
     for position, command in enumerate(commands):
         positions.setdefault(command.store, []).append(position)
-    # all are sent before the first is awaited
+    # the commands for all stores are sent before the first replies are awaited
     sent = [
-        _client(clients, store).execute([commands[position].words for position in of_store])
-        for store, of_store in positions.items()
+        _client(clients, store).execute([commands[position].words for position in store_positions])
+        for store, store_positions in positions.items()
     ]
     replies: list[object] = [None] * len(commands)
-    for pending, of_store in zip(sent, positions.values(), strict=True):
-        for position, reply in zip(of_store, await pending, strict=True):
+    for pending, store_positions in zip(sent, positions.values(), strict=True):
+        for position, reply in zip(store_positions, await pending, strict=True):
             replies[position] = reply
     return replies
 
 
 def listen(stores: Iterable[Store]) -> None:
-    """Begin to receive invalidations before the first command. A ConfigError is left to the first command."""
+    """Begin to receive invalidations before the first command. A ConfigError is ignored: the first command
+    raises it."""
     try:
         clients = _clients()
         for store in stores:
@@ -94,7 +95,7 @@ def _clients() -> _Clients:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        raise ConfigError("a store needs asyncio, and this event loop is another's") from None
+        raise ConfigError("a store needs asyncio, and this event loop is not asyncio's") from None
     clients = _clients_by_loop.get(loop)
     if clients is None:
         for closed in [each for each in list(_clients_by_loop) if each.is_closed()]:

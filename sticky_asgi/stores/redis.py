@@ -1,6 +1,6 @@
 """Redis on an event loop: one connection that many requests share, and one that receives invalidations.
 
-What requests send in the same turn of the event loop goes out together in the next; the replies come in order, and each
+What requests send in the same turn of the event loop is sent together in the next; the replies come in order, and each
 is passed to its request. redis-py connects and parses; timeouts and failures are handled here.
 """
 
@@ -27,7 +27,7 @@ from sticky_core.stores.store import HEARTBEAT_INTERVAL, Command
 
 ERRORS = RedisError, OSError
 
-#: how many seconds late a reply may be read that came while the event loop was busy
+#: How many seconds after its deadline a reply is still read: it may have arrived in time, but the event loop was busy.
 _GRACE = 0.001
 
 
@@ -193,7 +193,7 @@ class RedisClient:
             self._fail_all(f"no reply in {self._store.timeout:g} s")
 
     def _fail_all(self, why: str) -> None:
-        """The connection is of no use: fail all batches, and open another for the next."""
+        """Fail all batches, because the connection does not work. The next batch opens another."""
         self._connection = None
         batches = [*self._sent, *self._to_send]
         self._sent.clear()
@@ -283,7 +283,7 @@ def _error_text(error: Exception) -> str:
 
 def _connection_factory(store: Redis) -> Callable[[], Connection]:
     """Return what makes connections as the URL says. ConfigError if redis-py does not understand it."""
-    # these options are not the URL's to set: they would change what is sent and received, or when it times out
+    # The URL can't change these options: they decide what is sent and received, and when it times out.
     fixed: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": None,

@@ -20,7 +20,8 @@ from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 
-#: How long a client that expects a 100 waits for the upstream's before its body is sent, in seconds (RFC 9110, 10.1.1).
+#: How long the upstream's 100 is awaited for a client that expects one, in seconds; then the body is sent without it
+#: (RFC 9110, 10.1.1).
 CONTINUE_TIMEOUT = 1.0
 
 
@@ -134,7 +135,7 @@ class Upstream(CoreUpstream):
     async def _with_body(self, scope: Scope, outgoing: OutgoingRequest, body: Body, send: Send) -> None:
         first: Message | None = None
         if outgoing.expects_continue:
-            body.silent = True  # a server that is asked for the body sends the client a 100
+            body.silent = True  # to call `receive` makes the server in front send the client a 100
         else:
             first = await (body() if outgoing.framing is Framing.UNDECLARED else body.next_if_arrived())
             if first is not None:
@@ -245,7 +246,7 @@ class Upstream(CoreUpstream):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise ConfigError(f"forwarding to {self.url} needs asyncio, and this event loop is another's") from None
+            raise ConfigError(f"forwarding to {self.url} needs asyncio, and this event loop is not asyncio's") from None
         with self._lock:
             for closed in [each for each in self._by_loop if each.is_closed()]:
                 del self._by_loop[closed]
@@ -287,7 +288,7 @@ def _accepts_trailers(scope: Scope) -> bool:
 
 
 def _with_framing(outgoing: OutgoingRequest, first: Message) -> OutgoingRequest:
-    """Return `outgoing` with the framing of its body, which the body's first message tells if the head does not."""
+    """Return `outgoing` with the framing of its body, which its first message decides if the head does not."""
     if outgoing.framing is not Framing.UNDECLARED:
         return outgoing
     if first.get("more_body", False):
@@ -320,7 +321,7 @@ def _framed(outgoing: OutgoingRequest, data: bytes, last: bool) -> bytes:
 
 
 async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Message | None, body: Body) -> None:
-    """Send the body as it arrives, no faster than the upstream takes it in."""
+    """Send the body as it arrives, no faster than the upstream reads it."""
     response = connection.response
     if first is None:
         if outgoing.expects_continue:

@@ -25,7 +25,7 @@ WINDOW = 262144
 
 
 class FlowControlProtocol(asyncio.Protocol):
-    """A protocol that lets its writer wait until the peer has taken in what was written."""
+    """A protocol that lets its writer wait while the transport's write buffer is full."""
 
     __slots__ = ("_writable",)
 
@@ -82,11 +82,11 @@ class Connection(FlowControlProtocol):
         self._continue: asyncio.Event | None = None
         self.failure: ServerFailure | None = None  #: how the server has failed
         self.client_gone = False  #: whether the client has disconnected
-        self.task_cancelled = False  #: whether we have cancelled the request's task because the client is gone
+        self.task_cancelled = False  #: whether the sweep has cancelled the request's task because the client is gone
         self._task: asyncio.Task[object] | None = None
         #: the body of the request in flight, by which its client is watched
         self.body: Body | None = None
-        self._active_at = 0  # number of the sweep in which the server last did something, or we began to wait for it
+        self._active_at = 0  # number of the sweep in which the server last did something, or a wait for it began
         self._began_at = 0  # number of the sweep in which the exchange began
 
     # What asyncio calls
@@ -127,7 +127,7 @@ class Connection(FlowControlProtocol):
             self._fail(self._early_end)  # a reset: it does not end a body that lasts until the connection closes
         else:
             self._wake()
-        self.resume_writing()  # wakes a writer: nothing will be taken in any more
+        self.resume_writing()  # wakes the writer: the other end reads no more
         self._connections.remove(self)
 
     # What an exchange calls
@@ -237,7 +237,7 @@ class Connection(FlowControlProtocol):
                 self.sweep.remove(self)
         elif self.client_gone:
             if self._waiter is None and number > self._active_at + 1 and self._task is not None:
-                # The task still waits in `send`. Some servers (hypercorn's HTTP/2) never return from it after their
+                # The task still waits in `send`. Some servers (hypercorn's HTTP/2) never return from `send` after their
                 # client has disconnected.
                 self.task_cancelled = True
                 self._task.cancel()
@@ -323,7 +323,9 @@ class Connections:
         self.sweep.pools.add(self)
 
     def acquire(self, repeatable: bool) -> Connection | None:
-        """Return an idle connection, or None. If the request is not `repeatable`, the connection was open just now."""
+        """Return an idle connection, or None. `repeatable`: whether the request may be sent again. If not, the
+        connection has been checked just now: it is open, and nothing has arrived on it.
+        """
         while True:
             connection = self._pool.acquire(self.loop.time(), repeatable)
             if connection is None or repeatable or connection.is_silent():

@@ -86,7 +86,7 @@ async def tunnel(
         if response.status != 101:
             return await _deny(connection, scope, send)
         if response.upgrade.lower() != b"websocket":
-            raise ServerFailure(Failure.BAD_RESPONSE, detail="a change to another protocol than asked for")
+            raise ServerFailure(Failure.BAD_RESPONSE, detail="a 101 for another protocol than websocket")
         subprotocol = _checked_subprotocol(response.headers, key, scope)
         is_open = True
     finally:
@@ -132,13 +132,12 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
     """Pass on a response that refuses the WebSocket, if the server in front can send one."""
     response = connection.response
     if response.status < 300:
-        raise ServerFailure(Failure.BAD_RESPONSE, detail=f"status {response.status} where 101 was asked for")
+        raise ServerFailure(Failure.BAD_RESPONSE, detail=f"status {response.status} where 101 was expected")
     if "websocket.http.response" not in (scope.get("extensions") or ()):
         return await send({"type": "websocket.close", "code": 1000})
     body = b""
-    while (
-        not response.finished and len(body) < WINDOW
-    ):  # a usual body goes in one message: not all servers take several
+    # A body of usual size is sent in one message: not all servers accept several.
+    while not response.finished and len(body) < WINDOW:
         if await connection.wait() and connection.raise_or_client_gone():
             return count_client_disconnect(scope)
         body += connection.take()
@@ -155,7 +154,7 @@ class UpstreamWebSocket(FlowControlProtocol):
     """An open WebSocket to an upstream: takes a connection over after its handshake."""
 
     def __init__(self, connection: Connection, rest: bytes, timeout: float) -> None:
-        """`rest`: what arrived behind the 101. `timeout`: how long there may be no message, in seconds."""
+        """`rest`: what arrived after the 101. `timeout`: how long there may be no message, in seconds."""
         super().__init__()
         self._transport = connection.transport
         self._loop = connection.loop
@@ -235,7 +234,7 @@ class UpstreamWebSocket(FlowControlProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.closed is None:
             self.closed = _DROPPED, ""
-        self.resume_writing()  # wakes a writer: nothing will be taken in any more
+        self.resume_writing()  # wakes the writer: the other end reads no more
         self._wake()
 
     def on_sweep(self, number: int) -> None:
@@ -264,7 +263,7 @@ class UpstreamWebSocket(FlowControlProtocol):
         return message
 
     async def send(self, event: Event) -> None:
-        """Send a frame to the upstream, no faster than it takes frames in."""
+        """Send a frame to the upstream, no faster than the upstream reads."""
         if self.closed is not None:
             return
         self._active_at = self._sweep.number
@@ -277,7 +276,7 @@ class UpstreamWebSocket(FlowControlProtocol):
             self._transport.write(self._frames.send(event))
 
     def limit_closing(self) -> None:
-        """Give the upstream `CLOSE_TICKS` to close, whatever it still sends."""
+        """Give the upstream `CLOSE_TICKS` sweeps to close, whatever it still sends."""
         self._is_closing = True
         self._timeout_ticks = CLOSE_TICKS
         self._active_at = self._sweep.number
@@ -334,7 +333,7 @@ async def _forward_messages(
                 break
         code, reason = upstream.closed
         abort = code == _DROPPED
-        # Nothing may be in `receive` when the close is sent: some servers (granian) do not send it meanwhile.
+        # No call of `receive` may be pending when the close is sent: some servers (granian) do not send it then.
         from_client.cancel()
         body.close()
         await asyncio.sleep(0)

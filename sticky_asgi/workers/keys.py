@@ -1,4 +1,6 @@
-"""Look up the owner of a key: the core's arbitration decides what to send and when to wait, this module does it."""
+"""Look up the owner of a key. The core's arbitration decides what to send and when to wait; this module sends and
+waits.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class KeyLookup:
         self._claims: set[asyncio.Task[None]] = set()
 
     async def execute(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
-        """Claim the key in each command. The owners are in the `KeyTable` then."""
+        """Claim the key in each command. After that the `KeyTable` has the owners."""
         for command in commands:
             # a task of its own: a claim goes on if the request that made it is cancelled, since others may wait for it
             claim = asyncio.ensure_future(self._run(self._arbitration.claim(str(command[0]))))

@@ -1,4 +1,4 @@
-"""Forward requests to a peer: the app that stands for it, and the connections to it."""
+"""Forward requests to a peer: the app that forwards, and its connections to the peer."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class PeerConnection(FramedConnection):
         self._body_mode: BodyMode
         self._hello_received = False
         self._peer_stopping = False
-        self._reset = False  # whether it was closed with something unread at the other end
+        self._reset = False  # whether the other end was closed before it had read everything
         self._client_reader: asyncio.Task[None] | None = None
         self._client_was_read = False  # for the current request
         self._receive: Receive | None = None
@@ -197,8 +197,8 @@ class PeerConnection(FramedConnection):
     # What the peer's app calls
 
     async def wait_for_hello(self) -> None:
-        """Wait until the peer has accepted the connection, or closed it. No time limit: a busy peer takes its time, as
-        it does over its own requests.
+        """Wait until the peer has accepted the connection, or closed it. No time limit: a busy peer is slow to
+        accept, as it is slow to serve its own requests.
         """
         while not self._hello_received and not self.closed:
             await self._wait_for_frame()
@@ -289,7 +289,7 @@ class PeerConnection(FramedConnection):
         self._transaction.client_disconnected()
 
     def on_sweep(self, number: int) -> None:
-        """If the response takes longer, read the client's messages, to see it disconnect."""
+        """If the response takes longer than a sweep, read the client's messages, to notice that it disconnects."""
         if number > self._first_sweep + 1:
             self._start_client_reader()
 

@@ -29,7 +29,7 @@ class LocalWorker:
     - `directory`: where the workers find each other; None: in the system's temporary directory.
     - `log`: called with the `Decision` of each request.
 
-    ConfigError if it can't be one of them.
+    ConfigError if this process can't be one of them.
     """
 
     def __init__(

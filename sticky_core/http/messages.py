@@ -1,5 +1,5 @@
-"""Requests and responses as the core sees them: what it may read from them, and what it may change. Each face has classes
-of its own for both, and reads only what is asked for.
+"""Requests and responses as the core sees them: what it may read from them, and what it may change. Each face has
+classes of its own for both, and reads only what is asked for.
 """
 
 from __future__ import annotations

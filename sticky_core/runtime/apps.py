@@ -73,7 +73,7 @@ class Replicas(BackendComponent):
         self._upstreams: dict[Server, Upstream] = {}
         self._prepared_upstreams: dict[Server, Upstream | None] = {}  # built for a change that is not in force yet
         self._replaced_upstreams: list[Upstream] = []  # to be retired
-        self._moved_while_prepared: list[Server] = []  # got another address meanwhile
+        self._moved_while_prepared: list[Server] = []  # got another address during `prepare`
         self._is_building = False
         self._interruptible_apps: dict[Server, InterruptibleApp] = {}
         self._shuts_backups = False
@@ -109,11 +109,11 @@ class Replicas(BackendComponent):
                 other = OTHER_FACE[self.kind]
                 yield (
                     f"{where}: {config.target!r} is no {self.kind.upper()} app: "
-                    f"import from {other}, or hand another app"
+                    f"import from {other}, or pass another app"
                 )
 
     def get_ready(self) -> None:
-        """Build the apps, unless they are built, and run the timers that are due. To be called before a request while
+        """Build the apps, unless they are built, and run the timers that are due. Call this before a request while
         `is_ready` is false. An app that can't be built leaves its server DOWN, and the others serve.
         """
         if not self.apps_built:
@@ -123,7 +123,7 @@ class Replicas(BackendComponent):
             self._update_readiness()
 
     def build_apps(self) -> bool:
-        """Build all apps. Return False if they are built, or if this is called in the middle of building them."""
+        """Build all apps. Return False if they are built already, or are being built by a caller further up."""
         with self.backend.reconfigure.change_lock:
             if self.apps_built or self._is_building:
                 return False
@@ -227,26 +227,26 @@ class Replicas(BackendComponent):
     def _new_instance(self, server: Server) -> str:
         return new_instance(self.backend.clock, self.backend.rng) if server.is_in_process else ""
 
-    # The backend is changed
+    # What the backend calls when its configuration changes
 
     def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         config, before = change.config, self.snapshot.config
         self._prepared_upstreams.clear()
         if self.apps_built:
-            all_anew = (config.timeouts, config.forward) != (before.timeouts, before.forward)
+            rebuild_all = (config.timeouts, config.forward) != (before.timeouts, before.forward)
             for server in change.servers:
                 if server in change.added:
-                    asked = server.config
-                elif all_anew or server in change.changed:
-                    asked = server.effective_config(change.changed.get(server, server.requested))
-                    if not all_anew and _connection_config(asked) == _connection_config(server.config):
+                    wanted = server.config
+                elif rebuild_all or server in change.changed:
+                    wanted = server.effective_config(change.changed.get(server, server.requested))
+                    if not rebuild_all and _connection_config(wanted) == _connection_config(server.config):
                         continue
                 else:
                     continue
-                if asked.is_url:
-                    known = asked.target is not None
+                if wanted.is_url:
+                    is_resolved = wanted.target is not None
                     self._prepared_upstreams[server] = (
-                        self.upstream_class.build(asked, config.timeouts, config.forward) if known else None
+                        self.upstream_class.build(wanted, config.timeouts, config.forward) if is_resolved else None
                     )
         self.build_added(change, on_ready)
 
@@ -274,7 +274,9 @@ class Replicas(BackendComponent):
 
     def swap(self, change: Change, snapshot: Snapshot) -> None:
         for server, upstream in self._prepared_upstreams.items():
-            if upstream is not None and upstream.url != server.config.target:  # it got another address in this moment
+            if (
+                upstream is not None and upstream.url != server.config.target
+            ):  # the server got another address meanwhile
                 self._replaced_upstreams.append(upstream)
                 self._moved_while_prepared.append(server)
             else:
@@ -285,12 +287,12 @@ class Replicas(BackendComponent):
     def after_swap(self, change: Change) -> None:
         while self._moved_while_prepared:
             server = self._moved_while_prepared.pop()
-            made = self.prepare_move(server, server.config)
+            upstream = self.prepare_move(server, server.config)
             with self.backend.placement.lock:
-                self.move(server, made)
+                self.move(server, upstream)
         self._close_replaced_upstreams()
         if self.apps_built:
-            for server in change.added:  # those that nothing has built, as the apps were built in between
+            for server in change.added:  # those that `prepare` has not built, because the apps were built after it
                 if self.apps[server] is None:
                     self._build_app_or_mark_down(server)
 

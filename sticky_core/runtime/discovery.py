@@ -51,14 +51,14 @@ class ResolvedName:
 
 
 class Discovery(BackendComponent):
-    """The names of one backend (`Backend.component`), whichever faces serve it. Safe to use from any thread."""
+    """The names of one backend: one object (`Backend.component`) for both faces. Safe to use from any thread."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._lock = threading.Lock()
         self._owner: object = None
         self._names: dict[Hashable, ResolvedName] = {}
-        self._queried: set[ResolvedName] = set()  # at least once
+        self._queried: set[ResolvedName] = set()  # the names that were queried at least once
         #: reached when each name has been queried once: requests need not wait any longer
         self.first_answers = Milestone()
         self.update_names()
@@ -97,8 +97,8 @@ class Discovery(BackendComponent):
         self.update_names()
 
     def acquire(self, owner: object) -> bool:
-        """Return whether `owner` has to resolve the names: the first that calls this, until it releases them. There is
-        no owner while there are no names.
+        """Return whether `owner` has to resolve the names: the first caller has to, until it releases them. There is no
+        owner while there are no names.
         """
         with self._lock:
             if self._owner is None and self._names:
@@ -204,7 +204,7 @@ class Discovery(BackendComponent):
         return warnings
 
     def after_fork(self) -> None:
-        """Forget the owner in a forked child: it runs in the parent process."""
+        """Forget the owner in a forked child: the owner runs in the parent process."""
         self._lock = threading.Lock()
         self._owner = None
         for name in self._names.values():

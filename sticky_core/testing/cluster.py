@@ -65,18 +65,18 @@ class Cluster(Generic[Client]):
     - `create_app`: a function that makes one replica, with a memory of its own; called once for each replica, and again
       by `restart`. No default.
     - `replicas`: how many; an int; default 3. They are named r1, r2, ….
-    - `persist`: how clients are recognised, as with `Backend`; default: a signed cookie SERVERID. None: not at all, to
-      see whether the app works without it. HAProxy `cookie`, `stick`.
+    - `persist`: how clients are recognised, as with `Backend`; default: a signed cookie SERVERID. None: they are not
+      recognised, to see whether the app works without stickiness. HAProxy `cookie`, `stick`.
     - `balance`: as with `Backend`; default `"roundrobin"`, which begins with r1. HAProxy `balance`.
     - `retries`: as with `Backend`; an int; default 3. HAProxy `retries`.
     - `unavailable`: as with `Backend`; default `"redispatch"`. HAProxy `option redispatch`.
     - `seed`: seeds all random choices; an int; default 0. Two clusters with the same seed and name behave identically,
-      to the last character of a cookie; another seed stands for another process.
+      to the last character of a cookie; another seed behaves like another process.
     - `name`: of the backend; default `"cluster"`.
 
     `decisions` lists the decision about each request that has ended, in this order. The clock stands still except for
     `clock.advance(seconds)`; the cookie jars of clients use the system's clock. Used as a context manager, the cluster
-    runs what its replicas run at their start and end.
+    runs the lifespans of its replicas (ASGI), or makes the replicas at once (WSGI).
     """
 
     kind: Kind  #: the kind of app that the face serves
@@ -131,7 +131,7 @@ class Cluster(Generic[Client]):
         raise NotImplementedError
 
     def _begin_request(self, name: str) -> Callable[[], bool]:
-        """Begin a request at the replica `name`: return a function that tells whether the replica was not killed since.
+        """Begin a request at the replica `name`: return a function that returns whether the replica is still alive.
         ServerFailure if it is killed already.
         """
         if name in self._killed:

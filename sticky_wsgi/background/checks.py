@@ -35,7 +35,7 @@ from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
 _log = logging.getLogger("sticky_sessions")
 
 _READ = 65536
-#: seconds between two looks at a server in maintenance, and how much longer than its timeouts a probe may take
+#: seconds until a server in maintenance is looked at again, and how much longer than its timeouts a probe may take
 PAUSE = 1.0
 
 
@@ -224,8 +224,8 @@ class Checks:
             else:
                 app = self._apps[each.server]
                 result = _check_app(app.app if isinstance(app, InterruptibleApp) else app, each)
-        except Exception as error:  # whatever it is, the next check must run
-            _log.exception("a check of server %s failed by itself", each.server.name)
+        except Exception as error:  # whatever it is: the next check must run
+            _log.exception("a check of server %s has raised an exception", each.server.name)
             result = CheckResult(CheckStatus.SOCKERR, info=str(error))
         if not each.timed_out and not self._stopped:
             self._record(each, replace(result, duration=time.monotonic() - started), reply)

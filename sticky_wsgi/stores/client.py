@@ -33,7 +33,7 @@ class ListeningClient(Protocol):
     """A client that also receives invalidations, or sends commands in the background."""
 
     def listen(self) -> None:
-        """Begin to, unless another client in this process does."""
+        """Begin to receive, or to send in the background, unless another client in this process does."""
         ...
 
 
@@ -45,15 +45,16 @@ def execute(commands: Sequence[StoreCommand]) -> list[object]:
     for position, command in enumerate(commands):
         positions.setdefault(command.store, []).append(position)
     replies: list[object] = [None] * len(commands)
-    for store, of_store in positions.items():
-        received = _clients.client(store).execute([commands[position].words for position in of_store])
-        for position, reply in zip(of_store, received, strict=True):
+    for store, store_positions in positions.items():
+        received = _clients.client(store).execute([commands[position].words for position in store_positions])
+        for position, reply in zip(store_positions, received, strict=True):
             replies[position] = reply
     return replies
 
 
 def listen(stores: Iterable[Store]) -> None:
-    """Begin to receive invalidations before the first command. A ConfigError is left to the first command."""
+    """Begin to receive invalidations before the first command. A ConfigError is ignored: the first command
+    raises it."""
     try:
         for store in stores:
             client = _clients.client(store)

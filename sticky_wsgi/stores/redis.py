@@ -189,7 +189,7 @@ def _error_text(error: Exception) -> str:
 
 def _connection_factory(store: Redis) -> Callable[[], Connection]:
     """Return what makes connections as the URL says. ConfigError if redis-py does not understand it."""
-    # these options are not the URL's to set: they would change what is sent and received, or when it times out
+    # The URL can't change these options: they decide what is sent and received, and when it times out.
     fixed: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": store.timeout,

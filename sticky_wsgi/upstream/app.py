@@ -131,7 +131,7 @@ class Upstream(CoreUpstream):
                 connection.write(outgoing.head)
             while not response.status:
                 connection.read()
-            # Servers send a head together with the body's first bytes (PEP 3333), so until then no client has seen it.
+            # Servers send the head together with the body's first bytes (PEP 3333): no client has seen the head before.
             while not response.finished and not response.body_parts:
                 try:
                     connection.read()

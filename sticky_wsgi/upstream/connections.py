@@ -1,8 +1,8 @@
 """Connections to an upstream: opened, kept for the next request, and watched for timeouts and for clients that
 disconnect.
 
-Blocking sockets with calls that return ten times a second, to see whether the server takes too long or the client has
-disconnected.
+Sockets are blocking, but their calls return ten times a second, to check whether the server takes too long or the
+client has disconnected.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.target import Location
 from sticky_core.upstream.pool import Pool
 
-#: seconds between two looks at the clock and at the client, which is how late a timeout may be
+#: seconds between two checks of the clock and of the client, which is how late a timeout may be
 TICK = 0.1
 _READ = 65536
 _TIMEVAL = struct.pack("@ll", 0, int(TICK * 1_000_000))
 
-
-#: what a call of a socket raises that has waited for TICK seconds in vain
+#: what a call of a socket raises after TICK seconds in which nothing could be read or written
 TICK_ERRORS = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -52,7 +51,7 @@ class Connection:
         self._poll.register(connected.fileno(), select.POLLIN)
         self.response = ResponseParser()
         self.closed = False
-        self.broken = False  #: whether the exchange stops before its end, so that no other can follow
+        self.broken = False  #: whether the exchange was stopped early, so that no other can follow on this connection
 
     def begin(self, method: str, client_gone: Callable[[], bool]) -> None:
         """Begin an exchange. `client_gone` returns whether the client has disconnected."""
@@ -150,7 +149,7 @@ class Connection:
         self._socket.close()
 
     def close_in_child(self) -> None:
-        """Close this process's copy of a parent's socket, and send nothing: TLS would send that it closes."""
+        """Close this process's copy of a parent's socket, and send nothing: TLS would send a close alert."""
         self.closed = True
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket = socket.socket(fileno=self._socket.detach())
@@ -165,7 +164,7 @@ def set_tick_timeout(connected: socket.socket) -> None:
         connected.settimeout(None)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             connected.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL)
-    else:  # TLS calls recv() again by itself; gevent and its like wait in a way of their own
+    else:  # TLS calls recv() again by itself; the sockets of gevent and similar libraries do not block
         connected.settimeout(TICK)
 
 
@@ -196,7 +195,7 @@ class Connections:
         while True:
             with self._lock:
                 connection = self._pool.acquire(time.monotonic(), repeatable)
-            # Idle connections are not read: what has arrived on one since would pass for the next response.
+            # Idle connections are not read: what has arrived on one since would be taken for the next response.
             if connection is None or connection.is_silent():
                 return connection
             connection.close()

@@ -1,4 +1,6 @@
-"""Look up the owner of a key: the core's arbitration decides what to send and when to wait, this module does it."""
+"""Look up the owner of a key. The core's arbitration decides what to send and when to wait; this module sends and
+waits.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ class KeyLookup:
         self._peers = peers
 
     def execute(self, commands: Sequence[Command]) -> list[object]:
-        """Claim the key in each command. The owners are in the `KeyTable` then."""
+        """Claim the key in each command. After that the `KeyTable` has the owners."""
         for command in commands:
             self._run(self._arbitration.claim(str(command[0])))
         return [None] * len(commands)

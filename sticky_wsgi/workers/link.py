@@ -24,7 +24,8 @@ _READ_SIZE: Final = 262144
 class FramedConnection:
     """One end of a connection between two workers.
 
-    Where `on_tick` is passed, it is called now and then while the connection waits, and may raise to give up.
+    Where `on_tick` is passed, it is called ten times a second while the connection waits, and may raise to
+    end the wait.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -46,7 +47,7 @@ class FramedConnection:
                     on_tick()
 
     def send_messages(self, *messages: object) -> None:
-        """Send messages of the face, long bytes in pieces."""
+        """Send messages; bytes longer than PIECE are sent in pieces."""
         for message in messages:
             if isinstance(message, bytes) and len(message) > PIECE:
                 break
@@ -57,7 +58,9 @@ class FramedConnection:
                 self.send_frame(Kind.MESSAGES, piece)
 
     def receive_frame(self, on_tick: Callable[[], None] | None = None) -> Frame:
-        """Wait for the next frame, and return it. EOFError if the other end has closed, OSError, BadFrame."""
+        """Wait for the next frame, and return it. EOFError if the other end has closed, OSError if the connection
+        fails, BadFrame if what was received is no frame.
+        """
         inbox = self._inbox
         while not inbox:
             try:
@@ -72,8 +75,8 @@ class FramedConnection:
         return inbox.popleft()
 
     def receive_available(self) -> Frame | None:
-        """Return the next frame if all of it has been received. EOFError if the other end has closed, OSError,
-        BadFrame.
+        """Return the next frame if all of it has been received, else None. EOFError if the other end has closed,
+        OSError if the connection fails, BadFrame if what was received is no frame.
         """
         inbox = self._inbox
         if not inbox:
@@ -84,7 +87,7 @@ class FramedConnection:
         return inbox.popleft() if inbox else None
 
     def has_input(self) -> bool:
-        """Whether something was received since the last frame, or the other end has closed. It is a system call."""
+        """Whether something was received since the last frame, or the other end has closed. Makes a system call."""
         if self._inbox:
             return True
         poll = select.poll()

@@ -144,7 +144,7 @@ class StickyWorkers(DispatchApp):
             self._only_replicas = worker.workers.component(WorkerReplicas)
             self._only_replicas.start()
             if not _started and multiprocessing.parent_process() is not None:
-                # granian's workers are made by multiprocessing, and end without calling what `atexit` has
+                # granian's workers are made by multiprocessing, and end without calling the functions of `atexit`
                 Finalize(None, _stop_all, exitpriority=0)
             _started.add(self)
 
@@ -186,7 +186,7 @@ def _server_threads(environ: Environ, start_response: StartResponse) -> int | No
     """Return in how many threads the server calls the app; None: in several, and their number is not known."""
     if not environ["wsgi.multithread"]:
         return 1
-    # PEP 3333 has no word for their number. gunicorn's `start_response` is a method of an object with its settings.
+    # PEP 3333 has no key for their number. gunicorn's `start_response` is a method of an object with its settings.
     settings: Any = getattr(getattr(start_response, "__self__", None), "cfg", None)
     if settings is None or "thread" not in settings.worker_class_str.lower():
         return None

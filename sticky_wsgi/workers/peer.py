@@ -1,4 +1,4 @@
-"""Forward requests to a peer: the app that stands for it, and the connections to it."""
+"""Forward requests to a peer: the app that forwards, and its connections to the peer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sticky_wsgi.workers.link import FramedConnection, is_own_user, warn_bad_fra
 from sticky_wsgi.workers.protocol import EAGER_BODY, has_small_body, pack_environ, sends_body
 from sticky_wsgi.workers.transaction import ForwardingTransaction
 
-#: how many new connections to one peer are tried that are closed before it could have read the request
+#: how many new connections to a peer are tried if it closes each before it has read the request
 MAX_CONNECTS: Final = 3
 
 
@@ -150,7 +150,7 @@ class PeerApp:
         self, server: Server, transaction: ForwardingTransaction | None, on_tick: Callable[[], None]
     ) -> PeerConnection:
         """Open a connection, and wait until the peer has accepted it. ServerFailure if it doesn't, RequestNotRead if it
-        closes the connection at once; what `on_tick` raises.
+        closes the connection at once. It raises what `on_tick` raises.
         """
         name, instance = server.name, server.instance
         connected = socket.socket(socket.AF_UNIX)
@@ -201,7 +201,9 @@ class PeerConnection(FramedConnection):
         self.finished = False  #: whether the end of the response, or the reply to a query, has been received
 
     def wait_for_hello(self, server: Server, on_tick: Callable[[], None]) -> None:
-        """Wait until the peer has accepted the connection. ServerFailure, RequestNotRead; what `on_tick` raises."""
+        """Wait until the peer has accepted the connection. ServerFailure if it sends something else, RequestNotRead
+        if it closes the connection. It raises what `on_tick` raises.
+        """
         accepted = False
         try:
             accepted = self.receive_frame(on_tick) == (Kind.HELLO, self.instance)
@@ -219,8 +221,8 @@ class PeerConnection(FramedConnection):
                 self.close()
 
     def query_key(self, on_tick: Callable[[], None], *frame: object) -> str | None:
-        """Send a query or a claim of a key, and return the owner; None if the peer knows none. TimeoutError,
-        RequestNotRead.
+        """Send a query or a claim of a key, and return the owner; None if the peer knows none. It
+        raises what `on_tick` raises, and RequestNotRead if the peer closes the connection.
         """
         self.finished = False
         try:
@@ -243,7 +245,7 @@ class PeerConnection(FramedConnection):
 
     def forward(self, request: ForwardedRequest, start_response: StartResponse) -> Iterable[bytes]:
         """Forward a request, and return the response. ServerFailure if the peer fails, RemoteAppError if the app there
-        does; RequestNotRead, ClientDisconnected.
+        does, RequestNotRead if the peer has not read the request, ClientDisconnected if the client disconnects.
         """
         self._has_replied = self.finished = False
         streams = False

@@ -112,7 +112,7 @@ class ServedRequest:
             if body is not None
             else io.BufferedReader(RemoteBody(connection), EAGER_BODY),
             "wsgi.input_terminated": True,
-            # the peer sends nothing while it waits for the response, so what there is to read is its end
+            # the peer sends nothing while it waits for the response, so only the end of the connection can be read
             "waitress.client_disconnected": connection.has_input,
             KEY: self._accepted.decision,
         }

@@ -36,9 +36,9 @@ DEFAULT_THREADS: Final = 32
 
 class LocalWorker:
     """This process as one of the workers. Its threads follow the pattern leader/followers: one thread, the leader,
-    waits for all idle connections. When a request is received it serves that, and the next thread leads. There is one
-    thread more than requests are served at the same time, so a request that is received while all are busy waits for
-    the first that is not.
+    waits for all idle connections. When a request is received it serves that, and the next thread leads. One
+    more thread runs than requests are served at the same time, so that one thread is always the leader. A request that
+    is received while the maximum number is served waits until a thread has finished one.
 
     - `config`: the options of the group.
     - `app`: the app that it serves.
@@ -47,7 +47,7 @@ class LocalWorker:
     - `directory`: where the workers find each other; None: in the system's temporary directory.
     - `log`: called with the `Decision` of each request.
 
-    ConfigError if it can't be one of them.
+    ConfigError if this process can't be one of them.
     """
 
     def __init__(
@@ -168,10 +168,10 @@ class LocalWorker:
     def _accept(self) -> None:
         try:
             connected, _ = self._listener.accept()
-        except OSError as error:
+        except OSError as error:  # such as: the peer has closed the connection already
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 time.sleep(TICK)  # no file descriptors are left; the selector would report the listener at once again
-            return  # else the peer has closed it again
+            return
         connected.setblocking(True)
         connection = PeerServer(connected, self)
         if not is_own_user(connected):
@@ -187,7 +187,7 @@ class LocalWorker:
 
     def _request_finished(self, connection: PeerServer, reusable: bool) -> tuple[PeerServer, Frame] | None:
         """Watch the connection of a finished request again, or close it. Return a request that has waited meanwhile,
-        for the same thread.
+        for the same thread to serve; None if there is none.
         """
         with self._lock:
             self._busy.discard(connection)
