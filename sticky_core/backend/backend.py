@@ -205,8 +205,6 @@ class Backend:
         raise_problems(problems)
         #: what was configured last: of servers too: their address and weight may have been assigned since
         self.config = self.snapshot.config
-        #: Whether a request must call `Placement.release` at its end; else it removes itself from `Server.in_flight`.
-        self.counts_requests = self.snapshot.counts_requests
         change_lock = ChangeLock()
         self.placement = Placement(self)
         self.monitor = Monitor(self, self.placement, change_lock)

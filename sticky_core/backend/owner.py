@@ -24,5 +24,3 @@ class Owner(Protocol):
     config: BackendConfig  #: what was configured last: of servers too: their weight may have been assigned since
     servers_by_name: dict[str, Server]
     components: dict[object, BackendComponent]
-    #: Whether a request must call `Placement.release` at its end. Else it removes itself from `Server.in_flight`.
-    counts_requests: bool

@@ -138,7 +138,7 @@ class Placement:
 
     def release(self, server: Server) -> None:
         """Count one request less in flight at `server`, and grant its slot to a request that waits. Called if
-        `Backend.counts_requests`; else a request removes itself from `Server.in_flight`.
+        `Server.counts_requests`; else a request removes itself from `Server.in_flight`.
         """
         with self.lock:
             granted = self._release(server)

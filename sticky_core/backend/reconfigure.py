@@ -180,7 +180,6 @@ class Reconfigure:
             snapshot.refresh()
             owner.snapshot = snapshot
             owner.config = change.config
-            self._update_counting()
             for server in change.removed:
                 woken += self._unregister(server)
             woken += monitor.on_swap(change, now)
@@ -188,7 +187,7 @@ class Reconfigure:
                 component.swap(change, snapshot)
             monitor.refresh_timers()
             self._leaving.update(dict.fromkeys(change.removed, change))
-            self._update_counting()
+            self._update_on_release()
             change.start_retiring((server, each) for server in change.removed for each in (*components, self))
         monitor.announcements.queue_log_line(logging.INFO, "backend %s: %s", owner.name, change.summary)
         monitor.publish(woken)
@@ -219,6 +218,7 @@ class Reconfigure:
         if server.tracks is not None:
             server.tracks.trackers = tuple(each for each in server.tracks.trackers if each is not server)
         self._monitor.forget(server)
+        server.counts_requests = True  # so that the end of its last request is noticed
         server.remove()
         return self._placement.queue.dismiss(server)
 
@@ -230,6 +230,7 @@ class Reconfigure:
             server.draining.max_idle = snapshot.max_idle
             server.draining.has_clients_elsewhere = partial(snapshot.has_clients_elsewhere, server)
             server.max_fails.limit = snapshot.max_fails[server]
+            server.counts_requests = snapshot.counts_requests
             track(server, tracked.get(server))
             server.checking = self._renew(server.checking, snapshot.config.check_of(server.config), new_checks)
             server.agent = self._renew(server.agent, _check_of_agent(server.config.agent_check), new_agents)
@@ -275,12 +276,11 @@ class Reconfigure:
 
     # Retire
 
-    def _update_counting(self) -> None:
-        """Let requests be counted if the snapshot in force says so, and while removed servers have requests in flight,
-        so that their end is noticed. Under the lock.
+    def _update_on_release(self) -> None:
+        """Let `Placement.release` retire removed servers while there are some with requests in flight. Under the
+        lock.
         """
         self._placement.on_release = self.retire_idle if self._leaving else None
-        self._owner.counts_requests = self._owner.snapshot.counts_requests or bool(self._leaving)
 
     def retire_idle(self) -> None:
         """End the servers that were removed and have no request in flight any more."""
@@ -297,7 +297,7 @@ class Reconfigure:
             return  # a request has arrived just before; its release leads here again
         with self._placement.lock:
             change = self._leaving.pop(server, None)
-            self._update_counting()
+            self._update_on_release()
             self._placement.queue.forget(server)
         if change is None:
             return
@@ -310,7 +310,7 @@ class Reconfigure:
         self.change_lock.after_fork()
         self._pending = None
         self._leaving.clear()
-        self._update_counting()
+        self._update_on_release()
 
 
 def _number(change: Change) -> None:

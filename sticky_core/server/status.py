@@ -34,6 +34,7 @@ class ServerStatus:
         "checking",
         "config",
         "counters",
+        "counts_requests",
         "draining",
         "electable",
         "eweight",
@@ -72,6 +73,9 @@ class ServerStatus:
         self.eweight = config.weight * SCALE
         #: An item per request in flight. Append and pop are atomic, so its length needs no lock.
         self.in_flight: deque[None] = deque()
+        #: Whether a request must call `Placement.release` at its end; else it removes itself from `in_flight`. Set by
+        #: the backend.
+        self.counts_requests = False
         #: how many requests may be in flight, and how many may be at present (`slowstart`); 0: any number
         self.maxconn = config.maxconn
         self.limit = config.maxconn

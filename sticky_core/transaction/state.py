@@ -131,9 +131,8 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
 
     def release_slot(self, server: Server) -> None:
         """Release a slot at `server` that was acquired and is not used."""
-        owner = self.owner
-        if owner.counts_requests:
-            owner.placement.release(server)
+        if server.counts_requests:
+            self.owner.placement.release(server)
         else:
             server.in_flight.pop()
 

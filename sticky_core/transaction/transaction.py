@@ -51,7 +51,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             if remembered is not None:
                 server, self.persisted, self.forwarded_cookies = remembered
                 if server.usable:
-                    if not self.owner.counts_requests:
+                    if not server.counts_requests:
                         decision.attempts = server.name_as_tuple
                         server.in_flight.append(None)
                         return server
@@ -161,7 +161,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             if self.persisted.reason is not Reason.DRAINED:  # a server that drains is meant to lose its clients
                 return UNAVAILABLE  # rather than a server that does not have the session
         try:
-            if owner.counts_requests:
+            if owner.snapshot.counts_requests:
                 return self.place(None, until)
             server = owner.placement.choose(snapshot, self, self.tried)
         except BodyNeeded as needed:
@@ -174,7 +174,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
     def place(self, bound: Server | None, until: float | None = None) -> Step:
         """Acquire a slot at the server that the request is `bound` to, or at one that is chosen; else wait for one."""
         snapshot, owner = self.snapshot, self.owner
-        if not owner.counts_requests and bound is not None:
+        if bound is not None and not bound.counts_requests:
             bound.in_flight.append(None)
             return self.seat(bound, bound)
         placed = owner.placement.acquire_or_enqueue(snapshot, self, bound, self.tried)
@@ -264,15 +264,14 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
     def release(self, server: Server, finished: bool) -> None:
         """Release the slot at `server`: once for each server that was a step. `finished`: the transaction ends here."""
         server.counters.cell[self.decision.status // 100] += 1
-        owner = self.owner
-        if owner.counts_requests:
-            owner.placement.release(server)
+        if server.counts_requests:
+            self.owner.placement.release(server)
         else:
             server.in_flight.pop()
         if finished:
             # `_finish` in line: every request passes here, and a call is a fiftieth of what it costs
             del self.client_send
-            log = owner.log
+            log = self.owner.log
             if log is not None:
                 log(self.decision)
 

@@ -212,12 +212,33 @@ def test_snapshot_holds_no_reference_to_its_backend(balance: str):
     assert len(seen) > 100, "else nothing was searched"
 
 
-def test_requests_are_counted_while_a_removed_server_has_requests_in_flight():
+def test_requests_are_counted_at_a_removed_server_with_requests_in_flight():
     web = build_backend(urls(1, 2))
+    s1, s2 = web.servers
     request = FakeTransaction(web, "SRV=s2")
     request.begin()
-    assert not web.counts_requests
+    assert not s2.counts_requests
     change = web.remove("s2")
-    assert web.counts_requests and not web.snapshot.counts_requests
+    assert s2.counts_requests and not s1.counts_requests and not web.snapshot.counts_requests
     request.end()
-    assert change.retired.reached and not web.counts_requests
+    assert change.retired.reached
+
+
+class ForbiddenLock:
+    def __enter__(self) -> None:
+        raise AssertionError("the lock is acquired")
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+def test_bound_requests_acquire_no_lock_while_a_removed_server_has_requests_in_flight(monkeypatch: pytest.MonkeyPatch):
+    web = build_backend(urls(1, 2))
+    long_request = FakeTransaction(web, "SRV=s2")
+    long_request.begin()
+    change = web.remove("s2")
+    with monkeypatch.context() as patch:
+        patch.setattr(web.placement, "lock", ForbiddenLock())
+        assert [serve(web, "SRV=s1") for _ in range(2)] == ["s1", "s1"]
+    assert not change.retired.reached
+    long_request.end()
+    assert change.retired.reached
