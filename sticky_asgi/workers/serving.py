@@ -61,8 +61,8 @@ class PeerServer(FramedConnection):
             case Kind.REQUEST:
                 if self._request is not None:
                     raise ValueError("a request before the end of the last one")
-                accepted = PeerRequest(self._worker.workers, frame[1], frame[2])
-                self._request = ServedRequest(self, self._worker, accepted, unpack_scope(frame), BodyMode(frame[3]))
+                peer_request = PeerRequest(self._worker.workers, frame[1], frame[2])
+                self._request = ServedRequest(self, self._worker, peer_request, unpack_scope(frame), BodyMode(frame[3]))
                 self._request.task = self.loop.create_task(self._request.run())
             case _:
                 raise ValueError(f"a frame of kind {frame[0]}")
@@ -101,12 +101,12 @@ class ServedRequest:
     """A request that a peer has forwarded, and the `receive` and `send` of the app that serves it."""
 
     def __init__(
-        self, connection: PeerServer, worker: ServingWorker, accepted: PeerRequest, scope: Scope, mode: BodyMode
+        self, connection: PeerServer, worker: ServingWorker, peer_request: PeerRequest, scope: Scope, mode: BodyMode
     ) -> None:
         self._connection = connection
         self._worker = worker
-        self._accepted = accepted
-        self._decision = accepted.decision
+        self._peer_request = peer_request
+        self._decision = peer_request.decision
         self._scope = scope
         self._is_websocket = scope["type"] == "websocket"
         self._inbox: deque[Message] = deque()
@@ -123,22 +123,22 @@ class ServedRequest:
 
     async def run(self) -> None:
         """Have the app serve the request, and send the end of the response."""
-        scope, accepted = self._scope, self._accepted
-        scope[KEY] = accepted.decision
+        scope, peer_request = self._scope, self._peer_request
+        scope[KEY] = peer_request.decision
         if self._worker.state is not None:
             scope["state"] = dict(self._worker.state)
         problem: str | None = None
-        accepted.start()
+        peer_request.start()
         try:
             await self._worker.app(scope, self.receive, self.send)
         except Exception as error:
-            accepted.app_raised()
+            peer_request.app_raised()
             problem = "".join(traceback.format_exception(error))
         except BaseException:  # the event loop ends: there will be no response
             self._connection.transport.abort()
             raise
         finally:
-            accepted.finish()
+            peer_request.finish()
             self._connection.request_finished(problem)
 
     def on_message(self, message: Message) -> None:

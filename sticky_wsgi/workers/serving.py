@@ -101,7 +101,7 @@ class ServedRequest:
         _, claim, reason, environ, body = frame
         self._connection = connection
         self._worker = worker
-        self._accepted = PeerRequest(worker.workers, claim, reason)
+        self._peer_request = PeerRequest(worker.workers, claim, reason)
         self._head: tuple[str, Headers] | None = None
         self._head_sent = False
         self._environ: Environ = {
@@ -114,22 +114,22 @@ class ServedRequest:
             "wsgi.input_terminated": True,
             # the peer sends nothing while it waits for the response, so only the end of the connection can be read
             "waitress.client_disconnected": connection.has_input,
-            KEY: self._accepted.decision,
+            KEY: self._peer_request.decision,
         }
 
     def run(self) -> bool:
         """Have the app serve the request, under a permit. Return whether the connection can carry another one."""
-        permits, accepted = self._worker.permits, self._accepted
+        permits, peer_request = self._worker.permits, self._peer_request
         if permits is not None:
             permits.get()
         try:
             if self._connection.has_input():  # the client has disconnected while the request waited
                 return False
-            accepted.start()
+            peer_request.start()
             try:
                 return self._run_app()
             finally:
-                accepted.finish()
+                peer_request.finish()
         finally:
             if permits is not None:
                 permits.put(None)
@@ -149,7 +149,7 @@ class ServedRequest:
         except PeerDisconnected:
             return False
         except BaseException as error:
-            self._accepted.app_raised()
+            self._peer_request.app_raised()
             problem = "".join(traceback.format_exception(error))
         finally:
             _close(body)
@@ -171,7 +171,7 @@ class ServedRequest:
             raise AssertionError("start_response is called again without exc_info")
         self._head = status, list(headers)
         code = status[:3]
-        self._accepted.decision.status = int(code) if code.isascii() and code.isdigit() else 0
+        self._peer_request.decision.status = int(code) if code.isascii() and code.isdigit() else 0
         keys = self._worker.workers.keys
         if keys is not None:
             keys.learn_from_response(Head(headers, True), self._worker.workers.own_server)

@@ -467,7 +467,7 @@ def test_draining_server_is_not_used_while_other_servers_are_full(wait: Wait):
 
 
 class PlacementUnsetByAnotherThread(Placement):
-    """A placement whose `on_release` another thread unsets as soon as it has been read."""
+    """A placement of which another thread unsets `on_release` as soon as it has been read."""
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
