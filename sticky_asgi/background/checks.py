@@ -63,10 +63,10 @@ class Checks(BackgroundTask):
 
     def _acquire(self) -> bool:
         self._changed = anyio.Event()
-        return self._backend.own_checks(self)
+        return self._backend.acquire_checks(self)
 
     def _release(self) -> None:
-        self._backend.disown_checks(self)
+        self._backend.release_checks(self)
         self._backend.monitor.schedule_timers()
 
     async def _run_forever(self) -> None:

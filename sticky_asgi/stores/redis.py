@@ -234,7 +234,7 @@ class RedisClient:
                     try:
                         await self._receive_invalidations(backoff)
                     except (*ERRORS, StoreFailure) as error:
-                        store.feed_failed(_error_text(error))
+                        store.on_feed_failed(_error_text(error))
                     await asyncio.sleep(backoff.next_pause())
                 else:
                     await asyncio.sleep(min(self._breaker.delay(self._now()), HEARTBEAT_INTERVAL))
@@ -266,7 +266,7 @@ class RedisClient:
                         backoff.reset()
                         self._breaker.record_success(self._now())
         finally:
-            store.disconnected()
+            store.on_disconnected()
             await connection.disconnect(True)
 
     async def _run_background_commands(self) -> None:

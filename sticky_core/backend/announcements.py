@@ -25,8 +25,8 @@ _IN_WORDS = {
 
 
 class Announcements:
-    """What has changed about the servers of a backend. It is queued under any lock, and published without one: a
-    handler of the log may wait for a disk, and a callback may change servers in turn.
+    """The state changes of the servers of a backend. They are queued under any lock, and published without one: a log
+    handler may wait for a disk, and a callback may change servers in turn.
     """
 
     def __init__(self, backend: str, change_lock: ChangeLock) -> None:
@@ -40,8 +40,8 @@ class Announcements:
         self._lines.append((level, text, values))
 
     def queue_change(self, change: StateChange, server: Server, counts: tuple[int, int, int]) -> None:
-        """Send `change` of `server` to subscribers, and log it, at the next `publish`. `counts`: the active servers and
-        the backups that are up, and the requests that wait for `server`.
+        """Send `change` of `server` to subscribers, and log it, at the next `publish`. `counts`: how many active
+        servers and how many backups are up, and how many requests wait for `server`.
         """
         self.bus.put(change)
         before, after = change.before, change.after

@@ -1,7 +1,7 @@
 """Backend: servers that serve the same thing, and the rules by which requests reach them.
 
-Its parts: `Snapshot`, what is in force; `Placement`, which server gets a request; `Monitor`, the states of the servers;
-`Reconfigure`, how another configuration is put in force.
+Its parts: `Snapshot`, the configuration in force; `Placement`, which chooses the server of a request; `Monitor`, which
+follows the states of the servers; `Reconfigure`, which puts another configuration in force.
 """
 
 from __future__ import annotations
@@ -46,46 +46,51 @@ T = TypeVar("T", bound=BackendComponent)
 
 
 class Backend:
-    """Servers that serve the same thing, and the rules by which requests reach them.
+    """Servers that serve the same thing, and the rules by which requests reach them. One option a line: meaning,
+    default, the name in HAProxy or Envoy:
 
-    - `name`: its name: letters, digits and `- _ . :`.
-    - `servers`: its servers, each a `Server`.
+    - `name`: its name: letters, digits and `- _ . :`. Required.
+    - `servers`: its servers, each a `Server`. Required.
     - `balance`: how a server is chosen for a client that is bound to none: HAProxy's `balance` as text, such as
-      `"leastconn"`, `"random(3)"` or `"uri depth 2"`, or a value, such as `RoundRobin`, `Uri`, `Hash`. `"roundrobin"`.
-    - `persist`: how clients are recognised: a `Cookie`, `Stick`, `Learn`, `Token` …, or several; the first that
-      recognises a client counts. `()`: they are not.
-    - `retries`: how many further attempts may be made after a failure. 3. HAProxy `retries`.
-    - `retry_on`: after which failures, in HAProxy's words, as text or a list. `"conn-failure"`, after which it is known
-      that no server has executed the request. The others (`empty-response`, `junk-response`, `response-timeout`,
-      statuses such as `503`, `all-retryable-errors`) lead to a further attempt only if the method is idempotent and the
-      body can be replayed. HAProxy `retry-on`.
+      `"leastconn"`, `"random(3)"` or `"uri depth 2"`, or a value, such as `RoundRobin`, `Uri`, `Hash`. Default
+      `"roundrobin"`.
+    - `persist`: how clients are recognised: a `Cookie`, `Stick`, `Learn`, `Token` …, or several, of which the first
+      that recognises a client counts. Default `()`: clients are not recognised.
+    - `retries`: how many further attempts may be made after a failure. Default 3. HAProxy `retries`.
+    - `retry_on`: after which failures, in HAProxy's words, as text or a list. Default `"conn-failure"`, after which it
+      is known that no server has executed the request. The others (`empty-response`, `junk-response`,
+      `response-timeout`, statuses such as `503`, `all-retryable-errors`) lead to a further attempt only if the method
+      is idempotent and the body can be replayed. HAProxy `retry-on`.
     - `redispatch`: which server gets a further attempt: another one at once (True), the same one after a pause (False),
-      another one at every nth retry (n), or at the nth before the last (-n). True. HAProxy `option redispatch`.
-    - `retry_body_limit`: how many bytes of a request body are kept to be replayed. 65536 (HAProxy: 16384).
-    - `idempotency_key`: whether a request with the header Idempotency-Key may be replayed, whatever its method. False.
+      another one at every nth retry (n), or at the nth before the last (-n). Default True. HAProxy `option redispatch`.
+    - `retry_body_limit`: how many bytes of a request body are kept to be replayed. Default 65536 (HAProxy: 16384).
+    - `idempotency_key`: whether a request with the header Idempotency-Key may be replayed, whatever its method. Default
+      False.
     - `unavailable`: what happens to a client if its server is down, in maintenance or does not respond: `"redispatch"`
-      binds it to another server; `"fail"` responds 503, for applications that must not lose a session silently.
+      binds it to another server; `"fail"` responds 503, for applications that must not lose a session silently. Default
       `"redispatch"`.
-    - `timeouts`: how long to wait for servers, a `Timeouts`. None: its defaults. HAProxy `timeout`.
-    - `forward`: which headers describe the client to URLs, a `Forward`. None: its defaults. HAProxy
-      `option forwardfor`.
-    - `check`: how servers are checked, a `Check`. None: they are not. HAProxy `check`, `option httpchk`.
+    - `timeouts`: how long to wait for servers, a `Timeouts`. Default None: the defaults of `Timeouts`. HAProxy
+      `timeout`.
+    - `forward`: which headers describe the client to URLs, a `Forward`. Default None: the defaults of `Forward`.
+      HAProxy `option forwardfor`.
+    - `check`: how servers are checked, a `Check`. Default None: they are not checked. HAProxy `check`, `option
+      httpchk`.
     - `on_empty`: what happens if no server is up: `"fail"` responds 503; `"panic"` uses every server that is not in
-      maintenance, and bound clients stay bound. `"fail"`. Envoy `panic mode`.
-    - `panic_threshold`: panic begins when less than this share of the servers is up, 0 to 1. None: when none is up.
-      Envoy `healthy_panic_threshold`.
-    - `allbackups`: whether clients share all backups; else the first usable backup gets them all. False. HAProxy
-      `option allbackups`.
-    - `persist_on_down`: whether clients are sent to the server that they are bound to even if it is down. False.
-      HAProxy `option persist`.
-    - `force_persist`: a function of the request: the same, for requests for which it returns true. None. HAProxy
-      `force-persist`.
-    - `ignore_persist`: a function of the request: cookies are ignored if it returns true, unless `force_persist` does
-      too. None. HAProxy `ignore-persist`.
+      maintenance, and bound clients stay bound. Default `"fail"`. Envoy `panic mode`.
+    - `panic_threshold`: panic begins when less than this share of the servers is up, 0 to 1. Default None: when no
+      server is up. Envoy `healthy_panic_threshold`.
+    - `allbackups`: whether clients are spread over all backups; otherwise the first usable backup gets them all.
+      Default False. HAProxy `option allbackups`.
+    - `persist_on_down`: whether clients are sent to the server that they are bound to even if it is down. Default
+      False. HAProxy `option persist`.
+    - `force_persist`: a function of the request; if it returns true, the request is treated as with `persist_on_down`.
+      Default None. HAProxy `force-persist`.
+    - `ignore_persist`: a function of the request; if it returns true, cookies are ignored, unless `force_persist`
+      returns true as well. Default None. HAProxy `ignore-persist`.
     - `use_server`: `{"name": function}`, functions of the request: the first usable server for which its function
-      returns true gets the request, whatever the client claims. None of them by default. HAProxy `use-server`.
-    - `log`: called with the `Decision` of each request when it is over, in the thread that served it. None.
-    - `clock`, `rng`: time and random numbers, for tests. None: those of the system.
+      returns true gets the request, whatever the client claims. Default `()`: no rules. HAProxy `use-server`.
+    - `log`: called with the `Decision` of each request when it is over, in the thread that served it. Default None.
+    - `clock`, `rng`: time and random numbers, for tests. Default None: those of the system.
 
     `add`, `remove` and `apply` change the configuration at run time; `plan` shows beforehand what that would move.
 
@@ -170,7 +175,7 @@ class Backend:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> Self:
-        """Make a backend of a configuration, with servers of its own."""
+        """Return a new backend with this configuration, and with new servers."""
         backend = cls.__new__(cls)
         backend._start(config.name, config, [Server.of(each) for each in config.servers], log, clock, rng, [])
         return backend
@@ -192,7 +197,7 @@ class Backend:
         self.rng: Rng = rng if rng is not None else random
         self.servers_by_name: dict[str, Server] = {}
         self.components: dict[object, BackendComponent] = {}
-        self._checks_owner: object = None
+        self._check_runner: object = None
 
         problems += (f"backend {name}: {problem}" for problem in attach_problems(servers))
         for number, server in enumerate(servers, 1):
@@ -203,7 +208,7 @@ class Backend:
                 #: the snapshot in force
                 self.snapshot = Snapshot.build(config, servers, clock=self.clock, rng=self.rng, log=log)
         raise_problems(problems)
-        #: what was configured last: of servers too: their address and weight may have been assigned since
+        #: the configuration applied last; the address and weight of servers may have been assigned since
         self.config = self.snapshot.config
         change_lock = ChangeLock()
         self.placement = Placement(self)
@@ -238,7 +243,9 @@ class Backend:
         return self.snapshot.checked
 
     def qcur(self, server: Server | None = None) -> int:
-        """Return how many requests wait for `server`, or for any server that has a free slot (HAProxy `qcur`)."""
+        """Return how many requests wait for `server`; None: for whichever server has a free slot first (HAProxy
+        `qcur`).
+        """
         queue = self.placement.queue
         return queue.waiting if server is None else queue.waiting_for(server)
 
@@ -252,7 +259,7 @@ class Backend:
     # Another configuration
 
     def add(self, *servers: Server) -> Change:
-        """Add servers. `apply` says how, and what it raises."""
+        """Add servers. See `apply` for the steps, and for what it raises."""
         with self.reconfigure.change_lock:
             raise_problems(f"backend {self.name}: {problem}" for problem in list(attach_problems(servers)))
             requested = (*self.config.servers, *(server.requested for server in servers))
@@ -262,8 +269,8 @@ class Backend:
 
     def remove(self, *names: str) -> Change:
         """Remove servers: they get no new requests, those in flight are finished, and then the servers are ended. Their
-        clients are given other servers: a mark that names a removed server is ignored (claim INVALID), with
-        `unavailable="fail"` too, since that server does not come back. `apply` says how, and what it raises.
+        clients get other servers: a mark that names a removed server is ignored (claim INVALID), also with
+        `unavailable="fail"`, since that server does not come back. See `apply` for the steps, and for what it raises.
         """
         with self.reconfigure.change_lock:
             raise_problems(
@@ -283,16 +290,17 @@ class Backend:
         address) stays unless `new` differs there from the configuration before. A server with another app is started
         anew, with an empty memory. A removed server is ended when its last request is over.
 
-        The change is in force when this returns, unless lifespans have to be run on an event loop for it: `await` the
-        `Change`, or in another thread, `wait()` for it. Raises `ConfigError` with every problem found, one of which is
-        that another change is still being prepared, and RuntimeError if what is added can't be started.
+        The change is in force when this returns, unless lifespans have to be run on an event loop for it: then `await`
+        the `Change`, or `wait()` for it in another thread. Raises `ConfigError` with every problem found, also if
+        another change is still being prepared, and RuntimeError if an added server can't be started.
         """
         with self.reconfigure.change_lock:
             return self.reconfigure.apply(new, {})
 
     def plan(self, new: BackendConfig, *, keys: int = 10_000) -> Plan:
         """Return what `apply` would do, and how many clients would move from which server to which. Nothing is changed.
-        `keys`: how many hash keys are tried. Raises `ConfigError` as `apply` does.
+        `keys`: with how many random hash keys the share of moved keys is estimated. Raises `ConfigError` as `apply`
+        does.
         """
         with self.reconfigure.change_lock:
             change = self.reconfigure.draft(new, {})
@@ -315,17 +323,22 @@ class Backend:
     # What happens to the servers
 
     def events(self, callback: Callable[[StateChange], object] | None = None) -> Events:
-        """Return the changes of servers from now on, each once: `callback` is called with each, or else iterate, with
-        `for` in a thread, with `async for` on an event loop. `close()` it, or leave its `with`, to end it.
+        """Return the state changes of servers from now on. With `callback`, it is called with each; without, iterate
+        over them: `for` in a thread, `async for` on an event loop. `close()`, or the end of its `with`, ends it.
         """
         return Events(self.monitor.announcements.bus, callback)
 
     def drained(self, name: str) -> Drained:
-        """Return what waits until the server called `name` is drained: no request is in flight there, and no client
-        that is bound to it has come for as long as marks last, or its deadline has passed; or it was removed, and no
-        request is in flight there. Where tables are shared, no client may have come to any process that shares them,
-        for up to a quarter longer; while a store does not reply, what is known here has to do. `await` it, or `wait()`
-        for it. KeyError if there is no such server.
+        """Return a `Drained`, to `await` or `wait()` for, that waits until the server called `name` is drained. It is
+        drained
+
+        - when no request is in flight there, and no client bound to it has sent a request for as long as marks last; or
+        - when its deadline has passed; or
+        - when it was removed, and no request is in flight there.
+
+        Where tables are shared, the clients of all processes that share them count, and marks last up to a quarter
+        longer; while a store does not reply, only the clients of this process count. KeyError if there is no such
+        server.
         """
         server = self[name]
 
@@ -335,25 +348,25 @@ class Backend:
 
         return Drained(is_drained, POLL_INTERVAL)
 
-    # Checks are run by one owner
+    # One caller runs the checks
 
-    def own_checks(self, owner: object) -> bool:
-        """Return whether `owner` is to run the checks: the first caller is, until it calls `disown_checks`."""
+    def acquire_checks(self, runner: object) -> bool:
+        """Return whether `runner` has to run the checks: the first caller has, until it calls `release_checks`."""
         with self.placement.lock:
-            if self._checks_owner is None:
-                self._checks_owner = owner
-            return self._checks_owner is owner
+            if self._check_runner is None:
+                self._check_runner = runner
+            return self._check_runner is runner
 
     @property
     def checks_are_free(self) -> bool:
-        """Whether the checks have no owner."""
-        return self._checks_owner is None
+        """Whether no caller has acquired the checks."""
+        return self._check_runner is None
 
-    def disown_checks(self, owner: object) -> None:
-        """Let another owner run the checks."""
+    def release_checks(self, runner: object) -> None:
+        """Let another caller acquire the checks, if `runner` has acquired them."""
         with self.placement.lock:
-            if self._checks_owner is owner:
-                self._checks_owner = None
+            if self._check_runner is runner:
+                self._check_runner = None
 
     def component(self, kind: Callable[[Backend], T]) -> T:
         """Return the component of this kind, made by the first call: what a face attaches to a backend, such as its
@@ -371,7 +384,7 @@ class Backend:
         self.reconfigure.after_fork()
         self.placement.after_fork()
         self.monitor.after_fork()
-        self._checks_owner = None
+        self._check_runner = None
         for component in self.components.values():
             component.after_fork()
 

@@ -10,13 +10,13 @@ from sticky_core.server.server import Server
 
 
 class Balancing:
-    """A `Balance` that runs over servers. Snapshots that differ in something else share it. Called under the backend's
-    lock.
+    """A `Balance` that runs over servers. Snapshots that differ only in other options share it. Called under the
+    backend's lock.
 
     - `balance`: the configured balance.
     - `servers`: all servers, backups included, in the order in which they were declared.
     - `allbackups`: whether the backups share clients by an algorithm of their own; else they serve in order.
-    - `before`: the one in force until now; what it has measured of servers is taken over.
+    - `before`: the `Balancing` in force until now; the latencies that it has measured are taken over.
     """
 
     algorithm: Algorithm  #: over the servers that are no backups
@@ -50,7 +50,7 @@ class Balancing:
         self._addresses = {server: server.config.target for server in self._servers}  # as the algorithms know them
 
     def fits(self, balance: Balance, servers: Sequence[Server], allbackups: bool) -> bool:
-        """Return whether it may go on as it is under another configuration."""
+        """Return whether another configuration, with these options, can use it as it is."""
         return (
             self._servers == tuple(servers)
             and self._is_backup == {server: server.config.backup for server in servers}
@@ -73,19 +73,19 @@ class Balancing:
             algorithm.state_changed(server)
 
     def address_changed(self, server: Server) -> None:
-        """Pass on that `server` has another address. `state_changed` is called next."""
+        """Notify the algorithm that `server` has another address. The caller calls `state_changed` next."""
         self._addresses[server] = server.config.target
         algorithm = self._algorithms.get(server)
         if isinstance(algorithm, AddressAware):
             algorithm.address_changed(server)
 
     def refresh_address(self, server: Server) -> None:
-        """Pass on the address of `server` if it was changed while another snapshot was in force."""
+        """Notify the algorithm if the address of `server` was changed while another snapshot was in force."""
         if server.config.target != self._addresses[server]:
             self.address_changed(server)
 
     def record_latency(self, server: Server, seconds: float) -> None:
-        """Pass on that a response of `server` has begun `seconds` after the request was sent."""
+        """Notify the algorithm that a response of `server` began `seconds` after the request was sent."""
         if self.timed is not None and self._is_backup.get(server) is False:
             self.timed.record_latency(server, seconds)
 

@@ -23,7 +23,7 @@ class Change:
     - `servers`: its servers, in order.
     - `added`: servers that are new, replacements included.
     - `removed`: servers that are removed, each with the server that replaces it under the same name, or None.
-    - `changed`: servers that stay with another configuration, with that.
+    - `changed`: servers that stay but get another configuration, each with its new configuration.
     - `poll`: called regularly while a caller waits for `retired`.
     """
 
@@ -41,9 +41,9 @@ class Change:
         self.added = tuple(added)
         self.removed = dict(removed)
         self.changed = dict(changed)
-        #: the snapshot to put in force, if it could be built beforehand
+        #: the snapshot to put in force, if it was built beforehand
         self.snapshot: Snapshot | None = None
-        #: the exception with which it has failed
+        #: the exception with which the change has failed
         self.failure: BaseException | None = None
         #: reached when the last request at the removed servers is over, and they are ended
         self.retired = Milestone(poll)
@@ -58,8 +58,8 @@ class Change:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Return whether it is in force within `timeout` seconds; None: wait until it is. RuntimeError if it has
-        failed: then nothing has changed. Not for the thread of an event loop that runs lifespans for it: `await` it
-        there.
+        failed: then nothing has changed. Do not call this in the thread of an event loop that has to run lifespans
+        for it: `await` it there.
         """
         reached = self._decided.wait(timeout)
         self._raise_failure()
@@ -76,32 +76,32 @@ class Change:
     # Called by the backend and its components
 
     def wait_for(self, components: Iterable[object]) -> None:
-        """Let these components be ready before it is put in force."""
+        """Record the components that have to be ready before the change is put in force."""
         self._preparing.update(components)
 
     def mark_ready(self, component: object) -> bool:
-        """Note that a component is ready. Return whether all are."""
+        """Record that a component is ready. Return whether all are."""
         self._preparing.discard(component)
         return not self._preparing
 
     def fail(self, failure: BaseException) -> None:
-        """Note that it has failed, and nothing has changed."""
+        """Record that the change has failed, and that nothing has changed."""
         self.failure = failure
         self._decided.reach()
         self.retired.reach()
 
     def complete(self) -> None:
-        """Note that it is in force."""
+        """Record that the change is in force."""
         self._decided.reach()
 
     def start_retiring(self, pairs: Iterable[tuple[Server, object]]) -> None:
-        """Note which removed server is still to be ended by which component."""
+        """Record which removed servers are still to be ended, and by which components."""
         self._retiring.update(pairs)
         if not self._retiring:
             self.retired.reach()
 
-    def retired_by(self, server: Server, component: object) -> None:
-        """Note that a component has ended a removed server."""
+    def mark_retired(self, server: Server, component: object) -> None:
+        """Record that a component has ended a removed server."""
         self._retiring.discard((server, component))
         if not self._retiring:
             self.retired.reach()

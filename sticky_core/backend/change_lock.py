@@ -1,4 +1,4 @@
-"""ChangeLock: one thread at a time changes a backend."""
+"""ChangeLock: the lock that allows one thread at a time to change a backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ChangeLock:
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
-        self._holder = 0  # the thread
+        self._holder = 0  # the id of the thread that holds it; 0: none
         self._depth = 0
         self._callbacks: list[Callable[[], object]] = []
 

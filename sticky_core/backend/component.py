@@ -1,4 +1,4 @@
-"""BackendComponent: what is attached to a backend and lives as long as it does, such as a face's apps."""
+"""BackendComponent: what is attached to a backend and exists as long as it does, such as a face's apps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class BackendComponent:
     """
 
     def set_has_timers(self, has_timers: bool) -> None:
-        """Note whether the backend has timers, so that `run_due_timers` must be called before requests. Under the
-        lock.
+        """Record whether the backend has timers, so that `Monitor.run_due_timers` must be called before requests. Under
+        the lock.
         """
 
     def after_fork(self) -> None:
@@ -57,11 +57,11 @@ class BackendComponent:
         on_done()
 
     def prepare_move(self, server: Server, config: ServerConfig) -> object:
-        """Make what `move` will need for the new address of `server`. This may fail; `move` may not."""
+        """Return what `move` needs for the new address of `server`. This may raise; `move` may not."""
         return None
 
-    def move(self, server: Server, made: object) -> None:
-        """Use `made` for `server`, which has another address. Under the lock."""
+    def move(self, server: Server, prepared: object) -> None:
+        """Use `prepared`, the result of `prepare_move`, for `server`, which has another address. Under the lock."""
 
     def after_move(self, server: Server) -> None:
         """Release what served the old address of `server`. Called without the lock."""

@@ -1,4 +1,4 @@
-"""BackendConfig: what is configured of a backend, as a value: frozen, comparable, checked as a whole."""
+"""BackendConfig: the configuration of a backend as a value: frozen, comparable, checked as a whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OnEmpty = Literal["fail", "panic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConfig:
-    """What is configured of a backend. `Backend` documents the options."""
+    """The configuration of a backend. `Backend` documents the options."""
 
     name: str
     servers: tuple[ServerConfig, ...]

@@ -1,4 +1,4 @@
-"""Deadlines: when time changes something about a server next: slow start, fail_timeout, drain."""
+"""Deadlines: when time changes the state of a server next, because of slow start, `fail_timeout` or drain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Deadlines:
         self._heap: list[tuple[float, int, Server]] = []  # with outdated entries, which `refresh` skips
 
     def update(self, server: Server) -> None:
-        """Read the next deadline of `server`."""
+        """Replace the deadline of `server` by its present `next_deadline`."""
         due = server.next_deadline
         if due == self._by_server.get(server, inf):
             return
@@ -48,7 +48,7 @@ class Deadlines:
         return due
 
     def refresh(self) -> None:
-        """Set `next`."""
+        """Set `next` to the earliest deadline."""
         heap = self._heap
         while heap and self._by_server.get(heap[0][2]) != heap[0][0]:
             heappop(heap)

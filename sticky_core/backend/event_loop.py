@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-#: Registers a callback that is called, from any thread, when there may be something to see.
+#: Registers a callback, which is called from any thread when the awaited event may have happened.
 Subscribe = Callable[[Callable[[], object]], None]
 
 
 class Wait(Protocol):
-    """Waits on the running event loop until the callback that it passes to `subscribe` is called, or for so many
-    seconds.
+    """Waits on the running event loop until the callback that it passes to `subscribe` is called, or for `at_most`
+    seconds; None: without a limit.
     """
 
     def __call__(self, subscribe: Subscribe, at_most: float | None, /) -> Awaitable[None]: ...
@@ -24,7 +24,7 @@ class EventLoop:
 
     @classmethod
     def current_wait(cls) -> Wait:
-        """Return how to wait. RuntimeError if no face has registered it."""
+        """Return the registered function that waits. RuntimeError if no face has registered one."""
         if cls.wait is None:
             raise RuntimeError("to await this, import sticky_asgi; threads iterate, or call wait()")
         return cls.wait

@@ -1,4 +1,4 @@
-"""Changes of servers' states as values: a callback gets them, or they are iterated, in a thread or on an event loop."""
+"""State changes of servers as values. A callback receives them, or a thread or an event loop iterates over them."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class StateChange:
 
 
 class Events:
-    """The changes of one backend from now on, in order: `for change in events` in a thread, `async for` on an event
-    loop. `close()`, or leaving `with`, ends it.
+    """The state changes of one backend from now on, in order: `for change in events` in a thread, `async for` on an
+    event loop. `close()`, or the end of a `with` block, ends the iteration.
     """
 
     def __init__(self, bus: EventBus, callback: Callable[[StateChange], object] | None = None) -> None:
@@ -117,8 +117,8 @@ class Events:
     def _subscribe(self, wake: Callable[[], object]) -> None:
         with self._condition:
             self._wake = wake
-            is_late = bool(self._changes) or self.closed
-        if is_late:
+            has_happened = bool(self._changes) or self.closed
+        if has_happened:
             wake()
 
 

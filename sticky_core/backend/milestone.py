@@ -1,4 +1,4 @@
-"""Something that is waited for: `await` it on an event loop, or `wait()` for it in a thread."""
+"""What callers wait for: `await` it on an event loop, or `wait()` for it in a thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Milestone:
         self._callbacks: list[Callable[[], object]] = []
 
     def reach(self) -> None:
-        """Notify all callers that wait. Called from any thread."""
+        """Set `reached`, and notify all callers that wait. Called from any thread."""
         with self._lock:
             self.reached = True
             callbacks, self._callbacks = self._callbacks, []
@@ -31,7 +31,7 @@ class Milestone:
             callback()
 
     def _subscribe(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called when it is reached; at once, if it is."""
+        """Call `callback` when the milestone is reached; at once, if it is reached already."""
         with self._lock:
             if not self.reached:
                 self._callbacks.append(callback)
@@ -74,9 +74,9 @@ class Milestone:
 
 
 class Drained:
-    """That a server is drained: `await` it on an event loop, or `wait()` in a thread.
+    """Waits until a server is drained: `await` it on an event loop, or `wait()` for it in a thread.
 
-    `is_drained`: returns whether it is; `interval`: seconds between two calls.
+    `is_drained`: returns whether the server is drained; `interval`: seconds between two calls of that.
     """
 
     def __init__(self, is_drained: Callable[[], bool], interval: float) -> None:

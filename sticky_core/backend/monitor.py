@@ -12,9 +12,9 @@ from sticky_core.backend.announcements import Announcements
 from sticky_core.backend.change import Change
 from sticky_core.backend.change_lock import ChangeLock
 from sticky_core.backend.events import StateChange
-from sticky_core.backend.owner import Owner
 from sticky_core.backend.placement import Placement
 from sticky_core.backend.queue import Ticket
+from sticky_core.backend.state import BackendState
 from sticky_core.errors import Failure
 from sticky_core.health.agent import AgentReply
 from sticky_core.health.check import CheckResult
@@ -29,25 +29,25 @@ _SERVING = ("UP", "NOLB", "DRAIN")
 class Monitor:
     """Watches the servers of one backend. "Under the lock" means `Placement.lock`."""
 
-    def __init__(self, owner: Owner, placement: Placement, change_lock: ChangeLock) -> None:
-        self._owner = owner
+    def __init__(self, backend: BackendState, placement: Placement, change_lock: ChangeLock) -> None:
+        self._backend = backend
         self._placement = placement
         self._deadlines = placement.deadlines
-        self.announcements = Announcements(owner.name, change_lock)
+        self.announcements = Announcements(backend.name, change_lock)
         #: whether health is ignored at present, because too few servers are up (`on_empty="panic"`)
         self.panics = False
-        self._empty = False
+        self._is_empty = False  # whether no server was serving clients at the last change
         self._status: dict[Server, str] = {}  # as it was announced
         self._counts: Counter[tuple[bool, str]] = Counter()  # backups (True) and others by status
         placement.run_due_timers = self.run_due_timers
 
     def start(self, now: float) -> None:
         """Read the states of the first servers. Nothing is announced."""
-        snapshot = self._owner.snapshot
+        snapshot = self._backend.snapshot
         for server in snapshot.servers:
             server.refresh_state(now)
             self._status[server] = server.status
-            if not server.electable:  # it is down from the start
+            if not server.electable:  # balance takes it to be electable until it is notified
                 snapshot.state_changed(server)
             self._deadlines.update(server)
         self._count_statuses()
@@ -68,7 +68,7 @@ class Monitor:
         """
         if server.removed:
             return []
-        now = self._owner.clock.monotonic()
+        now = self._backend.clock.monotonic()
         before, drained = self._status.get(server, "UP"), server.drained
         server.refresh_state(now, self.panics)
         self._deadlines.update(server)
@@ -97,7 +97,7 @@ class Monitor:
         """Watch the servers of the snapshot that was put in force, and no longer those that `change` removes. Under the
         lock. Return the tickets that have left the queue, for `publish`.
         """
-        servers = self._owner.snapshot.servers
+        servers = self._backend.snapshot.servers
         woken: list[Ticket] = []
         for server in servers:
             server.refresh_state(now, self.panics)
@@ -119,7 +119,7 @@ class Monitor:
     # Panic
 
     def _count_statuses(self) -> None:
-        self._counts = Counter((server.config.backup, server.status) for server in self._owner.snapshot.servers)
+        self._counts = Counter((server.config.backup, server.status) for server in self._backend.snapshot.servers)
 
     def _count_serving(self, backup: bool) -> int:
         return sum(
@@ -127,35 +127,37 @@ class Monitor:
         )
 
     def _update_panic(self) -> list[Ticket]:
-        """Begin or end panic. Every server is in another state then."""
+        """Begin or end panic, and derive the state of every server anew if it does. Return the tickets that have left
+        the queue.
+        """
         woken: list[Ticket] = []
         active = self._count_serving(False)
         usable = bool(active or self._count_serving(True))
         panics = False
-        config = self._owner.snapshot.config
+        config = self._backend.snapshot.config
         if config.on_empty == "panic":
             threshold = config.panic_threshold or 0.0
             counted = active + self._counts[False, "DOWN"]
             panics = not usable or (bool(counted) and active < threshold * counted)
-        log, name = self.announcements.queue_log_line, self._owner.name
+        log, name = self.announcements.queue_log_line, self._backend.name
         if panics is not self.panics:
             self.panics = panics
-            now = self._owner.clock.monotonic()
-            for server in self._owner.snapshot.servers:
+            now = self._backend.clock.monotonic()
+            for server in self._backend.snapshot.servers:
                 server.refresh_state(now, panics)
                 self._deadlines.update(server)
                 woken += self._placement.state_changed(server)
             if panics:
-                log(logging.ERROR, "backend %s: too few servers are up, so all are used, up or not", name)
+                log(logging.ERROR, "backend %s: too few servers are up, so all are used, whatever their health", name)
             else:
                 log(logging.WARNING, "backend %s: enough servers are up again", name)
-        if not usable and not self._empty:
+        if not usable and not self._is_empty:
             log(logging.ERROR, "backend %s has no server available!", name)
-        self._empty = not usable
+        self._is_empty = not usable
         return woken
 
     def _announce(self, server: Server, before: str, after: str) -> None:
-        change = StateChange(self._owner.name, server.name, before, after, server.reason, self._owner.clock.wall())
+        change = StateChange(self._backend.name, server.name, before, after, server.reason, self._backend.clock.wall())
         counts = self._count_serving(False), self._count_serving(True), self._placement.queue.waiting_for(server)
         self.announcements.queue_change(change, server, counts)
 
@@ -168,14 +170,14 @@ class Monitor:
 
     @property
     def has_timers(self) -> bool:
-        """Whether time changes something about the servers."""
+        """Whether time will change the state of a server."""
         return self._deadlines.next < inf
 
     def run_due_timers(self) -> None:
-        """Apply what time has changed about the servers. Faces call it before requests while there are timers."""
-        if self._deadlines.next == inf or self._owner.clock.monotonic() < self._deadlines.next:
+        """Apply the timers that are due. Faces call this before requests while there are timers."""
+        if self._deadlines.next == inf or self._backend.clock.monotonic() < self._deadlines.next:
             return
-        now = self._owner.clock.monotonic()
+        now = self._backend.clock.monotonic()
         woken: list[Ticket] = []
         with self._placement.lock:
             due = self._deadlines.pop_due(now)
@@ -185,14 +187,14 @@ class Monitor:
         self.publish(woken, *due)
 
     def schedule_timers(self) -> None:
-        """Notify components anew whether there are timers."""
+        """Notify components again whether there are timers."""
         with self._placement.lock:
             self.refresh_timers()
 
     def refresh_timers(self) -> None:
         """Find the next deadline, and notify components whether there is one. Under the lock."""
         self._deadlines.refresh()
-        for component in self._owner.components.values():
+        for component in self._backend.components.values():
             component.set_has_timers(self._deadlines.next < inf)
 
     def forget(self, server: Server) -> None:
@@ -209,9 +211,9 @@ class Monitor:
             running = server.checking
             if running is None or server.removed or (checking is not None and checking is not running):
                 return
-            running.record_check(result, self._owner.clock.monotonic())
+            running.record_check(result, self._backend.clock.monotonic())
             if server.in_maint:
-                return  # the check was on its way when maintenance began
+                return  # the check was in flight when maintenance began
             woken = self._apply_health(server, str(result))
         self.publish(woken, server)
 
@@ -224,14 +226,14 @@ class Monitor:
         return woken
 
     def on_agent_reply(self, server: Server, reply: AgentReply, checking: CheckRuntime | None = None) -> None:
-        """Record the reply of the agent of `server`. It is ignored if `checking`, which called the agent, was replaced
+        """Record the reply of the agent of `server`. It is ignored if `checking`, which queried the agent, was replaced
         meanwhile.
         """
         agent = server.agent
         if agent is None or server.removed or (checking is not None and checking is not agent):
             return
         with self._placement.lock:
-            agent.record_check(reply.result, self._owner.clock.monotonic())
+            agent.record_check(reply.result, self._backend.clock.monotonic())
             if reply.up is not None:
                 server.agent_up = reply.up
             woken = self._apply_health(server, f"agent: {reply.result}")
@@ -254,7 +256,7 @@ class Monitor:
         """
         if server.removed:
             return
-        snapshot = self._owner.snapshot
+        snapshot = self._backend.snapshot
         if failure is None and status < 500 and snapshot.balancing.timed is not None:
             with self._placement.lock:
                 snapshot.balancing.record_latency(server, seconds)
@@ -262,21 +264,21 @@ class Monitor:
         checking = server.checking
         observe = checking.check.observe if checking is not None else None
         if observe == "layer4":
-            well = failure is None or failure.maybe_executed
+            succeeded = failure is None or failure.maybe_executed
         else:
-            well = not failed and (status < 500 or status in (501, 505))
-        counted = failed or (status in snapshot.retries.statuses)  # by max_fails
-        if well and not counted and server.is_error_free:
+            succeeded = not failed and (status < 500 or status in (501, 505))
+        counts_as_fail = failed or (status in snapshot.retries.statuses)  # for max_fails
+        if succeeded and not counts_as_fail and server.is_error_free:
             return
         why = failure.text if failure is not None else f"status {status}"
         with self._placement.lock:
-            now = self._owner.clock.monotonic()
+            now = self._backend.clock.monotonic()
             changed, reason = False, ""
             if checking is not None and observe is not None and server.status not in ("DOWN", "MAINT"):
-                changed = checking.record_request(well, why, now)
+                changed = checking.record_request(succeeded, why, now)
                 reason = str(checking.result)
             if server.max_fails.limit and server.status != "DOWN":
-                if not counted:
+                if not counts_as_fail:
                     server.max_fails.record_success(now)
                 elif server.max_fails.record_failure(now):
                     changed, reason = True, f"{server.max_fails.count} requests failed"
@@ -289,7 +291,7 @@ class Monitor:
     def after_fork(self) -> None:
         """Discard what belongs to the parent process. Called in a forked child."""
         self.announcements.after_fork()
-        for server in self._owner.snapshot.servers:
+        for server in self._backend.snapshot.servers:
             for checking in (server.checking, server.agent):
                 if checking is not None:
                     checking.wake = None

@@ -7,16 +7,16 @@ from collections.abc import Callable, Container
 from math import inf
 
 from sticky_core.backend.deadlines import Deadlines
-from sticky_core.backend.owner import Owner
 from sticky_core.backend.queue import Queue, Ticket
 from sticky_core.backend.snapshot import Snapshot
+from sticky_core.backend.state import BackendState
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 
 
 def _run_no_timers() -> None:
-    """There is no monitor yet."""
+    """Do nothing: there is no monitor yet."""
 
 
 class Placement:
@@ -26,9 +26,10 @@ class Placement:
     servers, by that balance. Requests in flight are counted for the snapshot in force, whichever a request began with.
     """
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
-        #: For balance, the queue and the states of servers. A bound request takes it only if requests are counted.
+    def __init__(self, backend: BackendState) -> None:
+        self._backend = backend
+        #: Guards balance, the queue and the states of servers. A bound request acquires it only if requests are
+        #: counted.
         self.lock = threading.Lock()
         #: requests that wait for a slot
         self.queue = Queue()
@@ -50,7 +51,7 @@ class Placement:
         if self.deadlines.next < inf:
             self.run_due_timers()
         with self.lock:
-            if snapshot is not self._owner.snapshot:
+            if snapshot is not self._backend.snapshot:
                 snapshot.refresh()
             server = snapshot.balancing.algorithm.choose(request, tried)
             return server if server is not None else self._choose_fallback(snapshot, request, tried)
@@ -66,7 +67,7 @@ class Placement:
             for server in balancing.backups:
                 if server.electable and server not in tried:
                     return server
-        # HAProxy answers 503 here; a server that drains is still better than none
+        # HAProxy responds 503 here; a server that drains is still better than none
         draining = [server for server in snapshot.servers if server.reachable and server not in tried]
         return min(
             (server for server in draining if not server.electable),
@@ -87,7 +88,7 @@ class Placement:
             self.run_due_timers()
         avoid = tried
         with self.lock:
-            if snapshot is not self._owner.snapshot:
+            if snapshot is not self._backend.snapshot:
                 snapshot.refresh()
             if bound is not None:
                 placed = self._acquire_or_enqueue_at(bound, snapshot, tried)
@@ -101,11 +102,11 @@ class Placement:
             )
             if server is not None:
                 return self._acquire_or_enqueue_at(server, snapshot, tried)
-            # a server that only lacks a free slot is waited for: backups do not help out
+            # if a server only lacks a free slot, the request waits for it: backups are not used
             full = [server for server in balancing.active if server.electable and server not in avoid]
             if full:
-                most = sum(server.config.maxqueue for server in full)
-                if all(server.config.maxqueue for server in full) and self.queue.waiting >= most:
+                max_waiting = sum(server.config.maxqueue for server in full)
+                if all(server.config.maxqueue for server in full) and self.queue.waiting >= max_waiting:
                     return None
                 return self.enqueue(Ticket(None, tried, snapshot.members))
             server = self._choose_fallback(snapshot, request, _Crowded(avoid, self.queue, "maxconn"))
@@ -133,11 +134,11 @@ class Placement:
 
     def _acquire(self, server: Server) -> Server:
         server.in_flight.append(None)
-        self._owner.snapshot.balancing.acquired(server)
+        self._backend.snapshot.balancing.acquired(server)
         return server
 
     def release(self, server: Server) -> None:
-        """Count one request less in flight at `server`, and grant its slot to a request that waits. Called if
+        """Count one request fewer in flight at `server`, and grant its slot to a request that waits. Called if
         `Server.counts_requests`; else a request removes itself from `Server.in_flight`.
         """
         with self.lock:
@@ -149,7 +150,7 @@ class Placement:
 
     def _release(self, server: Server) -> list[Ticket]:
         server.in_flight.pop()
-        self._owner.snapshot.balancing.released(server)
+        self._backend.snapshot.balancing.released(server)
         return self.grant(server) if server.limit else []
 
     # Wait for a slot
@@ -160,7 +161,7 @@ class Placement:
         return ticket
 
     def subscribe(self, ticket: Ticket, wake: Callable[[], bool]) -> bool:
-        """Have `wake` called when `ticket` has left the queue. False: it has left already."""
+        """Call `wake` when `ticket` leaves the queue. Return False, without calling it, if it has left already."""
         with self.lock:
             if ticket.has_left:
                 return False
@@ -168,7 +169,7 @@ class Placement:
             return True
 
     def redeem(self, ticket: Ticket) -> Server | None:
-        """End the wait of a ticket. Return the server at which it was granted a slot, if it was."""
+        """Take a ticket out of the queue. Return the server at which it was granted a slot, or None."""
         with self.lock:
             self.queue.leave(ticket)
             return ticket.granted
@@ -212,7 +213,7 @@ class Placement:
         Return the tickets that have left the queue, for `wake`: those granted a slot, and those for which no server is
         left.
         """
-        snapshot = self._owner.snapshot
+        snapshot = self._backend.snapshot
         snapshot.state_changed(server)
         woken = self.grant(server)
         if not server.usable:
@@ -220,7 +221,7 @@ class Placement:
             if snapshot.retries.redispatch or server.in_maint:
                 woken += self.queue.dismiss(server)
         if not server.electable and self.queue.waiting:
-            woken += self.queue.dismiss_hopeless([each for each in snapshot.balancing.active if each.electable])
+            woken += self.queue.dismiss_unservable([each for each in snapshot.balancing.active if each.electable])
         return woken
 
     def after_fork(self) -> None:
@@ -228,10 +229,10 @@ class Placement:
         self.lock = threading.Lock()
         self.queue = Queue()
         self.on_release = None
-        for server in self._owner.snapshot.servers:
+        for server in self._backend.snapshot.servers:
             server.counters.renew_lock()
             server.in_flight.clear()
-        self._owner.snapshot.balancing.after_fork()
+        self._backend.snapshot.balancing.after_fork()
 
 
 class _Crowded:

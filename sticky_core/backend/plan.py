@@ -14,7 +14,7 @@ from sticky_core.balance.algorithm import Balance, HashAware
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.server.server import Server
 
-#: From one server to another, by name; None: the one that balance chooses.
+#: From one server to another, by name; None: the server that balance chooses.
 FromTo = tuple[str | None, str | None]
 
 
@@ -25,9 +25,9 @@ class Plan:
     - `added`, `removed`: servers by name.
     - `restarted`: servers with another app, so that their memory is empty.
     - `changed`: servers that are changed in place.
-    - `sessions`: how many of the sessions in stick tables would move, by the servers from which and to which.
-    - `keys`: the same of hash keys, as a share of all (0 to 1), found out with a sample; None where balance does not
-      hash keys.
+    - `sessions`: how many of the sessions in stick tables would move, by `(from, to)` servers.
+    - `keys`: which share of all hash keys would move, 0 to 1, by `(from, to)` servers, estimated with random keys; None
+      if balance does not hash keys.
 
     Clients bound by a cookie are in no table: those of the servers in `removed` and `restarted` move, and no others.
     """
@@ -100,7 +100,7 @@ def moved_keys(
     new = after.balance.build([server for server in servers_after if not server.config.backup], rng)
     if not isinstance(old, HashAware):
         return None
-    # Where something else is hashed, or in another way, the hash of a key says nothing about its hash after the change.
+    # if the change hashes another thing, or in another way, hashes before and after it are unrelated
     has_same_hash = _hashed(before.balance) == _hashed(after.balance)
     moved: Counter[FromTo] = Counter()
     for _ in range(count):
@@ -118,12 +118,12 @@ def moved_keys(
     return {from_to: times / count for from_to, times in moved.items()}
 
 
-#: options of a hashing balance that say where a hash leads, not what is hashed
+#: the options of a hashing balance that decide which server gets a hash, not what is hashed
 _PLACEMENT_OPTIONS = {field.name for field in fields(Hashing)}
 
 
 def _hashed(balance: Balance) -> object:
-    """Return what of a request is hashed, and how; not to which server that leads."""
+    """Return what is hashed, and how, as a value that can be compared. Which server gets a hash is left out."""
     if not isinstance(balance, Hashing):
         return balance
     kind = HashType.parse(balance.hash_type)

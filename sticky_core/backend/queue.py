@@ -40,7 +40,7 @@ class Ticket:
         self.wake: Callable[[], bool] | None = None
 
     def accepts(self, server: Server) -> bool:
-        """Return whether a slot at `server` is of use, if it waits for whichever server has one first."""
+        """Return whether the request can use a slot at `server`. For tickets without a `server`."""
         return server not in self.tried and (self.among is None or server in self.among)
 
 
@@ -99,9 +99,9 @@ class Queue:
             self.leave(ticket)
         return tickets
 
-    def dismiss_hopeless(self, servers: Sequence[Server]) -> list[Ticket]:
-        """Take out and return the unbound tickets that accept none of `servers`, the only ones that may be waited for:
-        their requests are to choose anew.
+    def dismiss_unservable(self, servers: Sequence[Server]) -> list[Ticket]:
+        """Take out and return the unbound tickets that accept none of `servers`, which are all for which they could
+        wait: their requests are to choose anew.
         """
         tickets = [ticket for ticket in self._for_any_server if not any(map(ticket.accepts, servers))]
         for ticket in tickets:

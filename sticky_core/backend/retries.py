@@ -9,7 +9,7 @@ from functools import cached_property
 from sticky_core.errors import Failure
 
 _WORDS = frozenset(failure.retry_word for failure in Failure if failure.retry_word)
-#: accepted as in HAProxy; it never happens here, without TLS 0-RTT
+#: accepted because HAProxy has it; it never happens here, without TLS 0-RTT
 _NEVER = frozenset(("0rtt-rejected",))
 _STATUSES = frozenset(("401", "403", "404", "408", "421", "425", "429", "500", "501", "502", "503", "504"))
 _ALL = ("conn-failure", "empty-response", "junk-response", "response-timeout", "500", "502", "503", "504")
@@ -66,11 +66,11 @@ class Retries:
             failure.maybe_executed and failure.retry_word in self._all for failure in Failure
         )
 
-    def after(self, failure: Failure) -> bool:
+    def covers(self, failure: Failure) -> bool:
         """Return whether `retry_on` names this failure."""
         return failure.retry_word in self._all
 
-    def elsewhere(self, retry: int) -> bool:
+    def is_elsewhere(self, retry: int) -> bool:
         """Return whether the `retry`th retry (from 1) is sent to another server."""
         n = self.redispatch
         if n is True or n is False:

@@ -1,8 +1,8 @@
-"""Snapshot: what of a backend's configuration is in force, as one value: servers, balance, persistence and limits.
+"""Snapshot: the configuration of a backend that is in force, as one value: servers, balance, persistence and limits.
 
 A request keeps the snapshot that it began with until it is over, whatever is changed meanwhile. A snapshot is complete
 before it is put in force, and nothing changes it after that. It refers to live objects that go on when it is replaced
-(servers, the algorithm, the persistence), but not to its backend.
+(servers, the algorithm, the persistence); it does not refer to its backend.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Snapshot:
     log: Callable[[Decision], None] | None
     clock: Clock
     retries: Retries
-    trusted_proxies: Networks  #: the proxies that are believed about X-Forwarded-For
+    trusted_proxies: Networks  #: the proxies from which X-Forwarded-For is trusted
     balancing: Balancing
     persistence: Persistence | None
     persistences: PersistenceSet
     max_fails: Mapping[Server, int]  #: `max_fails` of each server; 0: failed requests are not counted
     max_idle: float  #: for how many seconds a client may stay away and is still recognised
 
-    # Copies of what `config` says, and conclusions from it: requests read them.
+    # Copies of options, and what follows from them: requests read these.
     name: str
     unavailable: Unavailable
     counts_requests: bool  #: whether `acquired` and `released` must be called: for balance, or because of `maxconn`
@@ -65,7 +65,7 @@ class Snapshot:
     ) -> Snapshot:
         """Build the snapshot of `config` over `servers`. Raises `ConfigError` with every problem found.
 
-        `before`: the snapshot in force until now. What has not changed since is taken over as it is.
+        `before`: the snapshot in force until now. Parts that have not changed are taken over as they are.
         """
         servers = tuple(servers)
         problems: list[str] = []

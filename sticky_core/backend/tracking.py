@@ -1,25 +1,25 @@
-"""Tracking: which server has its health from which other one (HAProxy `track`), in this backend or another."""
+"""Tracking: a server takes its health from another one (HAProxy `track`), in this backend or another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from weakref import WeakValueDictionary
 
-from sticky_core.backend.owner import Owner
+from sticky_core.backend.state import BackendState
 from sticky_core.errors import ConfigError, collect_problems
 from sticky_core.server.config import Tracked
 from sticky_core.server.server import Server
 
-#: by name, the backend that was made last
-_latest: WeakValueDictionary[str, Owner] = WeakValueDictionary()
+#: the backend that was made last, by name
+_latest: WeakValueDictionary[str, BackendState] = WeakValueDictionary()
 
 
-def register(backend: Owner) -> None:
+def register(backend: BackendState) -> None:
     """Let servers of other backends track those of `backend`."""
     _latest[backend.name] = backend
 
 
-def find_tracked(backend: Owner, servers: Sequence[Server], problems: list[str]) -> dict[Server, Server]:
+def find_tracked(backend: BackendState, servers: Sequence[Server], problems: list[str]) -> dict[Server, Server]:
     """Return, for each of `servers` that tracks another server, that server. Problems are appended to `problems`."""
     by_name = {server.name: server for server in servers}
     tracked: dict[Server, Server] = {}
@@ -30,7 +30,7 @@ def find_tracked(backend: Owner, servers: Sequence[Server], problems: list[str])
     return tracked
 
 
-def _find(backend: Owner, server: Server, track: str | Tracked, by_name: Mapping[str, Server]) -> Server:
+def _find(backend: BackendState, server: Server, track: str | Tracked, by_name: Mapping[str, Server]) -> Server:
     """Return the server that `track` names. ConfigError if `server` can't track it."""
     if isinstance(track, str):
         backend_name, _, name = track.rpartition("/")
@@ -46,7 +46,7 @@ def _find(backend: Owner, server: Server, track: str | Tracked, by_name: Mapping
         assert isinstance(track, Server)
         found = track
     if backend.servers_by_name.get(found.name) is found and by_name.get(found.name) is not found:
-        raise ConfigError(f"track: {found.name} is to go: name another server, or leave track out")
+        raise ConfigError(f"track: {found.name} is being removed: name another server, or leave track out")
     if found is server or found.config.track is not None:
         raise ConfigError(f"track: {found.name} has no health of its own: name the server that is checked")
     if found.removed:
@@ -55,7 +55,7 @@ def _find(backend: Owner, server: Server, track: str | Tracked, by_name: Mapping
 
 
 def track(server: Server, tracked: Server | None) -> None:
-    """Let `server` have its health from `tracked`, or from itself. Under the lock of its backend."""
+    """Let `server` take its health from `tracked`; None: from its own checks. Under the lock of its backend."""
     before = server.tracks
     if tracked is before:
         return

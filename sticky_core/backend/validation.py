@@ -31,7 +31,7 @@ def type_problems(servers: object, persist: object, check: object) -> Iterator[s
             if isinstance(each, type):
                 yield f"persist={each.__name__} does not say by what: call it, as Cookie('SERVERID') or Stick.on(src)"
             elif not hasattr(each, "build"):
-                yield f"persist={each!r} is no way to persist: hand a Cookie, Stick, Learn, Token, or several"
+                yield f"persist={each!r} is no way to persist: pass a Cookie, Stick, Learn, Token, or several"
 
 
 def attach_problems(servers: Iterable[Server]) -> Iterator[str]:
@@ -41,7 +41,7 @@ def attach_problems(servers: Iterable[Server]) -> Iterator[str]:
             yield f"{server!r} is no Server: write Server(name, {server!r})"
         elif server.is_attached or server.removed:
             yield (
-                f"server {server.name}: belongs to another backend already; a Server is one place in one backend"
+                f"server {server.name}: belongs to another backend already: make another Server for this one"
                 if server.is_attached
-                else f"server {server.name}: was removed, and does not come back: add Server.of(its config)"
+                else f"server {server.name}: was removed, and can't be added again: add Server.of(its config)"
             )

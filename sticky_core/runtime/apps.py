@@ -318,10 +318,10 @@ class Replicas(BackendComponent):
         current = self.snapshot.config
         return self.upstream_class.build(config, current.timeouts, current.forward)
 
-    def move(self, server: Server, made: object) -> None:
+    def move(self, server: Server, prepared: object) -> None:
         if self.apps_built:
-            assert made is None or isinstance(made, Upstream)
-            self._set_upstream(server, made)
+            assert prepared is None or isinstance(prepared, Upstream)
+            self._set_upstream(server, prepared)
             self.make_interruptible(server.as_tuple)
 
     def after_move(self, server: Server) -> None:

@@ -20,35 +20,39 @@ from sticky_core.target import App, Factory
 
 
 class Server(ServerStatus):
-    """A place that requests can be sent to: a URL, an app, or a factory that makes an app in this process.
+    """A place that requests can be sent to: a URL, an app, or a factory that makes an app in this process. One option a
+    line: meaning, default, the name in HAProxy or nginx:
 
-    - `name`: its name, unique within its backend: letters, digits and `- _ . :`.
+    - `name`: its name, unique within its backend: letters, digits and `- _ . :`. Required.
     - `target`: a URL, `"http://10.0.0.1:8000"`, or an app (ASGI or WSGI). Required without `factory`.
-    - `factory`: makes the app, once, in the process that serves. None.
-    - `weight`: its share of new clients, 0 to 256; with 0 it keeps its clients and gets no new ones. 1. HAProxy
+    - `factory`: a function that makes the app, called once, in the process that serves. Default None.
+    - `weight`: its share of new clients, 0 to 256; with 0 it keeps its clients and gets no new ones. Default 1. HAProxy
       `weight`.
-    - `cookie`: its id in cookies. Several servers may have the same; the first usable one gets the client. `""`: none.
-      By default its name; a backup has none. HAProxy `cookie`.
-    - `backup`: it gets requests only while no other server can. By default it has no cookie id, so that clients leave
-      it when other servers are back. False. HAProxy `backup`.
-    - `non_stick`: stick tables do not learn its clients. False. HAProxy `non-stick`.
-    - `stateless`: the app keeps nothing in this process that a client would miss, so cookies stay valid after a
-      restart. False.
-    - `maxconn`: how many requests may be in flight; further ones wait in a queue. 0: any number. HAProxy `maxconn`.
-    - `maxqueue`: how many requests may wait for this server; further ones are sent to another server, or rejected. 0:
-      any number. HAProxy `maxqueue`.
-    - `tls`: how to connect to an `https://` URL, a `TLS`. None: with the defaults of `TLS`.
-    - `pool_max_conn`: how many idle connections are kept. None: any number. HAProxy `pool-max-conn`.
-    - `pool_purge_delay`: for how long an idle connection is kept, a duration. None: 5 s. HAProxy `pool-purge-delay`.
-    - `check`: its health check, a `Check`. None: that of the backend. False: none. HAProxy `check`.
-    - `agent_check`: an agent on its host that is called regularly, an `AgentCheck`. None. HAProxy `agent-check`.
-    - `track`: the server that it has its health from: `"name"`, `"backend/name"`, or the `Server`. None. HAProxy
-      `track`.
-    - `slowstart`: for how long its weight and `maxconn` grow after a recovery or maintenance, a duration. None: they
-      are there at once. HAProxy `slowstart`.
-    - `max_fails`: after how many failed requests it gets none for `fail_timeout`. 0: they are not counted. nginx
-      `max_fails`.
-    - `fail_timeout`: for how long, a duration. None: 10 s. nginx `fail_timeout`.
+    - `cookie`: its id in cookies. Several servers may have the same id: the first usable one gets the client. `""`: no
+      id. By default its name; a backup has no id by default. HAProxy `cookie`.
+    - `backup`: whether it gets requests only while no other server can. By default it has no cookie id, so that clients
+      leave it when other servers are back. Default False. HAProxy `backup`.
+    - `non_stick`: whether stick tables do not learn its clients. Default False. HAProxy `non-stick`.
+    - `stateless`: whether the app keeps nothing in this process that a client would miss, so that cookies stay valid
+      after a restart. Default False.
+    - `maxconn`: how many requests may be in flight; further ones wait in a queue. Default 0: any number. HAProxy
+      `maxconn`.
+    - `maxqueue`: how many requests may wait for this server; further ones are sent to another server, or rejected.
+      Default 0: any number. HAProxy `maxqueue`.
+    - `tls`: how to connect to an `https://` URL, a `TLS`. Default None: with the defaults of `TLS`.
+    - `pool_max_conn`: how many idle connections are kept. Default None: any number. HAProxy `pool-max-conn`.
+    - `pool_purge_delay`: for how long an idle connection is kept, a duration. Default None: 5 s. HAProxy
+      `pool-purge-delay`.
+    - `check`: its health check, a `Check`; False: no check. Default None: the check of the backend. HAProxy `check`.
+    - `agent_check`: an agent on its host that is queried regularly, an `AgentCheck`. Default None: no agent. HAProxy
+      `agent-check`.
+    - `track`: the server from which it takes its health: `"name"`, `"backend/name"`, or the `Server`. Default None: its
+      health is its own. HAProxy `track`.
+    - `slowstart`: for how long its weight and `maxconn` grow after a recovery or maintenance, a duration. Default None:
+      both are full at once. HAProxy `slowstart`.
+    - `max_fails`: after how many failed requests it gets no requests for `fail_timeout`. Default 0: failed requests are
+      not counted. nginx `max_fails`.
+    - `fail_timeout`: for how long that is, a duration. Default None: 10 s. nginx `fail_timeout`.
 
     Raises `ConfigError` with every problem found. A `Server` belongs to one `Backend`. `weight`, `state`, `health`,
     `instance`, and the `target` of a URL, may be assigned at run time; each assignment takes the backend's lock.
@@ -106,18 +110,18 @@ class Server(ServerStatus):
 
     @classmethod
     def of(cls, config: ServerConfig) -> Server:
-        """Make a server of a configuration."""
+        """Return a new server with this configuration."""
         server = cls.__new__(cls)
         server._start(config)
         return server
 
     @classmethod
     def replicas(cls, factory: Factory, n: int, *, prefix: str = "r") -> list[Server]:
-        """Make `n` servers `r1`, `r2`, … with an app each, made by `factory`: several instances of one app, each with
-        its own memory.
+        """Return `n` new servers `r1`, `r2`, …, each with an app of its own made by `factory`: several replicas of one
+        app, each with its own memory.
         """
         if n < 1:
-            raise ConfigError(f"replicas: {n} of them can't serve anything")
+            raise ConfigError(f"replicas: n={n} is below 1: write how many servers")
         return [cls(f"{prefix}{number}", factory=factory) for number in range(1, n + 1)]
 
     @classmethod
@@ -130,15 +134,15 @@ class Server(ServerStatus):
         resolvers: Resolvers | None = None,
         **options: Unpack[TemplateOptions],
     ) -> list[Server]:
-        """Make `n` servers `web1`, `web2`, … (`"3-7"`: from `web3` to `web7`) for the addresses of a name, which is
-        resolved again and again (HAProxy `server-template`). A server without an address is in maintenance.
+        """Return `n` new servers `web1`, `web2`, … (`"3-7"`: from `web3` to `web7`) for the addresses of a name, which
+        is resolved again and again (HAProxy `server-template`). A server without an address is in maintenance.
 
         - `prefix`: the beginning of the servers' names.
         - `n`: how many servers, or from which number to which.
         - `where`: `"myservice.local:80"`, or a URL, `"https://myservice.local/base"`. A name that begins with an
           underscore, `"_http._tcp.myservice.local"`, has SRV records, which also set port and weight.
         - `resolvers`: how the name is resolved, a `Resolvers`. None: by the system.
-        - everything else: as with `Server`, for each of them.
+        - `options`: further options of `Server`, for each of these servers.
 
         A server keeps its address as long as the name resolves to it; `Cookie(dynamic=...)` lets clients follow an
         address from server to server, and from process to process. TLS verifies the host name, not the address. Raises
@@ -147,7 +151,8 @@ class Server(ServerStatus):
         return [cls.of(config) for config in expand_template(prefix, n, where, resolvers, options)]
 
     def _start(self, config: ServerConfig) -> None:
-        #: what was configured; `config` is what of that is in force
+        #: the configuration as the user has given it; `config` is the one in force, with the address assigned at run
+        #: time
         self.requested = config
         #: its number within its backend, from 1 (HAProxy `id`); set by the backend
         self.id: int
@@ -163,18 +168,18 @@ class Server(ServerStatus):
     def attach(
         self, on_change: Callable[[Server], None], on_move: Callable[[Server, ServerConfig], None] | None = None
     ) -> None:
-        """Belong to a backend. `on_change` is called after each change, `on_move` to assign another address."""
+        """Attach the server to a backend. `on_change` is called after each change, `on_move` to change its address."""
         self._on_change = on_change
         self._on_move = on_move
 
     def remove(self) -> None:
-        """Leave the backend: no request is sent here any more. Under the backend's lock."""
+        """Mark the server as removed from its backend: it gets no more requests. Under the backend's lock."""
         self.removed = True
         self._on_change = self._on_move = None
         self.refresh_state()
 
     def inherit_from(self, before: Server) -> None:
-        """Take the place of `before`, with another app: counters and what the operator has set are taken over."""
+        """Take over the id, the counters and what the operator has set from `before`, which this server replaces."""
         self.id = before.id
         self.counters = before.counters
         self._state = before._state
@@ -186,8 +191,9 @@ class Server(ServerStatus):
     # Another configuration
 
     def effective_config(self, requested: ServerConfig) -> ServerConfig:
-        """Return what is in force once `requested` is applied: an address that was assigned at run time stays, unless
-        `requested` has another one than the configuration before. ConfigError if that is in conflict with the rest.
+        """Return the configuration that is in force once `requested` is applied: an address that was assigned at run
+        time stays, unless `requested` changes the address. ConfigError if that address is in conflict with other
+        options.
         """
         if requested.is_url and requested.target == self.requested.target and self.config.target != requested.target:
             return replace(requested, target=self.config.target)
@@ -230,9 +236,9 @@ class Server(ServerStatus):
     # What may be assigned at run time
 
     def drain(self, deadline: Duration | None = 300) -> None:
-        """Let it keep its clients and get no new ones; `deadline` (seconds, or text such as "5m"; None: never) later,
-        its clients are sent to other servers. This counts for this process: where several share stick tables, each has
-        to be called. ConfigError for what is no duration.
+        """Drain the server: it keeps its clients and gets no new ones. After `deadline` (seconds, or text such as "5m";
+        None: never) its clients are sent to other servers. This drains it in this process only: where processes share
+        stick tables, call it in each of them. ConfigError if `deadline` is not a duration.
         """
         try:
             after = None if deadline is None else seconds(deadline)
@@ -246,16 +252,16 @@ class Server(ServerStatus):
 
     @property
     def is_in_process(self) -> bool:
-        """Whether what it keeps of its clients is lost when this process ends."""
+        """Whether its sessions are lost when this process ends."""
         return not self.config.is_url and not self.config.stateless
 
     @property
     def target(self) -> str | App | None:
-        """Its URL or app; None with a factory, and while its address is not known.
+        """Its URL or app; None with a factory, or while its address is not known.
 
         Assign another URL to move it (HAProxy `set server <b>/<s> addr`): it keeps its name, health, counters, clients
-        and requests in flight; new requests and checks use the new address, on new connections. ConfigError for an app,
-        and for what is no URL.
+        and requests in flight; new requests and checks use the new address, on new connections. ConfigError if the
+        server is an app, or if the new target is not a URL.
         """
         return self.config.target
 
@@ -264,8 +270,8 @@ class Server(ServerStatus):
         config, given = self.config, cast(object, target)
         if not config.is_url or not isinstance(given, str | None):
             raise ConfigError(
-                f"server {self.name}: only a URL moves, and only to a URL: for another app, hand `Backend.apply` a "
-                "configuration with it"
+                f"server {self.name}: only a URL can be moved, and only to a URL: for another app, pass a "
+                "configuration with it to `Backend.apply`"
             )
         if target == config.target:
             return

@@ -64,7 +64,7 @@ class InvalidationFeed:
                         namespace.on_subscribed()
             case b"pong", _:
                 if self._ping_sent_at is not None:
-                    self._store.feed_confirmed(self._ping_sent_at)
+                    self._store.on_feed_confirmed(self._ping_sent_at)
                     self._ping_sent_at = None
             case _:
                 pass

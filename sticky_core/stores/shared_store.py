@@ -144,26 +144,26 @@ class SharedStore(ABC):
             if self._listener is not listener:
                 return
             self._listener = None
-        self.disconnected()
+        self.on_disconnected()
 
     @property
     def listener(self) -> object:
         """The listener of this process, or None."""
         return self._listener
 
-    def disconnected(self) -> None:
+    def on_disconnected(self) -> None:
         """End the epochs of all tables: the channel of invalidations is lost, so no local copy is fresh any more."""
         self.fresh_until = -inf
         for namespace in self.namespaces:
             namespace.epoch = 0
 
-    def feed_failed(self, why: str) -> None:
+    def on_feed_failed(self, why: str) -> None:
         """Log, once until it works again, that the channel of invalidations was lost or could not be opened."""
         if not self._has_logged_feed_failure:
             self._has_logged_feed_failure = True
             _log.warning("store %s: no invalidations (%s); each request queries the store", self.name, why)
 
-    def feed_confirmed(self, sent_at: float) -> None:
+    def on_feed_confirmed(self, sent_at: float) -> None:
         """Record the reply to the heartbeat sent at `sent_at`: all earlier invalidations have been received."""
         self._has_logged_feed_failure = False
         self.fresh_until = sent_at + FEED_TIMEOUT
@@ -187,7 +187,7 @@ class SharedStore(ABC):
     def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._listener = None
-        self.disconnected()
+        self.on_disconnected()
         self.breaker.after_fork()
 
     def __repr__(self) -> str:

@@ -30,7 +30,7 @@ def may_retry(state: TransactionState[Any, Any], failure: Failure) -> bool:
     else:
         body = state.replayable_body
         replayable = body is None or not body.discarded
-    return replayable and state.snapshot.retries.after(failure)
+    return replayable and state.snapshot.retries.covers(failure)
 
 
 def may_execute_twice(state: TransactionState[Any, Any]) -> bool:
@@ -59,7 +59,7 @@ def goes_elsewhere(state: TransactionState[Any, Any], number: int) -> bool:
     retries = state.snapshot.retries
     if state.persisted.is_forced:
         return False
-    if retries.elsewhere(number):
+    if retries.is_elsewhere(number):
         return True
     # HAProxy does not wait for the attempt that its option names if the client is bound to no server, or the server is
     # not usable any more

@@ -73,7 +73,7 @@ class Checks:
 
     def start(self) -> None:
         """Start to check, unless another owner does."""
-        if not self._backend.checked or not self._backend.own_checks(self):
+        if not self._backend.checked or not self._backend.acquire_checks(self):
             return
         with self._condition:
             if self._thread is not None:
@@ -93,7 +93,7 @@ class Checks:
             self._condition.notify_all()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        self._backend.disown_checks(self)
+        self._backend.release_checks(self)
 
     def update(self) -> None:
         """Start and cancel checks as the backend's servers now need it."""

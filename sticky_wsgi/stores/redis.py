@@ -134,7 +134,7 @@ class RedisClient:
                     try:
                         self._receive_invalidations(backoff)
                     except (*ERRORS, StoreFailure) as error:
-                        store.feed_failed(_error_text(error))
+                        store.on_feed_failed(_error_text(error))
                     self._closed.wait(backoff.next_pause())
                 else:
                     self._closed.wait(min(self._breaker.delay(self._now()), HEARTBEAT_INTERVAL))
@@ -172,7 +172,7 @@ class RedisClient:
                 raise
         finally:
             self._feed_connection = None
-            store.disconnected()
+            store.on_disconnected()
             connection.disconnect()
 
     def _run_background_commands(self) -> None:

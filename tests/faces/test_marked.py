@@ -147,7 +147,7 @@ class Bench:
         """Start a backend. `is_checked`: its checks run; else the test sets the health of its servers."""
         backend = self.face.backend(*servers, persist=PLAIN, **options)
         if not is_checked:
-            backend.own_checks(self)
+            backend.acquire_checks(self)
         dispatcher: Any = self.face.dispatcher(backend)
         self._dispatcher = dispatcher
         if self.face.name == "asgi":

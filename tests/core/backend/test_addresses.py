@@ -65,7 +65,7 @@ def test_address_assigned_at_run_time_stays_unless_the_configured_one_changes():
     [
         pytest.param("10.0.0.9:80", "server s1: '10.0.0.9:80' is no URL", id="no URL"),
         pytest.param(None, "has neither a target", id="none, of a server that has always one"),
-        pytest.param(app, "only a URL moves, and only to a URL", id="an app"),
+        pytest.param(app, "only a URL can be moved, and only to a URL", id="an app"),
     ],
 )
 def test_server_moves_to_urls_only(target: Any, problem: str):
@@ -77,7 +77,7 @@ def test_server_moves_to_urls_only(target: Any, problem: str):
 
 def test_app_does_not_move():
     web = build_backend([Server("s1", app)])
-    with pytest.raises(ConfigError, match="only a URL moves"):
+    with pytest.raises(ConfigError, match="only a URL can be moved"):
         web["s1"].target = url(1)
 
 

@@ -114,19 +114,19 @@ def test_unbound_tickets_are_dismissed_and_others_stay():
     queue, s1 = Queue(), server("s1")
     join(queue, s1)
     unbound = [join(queue), join(queue)]
-    assert queue.dismiss_hopeless(()) == unbound
+    assert queue.dismiss_unservable(()) == unbound
     assert all(ticket.has_left for ticket in unbound)
     assert (queue.waiting_for(s1), queue.waiting) == (1, 0)
 
 
 def test_unbound_tickets_that_accept_no_server_are_dismissed_and_others_stay():
     queue, s1, s2 = Queue(), server("s1"), server("s2")
-    hopeless_ticket, hopeful = join(queue, tried=(s1, s2)), join(queue, tried=(s1,))
+    unservable_ticket, servable_ticket = join(queue, tried=(s1, s2)), join(queue, tried=(s1,))
     join(queue, s1, (s1, s2))
-    assert queue.dismiss_hopeless([s1, s2]) == [hopeless_ticket]
-    assert (hopeless_ticket.has_left, hopeful.has_left) == (True, False)
+    assert queue.dismiss_unservable([s1, s2]) == [unservable_ticket]
+    assert (unservable_ticket.has_left, servable_ticket.has_left) == (True, False)
     assert (queue.waiting_for(s1), queue.waiting) == (1, 1)
-    assert queue.dismiss_hopeless([s1]) == [hopeful]
+    assert queue.dismiss_unservable([s1]) == [servable_ticket]
 
 
 def test_unbound_ticket_does_not_wait_for_a_backup():
@@ -144,7 +144,7 @@ STEPS = st.one_of(
     st.tuples(st.just("leave"), st.integers(0, 30)),
     st.tuples(st.just("next"), st.sampled_from(SERVERS)),
     st.tuples(st.just("dismiss"), st.sampled_from(SERVERS)),
-    st.tuples(st.just("dismiss_hopeless"), st.lists(st.sampled_from(SERVERS), unique=True)),
+    st.tuples(st.just("dismiss_unservable"), st.lists(st.sampled_from(SERVERS), unique=True)),
 )
 
 
@@ -173,9 +173,9 @@ def test_queue_behaves_as_one_list_from_which_each_server_takes_the_first_that_a
                 assert queue.dismiss(at) == [t for t in waiting if t.server is at]
                 waiting = [t for t in waiting if t.server is not at]
             case _, electable:
-                hopeless = [t for t in waiting if t.server is None and all(each in t.tried for each in electable)]
-                assert queue.dismiss_hopeless(electable) == hopeless
-                waiting = [t for t in waiting if all(t is not each for each in hopeless)]
+                unservable = [t for t in waiting if t.server is None and all(each in t.tried for each in electable)]
+                assert queue.dismiss_unservable(electable) == unservable
+                waiting = [t for t in waiting if all(t is not each for each in unservable)]
         assert queue.waiting == sum(t.server is None for t in waiting)
         assert [queue.waiting_for(s) for s in SERVERS] == [sum(t.server is s for t in waiting) for s in SERVERS]
         assert [t.has_left for t in ever] == [all(t is not each for each in waiting) for t in ever]

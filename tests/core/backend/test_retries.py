@@ -85,14 +85,14 @@ def test_each_word_of_haproxy_is_known(word: str):
     ],
 )
 def test_word_stands_for_failures(words: tuple[str, ...], failures: set[Failure]):
-    assert {failure for failure in Failure if Retries(retry_on=words).after(failure)} == failures
+    assert {failure for failure in Failure if Retries(retry_on=words).covers(failure)} == failures
 
 
 @pytest.mark.parametrize(
     "failure", [Failure.NOT_FORWARDABLE, Failure.TRUNCATED, Failure.RETRIED_STATUS], ids=lambda each: each.name
 )
 def test_some_failures_are_never_retried(failure: Failure):
-    assert not Retries(retry_on=("all-retryable-errors", *map(str, STATUSES))).after(failure)
+    assert not Retries(retry_on=("all-retryable-errors", *map(str, STATUSES))).covers(failure)
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_requests_need_replay_after_a_server_has_read_them(
 def test_redispatch_says_which_retries_go_to_another_server(redispatch: bool | int, retries: int, elsewhere: list[int]):
     asked = Retries(retries=retries, redispatch=redispatch)
     assert list(asked.problems()) == []
-    assert [retry for retry in range(1, retries + 1) if asked.elsewhere(retry)] == elsewhere
+    assert [retry for retry in range(1, retries + 1) if asked.is_elsewhere(retry)] == elsewhere

@@ -26,7 +26,7 @@ def test_tracked_server_is_not_removed_alone():
 def test_server_tracked_by_object_is_not_removed_either():
     first = Server("s1", url(1))
     web = build_backend([first, Server("s2", url(2), track=first)])
-    with pytest.raises(ConfigError, match="server s2: track: s1 is to go"):
+    with pytest.raises(ConfigError, match="server s2: track: s1 is being removed"):
         web.apply(with_changed_server(web.config, "s1", target=app))
 
 

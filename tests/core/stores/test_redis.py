@@ -256,7 +256,7 @@ def test_channel_without_replies_is_lost(store, namespace, clock):
 def test_copy_from_before_the_channel_was_lost_is_not_fresh_when_it_is_back(store, namespace, clock):
     connected_feed(store, clock)
     epoch = namespace.epoch_of("d", "s1", namespace.sequence)
-    store.disconnected()
+    store.on_disconnected()
     assert not namespace.is_fresh(epoch)
     connected_feed(store, clock)
     assert not namespace.is_fresh(epoch)
@@ -266,7 +266,7 @@ def test_copy_from_before_the_channel_was_lost_is_not_fresh_when_it_is_back(stor
 def test_reply_to_a_query_from_before_the_channel_was_back_is_not_fresh(store, namespace, clock):
     connected_feed(store, clock)
     sequence = namespace.sequence
-    store.disconnected()
+    store.on_disconnected()
     connected_feed(store, clock)
     assert namespace.epoch_of("d", "s1", sequence) == 0
 
@@ -379,12 +379,12 @@ def test_forked_child_has_no_fresh_copies_and_no_listener(store, namespace, cloc
 def test_lost_channel_is_logged_once_until_it_is_back(store, clock, caplog):
     caplog.set_level(logging.WARNING, "sticky_sessions")
     for _ in range(3):
-        store.feed_failed("NOPERM no permissions")
+        store.on_feed_failed("NOPERM no permissions")
     assert caplog.messages == [
         "store redis://cache: no invalidations (NOPERM no permissions); each request queries the store"
     ]
     connected_feed(store, clock)
-    store.feed_failed("connection lost")
+    store.on_feed_failed("connection lost")
     assert len(caplog.messages) == 2
 
 

@@ -1,4 +1,4 @@
-"""Owner: a backend as its parts see it."""
+"""BackendState: what the parts of a backend share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sticky_core.decision import Decision
 from sticky_core.server.server import Server
 
 
-class Owner(Protocol):
-    """What the parts of a backend share. They read it; only `Reconfigure` replaces values, under `Placement.lock`."""
+class BackendState(Protocol):
+    """A backend as its parts see it. They read it; only `Reconfigure` replaces values, under `Placement.lock`."""
 
     name: str
     log: Callable[[Decision], None] | None
     clock: Clock
     rng: Rng
     snapshot: Snapshot  #: the snapshot in force
-    config: BackendConfig  #: what was configured last: of servers too: their weight may have been assigned since
+    config: BackendConfig  #: the configuration applied last; the weight of servers may have been assigned since
     servers_by_name: dict[str, Server]
     components: dict[object, BackendComponent]
