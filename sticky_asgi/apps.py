@@ -46,7 +46,7 @@ class Replicas(CoreReplicas):
         super().__init__(backend)
         self.checks = Checks(backend, self.apps)
         self.discovery = Discovery(backend)
-        #: the lifespans that run the replicas; no others do then
+        #: the lifespans that run the replicas; None: no lifespan runs them
         self.lifespans: LifespanRunner | None = None
         self.has_warned = False
 
@@ -77,7 +77,7 @@ class Replicas(CoreReplicas):
         super().start()
 
     def _on_apps_built(self) -> None:
-        """All apps are built."""
+        """Do what follows once all apps are built."""
         self.make_interruptible(self.backend.servers)
         stores.listen(self.backend.stores)
 

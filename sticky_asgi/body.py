@@ -12,14 +12,14 @@ import anyio
 from sticky_asgi.messages import Message, Receive
 
 #: what `receive` returns again and again after a disconnect
-GONE: Message = {"type": "http.disconnect"}
+DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 class Body:
     """A `receive` that stores its messages: http.request up to `limit` bytes in all, and websocket.connect.
 
     Messages beyond the limit are stored until the next one is requested, so that another attempt may follow one that
-    fails before.
+    fails before that.
     """
 
     # Defaults of the class: most requests have no body, and set none of these.
@@ -28,11 +28,11 @@ class Body:
     _reading = False
     _read_ended: anyio.Event | None = None  # set when the read in progress ends, for other readers
     _read_ahead_task: asyncio.Task[None] | None = None
-    _on_gone: Callable[[], object] | None = None
-    _disconnect = GONE
-    gone = False  #: whether the client has disconnected
-    #: Whether the client waits for a request for its body (100-continue), so that nothing may be read ahead.
-    silent = False
+    _on_client_gone: Callable[[], object] | None = None
+    _disconnect = DISCONNECT
+    client_gone = False  #: whether the client has disconnected
+    #: Whether the client waits for a 100 before it sends its body: a read would send one, so nothing is read ahead.
+    awaits_continue = False
     replayable = True
     discarded = False
 
@@ -46,9 +46,9 @@ class Body:
             del self._messages[: self._at]
             self._at = 0
             self.discarded = True
-        self.silent = False
+        self.awaits_continue = False
         while self._at == len(self._messages):
-            if self.gone:
+            if self.client_gone:
                 return self._disconnect
             if self._read_ahead_task is not None:
                 await asyncio.shield(self._read_ahead_task)
@@ -58,13 +58,13 @@ class Body:
         self._at += 1
         if self._kept > self._limit or message["type"] == "websocket.receive":
             self.replayable = False
-        if self._on_gone is not None:
+        if self._on_client_gone is not None:
             self._continue_watching()
         return message
 
     async def peek(self, limit: int) -> bytes:
         """Return the first `limit` bytes of the body, or all of it if it is shorter. Readers receive them as well."""
-        while self._kept < limit and not self.gone and self._has_more:
+        while self._kept < limit and not self.client_gone and self._has_more:
             await self._read()
         return b"".join(message.get("body", b"") for message in self._messages)[:limit]
 
@@ -77,22 +77,24 @@ class Body:
 
     async def next_if_arrived(self) -> Message | None:
         """Return the next message if it has arrived, as it usually has, else None (asyncio only)."""
-        if self._at == len(self._messages) and not self.gone:
+        if self._at == len(self._messages) and not self.client_gone:
             self._start_read_ahead()
             await asyncio.sleep(0)
-        return await self() if self._at < len(self._messages) or self.gone else None
+        return await self() if self._at < len(self._messages) or self.client_gone else None
 
     async def receive_shielded(self) -> Message:
         """Return the next message. A cancellation during the wait does not reach the server's `receive` (asyncio only),
         which not all servers handle well.
         """
-        if self._at == len(self._messages) and not self.gone:
-            self.silent = False
+        if self._at == len(self._messages) and not self.client_gone:
+            self.awaits_continue = False
             self._start_read_ahead()
         return await self()
 
     async def _read(self) -> None:
-        if self._reading:  # by an attempt that has not ended yet: servers do not allow two calls of `receive` at once
+        if (
+            self._reading
+        ):  # an attempt that has not ended yet reads: servers do not allow two calls of `receive` at once
             if self._read_ended is None:
                 self._read_ended = anyio.Event()
             return await self._read_ended.wait()
@@ -109,12 +111,12 @@ class Body:
     def _store(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.disconnect":
-            self.gone = True
+            self.client_gone = True
         else:
             if kind == "http.request":
                 self._kept += len(message.get("body", b""))
             elif kind == "websocket.disconnect":
-                self.gone = True
+                self.client_gone = True
                 self._disconnect = message
             self._messages.append(message)
 
@@ -122,28 +124,28 @@ class Body:
         """Let the next attempt read from the beginning."""
         self._at = 0
 
-    def watch(self, on_gone: Callable[[], object]) -> None:
-        """Call `on_gone` when the client disconnects while nothing else reads (asyncio only). At most one message that
-        it sends before is stored for the next reader.
+    def watch(self, on_client_gone: Callable[[], object]) -> None:
+        """Call `on_client_gone` when the client disconnects while nothing else reads (asyncio only). At most one
+        message that it sends before is stored for the next reader.
         """
-        self._on_gone = on_gone
+        self._on_client_gone = on_client_gone
         self._continue_watching()
 
     def unwatch(self) -> None:
         """Remove the callback of `watch`."""
-        self._on_gone = None
+        self._on_client_gone = None
 
     @property
     def watched(self) -> bool:
-        return self._on_gone is not None
+        return self._on_client_gone is not None
 
     def _continue_watching(self) -> None:
-        on_gone = self._on_gone
-        if on_gone is None:
+        on_client_gone = self._on_client_gone
+        if on_client_gone is None:
             return
-        if self.gone:
-            on_gone()
-        elif not self.silent:
+        if self.client_gone:
+            on_client_gone()
+        elif not self.awaits_continue:
             self._start_read_ahead()
 
     def _start_read_ahead(self) -> None:
@@ -172,16 +174,18 @@ class Body:
             self._read_ahead_task = None
         self._continue_watching()
 
-    async def until_gone(self, on_gone: Callable[[], object]) -> None:
-        """Do the same as `watch` in a task of its own."""
-        while not self.gone and self._may_read_ahead:
+    async def watch_in_task(self, on_client_gone: Callable[[], object]) -> None:
+        """Call `on_client_gone` when the client disconnects, as `watch` does, but on any event loop: run it as a task.
+        It ends without a call when a message arrives that a reader has to receive first.
+        """
+        while not self.client_gone and self._may_read_ahead:
             await self._read()
-        if self.gone:
-            on_gone()
+        if self.client_gone:
+            on_client_gone()
 
     def close(self) -> None:
-        """End reading ahead: nothing is read any more."""
-        self._on_gone = None
+        """Stop watching and reading ahead."""
+        self._on_client_gone = None
         if self._read_ahead_task is not None:
             self._read_ahead_task.cancel()
             self._read_ahead_task = None

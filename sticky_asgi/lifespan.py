@@ -76,7 +76,7 @@ class Lifespan:
         try:
             await self.app(self._scope, self._receive, send)
         except Exception as error:
-            # An app that raises before its first message does not know lifespans: servers go on without, and so do we.
+            # An app that raises before its first message has no lifespan: servers go on without it, and so does this.
             if self._started and not self._stopped.is_set():
                 self._failure = f"{type(error).__name__}: {error}"
         finally:
@@ -135,7 +135,7 @@ class Lifespans:
             if failure is not None:
                 return failure
         for replicas in self._replicas:
-            # checked only now: a middleware further in may have started them together with the app
+            # checked only now: another middleware inside the app may have started them together with the app
             if replicas.lifespans is not None:
                 continue
             replicas.lifespans = self
@@ -162,7 +162,7 @@ class Lifespans:
         except Exception as error:
             return f"{name} failed to start: {type(error).__name__}: {error}"
         if app is None or server.config.is_url:
-            return None  # the lifespan of a URL is another process's
+            return None  # an app at a URL has its lifespan in another process
         seen = self._seen.get(id(app))
         state: State = {} if seen is None else seen[1]
         if seen is None and (failure := await self._start(name, app, state)) is not None:
@@ -234,7 +234,7 @@ class Lifespans:
             raise RuntimeError(_STOPPING)
 
     def start_background_tasks(self, replicas: Replicas) -> None:
-        """Start the checks and the discovery of `replicas`, which a change has brought."""
+        """Start the checks and the discovery of `replicas`, which a change has made necessary."""
 
         async def start() -> None:
             if not self._stopping:
@@ -288,7 +288,7 @@ class Lifespans:
         return problems
 
     def release(self) -> None:
-        """Give the replicas up, stopped or not: the next lifespan starts them anew."""
+        """Release the replicas, stopped or not: the next lifespan starts them anew."""
         for replicas in self._owned:
             if replicas.lifespans is self:
                 replicas.lifespans = None

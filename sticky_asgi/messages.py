@@ -220,7 +220,7 @@ class Transaction(CoreTransaction[Scope, Send]):
 
 
 class UpstreamTransaction(Transaction):
-    """A transaction that passes itself to an upstream's app, which reports that the client has left."""
+    """A transaction that passes itself to an upstream's app, which reports that the client has disconnected."""
 
     __slots__ = ()
 
@@ -319,7 +319,7 @@ class Head:
 
 
 def count_client_disconnect(scope: Scope) -> None:
-    """Count that the client has left before the end of the response, where a dispatcher has the request."""
+    """Count that the client has disconnected before the end of the response, if a dispatcher serves the request."""
     transaction: CoreTransaction[Scope, Send] | None = scope.get(TRANSACTION)
     if transaction is not None:
         transaction.client_disconnected()

@@ -94,7 +94,7 @@ class DispatchApp:
                         body.close()
                     else:
                         body.rewind()
-            step = transaction.next() if body is None or not body.gone else UNAVAILABLE
+            step = transaction.next() if body is None or not body.client_gone else UNAVAILABLE
             server = step if isinstance(step, Server) else None
             if body is None and server is None:
                 receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
@@ -103,7 +103,7 @@ class DispatchApp:
             try:
                 if transaction.has_writes:
                     await flush_writes(transaction)
-                if body is None or not body.gone:
+                if body is None or not body.client_gone:
                     await send_page(page, scope, send)
             finally:
                 if body is not None:
@@ -139,8 +139,8 @@ class Dispatcher(DispatchApp):
         await serve_lifespan(None, [self.replicas], scope, receive, send)
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
-        """Run the lifespans of the replicas, for an app that this dispatcher is mounted in: Starlette passes lifespans
-        to no mounted app.
+        """Run the lifespans of the replicas, for an app that this dispatcher is mounted in: Starlette passes no
+        lifespan to a mounted app.
 
         `FastAPI(lifespan=dispatcher.lifespan)`, or `async with dispatcher.lifespan():` inside your own. RuntimeError if
         one fails to start.
@@ -157,8 +157,8 @@ class StickyMiddleware(DispatchApp):
     - `debug`: whether responses of servers carry a header `x-sticky` with the decision.
 
     Raises `ConfigError` for what cannot work. `add_middleware` builds the middleware inside a running server, which
-    would take the exception for an app without lifespan and go on: there the error is kept, sent as the reason why
-    startup failed, and raised again by each request.
+    would conclude from an exception that the app has no lifespan, and go on. There the error is kept, sent as the
+    reason why startup failed, and raised again by each request.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from sticky_core.transaction.steps import UNAVAILABLE, Need, NeedBody, NeedSlot,
 
 async def resolve_wait(transaction: Transaction, step: Step, body: Body | None) -> Server | None:
     """Wait until the next server is known, and return it; None if no server can take the request, or the client has
-    left.
+    disconnected.
     """
     while not isinstance(step, Server):
         if isinstance(step, Unavailable):
@@ -33,21 +33,21 @@ async def resolve_wait(transaction: Transaction, step: Step, body: Body | None) 
             transaction.abandon(step)
             body.close()
             raise
-        if body.gone and not isinstance(step, Server):
+        if body.client_gone and not isinstance(step, Server):
             transaction.abandon(step)
             return None
     return step
 
 
 async def _wait(transaction: Transaction, need: Need, body: Body) -> Callable[[], Step] | None:
-    """Wait for what is needed, and return what returns the next step; None if the client has left."""
+    """Wait for what is needed, and return what returns the next step; None if the client has disconnected."""
     match need:
         case NeedSlot():
             woken = await _wait_for_slot(transaction, need, body)
-            return None if body.gone else lambda: transaction.resume(need, woken)
+            return None if body.client_gone else lambda: transaction.resume(need, woken)
         case NeedBody():
             beginning = await body.peek(need.limit)
-            return None if body.gone else lambda: transaction.body_read(need, beginning)
+            return None if body.client_gone else lambda: transaction.body_read(need, beginning)
         case NeedStores():
             replies = await execute([query.command for query in need.queries])
             return lambda: transaction.stores_replied(need, replies)
@@ -63,7 +63,7 @@ async def _wait_for_slot(transaction: Transaction, need: NeedSlot, body: Body) -
             if _on_asyncio():
                 body.watch(woken.set)  # the read that it starts goes on after this wait
             else:
-                group.start_soon(body.until_gone, woken.set)
+                group.start_soon(body.watch_in_task, woken.set)
             await woken.wait()
             group.cancel_scope.cancel()
     body.unwatch()

@@ -14,9 +14,10 @@ _PIECE = 65536
 
 
 class Body:
-    """A `wsgi.input` that stores up to `limit` bytes, and ends where the body ends, whatever the server's does.
+    """A `wsgi.input` that stores up to `limit` bytes, and ends where the body ends, even if the server's does not.
 
-    Bytes beyond the limit are stored until the next read, so that another attempt may follow one that fails before.
+    Bytes beyond the limit are stored until the next read, so that another attempt may follow one that fails before
+    that.
     """
 
     __slots__ = ("_at", "_input", "_left", "_limit", "_stored", "discarded", "replayable")
@@ -46,7 +47,7 @@ class Body:
         return again + self._store(self._input.read(self._readable(size - len(again))))
 
     def peek(self, limit: int) -> bytes:
-        """Return the first `limit` bytes of the body, or all of it if it is shorter. Readers get them as well."""
+        """Return the first `limit` bytes of the body, or all of it if it is shorter. Readers receive them as well."""
         while len(self._stored) < limit:
             piece = self._input.read(self._readable(limit - len(self._stored)))
             if not piece:

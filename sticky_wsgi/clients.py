@@ -9,9 +9,9 @@ from typing import Any
 from sticky_wsgi.messages import Environ
 
 
-def has_left(environ: Environ) -> Callable[[], bool]:
-    """Return a function that returns whether the client of `environ` has disconnected: waitress has such a function,
-    gunicorn the client's socket. With other servers it always returns False.
+def disconnect_check(environ: Environ) -> Callable[[], bool]:
+    """Return a function that returns whether the client of `environ` has disconnected: that of waitress, or one that
+    checks the client's socket, which gunicorn passes. With other servers it always returns False.
     """
     disconnected: Callable[[], bool] | None = environ.get("waitress.client_disconnected")
     if disconnected is not None:

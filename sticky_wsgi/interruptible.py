@@ -31,16 +31,16 @@ class InterruptibleApp:
                 raise ServerFailure(Failure.SHUT, self._server.name, self._reason)
 
         if isinstance(self._server.config.target, str):
-            from sticky_wsgi.clients import has_left
+            from sticky_wsgi.clients import disconnect_check
 
-            client_gone = has_left(environ)
+            client_gone = disconnect_check(environ)
 
             def check_both() -> bool:
                 raise_if_interrupted()
                 return client_gone()
 
-            # `has_left` looks up this key first, so that an upstream's connection calls this function, ten times a
-            # second while it waits.
+            # `disconnect_check` looks up this key first, so that an upstream's connection calls this function ten times
+            # a second while it waits.
             environ["waitress.client_disconnected"] = check_both
         body = self.app(environ, start_response)
         return body if isinstance(body, (list, tuple)) else _InterruptibleBody(body, raise_if_interrupted)

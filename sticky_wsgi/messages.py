@@ -161,7 +161,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
 
 class UpstreamTransaction(Transaction):
-    """A transaction that passes itself to an upstream's app, which reports that the client has left."""
+    """A transaction that passes itself to an upstream's app, which reports that the client has disconnected."""
 
     __slots__ = ()
 
@@ -259,7 +259,7 @@ class Head:
 
 
 def count_client_disconnect(environ: Environ) -> None:
-    """Count that the client has left before the end of the response, where a dispatcher has the request."""
+    """Count that the client has disconnected before the end of the response, if a dispatcher serves the request."""
     transaction: CoreTransaction[Environ, StartResponse] | None = environ.get(TRANSACTION)
     if transaction is not None:
         transaction.client_disconnected()

@@ -60,12 +60,11 @@ class DispatchApp:
                 is_held = not decision.status and transaction.holds_response
                 if not is_held:
                     if body.__class__ is list or _is_whole(body, environ):
-                        # servers treat these in ways of their own, so they pass unchanged; the app has finished
+                        # the app has finished; servers recognise these bodies by type, so they are passed unchanged
                         return body
                     body = TrackedBody(transaction, server, body)
-                    if (
-                        decision.status or not transaction.holds_response
-                    ):  # it may have responded at its first item only
+                    # checked again: the app may have responded only at its first item
+                    if decision.status or not transaction.holds_response:
                         finished = None  # the close of the body releases the slot
                         return body
                 finished = False

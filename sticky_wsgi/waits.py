@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sticky_core.server.server import Server
 from sticky_core.transaction.steps import UNAVAILABLE, Need, NeedBody, NeedSlot, NeedStores, Step, Unavailable
 from sticky_wsgi.body import Body
-from sticky_wsgi.clients import has_left
+from sticky_wsgi.clients import disconnect_check
 from sticky_wsgi.messages import Transaction
 from sticky_wsgi.stores.client import execute
 from sticky_wsgi.upstream.connections import TICK
@@ -46,7 +46,7 @@ def _wait(transaction: Transaction, need: Need) -> Callable[[], Step]:
 
 
 def _body(transaction: Transaction) -> Body:
-    """Return the reader of the body, which may be needed for this only."""
+    """Return the reader of the body. It is made now if the request has none yet."""
     body = transaction.replayable_body
     if body is None:
         environ = transaction.raw_request
@@ -57,7 +57,7 @@ def _body(transaction: Transaction) -> Body:
 
 
 def _wait_for_slot(transaction: Transaction, need: NeedSlot) -> bool:
-    """Return whether a server has a slot; False: the time is up, or the client has left."""
+    """Return whether a server has a slot; False: the time is up, or the client has disconnected."""
     woken = threading.Event()
     owner = transaction.owner
 
@@ -67,10 +67,10 @@ def _wait_for_slot(transaction: Transaction, need: NeedSlot) -> bool:
 
     if need.ticket is not None and not owner.placement.subscribe(need.ticket, wake):
         return True
-    client_has_left = has_left(transaction.raw_request)
+    client_gone = disconnect_check(transaction.raw_request)
     while (seconds := need.until - owner.clock.monotonic()) > 0:
         if woken.wait(min(seconds, TICK)):
             return True
-        if client_has_left():
+        if client_gone():
             return False
     return False

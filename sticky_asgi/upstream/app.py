@@ -135,7 +135,7 @@ class Upstream(CoreUpstream):
     async def _with_body(self, scope: Scope, outgoing: OutgoingRequest, body: Body, send: Send) -> None:
         first: Message | None = None
         if outgoing.expects_continue:
-            body.silent = True  # to call `receive` makes the server in front send the client a 100
+            body.awaits_continue = True  # to call `receive` makes the server in front send the client a 100
         else:
             first = await (body() if outgoing.framing is Framing.UNDECLARED else body.next_if_arrived())
             if first is not None:

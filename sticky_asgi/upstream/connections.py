@@ -82,7 +82,9 @@ class Connection(FlowControlProtocol):
         self._continue: asyncio.Event | None = None
         self.failure: ServerFailure | None = None  #: how the server has failed
         self.client_gone = False  #: whether the client has disconnected
-        self.task_cancelled = False  #: whether the sweep has cancelled the request's task because the client is gone
+        self.task_cancelled = (
+            False  #: whether the sweep has cancelled the request's task because the client has disconnected
+        )
         self._task: asyncio.Task[object] | None = None
         #: the body of the request in flight, by which its client is watched
         self.body: Body | None = None
@@ -348,7 +350,7 @@ class Connections:
         except OSError as error:
             raise ServerFailure(Failure.REFUSED, detail=error.strerror or str(error)) from error
         except asyncio.CancelledError:
-            if body.gone and not _is_cancelled():
+            if body.client_gone and not _is_cancelled():
                 return None
             raise
         finally:

@@ -318,7 +318,7 @@ async def _forward_messages(
             await upstream.wait()
             while upstream.messages:
                 message = upstream.take()
-                if body.gone or client_gone:
+                if body.client_gone or client_gone:
                     continue
                 try:
                     await send(
@@ -337,7 +337,7 @@ async def _forward_messages(
         from_client.cancel()
         body.close()
         await asyncio.sleep(0)
-        if not body.gone:
+        if not body.client_gone:
             if code == _DROPPED:
                 transaction: Transaction | None = scope.get(TRANSACTION)
                 if transaction is not None:

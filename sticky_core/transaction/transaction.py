@@ -136,7 +136,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         return need.then()
 
     def abandon(self, step: Step) -> None:
-        """End the transaction in the middle of a wait, because the client has left."""
+        """End the transaction in the middle of a wait, because the client has disconnected."""
         self.stop_waiting(step)
         self.decision.has_no_response = True
         cancel_reservations(self)
@@ -248,7 +248,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         return failure
 
     def client_disconnected(self) -> None:
-        """Count that the client has left before the end, which is not the server's fault."""
+        """Count that the client has disconnected before the end, which is not the server's fault."""
         if not self.holds_response:  # else the response was given up, and the client is still there
             self.tried[-1].counters.cell[Total.CLI_ABRT] += 1
 

@@ -13,7 +13,7 @@ from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 from sticky_wsgi.body import Body
-from sticky_wsgi.clients import has_left
+from sticky_wsgi.clients import disconnect_check
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, count_client_disconnect, headers_of, start_page
 from sticky_wsgi.upstream.connections import ClientDisconnected, Connection, Connections
 
@@ -124,7 +124,7 @@ class Upstream(CoreUpstream):
         response = connection.response
         streams = False
         try:
-            connection.begin(environ["REQUEST_METHOD"], has_left(environ))
+            connection.begin(environ["REQUEST_METHOD"], disconnect_check(environ))
             if outgoing.has_body:
                 _upload(connection, outgoing, first, body)
             else:

@@ -15,7 +15,7 @@ from sticky_core.workers.backend import CONNECT_TIMEOUT, MAX_IDLE, Workers
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.body import Body
-from sticky_wsgi.clients import has_left
+from sticky_wsgi.clients import disconnect_check
 from sticky_wsgi.messages import Environ, StartResponse
 from sticky_wsgi.upstream.connections import ClientDisconnected, set_tick_timeout
 from sticky_wsgi.workers.link import FramedConnection, is_own_user, warn_bad_frame
@@ -36,7 +36,7 @@ class ForwardedRequest:
     def __init__(self, environ: Environ, transaction: ForwardingTransaction) -> None:
         self.transaction = transaction
         self.server = self.transaction.tried[-1]
-        self._client_has_left = has_left(environ)
+        self._client_gone = disconnect_check(environ)
         source: object = environ["wsgi.input"]
         self._body = source if isinstance(source, Body) else Body(environ, 0)
         #: the body, if it goes with the request; None: it is sent as the app reads it
@@ -70,7 +70,7 @@ class ForwardedRequest:
 
     def check_client(self) -> None:
         """Raise ClientDisconnected if the client has disconnected."""
-        if self._client_has_left():
+        if self._client_gone():
             raise ClientDisconnected
 
     def failure(self, detail: str = "") -> ServerFailure:

@@ -245,34 +245,34 @@ def request(body: bytes = b"", more: bool = False) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-GONE: Message = {"type": "http.disconnect"}
+DISCONNECT: Message = {"type": "http.disconnect"}
 CONNECT: Message = {"type": "websocket.connect"}
 
 
-class Client:
+class FakeReceive:
     """A `receive` that the test feeds; two calls at once are an error."""
 
     def __init__(self, *messages: Message) -> None:
         self.messages = [*messages]
-        self.asked = 0  # how often it was called
+        self.receive_calls = 0  # how often it was called
         self.waiting = False
         self.raises: Exception | None = None
-        self._news = anyio.Event()
+        self._has_new_messages = anyio.Event()
 
-    def says(self, *messages: Message) -> None:
+    def sends(self, *messages: Message) -> None:
         self.messages += messages
-        self._news.set()
+        self._has_new_messages.set()
 
     async def __call__(self) -> Message:
         assert not self.waiting, "receive was called twice at once"
-        self.asked += 1
+        self.receive_calls += 1
         self.waiting = True
         try:
             if self.raises is not None:
                 raise self.raises
             while not self.messages:
-                self._news = anyio.Event()
-                await self._news.wait()
+                self._has_new_messages = anyio.Event()
+                await self._has_new_messages.wait()
             await anyio.lowlevel.checkpoint()
             return self.messages.pop(0)
         finally:
@@ -304,38 +304,38 @@ async def no_task_can_run() -> None:
 class Calls(list[str]):
     """The calls of a watcher's callback."""
 
-    def gone(self) -> None:
+    def client_gone(self) -> None:
         self.append("gone")
 
 
 PIECES = st.lists(st.binary(max_size=6), max_size=6)
 
 
-def said(pieces: Sequence[bytes], leaves: bool) -> list[Message]:
+def messages_of_client(pieces: Sequence[bytes], disconnects: bool) -> list[Message]:
     """What a client sends: a body in pieces, perhaps with a disconnect in the middle."""
-    if leaves:
-        return [request(piece, True) for piece in pieces] + [GONE]
-    return [*(request(piece, True) for piece in pieces[:-1]), request(b"".join(pieces[-1:])), GONE]
+    if disconnects:
+        return [request(piece, True) for piece in pieces] + [DISCONNECT]
+    return [*(request(piece, True) for piece in pieces[:-1]), request(b"".join(pieces[-1:])), DISCONNECT]
 
 
 @slow
 @given(
     pieces=PIECES,
-    leaves=st.booleans(),
+    disconnects=st.booleans(),
     attempts=st.lists(st.integers(0, 9), min_size=1, max_size=4),
     watches=st.booleans(),
 )
 def test_each_attempt_receives_what_it_would_have_received_alone(
-    pieces: Sequence[bytes], leaves: bool, attempts: Sequence[int], watches: bool
+    pieces: Sequence[bytes], disconnects: bool, attempts: Sequence[int], watches: bool
 ) -> None:
     async def run() -> None:
-        messages = said(pieces, leaves)
-        body = AsgiBody(Client(*messages), 1000)
+        messages = messages_of_client(pieces, disconnects)
+        body = AsgiBody(FakeReceive(*messages), 1000)
         for number in attempts:
             if watches:
                 body.watch(lambda: None)
                 await no_task_can_run()
-            alone = [*messages, *([GONE] * 10)]
+            alone = [*messages, *([DISCONNECT] * 10)]
             assert [await body() for _ in range(number)] == alone[:number]
             body.rewind()
             assert body.replayable and not body.discarded
@@ -348,8 +348,8 @@ def test_each_attempt_receives_what_it_would_have_received_alone(
 @given(pieces=PIECES, limit=st.integers(0, 20), watches=st.booleans())
 def test_beyond_the_limit_it_still_receives(pieces: Sequence[bytes], limit: int, watches: bool) -> None:
     async def run() -> None:
-        messages = said(pieces, False)
-        body = AsgiBody(Client(*messages), limit)
+        messages = messages_of_client(pieces, False)
+        body = AsgiBody(FakeReceive(*messages), limit)
         kept = 0
         for message in messages:
             if watches:
@@ -370,50 +370,52 @@ def test_beyond_the_limit_it_still_receives(pieces: Sequence[bytes], limit: int,
 
 @on_loop
 async def test_another_attempt_receives_the_body_in_the_same_pieces() -> None:
-    client = Client(request(b"ab", True), request(b"", True), request(b"c"))
+    client = FakeReceive(request(b"ab", True), request(b"", True), request(b"c"))
     body = AsgiBody(client, 100)
     first = [await body() for _ in range(3)]
     body.rewind()
     assert [await body() for _ in range(3)] == first
-    assert client.asked == 3
+    assert client.receive_calls == 3
     assert all(one is other for one, other in zip(first, [body._messages[0], *first[1:]], strict=True))
 
 
 @on_loop
 async def test_messages_beyond_the_limit_are_discarded_at_the_next_call_on_asgi() -> None:
-    client = Client(request(b"x" * 60, True), request(b"y" * 60, True), request(b"z"))
+    client = FakeReceive(request(b"x" * 60, True), request(b"y" * 60, True), request(b"z"))
     body = AsgiBody(client, 100)
     await body()
     assert (body.replayable, body.discarded) == (True, False)
     await body()
     assert (body.replayable, body.discarded) == (False, False)
     body.rewind()
-    assert [(await body())["body"][:1] for _ in range(2)] == [b"x", b"y"], "who gives up here may be followed"
+    assert [(await body())["body"][:1] for _ in range(2)] == [b"x", b"y"], (
+        "an attempt that fails here may be followed by another"
+    )
     assert (await body())["body"] == b"z"
     assert (body.replayable, body.discarded) == (False, True)
 
 
 @on_loop
 async def test_it_stores_no_more_than_the_limit_and_a_message_on_asgi() -> None:
-    client = Client()
+    client = FakeReceive()
     body = AsgiBody(client, 100)
     body.watch(lambda: None)
     for _ in range(50):
-        client.says(request(b"x" * 60, True))
+        client.sends(request(b"x" * 60, True))
         await body()
         await no_task_can_run()
-    client.says(*(request(b"x" * 60, True) for _ in range(10)))
+    client.sends(*(request(b"x" * 60, True) for _ in range(10)))
     await no_task_can_run()
     kept = sum(len(message["body"]) for message in body._messages)
     assert kept <= 100 + 60
-    assert len(client.messages) >= 8, "it looks one message ahead, and leaves the rest where it is"
+    assert len(client.messages) >= 8, "it reads one message ahead, and leaves the rest unread"
     body.close()
 
 
 @on_loop
 async def test_another_attempt_receives_the_connect_of_a_websocket_and_not_its_messages() -> None:
     received: Message = {"type": "websocket.receive", "text": "hello"}
-    body = AsgiBody(Client(CONNECT, received), 100)
+    body = AsgiBody(FakeReceive(CONNECT, received), 100)
     assert await body() == CONNECT
     body.rewind()
     assert body.replayable
@@ -424,20 +426,22 @@ async def test_another_attempt_receives_the_connect_of_a_websocket_and_not_its_m
 @on_loop
 async def test_a_disconnect_is_returned_again_and_again_in_the_protocol_of_the_client() -> None:
     left: Message = {"type": "websocket.disconnect", "code": 1001}
-    body = AsgiBody(Client(CONNECT, {"type": "websocket.receive", "text": "a"}, left), 100)
-    told = [await body() for _ in range(6)]
-    assert told[2:] == [left] * 4
-    assert body.gone
+    body = AsgiBody(FakeReceive(CONNECT, {"type": "websocket.receive", "text": "a"}, left), 100)
+    calls = [await body() for _ in range(6)]
+    assert calls[2:] == [left] * 4
+    assert body.client_gone
 
-    body = AsgiBody(Client(request(b"a"), GONE), 100)
-    assert [await body() for _ in range(4)] == [request(b"a"), GONE, GONE, GONE]
+    body = AsgiBody(FakeReceive(request(b"a"), DISCONNECT), 100)
+    assert [await body() for _ in range(4)] == [request(b"a"), DISCONNECT, DISCONNECT, DISCONNECT]
     body.rewind()
-    assert [await body() for _ in range(3)] == [request(b"a"), GONE, GONE], "and yet what it sent is told again"
+    assert [await body() for _ in range(3)] == [request(b"a"), DISCONNECT, DISCONNECT], (
+        "what it sent before is returned again"
+    )
 
 
 @on_loop
 async def test_a_message_that_has_arrived_is_returned_and_none_is_waited_for() -> None:
-    messages = [request(b"a", True), GONE]
+    messages = [request(b"a", True), DISCONNECT]
 
     async def ready() -> Message:
         return messages.pop(0)
@@ -446,15 +450,15 @@ async def test_a_message_that_has_arrived_is_returned_and_none_is_waited_for() -
     assert await body.next_if_arrived() == request(b"a", True)
     body.rewind()
     assert await body.next_if_arrived() == request(b"a", True), "it was kept"
-    assert [await body.next_if_arrived(), await body.next_if_arrived()] == [GONE, GONE]
+    assert [await body.next_if_arrived(), await body.next_if_arrived()] == [DISCONNECT, DISCONNECT]
 
-    client = Client()
+    client = FakeReceive()
     body = AsgiBody(client, 100)
     assert await body.next_if_arrived() is None
     assert await body.next_if_arrived() is None
-    assert client.asked == 1
-    client.says(request(b"a"))
-    assert await body() == request(b"a"), "what has come in the meantime is not lost"
+    assert client.receive_calls == 1
+    client.sends(request(b"a"))
+    assert await body() == request(b"a"), "a message that has arrived meanwhile is not lost"
     body.close()
 
 
@@ -466,112 +470,115 @@ BEGINNINGS = {
     "half a body was read": [request(b"abc", True)],
     "a handshake was read": [CONNECT],
 }
-DISCONNECTS = {"half a body was read": GONE, "a handshake was read": {"type": "websocket.disconnect", "code": 1006}}
+DISCONNECTS = {
+    "half a body was read": DISCONNECT,
+    "a handshake was read": {"type": "websocket.disconnect", "code": 1006},
+}
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 @on_loop
 async def test_a_watch_notices_the_disconnect(beginning: str) -> None:
-    client, told = Client(*BEGINNINGS[beginning]), Calls()
+    client, calls = FakeReceive(*BEGINNINGS[beginning]), Calls()
     body = AsgiBody(client, 100)
     for _ in BEGINNINGS[beginning]:
         await body()
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     await no_task_can_run()
-    assert told == [] and not body.gone and body.watched
-    client.says(DISCONNECTS.get(beginning, GONE))
+    assert calls == [] and not body.client_gone and body.watched
+    client.sends(DISCONNECTS.get(beginning, DISCONNECT))
     await no_task_can_run()
-    assert told == ["gone"] and body.gone
+    assert calls == ["gone"] and body.client_gone
 
 
 @pytest.mark.parametrize("beginning", ["the whole body was read", "a handshake was read"])
 @on_loop
 async def test_a_watch_reads_past_an_unread_message_that_only_a_disconnect_can_follow(beginning: str) -> None:
-    client, told = Client(*BEGINNINGS[beginning]), Calls()
+    client, calls = FakeReceive(*BEGINNINGS[beginning]), Calls()
     body = AsgiBody(client, 100)
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     await no_task_can_run()
-    client.says(DISCONNECTS.get(beginning, GONE))
+    client.sends(DISCONNECTS.get(beginning, DISCONNECT))
     await no_task_can_run()
-    assert told == ["gone"]
-    assert await body() == BEGINNINGS[beginning][0], "what came before is still to be read"
+    assert calls == ["gone"]
+    assert await body() == BEGINNINGS[beginning][0], "the message before the disconnect is still to be read"
 
 
 @on_loop
 async def test_a_watch_goes_on_between_the_pieces_that_are_read() -> None:
-    client, told = Client(request(b"a", True)), Calls()
+    client, calls = FakeReceive(request(b"a", True)), Calls()
     body = AsgiBody(client, 100)
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     for _ in range(3):
         assert (await body())["more_body"]
-        client.says(request(b"b", True))
+        client.sends(request(b"b", True))
         await no_task_can_run()
     await body()
     await no_task_can_run()
-    assert told == []
-    client.says(GONE)
+    assert calls == []
+    client.sends(DISCONNECT)
     await no_task_can_run()
-    assert told == ["gone"], "nobody has asked for more since, and yet it is received"
+    assert calls == ["gone"], "no reader has called since, and yet the watch receives it"
 
 
 @on_loop
 async def test_a_watch_does_not_read_the_body_of_a_client_that_waits_for_a_100() -> None:
     """A call of `receive` sends a 100 (RFC 9110, 10.1.1)."""
-    client, told = Client(), Calls()
+    client, calls = FakeReceive(), Calls()
     body = AsgiBody(client, 100)
-    body.silent = True
-    body.watch(told.gone)
+    body.awaits_continue = True
+    body.watch(calls.client_gone)
     await no_task_can_run()
-    assert client.asked == 0
-    client.says(request(b"a", True))
-    assert await body() == request(b"a", True), "somebody wants it"
-    client.says(GONE)
+    assert client.receive_calls == 0
+    client.sends(request(b"a", True))
+    assert await body() == request(b"a", True), "a reader calls receive"
+    client.sends(DISCONNECT)
     await no_task_can_run()
-    assert told == ["gone"]
+    assert calls == ["gone"]
 
 
 @on_loop
 async def test_a_watch_on_a_disconnected_client_calls_at_once() -> None:
-    told = Calls()
-    body = AsgiBody(Client(GONE), 100)
+    calls = Calls()
+    body = AsgiBody(FakeReceive(DISCONNECT), 100)
     await body()
-    body.watch(told.gone)
-    assert told == ["gone"]
+    body.watch(calls.client_gone)
+    assert calls == ["gone"]
 
 
 @on_loop
 async def test_a_removed_callback_is_not_called() -> None:
-    client, told = Client(), Calls()
+    client, calls = FakeReceive(), Calls()
     body = AsgiBody(client, 100)
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     await no_task_can_run()
     body.unwatch()
     assert not body.watched
-    client.says(GONE)
+    client.sends(DISCONNECT)
     await no_task_can_run()
-    assert told == [] and body.gone
+    assert calls == [] and body.client_gone
 
 
 @on_loop
 async def test_a_reader_receives_what_the_watch_has_read_and_reads_do_not_overlap() -> None:
-    client, told = Client(), Calls()
+    client, calls = FakeReceive(), Calls()
     body = AsgiBody(client, 100)
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     await no_task_can_run()
     reader = asyncio.ensure_future(body())
     await no_task_can_run()
-    assert client.asked == 1
-    client.says(request(b"abc"))
+    assert client.receive_calls == 1
+    client.sends(request(b"abc"))
     assert await reader == request(b"abc")
-    client.says(GONE)
+    client.sends(DISCONNECT)
     await no_task_can_run()
-    assert told == ["gone"]
+    assert calls == ["gone"]
 
 
-@pytest.mark.parametrize("watched", [False, True], ids=["nobody watches", "somebody watches"])
+@pytest.mark.parametrize("watched", [False, True], ids=["not watched", "watched"])
 @on_loop
 async def test_a_cancelled_read_loses_nothing_for_the_next_attempt(watched: bool) -> None:
-    client = Client()
+    client = FakeReceive()
     body = AsgiBody(client, 100)
     if watched:
         body.watch(lambda: None)
@@ -583,73 +590,73 @@ async def test_a_cancelled_read_loses_nothing_for_the_next_attempt(watched: bool
     following = asyncio.ensure_future(body())  # before the other has noticed its end
     await no_task_can_run()
     assert reader.cancelled()
-    client.says(request(b"abc"))
+    client.sends(request(b"abc"))
     assert await following == request(b"abc")
     body.close()
 
 
 @on_loop
 async def test_a_reader_of_an_earlier_attempt_takes_nothing_from_the_next() -> None:
-    client = Client()
+    client = FakeReceive()
     body = AsgiBody(client, 100)
-    left_behind = asyncio.ensure_future(body())
+    earlier_reader = asyncio.ensure_future(body())
     await no_task_can_run()
     body.rewind()
     following = asyncio.ensure_future(body())
     await no_task_can_run()
-    client.says(request(b"abc"), GONE)
-    assert await following in (request(b"abc"), GONE)
-    await left_behind
+    client.sends(request(b"abc"), DISCONNECT)
+    assert await following in (request(b"abc"), DISCONNECT)
+    await earlier_reader
     body.rewind()
-    assert [await body(), await body()] == [request(b"abc"), GONE]
+    assert [await body(), await body()] == [request(b"abc"), DISCONNECT]
 
 
 @pytest.mark.parametrize("first", ["the reader", "the watch"])
 @on_loop
 async def test_a_watch_goes_on_when_a_read_is_cancelled(first: str) -> None:
-    client, told = Client(), Calls()
+    client, calls = FakeReceive(), Calls()
     body = AsgiBody(client, 100)
     if first == "the watch":
-        body.watch(told.gone)
+        body.watch(calls.client_gone)
         await no_task_can_run()
     reader = asyncio.ensure_future(body())
     await no_task_can_run()
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     reader.cancel()
     await no_task_can_run()
-    client.says(GONE)
+    client.sends(DISCONNECT)
     await no_task_can_run()
-    assert told == ["gone"]
+    assert calls == ["gone"]
 
 
 @on_loop
 async def test_an_exception_of_the_server_reaches_a_reader_and_not_a_watcher() -> None:
-    loud: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: loud.append(context))
-    client, told = Client(), Calls()
+    unhandled: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    client, calls = FakeReceive(), Calls()
     body = AsgiBody(client, 100)
     client.raises = RuntimeError("no more")
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     await no_task_can_run()
-    assert (told, loud) == ([], [])
+    assert (calls, unhandled) == ([], [])
     with pytest.raises(RuntimeError, match="no more"):
         await body()
     body.close()
     await no_task_can_run()
-    assert loud == []
+    assert unhandled == []
 
 
 @on_loop
 async def test_a_closed_body_reads_no_more_and_leaves_no_task() -> None:
-    client, told = Client(), Calls()
+    client, calls = FakeReceive(), Calls()
     body = AsgiBody(client, 100)
-    body.watch(told.gone)
+    body.watch(calls.client_gone)
     await no_task_can_run()
     assert client.waiting
     body.close()
     await no_task_can_run()
     assert not client.waiting
-    assert told == []
+    assert calls == []
     body.close()
 
 
@@ -658,26 +665,26 @@ async def test_a_closed_body_reads_no_more_and_leaves_no_task() -> None:
 
 @pytest.mark.parametrize("beginning", ["nothing was read", "the whole body was read", "a handshake was read"])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_until_gone_ends_when_the_client_has_disconnected(backend: str, beginning: str) -> None:
+def test_watch_in_task_ends_when_the_client_has_disconnected(backend: str, beginning: str) -> None:
     async def test() -> None:
-        client, told = Client(*BEGINNINGS[beginning], DISCONNECTS.get(beginning, GONE)), Calls()
+        client, calls = FakeReceive(*BEGINNINGS[beginning], DISCONNECTS.get(beginning, DISCONNECT)), Calls()
         body = AsgiBody(client, 100)
         with anyio.fail_after(PATIENCE):
-            await body.until_gone(told.gone)
-        assert told == ["gone"]
+            await body.watch_in_task(calls.client_gone)
+        assert calls == ["gone"]
         for message in BEGINNINGS[beginning]:
             assert await body() == message
 
     anyio.run(test, backend=backend)
 
 
-def test_until_gone_stops_at_a_message_that_has_to_be_read_first() -> None:
+def test_watch_in_task_stops_at_a_message_that_has_to_be_read_first() -> None:
     async def test() -> None:
-        client, told = Client(request(b"a", True), request(b"b", True), GONE), Calls()
+        client, calls = FakeReceive(request(b"a", True), request(b"b", True), DISCONNECT), Calls()
         body = AsgiBody(client, 100)
         with anyio.fail_after(PATIENCE):
-            await body.until_gone(told.gone)
-        assert (told, client.asked) == ([], 1)
+            await body.watch_in_task(calls.client_gone)
+        assert (calls, client.receive_calls) == ([], 1)
         assert await body() == request(b"a", True)
 
     trio.run(test)
@@ -685,19 +692,19 @@ def test_until_gone_stops_at_a_message_that_has_to_be_read_first() -> None:
 
 def test_two_readers_share_one_receive_on_trio_too() -> None:
     async def test() -> None:
-        client = Client()
+        client = FakeReceive()
         body = AsgiBody(client, 100)
-        told: list[Message] = []
+        calls: list[Message] = []
 
         async def reads() -> None:
-            told.append(dict(await body()))
+            calls.append(dict(await body()))
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(reads)
                 group.start_soon(reads)
                 await anyio.wait_all_tasks_blocked()
-                client.says(request(b"a"), GONE)
-        assert told == [request(b"a"), GONE]
+                client.sends(request(b"a"), DISCONNECT)
+        assert calls == [request(b"a"), DISCONNECT]
 
     trio.run(test)
