@@ -197,7 +197,7 @@ class Backend:
         self.rng: Rng = rng if rng is not None else random
         self.servers_by_name: dict[str, Server] = {}
         self.components: dict[object, BackendComponent] = {}
-        self._check_runner: object = None
+        self._checks_owner: object = None
 
         problems += (f"backend {name}: {problem}" for problem in attach_problems(servers))
         for number, server in enumerate(servers, 1):
@@ -348,25 +348,25 @@ class Backend:
 
         return Drained(is_drained, POLL_INTERVAL)
 
-    # One caller runs the checks
+    # The checks have one owner, which runs them
 
-    def acquire_checks(self, runner: object) -> bool:
-        """Return whether `runner` has to run the checks: the first caller has, until it calls `release_checks`."""
+    def acquire_checks(self, owner: object) -> bool:
+        """Return whether `owner` has to run the checks: the first caller has, until it calls `release_checks`."""
         with self.placement.lock:
-            if self._check_runner is None:
-                self._check_runner = runner
-            return self._check_runner is runner
+            if self._checks_owner is None:
+                self._checks_owner = owner
+            return self._checks_owner is owner
 
     @property
     def checks_are_free(self) -> bool:
-        """Whether no caller has acquired the checks."""
-        return self._check_runner is None
+        """Whether the checks have no owner."""
+        return self._checks_owner is None
 
-    def release_checks(self, runner: object) -> None:
-        """Let another caller acquire the checks, if `runner` has acquired them."""
+    def release_checks(self, owner: object) -> None:
+        """Let another caller acquire the checks, if `owner` has acquired them."""
         with self.placement.lock:
-            if self._check_runner is runner:
-                self._check_runner = None
+            if self._checks_owner is owner:
+                self._checks_owner = None
 
     def component(self, kind: Callable[[Backend], T]) -> T:
         """Return the component of this kind, made by the first call: what a face attaches to a backend, such as its
@@ -384,7 +384,7 @@ class Backend:
         self.reconfigure.after_fork()
         self.placement.after_fork()
         self.monitor.after_fork()
-        self._check_runner = None
+        self._checks_owner = None
         for component in self.components.values():
             component.after_fork()
 

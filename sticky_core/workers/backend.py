@@ -29,26 +29,27 @@ from sticky_core.workers.keys import PREFIX, KeyTable
 from sticky_core.workers.persistence import LearnedKeys, RefreshedCookie
 from sticky_core.workers.slots import MAX_WORKERS, WorkerSlot, WorkerSlots
 
-#: how many connections of peers may wait to be accepted
+#: how many connections from peers may wait to be accepted
 BACKLOG: Final = 2048
-#: in seconds, for a connection to a peer: the kernel makes it, however busy the peer is
+#: The timeout of a connection to a peer, in seconds. The kernel accepts it, however busy the peer is.
 CONNECT_TIMEOUT: Final = 5.0
 #: how many idle connections to a peer are kept
 MAX_IDLE: Final = 64
-#: how many points a worker has on the ring of a consistent hash, in sixteens: enough to spread keys well
+#: The weight of each worker. A worker has 16 points on the ring of a consistent hash for each unit: enough to spread
+#: keys evenly.
 _WEIGHT: Final = 100
 
 
 class Workers(Backend):
-    """The workers of one app, as one of them sees them. Servers are numbered like worker slots; a server is UP
-    while its worker runs.
+    """The workers of one app, as one of them sees them. There is a server for each worker slot, with its number; a
+    server is UP while a worker runs in its worker slot.
 
     - `config`: the options of the group.
     - `slots`: the worker slots of the group.
     - `slot`: the worker slot of this process.
     - `app`: the app, which is the target of this process's server.
-    - `build_peer`: makes the app that forwards to the worker in another worker slot, from these workers and the
-      number of the worker slot.
+    - `build_peer`: builds the app that forwards to the worker in another worker slot. It gets this object and the
+      number of that worker slot.
     - `log`, `clock`, `rng`: as in `Backend`.
     """
 
@@ -86,7 +87,7 @@ class Workers(Backend):
         cookie = config.build_cookie(slots.shared_secret() if config.needs_generated_secret else "")
         self.cookie = cookie
         sample = config.build_sample()
-        #: whether keys are spread over workers by a hash
+        #: whether a hash spreads keys over workers
         self.hashes_keys = sample is not None and config.slots is not None
         hashed = (
             Hash(sample, hash_type="consistent", hash_key="name") if sample is not None and self.hashes_keys else None
@@ -111,7 +112,9 @@ class Workers(Backend):
         self.refresh_peers()
 
     def refresh_peers(self) -> None:
-        """Look which workers run, and set their servers UP or DOWN. One `stat` unless a worker has started or ended."""
+        """Read which workers run, and set their servers UP or DOWN. This costs one `stat` unless a worker has started
+        or ended.
+        """
         with self._refresh_lock:
             instances = self.slots.changed_instances()
             if instances is None:
@@ -129,15 +132,15 @@ class Workers(Backend):
                     server.health = Health.UP
 
     def forget_peer(self, server: Server, ended: str) -> bool:
-        """Remove the socket of the instance `ended`, at which no worker listens any more. Return whether the sessions
-        of `server` are lost with it.
+        """Remove the socket of `ended`, an instance of `server` that does not listen any more. Return whether the
+        sessions there are lost, because `server` has another instance now, or none.
         """
         self.slots.remove_socket(server.id, ended)
         self.refresh_peers()
         return server.instance != ended
 
     def live_peers(self) -> list[Server]:
-        """Look which workers run, and return the servers of all but this one."""
+        """Read which workers run, and return the servers of all but this one."""
         self.refresh_peers()
         return [server for server in self.servers if server is not self.own_server and server.usable]
 
@@ -152,7 +155,7 @@ class Workers(Backend):
         return cookies.delete_cookie(written.name, attributes)
 
     def after_fork(self) -> None:
-        """In a forked child: the worker slot is the parent's, and so are its connections to peers."""
+        """Leave the worker slot, and the connections to peers, to the parent. Called in a forked child."""
         self._refresh_lock = threading.Lock()
         self.slot.after_fork()
         super().after_fork()
@@ -169,17 +172,17 @@ def join_workers(
     clock: Clock | None = None,
     rng: Rng | None = None,
 ) -> Workers:
-    """Take a worker slot, and return the workers as they are seen from there. To be called in the process that serves;
-    the caller then listens at `slot.draft_path`, and calls `slot.publish()`.
+    """Acquire a worker slot, and return the workers as seen from there. Call this in the process that serves; then
+    listen at `slot.draft_path`, and call `slot.publish()`.
 
     - `config`: the options of the group.
     - `app`: the app that this process serves.
     - `app_number`: the number of the app among those of this process that have workers.
-    - `build_peer`: makes the app that forwards to the worker in another worker slot.
-    - `directory`: where the workers find each other; by default in the system's temporary directory.
+    - `build_peer`: builds the app that forwards to the worker in another worker slot.
+    - `directory`: the directory in which the workers find each other; by default the system's temporary directory.
     - `log`, `clock`, `rng`: as in `Backend`.
 
-    ConfigError if no worker slot can be taken.
+    ConfigError if no worker slot is free.
     """
     clock = clock if clock is not None else SystemClock()
     slots = WorkerSlots.of_group(config.name, app_number, clock, directory)

@@ -1,4 +1,4 @@
-"""What the user configures about a group of workers, and whether a process can have peers at all."""
+"""The configuration of a group of workers, and whether a process can have peers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class WorkersConfig:
         return self.secret if self.secret is not None else os.environ.get(VARIABLE)
 
     def build_cookie(self, generated_secret: str) -> Cookie | None:
-        """Return the cookie, signed with the configured secret, else with the environment's, else with
+        """Return the cookie. It is signed with the secret of the option, else with that of the environment, else with
         `generated_secret`.
         """
         if self.cookie is None or isinstance(self.cookie, Cookie):
@@ -101,7 +101,7 @@ class WorkersConfig:
 
     @property
     def learns_keys(self) -> bool:
-        """Whether workers remember which worker owns a key, and query each other, instead of hashing it."""
+        """Whether workers remember the owners of keys, and query each other, instead of hashing keys."""
         return self.key is not None and self.slots is None
 
     def build_sample(self) -> Sample | None:

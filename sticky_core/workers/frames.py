@@ -1,7 +1,7 @@
 """Frames: what workers send each other over a UNIX socket, without I/O.
 
 A frame is its length in four bytes, then a msgpack array that begins with its kind. Nothing in it can be executed,
-which is why it is neither pickle nor marshal. What is received is checked before it is used: a receiver of `BadFrame`
+which is why it is neither pickle nor marshal. What is received is checked before it is used: on `BadFrame`, a worker
 closes that connection and nothing else.
 """
 
@@ -12,9 +12,10 @@ from typing import Any, Final, TypeAlias
 
 from sticky_core.errors import ConfigError
 
-#: of one frame, in bytes: a WebSocket message can't be cut in pieces, and servers accept 16 MB for one
+#: the longest frame, in bytes: a WebSocket message can't be cut into pieces, and servers accept 16 MB for one
 MAX_FRAME: Final = 32 * 1024 * 1024
-#: of a body, in bytes: larger pieces are cut, so that backpressure of a slow reader works early
+#: the largest piece of a body in a frame, in bytes: larger ones are cut, so that backpressure of a slow reader works
+#: early
 PIECE: Final = 128 * 1024
 
 
@@ -38,7 +39,7 @@ _MISSING = "StickyWorkers needs msgpack: pip install 'sticky-sessions[workers]'"
 
 
 class BadFrame(Exception):
-    """The bytes are no frame, or the frame is too long or not expected here."""
+    """The received bytes are no frame, or the frame is too long, or it is not expected here."""
 
 
 def require() -> None:
@@ -67,16 +68,16 @@ class Frames:
         self._needed = 0  # how many bytes that frame has
 
     def pack(self, *items: object) -> bytes:
-        """Return a frame of `items`, the first of which is its kind. TypeError if an item can't be packed, ValueError
+        """Return a frame of `items`, of which the first is its kind. TypeError if an item can't be packed, ValueError
         if the frame is too long.
         """
         packed: bytes = self._pack(items)
         if len(packed) > self._longest:
-            raise ValueError(f"{len(packed)} bytes are more than fit into a frame, which is {self._longest}")
+            raise ValueError(f"{len(packed)} bytes do not fit into a frame, which has at most {self._longest}")
         return len(packed).to_bytes(4, "big") + packed
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that are complete with `data`. BadFrame if one is none."""
+        """Return the frames that `data` completes. BadFrame if one of them is malformed or too long."""
         partial = self._partial
         if partial:
             partial += data

@@ -1,9 +1,9 @@
 """Keys: which worker owns a key, and how the workers agree on the owner of a new one. Without I/O.
 
-Each worker remembers the keys that it has served and those that peers have named to it (`KeyTable`). A worker that
+Each worker remembers the keys that it has served, and those that it has learned from peers (`KeyTable`). A worker that
 receives a request with a key that it does not know *claims* the key at its *arbiter*: one of the live workers, computed
 from the key, so that all workers choose the same one. The arbiter queries all peers. If one of them knows the owner,
-that stays the owner; else the worker with the first claim owns the key, and later claimants get its name as the reply.
+the owner stays; otherwise the worker with the first claim owns the key, and later claims get its name as the reply.
 The arbiter knows nothing that its peers do not know, so nothing is lost when it ends.
 
 `KeyArbitration` has these rules as generators: they yield what has to be sent or waited for (`QueryPeers`, `WaitFor`),
@@ -30,14 +30,14 @@ from sticky_core.stick_table.table import StickTable
 from sticky_core.workers.frames import Kind
 from sticky_core.workers.slots import MAX_WORKERS
 
-#: how a worker is called: this prefix, then the number of its worker slot
+#: the name of a worker is this prefix and the number of its worker slot
 PREFIX: Final = "w"
 #: how many keys a worker remembers, and for how long after their last use
 _TABLE_SIZE: Final = "100k"
 _EXPIRE: Final = "1h"
-#: in characters; what is longer is cut
+#: the longest key, in characters; longer ones are cut
 _KEY_LENGTH: Final = 256
-#: how many claimed keys may wait for the request that claimed them to go on
+#: how many keys are remembered that were claimed, until the request that claimed them continues
 _MAX_CLAIMED: Final = 10_000
 
 
@@ -55,18 +55,18 @@ class Membership(Protocol):
         ...
 
     def refresh_peers(self) -> None:
-        """Look which workers run now."""
+        """Read which workers run now."""
         ...
 
     def live_peers(self) -> list[Server]:
-        """Look which workers run now, and return the servers of all but this one."""
+        """Read which workers run now, and return the servers of all but this one."""
         ...
 
 
 class KeyTable:
     """The keys that this worker knows, and their owners. An owner is written `name@instance`.
 
-    It is used as a shared table is (`sticky_core.stores.store.Store`), with the peers in the place of the store.
+    It takes the place of a store (`sticky_core.stores.store.Store`): a key lookup is a query, and peers reply to it.
     """
 
     #: a peer that does not reply has ended, and its keys with it
@@ -76,18 +76,19 @@ class KeyTable:
         self._membership = membership
         self.own_server = membership.own_server
         self.sample = sample
-        #: takes a key that an app gives out from the response; None if keys can't be seen there
+        #: the sample that finds a key issued by the app in a response; None if responses do not contain keys
         self.response_sample: res.Sample | None = None
         if isinstance(sample, samples.hdr):
             self.response_sample = res.hdr(sample.name, sample.number)
         elif isinstance(sample, samples.cook):
             self.response_sample = res.cook(sample.name)
         self.table = StickTable("string", size=_TABLE_SIZE, expire=_EXPIRE, length=_KEY_LENGTH)
-        self._claimed: dict[str, Reason] = {}  # keys that were given to this worker, until their request goes on
+        # keys that this worker has claimed and owns, until the request that claimed them continues
+        self._claimed: dict[str, Reason] = {}
 
     @property
     def own_id(self) -> str:
-        """This worker as an owner."""
+        """This worker, written as an owner."""
         return instance.id_with_instance(self.own_server.name, self.own_server.instance)
 
     def table_key(self, sample: Key | None) -> str | None:
@@ -100,28 +101,28 @@ class KeyTable:
         return self.table.peek(key, self.table.clock.monotonic())
 
     def live_owner(self, key: str) -> str | None:
-        """Return the owner if it is known and still runs."""
+        """Return the owner; None if it is unknown, or does not run any more."""
         self._membership.refresh_peers()
         owner = self.last_owner(key)
         return owner if owner is not None and self.live_server(owner) is not None else None
 
     def live_server(self, owner: str) -> Server | None:
-        """Return the server of `owner`, if that worker runs, and has not been restarted since."""
-        name, since = instance.split_instance(owner)
+        """Return the server of `owner`; None if that instance of the worker does not run any more."""
+        name, owner_instance = instance.split_instance(owner)
         number = name.removeprefix(PREFIX)
         if not number.isdecimal() or not 0 < int(number) <= MAX_WORKERS:
             return None
         server = self._membership.servers[int(number) - 1]
-        if server.instance != since:
+        if server.instance != owner_instance:
             self._membership.refresh_peers()
-        return server if server.instance == since and server.usable else None
+        return server if server.instance == owner_instance and server.usable else None
 
     def live_peers(self) -> list[Server]:
         """Return the servers of the other workers that run."""
         return self._membership.live_peers()
 
     def arbiter(self, key: str) -> Server:
-        """Return the worker that decides about `key`. All workers compute the same one while none starts or ends."""
+        """Return the arbiter of `key`. All workers compute the same one while no worker starts or ends."""
         live = sorted((self.own_server, *self.live_peers()), key=lambda server: server.id)
         return live[crc32(key_bytes(key)) % len(live)]
 
@@ -131,7 +132,7 @@ class KeyTable:
             self.table[key] = owner
 
     def learn_from_response(self, response: ResponseHead, server: Server) -> None:
-        """Record the key that a response of `server` gives out, if there is one."""
+        """Record the key that a response of `server` issues, if there is one."""
         sample = self.response_sample
         key = self.table_key(sample(response)) if sample is not None else None
         if key is not None:
@@ -143,14 +144,14 @@ class KeyTable:
         """
         self.learn(key, owner if owner is not None else self.own_id)
         if owner is None or owner == self.own_id:
-            if len(self._claimed) > _MAX_CLAIMED:  # their requests have ended early
+            if len(self._claimed) > _MAX_CLAIMED:  # requests that ended before they continued
                 self._claimed.clear()
             self._claimed[key] = (
                 Reason.NO_ENTRY if previous is None or previous == self.own_id else Reason.OTHER_INSTANCE
             )
 
     def pop_claim_reason(self, key: str) -> Reason | None:
-        """Return why this worker claimed the key, once after the claim; None if it has not."""
+        """Return why this worker claimed the key, and forget it; None if it has not claimed the key."""
         return self._claimed.pop(key, None)
 
 
@@ -165,8 +166,8 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True, slots=True)
 class QueryPeers:
-    """The face sends the frame `request` to these peers, and the replies back in: each an owner, or None where a peer
-    knows none or can't be reached. Replies behind the first owner may be left out.
+    """Tells the face to send the frame `request` to these peers, and their replies into the generator: each is an
+    owner, or None if the peer knows none or can't be reached. Replies after the first owner may be left out.
     """
 
     peers: Sequence[Server]
@@ -175,7 +176,9 @@ class QueryPeers:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor(Generic[E]):
-    """The face waits for `event`, because another request does the same for the same key, and sends `()` back in."""
+    """Tells the face to wait for `event`, because another request works on the same key, and to send `()` into the
+    generator.
+    """
 
     event: E
 
@@ -184,12 +187,12 @@ Replies: TypeAlias = Sequence[str | None]
 
 T = TypeVar("T")
 
-#: yields what a face has to do, receives the replies, returns the result
+#: a generator that yields what a face has to do, receives the replies, and returns the result
 Procedure: TypeAlias = Generator[QueryPeers | WaitFor[E], Replies, T]
 
 
 class KeyArbitration(Generic[E]):
-    """The rules by which workers agree on the owner of a key (see the head of this file), for one worker.
+    """The rules by which workers agree on the owner of a key, for one worker (see the head of this file).
 
     `new_event`: makes the event on which a request waits while another one works on the same key.
     """
@@ -232,7 +235,7 @@ class KeyArbitration(Generic[E]):
             finally:
                 self._decisions.end(key)
             if keys.live_owner(key) is None:
-                return claimant  # the owner that a peer has named has ended in this moment
+                return claimant  # the owner that a peer has named has just ended
         return owner
 
 

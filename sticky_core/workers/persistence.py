@@ -20,7 +20,7 @@ from sticky_core.workers.keys import KeyTable
 
 @dataclass(frozen=True, slots=True)
 class RefreshedCookie:
-    """A cookie before which the peers are looked up: `refresh` is called before the cookie is read."""
+    """A cookie that names a worker. `refresh` is called before the cookie is read, to find out which workers run."""
 
     cookie: Cookie
     refresh: Callable[[], None]
@@ -33,7 +33,7 @@ class RefreshedCookie:
 
 
 class RefreshedCookieRuntime:
-    """`RefreshedCookie` over the servers of one backend. A cookie on the fast path, as nearly all are, needs no
+    """`RefreshedCookie` over the servers of one backend. Nearly all cookies are recognised on the fast path, without a
     refresh.
     """
 
@@ -63,7 +63,7 @@ class RefreshedCookieRuntime:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearnedKeys:
-    """Persistence by keys that workers learn. `reports_lost`: a client is not served by another worker
+    """Persistence by keys that workers learn. `reports_lost`: whether a client gets a 410 instead of another worker
     when its worker has ended.
     """
 
@@ -105,7 +105,7 @@ class LearnedKeysRuntime:
         command = StoreCommand(keys, (key,))
         if request.store_query(command) is None:
             return replace(NO_ENTRY, queries=(StoreQuery(command, 0),), persistence_state=key)
-        return replace(NO_ENTRY, persistence_state=key)  # the owner was found, and has ended in this moment
+        return replace(NO_ENTRY, persistence_state=key)  # the owner was found, and has just ended
 
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
@@ -117,4 +117,4 @@ class LearnedKeysRuntime:
         return Mark.NONE
 
     def state_changed(self, server: Server) -> None:
-        """Nothing to do: each request looks up the owner's state."""
+        """Do nothing: each request looks up the state of the owner."""

@@ -21,11 +21,11 @@ from sticky_core.errors import ConfigError
 
 #: how many worker slots a group has
 MAX_WORKERS: Final = 128
-#: of the path of a socket, in bytes: the smallest limit among systems
+#: the longest path of a socket, in bytes: the smallest limit of all systems
 MAX_SOCKET_PATH: Final = 103
-#: In seconds, the resolution of a directory's mtime: a second change within it may leave the same mtime.
+#: The resolution of a directory's mtime, in seconds: two changes within it may leave the same mtime.
 MTIME_RESOLUTION: Final = 0.1
-#: in seconds: how old the directory of a group must be before another process removes it, once its parent has ended
+#: the age, in seconds, at which the directory of a group may be removed once the parent process has ended
 STALE_AFTER: Final = 60.0
 
 SOCKET_SUFFIX: Final = ".sock"
@@ -38,15 +38,15 @@ class WorkerSlots:
         self.path = path
         self._clock = clock
         self._instances: dict[int, str] = {}  # as of the last change
-        self._mtime = -1  # of the directory when it was last read, if no later change can have the same
+        self._mtime = -1  # of the directory when it was read last; -1: read it again, a later change may have the same
 
     @classmethod
     def of_group(
         cls, name: str | None, app: int, clock: Clock, directory: str | os.PathLike[str] | None = None
     ) -> WorkerSlots:
         """Return the worker slots that this process shares with its peers: all processes of the same parent, or all of
-        the group `name`. `app`: the number of this app among those of a process. `directory`: where to put them,
-        instead of the system's temporary directory.
+        the group `name`. `app`: the number of this app among those of a process that have workers. `directory`: where
+        to put them, instead of the system's temporary directory.
         """
         base = Path(directory) if directory is not None else Path(tempfile.gettempdir()) / f"sticky-{os.geteuid()}"
         _make_private(base)
@@ -81,8 +81,8 @@ class WorkerSlots:
         return path.read_text()
 
     def acquire(self, instance: str) -> WorkerSlot:
-        """Take the lowest free worker slot for the worker `instance`, and remove the sockets that an earlier worker has
-        left there. ConfigError if all are taken.
+        """Acquire the lowest free worker slot for the worker `instance`, and remove the sockets that an earlier worker
+        has left there. ConfigError if all are taken.
         """
         fcntl = _fcntl()
         for number in range(1, MAX_WORKERS + 1):
@@ -141,7 +141,7 @@ class WorkerSlot:
         self.draft_path = self.path + "~"
 
     def publish(self) -> None:
-        """Make the socket, which listens by now, visible to peers."""
+        """Make the socket visible to peers. It listens already."""
         os.chmod(self.draft_path, 0o600)
         os.rename(self.draft_path, self.path)
 
@@ -151,19 +151,21 @@ class WorkerSlot:
             Path(path).unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Remove the socket, and leave the worker slot to another worker."""
+        """Remove the socket, and make the worker slot free."""
         self.unpublish()
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a forked child: close the lock file, and leave the worker slot to the parent."""
+        """Close the lock file, and leave the worker slot to the parent. Called in a forked child."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)  # the lock itself ends with the last process that has the file open
 
 
 def _make_private(path: Path) -> None:
-    """Make `path` a directory that only this user can enter; ConfigError if it exists and is another kind."""
+    """Make the directory `path`, which only this user can enter. ConfigError if `path` exists and is not such a
+    directory.
+    """
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:

@@ -30,13 +30,13 @@ class PeerTransaction(Transaction[RawRequest, ClientSend]):
     workers: ClassVar[Workers]  #: a face sets it, in a subclass for each group of workers
 
     def peer_ended(self, instance: str) -> None:
-        """The chosen peer, the worker of that instance, does not listen any more."""
+        """Record that the chosen peer, the worker `instance`, does not listen any more."""
         self._session_lost = self.workers.forget_peer(self.tried[-1], instance)
 
     def mark_redispatched(self, reason: Reason) -> None:
         if getattr(self, "_session_lost", False) and self.persisted.claim is Claim.VALID:
             self._session_lost = False
-            # a client that came by a key: other workers may receive the same key now, and must agree on its owner
+            # if a key has recognised the client: other workers may receive this key now, and must agree on its owner
             self._claims_key_again = self.persisted.persistence_state is not None
             result = replace(self.persisted, claim=Claim.INVALID, reason=Reason.OTHER_INSTANCE)
             self.set_result(replace(result, needs_no_mark=False))
@@ -82,7 +82,7 @@ class PeerRequest:
         found, why = _CLAIMS.get(claim), _REASONS.get(reason)
         if found is None or why is None:
             raise ValueError(f"claim {claim!r}, reason {reason!r}")
-        #: what the peer has decided, for the app here
+        #: the decision of the peer, for the app in this worker
         self.decision = decision = Decision()
         decision.backend = workers.name
         decision.attempts = server.name_as_tuple

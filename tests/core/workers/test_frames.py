@@ -57,7 +57,7 @@ def test_frame_is_one_array_that_begins_with_a_number(payload):
 def test_frame_that_is_too_long_is_refused_by_its_length_and_is_not_packed():
     with pytest.raises(BadFrame, match="a frame of 1001 bytes"):
         Frames(longest=1000).feed((1001).to_bytes(4, "big"))
-    with pytest.raises(ValueError, match="more than fit into a frame"):
+    with pytest.raises(ValueError, match="do not fit into a frame"):
         Frames(longest=1000).pack(Kind.MESSAGES, b"x" * 1000)
 
 
