@@ -98,7 +98,7 @@ class Placement:
             balancing = snapshot.balancing
             affinity = balancing.algorithm.preserve_affinity
             server = balancing.algorithm.choose(
-                request, avoid if affinity == "always" else _Crowded(avoid, self.queue, affinity)
+                request, avoid if affinity == "always" else _TriedOrFull(avoid, self.queue, affinity)
             )
             if server is not None:
                 return self._acquire_or_enqueue_at(server, snapshot, tried)
@@ -109,7 +109,7 @@ class Placement:
                 if all(server.config.maxqueue for server in full) and self.queue.waiting >= max_waiting:
                     return None
                 return self.enqueue(Ticket(None, tried, snapshot.members))
-            server = self._choose_fallback(snapshot, request, _Crowded(avoid, self.queue, "maxconn"))
+            server = self._choose_fallback(snapshot, request, _TriedOrFull(avoid, self.queue, "maxconn"))
             if server is None:
                 server = self._choose_fallback(snapshot, request, avoid)
             return self._acquire_or_enqueue_at(server, snapshot, tried) if server is not None else None
@@ -235,7 +235,7 @@ class Placement:
         self._backend.snapshot.balancing.after_fork()
 
 
-class _Crowded:
+class _TriedOrFull:
     """Servers that are not chosen now: those that were tried, and those that have reached `maxconn` or have a queue."""
 
     __slots__ = ("_affinity", "_queue", "_tried")

@@ -101,7 +101,7 @@ def moved_keys(
     if not isinstance(old, HashAware):
         return None
     # if the change hashes another thing, or in another way, hashes before and after it are unrelated
-    has_same_hash = _hashed(before.balance) == _hashed(after.balance)
+    has_same_hash = _hash_input(before.balance) == _hash_input(after.balance)
     moved: Counter[FromTo] = Counter()
     for _ in range(count):
         number = rng.getrandbits(32)
@@ -122,7 +122,7 @@ def moved_keys(
 _PLACEMENT_OPTIONS = {field.name for field in fields(Hashing)}
 
 
-def _hashed(balance: Balance) -> object:
+def _hash_input(balance: Balance) -> object:
     """Return what is hashed, and how, as a value that can be compared. Which server gets a hash is left out."""
     if not isinstance(balance, Hashing):
         return balance

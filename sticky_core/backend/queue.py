@@ -22,15 +22,17 @@ class Ticket:
 
     - `server`: the server that it waits for; None: whichever has a free slot first.
     - `tried`: servers that it does not wait for.
-    - `among`: the servers of the request's snapshot; it does not wait for others. None: it waits for all.
+    - `candidates`: the servers of the request's snapshot; it waits for no others. None: it may wait for all.
     """
 
-    __slots__ = ("among", "granted", "has_left", "number", "server", "tried", "wake")
+    __slots__ = ("candidates", "granted", "has_left", "number", "server", "tried", "wake")
 
-    def __init__(self, server: Server | None, tried: Container[Server], among: Container[Server] | None = None) -> None:
+    def __init__(
+        self, server: Server | None, tried: Container[Server], candidates: Container[Server] | None = None
+    ) -> None:
         self.server = server
         self.tried = tried
-        self.among = among
+        self.candidates = candidates
         self.number = next(_numbers)
         #: the server at which it was granted a slot
         self.granted: Server | None = None
@@ -41,7 +43,7 @@ class Ticket:
 
     def accepts(self, server: Server) -> bool:
         """Return whether the request can use a slot at `server`. For tickets without a `server`."""
-        return server not in self.tried and (self.among is None or server in self.among)
+        return server not in self.tried and (self.candidates is None or server in self.candidates)
 
 
 _Tickets = OrderedDict[Ticket, None]

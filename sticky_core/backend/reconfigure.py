@@ -85,7 +85,7 @@ class Reconfigure:
         stay = set(servers)
         removed = {server: replacements.get(server) for server in backend.snapshot.servers if server not in stay}
         change = Change(config, servers, added, removed, changed, self.retire_idle)
-        _number(change)
+        _assign_ids(change)
         problems += (
             f"{where}server {server.name} is tracked by {tracker.name}: remove that first, or both"
             for server in removed
@@ -313,7 +313,7 @@ class Reconfigure:
         self._update_on_release()
 
 
-def _number(change: Change) -> None:
+def _assign_ids(change: Change) -> None:
     """Give new servers the lowest numbers that are free (HAProxy `id`), so that others keep theirs, and with that their
     points on a ring. A replacement has the number of the server that it replaces.
     """

@@ -12,7 +12,7 @@ _WORDS = frozenset(failure.retry_word for failure in Failure if failure.retry_wo
 #: accepted because HAProxy has it; it never happens here, without TLS 0-RTT
 _NEVER = frozenset(("0rtt-rejected",))
 _STATUSES = frozenset(("401", "403", "404", "408", "421", "425", "429", "500", "501", "502", "503", "504"))
-_ALL = ("conn-failure", "empty-response", "junk-response", "response-timeout", "500", "502", "503", "504")
+_ALL_RETRYABLE = ("conn-failure", "empty-response", "junk-response", "response-timeout", "500", "502", "503", "504")
 
 
 @dataclass(frozen=True)
@@ -48,27 +48,27 @@ class Retries:
             yield "retry_on: 'none' excludes other words"
 
     @cached_property
-    def _all(self) -> frozenset[str]:
+    def _expanded_words(self) -> frozenset[str]:
         words = set(self.retry_on)
         if "all-retryable-errors" in words:
-            words.update(_ALL)
+            words.update(_ALL_RETRYABLE)
         return frozenset(words)
 
     @cached_property
     def statuses(self) -> frozenset[int]:
         """Statuses of responses that are held back while another server may succeed."""
-        return frozenset(int(word) for word in self._all & _STATUSES)
+        return frozenset(int(word) for word in self._expanded_words & _STATUSES)
 
     @cached_property
     def needs_replay(self) -> bool:
         """Whether a request may be replayed after a server has read it."""
         return bool(self.statuses) or any(
-            failure.maybe_executed and failure.retry_word in self._all for failure in Failure
+            failure.maybe_executed and failure.retry_word in self._expanded_words for failure in Failure
         )
 
     def covers(self, failure: Failure) -> bool:
         """Return whether `retry_on` names this failure."""
-        return failure.retry_word in self._all
+        return failure.retry_word in self._expanded_words
 
     def is_elsewhere(self, retry: int) -> bool:
         """Return whether the `retry`th retry (from 1) is sent to another server."""

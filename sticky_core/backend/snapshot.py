@@ -49,8 +49,8 @@ class Snapshot:
     needs_replay: bool  #: whether a request may have to be read more than once, or watched while it waits
     checked: bool  #: whether some servers have checks or agents
     observes: bool  #: whether results and latencies of requests must be recorded
-    shuts_down: bool  #: whether requests in flight at a server that goes down are ended (`on_marked_down`)
-    shuts_backups: bool  #: whether a server that comes back ends requests in flight at backups (`on_marked_up`)
+    shuts_down_sessions: bool  #: whether requests in flight at a server that goes down are ended (`on_marked_down`)
+    shuts_down_backup_sessions: bool  #: whether a server that is back ends those at backups (`on_marked_up`)
 
     @classmethod
     def build(
@@ -82,7 +82,7 @@ class Snapshot:
             if table.namespace is not None:
                 table.namespace.presence.extend_expiry(persistences.max_idle)
         retries = Retries(config.retries, config.retry_on, config.redispatch)
-        max_fails = _max_fails(servers)
+        max_fails = _max_fails_by_server(servers)
         limited = any(server.config.maxconn for server in servers)
         checks = [(server, check) for server in servers if (check := config.check_of(server.config)) is not None]
         return cls(
@@ -106,8 +106,10 @@ class Snapshot:
             observes=balancing.timed is not None
             or any(max_fails.values())
             or any(check.observe for _, check in checks),
-            shuts_down=any(check.on_marked_down is not None for _, check in checks),
-            shuts_backups=any(check.on_marked_up is not None and not server.config.backup for server, check in checks),
+            shuts_down_sessions=any(check.on_marked_down is not None for _, check in checks),
+            shuts_down_backup_sessions=any(
+                check.on_marked_up is not None and not server.config.backup for server, check in checks
+            ),
         )
 
     @property
@@ -155,12 +157,12 @@ def _build_balancing(
 def _build_persistences(
     config: BackendConfig, servers: tuple[Server, ...], clock: Clock, before: Snapshot | None
 ) -> PersistenceSet:
-    if before is not None and servers == before.servers and _persists_alike(config, before.config):
+    if before is not None and servers == before.servers and _has_same_persistence(config, before.config):
         return before.persistences
     return PersistenceSet(config, servers, clock)
 
 
-def _persists_alike(config: BackendConfig, before: BackendConfig) -> bool:
+def _has_same_persistence(config: BackendConfig, before: BackendConfig) -> bool:
     return (config.persist, config.persist_on_down, config.force_persist, config.ignore_persist, config.use_server) == (
         before.persist,
         before.persist_on_down,
@@ -170,7 +172,7 @@ def _persists_alike(config: BackendConfig, before: BackendConfig) -> bool:
     ) and [each.cookie_id for each in config.servers] == [each.cookie_id for each in before.servers]
 
 
-def _max_fails(servers: tuple[Server, ...]) -> dict[Server, int]:
+def _max_fails_by_server(servers: tuple[Server, ...]) -> dict[Server, int]:
     """Return `max_fails` of each server. The only server that is no backup has none: like nginx, we never take it out
     because of failed requests.
     """

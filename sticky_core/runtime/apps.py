@@ -76,7 +76,7 @@ class Replicas(BackendComponent):
         self._moved_while_prepared: list[Server] = []  # got another address during `prepare`
         self._is_building = False
         self._interruptible_apps: dict[Server, InterruptibleApp] = {}
-        self._shuts_backups = False
+        self._shuts_down_backup_sessions = False
         self._events: Events | None = None  # once a server may end requests early
         self._use_snapshot(self.snapshot)
 
@@ -85,8 +85,8 @@ class Replicas(BackendComponent):
         # Once true it stays true: a request may have begun under an older snapshot than the one that is read here.
         self.needs_replay = self.needs_replay or snapshot.needs_replay
         self.retry_body_limit = snapshot.config.retry_body_limit
-        self._shuts_backups = snapshot.shuts_backups
-        if (snapshot.shuts_down or snapshot.shuts_backups) and self._events is None:
+        self._shuts_down_backup_sessions = snapshot.shuts_down_backup_sessions
+        if (snapshot.shuts_down_sessions or snapshot.shuts_down_backup_sessions) and self._events is None:
             self._events = self.backend.events(self._on_state_change)
         self.make_interruptible(snapshot.servers)
         self.snapshot = snapshot
@@ -156,7 +156,7 @@ class Replicas(BackendComponent):
             app = self.apps[server]
             if app is None or isinstance(app, self.interruptible_app):
                 continue
-            if server.shuts_down or (self._shuts_backups and server.config.backup):
+            if server.shuts_down_sessions or (self._shuts_down_backup_sessions and server.config.backup):
                 known = self._interruptible_apps.get(server)
                 if known is None:
                     known = self._interruptible_apps[server] = self.interruptible_app(app, server)
@@ -169,9 +169,11 @@ class Replicas(BackendComponent):
         if server is None:
             return
         if change.after in ("DOWN", "MAINT"):
-            if server.shuts_down:
+            if server.shuts_down_sessions:
                 self._interrupt(server, "marked down")
-        elif change.after == "UP" and change.before != "DRAIN" and server.shuts_backups and server.electable:
+        elif (
+            change.after == "UP" and change.before != "DRAIN" and server.shuts_down_backup_sessions and server.electable
+        ):
             for backup in self.backend.servers:
                 if backup.config.backup:
                     self._interrupt(backup, f"{server.name} is marked up")

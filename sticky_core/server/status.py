@@ -205,12 +205,12 @@ class ServerStatus:
         return self.draining.is_done
 
     @property
-    def shuts_down(self) -> bool:
+    def shuts_down_sessions(self) -> bool:
         """Whether requests in flight are ended when it goes down (`on_marked_down="shutdown-sessions"`)."""
         return self.checking is not None and self.checking.check.on_marked_down is not None
 
     @property
-    def shuts_backups(self) -> bool:
+    def shuts_down_backup_sessions(self) -> bool:
         """Whether requests in flight at the backups are ended when it comes back (`on_marked_up`)."""
         return self.checking is not None and self.checking.check.on_marked_up is not None and not self.config.backup
 
