@@ -42,6 +42,7 @@ __all__ = [
     "send_page",
     "soon_here",
     "waker",
+    "with_transaction",
 ]
 
 #: the key of the decision in a scope
@@ -316,6 +317,17 @@ class Head:
 
     def add(self, name: str, value: str) -> None:
         self.headers = [*self.headers, (name.encode("latin-1"), value.encode("latin-1"))]
+
+
+def with_transaction(scope: Scope, send: Any) -> Scope:
+    """Return the scope with the transaction that has this `send`; the same scope if `send` is not a transaction's.
+
+    For an app of ours that does not get the transaction from the dispatch loop: an `Upstream` that the user has built.
+    """
+    transaction = getattr(send, "__self__", None)
+    if isinstance(transaction, HeldResponse):
+        transaction = transaction.transaction
+    return {**scope, TRANSACTION: transaction} if isinstance(transaction, Transaction) else scope
 
 
 def count_client_disconnect(scope: Scope) -> None:

@@ -258,6 +258,18 @@ class Head:
         self.headers = [*self.headers, (name.title(), value)]
 
 
+def with_transaction(environ: Environ, start_response: Any) -> Environ:
+    """Return the environ with the transaction that has this `start_response`; the same environ if `start_response` is
+    not a transaction's.
+
+    For an app of ours that does not get the transaction from the dispatch loop: an `Upstream` that the user has built.
+    """
+    transaction = getattr(start_response, "__self__", None)
+    if isinstance(transaction, HeldResponse):
+        transaction = transaction.transaction
+    return {**environ, TRANSACTION: transaction} if isinstance(transaction, Transaction) else environ
+
+
 def count_client_disconnect(environ: Environ) -> None:
     """Count that the client has disconnected before the end of the response, if a dispatcher serves the request."""
     transaction: CoreTransaction[Environ, StartResponse] | None = environ.get(TRANSACTION)

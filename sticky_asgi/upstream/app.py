@@ -8,7 +8,17 @@ from collections.abc import Awaitable
 from contextlib import suppress
 
 from sticky_asgi.body import Body
-from sticky_asgi.messages import ASGIApp, GivenUp, Message, Receive, Scope, Send, count_client_disconnect, send_page
+from sticky_asgi.messages import (
+    ASGIApp,
+    GivenUp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    count_client_disconnect,
+    send_page,
+    with_transaction,
+)
 from sticky_asgi.upstream.connections import Connection, Connections
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.fork import register
@@ -73,6 +83,7 @@ class Upstream(CoreUpstream):
         """Forward a request; respond with an error page if the upstream fails before it has responded."""
         if scope["type"] == "lifespan":
             return await self._lifespan(receive, send)
+        scope = with_transaction(scope, send)
         body = Body(receive, RETRY_BODY_LIMIT)
         started = False
 

@@ -14,7 +14,15 @@ from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import disconnect_check
-from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, count_client_disconnect, headers_of, start_page
+from sticky_wsgi.messages import (
+    Environ,
+    StartResponse,
+    WSGIApp,
+    count_client_disconnect,
+    headers_of,
+    start_page,
+    with_transaction,
+)
 from sticky_wsgi.upstream.connections import ClientDisconnected, Connection, Connections
 
 #: how much of a body is read and sent at once, in bytes
@@ -61,7 +69,7 @@ class Upstream(CoreUpstream):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Forward a request; respond with an error page if the upstream fails before it has responded."""
-        environ = {**environ, "wsgi.input": Body(environ, RETRY_BODY_LIMIT)}
+        environ = {**with_transaction(environ, start_response), "wsgi.input": Body(environ, RETRY_BODY_LIMIT)}
         try:
             return self.forward(environ, start_response)
         except ServerFailure as error:

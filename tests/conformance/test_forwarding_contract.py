@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 import sticky_asgi
 import sticky_wsgi
 from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure
+from sticky_core.server.counters import Total
 from sticky_wsgi import messages
 
 HOST = "127.0.0.1"
@@ -210,12 +211,12 @@ def test_cancelled_scope_closes_its_upstream_connection(phase, app, a, loop):
     exchange = Exchange(scope_of())
     scopes: list[anyio.CancelScope] = []
 
-    async def cookie_path_matches() -> None:
+    async def run() -> None:
         with anyio.CancelScope() as scope:
             scopes.append(scope)
             await exchange.of(app)
 
-    future = asyncio.run_coroutine_threadsafe(cookie_path_matches(), loop)
+    future = asyncio.run_coroutine_threadsafe(run(), loop)
     received = a.next_request()
     phase(received)
     loop.call_soon_threadsafe(scopes[0].cancel)
@@ -232,6 +233,31 @@ def test_client_that_disconnects_closes_the_upstream_connection(phase, app, a, l
     loop.call_soon_threadsafe(exchange.left.set)
     received.wait_closed()
     future.result(DEADLINE)
+
+
+def behind_middleware(app):
+    """Return an app that passes the arguments of its calls to `app`."""
+    return lambda *arguments: app(*arguments)
+
+
+TARGETS: dict[str, Any] = {
+    "URL": lambda face, url: url,
+    "Upstream": lambda face, url: face.Upstream(url),
+    "Upstream behind a middleware": lambda face, url: behind_middleware(face.Upstream(url)),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"retry_on": "503"}], ids=["", "retries statuses"])
+@pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
+def test_client_that_disconnects_is_counted_at_its_server(target, options, a, loop):
+    web = Backend("web", servers=[Server("a", target(sticky_asgi, a.url))], **options)
+    exchange = Exchange(scope_of())
+    future = asyncio.run_coroutine_threadsafe(exchange.of(sticky_asgi.Dispatcher(web)), loop)
+    received = a.next_request()
+    loop.call_soon_threadsafe(exchange.left.set)
+    received.wait_closed()
+    future.result(DEADLINE)
+    assert (web["a"].counters[Total.CLI_ABRT], len(web["a"].in_flight)) == (1, 0)
 
 
 @pytest.mark.parametrize("takes", [0, 1, 2])
@@ -496,6 +522,21 @@ def test_closing_an_unread_response_closes_the_upstream_connection(field, taken,
     assert len(web["a"].in_flight) == 0
     response.close()
     assert len(web["a"].in_flight) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"retry_on": "503"}], ids=["", "retries statuses"])
+@pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
+def test_client_that_disconnects_is_counted_at_its_server_on_wsgi(target, options, a):
+    left = threading.Event()
+    web = sticky_wsgi.Backend("web", servers=[sticky_wsgi.Server("a", target(sticky_wsgi, a.url))], **options)
+    environ = environ_of() | {"waitress.client_disconnected": left.is_set}
+    with run_app(sticky_wsgi.Dispatcher(web), environ) as results:
+        received = a.next_request()
+        left.set()
+    with closing(results[0]) as response:
+        assert b"".join(response.items) == b""
+    received.wait_closed()
+    assert (web["a"].counters[Total.CLI_ABRT], len(web["a"].in_flight)) == (1, 0)
 
 
 def test_incomplete_response_raises_in_the_server(wsgi_app, a):
