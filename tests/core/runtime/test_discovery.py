@@ -65,7 +65,7 @@ def test_numbers_are_written_as_in_haproxy(n, names):
 
 @pytest.mark.parametrize("n", [0, -1, "", "5-3", "a-b", "1-"])
 def test_template_without_servers_is_refused(n):
-    with pytest.raises(ConfigError, match="write how many"):
+    with pytest.raises(ConfigError, match="is not a number of servers"):
         Server.template("web", n, "myservice.local:80")
 
 
