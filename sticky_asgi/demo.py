@@ -1,7 +1,7 @@
 """The app of `sticky demo`: a small shop in several replicas, and a page that shows which replica gets each request,
 and why.
 
-There are two apps. The shop is what a user would write: it keeps carts in a dict and knows nothing of replicas. The
+There are two apps. The shop is what a user would write: it keeps carts in a dict and has no code for replicas. The
 demo around it is for the operator: a list of the replicas, with buttons for their states. `StickyMiddleware` is between
 them.
 """

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from sticky_asgi.messages import ASGIApp, Scope, Soon, soon_here
+from sticky_asgi.messages import ASGIApp, Schedule, Scope, scheduler
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
 
@@ -18,15 +18,15 @@ class InterruptibleApp:
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self.app = app
         self._server = server
-        self._in_flight: dict[anyio.CancelScope, Soon] = {}
+        self._in_flight: dict[anyio.CancelScope, Schedule] = {}
         self._reason = ""
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        soon = soon_here()
+        schedule = scheduler()
         with anyio.CancelScope() as request:
-            self._in_flight[request] = soon
+            self._in_flight[request] = schedule
             try:
                 await self.app(scope, receive, send)
             finally:
@@ -37,6 +37,6 @@ class InterruptibleApp:
     def interrupt(self, reason: str) -> None:
         """Interrupt all requests in flight. Safe to call from any thread."""
         self._reason = reason
-        for request, soon in list(self._in_flight.items()):
+        for request, schedule in list(self._in_flight.items()):
             with suppress(RuntimeError):  # its event loop has just ended, and with it the request
-                soon(request.cancel)
+                schedule(request.cancel)

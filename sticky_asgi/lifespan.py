@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from sticky_asgi.apps import Replicas
-from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, Soon, soon_here
+from sticky_asgi.messages import ASGIApp, Message, Receive, Schedule, Scope, Send, scheduler
 from sticky_asgi.stores import client as stores
 from sticky_core.backend.change import Change
 from sticky_core.errors import ConfigError
@@ -119,7 +119,7 @@ class Lifespans:
     async def start(self, group: TaskGroup) -> str | None:
         """Start all lifespans, or none. Return why one can't start, or None."""
         self._group = group
-        self._soon: Soon = soon_here()
+        self._schedule: Schedule = scheduler()
         self._jobs_added = anyio.Event()
         self._jobs_scope = anyio.CancelScope()
         group.start_soon(self._run_jobs)
@@ -196,7 +196,7 @@ class Lifespans:
         """Run `job` on the event loop of the lifespans. Return False if they have stopped."""
         self._jobs.append(job)
         try:
-            self._soon(lambda: self._jobs_added.set())
+            self._schedule(lambda: self._jobs_added.set())
         except RuntimeError:  # the event loop has ended as well
             return False
         return not self._stopping

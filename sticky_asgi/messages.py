@@ -29,9 +29,9 @@ __all__ = [
     "Headers",
     "Message",
     "Receive",
+    "Schedule",
     "Scope",
     "Send",
-    "Soon",
     "StatusRetryTransaction",
     "Transaction",
     "UpstreamTransaction",
@@ -39,16 +39,15 @@ __all__ = [
     "count_client_disconnect",
     "event_loop",
     "flush_writes",
+    "scheduler",
     "send_page",
-    "soon_here",
     "waker",
     "with_transaction",
 ]
 
 #: the key of the decision in a scope
 KEY = "sticky"
-#: The key of the transaction in the scope for an app of ours that forwards the request: an upstream's, a peer's. Other
-#: apps never see it.
+#: The key of the transaction in a scope that is passed to an `Upstream`. Other apps never get it.
 TRANSACTION = "sticky.transaction"
 
 Header = tuple[bytes, bytes]
@@ -75,23 +74,25 @@ def event_loop() -> EventLoopToken | None:
 
 
 #: schedules a callback on an event loop from any thread; RuntimeError if the loop has ended
-Soon = Callable[[Callable[[], object]], object]
+Schedule = Callable[[Callable[[], object]], object]
 
 
-def soon_here() -> Soon:
-    """Return what schedules callbacks on this event loop."""
+def scheduler() -> Schedule:
+    """Return the function that schedules callbacks on the running event loop, from any thread."""
     native: Any = current_token().native_token
-    soon: Soon = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
-    return soon
+    schedule: Schedule = (
+        native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
+    )
+    return schedule
 
 
 def waker(woken: anyio.Event) -> Callable[[], bool]:
     """Return a callback that sets `woken` from any thread. It returns False if the event loop has ended."""
-    soon = soon_here()
+    schedule = scheduler()
 
     def wake() -> bool:
         try:
-            soon(woken.set)
+            schedule(woken.set)
         except RuntimeError:
             return False
         return True
@@ -189,7 +190,7 @@ class Transaction(CoreTransaction[Scope, Send]):
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of the server's app to the client. OSError once the request has ended.
 
-        Returns the awaitable of the client's `send`, so there is no coroutine of ours for each message.
+        Returns the awaitable of the client's `send`, so no coroutine is added for each message.
         """
         try:
             client_send = self.client_send
@@ -249,7 +250,7 @@ VARIANTS = TransactionVariants(Transaction, UpstreamTransaction, StatusRetryTran
 MAX_DISCARDED = 65536
 
 
-class GivenUp(OSError):
+class ResponseDiscarded(OSError):
     """The response is discarded, because another server is tried instead."""
 
 
@@ -260,7 +261,9 @@ class HeldResponse:
 
     def __init__(self, transaction: StatusRetryTransaction) -> None:
         self.transaction = transaction
-        self._is_upstream = isinstance(transaction.tried[-1].config.target, str)  # its response may be given up at once
+        self._is_upstream = isinstance(
+            transaction.tried[-1].config.target, str
+        )  # its response may be discarded at once
         self._is_held = False
         self._left = MAX_DISCARDED
 
@@ -276,7 +279,7 @@ class HeldResponse:
             self._is_held = True
         self._left -= len(message.get("body", b""))
         if self._is_upstream:
-            raise GivenUp
+            raise ResponseDiscarded
         if self._left < 0:
             raise OSError("the response is not wanted any more: another server is tried instead")
 
@@ -322,7 +325,7 @@ class Head:
 def with_transaction(scope: Scope, send: Any) -> Scope:
     """Return the scope with the transaction that has this `send`; the same scope if `send` is not a transaction's.
 
-    For an app of ours that does not get the transaction from the dispatch loop: an `Upstream` that the user has built.
+    For an `Upstream` that the user has built: it does not get the transaction from the dispatch loop.
     """
     transaction = getattr(send, "__self__", None)
     if isinstance(transaction, HeldResponse):
@@ -343,7 +346,7 @@ async def flush_writes(transaction: Transaction) -> None:
 
 
 async def send_page(page: ErrorPage, scope: Scope, send: Send) -> None:
-    """Send a response of ours to the client."""
+    """Send a response of the middleware itself to the client."""
     kind = "http"
     if scope["type"] == "websocket":
         kind = "websocket.http"

@@ -20,8 +20,7 @@ from sticky_wsgi.stores.client import execute
 
 #: the key of the decision in an environ
 KEY = "sticky.decision"
-#: The key of the transaction in the environ for an app of ours that forwards the request: an upstream's, a peer's.
-#: Other apps never see it.
+#: The key of the transaction in an environ that is passed to an `Upstream`. Other apps never get it.
 TRANSACTION = "sticky.transaction"
 
 Environ = dict[str, Any]
@@ -262,7 +261,7 @@ def with_transaction(environ: Environ, start_response: Any) -> Environ:
     """Return the environ with the transaction that has this `start_response`; the same environ if `start_response` is
     not a transaction's.
 
-    For an app of ours that does not get the transaction from the dispatch loop: an `Upstream` that the user has built.
+    For an `Upstream` that the user has built: it does not get the transaction from the dispatch loop.
     """
     transaction = getattr(start_response, "__self__", None)
     if isinstance(transaction, HeldResponse):
@@ -283,6 +282,6 @@ def flush_writes(transaction: Transaction) -> None:
 
 
 def start_page(page: ErrorPage, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Start a response of ours and return its body."""
+    """Start a response of the middleware itself, and return its body."""
     start_response(f"{page.status} {page.reason}", page.headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]

@@ -80,10 +80,10 @@ class Checks(BackgroundTask):
 
     def update(self) -> None:
         """Start and cancel checks as the backend's servers now need it. Safe to call from any thread."""
-        soon = self._soon
-        if soon is not None:
+        schedule = self._schedule
+        if schedule is not None:
             with suppress(RuntimeError):  # the event loop has just ended, and with it the checks
-                soon(lambda: self._changed.set())
+                schedule(lambda: self._changed.set())
 
     def remove(self, server: Server) -> None:
         """Forget a server that was removed."""

@@ -73,10 +73,10 @@ class Discovery(BackgroundTask):
     def update(self) -> None:
         """Start and cancel resolutions as the backend's servers now need it. Safe to call from any thread."""
         self._core.update_names()
-        soon = self._soon
-        if soon is not None:
+        schedule = self._schedule
+        if schedule is not None:
             with suppress(RuntimeError):  # the event loop has just ended, and with it the resolutions
-                soon(self._update_tasks)
+                schedule(self._update_tasks)
         elif not self.has_owner:
             self._backend.monitor.schedule_timers()
 

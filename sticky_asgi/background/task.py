@@ -8,7 +8,7 @@ import anyio
 import anyio.abc
 from anyio.lowlevel import current_token
 
-from sticky_asgi.messages import Soon, soon_here
+from sticky_asgi.messages import Schedule, scheduler
 
 
 class BackgroundTask:
@@ -17,7 +17,7 @@ class BackgroundTask:
     _scope: anyio.CancelScope | None
     _ended: anyio.Event | None
     _task: object  # a reference: event loops hold their tasks weakly
-    _soon: Soon | None  # calls a function on the owning event loop, from any thread
+    _schedule: Schedule | None  # calls a function on the owning event loop, from any thread
 
     def __init__(self) -> None:
         self._reset()
@@ -63,7 +63,7 @@ class BackgroundTask:
             return False
         self._ended = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._soon = soon_here()
+        self._schedule = scheduler()
         return True
 
     async def run(self) -> None:
@@ -90,4 +90,4 @@ class BackgroundTask:
         self._reset()
 
     def _reset(self) -> None:
-        self._scope = self._ended = self._task = self._soon = None
+        self._scope = self._ended = self._task = self._schedule = None

@@ -282,7 +282,7 @@ def _error_text(error: Exception) -> str:
 
 
 def _connection_factory(store: Redis) -> Callable[[], Connection]:
-    """Return what makes connections as the URL says. ConfigError if redis-py does not understand it."""
+    """Return a function that makes connections to the store's URL. ConfigError if redis-py does not accept it."""
     # The URL can't change these options: they decide what is sent and received, and when it times out.
     fixed: dict[str, Any] = {
         "protocol": 2,

@@ -10,9 +10,9 @@ from contextlib import suppress
 from sticky_asgi.body import Body
 from sticky_asgi.messages import (
     ASGIApp,
-    GivenUp,
     Message,
     Receive,
+    ResponseDiscarded,
     Scope,
     Send,
     count_client_disconnect,
@@ -231,7 +231,7 @@ class Upstream(CoreUpstream):
             if not connection.task_cancelled or task is None or task.uncancel():
                 raise
             return count_client_disconnect(scope)
-        except GivenUp:
+        except ResponseDiscarded:
             connection.client_gone = not response.finished
             return
         except OSError:  # `send` raises it when the client has disconnected

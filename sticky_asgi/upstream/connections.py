@@ -157,7 +157,7 @@ class Connection(FlowControlProtocol):
 
     def wait(self) -> Awaitable[bool]:
         """Return what to await until more of the response has arrived. Its result is True if the exchange has ended
-        early instead, and no more will arrive: `raise_or_client_gone` says how.
+        early instead, and no more will arrive: `raise_or_client_gone` shows how.
         """
         waiter = self._waiter = self.loop.create_future()
         if self.closed and self.failure is None and not self.client_gone:

@@ -138,7 +138,7 @@ def test_bound_client_gets_no_mark(gateway, origin):
 )
 def test_origin_chooses_the_subprotocol(gateway, origin, offered, chosen):
     if gateway.server == "hypercorn" and len(offered) > 1:
-        pytest.skip("hypercorn hears the last Sec-WebSocket-Protocol only")
+        pytest.skip("hypercorn reads the last Sec-WebSocket-Protocol only")
     client = gateway.request_websocket("/ws", *(("Sec-WebSocket-Protocol", value) for value in offered))
     upstream = origin.next_connection()
     arrived = ",".join(upstream.request.values("sec-websocket-protocol"))
@@ -297,7 +297,7 @@ def test_client_receives_the_origins_code_and_reason(connected, code, reason):
 @pytest.mark.parametrize("code, reason", list(CLOSES.values()), ids=list(CLOSES))
 def test_origin_receives_the_clients_code_and_reason(gateway, connected, code, reason):
     if gateway.server == "hypercorn":
-        pytest.skip("hypercorn tells its apps 1006 however a client has closed")
+        pytest.skip("hypercorn passes 1006 to its apps, however a client has closed")
     client, upstream = connected()
     client.close(code, reason)
     # granian passes its apps the code, but not the reason
@@ -331,7 +331,7 @@ def test_close_of_the_client_without_a_code_carries_no_1005(gateway, connected):
 
 def test_origin_may_send_until_it_has_received_the_close(gateway, connected):
     if gateway.server == "hypercorn":
-        pytest.skip("hypercorn tells its apps 1006 however a client has closed")
+        pytest.skip("hypercorn passes 1006 to its apps, however a client has closed")
     client, upstream = connected()
     client.close(1000)
     upstream.send(upstream.frame("text", "one more") * 100)
