@@ -154,8 +154,8 @@ class Body:
 
     @property
     def _may_read_ahead(self) -> bool:
-        """Whether nothing is unread except, at most, a message that only a disconnect can follow: the end of a body, or
-        the beginning of a WebSocket.
+        """Whether no message is unread, or only one that only a disconnect can follow: the end of a body, or the
+        beginning of a WebSocket.
         """
         if self._at == len(self._messages):
             return True

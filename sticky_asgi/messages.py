@@ -61,7 +61,7 @@ HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.re
 CookieKey = bytes | tuple[bytes, ...] | None
 
 
-#: for each Cookie header that came, the header for the server in its place
+#: for each Cookie header of the request, the header that the server gets instead; None: it gets none
 ForwardedCookies = list[tuple[Header, Header | None]]
 
 

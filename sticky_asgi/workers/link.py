@@ -135,7 +135,7 @@ class FramedConnection(FlowControlProtocol):
 
 
 def is_own_user(end: socket.socket) -> bool:
-    """Whether the process at the other end of a UNIX socket is this user's."""
+    """Return whether the process at the other end of a UNIX socket is this user's."""
     if not hasattr(socket, "SO_PEERCRED"):  # not Linux: there only the private directory keeps other users out
         return True
     _, user, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))

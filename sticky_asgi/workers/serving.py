@@ -215,5 +215,5 @@ class ServedRequest:
 
 @lru_cache(maxsize=16)
 def _send_raises(spec_version: str) -> bool:
-    """Whether apps of this version of ASGI expect an OSError from `send` once the client has disconnected (2.4)."""
+    """Return whether apps of this version of ASGI expect an OSError from `send` after a disconnect (since 2.4)."""
     return [int(part) for part in spec_version.split(".") if part.isdecimal()] >= [2, 4]

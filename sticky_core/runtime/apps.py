@@ -194,7 +194,7 @@ class Replicas(BackendComponent):
 
     @property
     def _background_is_running(self) -> bool:
-        """Whether the background tasks of this backend run, as far as it needs any."""
+        """Whether all background tasks that this backend needs are running."""
         return True
 
     def _update_readiness(self) -> None:

@@ -87,7 +87,7 @@ class FramedConnection:
         return inbox.popleft() if inbox else None
 
     def has_input(self) -> bool:
-        """Whether something was received since the last frame, or the other end has closed. Makes a system call."""
+        """Return whether data was received since the last frame, or the other end has closed. Makes a system call."""
         if self._inbox:
             return True
         poll = select.poll()
@@ -110,7 +110,7 @@ def _pieces(message: object) -> Iterator[object]:
 
 
 def is_own_user(end: socket.socket) -> bool:
-    """Whether the process at the other end of a UNIX socket is this user's."""
+    """Return whether the process at the other end of a UNIX socket is this user's."""
     if not hasattr(socket, "SO_PEERCRED"):  # not Linux: there only the private directory keeps other users out
         return True
     _, user, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sticky_wsgi.messages import Environ
 
-#: In bytes: a body up to this length is read before the request is forwarded, and goes with it, so that no thread of
+#: In bytes: a body up to this length is read before the request is forwarded, and is sent with it, so that no thread of
 #: the peer waits for a slow client.
 EAGER_BODY: Final = 65536
 
@@ -23,7 +23,7 @@ def pack_environ(environ: Environ) -> dict[str, Any]:
 
 
 def sends_body(environ: Environ) -> bool:
-    """Whether a request has a body, or may have one."""
+    """Return whether a request has a body, or may have one."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return True
     length: str = environ.get("CONTENT_LENGTH") or ""
@@ -31,6 +31,6 @@ def sends_body(environ: Environ) -> bool:
 
 
 def has_small_body(environ: Environ) -> bool:
-    """Whether a body is known to be small enough to go with its request."""
+    """Return whether a body is known to be small enough to be sent with its request."""
     length: str = environ.get("CONTENT_LENGTH") or ""
     return "HTTP_TRANSFER_ENCODING" not in environ and length.isdecimal() and int(length) <= EAGER_BODY
