@@ -64,7 +64,7 @@ class Reconfigure:
         if self._pending is not None:
             raise ConfigError(f"{where}another change is being prepared: await it first")
         if config.name != backend.name:
-            problems.append(f"{where}the configuration is another backend's, {config.name}'s")
+            problems.append(f"{where}the configuration is that of backend {config.name}")
         servers: list[Server] = []
         added: list[Server] = []
         replacements: dict[Server, Server | None] = {}
@@ -82,15 +82,15 @@ class Reconfigure:
                     server.effective_config(requested)
                     changed[server] = requested
             servers.append(server)
-        stay = set(servers)
-        removed = {server: replacements.get(server) for server in backend.snapshot.servers if server not in stay}
+        remaining = set(servers)
+        removed = {server: replacements.get(server) for server in backend.snapshot.servers if server not in remaining}
         change = Change(config, servers, added, removed, changed, self.retire_idle)
         _assign_ids(change)
         problems += (
             f"{where}server {server.name} is tracked by {tracker.name}: remove that first, or both"
             for server in removed
             for tracker in server.trackers
-            if tracker not in removed and tracker not in stay
+            if tracker not in removed and tracker not in remaining
         )
         find_tracked(backend, servers, problems)
         starting = [*(server.requested for server in added), *changed.values()]

@@ -162,7 +162,7 @@ def parse_nameserver(text: str) -> tuple[str, int]:
 
 
 def is_service(name: str) -> bool:
-    """Whether `name` means SRV records (as in HAProxy, a name that begins with an underscore)."""
+    """Return whether `name` means SRV records (as in HAProxy, a name that begins with an underscore)."""
     return name.startswith("_")
 
 

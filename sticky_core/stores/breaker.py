@@ -75,7 +75,7 @@ class Breaker:
         return self.state is State.CLOSED
 
     def allows(self, now: float) -> bool:
-        """Whether a command may be sent now. The caller has to call `record_success` or `record_failure` then."""
+        """Return whether a command may be sent now. If so, call `record_success` or `record_failure` after it."""
         if self.is_closed:
             return True
         with self._lock:

@@ -179,7 +179,7 @@ class TableNamespace(ABC):
         return self.epoch
 
     def is_fresh(self, epoch: int) -> bool:
-        """Whether a copy that was made in `epoch` may be used without a query."""
+        """Return whether a copy that was made in `epoch` may be used without a query."""
         return epoch == self.epoch != 0 and self._now() < self.store.fresh_until
 
     def __repr__(self) -> str:

@@ -132,7 +132,7 @@ class PathTemplate:
 
 
 def can_have_peers(config: WorkersConfig, spawned: bool, software: str) -> bool:
-    """Whether this process may be one of several workers: the group has a name, or Python's multiprocessing has
+    """Return whether this process may be one of several workers: the group has a name, or Python's multiprocessing has
     `spawned` the process (as uvicorn, hypercorn and granian do), or `software` (the environment's SERVER_SOFTWARE) is
     gunicorn, which forks its workers.
     """

@@ -133,7 +133,7 @@ def test_all_problems_are_reported_and_nothing_has_changed():
                 servers=(web.config.servers[0], ServerConfig(name="s2", target=app)),
             )
         )
-    assert "the configuration is another backend's, other's" in str(refused.value)
+    assert "the configuration is that of backend other" in str(refused.value)
     with pytest.raises(ConfigError, match="use_server names s2, and there is no such server"):
         web.remove("s2")
     with pytest.raises(ConfigError, match="has no servers"):
