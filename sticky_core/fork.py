@@ -1,5 +1,5 @@
-"""Reset objects in a forked child. Objects registered last are reset first, so that an object never meets a lock of the
-parent in an object that was made for it.
+"""Reset objects in a forked child. Objects registered last are reset first: when an object is reset, those that it has
+made for itself have been reset already, and hold no lock of the parent.
 """
 
 from __future__ import annotations
