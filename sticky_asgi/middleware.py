@@ -57,11 +57,13 @@ class DispatchApp:
         for name, value in scope["headers"]:
             if name == b"cookie":
                 key = value if key is None else add_cookie(key, value)
-        step = transaction.first(key)
-        decision = transaction.decision
-        if KEY in scope:
-            decision.outer = scope[KEY]
-        scope[KEY] = decision
+        try:
+            step = transaction.first(key)
+        finally:  # also if a function of the configuration raises: middleware around this one may read the decision
+            decision = transaction.decision
+            if KEY in scope:
+                decision.outer = scope[KEY]
+            scope[KEY] = decision
         if self._debug:
             transaction.enable_debug()
         body: Body | None = None

@@ -40,11 +40,13 @@ class DispatchApp:
         transaction.owner = replicas.backend
         transaction.raw_request = environ
         transaction.client_send = start_response
-        step = transaction.first(environ.get("HTTP_COOKIE"))
-        decision = transaction.decision
-        if KEY in environ:
-            decision.outer = environ[KEY]
-        environ[KEY] = decision
+        try:
+            step = transaction.first(environ.get("HTTP_COOKIE"))
+        finally:  # also if a function of the configuration raises: middleware around this one may read the decision
+            decision = transaction.decision
+            if KEY in environ:
+                decision.outer = environ[KEY]
+            environ[KEY] = decision
         if self._debug:
             transaction.enable_debug()
         if replicas.needs_replay:

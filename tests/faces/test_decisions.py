@@ -83,3 +83,13 @@ def test_decision_is_live_while_the_app_has_the_request(face: Face) -> None:
     answer = face.client(backend)(cookie=f"{SESSION}; SRV=s1")
     assert answer.seen is not None and answer.seen.decision is kept[0]
     assert (kept[0].server, kept[0].status) == ("s1", 200)
+
+
+def test_decision_is_there_for_middleware_around_if_a_function_of_the_configuration_raises(face: Face) -> None:
+    def raises(request: object) -> bool:
+        raise Broken
+
+    backend = face.backend(face.server("s1"), use_server={"s1": raises})
+    response = face.client(backend).outcome()
+    assert isinstance(response.raised, Broken)
+    assert (response.decision.backend, response.decision.server, response.decision.attempts) == ("web", None, ())
