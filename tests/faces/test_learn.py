@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from tests.faces.conftest import Face
 
 
-def over(face: Face, *persist: Persist, **options: Any) -> Backend:
+def backend_of(face: Face, *persist: Persist, **options: Any) -> Backend:
     return face.backend(*(face.server(name) for name in ("s1", "s2", "s3")), persist=persist, **options)
 
 
 def keys(table: StickTable) -> dict[str, str]:
-    """Entries of replicas carry an instance behind the name."""
+    """Return the server of each key, without the instance that follows the name of a replica."""
     return {entry.key: entry.server.partition("@")[0] for entry in table}
 
 
@@ -40,30 +40,31 @@ WAYS = [
     pytest.param([Learn(res.path_param("jsessionid"), path_param("jsessionid"))], ("Location", "/next;jsessionid=abc"),
                  {"path": "/next;jsessionid=abc"}, id="jsessionid in the Location"),
     pytest.param([Learn(res.cook("sid"), [cook("sid"), url_param("sid")])], ("Set-Cookie", "sid=abc"),
-                 {"path": "/?sid=abc"}, id="told in a cookie, brought in the URL"),
+                 {"path": "/?sid=abc"}, id="sent in a cookie, returned in the URL"),
     pytest.param([Stick.match("cook(X)", HAPROXY), Stick.store_response("res.cook(X)", HAPROXY)],
                  ("Set-Cookie", "X=abc"), {"cookie": "X=abc"}, id="in HAProxy's rules"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("persist", "told", "brought"), WAYS)
+@pytest.mark.parametrize(("persist", "header", "options"), WAYS)
 def test_request_with_an_id_that_a_server_has_sent_goes_back_to_it(
-    face: Face, persist: list[Any], told: tuple[str, str], brought: dict[str, Any]
+    face: Face, persist: list[Any], header: tuple[str, str], options: dict[str, Any]
 ):
     table = persist[0].table
     table.clear()
-    get = face.client(over(face, *persist))
-    # an identifier that no server has given out does not count
-    unknown = get(**brought)
+    get = face.client(backend_of(face, *persist))
+    # an id that no server has sent is not recognised
+    unknown = get(**options)
     assert (unknown.server, unknown.decision.claim, len(table)) == ("s1", Claim.NONE, 0)
-    face.apps["s2"].headers = [told]
-    answer = get("/login")
-    assert (answer.server, [value for name, value in answer.headers if name == told[0].lower()]) == ("s2", [told[1]])
+    face.apps["s2"].headers = [header]
+    response = get("/login")
+    values = [value for name, value in response.headers if name == header[0].lower()]
+    assert (response.server, values) == ("s2", [header[1]])
     face.apps["s2"].headers = ()
     for _ in range(2):
-        answer = get(**brought)
-        assert (answer.server, answer.letters) == ("s2", "VN")
-        assert answer.all("set-cookie") == []
+        response = get(**options)
+        assert (response.server, response.letters) == ("s2", "VN")
+        assert response.all("set-cookie") == []
     assert keys(table) == {"abc": "s2"}
 
 
@@ -71,9 +72,9 @@ def test_request_with_an_id_that_a_server_has_sent_goes_back_to_it(
     "line",
     ["sid=abc; Max-Age=0", "sid=; Path=/", "sid=abc; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "sid=deleted; max-age=-1"],
 )
-def test_a_logout_forgets_the_session(face: Face, line: str):
+def test_a_response_that_deletes_the_cookie_removes_the_session(face: Face, line: str):
     learn = Learn.cookie("sid")
-    get = face.client(over(face, learn))
+    get = face.client(backend_of(face, learn))
     face.apps["s1"].headers = [("Set-Cookie", "sid=abc")]
     get("/login")
     face.apps["s1"].headers = [("Set-Cookie", line)]
@@ -82,9 +83,9 @@ def test_a_logout_forgets_the_session(face: Face, line: str):
     assert get(cookie="sid=abc").decision.claim is Claim.NONE
 
 
-def test_a_flood_of_invented_sessions_leaves_the_table_as_it_is(face: Face):
+def test_invented_session_ids_are_not_stored(face: Face):
     learn = Learn.cookie("sid", table=StickTable("string", size=1))
-    get = face.client(over(face, learn))
+    get = face.client(backend_of(face, learn))
     face.apps["s1"].headers = [("Set-Cookie", "sid=live")]
     get()
     face.apps["s1"].headers = ()
@@ -93,25 +94,25 @@ def test_a_flood_of_invented_sessions_leaves_the_table_as_it_is(face: Face):
     assert get(cookie="sid=live").server == "s1"
 
 
-def test_the_session_moves_with_its_client(face: Face):
+def test_a_session_of_a_server_in_maintenance_moves_to_another(face: Face):
     learn = Learn.header("Mcp-Session-Id")
-    backend = over(face, learn)
+    backend = backend_of(face, learn)
     get = face.client(backend)
     face.apps["s1"].headers = [("mcp-session-id", "abc")]
     get()
     face.apps["s1"].headers = ()
     session = [("mcp-session-id", "abc")]
     backend["s1"].state = AdminState.MAINT
-    answer = get(headers=session)
-    assert (answer.decision.claim, answer.decision.reason) == (Claim.DOWN, Reason.MAINT)
-    moved = answer.server
+    response = get(headers=session)
+    assert (response.decision.claim, response.decision.reason) == (Claim.DOWN, Reason.MAINT)
+    moved = response.server
     backend["s1"].state = AdminState.READY
     assert [get(headers=session).server for _ in range(2)] == [moved, moved]  # no fail-back
 
 
 def test_redispatch_moves_the_session(face: Face):
     learn = Learn.cookie("sid")
-    get = face.client(over(face, learn))
+    get = face.client(backend_of(face, learn))
     face.apps["s1"].headers = [("Set-Cookie", "sid=abc")]
     get()
     face.apps["s1"].raises = ServerFailure(Failure.REFUSED, "s1")
@@ -120,9 +121,9 @@ def test_redispatch_moves_the_session(face: Face):
     assert get(cookie="sid=abc").decision.attempts == ("s2",)
 
 
-def test_error_of_the_application_is_a_response(face: Face):
+def test_session_is_learned_from_an_error_response(face: Face):
     learn = Learn.cookie("sid")
-    get = face.client(over(face, learn))
+    get = face.client(backend_of(face, learn))
     face.apps["s1"].status = 500
     face.apps["s1"].headers = [("Set-Cookie", "sid=abc")]
     assert get().status == 500
@@ -130,7 +131,7 @@ def test_error_of_the_application_is_a_response(face: Face):
 
 
 def test_restarted_replica_has_no_sessions(face: Face):
-    """Its memory is lost, so the entries of its clients are as well."""
+    """Check that entries of a replica are invalid after its restart, which loses its memory."""
     table = StickTable("string")
 
     def create() -> Any:

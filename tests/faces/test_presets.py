@@ -48,7 +48,7 @@ GONE = "Expires=Thu, 01-Jan-1970 00:00:01 GMT"
 
 
 def pair(first: str, second: str, behind: str, also: str = "", server: str = "{s2}") -> tuple[str, str]:
-    """One value under two names."""
+    """Return the Set-Cookie values of two cookies with the same value."""
     return f"{first}={server}{behind}", f"{second}={server}{behind}{also}"
 
 
@@ -62,42 +62,42 @@ def alb_pair(expires: str = WEEK, server: str = "{s2}") -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Row:
-    """An exchange. By default the servers are ready and the app sets no cookie."""
+    """A request and its response. By default the servers are ready and the app sets no cookie."""
 
     id: str
     persist: Persist
     sends: str = ""  # the Cookie header
     _: KW_ONLY
-    app: Sequence[str] = ()  # what the app sets
-    cookies: Mapping[str, str] = field(default_factory=dict)  # the servers' own ids
+    app: Sequence[str] = ()  # the Set-Cookie values of the app
+    cookies: Mapping[str, str] = field(default_factory=dict)  # `Server(cookie=…)`, by server
     backup: str = ""
     maxconn: int = 0
     states: Mapping[str, str] = field(default_factory=dict)
     after: float = 0  # seconds from NOW, when the values were made
 
     server: str = "s2"
-    sees: str | None = None  # None: what was sent, without ours
-    gets: Sequence[str] = ()  # what is set beside the app's
+    sees: str | None = None  # the Cookie header that the app receives; None: what was sent, without ours
+    gets: Sequence[str] = ()  # the Set-Cookie values beside the app's
     letters: str
 
 
 ELB_DURATION = [
     Row("elb-duration-inserts-both", DURATION, gets=elb_pair("; path=/; Max-Age=3600"), letters="NI"),
-    Row("elb-duration-unset-is-the-browsers", BROWSER, gets=elb_pair("; path=/"), letters="NI"),
+    Row("elb-duration-unset-is-a-session-cookie", BROWSER, gets=elb_pair("; path=/"), letters="NI"),
     Row("elb-duration-checked-first", DURATION, "AWSELB={s1}; AWSELBCORS={s1}", server="s1", letters="VN"),
     Row("elb-duration-from-another-site", DURATION, "a=1; AWSELBCORS={s1}", sees="a=1", server="s1", letters="VN"),
     Row("elb-duration-before-cors", DURATION, "AWSELBCORS={s2}; AWSELB={s1}", server="s1", letters="VN"),
     Row("elb-duration-is-not-refreshed", DURATION, "AWSELB={s1}", after=3599, server="s1", letters="VN"),
     Row("elb-duration-is-not-checked-here", DURATION, "AWSELB={s1}", after=30 * DAY, server="s1", letters="VN"),
-    Row("elb-duration-unhealthy-is-bound-anew", DURATION, "AWSELB={s1}", states={"s1": "down"},
+    Row("elb-duration-unhealthy-gets-a-new-mark", DURATION, "AWSELB={s1}", states={"s1": "down"},
         gets=elb_pair("; path=/; Max-Age=3600"), letters="DI"),
     Row("elb-duration-unreadable", DURATION, "AWSELB=s1", gets=elb_pair("; path=/; Max-Age=3600"), letters="II"),
-    # AWS hands it on; here a server has no use for it
-    Row("elb-duration-stays-here-ours", DURATION, "a=1; AWSELB={s1}; AWSELBCORS={s1}; b=2", sees="a=1; b=2",
+    # AWS forwards its cookie to the server; here the cookie is removed
+    Row("elb-duration-is-not-forwarded-ours", DURATION, "a=1; AWSELB={s1}; AWSELBCORS={s1}; b=2", sees="a=1; b=2",
         server="s1", letters="VN"),
 ]  # fmt: skip
 
-COPIED = [  # of the application's cookie, what ours has
+COPIED = [  # the attributes that our cookie copies from the application's
     ("path", "Path=/shop"),
     ("port", 'Port="80,8080"'),
     ("domain", "Domain=.example.com"),
@@ -115,28 +115,30 @@ COPIED = [  # of the application's cookie, what ours has
 ELB_APPLICATION = [
     Row("elb-app-nothing-without-the-cookie", POLICY, letters="NN"),
     Row("elb-app-nothing-for-another-cookie", POLICY, app=["SIDE=1; Path=/"], letters="NN"),
-    Row("elb-app-comes-with-it", POLICY, app=["SID=1"], gets=elb_pair(""), letters="NI"),
+    Row("elb-app-marks-a-response-that-sets-the-cookie", POLICY, app=["SID=1"], gets=elb_pair(""), letters="NI"),
     *(
         Row(f"elb-app-copies-{name}", POLICY, app=[f"SID=1; {attribute}"], letters="NI",
             gets=(f"AWSELB={{s2}}; {attribute}", f"AWSELBCORS={{s2}}{also}; Secure; SameSite=None"))
         for name, attribute in COPIED
         for also in ["" if name in ("secure", "samesite") else f"; {attribute}"]
     ),
-    Row("elb-app-copies-no-other", POLICY, app=["SID=1; Path=/; Priority=High; Partitioned"],
+    Row("elb-app-copies-no-other-attribute", POLICY, app=["SID=1; Path=/; Priority=High; Partitioned"],
         gets=elb_pair("; Path=/"), letters="NI"),
-    Row("elb-app-underscore-of-a-path", POLICY, app=["SID=a_b; Path=/my_app"], gets=elb_pair("; Path=/my%5Fapp"),
-        letters="NI"),
+    Row("elb-app-escapes-an-underscore-in-a-path", POLICY, app=["SID=a_b; Path=/my_app"],
+        gets=elb_pair("; Path=/my%5Fapp"), letters="NI"),
     Row("elb-app-trailing-semicolon", POLICY, app=["SID=1; Path=/;"], letters="NN"),
-    Row("elb-app-not-with-each-answer", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", server="s1", letters="VN"),
-    Row("elb-app-again-with-a-new-one", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", app=["SID=2; Max-Age=60"],
+    Row("elb-app-not-with-each-response", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", server="s1",
+        letters="VN"),
+    Row("elb-app-new-cookie-sets-ours-again", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", app=["SID=2; Max-Age=60"],
         server="s1", gets=elb_pair("; Max-Age=60", "{s1}"), letters="VU"),
     Row("elb-app-expired-is-not-sticky", POLICY, "AWSELB={s1}", sees="", letters="NN"),
-    Row("elb-app-expired-until-a-new-one", POLICY, "AWSELB={s1}", sees="", app=["SID=2"], gets=elb_pair(""),
+    Row("elb-app-expired-and-a-new-cookie", POLICY, "AWSELB={s1}", sees="", app=["SID=2"], gets=elb_pair(""),
         letters="NI"),
-    Row("elb-app-removed-takes-ours-along", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", server="s1",
+    Row("elb-app-removed-removes-ours", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", server="s1",
         app=["SID=; Path=/shop; Max-Age=0"], letters="VD",
         gets=(f"AWSELB=; {GONE}; Path=/shop", f"AWSELBCORS=; {GONE}; Path=/shop; Secure; SameSite=None")),
-    # told at once, or it would go back: a new application cookie may never come
+    # the mark is sent at once, and not with the next application cookie: there may be none, and the client would go
+    # back to the first server when that is up again
     Row("elb-app-unhealthy-stays-with-the-new", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", states={"s1": "down"},
         gets=elb_pair("; path=/"), letters="DI"),
     Row("elb-app-unhealthy-and-a-new-cookie", POLICY, "SID=1; AWSELB={s1}", sees="SID=1", states={"s1": "down"},
@@ -146,21 +148,21 @@ ELB_APPLICATION = [
 
 ALB_DURATION = [
     Row("alb-inserts-both", ALB, gets=alb_pair(), letters="NI"),
-    Row("alb-resets-both-with-each-answer", ALB, "AWSALB={s1}; AWSALBCORS={s1}", server="s1",
+    Row("alb-resets-both-with-each-response", ALB, "AWSALB={s1}; AWSALBCORS={s1}", server="s1",
         gets=alb_pair(server="{s1}"), letters="VU"),
     Row("alb-from-another-site", ALB, "AWSALBCORS={s1}", server="s1", gets=alb_pair(server="{s1}"), letters="VU"),
-    Row("alb-duration-inside-lasts", ALB, "AWSALB={s1}", after=3600, server="s1", letters="VU",
+    Row("alb-duration-in-the-value-not-over", ALB, "AWSALB={s1}", after=3600, server="s1", letters="VU",
         gets=alb_pair("Sat, 28 Nov 2026 17:45:52 GMT", "{s1}")),
-    Row("alb-duration-inside-ends", ALB, "AWSALB={s1}", after=3604, letters="EI",
+    Row("alb-duration-in-the-value-over", ALB, "AWSALB={s1}", after=3604, letters="EI",
         gets=alb_pair("Sat, 28 Nov 2026 17:45:56 GMT")),
     Row("alb-duration-is-a-day", DEFAULT, "AWSALB={s1}", after=DAY, server="s1", letters="VU",
         gets=alb_pair("Sun, 29 Nov 2026 16:45:52 GMT", "{s1}")),
-    Row("alb-duration-is-no-longer", DEFAULT, "AWSALB={s1}", after=DAY + 4, letters="EI",
+    Row("alb-duration-of-a-day-is-over", DEFAULT, "AWSALB={s1}", after=DAY + 4, letters="EI",
         gets=alb_pair("Sun, 29 Nov 2026 16:45:56 GMT")),
     Row("alb-unreadable", ALB, "AWSALB=AAAA", gets=alb_pair(), letters="II"),
     Row("alb-unhealthy", ALB, "AWSALB={s1}", states={"s1": "down"}, gets=alb_pair(), letters="DI"),
     Row("alb-deregistered", ALB, "AWSALB={s1}", states={"s1": "maint"}, gets=alb_pair(), letters="DI"),
-    Row("alb-fails-on-the-way", ALB, "AWSALB={s1}", states={"s1": "refuses"}, gets=alb_pair(), letters="DI"),
+    Row("alb-server-refuses", ALB, "AWSALB={s1}", states={"s1": "refuses"}, gets=alb_pair(), letters="DI"),
 ]  # fmt: skip
 
 ALB_NEW = (f"AWSALBAPP-0={{s2}}; Expires={WEEK}; path=/",)
@@ -171,7 +173,7 @@ ALB_APPLICATION = [
     Row("alb-app-both-come-back", APP, "SID=1; AWSALBAPP-0={s1}", sees="SID=1", server="s1", letters="VN"),
     Row("alb-app-only-the-name-is-checked", APP, "SID=nonsense; AWSALBAPP-0={s1}", sees="SID=nonsense", server="s1",
         letters="VN"),
-    Row("alb-app-without-the-apps", APP, "AWSALBAPP-0={s1}", sees="", letters="NN"),
+    Row("alb-app-without-the-application-cookie", APP, "AWSALBAPP-0={s1}", sees="", letters="NN"),
     Row("alb-app-without-ours", APP, "SID=1", letters="NN"),
     Row("alb-app-of-a-similar-name", APP, "SIDE=1; XSID=1; AWSALBAPP-0={s1}", sees="SIDE=1; XSID=1", letters="NN"),
     Row("alb-app-set-again", APP, "SID=1; AWSALBAPP-0={s1}", sees="SID=1", app=["SID=2"], server="s1",
@@ -192,7 +194,7 @@ ROUTES = {"s1": "a", "s2": "b"}
 NGINX_COOKIE = [
     Row("nginx-inserts", NGINX, gets=["route={s2}"], letters="NI"),
     Row("nginx-route-in-place-of-the-md5", NGINX, cookies=ROUTES, gets=["route=b"], letters="NI"),
-    Row("nginx-with-each-answer", NGINX, "route={s1}", server="s1", gets=["route={s1}"], letters="VU"),
+    Row("nginx-with-each-response", NGINX, "route={s1}", server="s1", gets=["route={s1}"], letters="VU"),
     Row("nginx-bytes-expires", nginx(expires="1h"), gets=["route={s2}" + HOUR], letters="NI"),
     Row("nginx-bytes-expires-moves", nginx(expires="1h"), "route={s1}", after=60, server="s1",
         gets=["route={s1}; expires=Sat, 21-Nov-26 17:46:52 GMT; max-age=3600"], letters="VU"),
@@ -209,22 +211,22 @@ NGINX_COOKIE = [
     Row("nginx-bytes-all-in-order", letters="NI",
         persist=nginx(path="/", samesite="lax", secure=True, httponly=True, domain=".example.com", expires="1h"),
         gets=["route={s2}" + HOUR + "; domain=.example.com; httponly; secure; samesite=lax; path=/"]),
-    Row("nginx-not-taken-out-of-requests", NGINX, "a=1; route={s1}; b=2", server="s1",
+    Row("nginx-cookie-is-forwarded", NGINX, "a=1; route={s1}; b=2", server="s1",
         gets=["route={s1}"], letters="VU"),
-    Row("nginx-an-apps-own-goes-out-as-well", NGINX, app=["route=mine; Path=/"], gets=["route={s2}"], letters="NI"),
+    Row("nginx-cookie-of-the-app-is-sent-too", NGINX, app=["route=mine; Path=/"], gets=["route={s2}"], letters="NI"),
     Row("nginx-first-occurrence", NGINX, "route={s2}; route={s1}", gets=["route={s2}"], letters="VU"),
     Row("nginx-first-occurrence-even-unknown", NGINX, "route=x; route={s1}", gets=["route={s2}"], letters="II"),
     Row("nginx-unknown", NGINX, "route=x", gets=["route={s2}"], letters="II"),
     Row("nginx-empty", NGINX, "route=", gets=["route={s2}"], letters="II"),
     Row("nginx-down", NGINX, "route={s1}", states={"s1": "down"}, gets=["route={s2}"], letters="DI"),
-    Row("nginx-fails-on-the-way", NGINX, "route={s1}", states={"s1": "refuses"}, gets=["route={s2}"], letters="DI"),
-    Row("nginx-drain-keeps-its-own", NGINX, "route={s1}", states={"s1": "drain"}, server="s1",
+    Row("nginx-server-refuses", NGINX, "route={s1}", states={"s1": "refuses"}, gets=["route={s2}"], letters="DI"),
+    Row("nginx-drain-keeps-its-clients", NGINX, "route={s1}", states={"s1": "drain"}, server="s1",
         gets=["route={s1}"], letters="VU"),
-    Row("nginx-full-goes-elsewhere", NGINX, "route={s1}", maxconn=1, states={"s1": "busy"},
+    Row("nginx-full-server-gets-no-request", NGINX, "route={s1}", maxconn=1, states={"s1": "busy"},
         gets=["route={s2}"], letters="DI"),
-    Row("nginx-backup-not-while-others-are-there", NGINX, "route={s1}", backup="s1",
+    Row("nginx-backup-gets-no-request-while-others-are-usable", NGINX, "route={s1}", backup="s1",
         gets=["route={s2}"], letters="II"),
-    Row("nginx-backup-when-nobody-else-is", NGINX, "route={s1}", backup="s1",
+    Row("nginx-backup-gets-requests-when-no-other-is-usable", NGINX, "route={s1}", backup="s1",
         states={"s2": "down"}, server="s1", gets=["route={s1}"], letters="VU"),
     Row("nginx-backup-is-marked-too", NGINX, backup="s1", states={"s2": "down"}, server="s1", gets=["route={s1}"],
         letters="NI"),
@@ -278,16 +280,16 @@ def test_preset_behaves_as_its_load_balancer(face: Face, row: Row):
                 backend[name].state = AdminState(state)
     backend.clock.advance(row.after)
     sends = row.sends.format(**then)
-    answer = face.client(backend)(cookie=sends or None)
-    assert answer.server == row.server
-    assert [text for text in answer.all("set-cookie") if text not in row.app] == [
+    response = face.client(backend)(cookie=sends or None)
+    assert response.server == row.server
+    assert [text for text in response.all("set-cookie") if text not in row.app] == [
         text.format(**now) for text in row.gets
     ]
-    assert [text for text in answer.all("set-cookie") if text in row.app] == [*row.app]
-    assert answer.letters == row.letters
-    assert answer.seen is not None
+    assert [text for text in response.all("set-cookie") if text in row.app] == [*row.app]
+    assert response.letters == row.letters
+    assert response.seen is not None
     sees = row.sees if row.sees is not None else "" if "AWS" in sends else sends
-    assert answer.seen.cookies == ((sees,) if sees else ())
+    assert response.seen.cookies == ((sees,) if sees else ())
 
 
 def test_each_row_has_an_id_of_its_own():
@@ -295,7 +297,7 @@ def test_each_row_has_an_id_of_its_own():
 
 
 def test_values_do_not_name_servers_and_cannot_be_forged(face: Face):
-    """AWS encrypts its values; ours do not tell a server's name, and a client can't forge one."""
+    """AWS encrypts its values; ours do not contain the name of a server, and a client can't forge one."""
     for persist in (DURATION, POLICY, ALB, APP):
         row = Row("", persist, letters="NI")
         text = value(face, row, 0, 0)
@@ -305,35 +307,35 @@ def test_values_do_not_name_servers_and_cannot_be_forged(face: Face):
         assert face.client(made(face, row))(cookie=f"SID=1; {name}={forged}").letters[0] == "I"
 
 
-def test_responses_of_ours_carry_no_mark(face: Face):
-    """nginx marks its own 502 with the server that it tried last; a response of ours is from no server."""
+def test_503_without_a_server_has_no_mark(face: Face):
+    """nginx marks its own 502 with the server that it tried last; our 503 is from no server, and has no mark."""
     for persist in (NGINX, ALB):
         backend = made(face, Row("", persist, letters=""))
         for server in backend.servers:
             server.health = Health.DOWN
-        answer = face.client(backend)()
-        assert (answer.status, answer.all("set-cookie")) == (503, [])
+        response = face.client(backend)()
+        assert (response.status, response.all("set-cookie")) == (503, [])
 
 
-def test_client_of_a_failed_server_stays_at_the_new_one_when_the_old_is_back(face: Face):
+def test_client_stays_at_its_new_server_when_the_failed_one_is_back(face: Face):
     for persist in (DURATION, POLICY, ALB, APP, NGINX):
         backend = made(face, Row("", persist, app=["SID=1; Path=/"], letters=""), start=0)
         get = face.client(backend)
         jar: dict[str, str] = {}
 
-        def visit(get: Client = get, jar: dict[str, str] = jar) -> str | None:
-            answer = get(cookie="; ".join(f"{name}={value}" for name, value in jar.items()) or None)
-            for text in answer.all("set-cookie"):
+        def request(get: Client = get, jar: dict[str, str] = jar) -> str | None:
+            response = get(cookie="; ".join(f"{name}={value}" for name, value in jar.items()) or None)
+            for text in response.all("set-cookie"):
                 name, _, value = text.partition(";")[0].partition("=")
                 jar[name] = value
-            return answer.server
+            return response.server
 
-        assert [visit(), visit()] == ["s1", "s1"]
+        assert [request(), request()] == ["s1", "s1"]
         face.apps["s2"].headers = ()  # the new one need not begin a session
         backend["s1"].health = Health.DOWN
-        assert [visit(), visit()] == ["s2", "s2"]
+        assert [request(), request()] == ["s2", "s2"]
         backend["s1"].health = Health.UP
-        assert [visit(), visit()] == ["s2", "s2"]
+        assert [request(), request()] == ["s2", "s2"]
 
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -341,7 +343,7 @@ SHOWN = BLOCK.findall((Path(__file__).parents[2] / "docs" / "presets.md").read_t
 
 
 @pytest.mark.parametrize("shown", [pytest.param(text, id=text.strip().splitlines()[0]) for text in SHOWN])
-def test_what_the_documentation_shows_works(face: Face, shown: str, monkeypatch: pytest.MonkeyPatch):
+def test_examples_of_the_documentation_work(face: Face, shown: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STICKY_SECRET", SECRET)
     names: dict[str, Any] = {**vars(face.package), "create_shop": lambda: face.app("shop")}
     exec(shown.replace("sticky_asgi", face.package.__name__), names)
@@ -408,7 +410,7 @@ def test_upstreams_are_recognised_like_apps(face: Face, upstreams: list[int], pe
 
 @contextmanager
 def browsers(face: Face, app: Callable[..., Any]) -> Iterator[Callable[[], Any]]:
-    """Makes clients with a cookie jar of their own."""
+    """Yield a function that returns a new client with its own cookie jar."""
     if face.name == "wsgi":
         yield lambda: WsgiBrowser(app)
         return

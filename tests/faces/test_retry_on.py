@@ -1,6 +1,5 @@
 """Which requests are replayed, at which server, and what the client receives, on both faces: failures and methods,
-bodies
-that fit and bodies that don't, redispatch, and responses that are held back while another server is tried.
+bodies that fit and bodies that do not, redispatch, and responses that are held back while another server is tried.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ class Killed(BaseException):
 
 @dataclass
 class Turn:
-    """What a site does with a request."""
+    """How a site handles a request."""
 
     fails: Failure | None = None
     #: how many pieces of the body it reads first; None: all of them
     reads: int | None = 0
     status: int = 200
     headers: Sequence[tuple[str, str]] = ()
-    #: the body of its response, piece by piece; its name by default
-    says: Sequence[bytes] = ()
+    #: the pieces of the body of the response; the name of the site by default
+    pieces: Sequence[bytes] = ()
     #: called first, with the arguments of the app
     before: Callable[[dict[str, Any]], object] = lambda request: None
     #: called after the head
@@ -73,7 +72,7 @@ def raising(error: BaseException) -> Callable[..., object]:
 
 @dataclass
 class ReceivedRequest:
-    """What a site has received."""
+    """A request that a site has received."""
 
     site: str
     request: dict[str, Any]
@@ -92,20 +91,20 @@ class Site:
         self.refused: list[Exception] = []
         self.closed = 0
 
-    def begins(self, request: dict[str, Any]) -> tuple[Turn, ReceivedRequest]:
+    def begin(self, request: dict[str, Any]) -> tuple[Turn, ReceivedRequest]:
         turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
         turn.before(request)
         received = ReceivedRequest(self.name, request)
         self.ring.received.append(received)
         return turn, received
 
-    def says(self, turn: Turn) -> Sequence[bytes]:
-        return turn.says or [self.name.encode()]
+    def pieces_of(self, turn: Turn) -> Sequence[bytes]:
+        return turn.pieces or [self.name.encode()]
 
 
 class AsgiSite(Site):
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        turn, received = self.begins(scope)
+        turn, received = self.begin(scope)
         more = True
         while more and (turn.reads is None or len(received.body) < turn.reads):
             message = await receive()
@@ -118,7 +117,7 @@ class AsgiSite(Site):
         await send({"type": "http.response.start", "status": turn.status, "headers": headers})
         turn.then()
         await asyncio.sleep(0)
-        for piece in self.says(turn):
+        for piece in self.pieces_of(turn):
             try:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             except OSError as error:
@@ -137,7 +136,7 @@ class WsgiSite(Site):
     writes = False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        turn, received = self.begins(environ)
+        turn, received = self.begin(environ)
         while turn.reads is None or len(received.body) < turn.reads:
             piece = environ["wsgi.input"].read(6)
             if not piece:
@@ -150,15 +149,15 @@ class WsgiSite(Site):
         write = self._head(turn, start_response)
         turn.then()
         if self.writes:
-            for piece in self.says(turn):
+            for piece in self.pieces_of(turn):
                 write(piece)
                 self.taken += len(piece)
             if turn.raises is not None:
                 raise turn.raises
             return []
-        if turn.raises is not None or turn.unclosable is not None or len(turn.says) > 1:
+        if turn.raises is not None or turn.unclosable is not None or len(turn.pieces) > 1:
             return Items(self, turn, self._rest(turn))
-        return [*self.says(turn)]
+        return [*self.pieces_of(turn)]
 
     @staticmethod
     def _head(turn: Turn, start_response: Callable[..., Any]) -> Callable[[bytes], object]:
@@ -172,7 +171,7 @@ class WsgiSite(Site):
         yield from self._rest(turn)
 
     def _rest(self, turn: Turn) -> Iterator[bytes]:
-        for piece in self.says(turn):
+        for piece in self.pieces_of(turn):
             self.taken += len(piece)
             yield piece
         if turn.raises is not None:
@@ -197,7 +196,7 @@ class Items:
 
 
 class Ring:
-    """Sites behind a backend, and a client of theirs."""
+    """A backend with sites as servers, and a client that sends requests to it."""
 
     def __init__(self, face: Face) -> None:
         self.face = face
@@ -216,20 +215,20 @@ class Ring:
         return made
 
     def backend(self, *servers: Server, **options: Any) -> Backend:
-        asked: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "balance": RoundRobin(start=0),
             "persist": PLAIN,
             "retry_body_limit": LIMIT,
             "log": self.logged.append,
             "timeouts": Timeouts(connect="1ms"),  # a pause is never longer than that
         }
-        made: Backend = self.face.package.Backend("web", servers, **asked | options)
+        made: Backend = self.face.package.Backend("web", servers, **defaults | options)
         self.made = made
         self.dispatcher = self.face.dispatcher(self.made)
         return made
 
     def remote(self, *sites: Sequence[Turn], **options: Any) -> Backend:
-        """Servers that are URLs, with sites in place of what forwards to them."""
+        """Servers that are URLs, with sites in place of the app that forwards to them."""
         servers = [Server(f"s{number}", f"http://192.0.2.{number}") for number in range(1, len(sites) + 1)]
         backend = self.backend(*servers, **options)
         replicas = self.dispatcher.replicas  # type: ignore[attr-defined]  # a dispatcher has some
@@ -238,7 +237,7 @@ class Ring:
             replicas.apps[server] = self.site(server.name, *turns)
         return backend
 
-    def ask(
+    def request(
         self,
         method: str = "GET",
         *,
@@ -253,9 +252,9 @@ class Ring:
         self.received.clear()
         headers = {} if key is None else {"idempotency-key": key}
         sends = self._asgi(body, headers) if self.face.name == "asgi" else self._wsgi(body, headers)
-        answer = self.face.client(sends).outcome(method=method, cookie=cookie)
+        response = self.face.client(sends).outcome(method=method, cookie=cookie)
         assert self.at_rest or others
-        return answer
+        return response
 
     @property
     def at_rest(self) -> bool:
@@ -296,8 +295,8 @@ class Ring:
             environ["CONTENT_LENGTH"] = str(len(whole))
             for name, value in headers.items():
                 environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
-            answered: Iterable[bytes] = self.dispatcher(environ, start_response)
-            return answered
+            iterable: Iterable[bytes] = self.dispatcher(environ, start_response)
+            return iterable
 
         return app
 
@@ -322,8 +321,8 @@ ASGI = pytest.mark.parametrize("face", ["asgi"], indirect=True)
 WSGI = pytest.mark.parametrize("face", ["wsgi"], indirect=True)
 
 
-def tried(answer: RecordedResponse) -> tuple[str, ...]:
-    return answer.decision.attempts
+def tried(response: RecordedResponse) -> tuple[str, ...]:
+    return response.decision.attempts
 
 
 # -- which failures of which requests
@@ -333,19 +332,20 @@ NAMED = {Failure.CLOSED: "empty-response", Failure.BAD_RESPONSE: "junk-response"
 NEVER = [Failure.NOT_FORWARDABLE, Failure.TRUNCATED]
 LINES = ["conn-failure", "none", *NAMED.values(), "conn-failure empty-response 503", "all-retryable-errors"]
 
-#: what is sent, and how much of that is read; whether that can be replayed, and whether it is already more than may
+#: the pieces that are sent; how many of them are read; whether the body can be replayed after a failure before
+#: execution; whether it can be replayed after any failure, as it is not longer than the limit
 BODIES: dict[str, tuple[Sequence[bytes], int | None, bool, bool]] = {
     "no body": ((), None, True, True),
     "one that fits": ((b"01234", b"56789"), None, True, True),
     "one of which nothing was read": ((b"012345", b"678901", b"234567"), 0, True, True),
     "one of which a part was read": ((b"012345", b"678901", b"234567"), 1, True, True),
-    "one that is too long, to its last piece": ((b"012345", b"67890"), 2, True, False),
+    "one that is too long, read to its last piece": ((b"012345", b"67890"), 2, True, False),
     "one that is too long": ((b"012345", b"678901", b"234567"), None, False, False),
 }
 
 
 def replayed(failure: Failure, line: str, harmless: bool, body: str) -> bool:
-    """The rule, once more."""
+    """Return whether the request is replayed, by the rule that the tests check."""
     words = line.split()
     _, _, there, fits = BODIES[body]
     if failure in NOT_EXECUTED:
@@ -367,20 +367,20 @@ def test_a_request_is_replayed_if_retry_on_names_the_failure_and_it_may_be_execu
             for method, key in (("GET", None), ("POST", None), ("POST", "a key")):
                 harmless = method == "GET" or (opted_in and key is not None)
                 expected = replayed(failure, line, harmless, body)
-                answer = ring.ask(method, cookie="SERVERID=s1", body=pieces, key=key)
-                told = (opted_in, body, method, key)
-                assert answer.raised is None, told
-                assert tried(answer) == (("s1", "s2") if expected else ("s1",)), told
-                assert answer.status == (200 if expected else failure.status), told
-                assert answer.all("set-cookie") == (["SERVERID=s2; path=/"] if expected else []), told
+                response = ring.request(method, cookie="SERVERID=s1", body=pieces, key=key)
+                case = (opted_in, body, method, key)
+                assert response.raised is None, case
+                assert tried(response) == (("s1", "s2") if expected else ("s1",)), case
+                assert response.status == (200 if expected else failure.status), case
+                assert response.all("set-cookie") == (["SERVERID=s2; path=/"] if expected else []), case
                 if expected:
-                    assert b"".join(ring.received[-1].body) == b"".join(pieces), told
+                    assert b"".join(ring.received[-1].body) == b"".join(pieces), case
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "POST", "PATCH"])
 def test_only_requests_that_may_be_executed_twice_are_replayed(ring: Ring, method: str) -> None:
     ring.backend(ring.server("s1", Turn(fails=Failure.CLOSED)), ring.server("s2"), retry_on="empty-response")
-    assert tried(ring.ask(method)) == (("s1",) if method in ("POST", "PATCH") else ("s1", "s2"))
+    assert tried(ring.request(method)) == (("s1",) if method in ("POST", "PATCH") else ("s1", "s2"))
 
 
 @ASGI
@@ -392,16 +392,16 @@ def test_another_server_receives_the_body_in_the_same_pieces(ring: Ring) -> None
             ring.server("s2", Turn(reads=None)),
             retry_on="empty-response",
         )
-        ring.ask("PUT", body=pieces)
+        ring.request("PUT", body=pieces)
         assert ring.received[-1].body == pieces
 
 
 def test_a_body_is_replayed_while_more_of_it_arrives(ring: Ring) -> None:
-    """Nothing is read before an app reads."""
+    """The body is not read before an app reads."""
     pieces = [b"x" * 6] * 50
     ring.remote([Turn(fails=Failure.REFUSED, reads=1)], [Turn(reads=None)])
-    answer = ring.ask("POST", body=pieces)
-    assert (answer.status, b"".join(ring.received[-1].body)) == (200, b"".join(pieces))
+    response = ring.request("POST", body=pieces)
+    assert (response.status, b"".join(ring.received[-1].body)) == (200, b"".join(pieces))
 
 
 # -- which server is tried
@@ -424,9 +424,9 @@ def test_redispatch_decides_the_server_and_urls_get_a_pause(
 ) -> None:
     sites = [[Turn(fails=Failure.REFUSED)]] * 4
     ring.remote(*sites, redispatch=redispatch)
-    answer = ring.ask("POST", cookie=cookie, body=[b"abc"])
+    response = ring.request("POST", cookie=cookie, body=[b"abc"])
     names = expected.split()
-    assert (answer.status, [*tried(answer)], [received.site for received in ring.received]) == (503, names, names)
+    assert (response.status, [*tried(response)], [received.site for received in ring.received]) == (503, names, names)
     assert ring.waits == pauses
     same = dict.fromkeys(("s1", "s2", "s3", "s4"), 0)
     other = dict(same)
@@ -440,22 +440,22 @@ def test_redispatch_decides_the_server_and_urls_get_a_pause(
 @pytest.mark.parametrize("options", [{}, {"stateless": True}], ids=["with a memory", "without"])
 def test_an_app_is_called_again_without_a_pause(ring: Ring, options: dict[str, bool]) -> None:
     ring.backend(ring.server("s1", Turn(fails=Failure.REFUSED), Turn(), **options), redispatch=False)
-    answer = ring.ask("POST")
-    assert (answer.status, tried(answer), ring.waits) == (200, ("s1", "s1"), 0)
-    assert answer.all("set-cookie") == ["SERVERID=s1; path=/"]
+    response = ring.request("POST")
+    assert (response.status, tried(response), ring.waits) == (200, ("s1", "s1"), 0)
+    assert response.all("set-cookie") == ["SERVERID=s1; path=/"]
 
 
-def test_a_url_that_has_answered_needs_no_pause(ring: Ring) -> None:
+def test_a_retry_at_a_url_after_a_connection_that_succeeded_has_no_pause(ring: Ring) -> None:
     ring.remote([Turn(fails=Failure.CLOSED), Turn(status=503), Turn()], redispatch=False, retry_on="empty-response 503")
-    answer = ring.ask()
-    assert (answer.status, tried(answer), ring.waits) == (200, ("s1", "s1", "s1"), 0)
+    response = ring.request()
+    assert (response.status, tried(response), ring.waits) == (200, ("s1", "s1", "s1"), 0)
 
 
 def test_a_client_served_by_its_own_server_at_the_second_try_gets_no_mark(ring: Ring) -> None:
     ring.remote([Turn(fails=Failure.REFUSED), Turn()], [Turn()], redispatch=-1)
-    answer = ring.ask(cookie="SERVERID=s1")
-    assert (answer.status, tried(answer), answer.all("set-cookie")) == (200, ("s1", "s1"), [])
-    assert answer.decision.claim is Claim.VALID
+    response = ring.request(cookie="SERVERID=s1")
+    assert (response.status, tried(response), response.all("set-cookie")) == (200, ("s1", "s1"), [])
+    assert response.decision.claim is Claim.VALID
 
 
 def test_a_client_gets_the_mark_of_another_server_if_its_own_goes_down_before_the_second_try(ring: Ring) -> None:
@@ -464,14 +464,18 @@ def test_a_client_gets_the_mark_of_another_server_if_its_own_goes_down_before_th
     def out() -> None:
         backend["s1"].state = AdminState.MAINT
 
-    answer = ring.ask(cookie="SERVERID=s1")
-    assert (answer.status, tried(answer), answer.all("set-cookie")) == (200, ("s1", "s2"), ["SERVERID=s2; path=/"])
-    assert (answer.decision.claim, answer.decision.reason) == (Claim.DOWN, Reason.FAILED)
+    response = ring.request(cookie="SERVERID=s1")
+    assert (response.status, tried(response), response.all("set-cookie")) == (
+        200,
+        ("s1", "s2"),
+        ["SERVERID=s2; path=/"],
+    )
+    assert (response.decision.claim, response.decision.reason) == (Claim.DOWN, Reason.FAILED)
 
 
 # -- responses that are held back
 
-OFF = Turn(status=503, headers=[("Set-Cookie", "secret=of-the-loser"), ("X-Loser", "1")], says=[b"off", b"line"])
+OFF = Turn(status=503, headers=[("Set-Cookie", "secret=of-the-loser"), ("X-Loser", "1")], pieces=[b"off", b"line"])
 
 
 def spare(ring: Ring, *sites: Sequence[Turn], **options: Any) -> Backend:
@@ -479,50 +483,52 @@ def spare(ring: Ring, *sites: Sequence[Turn], **options: Any) -> Backend:
     return ring.backend(*servers, **{"retry_on": "503"} | options)
 
 
-def passed(answer: RecordedResponse, *, server: str, status: int = 200, attempts: str) -> None:
+def passed(response: RecordedResponse, *, server: str, status: int = 200, attempts: str) -> None:
     """Check that the client has received the response of `server`, and of no other."""
-    assert answer.raised is None
-    assert (answer.status, answer.decision.server, answer.decision.status) == (status, server, status)
-    assert tried(answer) == tuple(attempts.split())
-    assert answer.all("set-cookie")[-1:] == [f"SERVERID={server}; path=/"], "the mark names who has answered"
+    assert response.raised is None
+    assert (response.status, response.decision.server, response.decision.status) == (status, server, status)
+    assert tried(response) == tuple(attempts.split())
+    assert response.all("set-cookie")[-1:] == [f"SERVERID={server}; path=/"], (
+        "the mark names the server of the response"
+    )
     if status == 200:
-        assert answer.body == server.encode()
-        assert answer.all("x-loser") == [] and len(answer.all("set-cookie")) == 1
+        assert response.body == server.encode()
+        assert response.all("x-loser") == [] and len(response.all("set-cookie")) == 1
 
 
 @pytest.mark.parametrize("cookie", [None, "SERVERID=s1"])
-def test_an_answer_that_is_held_back_leaves_nothing_behind(ring: Ring, cookie: str | None) -> None:
+def test_nothing_of_a_discarded_response_reaches_the_client(ring: Ring, cookie: str | None) -> None:
     spare(ring, [OFF], [Turn(headers=[("X-Winner", "1")])])
-    answer = ring.ask(cookie=cookie)
-    passed(answer, server="s2", attempts="s1 s2")
-    assert answer.all("x-winner") == ["1"]
-    assert answer.decision.failures == (Failure.RETRIED_STATUS,)
-    assert answer.decision.claim is (Claim.DOWN if cookie else Claim.NONE)
+    response = ring.request(cookie=cookie)
+    passed(response, server="s2", attempts="s1 s2")
+    assert response.all("x-winner") == ["1"]
+    assert response.decision.failures == (Failure.RETRIED_STATUS,)
+    assert response.decision.claim is (Claim.DOWN if cookie else Claim.NONE)
     assert ring.totals(Total.WREDIS, Total.WRETR, Total.ERESP, Total.ECON) == {"s1": [1, 0, 0, 0], "s2": [0, 0, 0, 0]}
-    assert ring.logged == [answer.decision]
+    assert ring.logged == [response.decision]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 421, 425, 429, 500, 501, 502, 503, 504])
 def test_each_status_may_be_named(ring: Ring, status: int) -> None:
     spare(ring, [Turn(status=status)], [Turn()], retry_on=str(status))
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     spare(ring, [Turn(status=status)], [Turn()], retry_on="504" if status == 503 else "503")
-    passed(ring.ask(), server="s1", status=status, attempts="s1")
+    passed(ring.request(), server="s1", status=status, attempts="s1")
 
 
 def test_the_last_response_is_passed_on_when_no_server_is_left(ring: Ring) -> None:
     spare(ring, [Turn(status=503)], [OFF])
-    answer = ring.ask()
-    passed(answer, server="s2", status=503, attempts="s1 s2")
-    assert answer.body == b"offline"
-    assert answer.all("x-loser") == ["1"] and answer.all("set-cookie")[0] == "secret=of-the-loser"
+    response = ring.request()
+    passed(response, server="s2", status=503, attempts="s1 s2")
+    assert response.body == b"offline"
+    assert response.all("x-loser") == ["1"] and response.all("set-cookie")[0] == "secret=of-the-loser"
 
 
-def test_the_answer_passes_that_comes_with_the_last_retry(ring: Ring) -> None:
+def test_the_response_to_the_last_retry_is_not_held_back(ring: Ring) -> None:
     spare(ring, [OFF], [OFF], [Turn()], retries=1)
-    passed(ring.ask(), server="s2", status=503, attempts="s1 s2")
+    passed(ring.request(), server="s2", status=503, attempts="s1 s2")
     spare(ring, [OFF], [Turn()], retries=0)
-    passed(ring.ask(), server="s1", status=503, attempts="s1")
+    passed(ring.request(), server="s1", status=503, attempts="s1")
 
 
 @pytest.mark.parametrize(
@@ -537,82 +543,82 @@ def test_the_answer_passes_that_comes_with_the_last_retry(ring: Ring) -> None:
         ("POST", "a key", True, True),
     ],
 )
-def test_an_answer_is_held_back_only_if_its_request_may_be_executed_twice(
+def test_a_response_is_held_back_only_if_its_request_may_be_executed_twice(
     ring: Ring, method: str, key: str | None, opted_in: bool, held: bool
 ) -> None:
     spare(ring, [OFF], [Turn()], idempotency_key=opted_in)
-    answer = ring.ask(method, key=key)
-    assert (answer.status, tried(answer)) == ((200, ("s1", "s2")) if held else (503, ("s1",)))
+    response = ring.request(method, key=key)
+    assert (response.status, tried(response)) == ((200, ("s1", "s2")) if held else (503, ("s1",)))
 
 
 @pytest.mark.parametrize("body", BODIES)
 def test_a_response_is_held_back_only_if_the_body_can_be_replayed(ring: Ring, body: str) -> None:
     pieces, reads, _, fits = BODIES[body]
     spare(ring, [Turn(status=503, reads=reads)], [Turn(reads=None)])
-    answer = ring.ask("PUT", body=pieces)
-    assert (answer.status, tried(answer)) == ((200, ("s1", "s2")) if fits else (503, ("s1",)))
+    response = ring.request("PUT", body=pieces)
+    assert (response.status, tried(response)) == ((200, ("s1", "s2")) if fits else (503, ("s1",)))
     if fits:
         assert b"".join(ring.received[-1].body) == b"".join(pieces)
 
 
-def test_while_an_answer_is_held_back_both_servers_have_the_request(ring: Ring) -> None:
+def test_while_a_response_is_held_back_the_request_is_in_flight_at_both_servers(ring: Ring) -> None:
     seen: list[list[int]] = []
     backend = spare(
         ring,
         [Turn(status=503, then=lambda: seen.append([len(server.in_flight) for server in backend.servers]))],
         [Turn(then=lambda: seen.append([len(server.in_flight) for server in backend.servers]))],
     )
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     assert seen == [[1, 1], [0, 1]]
 
 
-def test_where_the_next_would_have_to_wait_the_answer_passes(ring: Ring) -> None:
+def test_a_response_is_not_held_back_if_the_next_server_has_no_slot(ring: Ring) -> None:
     backend = ring.backend(ring.server("s1", OFF, maxconn=1), ring.server("s2", maxconn=1), retry_on="503")
     backend.placement.acquire(backend["s2"])
-    answer = ring.ask(cookie="SERVERID=s1", others=True)
-    assert (answer.status, tried(answer), answer.decision.failures) == (503, ("s1",), ())
-    assert answer.all("set-cookie") == ["secret=of-the-loser"], "it stays where it belongs"
+    response = ring.request(cookie="SERVERID=s1", others=True)
+    assert (response.status, tried(response), response.decision.failures) == (503, ("s1",), ())
+    assert response.all("set-cookie") == ["secret=of-the-loser"], "the client stays with its server"
     backend.placement.release(backend["s2"])
     assert ring.at_rest
-    passed(ring.ask(cookie="SERVERID=s1"), server="s2", attempts="s1 s2")
+    passed(ring.request(cookie="SERVERID=s1"), server="s2", attempts="s1 s2")
 
 
 def test_with_unavailable_fail_a_client_gets_the_response_of_its_own_server(ring: Ring) -> None:
     spare(ring, [OFF], [Turn()], unavailable="fail")
-    answer = ring.ask(cookie="SERVERID=s1")
-    assert (answer.status, tried(answer), answer.decision.failures) == (503, ("s1",), ())
-    assert (answer.all("set-cookie"), answer.decision.claim) == (["secret=of-the-loser"], Claim.VALID)
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    response = ring.request(cookie="SERVERID=s1")
+    assert (response.status, tried(response), response.decision.failures) == (503, ("s1",), ())
+    assert (response.all("set-cookie"), response.decision.claim) == (["secret=of-the-loser"], Claim.VALID)
+    passed(ring.request(), server="s2", attempts="s1 s2")
 
 
-def test_the_same_server_may_be_asked_again(ring: Ring) -> None:
+def test_a_request_may_be_retried_at_the_same_server(ring: Ring) -> None:
     spare(ring, [OFF, OFF, Turn()], redispatch=False)
-    passed(ring.ask(), server="s1", attempts="s1 s1 s1")
+    passed(ring.request(), server="s1", attempts="s1 s1 s1")
     assert ring.totals(Total.WRETR, Total.WREDIS) == {"s1": [2, 0]}
 
 
 def test_a_failure_after_a_held_response_is_retried_as_usual(ring: Ring) -> None:
     refused = Turn(fails=Failure.REFUSED)
     spare(ring, [OFF], [refused], [Turn()], retry_on="503 conn-failure")
-    passed(ring.ask(), server="s3", attempts="s1 s2 s3")
+    passed(ring.request(), server="s3", attempts="s1 s2 s3")
     spare(ring, [OFF], [refused], retry_on="503 conn-failure")
-    answer = ring.ask()
-    assert (answer.status, answer.decision.server, tried(answer)) == (503, None, ("s1", "s2"))
-    assert answer.all("retry-after") == ["5"] and answer.all("set-cookie") == [] and answer.all("x-loser") == []
+    response = ring.request()
+    assert (response.status, response.decision.server, tried(response)) == (503, None, ("s1", "s2"))
+    assert response.all("retry-after") == ["5"] and response.all("set-cookie") == [] and response.all("x-loser") == []
 
 
-def test_what_comes_out_of_the_app_that_is_asked_next_is_raised_as_ever(ring: Ring) -> None:
+def test_an_exception_of_the_next_app_is_raised(ring: Ring) -> None:
     error = LookupError("the winner's own")
     spare(ring, [OFF], [Turn(before=raising(error))])
-    answer = ring.ask()
-    assert answer.raised is error
-    assert (answer.status, tried(answer)) == (0, ("s1", "s2"))
+    response = ring.request()
+    assert response.raised is error
+    assert (response.status, tried(response)) == (0, ("s1", "s2"))
 
 
 KEYS = {"asgi": "sticky", "wsgi": "sticky.decision"}
 
 
-def test_an_answer_that_was_not_named_is_not_delayed(ring: Ring) -> None:
+def test_a_response_with_a_status_that_retry_on_does_not_name_is_not_delayed(ring: Ring) -> None:
     """Check that the client gets the head while the app still runs."""
     statuses: list[int] = []
 
@@ -620,9 +626,9 @@ def test_an_answer_that_was_not_named_is_not_delayed(ring: Ring) -> None:
         decision: Decision = ring.received[0].request[KEYS[ring.face.name]]
         statuses.append(decision.status)
 
-    spare(ring, [Turn(says=[b"a", b"b"], then=look)])
-    answer = ring.ask()
-    assert (answer.body, statuses) == (b"ab", [200])
+    spare(ring, [Turn(pieces=[b"a", b"b"], then=look)])
+    response = ring.request()
+    assert (response.body, statuses) == (b"ab", [200])
 
 
 # -- the server with the discarded response
@@ -633,18 +639,18 @@ def test_an_answer_that_was_not_named_is_not_delayed(ring: Ring) -> None:
     "pieces, taken",
     [([b"x" * 65536], 65536), ([b"x" * 1024] * 64, 65536), ([b"x" * 1024] * 65, 65536), ([b"x" * 65537], 0)],
 )
-def test_on_asgi_its_messages_are_accepted_up_to_a_limit_and_then_it_sees_a_disconnect(
+def test_on_asgi_messages_of_a_discarded_response_are_accepted_up_to_a_limit_and_then_send_raises(
     ring: Ring, pieces: list[bytes], taken: int
 ) -> None:
-    spare(ring, [Turn(status=503, says=pieces)], [Turn()])
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    spare(ring, [Turn(status=503, pieces=pieces)], [Turn()])
+    passed(ring.request(), server="s2", attempts="s1 s2")
     loser = ring.sites["s1"]
     assert loser.taken == taken
     assert len(loser.refused) == (1 if sum(map(len, pieces)) > taken else 0)
 
 
 @ASGI
-def test_on_asgi_an_endless_loser_comes_to_an_end(ring: Ring) -> None:
+def test_on_asgi_an_endless_discarded_response_is_ended(ring: Ring) -> None:
     class Endless(Sequence[bytes]):
         def __len__(self) -> int:
             return 1 << 30
@@ -652,40 +658,40 @@ def test_on_asgi_an_endless_loser_comes_to_an_end(ring: Ring) -> None:
         def __getitem__(self, index: Any) -> Any:
             return b"data: tick\n\n"
 
-    spare(ring, [Turn(status=503, says=Endless())], [Turn()])
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    spare(ring, [Turn(status=503, pieces=Endless())], [Turn()])
+    passed(ring.request(), server="s2", attempts="s1 s2")
     assert 65500 < ring.sites["s1"].taken <= 65536
 
 
 @WSGI
 @pytest.mark.parametrize("late", [False, True], ids=["head at once", "head with the first item"])
-def test_on_wsgi_its_iterable_is_closed_without_being_read(ring: Ring, late: bool) -> None:
-    spare(ring, [Turn(status=503, says=[b"a", b"b", b"c"])], [Turn()])
+def test_on_wsgi_the_iterable_of_a_discarded_response_is_closed_without_being_read(ring: Ring, late: bool) -> None:
+    spare(ring, [Turn(status=503, pieces=[b"a", b"b", b"c"])], [Turn()])
     site = ring.sites["s1"]
     assert isinstance(site, WsgiSite)
     site.late = late
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     assert (site.taken, site.closed) == (1 if late else 0, 1)
 
 
 @WSGI
-def test_on_wsgi_its_writes_are_discarded_and_those_of_the_next_are_not(ring: Ring) -> None:
+def test_on_wsgi_writes_of_a_discarded_response_are_discarded_and_those_of_the_next_are_not(ring: Ring) -> None:
     spare(ring, [OFF], [Turn()])
     for site in ring.sites.values():
         assert isinstance(site, WsgiSite)
         site.writes = True
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     assert ring.sites["s1"].taken == len(b"offline")
 
 
 @WSGI
 @pytest.mark.parametrize("late", [False, True], ids=["head at once", "head with the first item"])
-def test_on_wsgi_the_next_may_stream_as_it_likes(ring: Ring, late: bool) -> None:
-    spare(ring, [OFF], [Turn(says=[b"s", b"2"])])
+def test_on_wsgi_the_response_after_a_discarded_one_is_streamed(ring: Ring, late: bool) -> None:
+    spare(ring, [OFF], [Turn(pieces=[b"s", b"2"])])
     for site in ring.sites.values():
         assert isinstance(site, WsgiSite)
         site.late = late
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     assert [site.closed for site in ring.sites.values()] == [1, 1]
 
 
@@ -701,11 +707,11 @@ def test_on_wsgi_a_discarded_response_that_replaces_its_head_is_discarded_too(ri
 
     first: Server = ring.face.package.Server("s1", ring.face.validated(restless))
     ring.backend(first, ring.server("s2"), retry_on="503")
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
 
 
 @WSGI
-def test_on_wsgi_a_head_that_is_taken_back_for_another_passes_with_its_own_mark(ring: Ring) -> None:
+def test_on_wsgi_a_head_that_replaces_an_earlier_one_is_passed_on_with_one_mark(ring: Ring) -> None:
     def restless(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         try:
@@ -716,16 +722,18 @@ def test_on_wsgi_a_head_that_is_taken_back_for_another_passes_with_its_own_mark(
 
     first: Server = ring.face.package.Server("s1", ring.face.validated(restless))
     ring.backend(first, ring.server("s2"), retry_on="503")
-    answer = ring.ask()
-    assert (answer.status, tried(answer), answer.body) == (503, ("s1",), b"sorry"), "the client may have seen the other"
-    assert answer.all("set-cookie") == ["SERVERID=s1; path=/"]
+    response = ring.request()
+    assert (response.status, tried(response), response.body) == (503, ("s1",), b"sorry"), (
+        "the client may have received the first head"
+    )
+    assert response.all("set-cookie") == ["SERVERID=s1; path=/"]
 
 
 ERRORS = {
     "its own": LookupError("the loser's own"),
     "that it was cut short": ServerFailure(Failure.TRUNCATED),
-    "that nobody took it": ServerFailure(Failure.REFUSED),
-    "that nobody listens": OSError("nobody listens"),
+    "that the request was refused": ServerFailure(Failure.REFUSED),
+    "that no socket listens": OSError("no socket listens"),
 }
 
 
@@ -740,28 +748,30 @@ def test_an_exception_after_a_discarded_response_reaches_no_client(ring: Ring, e
     raised = ERRORS[error]
     loser = Turn(status=503, then=raising(raised)) if way == "behind its head" else Turn(status=503, raises=raised)
     spare(ring, [loser], [Turn()])
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     assert unblamed(ring)
 
 
 @WSGI
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("way", ["through write", "head with the first item"])
-def test_on_wsgi_nor_what_comes_out_of_one_that_answers_in_other_ways(ring: Ring, error: str, way: str) -> None:
-    spare(ring, [Turn(status=503, raises=ERRORS[error], says=[b""])], [Turn()])
+def test_on_wsgi_an_exception_of_write_or_a_generator_after_a_discarded_response_reaches_no_client(
+    ring: Ring, error: str, way: str
+) -> None:
+    spare(ring, [Turn(status=503, raises=ERRORS[error], pieces=[b""])], [Turn()])
     site = ring.sites["s1"]
     assert isinstance(site, WsgiSite)
     site.writes, site.late = way == "through write", way != "through write"
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     assert unblamed(ring)
 
 
 @WSGI
-def test_on_wsgi_what_comes_out_of_a_loser_when_it_is_closed_is_logged(
+def test_on_wsgi_an_exception_from_closing_a_discarded_iterable_is_logged(
     ring: Ring, caplog: pytest.LogCaptureFixture
 ) -> None:
     spare(ring, [Turn(status=503, unclosable=LookupError("can't be closed"))], [Turn()])
-    passed(ring.ask(), server="s2", attempts="s1 s2")
+    passed(ring.request(), server="s2", attempts="s1 s2")
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.name == "sticky_sessions"
     assert record.exc_info is not None and "can't be closed" in str(record.exc_info[1])
@@ -769,7 +779,7 @@ def test_on_wsgi_what_comes_out_of_a_loser_when_it_is_closed_is_logged(
 
 
 @WSGI
-def test_on_wsgi_a_file_that_a_loser_has_opened_is_closed(ring: Ring) -> None:
+def test_on_wsgi_the_file_of_a_discarded_response_is_closed(ring: Ring) -> None:
     opened: list[FileWrapper] = []
 
     def files(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -779,8 +789,8 @@ def test_on_wsgi_a_file_that_a_loser_has_opened_is_closed(ring: Ring) -> None:
 
     def with_files(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         environ["wsgi.file_wrapper"] = FileWrapper
-        answered: Iterable[bytes] = ring.dispatcher(environ, start_response)
-        return answered
+        iterable: Iterable[bytes] = ring.dispatcher(environ, start_response)
+        return iterable
 
     ring.backend(ring.face.package.Server("s1", files), ring.server("s2"), retry_on="503")
     passed(ring.face.client(with_files)(), server="s2", attempts="s1 s2")
@@ -794,7 +804,7 @@ def ended_by(ring: Ring, first: Turn, second: Turn, error: type[BaseException]) 
     """Return the log lines about a request that was ended from outside."""
     backend = spare(ring, [first], [second])
     with pytest.raises(error):
-        ring.ask()
+        ring.request()
     assert ring.at_rest
     (decision,) = ring.logged
     assert [server.name for server in backend.servers if server.total] == [*decision.attempts]
@@ -834,10 +844,10 @@ def test_a_cancelled_task_releases_its_slot(ring: Ring, first: Turn, second: Tur
     assert ended_by(ring, first, second, asyncio.CancelledError).attempts == attempts
 
 
-# -- what each attempt is given
+# -- the request that each attempt receives
 
 
-def test_the_next_attempt_finds_nothing_that_the_last_has_written(ring: Ring) -> None:
+def test_changes_that_an_attempt_makes_to_the_request_are_not_seen_by_the_next(ring: Ring) -> None:
     def scribble(request: dict[str, Any]) -> None:
         if ring.face.name == "asgi":
             request["headers"].append((b"x-scribble", b"1"))
@@ -857,7 +867,7 @@ def test_the_next_attempt_finds_nothing_that_the_last_has_written(ring: Ring) ->
         [Turn(before=lambda request: pristine.append(dict(request)))],
         retry_on="503 conn-failure",
     )
-    passed(ring.ask(cookie="SERVERID=s1; a=1"), server="s3", attempts="s1 s2 s3")
+    passed(ring.request(cookie="SERVERID=s1; a=1"), server="s3", attempts="s1 s2 s3")
     (request,) = pristine
     assert "scribble" not in request
     if ring.face.name == "asgi":
@@ -883,7 +893,7 @@ def test_each_attempt_sees_the_earlier_ones(ring: Ring) -> None:
         [Turn(before=look)],
         retry_on="503 empty-response",
     )
-    passed(ring.ask(), server="s3", attempts="s1 s2 s3")
+    passed(ring.request(), server="s3", attempts="s1 s2 s3")
     assert seen == [
         (("s1",), ()),
         (("s1", "s2"), (Failure.RETRIED_STATUS,)),
@@ -891,7 +901,7 @@ def test_each_attempt_sees_the_earlier_ones(ring: Ring) -> None:
     ]
 
 
-# -- what is left of it
+# -- references that are left of a request
 
 
 class Sent(io.BytesIO):
@@ -901,11 +911,11 @@ class Sent(io.BytesIO):
         return {"type": "http.request", "body": self.read(), "more_body": False}
 
 
-def asked_for(ring: Ring) -> weakref.ref[Sent]:
+def body_of_a_finished_request(ring: Ring) -> weakref.ref[Sent]:
     """Return a weak reference to the body of a request that is over."""
     sent = Sent(b"0123456789")
 
-    def asks(*args: Any) -> Any:
+    def app(*args: Any) -> Any:
         if ring.face.name == "asgi":
             scope, _, send = args
             return ring.dispatcher(scope, sent, send)
@@ -913,20 +923,20 @@ def asked_for(ring: Ring) -> weakref.ref[Sent]:
         environ |= {"wsgi.input": sent, "CONTENT_LENGTH": "10"}
         return ring.dispatcher(environ, start_response)
 
-    ring.face.client(asks)()
+    ring.face.client(app)()
     ring.received.clear()
     return weakref.ref(sent)
 
 
-@pytest.mark.parametrize("status", [200, 503], ids=["answered", "nobody left"])
+@pytest.mark.parametrize("status", [200, 503], ids=["a response", "no server left"])
 def test_a_decision_that_is_kept_holds_nothing_of_the_request(ring: Ring, status: int) -> None:
     turn = Turn(reads=None) if status == 200 else Turn(fails=Failure.REFUSED)
     ring.remote([Turn(fails=Failure.REFUSED, reads=None)], [turn])
     gc.disable()
     try:
-        body = asked_for(ring)
+        body = body_of_a_finished_request(ring)
         assert ring.logged[0].status == status
-        assert body() is None, "and it leaves no cycle behind either"
+        assert body() is None, "a reference cycle keeps the body alive"
     finally:
         gc.enable()
 
@@ -935,7 +945,7 @@ def test_a_decision_that_is_kept_holds_nothing_of_the_request(ring: Ring, status
 
 
 @ASGI
-def test_a_websocket_denied_with_such_a_status_gets_another_server(ring: Ring) -> None:
+def test_a_websocket_denied_with_a_retried_status_gets_another_server(ring: Ring) -> None:
     connected: list[str] = []
 
     def end(name: str, accepts: bool) -> Server:
@@ -954,7 +964,7 @@ def test_a_websocket_denied_with_such_a_status_gets_another_server(ring: Ring) -
 
     ring.backend(end("s1", False), end("s2", True), retry_on="503")
     client: Any = ring.face.client(ring._asgi((), {}))
-    answer = client.websocket()
-    assert (answer.status, tried(answer), connected) == (101, ("s1", "s2"), ["s1", "s2"])
-    assert answer.all("set-cookie") == ["SERVERID=s2; path=/"]
+    response = client.websocket()
+    assert (response.status, tried(response), connected) == (101, ("s1", "s2"), ["s1", "s2"])
+    assert response.all("set-cookie") == ["SERVERID=s2; path=/"]
     assert ring.at_rest
