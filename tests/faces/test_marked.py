@@ -36,7 +36,7 @@ UP: dict[str, Any] = {"on_marked_up": "shutdown-backup-sessions"}
 def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition is still false"
         time.sleep(0.005)
 
 
@@ -51,13 +51,13 @@ class Origin:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.asked = 0
+        self.received = 0
         self.released = threading.Event()
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             raise NotImplementedError
-        self.asked += 1
+        self.received += 1
         start = {"type": "http.response.start", "status": 200, "headers": [(b"x-server", self.name.encode())]}
         if scope["path"] == "/held":
             await send(start)
@@ -69,7 +69,7 @@ class Origin:
         await send({"type": "http.response.body", "body": b"end"})
 
     def wsgi(self, environ: Any, start_response: Any) -> Iterator[bytes]:
-        self.asked += 1
+        self.received += 1
         start_response("200 OK", [("x-server", self.name)])
         if environ["PATH_INFO"] != "/quick":
             while not self.released.wait(0.005):
@@ -77,7 +77,7 @@ class Origin:
         yield b"end"
 
     def listen(self, stack: ExitStack) -> str:
-        """Serve the same at a URL."""
+        """Start a thread that sends the same responses at a URL, and return the URL."""
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         stack.callback(self.released.set)
         threading.Thread(target=self._accept, args=(listening,), daemon=True).start()
@@ -89,14 +89,14 @@ class Origin:
                 connection, _ = listening.accept()
             except OSError:
                 return
-            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._respond, args=(connection,), daemon=True).start()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _respond(self, connection: socket.socket) -> None:
         head = b"HTTP/1.1 200 OK\r\nx-server: %s\r\ntransfer-encoding: chunked\r\n\r\n" % self.name.encode()
         try:
             with connection:
                 while data := connection.recv(65536):
-                    self.asked += 1
+                    self.received += 1
                     path = data.split(b" ", 2)[1]
                     if path == b"/held":
                         connection.sendall(head + b"3\r\none\r\n")
@@ -119,12 +119,12 @@ class Visit:
 
     @property
     def end(self) -> Exception | None:
-        """The exception that ended it; None: a response."""
+        """The exception that ended the request; None if it ended with a response."""
         error = self.future.exception(DEADLINE)
         assert error is None or isinstance(error, Exception)
         return error
 
-    def saw(self, status: int, headers: list[tuple[str, str]]) -> None:
+    def set_head(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.status, self.server = status, dict(headers).get("x-server", "")
 
 
@@ -165,7 +165,7 @@ class Bench:
         """Send a request of a client of `server`, and wait for all that the server sends before `released` is set."""
         visit = Visit()
         cookie = f"SERVERID={server}" if server else ""
-        asked = sum(origin.asked for origin in self.origins.values())
+        before = sum(origin.received for origin in self.origins.values())
         if self.face.name == "asgi":
             visit.future = self._portal.start_task_soon(self._asgi, visit, cookie, path)
         else:
@@ -174,13 +174,13 @@ class Bench:
         if path == "/held":
             assert visit.begun.wait(DEADLINE)
         elif path == "/silent":
-            until(lambda: sum(origin.asked for origin in self.origins.values()) > asked)
+            until(lambda: sum(origin.received for origin in self.origins.values()) > before)
         return visit
 
     async def _asgi(self, visit: Visit, cookie: str, path: str) -> None:
         async def receive() -> dict[str, Any]:
-            if not told:
-                told.append(None)
+            if not received:
+                received.append(None)
                 return {"type": "http.request", "body": b"", "more_body": False}
             await asyncio.sleep(3600)
             raise AssertionError
@@ -188,12 +188,12 @@ class Bench:
         async def send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 headers = [(name.decode(), value.decode()) for name, value in message["headers"]]
-                visit.saw(message["status"], headers)
+                visit.set_head(message["status"], headers)
             else:
                 visit.body += message.get("body", b"")
                 visit.begun.set()
 
-        told: list[None] = []
+        received: list[None] = []
         headers = [(b"host", b"here"), *([(b"cookie", cookie.encode())] if cookie else [])]
         scope: dict[str, Any] = {
             "type": "http",
@@ -217,7 +217,7 @@ class Bench:
             **({"HTTP_COOKIE": cookie} if cookie else {}),
         }
         try:
-            body = self._dispatcher(environ, lambda status, headers, *_: visit.saw(int(status[:3]), headers))
+            body = self._dispatcher(environ, lambda status, headers, *_: visit.set_head(int(status[:3]), headers))
             try:
                 for item in body:
                     visit.body += item
@@ -259,7 +259,7 @@ def test_requests_in_flight_end_with_a_server_that_is_marked_down(bench: Bench, 
     assert ends or (here.end is None and here.body[-3:] == b"end")
 
 
-def test_without_that_option_requests_in_flight_go_on(bench: Bench) -> None:
+def test_without_on_marked_down_requests_in_flight_continue(bench: Bench) -> None:
     backend = bench.backend(bench.server("s1"), bench.server("s2"), check=checked())
     visit = bench.visit("s1")
     put(backend["s1"], "DOWN")
@@ -277,17 +277,17 @@ def test_a_client_without_a_response_head_gets_502_or_another_server(bench: Benc
     servers = bench.server("s1"), bench.server("s2", backup=option == "marked up")
     backend = bench.backend(*servers, check=check, retry_on="empty-response" if retried else "conn-failure")
     cut, other = ("s1", "s2") if option == "marked down" else ("s2", "s1")
-    who = "" if option == "marked up" else "s1"
+    server = "" if option == "marked up" else "s1"
     if option == "marked up":
         put(backend["s1"], "DOWN")
-    assert bench.visit(who, "/quick").end is None  # so that there is a connection that was used before
-    visit = bench.visit(who, "/silent")
-    assert bench.origins[cut].asked == 2
+    assert bench.visit(server, "/quick").end is None  # so that the next request uses an idle connection of the pool
+    visit = bench.visit(server, "/silent")
+    assert bench.origins[cut].received == 2
     bench.origins[other].released.set()
     put(backend["s1"], "UP" if option == "marked up" else "DOWN")
     assert visit.end is None
     assert (visit.status, visit.server) == ((200, other) if retried else (502, ""))
-    assert bench.origins[cut].asked == 2, "nobody asks it once more, on another connection"
+    assert bench.origins[cut].received == 2, "the request is not sent again on another connection"
     assert backend[cut].counters[Total.ERESP] == 1
 
 
@@ -366,7 +366,7 @@ def test_a_check_of_a_backup_is_not_ended(face: Face) -> None:
         backend = bench.backend(*servers, is_checked=True, check=Check("/silent", inter=0.05, timeout=DEADLINE, fall=1))
         put(backend["s1"], "DOWN")
         assert bench.visit(path="/quick").end is None
-        until(lambda: bench.origins["b1"].asked > 1)
+        until(lambda: bench.origins["b1"].received > 1)
         put(backend["s1"], "UP")
         bench.origins["b1"].released.set()
         checking = backend["b1"].checking
@@ -374,5 +374,5 @@ def test_a_check_of_a_backup_is_not_ended(face: Face) -> None:
         assert backend["b1"].status == "UP" and str(checking.result).startswith("Layer7 check passed")
 
 
-def test_which_failures_tell_about_the_health_of_a_server() -> None:
+def test_failures_that_are_no_fault_of_the_server() -> None:
     assert {failure for failure in Failure if not failure.is_server_fault} == {Failure.NOT_FORWARDABLE, Failure.SHUT}

@@ -1,11 +1,10 @@
 """Requests that wait for a slot at a server that has reached its `maxconn`, on ASGI (asyncio and trio) and on WSGI:
-tasks
-and threads that run at the same time, on a bench that shows where each of them is.
+tasks and threads that run at the same time, on a bench that shows which server or queue each request is in.
 
     backend = bench.backend(bench.server("s1"), bench.server("s2"))    # one slot each
     first, second = bench.visit("s1"), bench.visit("s1")              # the first is in its app, the second waits
     first.release()
-    bench.until(lambda: second.inside == "s1")
+    until(lambda: second.inside == "s1")
 """
 
 from __future__ import annotations
@@ -50,15 +49,15 @@ from sticky_core.transaction.steps import Step, Unavailable
 from sticky_core.transaction.transaction import Transaction
 from tests.faces.kept import assert_holds_no_request
 
-PATIENCE = 300.0  # seconds for what takes milliseconds
+PATIENCE = 300.0  # seconds, for waits that take milliseconds
 PLAIN = Cookie("SERVERID", signed=False, nocache=False)
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition that another thread brings about."""
+    """Wait until `condition` returns true. Another thread changes its result."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition is still false"
         time.sleep(0.001)
 
 
@@ -67,13 +66,13 @@ class Killed(BaseException):
 
 
 class Visit(ABC):
-    """A request in flight, as the bench sees it."""
+    """A request, and its state in the bench."""
 
     def __init__(self, bench: Bench, number: int) -> None:
         self.bench = bench
         self.number = number
-        self.inside: str | None = None  # the server with the app that has it
-        self.been: list[str] = []  # all servers so far
+        self.inside: str | None = None  # the server with the app that handles it now
+        self.tried: list[str] = []  # all servers that have received it
         self.status = 0
         self.cookies: list[str] = []
         self.raised: BaseException | None = None
@@ -94,12 +93,12 @@ class Visit(ABC):
 
     @property
     def waits(self) -> bool:
-        """Whether it is in a queue."""
+        """Whether the request is in a queue."""
         return self.inside is None and not self.over.is_set() and self.transaction is not None
 
     @property
-    def stands(self) -> bool:
-        """Whether it is in an app, in a queue, or over."""
+    def is_placed(self) -> bool:
+        """Whether the request is in an app, in a queue, or over."""
         return self.over.is_set() or self.inside is not None or self.waits
 
     @property
@@ -109,7 +108,7 @@ class Visit(ABC):
         return self.decision.server
 
     def enters(self, name: str) -> None:
-        self.been.append(name)
+        self.tried.append(name)
         self.bench.count(name, 1)
         if name in self.fails:
             self.bench.count(name, -1)
@@ -122,30 +121,30 @@ class Visit(ABC):
         self.inside = None
 
     def release(self) -> Visit:
-        """Let the app that has it respond, and wait for the end of the request."""
+        """Release the app that handles the request, and wait for the end of the request."""
         self.open()
         return self.ends()
 
     def ends(self) -> Visit:
-        """Wait for its end, which comes by itself."""
+        """Wait for the end of the request, without releasing its app."""
         assert self.over.wait(PATIENCE), "it does not end"
         return self
 
     @abstractmethod
     def open(self) -> None:
-        """Let the app respond, without waiting for the end."""
+        """Release the app, without waiting for the end of the request."""
 
     @abstractmethod
-    def leave(self) -> None:
-        """Let the client disconnect."""
+    def disconnect(self) -> None:
+        """Disconnect the client."""
 
     @abstractmethod
     def end(self) -> None:
-        """End from outside what serves it: cancel the task, kill the thread."""
+        """Cancel the task, or kill the thread, that serves the request."""
 
 
 class Bench(ABC):
-    """One of the two packages with its servers, and many requests at the same time."""
+    """The servers and backends of one of the two packages, and the requests that are sent to them."""
 
     package: Any
     key: str
@@ -157,16 +156,16 @@ class Bench(ABC):
         #: the transactions that wait for their next server, by the identity of their request
         self.waiting: dict[int, Transaction[Any, Any]] = {}
         #: whether apps respond at once, without `release`
-        self.hurried = False
+        self.responds_at_once = False
         #: whether apps send their head and a first piece before they wait
         self.streams = False
         self._lock = threading.Lock()
-        self.crowd: dict[str, int] = {}
-        self.largest_crowd: dict[str, int] = {}
+        self.in_apps: dict[str, int] = {}
+        self.largest_in_apps: dict[str, int] = {}
         self._apps: dict[Backend, Callable[..., Any]] = {}
 
     @contextmanager
-    def watches(self, transaction: Transaction[Any, Any], step: Step) -> Generator[None]:
+    def recorded_wait(self, transaction: Transaction[Any, Any], step: Step) -> Generator[None]:
         """Record a transaction as waiting while its step is a wait."""
         number = id(transaction.raw_request)
         if not isinstance(step, Unavailable):
@@ -178,16 +177,16 @@ class Bench(ABC):
 
     def count(self, name: str, change: int) -> None:
         with self._lock:
-            self.crowd[name] = self.crowd.get(name, 0) + change
-            self.largest_crowd[name] = max(self.crowd[name], self.largest_crowd.get(name, 0))
+            self.in_apps[name] = self.in_apps.get(name, 0) + change
+            self.largest_in_apps[name] = max(self.in_apps[name], self.largest_in_apps.get(name, 0))
 
     def server(self, name: str, maxconn: int = 1, **options: Any) -> Server:
         made: Server = self.package.Server(name, self._app(name), maxconn=maxconn, **options)
         return made
 
     def backend(self, *servers: Server, **options: Any) -> Backend:
-        asked: dict[str, Any] = {"balance": RoundRobin(start=0), "persist": PLAIN, "log": self.logged.append}
-        made: Backend = self.package.Backend("web", servers, **asked | options)
+        defaults: dict[str, Any] = {"balance": RoundRobin(start=0), "persist": PLAIN, "log": self.logged.append}
+        made: Backend = self.package.Backend("web", servers, **defaults | options)
         self.backends.append(made)
         self._apps[made] = self.package.Dispatcher(made)
         return made
@@ -210,28 +209,28 @@ class Bench(ABC):
         """
         visit = self._begin(of, tuple(fails), elsewhere, kind)
         if wait:
-            until(lambda: visit.stands)
+            until(lambda: visit.is_placed)
         return visit
 
     def settle(self) -> None:
-        """Release all requests, and check that none has left anything behind."""
+        """Release all requests, and check that no slot and no place in a queue is held."""
         until(self._emptied)
         for backend in self.backends:
             assert [len(server.in_flight) for server in backend.servers] == [0] * len(backend.servers)
             assert backend.qcur() == 0 and not any(map(backend.qcur, backend.servers))
-        unasked = [visit.raised for visit in self.visits if visit.raised is not None]
-        assert all(isinstance(error, Killed) for error in unasked), unasked
+        errors = [visit.raised for visit in self.visits if visit.raised is not None]
+        assert all(isinstance(error, Killed) for error in errors), errors
 
     def _emptied(self) -> bool:
         here = [visit for visit in self.visits if not visit.over.is_set()]
         inside = [visit for visit in here if visit.inside is not None]
         for visit in inside or here:
-            visit.open() if inside else visit.leave()
+            visit.open() if inside else visit.disconnect()
         return not here
 
     @abstractmethod
     def close(self) -> None:
-        """End what a failed test has left behind."""
+        """End the tasks or threads that a failed test has left behind."""
 
     @abstractmethod
     def alone(self) -> int:
@@ -256,7 +255,7 @@ class AsgiVisit(Visit):
     def open(self) -> None:
         self.portal.call(self.gate.set)
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         self.portal.call(self.left.set)
 
     def end(self) -> None:
@@ -273,7 +272,7 @@ class AsgiBench(Bench):
         super().__init__()
         self._stack = ExitStack()
         self._portals: dict[bool, anyio.from_thread.BlockingPortal] = {}
-        self._tasks: dict[bool, int] = {}  # how many there are of each without requests
+        self._tasks: dict[bool, int] = {}  # the number of tasks without requests, by `elsewhere`
 
     def _portal(self, elsewhere: bool) -> anyio.from_thread.BlockingPortal:
         if elsewhere not in self._portals:
@@ -289,7 +288,7 @@ class AsgiBench(Bench):
     def settle(self) -> None:
         super().settle()
         for elsewhere, portal in self._portals.items():
-            until(lambda: portal.call(self._count_tasks) == self._tasks[elsewhere])  # noqa: B023 - within the turn
+            until(lambda: portal.call(self._count_tasks) == self._tasks[elsewhere])  # noqa: B023 - called within this iteration
 
     def close(self) -> None:
         for visit in self.visits:
@@ -368,7 +367,7 @@ class AsgiBench(Bench):
                 if self.streams:
                     await send(head)
                     await send({"type": "http.response.body", "body": b"first", "more_body": True})
-                if self.hurried:
+                if self.responds_at_once:
                     await anyio.lowlevel.checkpoint()
                 else:
                     await visit.gate.wait()
@@ -404,7 +403,7 @@ class WsgiVisit(Visit):
     def open(self) -> None:
         self.gate.set()
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         self.left.set()
 
     def end(self) -> None:
@@ -472,7 +471,7 @@ class WsgiBench(Bench):
                 for _ in body:
                     pass
             finally:
-                body.close()  # type: ignore[attr-defined]  # the validator's own has one
+                body.close()  # type: ignore[attr-defined]  # the iterable of the validator has one
         except BaseException as error:
             visit.raised = error
         finally:
@@ -487,7 +486,7 @@ class WsgiBench(Bench):
                 start_response("200 OK", [("Content-Type", "text/plain")])
                 return self._streamed(visit)
             try:
-                if self.hurried:
+                if self.responds_at_once:
                     time.sleep(0)
                 else:
                     assert visit.gate.wait(PATIENCE)
@@ -520,11 +519,11 @@ def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     resolve_async, resolve = sticky_asgi.waits.resolve_wait, sticky_wsgi.waits.resolve_wait
 
     async def watched_async(transaction: Any, step: Step, body: Any) -> Server | None:
-        with made.watches(transaction, step):
+        with made.recorded_wait(transaction, step):
             return await resolve_async(transaction, step, body)
 
     def watched(transaction: Any, step: Step) -> Server | None:
-        with made.watches(transaction, step):
+        with made.recorded_wait(transaction, step):
             return resolve(transaction, step)
 
     monkeypatch.setattr(sticky_asgi.middleware, "resolve_wait", watched_async)
@@ -540,25 +539,25 @@ def put(server: Server, state: str) -> None:
     if state in ("down", "up"):
         server.health = Health.DOWN if state == "down" else Health.UP
     else:
-        server.state = state  # type: ignore[assignment]  # a word will do
+        server.state = state  # type: ignore[assignment]  # a str is accepted
 
 
 # -- which request is next
 
 
-def test_a_client_of_a_full_server_waits_there_and_is_served_when_its_turn_comes(bench: Bench) -> None:
+def test_a_client_of_a_full_server_waits_for_it_and_gets_a_slot_in_order(bench: Bench) -> None:
     bench.backend(bench.server("s1"), bench.server("s2"))
     visits = [bench.visit("s1") for _ in range(4)]
     for number, (before, after) in enumerate(pairwise(visits), 1):
         assert before.inside == "s1"
         assert all(visit.waits for visit in visits[number:])
         before.release()
-        until(lambda: after.inside)  # noqa: B023 - it is waited for within the turn
+        until(lambda: after.inside)  # noqa: B023 - called within this iteration
     visits[-1].release()
     for visit in visits:
         assert (visit.status, visit.server, visit.cookies) == (200, "s1", [])
         assert (visit.decision.claim, visit.decision.attempts) == (Claim.VALID, ("s1",))
-    assert bench.largest_crowd == {"s1": 1}
+    assert bench.largest_in_apps == {"s1": 1}
 
 
 def test_a_new_client_gets_the_first_free_slot_and_a_mark_of_that_server(bench: Bench) -> None:
@@ -609,16 +608,16 @@ def test_a_slot_passes_from_one_thread_or_loop_to_another(bench: Bench) -> None:
     visits = [bench.visit(elsewhere=bool(number % 2)) for number in range(4)]
     for before, after in pairwise(visits):
         before.release()
-        until(lambda: after.inside)  # noqa: B023 - it is waited for within the turn
+        until(lambda: after.inside)  # noqa: B023 - called within this iteration
 
 
 def test_a_client_of_a_failed_server_waits_for_the_next_and_gets_its_mark(bench: Bench) -> None:
     backend = bench.backend(bench.server("s1"), bench.server("s2"))
     busy = bench.visit("s2")
     moved = bench.visit("s1", fails=["s1"])
-    assert moved.waits and moved.been == ["s1"]
+    assert moved.waits and moved.tried == ["s1"]
     free = bench.visit("s1")
-    assert free.inside == "s1", "the place that was left is nobody's who has tried it"
+    assert free.inside == "s1", "the released slot goes to a request that has not tried the server"
     busy.release()
     until(lambda: moved.inside)
     moved.release()
@@ -635,11 +634,11 @@ def test_two_hundred_at_once_never_exceed_the_slots_and_all_are_served(bench: Be
     of = [None, "s1", "s2", None, "s1"] * 39
     waiting = [bench.visit(belongs, wait=False, elsewhere=number % loops == 1) for number, belongs in enumerate(of)]
     until(lambda: all(visit.waits for visit in waiting))
-    bench.hurried = True
+    bench.responds_at_once = True
     for visit in inside:
         visit.open()
     assert [visit.ends().status for visit in bench.visits] == [200] * 200
-    assert bench.largest_crowd == {"s1": 3, "s2": 2}
+    assert bench.largest_in_apps == {"s1": 3, "s2": 2}
     assert all(visit.server == belongs for visit, belongs in zip(waiting, of, strict=True) if belongs)
     assert sum(server.total for server in backend.servers) == len(bench.logged) == 200
 
@@ -656,7 +655,7 @@ def test_with_a_full_queue_a_client_gets_another_server_and_its_mark(bench: Benc
     assert (moved.decision.claim, moved.decision.reason) == (Claim.DOWN, Reason.FULL)
 
 
-def test_if_that_server_is_full_too_it_waits_for_any_and_gets_the_mark_of_that(bench: Bench) -> None:
+def test_if_the_other_server_is_full_too_a_client_waits_for_any_and_gets_the_mark_of_that(bench: Bench) -> None:
     bench.backend(bench.server("s1", maxqueue=1), bench.server("s2"))
     visits = [bench.visit(of) for of in ("s1", "s2", "s1", "s1")]
     _, on_s2, _, moved = visits
@@ -681,14 +680,14 @@ def test_a_request_that_waits_for_any_server_may_get_its_own_and_no_new_mark(ben
 
 
 @pytest.mark.parametrize(
-    "options", [{"redispatch": False}, {"unavailable": "fail"}], ids=["no redispatch", "rather fails"]
+    "options", [{"redispatch": False}, {"unavailable": "fail"}], ids=["no redispatch", "unavailable=fail"]
 )
 def test_with_a_full_queue_and_no_redispatch_a_client_gets_503(bench: Bench, options: dict[str, Any]) -> None:
     bench.backend(bench.server("s1", maxqueue=1), bench.server("s2"), **options)
     bench.visit("s1"), bench.visit("s1")
     away = bench.visit("s1")
     assert away.over.is_set()
-    assert (away.status, away.server, away.cookies, away.been) == (503, None, [], [])
+    assert (away.status, away.server, away.cookies, away.tried) == (503, None, [], [])
 
 
 def test_with_full_queues_a_client_gets_503(bench: Bench) -> None:
@@ -701,17 +700,17 @@ def test_with_full_queues_a_client_gets_503(bench: Bench) -> None:
 # -- waits that end without a slot
 
 
-@pytest.mark.parametrize("of", [None, "s1"], ids=["for anyone", "for its own"])
+@pytest.mark.parametrize("of", [None, "s1"], ids=["for any server", "for its own"])
 def test_a_wait_without_a_slot_ends_with_503(bench: Bench, of: str | None) -> None:
     bench.backend(bench.server("s1"), timeouts=Timeouts(queue="10ms"))
     inside = bench.visit()
     away = bench.visit(of).ends()
-    assert (away.status, away.server, away.cookies, away.been) == (503, None, [], [])
+    assert (away.status, away.server, away.cookies, away.tried) == (503, None, [], [])
     assert inside.release().status == 200
-    assert bench.visit(of).inside == "s1", "nothing of it is left"
+    assert bench.visit(of).inside == "s1", "the wait holds no slot and no place in the queue"
 
 
-def test_by_default_it_waits_as_long_as_for_a_connection(bench: Bench) -> None:
+def test_by_default_the_queue_timeout_is_the_connect_timeout(bench: Bench) -> None:
     bench.backend(bench.server("s1"), timeouts=Timeouts(connect="10ms"))
     bench.visit()
     assert bench.visit().ends().status == 503
@@ -760,10 +759,10 @@ def test_with_unavailable_fail_a_waiting_request_gets_503(bench: Bench, state: s
     _, waiting = bench.visit("s1"), bench.visit("s1")
     put(backend["s1"], state)
     waiting.ends()
-    assert (waiting.status, waiting.server, waiting.been, waiting.cookies) == (503, None, [], [])
+    assert (waiting.status, waiting.server, waiting.tried, waiting.cookies) == (503, None, [], [])
 
 
-@pytest.mark.parametrize("of", [None, "s1"], ids=["for anyone", "for its own"])
+@pytest.mark.parametrize("of", [None, "s1"], ids=["for any server", "for its own"])
 def test_a_wait_ends_with_503_when_no_server_is_left(bench: Bench, of: str | None) -> None:
     backend = bench.backend(bench.server("s1"), bench.server("s2"))
     bench.visit("s1"), bench.visit("s2")
@@ -796,31 +795,31 @@ def test_a_server_that_is_back_takes_requests_that_wait_for_any_server(bench: Be
 # -- clients that disconnect
 
 
-@pytest.mark.parametrize("way", ["the client leaves", "it is ended"])
-@pytest.mark.parametrize("of", [None, "s1"], ids=["for anyone", "for its own"])
-def test_a_request_that_leaves_the_queue_lets_the_next_move_up(bench: Bench, of: str | None, way: str) -> None:
+@pytest.mark.parametrize("way", ["the client disconnects", "the task or thread is ended"])
+@pytest.mark.parametrize("of", [None, "s1"], ids=["for any server", "for its own"])
+def test_after_a_request_leaves_the_queue_the_next_gets_the_slot(bench: Bench, of: str | None, way: str) -> None:
     bench.backend(bench.server("s1"))
     inside, leaving, staying = bench.visit(of), bench.visit(of), bench.visit(of)
-    if way == "it is ended":
+    if way == "the task or thread is ended":
         leaving.end()
     else:
-        leaving.leave()
+        leaving.disconnect()
     leaving.ends()
-    assert leaving.been == [] and leaving.decision.server is None
-    assert bench.logged == [leaving.decision], "whoever wants to know is told, once"
+    assert leaving.tried == [] and leaving.decision.server is None
+    assert bench.logged == [leaving.decision], "the decision is logged once"
     assert staying.waits
     inside.release()
     until(lambda: staying.inside)
-    assert bench.largest_crowd == {"s1": 1}
+    assert bench.largest_in_apps == {"s1": 1}
 
 
 def test_on_asgi_a_disconnected_client_gets_no_response(bench: Bench) -> None:
     bench.backend(bench.server("s1"))
     bench.visit()
     leaving = bench.visit()
-    leaving.leave()
+    leaving.disconnect()
     leaving.ends()
-    assert leaving.status == (0 if isinstance(bench, AsgiBench) else 503), "a WSGI app must answer"
+    assert leaving.status == (0 if isinstance(bench, AsgiBench) else 503), "a WSGI app must send a response"
 
 
 def test_many_random_requests_and_disconnects_leave_nothing_behind(bench: Bench) -> None:
@@ -830,27 +829,27 @@ def test_many_random_requests_and_disconnects_leave_nothing_behind(bench: Bench)
         if not visit.waits:
             continue
         if number % 4 == 1:
-            visit.leave()
+            visit.disconnect()
         elif number % 4 == 2:
             visit.end()
     for visit in visits:
         if visit.inside:
             visit.release()
     bench.settle()
-    served = [visit for visit in visits if visit.been]
+    served = [visit for visit in visits if visit.tried]
     assert all(visit.status == 200 for visit in served) and len(served) >= 15
-    assert bench.largest_crowd["s1"] <= 2 and bench.largest_crowd["s2"] <= 1
+    assert bench.largest_in_apps["s1"] <= 2 and bench.largest_in_apps["s2"] <= 1
 
 
 @pytest.mark.parametrize("bench", ["asgi", "asgi on trio"], indirect=True)
 @pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
-def test_a_websocket_waits_as_well(bench: Bench, leaves: bool) -> None:
+def test_a_websocket_waits_for_a_slot(bench: Bench, leaves: bool) -> None:
     bench.backend(bench.server("s1"))
     inside, waiting = bench.visit(), bench.visit(kind="websocket")
     assert waiting.waits
     if leaves:
-        waiting.leave()
-        assert waiting.ends().been == []
+        waiting.disconnect()
+        assert waiting.ends().tried == []
         return
     inside.release()
     until(lambda: waiting.inside)
@@ -859,7 +858,7 @@ def test_a_websocket_waits_as_well(bench: Bench, leaves: bool) -> None:
 
 @pytest.mark.parametrize("bench", ["asgi"], indirect=True)
 def test_a_client_is_not_watched_after_its_wait(bench: Bench) -> None:
-    """Watch for the disconnect of the client, where the app that has the request does."""
+    """Check that only the app receives a disconnect of the client after the wait."""
     bench.backend(bench.server("s1"))
     inside, waiting = bench.visit(), bench.visit()
     assert waiting.transaction is not None
@@ -871,8 +870,8 @@ def test_a_client_is_not_watched_after_its_wait(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("bench", ["asgi"], indirect=True)
-def test_a_waiter_whose_event_loop_has_ended_can_not_be_woken(bench: Bench) -> None:
-    """The next in the queue is woken instead (`Backend` knows that of any waiter)."""
+def test_a_waiter_of_a_closed_event_loop_cannot_be_woken(bench: Bench) -> None:
+    """Check that `wake` returns False, for which `Backend` wakes the next waiter in the queue instead."""
     loop = asyncio.new_event_loop()
 
     async def waker() -> Callable[[], bool]:
@@ -900,13 +899,13 @@ def test_new_clients_get_all_slots_before_one_waits(bench: Bench, balance: str) 
     bench.backend(bench.server("s1", maxconn=2), bench.server("s2"), bench.server("s3", maxconn=3), balance=balance)
     visits = [bench.visit() for _ in range(8)]
     if balance == "random":  # as in HAProxy: a server that is drawn and full is not drawn again
-        assert bench.crowd.keys() <= {"s1", "s2", "s3"}
+        assert bench.in_apps.keys() <= {"s1", "s2", "s3"}
         return
-    assert bench.crowd == {"s1": 2, "s2": 1, "s3": 3}
+    assert bench.in_apps == {"s1": 2, "s2": 1, "s3": 3}
     assert [visit.waits for visit in visits] == [False] * 6 + [True] * 2
 
 
-def test_first_fills_one_after_the_other(bench: Bench) -> None:
+def test_balance_first_fills_one_server_after_the_other(bench: Bench) -> None:
     bench.backend(bench.server("s1", maxconn=2), bench.server("s2", maxconn=2), balance="first")
     visits = [bench.visit() for _ in range(5)]
     assert [visit.inside for visit in visits] == ["s1", "s1", "s2", "s2", None]
@@ -925,38 +924,40 @@ class Always:
 
 
 @pytest.mark.parametrize(
-    "affinity, maxqueue, stands",
+    "affinity, maxqueue, places",
     [
         pytest.param("always", 0, ["own", "waits", "waits"], id="always: waits there"),
         pytest.param("maxqueue", 1, ["own", "waits", "other"], id="maxqueue: waits there, unless the queue is full"),
         pytest.param("maxqueue", 0, ["own", "waits", "waits"], id="maxqueue without a limit: waits there"),
-        pytest.param("maxconn", 0, ["own", "other", "waits"], id="maxconn: goes elsewhere"),
+        pytest.param("maxconn", 0, ["own", "other", "waits"], id="maxconn: gets another server"),
     ],
 )
-def test_what_a_hash_does_if_its_server_is_full(bench: Bench, affinity: Any, maxqueue: int, stands: list[str]) -> None:
+def test_hash_preserve_affinity_decides_the_server_if_that_of_the_hash_is_full(
+    bench: Bench, affinity: Any, maxqueue: int, places: list[str]
+) -> None:
     servers = [bench.server("s1", maxqueue=maxqueue), bench.server("s2", maxqueue=maxqueue)]
     bench.backend(*servers, balance=Hash(Always(), hash_preserve_affinity=affinity), persist=())
     visits = [bench.visit() for _ in range(3)]
     own = visits[0].inside
     assert own is not None
-    assert ["waits" if visit.waits else "own" if visit.inside == own else "other" for visit in visits] == stands
+    assert ["waits" if visit.waits else "own" if visit.inside == own else "other" for visit in visits] == places
     visits[0].release()
-    waiting = visits[stands.index("waits")]
+    waiting = visits[places.index("waits")]
     until(lambda: waiting.inside)
     assert waiting.inside == own
 
 
-def test_a_backup_gets_no_request_that_only_has_to_wait(bench: Bench) -> None:
+def test_a_backup_gets_no_request_that_can_wait_for_another_server(bench: Bench) -> None:
     backend = bench.backend(bench.server("s1"), bench.server("sorry", maxconn=0, backup=True))
     inside, waiting = bench.visit(), bench.visit()
     assert waiting.waits
     put(backend["s1"], "down")
     until(lambda: waiting.inside)
-    assert waiting.inside == "sorry", "but for those who have nobody to wait for"
+    assert waiting.inside == "sorry", "it gets a request that has no other server to wait for"
     assert inside.release().status == 200
 
 
-def test_a_draining_server_gets_no_request_that_only_has_to_wait(bench: Bench) -> None:
+def test_a_draining_server_gets_no_request_that_can_wait_for_another_server(bench: Bench) -> None:
     backend = bench.backend(bench.server("s1"), bench.server("s2", maxconn=0))
     put(backend["s2"], "drain")
     bench.visit()
@@ -964,19 +965,19 @@ def test_a_draining_server_gets_no_request_that_only_has_to_wait(bench: Bench) -
     assert waiting.waits
     put(backend["s1"], "maint")
     until(lambda: waiting.inside)
-    assert waiting.inside == "s2", "but for those who have nobody to wait for"
+    assert waiting.inside == "s2", "it gets a request that has no other server to wait for"
 
 
 # -- a forked child
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nobody forks here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 def test_a_child_has_slots_and_a_queue_of_its_own(bench: Bench) -> None:
     backend = bench.backend(bench.server("s1"), timeouts=Timeouts(queue=PATIENCE))
     inside, waiting = bench.visit(), bench.visit()
 
     def work() -> str:
-        bench.hurried = True
+        bench.responds_at_once = True
         return f"{bench.alone()} {len(backend['s1'].in_flight)} {backend.qcur()}"
 
     assert _in_child(work) == "200 0 0"
@@ -985,25 +986,27 @@ def test_a_child_has_slots_and_a_queue_of_its_own(bench: Bench) -> None:
 
 
 def _in_child(work: Callable[[], str]) -> str:
-    said, says = os.pipe()
+    reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, of a fork beside threads: that is the point
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # from 3.12 on, for a fork with threads, which is tested here
         pid = os.fork()
     if pid == 0:
         try:
-            os.write(says, work().encode())
+            os.write(writer, work().encode())
         except BaseException as error:
-            os.write(says, repr(error).encode())
+            os.write(writer, repr(error).encode())
         finally:
             os._exit(0)
-    os.close(says)
+    os.close(writer)
     try:
-        if not select.select([said], [], [], PATIENCE)[0]:
+        if not select.select([reader], [], [], PATIENCE)[0]:
             os.kill(pid, 9)
             raise AssertionError("the child hangs")
-        return os.read(said, 65536).decode()
+        return os.read(reader, 65536).decode()
     finally:
-        os.close(said)
+        os.close(reader)
         os.waitpid(pid, 0)
 
 
@@ -1012,7 +1015,7 @@ def test_kept_decision_of_an_aborted_request_holds_nothing_of_it(bench: Bench, e
     bench.backend(bench.server("s1"))
     inside, waiting = bench.visit("s1"), bench.visit("s1")
     if ends == "the client leaves the queue":
-        waiting.leave()
+        waiting.disconnect()
     else:
         waiting.end()
     waiting.ends()
