@@ -148,19 +148,19 @@ class FrontServer:
 
     name: str
     served: ServerProcess
-    callers: list[SiteClient] = field(default_factory=list)
+    clients: list[SiteClient] = field(default_factory=list)
 
-    def caller(self, site: str = "plain") -> SiteClient:
+    def client(self, site: str = "plain") -> SiteClient:
         """Return a client that has connected, and has sent nothing."""
-        caller = SiteClient(self.served.port, site)
-        self.callers.append(caller)
-        return caller
+        client = SiteClient(self.served.port, site)
+        self.clients.append(client)
+        return client
 
     def request(self, line: str, *fields: str, site: str = "plain", body: bytes = b"") -> SiteClient:
         """Return a client that has connected and sent a request."""
-        caller = self.caller(site)
-        caller.request(line, *fields, body=body)
-        return caller
+        client = self.client(site)
+        client.request(line, *fields, body=body)
+        return client
 
     def counts(self, site: str) -> dict[str, dict[str, int]]:
         """Return the counters of a site: of each server, and of its queue."""
@@ -171,9 +171,9 @@ class FrontServer:
         return sum(each["in_flight"] for site in self._all_counts().values() for each in site.values())
 
     def _all_counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        with closing(SiteClient(self.served.port, "look")) as caller:
-            caller.request("GET /", "Connection: close")
-            counts: dict[str, dict[str, dict[str, int]]] = json.loads(caller.response().body)
+        with closing(SiteClient(self.served.port, "look")) as client:
+            client.request("GET /", "Connection: close")
+            counts: dict[str, dict[str, dict[str, int]]] = json.loads(client.response().body)
         return counts
 
     def is_possible(self, what: str) -> bool:
@@ -300,17 +300,17 @@ def _sites(
 
 
 @pytest.fixture
-def caller() -> Iterator[Callable[..., SiteClient]]:
+def connect() -> Iterator[Callable[..., SiteClient]]:
     """Connect a client to a server's site. After the test it is closed."""
-    callers: list[SiteClient] = []
+    clients: list[SiteClient] = []
 
     def connected(served: ServerProcess, site: str = "plain") -> SiteClient:
-        callers.append(SiteClient(served.port, site))
-        return callers[-1]
+        clients.append(SiteClient(served.port, site))
+        return clients[-1]
 
     yield connected
-    for caller in callers:
-        caller.close()
+    for client in clients:
+        client.close()
 
 
 @pytest.fixture(params=FRONTS)
@@ -322,8 +322,8 @@ def front(
     before = len(served.output)
     front = FrontServer(request.param, served)
     yield front
-    for caller in front.callers:
-        caller.close()
+    for client in front.clients:
+        client.close()
     for origin in origins.values():
         origin.close_connections()
     request.node.add_report_section("teardown", front.name, served.output[before:])

@@ -31,7 +31,7 @@ import sticky_asgi
 import sticky_wsgi
 from sticky_asgi import Backend, Cookie, Failure, Server, ServerFailure
 
-#: only what hangs takes so long
+#: seconds; only a test that hangs takes so long
 DEADLINE = 300.0
 SECRET = "a-secret-of-the-contract-tests"
 
@@ -42,7 +42,7 @@ def backend(*servers: Server, name: str = "web") -> Backend:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_open():
-    """Sockets, streams and generators left behind speak up when they are collected, and that is an error."""
+    """Collect sockets, streams and generators that are still open, each of which then raises a warning as an error."""
     yield
     gc.collect()
 
@@ -55,8 +55,8 @@ WHOLE = b"".join(ITEMS)
 
 
 @dataclass
-class Told:
-    """What an app has sent to a server, in order; `head` is the last head, as the server would send it."""
+class RecordedResponse:
+    """The response that an app has sent to a server; `heads` counts its heads, of which the last one counts."""
 
     status: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -69,32 +69,34 @@ class Told:
         return [value for name, value in self.headers if name.lower() == "set-cookie"]
 
 
-def serve(app, method: str = "GET", *, take: int | None = None, told: Told | None = None) -> Told:
-    """A WSGI server as PEP 3333 has it. After `take` items the client is gone."""
-    told = told if told is not None else Told()
-    environ = told.environ
+def serve(
+    app, method: str = "GET", *, take: int | None = None, response: RecordedResponse | None = None
+) -> RecordedResponse:
+    """Call an app as a WSGI server does (PEP 3333). After `take` items the client disconnects."""
+    response = response if response is not None else RecordedResponse()
+    environ = response.environ
     setup_testing_defaults(environ)
     environ |= {"REQUEST_METHOD": method, "QUERY_STRING": "", "wsgi.file_wrapper": FileWrapper}
 
     def write(data: bytes) -> None:
-        told.body += data
+        response.body += data
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info=None):
-        if exc_info and told.body:
+        if exc_info and response.body:
             raise exc_info[1].with_traceback(exc_info[2])
-        assert exc_info or not told.heads, "a second head needs exc_info"
-        told.status, told.headers, told.heads = status, list(headers), told.heads + 1
+        assert exc_info or not response.heads, "a second head needs exc_info"
+        response.status, response.headers, response.heads = status, list(headers), response.heads + 1
         return write
 
     items = app(environ, start_response)
     try:
         for item in islice(items, take):
-            assert told.heads, "a body before its head"
+            assert response.heads, "a body before its head"
             write(item)
     finally:
         if hasattr(items, "close"):
             items.close()
-    return told
+    return response
 
 
 def as_list(environ, start_response):
@@ -156,35 +158,35 @@ def name_of(app) -> str:
 @pytest.mark.parametrize("app", SHAPES, ids=name_of)
 def test_both_sides_are_valid_wsgi_and_nothing_is_lost(app):
     server = Server("s1", validator(app))
-    told = serve(validator(sticky_wsgi.Dispatcher(backend(server))))
-    assert (told.status, told.body) == ("200 OK", WHOLE)
-    assert len(told.marks) == 1
+    response = serve(validator(sticky_wsgi.Dispatcher(backend(server))))
+    assert (response.status, response.body) == ("200 OK", WHOLE)
+    assert len(response.marks) == 1
     assert len(server.in_flight) == 0
 
 
 @pytest.mark.parametrize("app", SHAPES, ids=name_of)
-def test_what_a_middleware_passes_by_is_valid_wsgi_as_well(app):
+def test_a_request_that_a_middleware_passes_to_its_app_is_valid_wsgi(app):
     middleware = sticky_wsgi.StickyMiddleware(validator(app), routes={"/sticky": backend(Server("s1", as_list))})
-    told = serve(validator(middleware))
-    assert (told.status, told.body, told.marks) == ("200 OK", WHOLE, [])
+    response = serve(validator(middleware))
+    assert (response.status, response.body, response.marks) == ("200 OK", WHOLE, [])
 
 
-def test_head_keeps_the_length_of_what_is_not_sent():
+def test_response_to_head_keeps_its_content_length():
     def app(environ, start_response):
         start_response("200 OK", [*PLAIN, ("Content-Length", "1234")])
         return []
 
-    told = serve(validator(sticky_wsgi.Dispatcher(backend(Server("s1", validator(app))))), "HEAD")
-    assert (told.body, dict(told.headers)["Content-Length"], len(told.marks)) == (b"", "1234", 1)
+    response = serve(validator(sticky_wsgi.Dispatcher(backend(Server("s1", validator(app))))), "HEAD")
+    assert (response.body, dict(response.headers)["Content-Length"], len(response.marks)) == (b"", "1234", 1)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_error_page_without_a_server_is_valid_wsgi(method):
     server = Server("s1", as_list)
     server.state = "maint"
-    told = serve(validator(sticky_wsgi.Dispatcher(backend(server))), method)
-    assert (told.status, told.marks) == ("503 Service Unavailable", [])
-    assert bool(told.body) is (method == "GET")
+    response = serve(validator(sticky_wsgi.Dispatcher(backend(server))), method)
+    assert (response.status, response.marks) == ("503 Service Unavailable", [])
+    assert bool(response.body) is (method == "GET")
 
 
 def breaking_before_its_head(environ, start_response):
@@ -228,12 +230,12 @@ BROKEN = (
 
 
 @pytest.mark.parametrize("app", BROKEN, ids=name_of)
-def test_an_error_of_the_app_comes_out_as_it_is(app):
+def test_an_exception_of_the_app_is_raised_unchanged(app):
     server = Server("s1", validator(app))
-    told = Told()
+    response = RecordedResponse()
     with pytest.raises(ValueError, match=r"^broken$"):
-        serve(validator(sticky_wsgi.Dispatcher(backend(server))), told=told)
-    assert told.body == (ITEMS[0] if "half_way" in app.__name__ else b"")
+        serve(validator(sticky_wsgi.Dispatcher(backend(server))), response=response)
+    assert response.body == (ITEMS[0] if "half_way" in app.__name__ else b"")
     assert len(server.in_flight) == 0
 
 
@@ -268,11 +270,11 @@ class Body:
     "take, breaks_at",
     [
         pytest.param(None, None, id="read to the end"),
-        pytest.param(1, None, id="client gone half way"),
-        pytest.param(0, None, id="client gone before the first item"),
+        pytest.param(1, None, id="client disconnects half way"),
+        pytest.param(0, None, id="client disconnects before the first item"),
         pytest.param(None, 2, id="app breaks half way"),
         pytest.param(None, 0, id="app breaks at the first item"),
-        pytest.param(None, -1, id="app breaks when asked for an iterator"),
+        pytest.param(None, -1, id="app breaks when `iter` is called"),
     ],
 )
 def test_a_body_is_closed_exactly_once_and_never_begun_twice(take, breaks_at, late):
@@ -299,7 +301,7 @@ def test_a_body_is_closed_exactly_once_and_never_begun_twice(take, breaks_at, la
     assert len(server.in_flight) == 0
 
 
-def test_a_body_that_fails_to_close_still_leaves_its_place():
+def test_a_body_that_fails_to_close_releases_its_slot():
     class Stuck(Body):
         def close(self) -> None:
             super().close()
@@ -324,7 +326,7 @@ def test_a_body_that_fails_to_close_still_leaves_its_place():
         pytest.param(FileWrapper(io.BytesIO(WHOLE)), id="file_wrapper"),
     ],
 )
-def test_what_servers_treat_in_ways_of_their_own_comes_out_as_the_very_same_object(body):
+def test_a_list_tuple_or_file_wrapper_is_returned_as_the_same_object(body):
     def app(environ, start_response):
         start_response("200 OK", PLAIN)
         return body
@@ -334,7 +336,7 @@ def test_what_servers_treat_in_ways_of_their_own_comes_out_as_the_very_same_obje
     environ: WSGIEnvironment = {"wsgi.file_wrapper": FileWrapper}
     setup_testing_defaults(environ)
     assert given(environ, lambda *_: lambda data: None) is body
-    assert len(server.in_flight) == 0  # with these the app is done when it returns
+    assert len(server.in_flight) == 0  # with these bodies the request ends when the app returns
 
 
 def test_a_generator_is_in_flight_until_it_is_closed():
@@ -360,12 +362,12 @@ def test_each_attempt_has_an_environ_of_its_own():
             raise ServerFailure(Failure.REFUSED)
         return as_list(environ, start_response)
 
-    told = serve(sticky_wsgi.Dispatcher(backend(Server("s1", app), Server("s2", app))))
+    response = serve(sticky_wsgi.Dispatcher(backend(Server("s1", app), Server("s2", app))))
     first, second = seen
     assert first == second
-    assert (told.environ["PATH_INFO"], told.environ["QUERY_STRING"]) == ("/", "")
-    assert "mine" not in told.environ
-    assert sticky_wsgi.decision(told.environ).attempts in [("s1", "s2"), ("s2", "s1")]
+    assert (response.environ["PATH_INFO"], response.environ["QUERY_STRING"]) == ("/", "")
+    assert "mine" not in response.environ
+    assert sticky_wsgi.decision(response.environ).attempts in [("s1", "s2"), ("s2", "s1")]
 
 
 def test_a_body_whose_server_fails_at_the_first_item_is_closed_before_the_next_one_is_tried():
@@ -382,19 +384,19 @@ def test_a_body_whose_server_fails_at_the_first_item_is_closed_before_the_next_o
         return bodies[-1]
 
     servers = Server("s1", app), Server("s2", app)
-    told = serve(validator(sticky_wsgi.Dispatcher(backend(*servers))))
-    assert (told.body, len(told.marks)) == (WHOLE, 1)
+    response = serve(validator(sticky_wsgi.Dispatcher(backend(*servers))))
+    assert (response.body, len(response.marks)) == (WHOLE, 1)
     assert [body.closed for body in bodies] == [1, 1]
     assert [len(server.in_flight) for server in servers] == [0, 0]
 
 
 class Thing:
-    """Something a request carries that can be seen to go."""
+    """An object in a request, to which a test has a weak reference."""
 
 
 @pytest.fixture
 def without_collector():
-    """Only counted references: what refers to itself stays, and shows."""
+    """Disable the garbage collector, so that an object in a reference cycle is not released."""
     gc.collect()
     gc.disable()
     yield
@@ -405,24 +407,24 @@ def without_collector():
 @pytest.mark.parametrize("app", [as_list, as_generator, as_file], ids=name_of)
 def test_an_environ_is_released_with_its_request(app):
     dispatcher = sticky_wsgi.Dispatcher(backend(Server("s1", app)))
-    told = Told(environ={"thing": Thing()})
-    thing = weakref.ref(told.environ["thing"])
-    assert serve(dispatcher, told=told).body == WHOLE
-    decision = sticky_wsgi.decision(told.environ)
-    del told
+    response = RecordedResponse(environ={"thing": Thing()})
+    thing = weakref.ref(response.environ["thing"])
+    assert serve(dispatcher, response=response).body == WHOLE
+    decision = sticky_wsgi.decision(response.environ)
+    del response
     assert thing() is None
-    assert decision.server == "s1"  # what was decided may be kept
+    assert decision.server == "s1"  # the decision may be kept
 
 
 # -- ASGI
 
-#: the tests below run on each of these; what spans several loops runs them one after the other
+#: the tests below run on each of these; a test of several loops runs one after the other
 LOOPS = ("asyncio", "trio")
 
 
 @pytest.fixture
 def tasks():
-    """The tasks that run now; a test asks again at its end, and finds the same."""
+    """Return a function that returns the tasks that run now. A test calls it at its begin and at its end."""
     return lambda: {task.id for task in anyio.get_running_tasks()}
 
 
@@ -445,7 +447,7 @@ def http_scope(path: str = "/", **more: object) -> Scope:
 
 
 class Wire:
-    """A server's two functions for one request, and what went out by them."""
+    """The `receive` and `send` of a server for one request, and the messages that were sent."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -456,7 +458,7 @@ class Wire:
         if self.came:
             return self.came.pop()
         await anyio.sleep_forever()
-        raise AssertionError("for ever is over")
+        raise AssertionError("sleep_forever has returned")
 
     async def send(self, message: Message) -> None:
         await anyio.lowlevel.checkpoint()
@@ -471,7 +473,7 @@ class Wire:
         return [value for name, value in self.sent[0]["headers"] if name == b"set-cookie"]
 
 
-async def ask(app, path: str = "/", **more: object) -> Wire:
+async def send_request(app, path: str = "/", **more: object) -> Wire:
     wire = Wire(http_scope(path, **more))
     await app(wire.scope, wire.receive, wire.send)
     return wire
@@ -496,7 +498,7 @@ async def test_each_attempt_has_a_scope_of_its_own():
         await hello(scope, receive, send)
 
     dispatcher = sticky_asgi.Dispatcher(backend(Server("s1", app), Server("s2", app)))
-    wire = await ask(dispatcher, extensions={"tls": {}})
+    wire = await send_request(dispatcher, extensions={"tls": {}})
     first, second = seen
     assert first == second
     for scope in (first, wire.scope):
@@ -506,12 +508,12 @@ async def test_each_attempt_has_a_scope_of_its_own():
 
 
 @pytest.mark.anyio
-async def test_what_an_app_leaves_in_its_request_s_state_is_seen_around_it():
+async def test_changes_of_an_app_to_the_state_of_its_request_are_visible_to_the_app_around_it():
     async def app(scope, receive, send):
         scope["state"]["user"] = "bob"
         await hello(scope, receive, send)
 
-    wire = await ask(sticky_asgi.Dispatcher(backend(Server("s1", app))), state={"pool": 1})
+    wire = await send_request(sticky_asgi.Dispatcher(backend(Server("s1", app))), state={"pool": 1})
     assert wire.scope["state"] == {"pool": 1, "user": "bob"}  # as with Starlette's Mount
 
 
@@ -535,7 +537,7 @@ async def test_a_request_that_is_cancelled_leaves_nothing(heads, tasks):
     server = Server("s1", app)
     dispatcher = sticky_asgi.Dispatcher(backend(server))
     async with anyio.create_task_group() as requests:
-        requests.start_soon(ask, dispatcher)
+        requests.start_soon(send_request, dispatcher)
         await reached.wait()
         assert len(server.in_flight) == 1
         requests.cancel_scope.cancel()
@@ -554,7 +556,7 @@ def test_a_task_of_asyncio_that_is_cancelled_leaves_nothing():
     server = Server("s1", app)
 
     async def main() -> None:
-        request = asyncio.create_task(ask(sticky_asgi.Dispatcher(backend(server))))
+        request = asyncio.create_task(send_request(sticky_asgi.Dispatcher(backend(server))))
         await reached.wait()
         assert len(server.in_flight) == 1
         request.cancel()
@@ -568,7 +570,7 @@ def test_a_task_of_asyncio_that_is_cancelled_leaves_nothing():
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("heads", [0, 1], ids=["before its head", "half way"])
-async def test_an_error_of_an_asgi_app_comes_out_as_it_is(heads):
+async def test_an_exception_of_an_asgi_app_is_raised_unchanged(heads):
     async def app(scope, receive, send):
         if heads:
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -576,7 +578,7 @@ async def test_an_error_of_an_asgi_app_comes_out_as_it_is(heads):
 
     server = Server("s1", app)
     with pytest.raises(ValueError, match=r"^broken$"):
-        await ask(sticky_asgi.Dispatcher(backend(server)))
+        await send_request(sticky_asgi.Dispatcher(backend(server)))
     assert len(server.in_flight) == 0
 
 
@@ -584,7 +586,7 @@ async def test_an_error_of_an_asgi_app_comes_out_as_it_is(heads):
 @pytest.mark.usefixtures("without_collector")
 async def test_a_scope_is_released_with_its_request():
     dispatcher = sticky_asgi.Dispatcher(backend(Server("s1", hello)))
-    wire = await ask(dispatcher, thing=Thing())
+    wire = await send_request(dispatcher, thing=Thing())
     thing = weakref.ref(wire.scope["thing"])
     decision = sticky_asgi.decision(wire.scope)
     del wire
@@ -605,37 +607,39 @@ async def test_the_disconnect_of_a_client_reaches_the_app():
     assert [message["type"] for message in received] == ["http.request", "http.disconnect"]
 
 
-def test_an_event_loop_for_each_request_will_do():
+def test_each_request_may_run_in_another_event_loop():
     """As with Starlette's TestClient without `with`; and loops of both kinds come and go in a test run."""
     servers = Server.replicas(lambda: hello, 3)
     middleware = sticky_asgi.StickyMiddleware(hello, backend=backend(*servers))
 
-    async def visit(cookie: bytes) -> Wire:
-        return await ask(middleware, headers=[(b"cookie", cookie)] if cookie else [])
+    async def send_requests(cookie: bytes) -> Wire:
+        return await send_request(middleware, headers=[(b"cookie", cookie)] if cookie else [])
 
     mark = b""
     for loop in LOOPS * 3:
-        wire = anyio.run(visit, mark, backend=loop)
+        wire = anyio.run(send_requests, mark, backend=loop)
         assert wire.body == b"hello"
         assert bool(wire.marks) is not bool(mark)
         mark = mark or wire.marks[0].partition(b";")[0]
     assert [len(server.in_flight) for server in servers] == [0, 0, 0]
 
 
-async def live(app, during=None, **more: object) -> list[str]:
-    """Run a server's lifespan of `app`, with `during` while it is up; return what the app has sent."""
-    asked = iter(("startup", "shutdown"))
-    told: list[str] = []
+async def run_lifespan(app, during=None, **more: object) -> list[str]:
+    """Run the lifespan of `app` as a server does, and `during` between startup and shutdown. Return the messages that
+    the app has sent.
+    """
+    kinds = iter(("startup", "shutdown"))
+    sent: list[str] = []
 
     async def receive() -> Message:
-        kind = next(asked)
+        kind = next(kinds)
         if kind == "shutdown" and during is not None:
             await during()
         return {"type": f"lifespan.{kind}"}
 
     async def send(message: Message) -> None:
         kind = str(message["type"]).removeprefix("lifespan.")
-        told.append(f"{kind}: {message['message']}" if "message" in message else kind)
+        sent.append(f"{kind}: {message['message']}" if "message" in message else kind)
 
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, **more}
     raised = ""
@@ -645,20 +649,20 @@ async def live(app, during=None, **more: object) -> list[str]:
         except Exception as error:
             raised = str(error)
     # a failure is sent and then raised: servers read the message, Starlette's TestClient sees only the exception
-    assert ("failed: " in told[-1]) is bool(raised)
-    assert told[-1].endswith(raised)
-    return told
+    assert ("failed: " in sent[-1]) is bool(raised)
+    assert sent[-1].endswith(raised)
+    return sent
 
 
 UP_AND_DOWN = ["startup.complete", "shutdown.complete"]
 
 
-class Theatre:
-    """Makes apps that write down when they come on and go off, and answer with what is in their state."""
+class LoggingApps:
+    """Make apps that record their start and stop, and respond with their state."""
 
     def __init__(self, **fails: str) -> None:
-        self.played: list[str] = []
-        self.fails = fails  # at which of "factory", "startup", "shutdown" one fails
+        self.events: list[str] = []
+        self.fails = fails  # the step at which an app fails: "factory", "startup" or "shutdown", by its name
 
     def app(self, name: str) -> Starlette:
         if self.fails.get(name) == "factory":
@@ -668,9 +672,9 @@ class Theatre:
         async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, object]]:
             if self.fails.get(name) == "startup":
                 raise OSError(f"{name} has no database")
-            self.played.append(f"{name} on")
+            self.events.append(f"{name} on")
             yield {"name": name, f"only {name}": True}
-            self.played.append(f"{name} off")
+            self.events.append(f"{name} off")
             if self.fails.get(name) == "shutdown":
                 raise OSError(f"{name} has lost its keys")
 
@@ -685,23 +689,23 @@ class Theatre:
 
 @pytest.mark.anyio
 async def test_every_replica_has_one_lifespan_in_order_and_a_state_of_its_own(tasks):
-    theatre = Theatre()
+    apps = LoggingApps()
     middleware = sticky_asgi.StickyMiddleware(
-        theatre.app("app"), routes={"/cart": backend(*theatre.replicas("r1", "r2", "r3"))}
+        apps.app("app"), routes={"/cart": backend(*apps.replicas("r1", "r2", "r3"))}
     )
     given: Message = {}
     states: dict[str, Message] = {}
     before = tasks()
 
-    async def visit() -> None:
-        assert theatre.played == ["app on", "r1 on", "r2 on", "r3 on"]
+    async def send_requests() -> None:
+        assert apps.events == ["app on", "r1 on", "r2 on", "r3 on"]
         assert given == {"name": "app", "only app": True}
         for _ in range(3):
-            wire = await ask(middleware, "/cart", state=dict(given))
+            wire = await send_request(middleware, "/cart", state=dict(given))
             states[str(sticky_asgi.decision(wire.scope).server)] = json.loads(wire.body)
 
-    assert await live(middleware, visit, state=given) == UP_AND_DOWN
-    assert theatre.played[4:] == ["r3 off", "r2 off", "r1 off", "app off"]
+    assert await run_lifespan(middleware, send_requests, state=given) == UP_AND_DOWN
+    assert apps.events[4:] == ["r3 off", "r2 off", "r1 off", "app off"]
     assert states == {name: {"name": name, f"only {name}": True, "only app": True} for name in ("r1", "r2", "r3")}
     assert tasks() == before
 
@@ -712,49 +716,51 @@ async def test_every_replica_has_one_lifespan_in_order_and_a_state_of_its_own(ta
     [("startup", "r2 has no database"), ("factory", "r2 has no disk")],
     ids=["lifespan", "factory"],
 )
-async def test_a_replica_that_fails_to_start_takes_the_others_back_and_says_why(moment, reason, tasks, caplog):
-    theatre = Theatre(r2=moment)
+async def test_when_a_replica_fails_to_start_the_others_are_stopped_and_the_message_names_the_reason(
+    moment, reason, tasks, caplog
+):
+    apps = LoggingApps(r2=moment)
     middleware = sticky_asgi.StickyMiddleware(
-        theatre.app("app"), routes={"/cart": backend(*theatre.replicas("r1", "r2", "r3"))}
+        apps.app("app"), routes={"/cart": backend(*apps.replicas("r1", "r2", "r3"))}
     )
     before = tasks()
-    (told,) = await live(middleware, state={})
-    assert told.startswith("startup.failed: backend web: replica r2 failed to start: ")
-    assert reason in told
-    assert theatre.played == ["app on", "r1 on", "r1 off", "app off"]
+    (message,) = await run_lifespan(middleware, state={})
+    assert message.startswith("startup.failed: backend web: replica r2 failed to start: ")
+    assert reason in message
+    assert apps.events == ["app on", "r1 on", "r1 off", "app off"]
     assert tasks() == before
-    assert caplog.messages == []  # the server says it, and once is enough
+    assert caplog.messages == []  # the server logs it, so we do not
 
-    theatre.fails.clear()  # the database is back
-    assert await live(middleware, state={}) == UP_AND_DOWN
-    assert theatre.played[4:8] == ["app on", "r1 on", "r2 on", "r3 on"]
-
-
-@pytest.mark.anyio
-async def test_an_app_that_fails_to_start_is_told_in_its_own_words_and_no_replica_begins():
-    theatre = Theatre(app="startup")
-    middleware = sticky_asgi.StickyMiddleware(theatre.app("app"), routes={"/cart": backend(*theatre.replicas("r1"))})
-    (told,) = await live(middleware, state={})
-    assert told.startswith("startup.failed: Traceback") and "app has no database" in told
-    assert theatre.played == []
+    apps.fails.clear()  # the database is back
+    assert await run_lifespan(middleware, state={}) == UP_AND_DOWN
+    assert apps.events[4:8] == ["app on", "r1 on", "r2 on", "r3 on"]
 
 
 @pytest.mark.anyio
-async def test_a_replica_that_fails_to_end_is_told_and_the_others_end_nevertheless(caplog):
-    theatre = Theatre(r2="shutdown")
-    dispatcher = sticky_asgi.Dispatcher(backend(*theatre.replicas("r1", "r2", "r3")))
-    up, down = await live(dispatcher, state={})
+async def test_the_message_of_an_app_that_fails_to_start_is_forwarded_and_no_replica_starts():
+    apps = LoggingApps(app="startup")
+    middleware = sticky_asgi.StickyMiddleware(apps.app("app"), routes={"/cart": backend(*apps.replicas("r1"))})
+    (message,) = await run_lifespan(middleware, state={})
+    assert message.startswith("startup.failed: Traceback") and "app has no database" in message
+    assert apps.events == []
+
+
+@pytest.mark.anyio
+async def test_when_a_replica_fails_to_stop_the_message_names_it_and_the_others_are_stopped(caplog):
+    apps = LoggingApps(r2="shutdown")
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2", "r3")))
+    up, down = await run_lifespan(dispatcher, state={})
     assert up == "startup.complete"
     assert down.startswith("shutdown.failed: ") and "r2 has lost its keys" in down
     assert "backend web: replica r2" in down
-    assert theatre.played[3:] == ["r3 off", "r2 off", "r1 off"]
+    assert apps.events[3:] == ["r3 off", "r2 off", "r1 off"]
     (record,) = caplog.records
     assert (record.levelno, "backend web: replica r2" in record.getMessage()) == (logging.ERROR, True)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("manners", ["raises", "returns"])
-async def test_an_app_that_knows_no_lifespan_is_served_all_the_same(manners):
+async def test_an_app_without_lifespans_is_served(manners):
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
             if manners == "raises":
@@ -764,48 +770,48 @@ async def test_an_app_that_knows_no_lifespan_is_served_all_the_same(manners):
 
     middleware = sticky_asgi.StickyMiddleware(app, routes={"/cart": backend(Server("s1", app))})
 
-    async def visit() -> None:
-        assert (await ask(middleware)).body == (await ask(middleware, "/cart")).body == b"hello"
+    async def send_requests() -> None:
+        assert (await send_request(middleware)).body == (await send_request(middleware, "/cart")).body == b"hello"
 
-    assert await live(middleware, visit, state={}) == UP_AND_DOWN
+    assert await run_lifespan(middleware, send_requests, state={}) == UP_AND_DOWN
 
 
 @pytest.mark.anyio
 async def test_nested_middlewares_of_one_backend_give_each_replica_one_lifespan():
-    theatre = Theatre()
-    shared = backend(*theatre.replicas("r1", "r2"), name="shared")
-    own = backend(*theatre.replicas("q1"), name="own")
-    inner = sticky_asgi.StickyMiddleware(theatre.app("app"), routes={"/cart": shared})
+    apps = LoggingApps()
+    shared = backend(*apps.replicas("r1", "r2"), name="shared")
+    own = backend(*apps.replicas("q1"), name="own")
+    inner = sticky_asgi.StickyMiddleware(apps.app("app"), routes={"/cart": shared})
     outer = sticky_asgi.StickyMiddleware(inner, routes={"/basket": shared, "/shop": own})
 
-    async def visit() -> None:
-        assert sorted(theatre.played) == ["app on", "q1 on", "r1 on", "r2 on"]
+    async def send_requests() -> None:
+        assert sorted(apps.events) == ["app on", "q1 on", "r1 on", "r2 on"]
 
-    assert await live(outer, visit, state={}) == UP_AND_DOWN
-    assert sorted(theatre.played[4:]) == ["app off", "q1 off", "r1 off", "r2 off"]
+    assert await run_lifespan(outer, send_requests, state={}) == UP_AND_DOWN
+    assert sorted(apps.events[4:]) == ["app off", "q1 off", "r1 off", "r2 off"]
 
 
 @pytest.mark.anyio
 async def test_an_app_behind_two_servers_has_one_lifespan_and_both_see_its_state():
-    theatre = Theatre()
-    app = theatre.app("app")
+    apps = LoggingApps()
+    app = apps.app("app")
     dispatcher = sticky_asgi.Dispatcher(backend(Server("s1", app), Server("s2", app)))
     seen: dict[str, Message] = {}
 
-    async def visit() -> None:
+    async def send_requests() -> None:
         for _ in range(2):
-            wire = await ask(dispatcher, state={})
+            wire = await send_request(dispatcher, state={})
             seen[str(sticky_asgi.decision(wire.scope).server)] = json.loads(wire.body)
 
-    assert await live(dispatcher, visit, state={}) == UP_AND_DOWN
-    assert theatre.played == ["app on", "app off"]
+    assert await run_lifespan(dispatcher, send_requests, state={}) == UP_AND_DOWN
+    assert apps.events == ["app on", "app off"]
     assert seen == {name: {"name": "app", "only app": True} for name in ("s1", "s2")}
 
 
 @pytest.mark.anyio
 async def test_a_lifespan_that_is_cancelled_leaves_its_backend_to_the_next(tasks):
-    theatre = Theatre()
-    dispatcher = sticky_asgi.Dispatcher(backend(*theatre.replicas("r1", "r2")))
+    apps = LoggingApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2")))
     before = tasks()
     async with anyio.create_task_group() as servers:
 
@@ -813,38 +819,38 @@ async def test_a_lifespan_that_is_cancelled_leaves_its_backend_to_the_next(tasks
             servers.cancel_scope.cancel()
             await anyio.lowlevel.checkpoint()
 
-        await live(dispatcher, cancelled, state={})
+        await run_lifespan(dispatcher, cancelled, state={})
     assert tasks() == before
 
-    theatre.played.clear()
-    assert await live(dispatcher, state={}) == UP_AND_DOWN
-    assert theatre.played == ["r1 on", "r2 on", "r2 off", "r1 off"]
+    apps.events.clear()
+    assert await run_lifespan(dispatcher, state={}) == UP_AND_DOWN
+    assert apps.events == ["r1 on", "r2 on", "r2 off", "r1 off"]
 
 
 @pytest.mark.anyio
 async def test_a_mounted_dispatcher_cancelled_at_its_start_leaves_its_backend_to_the_next():
-    asked = anyio.Event()
+    has_received = anyio.Event()
     came: list[str] = []
 
-    async def hesitates(scope, receive, send) -> None:
+    async def blocks_at_first(scope, receive, send) -> None:
         came.append((await receive())["type"])
         if len(came) == 1:
-            asked.set()
+            has_received.set()
             await anyio.sleep_forever()
         await send({"type": "lifespan.startup.complete"})
         came.append((await receive())["type"])
         await send({"type": "lifespan.shutdown.complete"})
 
-    dispatcher = sticky_asgi.Dispatcher(backend(sticky_asgi.Server("r1", hesitates)))
+    dispatcher = sticky_asgi.Dispatcher(backend(sticky_asgi.Server("r1", blocks_at_first)))
 
     async def begin() -> None:
         async with dispatcher.lifespan():
-            raise AssertionError("it never gets here")
+            raise AssertionError("the lifespan was not cancelled")
 
     with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(begin)
-            await asked.wait()
+            await has_received.wait()
             tasks.cancel_scope.cancel()
         async with dispatcher.lifespan():
             pass
@@ -853,66 +859,66 @@ async def test_a_mounted_dispatcher_cancelled_at_its_start_leaves_its_backend_to
 
 @pytest.mark.anyio
 async def test_a_lifespan_after_another_makes_new_replicas():
-    theatre = Theatre()
-    dispatcher = sticky_asgi.Dispatcher(backend(*theatre.replicas("r1")))
+    apps = LoggingApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1")))
     marks: list[bytes] = []
 
-    async def visit() -> None:
+    async def send_requests() -> None:
         cookie = [(b"cookie", mark.partition(b";")[0]) for mark in marks[-1:]]
-        wire = await ask(dispatcher, state={}, headers=cookie)
+        wire = await send_request(dispatcher, state={}, headers=cookie)
         marks.extend(wire.marks)
 
     for _ in range(2):
-        assert await live(dispatcher, visit, state={}) == UP_AND_DOWN
-    assert theatre.played == ["r1 on", "r1 off"] * 2
-    assert len(set(marks)) == 2  # the memory of the first one is gone, and its client gets a new mark
+        assert await run_lifespan(dispatcher, send_requests, state={}) == UP_AND_DOWN
+    assert apps.events == ["r1 on", "r1 off"] * 2
+    assert len(set(marks)) == 2  # the first replica is stopped, and its client gets a new mark
 
 
 def test_a_mounted_dispatcher_has_its_lifespans_from_the_app_around_it(caplog):
-    theatre = Theatre()
-    dispatcher = sticky_asgi.Dispatcher(backend(*theatre.replicas("r1", "r2")))
+    apps = LoggingApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2")))
     app = Starlette(routes=[Mount("/cart", dispatcher)], lifespan=dispatcher.lifespan)
     with TestClient(app) as client:
-        assert theatre.played == ["r1 on", "r2 on"]
+        assert apps.events == ["r1 on", "r2 on"]
         assert client.get("/cart/").json()["name"] in ("r1", "r2")
-    assert theatre.played == ["r1 on", "r2 on", "r2 off", "r1 off"]
+    assert apps.events == ["r1 on", "r2 on", "r2 off", "r1 off"]
     assert caplog.records == []
 
 
 def test_a_mounted_dispatcher_without_lifespans_serves_and_warns_once(caplog):
-    theatre = Theatre()
+    apps = LoggingApps()
     dispatcher = sticky_asgi.Dispatcher(backend(Server("s1", hello)))
     client = TestClient(Starlette(routes=[Mount("/cart", dispatcher)]))
     assert [client.get("/cart/").text for _ in range(3)] == ["hello"] * 3
     (record,) = caplog.records
     assert "dispatcher.lifespan()" in record.getMessage()
-    assert theatre.played == []
+    assert apps.events == []
 
 
 @pytest.mark.anyio
 async def test_a_mounted_dispatcher_whose_replica_fails_fails_the_app_around_it():
-    theatre = Theatre(r2="startup")
-    dispatcher = sticky_asgi.Dispatcher(backend(*theatre.replicas("r1", "r2")))
+    apps = LoggingApps(r2="startup")
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1", "r2")))
     failed = pytest.raises(RuntimeError, match="backend web: replica r2 failed to start")
     with failed, anyio.fail_after(DEADLINE):
         async with dispatcher.lifespan():
             pytest.fail("it came up")
-    assert theatre.played == ["r1 on", "r1 off"]
+    assert apps.events == ["r1 on", "r1 off"]
 
 
 @pytest.mark.anyio
-async def test_an_error_in_the_app_around_comes_out_of_its_lifespan_as_it_is():
-    theatre = Theatre()
-    dispatcher = sticky_asgi.Dispatcher(backend(*theatre.replicas("r1")))
+async def test_an_exception_in_the_lifespan_around_a_dispatcher_is_raised_unchanged():
+    apps = LoggingApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1")))
     with pytest.raises(ZeroDivisionError):
         async with dispatcher.lifespan():
             raise ZeroDivisionError
-    assert theatre.played == ["r1 on", "r1 off"]
+    assert apps.events == ["r1 on", "r1 off"]
 
 
-# -- and over a real server, what only it can show
+# -- with a real server
 
-#: an app that can't start, and what its operator reads
+#: an app that cannot start, and parts of the output of its server
 MISTAKES = {
     "a replica that fails to start": (
         "failing_replica:app",
@@ -926,10 +932,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
-@pytest.mark.parametrize("app, said", MISTAKES.values(), ids=MISTAKES)
-def test_a_server_does_not_come_up_and_says_why(server, app, said, launch):
+@pytest.mark.parametrize("app, messages", MISTAKES.values(), ids=MISTAKES)
+def test_a_server_does_not_start_and_prints_the_reason(server, app, messages, launch):
     served = launch(server, app)
     assert not served.comes_up()
     assert served.ends() != 0 or server == "hypercorn"  # its parent process ignores how a child ends
-    assert [part for part in said if part not in served.output] == []
+    assert [part for part in messages if part not in served.output] == []
     assert "rolled back" in served.output or app != "failing_replica:app"

@@ -22,11 +22,11 @@ def framing_of(message) -> dict[str, list[str]]:
 
 def framing_received(front, origin, line: str, *fields: str, body: bytes = b""):
     """Send a request; the origin reads it and responds. Return what the origin received."""
-    caller = front.request(line, *fields, body=body)
+    client = front.request(line, *fields, body=body)
     received = origin.next_request()
     received.body = received.read_body()
     received.respond()
-    assert caller.response().status == 200
+    assert client.response().status == 200
     return received
 
 
@@ -75,19 +75,19 @@ def test_empty_chunked_upload_stays_chunked(front, a):
 def test_large_upload_arrives_whole(coding, size, front, a):
     body = os.urandom(size)
     if coding == "counted":
-        caller = front.request("POST /", f"Content-Length: {size}")
+        client = front.request("POST /", f"Content-Length: {size}")
         sent = body
     else:
-        caller = front.request("POST /", "Transfer-Encoding: chunked")
+        client = front.request("POST /", "Transfer-Encoding: chunked")
         parts = [body[at : at + 10_000] for at in range(0, size, 10_000)]
         sent = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
-    thread = threading.Thread(target=caller.send, args=(sent,))
+    thread = threading.Thread(target=client.send, args=(sent,))
     thread.start()
     received = a.next_request()
     assert received.read_body() == body
     thread.join()
     received.respond()
-    assert caller.response().status == 200
+    assert client.response().status == 200
 
 
 UPLOADS = ["Content-Length: 15", "Transfer-Encoding: chunked"]
@@ -96,39 +96,39 @@ UPLOADS = ["Content-Length: 15", "Transfer-Encoding: chunked"]
 @pytest.mark.parametrize("field", UPLOADS)
 def test_head_of_an_upload_arrives_before_its_body_is_sent(field, front, a):
     front.skip_if_impossible("an upload in small pieces")
-    caller = front.request("POST /", field)
+    client = front.request("POST /", field)
     received = a.next_request()
     received.respond("401 Unauthorized", body=b"who are you?")
-    assert caller.response().body == b"who are you?"
+    assert client.response().body == b"who are you?"
 
 
 @pytest.mark.parametrize("field", UPLOADS)
 def test_upload_arrives_piece_by_piece(field, front, a):
     front.skip_if_impossible("an upload in small pieces")
     chunked = "chunked" in field
-    caller = front.request("POST /", field)
-    caller.send(b"5\r\nfirst\r\n" if chunked else b"first")
+    client = front.request("POST /", field)
+    client.send(b"5\r\nfirst\r\n" if chunked else b"first")
     received = a.next_request()
     assert b"first" in received.wire.read_until(b"first")
     for piece in (b"secnd", b"third"):
-        caller.send(b"5\r\n%b\r\n" % piece if chunked else piece)
+        client.send(b"5\r\n%b\r\n" % piece if chunked else piece)
         assert piece in received.wire.read_until(piece)
     if chunked:
-        caller.send(b"0\r\n\r\n")
+        client.send(b"0\r\n\r\n")
         received.wire.read_until(b"0\r\n\r\n")
     received.respond(body=b"thanks")
-    assert caller.response().body == b"thanks"
+    assert client.response().body == b"thanks"
 
 
-@pytest.mark.parametrize("leave", ["shut_down_sending", "abort"], ids=["half-close", "reset"])
+@pytest.mark.parametrize("disconnect", ["shut_down_sending", "abort"], ids=["half-close", "reset"])
 @pytest.mark.parametrize("field, sent", [("Content-Length: 10", b"hel"), ("Transfer-Encoding: chunked", b"5\r\nhel")])
-def test_incomplete_upload_never_looks_complete(field, sent, leave, front, a, until):
-    caller = front.request("POST /cut", field, body=sent)
+def test_incomplete_upload_never_looks_complete(field, sent, disconnect, front, a, until):
+    client = front.request("POST /cut", field, body=sent)
     received = None
     if front.is_possible("an upload in small pieces"):
         received = a.next_request()
         received.wire.read_until(b"hel")
-    getattr(caller, leave)()
+    getattr(client, disconnect)()
     until(lambda: front.in_flight() == 0, "nothing in flight")
     following = front.request("GET /next")
     if received is None:  # a server that reads the body first may not have forwarded the request
@@ -146,14 +146,14 @@ DROP_ONE = ("granian", "waitress")
 
 
 def test_request_with_two_framings_is_refused_or_forwarded_with_one(front, a):
-    caller = front.request("POST /", "Content-Length: 5", "Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n")
+    client = front.request("POST /", "Content-Length: 5", "Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n")
     if front.name in DROP_ONE:
         received = a.next_request()
         assert (len(framing_of(received)), received.read_body()) == (1, b"hello")
         received.respond()
-        assert caller.response().status == 200
+        assert client.response().status == 200
     else:
-        assert caller.response().status == 400
+        assert client.response().status == 400
         assert a.has_no_request()
 
 
@@ -161,11 +161,11 @@ def test_request_with_two_framings_is_refused_or_forwarded_with_one(front, a):
 
 
 def test_compressed_body_is_unchanged(front, a):
-    caller = front.request("GET /", "Accept-Encoding: gzip")
+    client = front.request("GET /", "Accept-Encoding: gzip")
     received = a.next_request()
     assert received.values("accept-encoding") == ["gzip"]
     received.respond("200 OK", "Content-Encoding: gzip", 'ETag: "an-etag"', "Accept-Ranges: bytes", body=GZIPPED)
-    response = caller.response()
+    response = client.response()
     assert response.body == GZIPPED
     assert framing_of(response) == {"content-length": [str(len(GZIPPED))]}
     assert response.values("content-encoding") == ["gzip"]
@@ -174,29 +174,29 @@ def test_compressed_body_is_unchanged(front, a):
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "unheard-of"])
 def test_unknown_content_coding_is_unchanged(coding, front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK", f"Content-Encoding: {coding}", "Transfer-Encoding: chunked")
     for part in (BODY[:100], BODY[100:], b""):
         received.chunk(part)
-    response = caller.response()
+    response = client.response()
     assert (response.body, response.values("content-encoding")) == (BODY, [coding])
 
 
 def test_empty_chunked_response_is_complete(front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK", "Transfer-Encoding: chunked")
     received.chunk(b"")
-    assert caller.response().body == b""
+    assert client.response().body == b""
 
 
 def test_trailers_do_no_harm(front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK", "Transfer-Encoding: chunked", "Trailer: X-Late")
     received.send(b"5;an=extension\r\nhello\r\n0\r\nX-Late: 1\r\nX-Later: 2\r\n\r\n")
-    assert caller.response().body == b"hello"
+    assert client.response().body == b"hello"
     following = front.request("GET /next")
     again = a.next_request()
     assert again.wire is received.wire
@@ -206,22 +206,22 @@ def test_trailers_do_no_harm(front, a):
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_response_that_ends_with_its_connection_is_complete(version, front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK", version=version)
     received.send(BODY)
     received.close()
-    assert caller.response().body == BODY
+    assert client.response().body == BODY
 
 
 def test_client_of_http_1_0_gets_no_chunks(front, a):
     front.skip_if_impossible("a response without chunks for HTTP/1.0")
-    caller = front.request("GET / HTTP/1.0")
+    client = front.request("GET / HTTP/1.0")
     received = a.next_request()
     received.head("200 OK", "Transfer-Encoding: chunked")
     received.chunk(b"hello")
     received.chunk(b"")
-    response = caller.response()
+    response = client.response()
     assert (response.body, response.values("transfer-encoding")) == (b"hello", [])
 
 
@@ -229,7 +229,7 @@ def test_client_of_http_1_0_gets_no_chunks(front, a):
 @pytest.mark.parametrize("coding", ["counted", "chunked"])
 def test_large_response_arrives_whole(coding, size, front, a):
     body = os.urandom(size)
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
 
     def send() -> None:
@@ -243,15 +243,15 @@ def test_large_response_arrives_whole(coding, size, front, a):
 
     thread = threading.Thread(target=send)
     thread.start()
-    assert caller.response().body == body
+    assert client.response().body == body
     thread.join()
 
 
 NO_BODY = {
     "HEAD": ("HEAD /", "200 OK", ["Content-Length: 1234", 'ETag: "x"'], {"content-length": ["1234"]}),
     "HEAD, chunked": ("HEAD /", "200 OK", ["Transfer-Encoding: chunked", 'ETag: "x"'], None),
-    "HEAD, nothing said": ("HEAD /", "200 OK", ['ETag: "x"'], None),
-    "HEAD of what is not there": (
+    "HEAD, no length": ("HEAD /", "200 OK", ['ETag: "x"'], None),
+    "HEAD, 404": (
         "HEAD /",
         "404 Not Found",
         ["Content-Length: 9", 'ETag: "x"'],
@@ -261,23 +261,23 @@ NO_BODY = {
     "304 with a length": ("GET /", "304 Not Modified", ['ETag: "x"', "Content-Length: 1234"], None),
     "204": ("GET /", "204 No Content", ['ETag: "x"'], {}),
     "204 to a DELETE": ("DELETE /", "204 No Content", ['ETag: "x"'], {}),
-    "204 with a length of nothing": ("GET /", "204 No Content", ["Content-Length: 0", 'ETag: "x"'], {}),
+    "204 with a length of 0": ("GET /", "204 No Content", ["Content-Length: 0", 'ETag: "x"'], {}),
 }
 
 
 @pytest.mark.parametrize("line, status, fields, expected", NO_BODY.values(), ids=NO_BODY)
 def test_response_without_a_body_has_none(line, status, fields, expected, front, a):
-    caller = front.request(line)
+    client = front.request(line)
     received = a.next_request()
     received.head(status, *fields)
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("etag"), response.body) == (int(status[:3]), ['"x"'], b"")
     if expected is not None:
         assert framing_of(response) == expected
     if "transfer-encoding" in framing_of(response):
         assert line.startswith("HEAD")  # RFC 9112, 6.1: the header that a GET would have got
     # On both connections the next response belongs to the next request.
-    again = caller if not any("close" in value for value in response.values("connection")) else front.caller()
+    again = client if not any("close" in value for value in response.values("connection")) else front.client()
     again.request("GET /next")
     following = a.next_request()
     assert following.target == "/next"
@@ -287,51 +287,51 @@ def test_response_without_a_body_has_none(line, status, fields, expected, front,
 
 
 def test_interim_response_is_not_taken_for_the_final_one(front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
     received.send(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 199 Own\r\nX-A: 1\r\n\r\n")
     received.respond("201 Created", "X-B: 2", body=b"hello")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.body) == (201, b"hello")
     assert (response.values("link"), response.values("x-a"), response.values("x-b")) == ([], [], ["2"])
 
 
 def test_101_without_an_upgrade_request_is_no_response(front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("101 Switching Protocols", "Connection: Upgrade", "Upgrade: websocket")
     received.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("set-cookie")) == (502, [])
     received.wait_closed()
 
 
 @pytest.mark.parametrize("when", ["with it", "after it"])
 def test_unsolicited_response_reaches_no_client(when, front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     one_too_many = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
     if when == "with it":
         received.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello" + one_too_many)
-        assert caller.response().body == b"hello"
+        assert client.response().body == b"hello"
     else:
         received.respond(body=b"hello")
-        assert caller.response().body == b"hello"
+        assert client.response().body == b"hello"
         received.send(one_too_many)
-    caller.request("GET /next")
+    client.request("GET /next")
     following = a.next_request()
     assert following.wire is not received.wire
     following.respond(body=b"next")
-    assert caller.response().body == b"next"
+    assert client.response().body == b"next"
 
 
 # -- incomplete messages
 
 CUTS = {
-    "counted, nothing of it": ("Content-Length: 1000", b""),
-    "counted, some of it": ("Content-Length: 1000", b"0123456789"),
-    "counted, all but one byte": ("Content-Length: 11", b"0123456789"),
+    "with a length, no byte": ("Content-Length: 1000", b""),
+    "with a length, a part": ("Content-Length: 1000", b"0123456789"),
+    "with a length, all but one byte": ("Content-Length: 11", b"0123456789"),
     "chunked, no chunk": ("Transfer-Encoding: chunked", b""),
     "chunked, within a chunk": ("Transfer-Encoding: chunked", b"14\r\n0123456789"),
     "chunked, between two": ("Transfer-Encoding: chunked", b"a\r\n0123456789\r\n"),
@@ -343,96 +343,96 @@ CUTS = {
 @pytest.mark.parametrize("field, sent", CUTS.values(), ids=CUTS)
 def test_incomplete_response_is_visible_to_the_client(field, sent, how, front, a, b, until):
     before = front.counts("plain")["a"]["failed"]
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK", field)
     received.send(sent)
     if sent:
-        caller.wait_for(b"0123456789")
+        client.wait_for(b"0123456789")
     getattr(received, how)()
     if sent:
-        head = caller.head()
+        head = client.head()
         assert head.status == 200
         with pytest.raises(AssertionError, match="the connection ended before"):
-            caller.body(head)
+            client.body(head)
     else:
         # a server that has not sent the head may still respond with an error
-        assert is_visibly_incomplete(caller)
-    caller.close()
+        assert is_visibly_incomplete(client)
+    client.close()
     until(lambda: front.counts("plain")["a"]["in_flight"] == 0, "nothing in flight")
-    assert front.counts("plain")["a"]["failed"] == before + 1  # it counts as failed
+    assert front.counts("plain")["a"]["failed"] == before + 1  # the request counts as failed
     assert a.has_no_request() and b.has_no_request()  # and is not retried
 
 
-def is_visibly_incomplete(caller) -> bool:
+def is_visibly_incomplete(client) -> bool:
     """Whether a client can see that the response is incomplete."""
     try:
-        return bool(caller.response().status >= 500)
+        return bool(client.response().status >= 500)
     except AssertionError as cut:
         return "the connection ended before" in str(cut)
 
 
 def test_reset_of_a_response_that_ends_with_its_connection_is_visible_to_the_client(front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK")
     received.send(b"0123456789")
-    caller.wait_for(b"0123456789")
+    client.wait_for(b"0123456789")
     received.reset()
-    head = caller.head()
+    head = client.head()
     if framing_of(head):
         with pytest.raises(AssertionError, match="the connection ended before"):
-            caller.body(head)
+            client.body(head)
     else:  # only a reset distinguishes this from a complete response
-        caller.read_all()
-        assert caller.was_reset
+        client.read_all()
+        assert client.was_reset
 
 
 # -- streams
 
 
 def test_event_arrives_before_the_next_is_sent(front, a):
-    caller = front.request("GET /", "Accept: text/event-stream")
+    client = front.request("GET /", "Accept: text/event-stream")
     received = a.next_request()
     received.head("200 OK", "Content-Type: text/event-stream", "Transfer-Encoding: chunked")
     for number in range(5):
         event = b"data: %d\n\n" % number
         received.chunk(event)
-        assert event in caller.read_until(event)
+        assert event in client.read_until(event)
     received.chunk(b"")
-    caller.read_until(b"0\r\n\r\n")
+    client.read_until(b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize("coding", ["counted", "chunked", "until the end"])
 def test_heartbeats_of_five_bytes_arrive_one_by_one(coding, front, a):
     beat = b":hb\n\n"
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     fields = {"counted": ["Content-Length: 50"], "chunked": ["Transfer-Encoding: chunked"], "until the end": []}
     received.head("200 OK", *fields[coding])
     for _ in range(10):
         received.chunk(beat) if coding == "chunked" else received.send(beat)
-        assert beat in caller.read_until(beat)
+        assert beat in client.read_until(beat)
     received.chunk(b"") if coding == "chunked" else received.close()
 
 
 def test_head_of_a_response_arrives_before_its_body_is_sent(front, a):
     front.skip_if_impossible("a head before its body")
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK", "Content-Length: 5")
-    assert caller.head().status == 200
+    assert client.head().status == 200
     received.send(b"hello")
-    assert caller.read(5) == b"hello"
+    assert client.read(5) == b"hello"
 
 
 MUCH, IN_FLIGHT = 64 << 20, 40 << 20
 
 
 def test_slow_client_slows_the_origin_down(front, a, wait_until_stable):
-    caller = front.caller()
-    caller.shrink_buffers()
-    caller.request("GET /")
+    client = front.client()
+    client.shrink_buffers()
+    client.request("GET /")
     received = a.next_request()
     received.wire.shrink_buffers()
     received.head("200 OK", f"Content-Length: {MUCH}")
@@ -447,24 +447,24 @@ def test_slow_client_slows_the_origin_down(front, a, wait_until_stable):
 
     thread = threading.Thread(target=send)
     thread.start()
-    head = caller.head()
+    head = client.head()
     assert 0 < wait_until_stable(lambda: sent) < IN_FLIGHT
-    assert len(caller.body(head)) == MUCH
+    assert len(client.body(head)) == MUCH
     thread.join()
 
 
 def test_slow_origin_slows_an_upload_down(front, a, wait_until_stable):
     front.skip_if_impossible("an upload while it lasts")
-    caller = front.caller()
-    caller.shrink_buffers()
-    caller.request("POST /", f"Content-Length: {MUCH}")
+    client = front.client()
+    client.shrink_buffers()
+    client.request("POST /", f"Content-Length: {MUCH}")
     sent = 0
 
     def send() -> None:
         nonlocal sent
         piece = bytes(65536)
         for _ in range(MUCH // len(piece)):
-            caller.send(piece)
+            client.send(piece)
             sent += len(piece)
 
     thread = threading.Thread(target=send)
@@ -475,7 +475,7 @@ def test_slow_origin_slows_an_upload_down(front, a, wait_until_stable):
     assert len(received.read_body()) == MUCH
     thread.join()
     received.respond()
-    assert caller.response().status == 200
+    assert client.response().status == 200
 
 
 # -- responses before the end of the request
@@ -483,23 +483,23 @@ def test_slow_origin_slows_an_upload_down(front, a, wait_until_stable):
 
 def test_early_response_reaches_a_client_that_has_not_sent_its_body(front, a):
     front.skip_if_impossible("an upload in small pieces")
-    caller = front.request("POST /", "Content-Length: 1000000", body=b"some of it")
+    client = front.request("POST /", "Content-Length: 1000000", body=b"some of it")
     received = a.next_request()
     received.wire.read_until(b"some of it")
     received.respond("413 Content Too Large", "Connection: close", "X-Why: too much", body=b"too much")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("x-why"), response.body) == (413, ["too much"], b"too much")
-    received.wait_closed()  # the connection has half a request on it
+    received.wait_closed()  # the connection has received a part of a request
 
 
 def test_early_response_reaches_a_client_that_keeps_sending(front, a):
     front.skip_if_impossible("an upload while it lasts")
-    caller = front.request("POST /", f"Content-Length: {MUCH}")
+    client = front.request("POST /", f"Content-Length: {MUCH}")
 
     def send() -> None:
         try:
             for _ in range(MUCH // 65536):
-                caller.send(bytes(65536))
+                client.send(bytes(65536))
         except OSError:
             pass  # the origin may close after its response
 
@@ -507,9 +507,9 @@ def test_early_response_reaches_a_client_that_keeps_sending(front, a):
     thread.start()
     received = a.next_request()
     received.respond("413 Content Too Large", "Connection: close", body=b"too much")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.body) == (413, b"too much")
-    caller.shut_down()
+    client.shut_down()
     thread.join()
 
 
@@ -520,20 +520,20 @@ def test_client_that_expects_a_100_gets_one_before_it_sends(front, a):
         body = received.read_body()
         received.respond(body=body.upper())
 
-    caller = front.request("POST /", "Expect: 100-continue", "Content-Length: 5")
+    client = front.request("POST /", "Expect: 100-continue", "Content-Length: 5")
     with a.responding(reply):
-        assert b" 100 " in caller.read_until(b"\r\n\r\n")
-        caller.send(b"hello")
-        response = caller.response()
+        assert b" 100 " in client.read_until(b"\r\n\r\n")
+        client.send(b"hello")
+        response = client.response()
     assert (response.status, response.body) == (200, b"HELLO")
 
 
 def test_client_that_expects_a_100_may_be_refused_without_one(front, a):
     front.skip_if_impossible("a 100 that the origin sends")
-    caller = front.request("POST /", "Expect: 100-continue", "Content-Length: 5")
+    client = front.request("POST /", "Expect: 100-continue", "Content-Length: 5")
     received = a.next_request()
     received.respond("401 Unauthorized", "WWW-Authenticate: Basic", body=b"who are you?")
-    assert b" 401 " in caller.read_until(b"\r\n")
+    assert b" 401 " in client.read_until(b"\r\n")
     received.wait_closed()  # the client may or may not send the body, so the connection can't be used again
 
 
@@ -541,7 +541,7 @@ def test_origin_that_sends_no_100_gets_the_body_nevertheless(front, a):
     def reply(received) -> None:
         received.respond(body=received.read_body().upper())
 
-    caller = front.request("POST /", "Expect: 100-continue", "Content-Length: 5", body=b"hello")
+    client = front.request("POST /", "Expect: 100-continue", "Content-Length: 5", body=b"hello")
     with a.responding(reply):
-        response = caller.response()
+        response = client.response()
     assert (response.status, response.body) == (200, b"HELLO")

@@ -72,7 +72,7 @@ class Exchange:
 
     async def send(self, message) -> None:
         if self._takes is not None and len(self.messages) >= self._takes:
-            raise OSError("nobody listens")
+            raise OSError("no socket listens")
         self.messages.append(message)
 
     async def of(self, app) -> "Exchange":

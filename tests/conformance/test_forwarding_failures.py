@@ -13,10 +13,10 @@ OURS_B = "SERVERID=b; path=/"
 
 def exchange(front, origin, line: str = "GET /", site: str = "plain"):
     """Send a request, respond and read the response. Return what the origin received."""
-    caller = front.request(line, site=site)
+    client = front.request(line, site=site)
     received = origin.next_request()
     received.respond(body=b"hello")
-    assert caller.response().body == b"hello"
+    assert client.response().body == b"hello"
     return received
 
 
@@ -30,12 +30,12 @@ def test_connection_is_reused(front, a):
 
 
 def test_client_that_closes_does_not_close_the_upstream_connection(front, a):
-    caller = front.request("GET /", "Connection: close")
+    client = front.request("GET /", "Connection: close")
     received = a.next_request()
     assert received.values("connection") == []
     received.respond()
-    caller.response()
-    assert caller.receive() == b""
+    client.response()
+    assert client.receive() == b""
     assert exchange(front, a).wire is received.wire
 
 
@@ -43,21 +43,21 @@ def test_client_that_closes_does_not_close_the_upstream_connection(front, a):
     "version, fields", [("1.1", ["Connection: close"]), ("1.1", ["Connection: X-A, Close"]), ("1.0", [])]
 )
 def test_connection_that_the_origin_closes_is_not_reused(version, fields, front, a):
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     received.head("200 OK", "Content-Length: 0", *fields, version=version)
-    assert caller.response().status == 200
+    assert client.response().status == 200
     assert exchange(front, a).wire is not received.wire
     received.wait_closed()
 
 
 def test_concurrent_requests_use_separate_connections(front, a):
-    callers = [front.request("GET /one"), front.request("GET /two")]
+    clients = [front.request("GET /one"), front.request("GET /two")]
     both = [a.next_request(), a.next_request()]
     assert both[0].wire is not both[1].wire
     for received in both:
         received.respond(body=received.target.encode())
-    assert [caller.response().body for caller in callers] == [b"/one", b"/two"]
+    assert [client.response().body for client in clients] == [b"/one", b"/two"]
 
 
 def test_idle_connection_is_closed_after_its_timeout(front, a):
@@ -81,7 +81,7 @@ def test_without_a_pool_every_request_has_its_own_connection(front, a):
 def test_idempotent_request_is_resent_on_a_new_connection(line, how, front, a, b):
     before = front.counts("plain")["a"]["failed"]
     stale = exchange(front, a).wire
-    caller = front.request(line)
+    client = front.request(line)
     received = a.next_request()
     assert received.wire is stale
     getattr(received, how)()
@@ -89,7 +89,7 @@ def test_idempotent_request_is_resent_on_a_new_connection(line, how, front, a, b
     assert (again.line, again.fields) == (received.line, received.fields)
     assert again.wire is not stale
     again.respond()
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("set-cookie")) == (200, [OURS_A])
     assert b.has_no_request()
     assert front.counts("plain")["a"]["failed"] == before  # it counts as no failure
@@ -97,7 +97,7 @@ def test_idempotent_request_is_resent_on_a_new_connection(line, how, front, a, b
 
 def test_idempotent_request_is_resent_with_its_body(front, a):
     stale = exchange(front, a).wire
-    caller = front.request("PUT /", body=b"hello")
+    client = front.request("PUT /", body=b"hello")
     received = a.next_request()
     assert received.wire is stale
     assert received.read_body() == b"hello"
@@ -105,25 +105,25 @@ def test_idempotent_request_is_resent_with_its_body(front, a):
     again = a.next_request()
     assert (again.line, again.read_body(), again.wire is stale) == ("PUT / HTTP/1.1", b"hello", False)
     again.respond()
-    assert caller.response().status == 200
+    assert client.response().status == 200
 
 
 def test_request_is_not_sent_a_third_time(front, a, b):
     exchange(front, a)
-    caller = front.request("GET /")
+    client = front.request("GET /")
     a.next_request().close()
     a.next_request().close()
-    assert caller.response().status == 502
+    assert client.response().status == 502
     assert a.has_no_request() and b.has_no_request()
 
 
 def test_request_that_is_not_idempotent_is_not_resent(front, a, b):
     exchange(front, a)
-    caller = front.request("POST /", body=b"order")
+    client = front.request("POST /", body=b"order")
     received = a.next_request()
     assert received.read_body() == b"order"
     received.close()
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("set-cookie")) == (502, [])
     assert exchange(front, a, "GET /next").target == "/next"
     assert b.has_no_request()
@@ -133,20 +133,20 @@ def test_request_that_is_not_idempotent_never_uses_a_closed_connection(front, a)
     for number in range(10):
         stale = exchange(front, a)
         stale.close()
-        caller = front.request(f"POST /{number}", body=b"order")
+        client = front.request(f"POST /{number}", body=b"order")
         received = a.next_request()
         assert (received.target, received.read_body()) == (f"/{number}", b"order")
         received.respond(body=b"thanks")
-        assert caller.response().body == b"thanks"
+        assert client.response().body == b"thanks"
     assert a.has_no_request()
 
 
 def test_origin_that_restarts_gets_requests_over_new_connections(front, a):
-    callers = [front.request("GET /") for _ in range(4)]
-    for received in [a.next_request() for _ in callers]:
+    clients = [front.request("GET /") for _ in range(4)]
+    for received in [a.next_request() for _ in clients]:
         received.respond()
-    for caller in callers:
-        assert caller.response().status == 200
+    for client in clients:
+        assert client.response().status == 200
     assert a.open_connections() == 4
     a.close_connections()
     for _ in range(6):
@@ -199,10 +199,10 @@ BAD += [sent_a_coding_that_hides_the_end, sent_too_large_a_head]
 @pytest.mark.parametrize("fail", BAD, ids=lambda fail: fail.__name__.replace("_", " "))
 def test_upstream_without_a_valid_response_gives_a_502_without_a_mark(fail, front, a, b):
     before = front.counts("plain")["a"]["failed"]
-    caller = front.request("GET /")
+    client = front.request("GET /")
     received = a.next_request()
     fail(received)
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("set-cookie")) == (502, [])
     assert a.has_no_request() and b.has_no_request()
     assert front.counts("plain")["a"]["failed"] == before + 1
@@ -220,49 +220,49 @@ def test_connect_timeout_gives_a_503(front):
 
 
 def test_response_timeout_gives_a_504(front, a, b):
-    caller = front.request("GET /", site="impatient")
+    client = front.request("GET /", site="impatient")
     received = a.next_request()
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("set-cookie")) == (504, [])
     received.wait_closed()
     assert a.has_no_request() and b.has_no_request()
 
 
 def test_response_that_stalls_is_cut(front, a):
-    caller = front.request("GET /", site="less-patient")
+    client = front.request("GET /", site="less-patient")
     received = a.next_request()
     received.head("200 OK", "Content-Length: 20")
     received.send(b"0123456789")
-    caller.wait_for(b"0123456789")
+    client.wait_for(b"0123456789")
     with pytest.raises(AssertionError, match="the connection ended before"):
-        caller.response()
+        client.response()
     received.wait_closed()
 
 
 def test_response_with_progress_may_last_longer_than_the_timeout(front, a):
-    caller = front.request("GET /", site="less-patient")
+    client = front.request("GET /", site="less-patient")
     received = a.next_request()
     received.head("200 OK", "Transfer-Encoding: chunked")
     began = time.monotonic()
     while time.monotonic() - began < 1.2:  # all pieces together take longer than the timeout
         received.chunk(b"beat\n")
-        assert b"beat\n" in caller.read_until(b"beat\n")
+        assert b"beat\n" in client.read_until(b"beat\n")
     received.chunk(b"")
-    caller.read_until(b"0\r\n\r\n")
+    client.read_until(b"0\r\n\r\n")
 
 
 def test_failed_head_request_has_no_body(front):
-    caller = front.request("HEAD /", site="dead")
-    assert caller.response().status == 503
-    caller.request("GET /")
-    assert caller.response().status == 503
+    client = front.request("HEAD /", site="dead")
+    assert client.response().status == 503
+    client.request("GET /")
+    assert client.response().status == 503
 
 
 # -- which server is tried next
 
 
 def test_refused_connection_is_retried_and_the_mark_names_the_next_server(front, b):
-    caller = front.request("POST /a%2Fb?c", "X-A: caf\xe9", site="next", body=b"hello")
+    client = front.request("POST /a%2Fb?c", "X-A: caf\xe9", site="next", body=b"hello")
     received = b.next_request()
     assert (received.line, received.values("x-a"), received.read_body()) == (
         "POST /a%2Fb?c HTTP/1.1",
@@ -270,27 +270,27 @@ def test_refused_connection_is_retried_and_the_mark_names_the_next_server(front,
         b"hello",
     )
     received.respond("200 OK", "Set-Cookie: a=1", body=b"from b")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.body, response.values("set-cookie")) == (200, b"from b", ["a=1", OURS_B])
 
 
 def test_refused_connection_is_retried_whatever_the_size_of_the_upload(front, b):
-    caller = front.caller("next")
-    thread = threading.Thread(target=caller.request, args=("POST /",), kwargs={"body": bytes(1 << 20)})
+    client = front.client("next")
+    thread = threading.Thread(target=client.request, args=("POST /",), kwargs={"body": bytes(1 << 20)})
     thread.start()
     received = b.next_request()
     assert len(received.read_body()) == 1 << 20
     thread.join()
     received.respond()
-    assert caller.response().status == 200
+    assert client.response().status == 200
 
 
 def test_client_of_a_refusing_server_gets_the_mark_of_its_new_one(front, b):
-    caller = front.request("GET /", "Cookie: SERVERID=a", site="next")
+    client = front.request("GET /", "Cookie: SERVERID=a", site="next")
     received = b.next_request()
     assert received.values("cookie") == []
     received.respond()
-    assert caller.response().values("set-cookie") == [OURS_B]
+    assert client.response().values("set-cookie") == [OURS_B]
 
 
 @pytest.mark.parametrize("site", ["no-retries", "never"])
@@ -313,7 +313,7 @@ AGAIN = [*BAD, with_a_503, with_a_503_that_does_not_end]
 
 @pytest.mark.parametrize("fail", AGAIN, ids=lambda fail: fail.__name__.replace("_", " "))
 def test_retry_on_sends_the_next_servers_response_only(fail, front, a, b):
-    caller = front.request("PUT /a%2Fb?c", "X-A: caf\xe9", "Cookie: x=1; SERVERID=a", site="again", body=b"hello")
+    client = front.request("PUT /a%2Fb?c", "X-A: caf\xe9", "Cookie: x=1; SERVERID=a", site="again", body=b"hello")
     first = a.next_request()
     first.read_body()
     fail(first)
@@ -321,34 +321,34 @@ def test_retry_on_sends_the_next_servers_response_only(fail, front, a, b):
     assert (received.line, received.fields) == (first.line, first.fields)
     assert received.read_body() == b"hello"
     received.respond("201 Created", "X-B: 1", body=b"from b")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.body, response.values("set-cookie")) == (201, b"from b", [OURS_B])
     assert (response.values("x-failed"), response.values("content-encoding"), response.values("x-b")) == ([], [], ["1"])
 
 
 def test_retry_on_a_timeout_uses_the_next_server(front, a, b):
-    caller = front.request("GET /", site="less-patient-again")
+    client = front.request("GET /", site="less-patient-again")
     first = a.next_request()
     received = b.next_request()
     first.wait_closed()
     received.respond(body=b"from b")
-    assert caller.response().body == b"from b"
+    assert client.response().body == b"from b"
 
 
 def test_last_response_is_forwarded_when_no_server_is_left(front, a, b):
-    caller = front.request("GET /", site="again")
+    client = front.request("GET /", site="again")
     with_a_503(a.next_request())
     b.next_request().respond("503 Busy", "X-Last: 1", "Set-Cookie: last=1", body=b"busy as well")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.body) == (503, b"busy as well")
     assert response.values("set-cookie") == ["last=1", OURS_B]
     assert (response.values("x-last"), response.values("x-failed")) == (["1"], [])
 
 
 def test_response_that_is_not_in_retry_on_is_forwarded(front, a, b):
-    caller = front.request("GET /", site="again")
+    client = front.request("GET /", site="again")
     a.next_request().respond("500 Oops", body=b"oops")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.body, response.values("set-cookie")) == (500, b"oops", [OURS_A])
     assert b.has_no_request()
 
@@ -359,85 +359,85 @@ def test_response_that_is_not_in_retry_on_is_forwarded(front, a, b):
     ids=["closed", "sent garbage", "with a 503"],
 )
 def test_request_that_may_have_been_executed_is_not_replayed(fail, status, front, a, b):
-    caller = front.request("POST /", site="again", body=b"order")
+    client = front.request("POST /", site="again", body=b"order")
     received = a.next_request()
     received.read_body()
     fail(received)
-    assert caller.response().status == status
+    assert client.response().status == status
     assert a.has_no_request() and b.has_no_request()
 
 
 @pytest.mark.parametrize("fail", [closed, with_a_503], ids=["closed", "with a 503"])
 def test_request_with_an_idempotency_key_is_replayed(fail, front, a, b):
-    caller = front.request("POST /", "Idempotency-Key: 42", site="keyed", body=b"order")
+    client = front.request("POST /", "Idempotency-Key: 42", site="keyed", body=b"order")
     received = a.next_request()
     received.read_body()
     fail(received)
     again = b.next_request()
     assert (again.values("idempotency-key"), again.read_body()) == (["42"], b"order")
     again.respond(body=b"thanks")
-    assert caller.response().body == b"thanks"
+    assert client.response().body == b"thanks"
 
 
 @pytest.mark.parametrize(
     "site, fields", [("keyed", []), ("again", ["Idempotency-Key: 42"])], ids=["no key", "not opted in"]
 )
 def test_idempotency_key_counts_only_where_it_is_enabled(site, fields, front, a, b):
-    caller = front.request("POST /", *fields, site=site, body=b"order")
+    client = front.request("POST /", *fields, site=site, body=b"order")
     received = a.next_request()
     received.read_body()
     received.close()
-    assert caller.response().status == 502
+    assert client.response().status == 502
     assert b.has_no_request()
 
 
 def test_body_within_the_limit_is_replayed_and_a_larger_one_is_not(front, a, b):
-    caller = front.request("PUT /", site="small", body=b"0123456789")
+    client = front.request("PUT /", site="small", body=b"0123456789")
     received = a.next_request()
     received.read_body()
     received.close()
     again = b.next_request()
     assert again.read_body() == b"0123456789"
     again.respond()
-    assert caller.response().status == 200
-    caller = front.request("PUT /", site="small", body=b"0123456789+")
+    assert client.response().status == 200
+    client = front.request("PUT /", site="small", body=b"0123456789+")
     received = a.next_request()
     received.read_body()
     received.close()
-    assert caller.response().status == 502
+    assert client.response().status == 502
     assert b.has_no_request()
 
 
 def test_without_redispatch_the_same_server_is_retried(front, a, b):
-    caller = front.request("GET /", "Cookie: SERVERID=a", site="again-here")
+    client = front.request("GET /", "Cookie: SERVERID=a", site="again-here")
     with_a_503(a.next_request())
     a.next_request().respond(body=b"better")
-    assert caller.response().body == b"better"
+    assert client.response().body == b"better"
     assert b.has_no_request()
 
 
 def test_retry_of_a_refusing_server_waits(front, origins, until):
     late = origins["late"]
     before = front.counts("patient")["a"]["failed"]
-    caller = front.request("POST /", site="patient", body=b"hello")
+    client = front.request("POST /", site="patient", body=b"hello")
     until(lambda: front.counts("patient")["a"]["failed"] > before, "a first attempt has failed")
     late.start_listening()
     try:
         received = late.next_request()
         assert received.read_body() == b"hello"
         received.respond(body=b"at last")
-        assert caller.response().body == b"at last"
+        assert client.response().body == b"at last"
     finally:
         late.refuse_connections()
 
 
 def test_apps_and_upstreams_are_servers_of_one_backend(front, a):
-    caller = front.request("GET /", "Cookie: SERVERID=app", site="mixed")
-    response = caller.response()
+    client = front.request("GET /", "Cookie: SERVERID=app", site="mixed")
+    response = client.response()
     assert (response.body, response.values("set-cookie")) == (b"the app itself", [])
-    caller = front.request("GET /", "Cookie: SERVERID=a", site="mixed")
+    client = front.request("GET /", "Cookie: SERVERID=a", site="mixed")
     a.next_request().respond(body=b"the upstream")
-    response = caller.response()
+    response = client.response()
     assert (response.body, response.values("set-cookie")) == (b"the upstream", [])
     assert a.has_no_request()
 
@@ -561,12 +561,12 @@ def test_first_fills_the_first_server_before_the_next(front, a, b):
 
 
 def test_upstream_with_tls_is_verified_and_used(front, origins, until):
-    caller = front.request("POST /a%2Fb", "X-A: caf\xe9", site="tls", body=b"hello")
+    client = front.request("POST /a%2Fb", "X-A: caf\xe9", site="tls", body=b"hello")
     received = origins["tls"].next_request()
     assert (received.target, received.values("x-a"), received.read_body()) == ("/a%2Fb", ["caf\xe9"], b"hello")
     assert received.values("x-forwarded-proto") == ["http"]  # the client's own scheme
     received.respond(body=b"thanks" * 10_000)
-    assert caller.response().body == b"thanks" * 10_000
+    assert client.response().body == b"thanks" * 10_000
     wires = [received.wire]
 
     def is_reused():  # a client may have the response a moment before the connection is idle
@@ -578,9 +578,9 @@ def test_upstream_with_tls_is_verified_and_used(front, origins, until):
 
 @pytest.mark.parametrize("site, origin", [("tls-stranger", "tls"), ("tls-misnamed", "named")])
 def test_invalid_certificate_gives_a_503(site, origin, front, origins):
-    caller = front.request("GET /", site=site)
+    client = front.request("GET /", site=site)
     origins[origin].accept_failing_handshake()
-    assert caller.response().status == 503
+    assert client.response().status == 503
 
 
 def test_any_certificate_is_accepted_without_verification(front, origins):
@@ -599,25 +599,25 @@ def test_client_certificate_is_sent(front, origins):
 
 
 def test_tls_connection_is_closed_when_its_client_closes(front, origins):
-    caller = front.request("GET /", site="tls")
+    client = front.request("GET /", site="tls")
     received = origins["tls"].next_request()
-    caller.abort()
+    client.abort()
     received.wait_closed()
 
 
 def test_response_timeout_over_tls_gives_a_504(front, origins):
-    caller = front.request("GET /", site="tls-impatient")
+    client = front.request("GET /", site="tls-impatient")
     received = origins["tls"].next_request()
-    assert caller.response().status == 504
+    assert client.response().status == 504
     received.wait_closed()
 
 
 def test_incomplete_response_over_tls_is_visible_to_the_client(front, origins):
-    caller = front.request("GET /", site="tls")
+    client = front.request("GET /", site="tls")
     received = origins["tls"].next_request()
     received.head("200 OK", "Content-Length: 100")
     received.send(b"0123456789")
-    caller.wait_for(b"0123456789")
+    client.wait_for(b"0123456789")
     received.close()
     with pytest.raises(AssertionError, match="the connection ended before"):
-        caller.response()
+        client.response()

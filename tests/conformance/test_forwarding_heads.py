@@ -12,25 +12,25 @@ HOST = "127.0.0.1"
 
 def request_received(front, origin, line: str, *fields: str, site: str = "plain", body: bytes = b""):
     """Send a request; the origin reads it and responds. Return what the origin received."""
-    caller = front.request(line, *fields, site=site, body=body)
+    client = front.request(line, *fields, site=site, body=body)
     received = origin.next_request()
     received.body = received.read_body()
     received.respond()
-    assert caller.response().status == 200
+    assert client.response().status == 200
     return received
 
 
 def response_received(front, origin, *fields: str, status: str = "200 OK", body: bytes = b""):
     """Have the origin send a response. Return what the client received."""
-    caller = front.request("GET /")
+    client = front.request("GET /")
     origin.next_request().respond(status, *fields, body=body)
-    return caller.response()
+    return client.response()
 
 
 def status_of_refused(front, origin, line: str, *fields: str, site: str = "plain") -> int:
     """Return the status of the response to a request that the origin does not receive."""
-    caller = front.request(line, *fields, site=site)
-    status: int = caller.response().status
+    client = front.request(line, *fields, site=site)
+    status: int = client.response().status
     assert origin.has_no_request()
     return status
 
@@ -162,10 +162,10 @@ ROOT_PATHS: dict[str, tuple[str, dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("command, more, before", ROOT_PATHS.values(), ids=ROOT_PATHS)
-def test_root_path_of_a_server_is_removed(command, more, before, serve, variables, caller, a):
+def test_root_path_of_a_server_is_removed(command, more, before, serve, variables, connect, a):
     served = serve(*command.split(), variables={**variables, **more})
     for target in ("/a%2Fb?c=%2f", "/", "//double", "/under/a"):
-        client = caller(served)
+        client = connect(served)
         client.request(f"GET {before}{target}")
         received = a.next_request()
         assert received.target == target
@@ -300,9 +300,9 @@ def test_connection_header_cannot_remove_headers_that_are_needed(front, a):
     ids=["NUL", "CR", "space", "space before", "no name"],
 )
 def test_ambiguous_header_is_never_forwarded(field, front, a):
-    caller = front.request("GET /first", field)
-    assert caller.response().status == 400
-    caller.close()
+    client = front.request("GET /first", field)
+    assert client.response().status == 400
+    client.close()
     assert a.has_no_request()
     assert request_received(front, a, "GET /second").target == "/second"
 
@@ -330,9 +330,9 @@ def test_every_set_cookie_stays_separate_and_the_mark_is_added(front, a):
 
 
 def test_redirect_is_forwarded_unchanged(front, a):
-    caller = front.request("GET /mounted/a", site="mounted")
+    client = front.request("GET /mounted/a", site="mounted")
     a.next_request().respond("302 Found", "Location: /base/next?a=%2F", "Set-Cookie: a=1; Path=/base")
-    response = caller.response()
+    response = client.response()
     assert response.status == 302
     assert response.values("location") == ["/base/next?a=%2F"]
     assert response.values("set-cookie")[0] == "a=1; Path=/base"
@@ -404,27 +404,27 @@ SPOOF = (
     "X-Real-IP: 203.0.113.9",
 )
 CLIENT_HEADERS = {
-    "nothing said": (
+    "no header": (
         "plain",
         (),
         {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "plain", "x-real-ip": HOST},
     ),
-    "a stranger's word is replaced": (
+    "headers of an untrusted client are replaced": (
         "plain",
         SPOOF,
         {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "plain", "x-real-ip": HOST},
     ),
-    "a stranger's word is replaced, however often it is said": (
+    "repeated headers of an untrusted client are replaced": (
         "plain",
         (*SPOOF, "X-Forwarded-For: 198.51.100.1", "x-forwarded-proto: wss"),
         {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "plain", "x-real-ip": HOST},
     ),
-    "a trusted proxy says nothing": (
+    "a trusted proxy sends no header": (
         "trusting",
         (),
         {"x-forwarded-for": HOST, "x-forwarded-proto": "http", "x-forwarded-host": "trusting", "x-real-ip": HOST},
     ),
-    "a trusted proxy's word is extended": (
+    "headers of a trusted proxy are extended": (
         "trusting",
         SPOOF,
         {
@@ -435,7 +435,7 @@ CLIENT_HEADERS = {
             "x-real-ip": "203.0.113.9",
         },
     ),
-    "a trusted proxy that names several": (
+    "a trusted proxy sends several addresses": (
         "trusting",
         ("X-Forwarded-For: 203.0.113.9, 198.51.100.1",),
         {
@@ -445,7 +445,7 @@ CLIENT_HEADERS = {
         },
     ),
     "forwardfor adds an address": ("forwardfor", (), {"x-forwarded-for": HOST}),
-    "forwardfor edits nothing": (
+    "forwardfor changes no other header": (
         "forwardfor",
         SPOOF,
         {
@@ -457,7 +457,7 @@ CLIENT_HEADERS = {
         },
     ),
     "forwardfor, the client excepted": ("forwardfor-except", (), {}),
-    "forwardfor, the client excepted, what it says stands": (
+    "forwardfor, the client excepted, its header is unchanged": (
         "forwardfor-except",
         ("X-Forwarded-For: 203.0.113.9",),
         {"x-forwarded-for": "203.0.113.9"},
@@ -469,8 +469,8 @@ CLIENT_HEADERS = {
         ("X-Forwarded-For: 203.0.113.9",),
         {"x-forwarded-for": "203.0.113.9"},
     ),
-    "none says nothing": ("silent", (), {}),
-    "none touches nothing": (
+    "none adds no header": ("silent", (), {}),
+    "none changes no header": (
         "silent",
         SPOOF,
         {
@@ -484,9 +484,9 @@ CLIENT_HEADERS = {
 }
 
 
-@pytest.mark.parametrize("site, said, expected", CLIENT_HEADERS.values(), ids=CLIENT_HEADERS)
-def test_headers_about_the_client(site, said, expected, front, a):
-    received = request_received(front, a, "GET /", *said, site=site)
+@pytest.mark.parametrize("site, fields, expected", CLIENT_HEADERS.values(), ids=CLIENT_HEADERS)
+def test_headers_about_the_client(site, fields, expected, front, a):
+    received = request_received(front, a, "GET /", *fields, site=site)
     names = {name.lower() for name, _ in received.fields if name.lower().startswith(("x-forwarded-", "x-real-ip"))}
     found = {name: ", ".join(received.values(name)) for name in names}
     assert {name: found.get(name) for name in {*found, *expected} - {"x-real-ip"}} == {
@@ -542,18 +542,18 @@ def test_host_can_be_the_upstreams(front, a):
 
 
 def test_host_can_be_configured(front, a):
-    received = request_received(front, a, "GET /", site="told-host")
-    assert (received.values("host"), received.values("x-forwarded-host")) == (["told.test"], ["told-host"])
+    received = request_received(front, a, "GET /", site="configured-host")
+    assert (received.values("host"), received.values("x-forwarded-host")) == (["configured.test"], ["configured-host"])
 
 
 def test_request_without_a_host_gets_the_upstreams(front, a):
     front.skip_if_impossible("a client without a Host")
-    caller = front.caller()
-    caller.send(b"GET / HTTP/1.0\r\n\r\n")
+    client = front.client()
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
     received = a.next_request()
     assert (received.line, received.values("host")) == ("GET / HTTP/1.1", [f"{HOST}:{a.port}"])
     received.respond(body=b"hello")
-    assert caller.response().body == b"hello"
+    assert client.response().body == b"hello"
 
 
 def test_unix_socket_gets_the_same_host(front, origins):
@@ -562,7 +562,7 @@ def test_unix_socket_gets_the_same_host(front, origins):
 
 
 def test_upstream_without_a_backend_sets_no_mark(front, a):
-    caller = front.request("GET /a%2Fb?c", "X-A: caf\xe9", site="alone")
+    client = front.request("GET /a%2Fb?c", "X-A: caf\xe9", site="alone")
     received = a.next_request()
     assert (received.target, received.values("x-a"), received.values("x-forwarded-for")) == (
         "/a%2Fb?c",
@@ -570,6 +570,6 @@ def test_upstream_without_a_backend_sets_no_mark(front, a):
         [HOST],
     )
     received.respond("200 OK", "X-B: caf\xe9", body=b"hello")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.values("x-b"), response.body) == (200, ["caf\xe9"], b"hello")
     assert response.values("set-cookie") == []

@@ -28,11 +28,11 @@ HOP_BY_HOP = {
 
 @dataclass
 class OriginLog:
-    """What an origin has received: targets of requests, in order, and what was no valid request."""
+    """What an origin has received: targets of requests, in order, and the bytes that were no valid request."""
 
     targets: list[str] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
-    incomplete: int = 0  #: how many were incomplete, which no parser can take for complete
+    incomplete: int = 0  #: the number of incomplete requests, which every parser finds incomplete
     invalid: list[object] = field(default_factory=list)
 
 
@@ -101,7 +101,7 @@ class Row:
 
     sent: str
     bodies: Sequence[str] = ()
-    waited_for: bool = False  #: whether some servers wait for more until the client closes its side
+    needs_close: bool = False  #: whether some servers wait for more bytes until the client closes its side
 
 
 def get(fields: str = "", line: str = "GET /first HTTP/1.1", host: str = HOST) -> str:
@@ -142,7 +142,7 @@ FRAMING = {
     "a length and more": Row(post("Content-Length: 5 5\r\n", "hello")),
     "a length in other digits": Row(post("Content-Length: \xb2\r\n", "he")),
     "a length of 5000 digits": Row(post(f"Content-Length: {'0' * 4999}5\r\n", "hello"), ("hello",)),
-    "a length beyond any": Row(post(f"Content-Length: {'9' * 30}\r\n", "hello")),
+    "a length of more than 64 bits": Row(post(f"Content-Length: {'9' * 30}\r\n", "hello")),
     "a space before the colon of a length": Row(post("Content-Length : 5\r\n", "hello"), ("hello",)),
     "a space before the colon of a coding": Row(post("Transfer-Encoding : chunked\r\n", CHUNKS), ("hello",)),
     "a tab before the colon of a coding": Row(post("Transfer-Encoding\t: chunked\r\n", CHUNKS), ("hello",)),
@@ -171,10 +171,10 @@ FRAMING = {
     "a length with an underscore in its name": Row(
         post(f"Content_Length: {5 + len(SMUGGLED)}\r\nContent-Length: 5\r\n", "hello"), ("hello",)
     ),
-    "a length that goes with the connection": Row(
+    "a length that Connection names": Row(
         post(f"Content-Length: {len(SMUGGLED)}\r\nConnection: content-length\r\n", SMUGGLED), (SMUGGLED,)
     ),
-    "a coding that goes with the connection": Row(
+    "a coding that Connection names": Row(
         post("Transfer-Encoding: chunked\r\nConnection: transfer-encoding\r\n", "5\r\nhello\r\n0\r\n\r\n"), ("hello",)
     ),
     "a body that looks like a request": Row(post(f"Content-Length: {len(SMUGGLED)}\r\n", SMUGGLED), (SMUGGLED,)),
@@ -212,7 +212,7 @@ HEADS = {
     "a folded value": Row(get("X-A: 1\r\n 2\r\n"), ("",)),
     "a value folded with a tab": Row(get("X-A: 1\r\n\t2\r\n"), ("",)),
     "a folded line first": Row(f"GET /first HTTP/1.1\r\n X-A: 1\r\n{HOST}\r\n", ("",)),
-    "lone LFs everywhere": Row(get("X-A: 1\r\n").replace("\r\n", "\n"), ("",), waited_for=True),
+    "lone LFs at all ends of lines": Row(get("X-A: 1\r\n").replace("\r\n", "\n"), ("",), needs_close=True),
     "a lone LF in a value": Row(get("X-A: 1\nX-B: 2\r\n"), ("",)),
     "a lone LF in a name": Row(get("X-\nA: 1\r\n"), ("",)),
     "a lone CR in a value": Row(get("X-A: 1\rX-B: 2\r\n")),
@@ -233,7 +233,7 @@ HEADS = {
     "a host with a path": Row(get(host="Host: plain/x\r\nConnection: close\r\n")),
     "a host with a user": Row(get(host="Host: other@plain\r\nConnection: close\r\n")),
     "a host with a space": Row(get(host="Host: plain other\r\nConnection: close\r\n")),
-    "a host that goes with the connection": Row(get("Connection: host, cookie\r\nCookie: a=1\r\n"), ("",)),
+    "a host that Connection names": Row(get("Connection: host, cookie\r\nCookie: a=1\r\n"), ("",)),
     "an upgrade to something": Row(
         get("Connection: upgrade, http2-settings\r\nUpgrade: x\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"), ("",)
     ),
@@ -246,11 +246,11 @@ HEADS = {
     "a control character in the target": Row(get(line="GET /first\x01 HTTP/1.1")),
     "a vertical tab in the target": Row(get(line="GET /first\x0bHTTP/1.1 HTTP/1.1")),
     "an escaped line break in the target": Row(get(line="GET /first%0d%0aX-A:%201 HTTP/1.1"), ("",)),
-    "an authority for a target": Row(get(line="GET plain:80 HTTP/1.1"), ("",)),
+    "an authority as the target": Row(get(line="GET plain:80 HTTP/1.1"), ("",)),
     "a path without a slash": Row(get(line="GET first HTTP/1.1"), ("",)),
     "another host in the target": Row(get(line="GET http://other/first HTTP/1.1"), ("",)),
     "CONNECT": Row(get(line="CONNECT plain:80 HTTP/1.1")),
-    "a method with what is no letter of one": Row(get(line="G@T /first HTTP/1.1")),
+    "a method with an invalid character": Row(get(line="G@T /first HTTP/1.1")),
     "HTTP/1.2": Row(get(line="GET /first HTTP/1.2"), ("",)),
     "HTTP/2.0": Row(get(line="GET /first HTTP/2.0"), ("",)),
     "HTTP/1.1 and more": Row(get(line="GET /first HTTP/1.1x")),
@@ -262,24 +262,24 @@ def rows(table: dict[str, Row]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in table.items()])
 
 
-def read_everything(caller, waited_for: bool):
-    """Return everything received. The client closes its side after the first head; with `waited_for`, before it."""
+def read_everything(client, needs_close: bool):
+    """Return everything received. The client closes its side after the first head; with `needs_close`, before it."""
     data = b""
-    if not waited_for:
-        while b"\r\n\r\n" not in data and (more := caller.receive()):
+    if not needs_close:
+        while b"\r\n\r\n" not in data and (more := client.receive()):
             data += more
     try:
-        caller.shut_down_sending()
+        client.shut_down_sending()
     except OSError:  # reset
         pass
-    return data + caller.read_all()
+    return data + client.read_all()
 
 
 def assert_unambiguous_or_refused(row: Row, front, origin) -> None:
     with strict_origin(origin) as log:
-        caller = front.caller()
-        caller.send(row.sent.encode("latin-1"))
-        data = read_everything(caller, row.waited_for)
+        client = front.client()
+        client.send(row.sent.encode("latin-1"))
+        data = read_everything(client, row.needs_close)
         after = front.request("GET /after").response()
     assert log.invalid == []
     assert after.body == b"/after"
@@ -291,7 +291,7 @@ def assert_unambiguous_or_refused(row: Row, front, origin) -> None:
     assert row.bodies, f"received {log.targets} with {[(received.fields, received.body) for received in log.requests]}"
     assert len(log.targets) == 2
     assert log.targets[0].startswith("/first") or log.targets[0] == "/"
-    assert statuses == [200] or (row.waited_for and not statuses)
+    assert statuses == [200] or (row.needs_close and not statuses)
     assert log.requests[0].body.decode("latin-1") in row.bodies
 
 
@@ -301,7 +301,7 @@ def test_request_with_two_ends_is_refused_or_forwarded_with_one(row, front, a):
 
 
 @rows(BORDERS)
-def test_chunks_are_refused_or_encoded_anew(row, front, a):
+def test_chunks_are_refused_or_encoded_again(row, front, a):
     assert_unambiguous_or_refused(row, front, a)
 
 
@@ -344,7 +344,7 @@ FRAMES = {
     "a body that is shorter than its length": Frames(
         [POST, SCHEME, PLAIN, FIRST, ("content-length", f"{5 + len(SMUGGLED)}")], ["hello"]
     ),
-    "no body behind a length": Frames([POST, SCHEME, PLAIN, FIRST, ("content-length", "5")]),
+    "a length without a body": Frames([POST, SCHEME, PLAIN, FIRST, ("content-length", "5")]),
     "two lengths": Frames(
         [POST, SCHEME, PLAIN, FIRST, ("content-length", "5"), ("content-length", f"{5 + len(SMUGGLED)}")],
         [f"hello{SMUGGLED}"],
@@ -372,7 +372,7 @@ FRAMES = {
     "a space in the method": Frames([(":method", "GET /smuggled"), SCHEME, PLAIN, FIRST]),
     "a request in the authority": Frames([GET, SCHEME, (":authority", AHEAD), FIRST]),
     "another authority in host": Frames([GET, SCHEME, PLAIN, FIRST, ("host", "other")], None, ("",)),
-    "headers that go with a connection": Frames(
+    "headers of a connection": Frames(
         [GET, SCHEME, PLAIN, FIRST, ("connection", "x-a"), ("x-a", "1"), ("te", "trailers")], None, ("",)
     ),
     "CONNECT": Frames([(":method", "CONNECT"), (":authority", "plain:80")]),
@@ -392,14 +392,14 @@ def frames_on_stream_1(connection, frames: Frames) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("frames", [pytest.param(frames, id=name) for name, frames in FRAMES.items()])
 @pytest.mark.parametrize("name", ["hypercorn", "granian"])
-def test_request_in_frames_is_refused_or_forwarded_unambiguously(name, frames, sites, caller, a, origins):
+def test_request_in_frames_is_refused_or_forwarded_unambiguously(name, frames, sites, connect, a, origins):
     config = h2.config.H2Configuration(
         validate_outbound_headers=False, normalize_outbound_headers=False, validate_inbound_headers=False
     )
     served = sites(name)
     statuses = []
     with strict_origin(a) as log:
-        client = caller(served)
+        client = connect(served)
         connection = h2.connection.H2Connection(config)
         for data in frames_on_stream_1(connection, frames):
             client.send(data)
@@ -411,7 +411,7 @@ def test_request_in_frames_is_refused_or_forwarded_unambiguously(name, frames, s
                 reset |= isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated)
                 is_complete |= reset or isinstance(event, h2.events.StreamEnded)
         client.close()
-        after = caller(served)
+        after = connect(served)
         after.request("GET /after")
         assert after.response().body == b"/after"
     assert log.invalid == []
@@ -448,7 +448,7 @@ NO_RESPONSE = {
     "two lengths in a line": f"{OK}Content-Length: 5, 6\r\n\r\nhello!",
     "a length with a sign": f"{OK}Content-Length: +5\r\n\r\nhello",
     "a length in hexadecimal": f"{OK}Content-Length: 0x5\r\n\r\nhello",
-    "a length beyond any": f"{OK}Content-Length: 99999999999999999999\r\n\r\nhello",
+    "a length of more than 64 bits": f"{OK}Content-Length: 99999999999999999999\r\n\r\nhello",
     "another coding": f"{OK}Transfer-Encoding: gzip\r\n\r\nhello",
     "another coding before chunked": f"{OK}Transfer-Encoding: gzip, chunked\r\n\r\n{CHUNKS}",
     "another coding behind chunked": f"{OK}Transfer-Encoding: chunked, gzip\r\n\r\n{CHUNKS}",
@@ -472,8 +472,9 @@ NO_RESPONSE = {
     "a chunk's size beyond 64 bits": f"{IN_CHUNKS}10000000000000005\r\nhello\r\n0\r\n\r\n",
     "a chunk that is longer than its size": f"{IN_CHUNKS}4\r\nhello\r\n0\r\n\r\n",
     "an extension with a lone LF": f"{IN_CHUNKS}5;a\nb\r\nhello\r\n0\r\n\r\n",
-    "a change of protocol that nobody asked for": "HTTP/1.1 101 x\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n" + WHOLE,
-    "more interim answers than anybody needs": "HTTP/1.1 103 x\r\n\r\n" * 20 + WHOLE,
+    "a change of protocol that was not requested": "HTTP/1.1 101 x\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    + WHOLE,
+    "too many interim responses": "HTTP/1.1 103 x\r\n\r\n" * 20 + WHOLE,
     "a head without end": f"{OK}X-A: {'x' * 100_000}",
 }
 
@@ -488,23 +489,23 @@ def assert_unambiguous(response) -> None:
 
 def assert_next_client_gets_its_own_response(front, origin, former) -> None:
     """The next client receives its own response, over another connection than the one of `former`."""
-    caller = front.request("GET /after")
+    client = front.request("GET /after")
     received = origin.next_request()
     assert received.target == "/after"
     assert received.wire is not former.wire
     received.respond(body=b"after")
-    assert caller.response().body == b"after"
+    assert client.response().body == b"after"
 
 
 @pytest.mark.parametrize("sent", [pytest.param(sent, id=name) for name, sent in NO_RESPONSE.items()])
 def test_ambiguous_response_is_never_forwarded(sent, front, a):
-    caller = front.request("GET /first")
+    client = front.request("GET /first")
     received = a.next_request()
     received.send(sent.encode("latin-1"))
     try:
-        response = caller.response()
+        response = client.response()
     except AssertionError:  # the body was invalid, and the head was sent already
-        assert caller.is_closed
+        assert client.is_closed
         assert sent.startswith(IN_CHUNKS)
     else:
         assert response.status == 502
@@ -559,18 +560,18 @@ ONE_READING = {
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ONE_READING.items()])
 def test_unambiguous_response_is_forwarded_and_nothing_after_it(row, front, a):
-    caller = front.request(f"{row.method} /first")
+    client = front.request(f"{row.method} /first")
     received = a.next_request()
     received.send(row.sent.encode("latin-1"))
-    response = caller.response()
+    response = client.response()
     assert_unambiguous(response)
     assert (response.status, response.body.decode()) == (row.status, row.body)
     if row.kept:
-        caller = front.request("GET /after")
+        client = front.request("GET /after")
         again = a.next_request()
         again.respond(body=b"after")
-        assert caller.response().body == b"after"
-        assert again.wire is received.wire  # otherwise the other rows would show nothing
+        assert client.response().body == b"after"
+        assert again.wire is received.wire  # otherwise the connection is never reused, and the other rows check nothing
     else:
         assert_next_client_gets_its_own_response(front, a, received)
 
@@ -587,42 +588,42 @@ def test_unambiguous_response_is_forwarded_and_nothing_after_it(row, front, a):
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_unsolicited_bytes_of_an_origin_reach_no_client(method, late, front, a):
-    caller = front.request("GET /first")
+    client = front.request("GET /first")
     received = a.next_request()
     received.respond(body=b"hello")
-    assert caller.response().body == b"hello"
+    assert client.response().body == b"hello"
     received.send(late.encode())
-    caller = front.request(f"{method} /after", "Content-Length: 0")
+    client = front.request(f"{method} /after", "Content-Length: 0")
     after = a.next_request()
     assert after.target == "/after"
     assert after.wire is not received.wire
     after.respond(body=b"after")
-    response = caller.response()
+    response = client.response()
     assert_unambiguous(response)
     assert (response.status, response.body) == (200, b"after")
 
 
 def test_body_that_is_announced_and_not_sent_is_no_request(front, a):
     front.skip_if_impossible("a 100 that the origin sends")
-    caller = front.request("POST /first", "Expect: 100-continue", f"Content-Length: {len(SMUGGLED)}")
+    client = front.request("POST /first", "Expect: 100-continue", f"Content-Length: {len(SMUGGLED)}")
     received = a.next_request()
     received.respond("401 Unauthorized", body=b"no")  # the connection stays open, and the server waits for a body
-    assert caller.response().status == 401
+    assert client.response().status == 401
     assert_next_client_gets_its_own_response(front, a, received)
     with suppress(OSError):  # the server may have closed it
-        caller.send(SMUGGLED.encode())
-        caller.shut_down_sending()
-        caller.read_all()
+        client.send(SMUGGLED.encode())
+        client.shut_down_sending()
+        client.read_all()
     assert a.has_no_request()
 
 
 def test_incomplete_body_is_no_request(front, a):
     front.skip_if_impossible("an upload in small pieces")
-    caller = front.request("POST /first", f"Content-Length: {len(SMUGGLED) + 1}")
-    caller.send(SMUGGLED.encode())
+    client = front.request("POST /first", f"Content-Length: {len(SMUGGLED) + 1}")
+    client.send(SMUGGLED.encode())
     received = a.next_request()
     received.respond("413 Content Too Large", body=b"no")
-    assert caller.response().status == 413
+    assert client.response().status == 413
     assert_next_client_gets_its_own_response(front, a, received)
 
 
@@ -636,7 +637,7 @@ def fields_of(message, *, less: set[str]) -> list[tuple[str, str]]:
 def test_origin_receives_the_same_from_every_server(front, a):
     target = "/a%2Fb;c/%7E//../%zz?d=%zz&e='f'&&"
     body = b"\r\n0\r\n\r\nhello\xff"
-    caller = front.request(
+    client = front.request(
         f"PROPFIND {target}",
         "X-MIXED-case:  one \t",
         "X-Latin: \xe4\xff",
@@ -667,12 +668,12 @@ def test_origin_receives_the_same_from_every_server(front, a):
     ]
     assert body_of(received) == body
     received.respond()
-    assert caller.response().status == 200
+    assert client.response().status == 200
 
 
 def test_client_receives_the_same_from_every_server(front, a):
     body = b"\r\n0\r\n\r\nhello\xff" * 1000
-    caller = front.request("GET /", site="alone")
+    client = front.request("GET /", site="alone")
     received = a.next_request()
     received.head(
         "299 Whatever",
@@ -692,7 +693,7 @@ def test_client_receives_the_same_from_every_server(front, a):
     for begin in range(0, len(body), 777):
         received.chunk(body[begin : begin + 777])
     received.chunk(b"")
-    response = caller.response()
+    response = client.response()
     assert (response.status, response.body) == (299, body)
     assert fields_of(response, less={"date", "server", "connection", "keep-alive", "transfer-encoding", "via"}) == [
         ("content-type", "text/plain"),

@@ -13,11 +13,11 @@ from sticky_core.server.counters import Total
 from sticky_wsgi import Backend, Cookie, Server, StickyMiddleware, Timeouts
 
 
-def backend(path: str, said: dict[str, dict[str, str]]) -> Backend:
-    servers, shared, cookie = said.pop("servers"), said.pop("server", {}), said.pop("cookie", None)
-    options: dict[str, object] = {**said}
-    if "timeouts" in said:
-        options["timeouts"] = Timeouts(**said["timeouts"])
+def backend(path: str, config: dict[str, dict[str, str]]) -> Backend:
+    servers, shared, cookie = config.pop("servers"), config.pop("server", {}), config.pop("cookie", None)
+    options: dict[str, object] = {**config}
+    if "timeouts" in config:
+        options["timeouts"] = Timeouts(**config["timeouts"])
     if cookie:
         options["persist"] = Cookie(str(cookie), path=path, signed=False)
     return Backend(
@@ -27,7 +27,7 @@ def backend(path: str, said: dict[str, dict[str, str]]) -> Backend:
     )
 
 
-backends = {path: backend(path, said) for path, said in json.loads(os.environ["RELAY"]).items()}
+backends = {path: backend(path, config) for path, config in json.loads(os.environ["RELAY"]).items()}
 
 
 def look(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -61,7 +61,7 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
     site("forwardfor-if-none", a(), forward=Forward(by="forwardfor", if_none=True))
     site("silent", a(), forward=Forward(by="none"))
     site("their-host", a(), forward=Forward(host="upstream"))
-    site("told-host", a(), forward=Forward(host="told.test"))
+    site("configured-host", a(), forward=Forward(host="configured.test"))
 
     # failures
     site("dead", a(DEAD))
@@ -104,7 +104,7 @@ def counts(backend: Any) -> dict[str, dict[str, int]]:
     return {"queue": {"waiting": waiting, "in_flight": 0}} | {
         server.name: {
             "in_flight": len(server.in_flight),
-            "answered": sum(server.counters[total] for total in Total if Total.HRSP_2XX <= total <= Total.HRSP_5XX),
+            "responses": sum(server.counters[total] for total in Total if Total.HRSP_2XX <= total <= Total.HRSP_5XX),
             "failed": server.counters[Total.ECON] + server.counters[Total.ERESP],
         }
         for server in backend.servers

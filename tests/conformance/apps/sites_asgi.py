@@ -12,24 +12,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import sticky_asgi
 from sticky_asgi import Dispatcher, Upstream
 
-told = backends(sticky_asgi, PlainTextResponse("the app itself"))
-dispatchers = {name: Dispatcher(backend) for name, backend in told.items()}
+site_backends = backends(sticky_asgi, PlainTextResponse("the app itself"))
+dispatchers = {name: Dispatcher(backend) for name, backend in site_backends.items()}
 
 
 async def look(scope: Scope, receive: Receive, send: Send) -> None:
-    answer = JSONResponse({name: counts(backend) for name, backend in told.items()})
-    await answer(scope, receive, send)
+    response = JSONResponse({name: counts(backend) for name, backend in site_backends.items()})
+    await response(scope, receive, send)
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    async with AsyncExitStack() as lives:
+    async with AsyncExitStack() as lifespans:
         for dispatcher in dispatchers.values():
-            await lives.enter_async_context(dispatcher.lifespan())
+            await lifespans.enter_async_context(dispatcher.lifespan())
         yield
 
 
-lives = Starlette(lifespan=lifespan)
+lifespan_app = Starlette(lifespan=lifespan)
 sites: dict[str, ASGIApp] = {
     **dispatchers,
     "look": look,
@@ -42,6 +42,6 @@ sites: dict[str, ASGIApp] = {
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
-        return await lives(scope, receive, send)
+        return await lifespan_app(scope, receive, send)
     host = dict(scope["headers"]).get(b"host", b"plain").decode("latin-1").partition(":")[0]
     await sites.get(host, sites["plain"])(scope, receive, send)

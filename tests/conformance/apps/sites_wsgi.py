@@ -12,13 +12,13 @@ from werkzeug.wrappers import Response
 import sticky_wsgi
 from sticky_wsgi import Dispatcher, Upstream
 
-told = backends(sticky_wsgi, Response("the app itself"))
-dispatchers = {name: Dispatcher(backend) for name, backend in told.items()}
+site_backends = backends(sticky_wsgi, Response("the app itself"))
+dispatchers = {name: Dispatcher(backend) for name, backend in site_backends.items()}
 
 
 def look(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    answer = Response(json.dumps({name: counts(backend) for name, backend in told.items()}))
-    return answer(environ, start_response)
+    response = Response(json.dumps({name: counts(backend) for name, backend in site_backends.items()}))
+    return response(environ, start_response)
 
 
 def mounted(path: str, app: WSGIApplication) -> WSGIApplication:
