@@ -13,16 +13,27 @@ class Decision:
     It may be kept: it holds nothing of the request and of the backend, only names, numbers and words from closed lists.
     """
 
-    # Most requests never set those with an underscore, and setting a slot costs as much as reading it. A transaction
-    # sets the others by itself: every request does, and an __init__ takes twice the time.
-    __slots__ = ("_claim", "_failures", "_has_no_response", "_mark", "_outer", "attempts", "backend", "status")
+    # A transaction sets `backend`, `attempts` and `status` by itself: every request does, and an __init__ takes twice
+    # the time. It sets the others only where that is needed, which is rare.
+    __slots__ = (
+        "_failures",
+        "_has_no_response",
+        "_outer",
+        "attempts",
+        "backend",
+        "claim_outcome",
+        "status",
+        "written_mark",
+    )
 
     backend: str  #: the name of the backend
     attempts: tuple[str, ...]  #: the names of the servers that were tried, in order
     status: int  #: the status of the response; 0 until its head is known
 
-    # A bound client does not set it: its claim is valid, and names the server of the first attempt.
-    _claim: tuple[Claim, Reason, str | None]
+    #: `claim`, `reason` and `claimed`. Not set for a client that the fast path recognises: its claim is valid, and
+    #: names the server of the first attempt.
+    claim_outcome: tuple[Claim, Reason, str | None]
+    written_mark: Mark  #: `mark`; not set if nothing was written
 
     @property
     def claim(self) -> Claim:
@@ -42,12 +53,16 @@ class Decision:
     @property
     def _outcome(self) -> tuple[Claim, Reason, str | None]:
         try:
-            return self._claim
+            return self.claim_outcome
         except AttributeError:
+            if not self.attempts:  # a function of the configuration has raised before anything was recognised
+                return Claim.NONE, Reason.NO_PERSISTENCE, None
             return Claim.VALID, Reason.BOUND, self.attempts[0]
 
-    def set_claim(self, claim: Claim, reason: Reason, claimed: str | None) -> None:
-        self._claim = claim, reason, claimed
+    @property
+    def mark(self) -> Mark:
+        """What was written to the client."""
+        return getattr(self, "written_mark", Mark.NONE)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -57,15 +72,6 @@ class Decision:
     @failures.setter
     def failures(self, failures: tuple[Failure, ...]) -> None:
         self._failures = failures
-
-    @property
-    def mark(self) -> Mark:
-        """What was written to the client."""
-        return getattr(self, "_mark", Mark.NONE)
-
-    @mark.setter
-    def mark(self, mark: Mark) -> None:
-        self._mark = mark
 
     @property
     def outer(self) -> Decision | None:

@@ -116,17 +116,17 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     def set_result(self, result: PersistenceResult) -> None:
         """Set what persistence has recognised, and note it in the decision."""
         self.persisted = result
-        claimed = result.server.name if result.server is not None else None
-        self.decision.set_claim(result.claim, result.reason, claimed)
+        server = result.server
+        self.decision.claim_outcome = result.claim, result.reason, server.name if server is not None else None
 
     def add_attempt(self, server: Server) -> None:
-        """Note that `server` is tried next."""
-        self.tried += server.as_tuple
+        """Note that `server` is tried next. `tried` was set."""
+        self._tried += server.as_tuple
         self.decision.attempts += server.name_as_tuple
 
     def remove_attempt(self) -> None:
         """Take back the last `add_attempt`."""
-        self.tried = self.tried[:-1]
+        self._tried = self._tried[:-1]
         self.decision.attempts = self.decision.attempts[:-1]
 
     def release_slot(self, server: Server) -> None:

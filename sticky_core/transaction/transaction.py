@@ -55,30 +55,34 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
                         decision.attempts = server.name_as_tuple
                         server.in_flight.append(None)
                         return server
-                    self.tried = decision.attempts = ()
-                    decision.set_claim(_VALID, Reason.BOUND, server.name)
+                    self._tried = decision.attempts = ()
+                    # set, as this need not be the server of the first attempt
+                    decision.claim_outcome = _VALID, Reason.BOUND, server.name
                     return self.place(server)
         self.cookie_key = cookie_key
-        self.tried = decision.attempts = ()
+        self._tried = decision.attempts = ()
         return self.recognise()
 
     def recognise(self) -> Step:
         """Return the first step by what persistence recognises in the request, and by what stores have replied."""
         self.forwarded_cookies = None
-        self.set_result(NO_PERSISTENCE)
         persistence = self.snapshot.persistence
-        if persistence is not None:
-            try:
-                result = persistence.recognise(self)
-            except BodyNeeded as needed:
-                return NeedBody(needed.limit, self.recognise)
-            if result.needs_no_mark and (self.has_writes or self.debug):
-                result = replace(result, needs_no_mark=False)
-            self.set_result(result)
-            if result.queries:
-                return NeedStores(result.queries, self.recognise, None)
-            if result.server is not None and result.is_bound:
-                return self.place(result.server)
+        if persistence is None:
+            self.set_result(NO_PERSISTENCE)
+            return self.choose()
+        try:
+            result = persistence.recognise(self)
+        except BodyNeeded as needed:
+            self.set_result(NO_PERSISTENCE)
+            return NeedBody(needed.limit, self.recognise)
+        if result.needs_no_mark and (self.has_writes or self.debug):
+            result = replace(result, needs_no_mark=False)
+        self.set_result(result)
+        if result.queries:
+            return NeedStores(result.queries, self.recognise, None)
+        server = result.server
+        if server is not None and (result.claim is _VALID or result.overrides_claim):
+            return self.place(server)
         return self.choose()
 
     def next(self) -> Step:
@@ -88,6 +92,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
 
     def retry(self, failure: Failure) -> Step:
         """Return the next step for a request that may be replayed."""
+        self._tried = self.tried  # where the first server was remembered, this was not set
         match choose_retry(self, failure, len(self.decision.failures)):
             case Retry.NOWHERE:
                 return UNAVAILABLE
@@ -163,7 +168,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         try:
             if owner.snapshot.counts_requests:
                 return self.place(None, until)
-            server = owner.placement.choose(snapshot, self, self.tried)
+            server = owner.placement.choose(snapshot, self, self._tried)
         except BodyNeeded as needed:
             return NeedBody(needed.limit, lambda: self.choose(until))
         if server is None:
@@ -173,11 +178,11 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
 
     def place(self, bound: Server | None, until: float | None = None) -> Step:
         """Acquire a slot at the server that the request is `bound` to, or at one that is chosen; else wait for one."""
-        snapshot, owner = self.snapshot, self.owner
         if bound is not None and not bound.counts_requests:
             bound.in_flight.append(None)
             return self.seat(bound, bound)
-        placed = owner.placement.acquire_or_enqueue(snapshot, self, bound, self.tried)
+        snapshot = self.snapshot
+        placed = self.owner.placement.acquire_or_enqueue(snapshot, self, bound, self._tried)
         if isinstance(placed, Ticket):
             if until is None:
                 until = snapshot.clock.monotonic() + snapshot.config.timeouts.in_seconds.queue
@@ -188,14 +193,15 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         """Return `server`, where the request has acquired a slot, as the next attempt, and count it. `bound`: the
         server that the request is bound to.
         """
-        if self.persisted.reservations and not self.tried:
+        tried = self._tried
+        if self.persisted.reservations and not tried:
             return reserve(self, server, lambda: self.seat(server, bound), self.place)
         if server is not bound:
             server.counters.cell[Total.LBTOT] += 1
             if bound is not None:
                 self.mark_redispatched(Reason.FULL)
-        if self.tried:
-            last = self.tried[-1]
+        if tried:
+            last = tried[-1]
             last.counters.cell[Total.WRETR if server is last else Total.WREDIS] += 1
         elif bound is not None and server is not bound:
             bound.counters.cell[Total.WREDIS] += 1
@@ -229,7 +235,9 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         persistence = self.snapshot.persistence
         if persistence is not None:
             result = self.persisted
-            self.decision.mark = persistence.stamp_response(result, self.tried[-1], result.is_bound, self, response)
+            is_bound = result.claim is _VALID or result.overrides_claim
+            mark = persistence.stamp_response(result, self.tried[-1], is_bound, self, response)
+            self.decision.written_mark = mark
         if self.debug:
             response.add(DEBUG_HEADER, str(self.decision))
 

@@ -86,7 +86,7 @@ class PeerRequest:
         self.decision = decision = Decision()
         decision.backend = workers.name
         decision.attempts = server.name_as_tuple
-        decision.set_claim(found, why, server.name if found is Claim.VALID else None)
+        decision.claim_outcome = found, why, server.name if found is Claim.VALID else None
         decision.status = 0
 
     def start(self) -> None:

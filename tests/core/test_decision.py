@@ -28,8 +28,9 @@ def decision(
     made = Decision()
     made.backend = "web"
     made.attempts = tuple(server.name for server in tried)
-    made.set_claim(result.claim, result.reason, result.server.name if result.server is not None else None)
-    made.failures, made.mark, made.status, made.has_no_response = failures, mark, 0, has_no_response
+    claimed = result.server.name if result.server is not None else None
+    made.claim_outcome = result.claim, result.reason, claimed
+    made.failures, made.written_mark, made.status, made.has_no_response = failures, mark, 0, has_no_response
     return made
 
 
@@ -38,6 +39,19 @@ def test_before_anything_is_tried_no_server_has_it_and_nothing_was_told():
     assert (made.server, made.attempts, made.failures, made.claimed) == (None, (), (), None)
     assert (made.claim, made.reason, made.mark) == (Claim.NONE, Reason.NO_PERSISTENCE, Mark.NONE)
     assert made.outer is None
+
+
+def test_attributes_that_are_not_set_are_those_of_a_bound_request_that_went_well():
+    made = Decision()
+    made.backend, made.attempts, made.status = "web", ("r1",), 200
+    assert (made.claim, made.reason, made.claimed, made.server) == (Claim.VALID, Reason.BOUND, "r1", "r1")
+    assert (made.failures, made.mark, made.outer, made.has_no_response) == ((), Mark.NONE, None, False)
+
+
+def test_without_an_attempt_and_a_claim_nothing_was_recognised():
+    made = Decision()
+    made.backend, made.attempts, made.status = "web", (), 0
+    assert (made.claim, made.reason, made.claimed, made.server) == (Claim.NONE, Reason.NO_PERSISTENCE, None, None)
 
 
 @pytest.mark.parametrize(
