@@ -82,7 +82,13 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             return NeedStores(result.queries, self.recognise, None)
         server = result.server
         if server is not None and (result.claim is _VALID or result.overrides_claim):
-            return self.place(server)
+            if server.counts_requests or result.reservations:
+                return self.place(server)
+            # `place` in line: most bound clients that the fast path does not recognise pass here
+            self._tried = server.as_tuple
+            self.decision.attempts = server.name_as_tuple
+            server.in_flight.append(None)
+            return server
         return self.choose()
 
     def next(self) -> Step:
