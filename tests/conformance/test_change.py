@@ -121,11 +121,11 @@ class PersistentClient(threading.Thread):
         try:
             while not self._over.is_set():
                 connection.request("GET", "/", headers={"cookie": cookie} if cookie else {})
-                answer = connection.getresponse()
-                body = answer.read().decode()
-                given = (answer.getheader("set-cookie") or "").partition(";")[0]
+                response = connection.getresponse()
+                body = response.read().decode()
+                given = (response.getheader("set-cookie") or "").partition(";")[0]
                 cookie = given or cookie
-                self.visits.append(Exchange(answer.status, body, given.partition("=")[2]))
+                self.visits.append(Exchange(response.status, body, given.partition("=")[2]))
         except BaseException as failure:
             self.failure = failure
         finally:

@@ -19,15 +19,15 @@ WELL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 #: the response of a server to a check; None: none, and it keeps the connection
 WAYS: dict[str, bytes | None] = {
     "well": WELL,
-    "answers 500": b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-    "answers garbage": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "responds 500": b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    "responds garbage": b"SSH-2.0-OpenSSH_9.2\r\n",
     "closes": b"",
     "hangs": None,
 }
 
 
 class UnreliableServer:
-    """A server in a thread that fails on command: it serves clients while it works, and checks as the test says."""
+    """A server in a thread that fails on command. It sends its name to clients, and the response `way` to checks."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -56,9 +56,9 @@ class UnreliableServer:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._respond, args=(connection,), daemon=True).start()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _respond(self, connection: socket.socket) -> None:
         connection.settimeout(300)
         head = b""
         try:
@@ -69,15 +69,15 @@ class UnreliableServer:
                 head += data
             if b"/health " in head.partition(b"\r\n")[0]:
                 self.checks += 1
-                way = self.way if self.way != "flaps" else ("well" if self.checks % 2 else "answers 500")
-                said = WAYS[way]
+                way = self.way if self.way != "flaps" else ("well" if self.checks % 2 else "responds 500")
+                sent = WAYS[way]
             else:
                 body = self.name.encode()
-                said = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-            if said is None:
+                sent = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+            if sent is None:
                 self._kept.append(connection)
                 return
-            connection.sendall(said)
+            connection.sendall(sent)
         except OSError:
             pass
         connection.close()
@@ -116,17 +116,17 @@ def test_failing_servers_are_down_and_their_clients_move_once(
     visits: list[str] = []
 
     def request_server() -> str:
-        answer = client.request("/site")
-        assert answer.status == 200, "no client sees a failure"
-        visits.append(answer.body.decode())
+        response = client.request("/site")
+        assert response.status == 200, "no client sees a failure"
+        visits.append(response.body.decode())
         return visits[-1]
 
     assert request_server() == "a"
     until(lambda: look("a")["check"] == "L7OK" and look("b")["check"] == "L7OK", "first checks")
 
     for way, status, code in (
-        ("answers 500", "L7STS", 500),
-        ("answers garbage", "L7RSP", 0),
+        ("responds 500", "L7STS", 500),
+        ("responds garbage", "L7RSP", 0),
         ("closes", "SOCKERR", 0),
         ("hangs", "L7TOUT", 0),
         ("refuses", "L4CON", 0),
@@ -168,7 +168,7 @@ def test_server_that_is_up_again_starts_slowly(
         known: dict[str, dict[str, Any]] = json.loads(looker.request("/look").body)
         return known["a"]
 
-    unreliable["a"].way = "answers 500"
+    unreliable["a"].way = "responds 500"
     until(lambda: look()["status"] == "DOWN", "a is DOWN")
     unreliable["a"].way = "well"
     until(lambda: look()["status"] == "UP", "a is UP")

@@ -59,8 +59,8 @@ def relay(request, serve) -> Callable[..., object]:
 
 
 def state_of(served) -> dict[str, int]:
-    said: dict[str, int] = json.loads(served.client().request("/look").body)
-    return said
+    state: dict[str, int] = json.loads(served.client().request("/look").body)
+    return state
 
 
 # Bodies.
@@ -235,10 +235,10 @@ def upload(port: int, size: int, chunked: bool = False) -> TransferCount:
             sent.add(block)
         if chunked:
             end.sendall(b"0\r\n\r\n")
-        answer = b""
+        response = b""
         while more := end.recv(65536):
-            answer += more
-    assert answer.startswith(b"HTTP/1.1 200")
+            response += more
+    assert response.startswith(b"HTTP/1.1 200")
     return sent
 
 
@@ -461,8 +461,8 @@ def test_many_websockets_with_single_bytes_are_open_at_once(serve, holding_origi
         texts = [b"tea for number %d" % number for number in range(count)]
         frames = [frame(0x81, text) for text in texts]
         for at in range(max(map(len, frames))):  # a byte of the first, a byte of the second, ...
-            for (_, writer), said in zip(ends, frames, strict=True):
-                writer.write(said[at : at + 1])
+            for (_, writer), data in zip(ends, frames, strict=True):
+                writer.write(data[at : at + 1])
             await asyncio.sleep(0)
         for (reader, _), text in zip(ends, texts, strict=True):
             assert await reader.readexactly(2 + len(text)) == bytes((0x81, len(text))) + text

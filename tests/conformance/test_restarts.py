@@ -119,9 +119,9 @@ class PersistentClient(threading.Thread):
                 self.heads[name] = None
                 try:
                     connection.request(method, target, body=b"x" * 100 if method == "POST" else None)
-                    answer = connection.getresponse()
-                    self.heads[name] = answer.status
-                    if answer.read().endswith(target.encode()):
+                    response = connection.getresponse()
+                    self.heads[name] = response.status
+                    if response.read().endswith(target.encode()):
                         self.whole.add(name)
                 except (OSError, http.client.HTTPException):
                     connection.close()  # the next request opens a new one
@@ -176,9 +176,9 @@ def request_status(served, method: str, target: str) -> int:
     """Send a request on a connection of its own and return the status of the response."""
     with closing(http.client.HTTPConnection(HOST, served.port, timeout=DEADLINE)) as connection:
         connection.request(method, target, body=b"x" if method == "POST" else None)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        response = connection.getresponse()
+        response.read()
+        return response.status
 
 
 @pytest.mark.parametrize("method, times", [("POST", 1), ("GET", 2)])

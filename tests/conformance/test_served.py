@@ -33,11 +33,11 @@ def gateway(request, serve):
 
 def put(client, item: str) -> tuple[str, list[str], list[str]]:
     """Put `item` into the client's cart; return the replica, the content of the cart, and the marks."""
-    answer = client.request(f"/cart/{item}", "POST")
-    assert answer.status == 200
-    said = json.loads(answer.body)
-    marks = [text for text in answer.values("set-cookie") if text.startswith("SERVERID=")]
-    return said["replica"], said["items"], marks
+    response = client.request(f"/cart/{item}", "POST")
+    assert response.status == 200
+    body = json.loads(response.body)
+    marks = [text for text in response.values("set-cookie") if text.startswith("SERVERID=")]
+    return body["replica"], body["items"], marks
 
 
 def set_state(served, server: str, state: str, token: str | None = None) -> int:
@@ -105,12 +105,12 @@ def test_only_the_clients_of_a_replica_in_maint_move_and_only_once(gateway):
     for home, visits in zip(homes, later, strict=True):
         path = [home] + [replica for replica, _ in visits]
         moves = [(one, other) for one, other in pairwise(path) if one != other]
-        told = [replica for replica, marks in visits if marks]
+        marked = [replica for replica, marks in visits if marks]
         if home == "r2":
             assert len(moves) == 1 and path[-1] != "r2"
-            assert told == [path[-1]]
+            assert marked == [path[-1]]
         else:
-            assert (moves, told) == ([], [])
+            assert (moves, marked) == ([], [])
     assert set(homes) == set(REPLICAS)
 
 
@@ -156,8 +156,8 @@ def test_example_runs_by_the_command_in_its_docstring(name, serve):
     (command,) = COMMAND.findall(ast.get_docstring(ast.parse(source), clean=False) or "")
     target, cookie = STICKY[name]
     client = serve(*shlex.split(command)).client()
-    said = [json.loads(client.request(target).body) for _ in range(4)]
-    homes = {answer.get("replica") or answer.get("server") for answer in said}
+    bodies = [json.loads(client.request(target).body) for _ in range(4)]
+    homes = {body.get("replica") or body.get("server") for body in bodies}
     marks = [value for (name, _), value in client.jar.items() if name == cookie]
     assert len(homes) == len(marks) == 1
     assert marks[0].startswith(homes.pop())

@@ -28,9 +28,9 @@ def started(serve, launch, until):
     return started
 
 
-class Conversation:
-    """One client from its connection to its close: how many of its messages got the right reply. Each of its requests
-    has a connection of its own.
+class RepeatingClient:
+    """A client that sends messages, and counts those that got the right acknowledgement. Each of its requests has its
+    own connection.
     """
 
     def __init__(self, port, transports, messages, patience):
@@ -38,7 +38,7 @@ class Conversation:
         self.transports = transports
         self.messages = messages
         self.patience = patience
-        self.said = 0
+        self.acknowledged = 0
         self.transport = ""
 
     async def run(self):
@@ -48,8 +48,8 @@ class Conversation:
                 async with asyncio.timeout(self.patience):
                     await client.connect(self.url, transports=self.transports, wait_timeout=DEADLINE)
                     for number in range(self.messages):
-                        told = await client.call("say", f"{number}", timeout=DEADLINE)
-                        self.said += told["received"] == [f"{each}" for each in range(number + 1)]
+                        result = await client.call("append", f"{number}", timeout=DEADLINE)
+                        self.acknowledged += result["received"] == [f"{each}" for each in range(number + 1)]
                     self.transport = client.transport()
             except (socketio.exceptions.SocketIOError, OSError, TimeoutError):
                 pass
@@ -61,13 +61,13 @@ class Conversation:
         return self
 
 
-def run_conversations(served, count, transports, messages=3, at_once=8, patience=DEADLINE):
+def run_clients(served, count, transports, messages=3, at_once=8, patience=DEADLINE):
     async def run_all():
         gate = asyncio.Semaphore(at_once)
 
         async def one():
             async with gate:
-                return await Conversation(served.port, transports, messages, patience).run()
+                return await RepeatingClient(served.port, transports, messages, patience).run()
 
         return await asyncio.gather(*(one() for _ in range(count)))
 
@@ -88,14 +88,14 @@ def _quiet():
 )
 def test_no_client_gets_an_invalid_session_and_without_sticky_workers_most_do(started, count):
     without = started("null")
-    talks = run_conversations(without, 12, ["polling"], at_once=12, patience=4)
-    assert sum(talk.said == talk.messages for talk in talks) < 9
+    clients = run_clients(without, 12, ["polling"], at_once=12, patience=4)
+    assert sum(client.acknowledged == client.messages for client in clients) < 9
     without.kill()
     served = started()
-    talks = run_conversations(served, count, ["polling"])
-    assert [talk.said for talk in talks] == [3] * count
-    assert {talk.transport for talk in talks} == {"polling"}
-    upgraded = run_conversations(served, count, ["polling", "websocket"])
-    assert [talk.said for talk in upgraded] == [3] * count
-    assert {talk.transport for talk in upgraded} == {"websocket"}
+    clients = run_clients(served, count, ["polling"])
+    assert [client.acknowledged for client in clients] == [3] * count
+    assert {client.transport for client in clients} == {"polling"}
+    upgraded = run_clients(served, count, ["polling", "websocket"])
+    assert [client.acknowledged for client in upgraded] == [3] * count
+    assert {client.transport for client in upgraded} == {"websocket"}
     assert "Invalid session" not in served.output

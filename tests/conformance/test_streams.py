@@ -45,13 +45,13 @@ WARNING = "Replicas live in one process"
 
 def send_permission(served) -> dict[str, object]:
     """Allow the app to send one more chunk."""
-    said: dict[str, object] = json.loads(served.client().request("/go-on", "POST").body)
-    return said
+    state: dict[str, object] = json.loads(served.client().request("/go-on", "POST").body)
+    return state
 
 
 def state_of(served) -> dict[str, object]:
-    said: dict[str, object] = json.loads(served.client().request("/look").body)
-    return said
+    state: dict[str, object] = json.loads(served.client().request("/look").body)
+    return state
 
 
 def url(served, path: str) -> str:
@@ -118,7 +118,7 @@ def test_closed_websocket_leaves_nothing_in_flight(sockets, until):
         socket.send("tea")
         assert socket.recv() == "tea"
         assert state_of(sockets)["in_flight"] == 1
-    until(lambda: state_of(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app heard of the disconnect")
+    until(lambda: state_of(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app received the disconnect")
 
 
 def test_websocket_of_a_client_that_vanishes_leaves_nothing_in_flight(sockets, until):
@@ -132,7 +132,7 @@ def test_websocket_of_a_client_that_vanishes_leaves_nothing_in_flight(sockets, u
         assert connection.head().status == 101
         assert state_of(sockets)["in_flight"] == 1
         connection.abort()
-    until(lambda: state_of(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app heard of the disconnect")
+    until(lambda: state_of(sockets) == {"in_flight": 0, "closed": ["socket"]}, "the app received the disconnect")
 
 
 @pytest.mark.parametrize("loading", ["--preload", ""], ids=["forked from a loaded app", "loaded by each worker"])

@@ -69,10 +69,10 @@ class CountingClient(threading.Thread):
 
     def run(self) -> None:
         for expected in range(1, self._requests + 1):
-            answer = self._client.request(f"/count?client={self._name}")
-            told = json.loads(answer.body) if answer.status == 200 else {}
-            self.seen.append(told.get("pid"))
-            self.wrong += told.get("n") != expected
+            response = self._client.request(f"/count?client={self._name}")
+            content = json.loads(response.body) if response.status == 200 else {}
+            self.seen.append(content.get("pid"))
+            self.wrong += content.get("n") != expected
 
 
 _names = (f"c{number}" for number in count())
@@ -140,21 +140,21 @@ def parent(request, started):
 
 
 def get_json(served, client, target: str, **more) -> Any:
-    answer = client.request(target, **more)
-    assert answer.status == 200, (target, answer)
-    return json.loads(answer.body)
+    response = client.request(target, **more)
+    assert response.status == 200, (target, response)
+    return json.loads(response.body)
 
 
 def request_from_new_clients(served, target: str, size: int = 12) -> list[tuple[Any, Any]]:
     """Send requests of so many new clients at the same time, so that no worker accepts them all; return each client
     with its response, if it got one.
     """
-    told: list[tuple[Any, Any]] = []
+    contents: list[tuple[Any, Any]] = []
 
     def one():
         client = served.client()
         try:
-            told.append((client, get_json(served, client, target)))
+            contents.append((client, get_json(served, client, target)))
         except OSError:
             pass  # a worker that stops closes its listener, and the connections in its backlog are reset
 
@@ -163,7 +163,7 @@ def request_from_new_clients(served, target: str, size: int = 12) -> list[tuple[
         each.start()
     for each in together:
         each.join()
-    return told
+    return contents
 
 
 def client_of_each_worker(served, until) -> dict[int, Any]:
@@ -171,8 +171,8 @@ def client_of_each_worker(served, until) -> dict[int, Any]:
     found: dict[int, Any] = {}
 
     def more():
-        for client, told in request_from_new_clients(served, "/echo"):
-            found.setdefault(told["pid"], client)
+        for client, content in request_from_new_clients(served, "/echo"):
+            found.setdefault(content["pid"], client)
         return len(found) >= WORKERS
 
     until(more, "a client of each worker")
@@ -193,8 +193,8 @@ def test_streams_and_websockets_are_forwarded(started, until):
     for client in client_of_each_worker(served, until).values():
         name = f"{id(client)}"
         for number in range(6):
-            answer = client.request(f"/stream?client={name}")
-            assert answer.body == b"".join(b"data: %d\n\n" % (3 * number + event) for event in (1, 2, 3))
+            response = client.request(f"/stream?client={name}")
+            assert response.body == b"".join(b"data: %d\n\n" % (3 * number + event) for event in (1, 2, 3))
         pid = get_json(served, client, f"/count?client={name}")["pid"]
         for number in range(6):
             with websocket(served, f"/talk?client={name} talk", client) as end:
@@ -218,11 +218,11 @@ def test_request_looks_the_same_in_whichever_worker_it_was_accepted(started, unt
     plain = {"x-raw": "caf\xe9", "cookie": "theme=dark"}
     seen: dict[int, Any] = {}
     while len(seen) < 20:
-        told = get_json(served, client, "/echo?a=%41&b", headers=plain)
-        told["client"] = told["client"][0]
-        told["headers"] = [pair for pair in told["headers"] if pair[0] != "cookie"]
-        seen[len(seen)] = told
-    assert all(told == seen[0] for told in seen.values())
+        content = get_json(served, client, "/echo?a=%41&b", headers=plain)
+        content["client"] = content["client"][0]
+        content["headers"] = [pair for pair in content["headers"] if pair[0] != "cookie"]
+        seen[len(seen)] = content
+    assert all(content == seen[0] for content in seen.values())
     assert seen[0]["state"] == {"pid": seen[0]["pid"]}
     assert ["x-raw", "caf\xe9"] in seen[0]["headers"]
 
@@ -239,13 +239,13 @@ def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(parent, until
     until(lambda: not Path(f"/proc/{victim}").exists(), "the end of the worker")
     rebound = 0
     for pid, client in clients.items():
-        told = [ask_again(served, client, f"/count?client={names[pid]}") for _ in range(6)]
+        contents = [ask_again(served, client, f"/count?client={names[pid]}") for _ in range(6)]
         if pid == victim:
-            assert [each["n"] for each in told] == [1, 2, 3, 4, 5, 6]
-            assert [each["reason"] for each in told] == ["other instance", *["server is usable"] * 5]
+            assert [each["n"] for each in contents] == [1, 2, 3, 4, 5, 6]
+            assert [each["reason"] for each in contents] == ["other instance", *["server is usable"] * 5]
             rebound += 1
         else:
-            assert [each["n"] for each in told] == [4, 5, 6, 7, 8, 9]
+            assert [each["n"] for each in contents] == [4, 5, 6, 7, 8, 9]
     assert rebound == 1
     wait_for_booted_workers(served, until)
 
@@ -300,7 +300,7 @@ def collect(client, target, method, results) -> None:
 class RepeatingClient(threading.Thread):
     """A client that sends requests, each over a new connection, until `over` is set.
 
-    `told`: the JSON of each response, its status where that was not 200, None where the connection was reset.
+    `results`: the JSON of each response, its status where that was not 200, None where the connection was reset.
     """
 
     def __init__(self, client, name: str, over: threading.Event) -> None:
@@ -308,20 +308,20 @@ class RepeatingClient(threading.Thread):
         self._client = client
         self._name = name
         self._over = over
-        self.told: list[Any] = []
+        self.results: list[Any] = []
 
     def run(self) -> None:
         while not self._over.is_set():
             try:
-                answer = self._client.request(f"/count?client={self._name}")
-                self.told.append(json.loads(answer.body) if answer.status == 200 else answer.status)
+                response = self._client.request(f"/count?client={self._name}")
+                self.results.append(json.loads(response.body) if response.status == 200 else response.status)
             except OSError:  # the victim had accepted the connection
-                self.told.append(None)
+                self.results.append(None)
 
     @property
     def restarts(self) -> int:
         """How often its count has started."""
-        return sum(isinstance(each, dict) and each["n"] == 1 for each in self.told)
+        return sum(isinstance(each, dict) and each["n"] == 1 for each in self.results)
 
 
 def test_kill_under_load_moves_only_the_clients_of_the_victim_and_fails_no_others(started, until):
@@ -333,8 +333,8 @@ def test_kill_under_load_moves_only_the_clients_of_the_victim_and_fails_no_other
         each.start()
 
     def more(count):
-        enough = {pid: len(each.told) + count for pid, each in repeating.items()}
-        until(lambda: all(len(each.told) >= enough[pid] for pid, each in repeating.items()), "more responses")
+        enough = {pid: len(each.results) + count for pid, each in repeating.items()}
+        until(lambda: all(len(each.results) >= enough[pid] for pid, each in repeating.items()), "more responses")
 
     try:
         more(10)
@@ -346,14 +346,16 @@ def test_kill_under_load_moves_only_the_clients_of_the_victim_and_fails_no_other
         for each in repeating.values():
             each.join()
     for pid, each in repeating.items():
-        statuses = [told for told in each.told if isinstance(told, int)]
+        statuses = [content for content in each.results if isinstance(content, int)]
         if pid == victim:
             assert each.restarts == 2
             assert statuses in ([], [502])  # the request that was at the victim in this moment
-            assert [told["reason"] for told in each.told if isinstance(told, dict)].count("other instance") <= 1
+            assert [content["reason"] for content in each.results if isinstance(content, dict)].count(
+                "other instance"
+            ) <= 1
         else:
             assert (each.restarts, statuses) == (1, [])
-            assert {told["pid"] for told in each.told if isinstance(told, dict)} == {pid}
+            assert {content["pid"] for content in each.results if isinstance(content, dict)} == {pid}
 
 
 def test_workers_that_are_replaced_under_load_fail_no_request(started, until):
@@ -366,11 +368,11 @@ def test_workers_that_are_replaced_under_load_fail_no_request(started, until):
     def keep_requesting(client, name):
         while not over.is_set():
             try:
-                answer = client.request(f"/count?client={name}")
+                response = client.request(f"/count?client={name}")
             except OSError:
                 continue  # gunicorn closes its listener, and resets the connections in its backlog
-            if answer.status != 200:
-                problems.append(answer)
+            if response.status != 200:
+                problems.append(response)
 
     together = [
         threading.Thread(target=keep_requesting, args=(client, f"r{number}"))
@@ -407,7 +409,7 @@ def test_workers_that_are_added_and_removed_take_worker_slots_and_release_them(s
     seen: set[Any] = set()
 
     def all_five():
-        seen.update(told["server"] for _, told in request_from_new_clients(served, "/count?client=x"))
+        seen.update(content["server"] for _, content in request_from_new_clients(served, "/count?client=x"))
         return seen >= {"w4", "w5"}
 
     until(all_five, "five workers")
@@ -418,7 +420,7 @@ def test_workers_that_are_added_and_removed_take_worker_slots_and_release_them(s
         signal_gunicorn(served, until, signal.SIGTTOU, times)
 
     def only_two():
-        responses = {told["pid"] for _, told in request_from_new_clients(served, "/count?client=x")}
+        responses = {content["pid"] for _, content in request_from_new_clients(served, "/count?client=x")}
         return len(responses) <= 2 and served.output.count("Worker exiting") >= 3
 
     until(only_two, "two workers")
@@ -431,7 +433,9 @@ def test_worker_that_reaches_max_requests_leaves_its_worker_slot_to_the_next(sta
     seen: set[Any] = set()
 
     def replaced():
-        seen.update((told["server"], told["pid"]) for _, told in request_from_new_clients(served, "/count?client=x"))
+        seen.update(
+            (content["server"], content["pid"]) for _, content in request_from_new_clients(served, "/count?client=x")
+        )
         return len({pid for _, pid in seen}) > WORKERS + 1
 
     until(replaced, "replaced workers")
@@ -454,8 +458,8 @@ def test_large_bodies_are_forwarded_in_little_memory(pair):
     while piece := connection.receive():
         received += len(piece)
     assert received == size // 65536 * 65536
-    told = get_json(other, there, "/length", method="POST", body=b"x" * size)
-    assert (told["size"], told["pid"]) == (size, before[0]["pid"])
+    content = get_json(other, there, "/length", method="POST", body=b"x" * size)
+    assert (content["size"], content["pid"]) == (size, before[0]["pid"])
     after = [get_json(served, served.client(), "/memory") for served in (one, other)]
     for was, now in zip(before, after, strict=True):
         assert now["pid"] == was["pid"]
@@ -505,9 +509,9 @@ def test_key_has_one_worker_whichever_accepts_its_requests(started, until):
     served = started("uvicorn", {"key": "/rooms/{name}", "cookie": None})
     wait_for_all_workers(served, until)
     for room in range(6):
-        told = [told for _, told in request_from_new_clients(served, f"/rooms/{room}")]
-        assert sorted(each["n"] for each in told) == list(range(1, len(told) + 1))
-        assert len({each["pid"] for each in told}) == 1
+        contents = [content for _, content in request_from_new_clients(served, f"/rooms/{room}")]
+        assert sorted(each["n"] for each in contents) == list(range(1, len(contents) + 1))
+        assert len({each["pid"] for each in contents}) == 1
 
 
 def test_sticky_run_starts_uvicorn_with_sticky_workers(served_by_command, until):

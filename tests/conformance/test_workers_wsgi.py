@@ -59,9 +59,9 @@ def directory():
 
 
 def get_json(client, target, method="GET", **more):
-    answer = client.request(target, method, **more)
-    assert answer.status == 200, (target, answer)
-    return json.loads(answer.body)
+    response = client.request(target, method, **more)
+    assert response.status == 200, (target, response)
+    return json.loads(response.body)
 
 
 class CountingClient(threading.Thread):
@@ -77,10 +77,10 @@ class CountingClient(threading.Thread):
 
     def run(self):
         for expected in range(1, self._requests + 1):
-            answer = self._client.request(f"/count?client={self._name}")
-            told = json.loads(answer.body) if answer.status == 200 else {}
-            self.seen.append(told.get("pid"))
-            self.wrong += told.get("n") != expected
+            response = self._client.request(f"/count?client={self._name}")
+            content = json.loads(response.body) if response.status == 200 else {}
+            self.seen.append(content.get("pid"))
+            self.wrong += content.get("n") != expected
 
 
 def together(threads):
@@ -170,8 +170,8 @@ def test_streams_and_bodies_are_forwarded_as_they_are_read(started, until, name)
     served = started(name)
     for pid, client in client_of_each_worker(served, until).items():
         for number in range(6):
-            answer = client.request(f"/stream?client=s{pid}")
-            assert answer.body == b"".join(b"data: %d\n\n" % (3 * number + event) for event in (1, 2, 3))
+            response = client.request(f"/stream?client=s{pid}")
+            assert response.body == b"".join(b"data: %d\n\n" % (3 * number + event) for event in (1, 2, 3))
         for _ in range(6):
             assert get_json(client, "/lines", "POST", body=b"one\ntwo")["lines"] == ["one\n", "two"]
 
@@ -181,10 +181,10 @@ def test_request_looks_the_same_in_whichever_worker_it_was_accepted(started, unt
     (client, *_) = client_of_each_worker(served, until).values()
     seen: list[Any] = []
     while len(seen) < 20:
-        told = get_json(client, "/echo/%41?a=%41&b", "POST", headers={"X-Raw": "caf\xe9"}, body=b"a body")
-        del told["environ"]["REMOTE_PORT"]
-        seen.append(told)
-    assert all(told == seen[0] for told in seen)
+        content = get_json(client, "/echo/%41?a=%41&b", "POST", headers={"X-Raw": "caf\xe9"}, body=b"a body")
+        del content["environ"]["REMOTE_PORT"]
+        seen.append(content)
+    assert all(content == seen[0] for content in seen)
     assert seen[0]["body"] == "a body"
     assert seen[0]["environ"]["HTTP_X_RAW"] == "caf\xe9"
 
@@ -204,12 +204,12 @@ def test_large_bodies_are_forwarded_in_little_memory(started, until, size):
     came = sent = 0
     while came < WORKERS or sent < WORKERS:
         for pid, client in clients.items():
-            told = get_json(client, "/length", "POST", body=body)
-            assert (told["pid"], told["size"]) == (pid, size)
-            came += told["forwarded"]
-            answer = client.request(f"/large?size={size}")
-            assert len(answer.body) == size
-            sent += answer.values("x-forwarded-by-peer") == ["1"]
+            content = get_json(client, "/length", "POST", body=body)
+            assert (content["pid"], content["size"]) == (pid, size)
+            came += content["forwarded"]
+            response = client.request(f"/large?size={size}")
+            assert len(response.body) == size
+            sent += response.values("x-forwarded-by-peer") == ["1"]
     after = {pid: get_json(client, "/memory")["peak"] for pid, client in clients.items()}
     assert {pid: after[pid] - before[pid] for pid in after if after[pid] - before[pid] > 20_000_000} == {}
 
@@ -222,12 +222,12 @@ def test_app_sees_the_disconnect_of_its_clients(started, until):
         forwarded = False
         while not forwarded:  # gunicorn itself does not show a disconnect to an app that waits without writing
             number += 1
-            told = f"/left?client={name}-{number}"
+            state_path = f"/left?client={name}-{number}"
             with closing(client.open(f"/{name}?client={name}-{number}")):
-                until(lambda told=told: get_json(client, told)["open"], "the request in the app")
-                forwarded = name == "forever" or get_json(client, told)["forwarded"]
+                until(lambda state_path=state_path: get_json(client, state_path)["open"], "the request in the app")
+                forwarded = name == "forever" or get_json(client, state_path)["forwarded"]
             if forwarded:
-                until(lambda told=told: get_json(client, told)["left"], "the disconnect")
+                until(lambda state_path=state_path: get_json(client, state_path)["left"], "the disconnect")
             else:
                 client.request(f"/release?client={name}-{number}")
 
@@ -241,22 +241,22 @@ def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(started, unti
     victim = next(iter(clients))
     over = threading.Event()
     failed: list[Any] = []
-    told: dict[Any, list[Any]] = {pid: [] for pid in clients}
+    responses: dict[Any, list[Any]] = {pid: [] for pid in clients}
     cut = dict.fromkeys(clients, 0)
     counted = {pid: threading.Event() for pid in clients}
 
     def keep_requesting(pid, client):
         while not over.is_set():
             try:
-                answer = client.request(f"/count?client=of-{pid}")
+                response = client.request(f"/count?client=of-{pid}")
             except OSError:
                 cut[pid] += 1  # the victim had accepted the connection
                 continue
-            if answer.status == 200:
-                told[pid].append(json.loads(answer.body))
+            if response.status == 200:
+                responses[pid].append(json.loads(response.body))
             else:
-                failed.append((pid, answer.status))
-            if len(told[pid]) > 20:
+                failed.append((pid, response.status))
+            if len(responses[pid]) > 20:
                 counted[pid].set()
 
     threads = [threading.Thread(target=keep_requesting, args=each) for each in clients.items()]
@@ -265,15 +265,15 @@ def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(started, unti
     try:
         assert all(each.wait(DEADLINE) for each in counted.values())
         os.kill(victim, signal.SIGKILL)
-        lengths = {pid: len(seen) for pid, seen in told.items()}
-        until(lambda: all(len(told[pid]) > lengths[pid] + 20 for pid in told), "more responses")
+        lengths = {pid: len(seen) for pid, seen in responses.items()}
+        until(lambda: all(len(responses[pid]) > lengths[pid] + 20 for pid in responses), "more responses")
     finally:
         over.set()
         for each in threads:
             each.join()
     assert {status for _, status in failed} <= {502}
     assert {pid for pid, _ in failed} <= {victim}  # the requests that were at the victim
-    for pid, seen in told.items():
+    for pid, seen in responses.items():
         numbers = [each["n"] for each in seen]
         again = [index for index, each in enumerate(seen) if each["reason"] == "other instance"]
         if pid != victim:
@@ -294,9 +294,9 @@ def test_forked_child_of_a_killed_worker_keeps_no_socket_of_it_open(started, unt
     os.kill(victim, signal.SIGKILL)
     until(lambda: not Path(f"/proc/{victim}").exists(), "the end of the worker")
     for _ in range(WORKERS):
-        told = get_json(client, "/count?client=x")
-        assert told["pid"] != victim
-    assert told["n"] == WORKERS
+        content = get_json(client, "/count?client=x")
+        assert content["pid"] != victim
+    assert content["n"] == WORKERS
 
 
 def test_requests_at_a_killed_worker_end_in_a_502_and_no_others_fail(started, until):
@@ -338,11 +338,11 @@ def test_workers_that_are_replaced_under_load_fail_no_request(started, until, na
     def keep_requesting(client, name):
         while not over.is_set():
             try:
-                answer = client.request(f"/count?client={name}")
+                response = client.request(f"/count?client={name}")
             except OSError:
                 continue  # gunicorn closes its listener, and resets the connections in its backlog
-            if answer.status != 200:
-                problems.append(answer)
+            if response.status != 200:
+                problems.append(response)
 
     threads = [threading.Thread(target=keep_requesting, args=(client, f"r{pid}")) for pid, client in clients.items()]
     for each in threads:
@@ -387,10 +387,10 @@ def test_worker_that_reaches_max_requests_leaves_its_worker_slot_to_another(star
     def replaced():
         for _ in range(10):
             try:
-                told = get_json(served.client(), "/count?client=x")
+                content = get_json(served.client(), "/count?client=x")
             except OSError:
                 continue
-            seen.add((told["server"], told["pid"]))
+            seen.add((content["server"], content["pid"]))
         return len({pid for _, pid in seen}) > 2 * WORKERS
 
     until(replaced, "replaced workers")
@@ -453,9 +453,9 @@ def test_carts_of_a_flask_app_stay_whole_under_gthread(started, until, sticky):
         with closing(Session()) as session:
             session.headers["connection"] = "close"
             for number in range(1, 11):
-                answer = session.post(f"http://{HOST}:{served.port}/cart/tea", timeout=DEADLINE)
-                if answer.status_code != 200 or answer.json()["items"] != number:
-                    lost.append(answer.status_code)
+                response = session.post(f"http://{HOST}:{served.port}/cart/tea", timeout=DEADLINE)
+                if response.status_code != 200 or response.json()["items"] != number:
+                    lost.append(response.status_code)
 
     together([threading.Thread(target=shop) for _ in range(8)])
     assert lost == [] if sticky else len(lost) > 8
@@ -469,7 +469,7 @@ def test_carts_of_a_flask_app_stay_whole_under_gthread(started, until, sticky):
 def test_clients_of_flask_socketio_find_their_session_through_every_worker(started, until, clients):
     served = started("gunicorn -k gthread --threads 100 -w 3 --preload workers_socketio_wsgi:app")
     client_of_each_worker(served, until)
-    told: list[Any] = []
+    results: list[Any] = []
     failed: list[Any] = []
 
     def talk(number):
@@ -477,15 +477,15 @@ def test_clients_of_flask_socketio_find_their_session_through_every_worker(start
             with socketio.SimpleClient(request_timeout=DEADLINE) as client:
                 client.connect(f"http://{HOST}:{served.port}", transports=["polling"], wait_timeout=DEADLINE)
                 client.emit("name", f"client {number}")
-                told.extend((number, client.call("who", timeout=DEADLINE)) for _ in range(3))
+                results.extend((number, client.call("get name", timeout=DEADLINE)) for _ in range(3))
         except Exception as error:
             failed.append(error)
 
     for first in range(0, clients, 20):
         together([threading.Thread(target=talk, args=(number,)) for number in range(first, min(clients, first + 20))])
     assert failed == []
-    assert all(each["name"] == f"client {number}" for number, each in told)
-    assert len(told) == 3 * clients
+    assert all(each["name"] == f"client {number}" for number, each in results)
+    assert len(results) == 3 * clients
     assert "Invalid session" not in served.output
 
 

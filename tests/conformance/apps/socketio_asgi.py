@@ -17,7 +17,7 @@ async def connect(sid, environ):
 
 
 @server.event
-async def say(sid, text):
+async def append(sid, text):
     received[sid].append(text)
     return {"received": received[sid], "pid": os.getpid()}
 

@@ -19,8 +19,8 @@ def name(text):
     names[request.sid] = text  # type: ignore[attr-defined]
 
 
-@sockets.on("who")
-def who():
+@sockets.on("get name")
+def get_name():
     return {"name": names[request.sid], "pid": os.getpid()}  # type: ignore[attr-defined]
 
 

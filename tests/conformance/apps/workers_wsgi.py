@@ -57,13 +57,13 @@ def inner(environ, start_response):
         in_flight += 1
         most = max(most, in_flight)
     try:
-        answer = PAGES[environ["PATH_INFO"].split("/")[1]](environ, client, start_response)
+        result = PAGES[environ["PATH_INFO"].split("/")[1]](environ, client, start_response)
     finally:
         with lock:
             in_flight -= 1
-    if not isinstance(answer, dict):
-        return answer
-    body = json.dumps({**answer, "pid": os.getpid(), **decision_of(environ)}).encode()
+    if not isinstance(result, dict):
+        return result
+    body = json.dumps({**result, "pid": os.getpid(), **decision_of(environ)}).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 

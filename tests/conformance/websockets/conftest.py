@@ -213,8 +213,8 @@ class FrameConnection:
         rest = self.rest()
         return not rest or rest[0] & 0x0F == OPCODES["close"]
 
-    def answer_close(self) -> tuple[int | None, str] | None:
-        """Wait for the end, and answer a close frame before it. Return code and reason of that frame."""
+    def complete_close(self) -> tuple[int | None, str] | None:
+        """Read until the end, and send a close frame back if one is received. Return its code and reason."""
         close = None
         try:
             while self._buffer or (more := self.socket.recv(1 << 18)):

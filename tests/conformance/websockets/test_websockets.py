@@ -134,7 +134,7 @@ def test_bound_client_gets_no_mark(gateway, origin):
         (["chat, superchat"], None),
         ([], None),
     ],
-    ids=["the second", "the first of two lines", "none of those offered", "none where none was offered"],
+    ids=["the second", "the first of two lines", "none of those offered", "none if none was offered"],
 )
 def test_origin_chooses_the_subprotocol(gateway, origin, offered, chosen):
     if gateway.server == "hypercorn" and len(offered) > 1:
@@ -204,8 +204,8 @@ def test_origin_at_a_unix_socket_works(gateway, origins):
 
 MESSAGES = {
     "text": ("text", b"tea"),
-    "no text": ("text", b""),
-    "no bytes": ("binary", b""),
+    "empty text": ("text", b""),
+    "empty bytes": ("binary", b""),
     "text beyond ASCII": ("text", "Käse 🧀 \x00".encode()),
     "bytes": ("binary", bytes(range(256))),
     "125 bytes": ("binary", b"x" * 125),
@@ -237,15 +237,15 @@ def test_messages_sent_at_once_arrive_one_by_one_and_in_order(connected):
 
 def test_message_in_fragments_arrives_whole(connected):
     client, upstream = connected()
-    for teller, hearer in ((upstream, client), (client, upstream)):
+    for sender, receiver in ((upstream, client), (client, upstream)):
         cheese = "Käse".encode()
-        teller.send_frame("text", cheese[:2], more=True)  # in the middle of the ä
-        teller.send_frame("continuation", b"", more=True)
-        teller.send_frame("continuation", cheese[2:])
-        assert hearer.read_message() == ("text", cheese)
-        teller.send_frame("binary", b"", more=True)
-        teller.send_frame("continuation", b"\xff" * 70000)
-        assert hearer.read_message() == ("binary", b"\xff" * 70000)
+        sender.send_frame("text", cheese[:2], more=True)  # in the middle of the ä
+        sender.send_frame("continuation", b"", more=True)
+        sender.send_frame("continuation", cheese[2:])
+        assert receiver.read_message() == ("text", cheese)
+        sender.send_frame("binary", b"", more=True)
+        sender.send_frame("continuation", b"\xff" * 70000)
+        assert receiver.read_message() == ("binary", b"\xff" * 70000)
 
 
 def test_ping_of_the_origin_gets_a_pong_with_its_payload(connected):
@@ -253,7 +253,7 @@ def test_ping_of_the_origin_gets_a_pong_with_its_payload(connected):
     for payload in (b"", b"are you there?", bytes(range(125))):
         upstream.send_frame("ping", payload)
         assert upstream.read_message() == ("pong", payload)
-    upstream.send_frame("pong", b"that nobody asked for")
+    upstream.send_frame("pong", b"without a ping")
     upstream.send_frame("text", "tea")
     assert client.read_message() == ("text", b"tea")  # pings and pongs belong to one connection
 
@@ -322,7 +322,7 @@ def test_close_of_the_client_without_a_code_carries_no_1005(gateway, connected):
     client, upstream = connected()
     client.close()
     if gateway.server == "hypercorn":  # reports a client that disconnects without a close
-        assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
+        assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT
     else:
         assert upstream.read_close() == (None, "")
         upstream.close()
@@ -383,16 +383,16 @@ BROKEN = {
     "a masked frame": b"\x81\x83abcd\x15\x07\x02",
     "a reserved bit": b"\xc1\x03tea",
     "a reserved opcode": b"\x83\x03tea",
-    "a continuation of nothing": b"\x80\x03tea",
+    "a continuation without a first frame": b"\x80\x03tea",
     "a message within a message": b"\x01\x03tea\x81\x03cup",
-    "text that is none": b"\x81\x02\xff\xfe",
+    "text that is not UTF-8": b"\x81\x02\xff\xfe",
     "a ping in fragments": b"\x09\x03tea",
     "a ping of 126 bytes": b"\x89\x7e\x00\x7e" + b"x" * 126,
-    "a goodbye of one byte": b"\x88\x01\x03",
-    "a goodbye with 1005": b"\x88\x02\x03\xed",
-    "a goodbye with 1006": b"\x88\x02\x03\xee",
-    "a goodbye with 999": b"\x88\x02\x03\xe7",
-    "a goodbye whose reason is no text": b"\x88\x04\x03\xe8\xff\xfe",
+    "a close of one byte": b"\x88\x01\x03",
+    "a close with 1005": b"\x88\x02\x03\xed",
+    "a close with 1006": b"\x88\x02\x03\xee",
+    "a close with 999": b"\x88\x02\x03\xe7",
+    "a close with a reason that is not UTF-8": b"\x88\x04\x03\xe8\xff\xfe",
     "a frame of 2^63 bytes": b"\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x00",
 }
 
@@ -416,7 +416,7 @@ def test_client_that_disconnects_without_a_close_ends_the_origins_connection(con
     client.send_frame("text", "tea")
     assert upstream.read_message() == ("text", b"tea")
     getattr(client, disconnect)()
-    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT  # uvicorn reports a close without a code
+    assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT  # uvicorn reports a close without a code
 
 
 @pytest.mark.parametrize("disconnect", ["close_socket", "reset_socket"], ids=["closes", "resets"])
@@ -426,7 +426,7 @@ def test_client_that_disconnects_before_the_response_ends_the_origins_connection
     getattr(client, disconnect)()
     if gateway.server == "granian":  # reports it to its apps only after they accept
         upstream.accept()
-    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
+    assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT
 
 
 def test_client_that_disconnects_while_the_origin_sends_ends_the_origins_connection(connected):
@@ -530,8 +530,8 @@ BAD_RESPONSES = {
     "no Upgrade": without("upgrade"),
     "an Upgrade to something else": without("upgrade", "Upgrade: h2c"),
     "no Connection": without("connection"),
-    "a subprotocol nobody offered": lambda upstream: upstream.accepting(("Sec-WebSocket-Protocol", "chess")),
-    "an extension nobody offered": lambda upstream: upstream.accepting(
+    "a subprotocol that was not offered": lambda upstream: upstream.accepting(("Sec-WebSocket-Protocol", "chess")),
+    "an extension that was not offered": lambda upstream: upstream.accepting(
         ("Sec-WebSocket-Extensions", "permessage-deflate")
     ),
     "a 200": lambda upstream: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -559,7 +559,7 @@ def test_invalid_response_gives_a_denial_with_502(gateway, origin, bad):
 
 
 @pytest.mark.parametrize("bad", list(BAD_RESPONSES.values()), ids=list(BAD_RESPONSES))
-def test_invalid_response_is_retried_where_retry_on_says_so(gateway, origins, bad):
+def test_invalid_response_is_retried_if_retry_on_names_it(gateway, origins, bad):
     client = gateway.request_websocket("/retried", ("Sec-WebSocket-Protocol", "chat"))
     first = origins.first.next_connection()
     first.send(bad(first))
@@ -572,7 +572,7 @@ def test_invalid_response_is_retried_where_retry_on_says_so(gateway, origins, ba
     assert client.read_message() == ("text", b"tea")
 
 
-def test_status_in_retry_on_is_retried_and_nothing_of_it_is_left(gateway, origins):
+def test_status_in_retry_on_is_retried_and_its_response_is_discarded(gateway, origins):
     client = gateway.request_websocket("/retried")
     origins.first.next_connection().deny("503 Service Unavailable", b"later", ("Set-Cookie", "app=1"), ("X-Node", "1"))
     origins.second.next_connection().deny("403 Forbidden", b"not you", ("X-Node", "2"))
@@ -726,10 +726,12 @@ def test_message_with_both_keys_is_the_one_that_is_not_none(open_websocket, mess
 def test_message_to_the_server_has_one_key_that_is_not_none(open_websocket, kind, payload, key, value):
     conversation, upstream = open_websocket
     upstream.send_frame(kind, payload)
-    said = conversation.read_message()
-    assert said["type"] == "websocket.send"
-    assert {name: content for name, content in said.items() if name != "type" and content is not None} == {key: value}
-    assert type(said[key]) is type(value)
+    message_sent = conversation.read_message()
+    assert message_sent["type"] == "websocket.send"
+    assert {name: content for name, content in message_sent.items() if name != "type" and content is not None} == {
+        key: value
+    }
+    assert type(message_sent[key]) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -756,15 +758,19 @@ def test_disconnect_is_forwarded_as_a_close(open_websocket, message, received):
 def test_disconnect_with_a_code_that_is_not_allowed_ends_the_connection_without_it(open_websocket, code):
     conversation, upstream = open_websocket
     conversation.send_frame(type="websocket.disconnect", code=code, reason="")
-    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
+    assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT
     assert conversation.has_ended() == []
 
 
 def test_close_without_a_code_is_a_1000_to_the_server(open_websocket):
     conversation, upstream = open_websocket
     upstream.close()
-    said = conversation.read_message()
-    assert (said["type"], said.get("code", 1000), said.get("reason") or "") == ("websocket.close", 1000, "")
+    message_sent = conversation.read_message()
+    assert (message_sent["type"], message_sent.get("code", 1000), message_sent.get("reason") or "") == (
+        "websocket.close",
+        1000,
+        "",
+    )
     assert conversation.has_ended() == []
 
 
@@ -785,7 +791,7 @@ def test_idle_websocket_ends_after_the_tunnel_timeout(call, origins, origin):
     upstream.accept()
     assert conversation.read_message()["type"] == "websocket.accept"
     assert conversation.read_message()["type"] == "websocket.close"
-    assert upstream.answer_close() in CLOSE_OF_A_LOST_CLIENT
+    assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT
     assert conversation.has_ended() == []
 
 
