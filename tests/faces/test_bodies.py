@@ -37,7 +37,7 @@ class Input(io.BytesIO):
         super().__init__(data + (behind or b""))
         self.length = len(data)
         self.ends = behind is None
-        self.asked: list[int] = []
+        self.sizes: list[int] = []
 
     def read(self, size: int | None = -1, /) -> bytes:
         return self._checked(super().read, size)
@@ -46,7 +46,7 @@ class Input(io.BytesIO):
         return self._checked(super().readline, size)
 
     def _checked(self, read: Callable[[int | None], bytes], size: int | None) -> bytes:
-        self.asked.append(-1 if size is None else size)
+        self.sizes.append(-1 if size is None else size)
         if not self.ends:
             assert size is not None and size >= 0, "read to an end that never comes"
             assert self.tell() + size <= self.length, "read beyond the body"
@@ -108,7 +108,7 @@ def test_beyond_the_limit_it_still_reads(
     body, alone = made(data, limit), io.BytesIO(data)
     for way, size in reads:
         assert read(body, way, size) == read(alone, way, size), (way, size)
-        assert body.replayable is (alone.tell() <= limit), "as much as was read is what counts"
+        assert body.replayable is (alone.tell() <= limit), "the bytes that were read count"
         assert not body.discarded or not body.replayable
     if not body.discarded:
         body.rewind()
@@ -177,12 +177,12 @@ def test_an_input_with_an_end_is_read_up_to_it_unless_there_is_a_length(
 def test_nothing_is_read_before_the_first_call() -> None:
     came = Input(b"x" * 100, behind=b"")
     body = WsgiBody({"wsgi.input": came, "CONTENT_LENGTH": "100"}, 1000)
-    assert came.asked == []
+    assert came.sizes == []
     body.read(10)
-    assert came.asked == [10]
+    assert came.sizes == [10]
     body.rewind()
     body.read(10)
-    assert came.asked == [10], "what was read is not read again"
+    assert came.sizes == [10], "what was read is not read again"
     assert body.read(0) == b""
 
 
@@ -212,7 +212,7 @@ def test_bytes_beyond_the_limit_are_discarded_at_the_next_read(
     assert (body.replayable, body.discarded) == (replayable, discarded)
     if not discarded:
         body.rewind()
-        assert body.read() == data, "who has given up may be followed by another"
+        assert body.read() == data, "an attempt that stops early is followed by another"
 
 
 @pytest.mark.parametrize("limit", [0, 1000, PIECE])

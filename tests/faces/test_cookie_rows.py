@@ -108,7 +108,7 @@ class Row:
     after: int = 0  # seconds from NOW
     rules: Mapping[str, Any] = field(default_factory=dict)  # options of the backend
     status: int = 200
-    app: Headers = ()  # what the app answers
+    app: Headers = ()  # the headers that the app sends
 
     server: str = "s2"
     sees: str | tuple[str, ...] | None = None  # None: what was sent
@@ -116,7 +116,7 @@ class Row:
     gets: tuple[str, ...] | str = ()  # Set-Cookie headers
     cache: tuple[str, ...] | str = ()  # Cache-Control headers
     letters: str  # HAProxy's letters: claim, mark
-    attempts: tuple[str, ...] | None = None  # None: just the server that answered
+    attempts: tuple[str, ...] | None = None  # None: only the server that responded
 
     def backend(self, face: Face):
         servers = [
@@ -166,7 +166,7 @@ CLAIMS = [  # 1.1
 ]  # fmt: skip
 
 INSERTED = [  # 1.2
-    # on every final answer of a server
+    # on every final response of a server
     *(
         Row(f"1.2-status-{status}", INSERT, status=status, app=app, gets=NEW, letters="NI")
         for status, app in {200: (), 204: (), 301: (("location", "/x"),), 304: (), 404: (), 500: ()}.items()
@@ -236,9 +236,9 @@ INSERTED = [  # 1.2
     Row("1.2-nolb-kept", INSERT, "SRV=A", states={"s1": "nolb"}, server="s1", letters="VN"),
 ]  # fmt: skip
 
-FRESH = ("etag", '"1"')  # something that makes HAProxy think an answer cacheable
+FRESH = ("etag", '"1"')  # something that makes HAProxy think a response cacheable
 
-# HAProxy guesses what may be cached; we say `private` unless the answer says `private` or `no-store`.
+# HAProxy guesses what may be cached; we add `private` unless the response has `private` or `no-store`.
 NOT_CACHED = [  # 1.3
     *(
         Row(f"1.3-{name}", NOCACHE, app=(header,), gets=NEW, cache="private", letters="NI")
@@ -249,13 +249,13 @@ NOT_CACHED = [  # 1.3
         }.items()
     ),
     *(
-        Row(f"1.3-{name}", NOCACHE, app=(FRESH, ("cache-control", told)), gets=NEW, cache=(told, "private"),
+        Row(f"1.3-{name}", NOCACHE, app=(FRESH, ("cache-control", directives)), gets=NEW, cache=(directives, "private"),
             letters="NI")
-        for name, told in {
+        for name, directives in {
             "max-age": "max-age=60",
             "s-maxage": "s-maxage=60",
             "no-cache-of-set-cookie-only": 'no-cache="set-cookie"',
-            # with these HAProxy says nothing
+            # with these HAProxy adds no header
             "no-cache-ours": "no-cache",
             "no-cache-of-a-field-ours": 'no-cache="x-foo"',
             "private-of-a-field-ours": 'private="x-foo"',
@@ -297,9 +297,9 @@ NOT_CACHED = [  # 1.3
         for status in (201, 302, 400, 500)
     ),
     Row("1.3-only-where-inserted", NOCACHE, "SRV=A", app=(FRESH,), server="s1", letters="VN"),
-    Row("1.3-only-where-asked", INSERT, app=(FRESH,), gets=NEW, letters="NI"),
+    Row("1.3-only-with-nocache", INSERT, app=(FRESH,), gets=NEW, letters="NI"),
     # a response that deletes a mark must not be cached (HAProxy likewise, but logs I)
-    Row("1.3-deletion-is-nobody-elses-ours", NOCACHE, "SRV=Z", ids=UNNAMED, app=(FRESH,), gets=DELETION,
+    Row("1.3-deletion-is-private-ours", NOCACHE, "SRV=Z", ids=UNNAMED, app=(FRESH,), gets=DELETION,
         cache="private", letters="ID"),
 ]  # fmt: skip
 
@@ -332,7 +332,7 @@ DATES = [  # 1.4
     Row("1.4-further-characters-are-ignored", IDLE, "SRV=A|ZVPxAzzz", server="s1", letters="VN"),
     Row("1.4-further-characters-of-first-are-ignored", LIFE, "SRV=A|ZVPxA|ZVPxAzzz", server="s1",
         letters="VN"),
-    Row("1.4-read-where-no-option-asks", INSERT, f"SRV=A|{date(-40)}", server="s1", gets="SRV=A; path=/",
+    Row("1.4-read-without-an-option", INSERT, f"SRV=A|{date(-40)}", server="s1", gets="SRV=A; path=/",
         letters="VU"),
     Row("1.4-not-read-in-prefix-mode", PREFIX, "JSESSIONID=A|ZVPxA~x", sees="JSESSIONID=x", letters="IN"),
     # what is rejected
@@ -364,7 +364,7 @@ DATES = [  # 1.4
         gets="SRV=A|ZVPxA|ZVPxA; path=/", letters="VU"),
     Row("1.4-last-is-renewed-for-maxlife-too", LIFE, f"SRV=A|{date(-40)}|{date(-40)}", server="s1",
         gets=f"SRV=A|ZVPxA|{date(-40)}; path=/", letters="VU"),
-    Row("1.4-first-is-dropped-where-nobody-reads-it", IDLE, "SRV=A|ZVPxA|ZVPxA", server="s1",
+    Row("1.4-first-is-dropped-without-maxlife", IDLE, "SRV=A|ZVPxA|ZVPxA", server="s1",
         gets="SRV=A|ZVPxA; path=/", letters="VU"),
     Row("1.4-no-option-drops-a-first-date", INSERT, "SRV=A|ZVPxA|ZVPxA", server="s1", gets="SRV=A; path=/",
         letters="VU"),
@@ -426,8 +426,8 @@ STRIPPED = [  # 1.5
 
 REWRITTEN = [  # 1.6
     *(
-        Row(f"1.6-{name}", REWRITE, app=(("set-cookie", said),), gets=got, letters="NR")
-        for name, said, got in (
+        Row(f"1.6-{name}", REWRITE, app=(("set-cookie", sent),), gets=got, letters="NR")
+        for name, sent, got in (
             ("value", "SRV=x", "SRV=B"),
             ("attributes-stay", "SRV=x;  Path=/x ;HttpOnly; foo", "SRV=B;  Path=/x ;HttpOnly; foo"),
             ("quoted-value", 'SRV="a;b"; Path=/', "SRV=B; Path=/"),
@@ -446,10 +446,10 @@ REWRITTEN = [  # 1.6
 ]  # fmt: skip
 
 PREFIXED = [  # 1.7
-    # answers
+    # responses
     *(
-        Row(f"1.7-{name}", PREFIX, app=(("set-cookie", said),), gets=got, letters="NR")
-        for name, said, got in (
+        Row(f"1.7-{name}", PREFIX, app=(("set-cookie", sent),), gets=got, letters="NR")
+        for name, sent, got in (
             ("response", "JSESSIONID=abc", "JSESSIONID=B~abc"),
             ("attributes-stay", "JSESSIONID=abc;  Path=/x ;HttpOnly", "JSESSIONID=B~abc;  Path=/x ;HttpOnly"),
             ("deletion", "JSESSIONID=; Max-Age=0", "JSESSIONID=B~; Max-Age=0"),
@@ -500,9 +500,9 @@ PREFIXED = [  # 1.7
 READ = [  # 1.8; HAProxy logs `--` for a passive cookie without options
     Row("1.8-routes-ours", PASSIVE, "a=1;SRV=A ; b=2", server="s1", letters="VN"),
     Row("1.8-unknown-goes-on-ours", PASSIVE, "SRV=Z", letters="IN"),
-    Row("1.8-answer-goes-on-ours", PASSIVE, app=(("set-cookie", "SRV = B;Path=/"),), gets="SRV = B;Path=/",
+    Row("1.8-response-goes-on-ours", PASSIVE, app=(("set-cookie", "SRV = B;Path=/"),), gets="SRV = B;Path=/",
         letters="NP"),
-    Row("1.8-answer-goes-on-when-direct-ours", PASSIVE, "SRV=A", app=(("set-cookie", "SRV=A"),), server="s1",
+    Row("1.8-response-goes-on-when-direct-ours", PASSIVE, "SRV=A", app=(("set-cookie", "SRV=A"),), server="s1",
         gets="SRV=A", letters="VP"),
     Row("1.8-indirect-routes", PASSIVE_INDIRECT, "a=1; SRV=A", server="s1", letters="VN"),
     Row("1.8-indirect-deletes-when-direct", PASSIVE_INDIRECT, "SRV=A", app=(("set-cookie", "SRV=A"),),
@@ -524,7 +524,7 @@ NOT_YET = {
     "1.3-checkcache": "3 or later",
     "1.7-prefix-with-dynamic": "3 or later",  # ids made of addresses need servers that have one
     "1.7-prefix-with-stick": "5",
-    "1.8-log-says-dashes": "3 or later",
+    "1.8-log-has-dashes": "3 or later",
 }
 
 
@@ -532,18 +532,18 @@ NOT_YET = {
 def test_a_cookie_does_what_haproxys_does(face: Face, row: Row) -> None:
     sends = several(row.sends)
     for joint in face.cookie_separators if len(sends) > 1 else face.cookie_separators[:1]:
-        answer = face.client(row.backend(face))(cookie=sends, method=row.method, joint=joint)
+        response = face.client(row.backend(face))(cookie=sends, method=row.method, joint=joint)
         sees = sends if row.sees is None else several(row.sees)
         if joint and row.sees_joined:
             sees = (row.sees_joined[joint],)
-        assert answer.status == row.status
-        assert answer.server == row.server
-        assert answer.letters == row.letters
-        assert answer.seen is not None and answer.seen.cookies == sees
-        assert tuple(answer.all("set-cookie")) == several(row.gets)
-        assert tuple(answer.all("cache-control")) == several(row.cache)
-        assert answer.decision.attempts == (row.attempts or (row.server,))
-        assert tuple(seen.server for seen in answer.tried) == answer.decision.attempts
+        assert response.status == row.status
+        assert response.server == row.server
+        assert response.letters == row.letters
+        assert response.seen is not None and response.seen.cookies == sees
+        assert tuple(response.all("set-cookie")) == several(row.gets)
+        assert tuple(response.all("cache-control")) == several(row.cache)
+        assert response.decision.attempts == (row.attempts or (row.server,))
+        assert tuple(seen.server for seen in response.tried) == response.decision.attempts
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -584,45 +584,45 @@ def both(face: Face, cookie: Cookie, **states: str):
 @states("1.2-after-all-headers-of-the-app", "1.3-private-right-after-the-cookie")
 def test_our_headers_come_after_those_of_the_app(face: Face) -> None:
     app = (("set-cookie", "a=1"), ("cache-control", "max-age=60"), ("x-last", "1"))
-    answer = face.client(Row("", NOCACHE, app=app, letters="").backend(face))()
-    assert answer.headers[-5:] == [*app, ("set-cookie", "SRV=B; path=/"), ("cache-control", "private")]
+    response = face.client(Row("", NOCACHE, app=app, letters="").backend(face))()
+    assert response.headers[-5:] == [*app, ("set-cookie", "SRV=B; path=/"), ("cache-control", "private")]
 
 
 @states("1.2-names-in-lower-case")
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
 def test_names_of_headers_are_lower_case_where_the_protocol_has_them_so(face: Face) -> None:
-    answer = face.client(both(face, NOCACHE))()
-    assert answer.raw_headers[-2:] == [("set-cookie", "SRV=B; path=/"), ("cache-control", "private")]
+    response = face.client(both(face, NOCACHE))()
+    assert response.raw_headers[-2:] == [("set-cookie", "SRV=B; path=/"), ("cache-control", "private")]
 
 
-@states("1.2-own-answers-carry-no-mark")
+@states("1.2-own-responses-carry-no-mark")
 @pytest.mark.parametrize("cookie", [INSERT, NOCACHE, DRESSED], ids=["insert", "nocache", "dressed"])
 @pytest.mark.parametrize("sends", ["", "SRV=A", "SRV=Z"])
 def test_responses_of_ours_carry_no_mark(face: Face, cookie: Cookie, sends: str) -> None:
-    answer = face.client(both(face, cookie, s1="maint", s2="down"))(cookie=sends)
-    assert (answer.status, answer.server, answer.all("set-cookie")) == (503, None, [])
-    assert answer.decision.mark.value == "N"
+    response = face.client(both(face, cookie, s1="maint", s2="down"))(cookie=sends)
+    assert (response.status, response.server, response.all("set-cookie")) == (503, None, [])
+    assert response.decision.mark.value == "N"
 
 
 @states("1.2-status-101")
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
 def test_a_websocket_is_marked_when_it_is_accepted(face: Face) -> None:
     get: AsgiClient = face.client(both(face, INDIRECT))  # type: ignore[assignment]  # the face is ASGI
-    answer = get.websocket()
-    assert (answer.status, answer.server, answer.letters) == (101, "s2", "NI")
-    assert answer.all("set-cookie") == ["SRV=B; path=/"]
+    response = get.websocket()
+    assert (response.status, response.server, response.letters) == (101, "s2", "NI")
+    assert response.all("set-cookie") == ["SRV=B; path=/"]
     again = get.websocket(cookie="a=1; SRV=A")
     assert (again.server, again.letters, again.all("set-cookie")) == ("s1", "VN", [])
     assert again.seen is not None and again.seen.cookies == ("a=1",)
 
 
-@states("1.2-interim-answers-carry-no-mark")
+@states("1.2-interim-responses-carry-no-mark")
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
 def test_interim_response_carries_no_mark(face: Face) -> None:
     get: AsgiClient = face.client(both(face, INSERT))  # type: ignore[assignment]  # the face is ASGI
-    answer = get.request_with_early_hints()
-    assert answer.interim == [{"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]}]
-    assert answer.all("set-cookie") == ["SRV=B; path=/"]
+    response = get.request_with_early_hints()
+    assert response.interim == [{"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]}]
+    assert response.all("set-cookie") == ["SRV=B; path=/"]
 
 
 @states("1.4-one-renewal-in-four-seconds", "1.4-first-is-kept-across-renewals")
@@ -633,10 +633,10 @@ def test_client_that_stays_gets_a_new_mark_every_four_seconds_with_its_first_dat
     renewals = []
     for second in range(1, 13):
         clock.advance(1)
-        answer = get(cookie=mark)
-        assert answer.server == "s1"
-        if answer.all("set-cookie"):
-            mark = answer.mark
+        response = get(cookie=mark)
+        assert response.server == "s1"
+        if response.all("set-cookie"):
+            mark = response.mark
             renewals.append((second, mark))
     assert renewals == [
         (1, "SRV=A|ZVPxB|ZVPxA"),
@@ -653,9 +653,9 @@ def test_client_that_stays_reaches_maxlife_however_often_it_comes(face: Face) ->
     mark = get().mark
     for _ in range(600 // 50):
         clock.advance(50)
-        answer = get(cookie=mark)
-        assert answer.letters == "VU"
-        mark = answer.mark
+        response = get(cookie=mark)
+        assert response.letters == "VU"
+        mark = response.mark
     clock.advance(4)
     assert get(cookie=mark).letters == "OI"
 
@@ -664,10 +664,10 @@ def test_client_that_stays_reaches_maxlife_however_often_it_comes(face: Face) ->
 def test_prefixed_cookie_brings_the_client_back_and_gives_the_app_its_value(face: Face) -> None:
     app = (("set-cookie", "JSESSIONID=abc; Path=/"),)
     get = face.client(Row("", PREFIX, app=app, letters="").backend(face))
-    answer = get()
+    response = get()
     for _ in range(3):
-        again = get(cookie=answer.mark)
-        assert (again.server, again.letters) == (answer.server, "VR")
+        again = get(cookie=response.mark)
+        assert (again.server, again.letters) == (response.server, "VR")
         assert again.seen is not None and again.seen.cookies == ("JSESSIONID=abc",)
 
 
@@ -692,7 +692,7 @@ STATEMENTS = {
     """,
     "1.2": """
         status-101 status-200 status-204 status-301 status-304 status-404 status-500 head
-        interim-answers-carry-no-mark own-answers-carry-no-mark own-redirects-carry-no-mark
+        interim-responses-carry-no-mark own-responses-carry-no-mark own-redirects-carry-no-mark
         none-inserted none-inserted-indirect valid-kept valid-kept-indirect
         unknown-replaced unknown-replaced-indirect empty-replaced quotes-are-part-of-the-value
         down-replaced maint-replaced drain-kept weight-zero-kept nolb-kept option-persist force-persist
@@ -710,7 +710,7 @@ STATEMENTS = {
     "1.3": """
         etag last-modified expires max-age s-maxage no-cache-of-set-cookie-only
         private-already no-store-already private-in-a-second-header private-right-after-the-cookie
-        only-where-inserted only-where-asked deletion-is-nobody-elses-ours checkcache
+        only-where-inserted only-with-nocache deletion-is-private-ours checkcache
         bare-200-ours public-alone-ours pragma-ours no-cache-ours no-cache-of-a-field-ours
         private-of-a-field-ours no-store-of-a-field-ours max-age-0-ours s-maxage-0-ours
         head options trace post-ours put-ours patch-ours delete-ours
@@ -724,7 +724,7 @@ STATEMENTS = {
         no-date-is-accepted-maxidle no-date-is-accepted-maxlife no-first-date-is-accepted
         short-date-is-none bad-characters-are-none zero-is-none short-first-date-is-none
         further-characters-are-ignored further-characters-of-first-are-ignored
-        read-where-no-option-asks not-read-in-prefix-mode
+        read-without-an-option not-read-in-prefix-mode
         idle-for-too-long idle-to-the-limit too-old old-to-the-limit old-before-idle
         last-a-day-ahead last-further-ahead first-a-day-ahead first-further-ahead
         dates-of-an-expired-one-are-forgotten expired-is-still-stripped
@@ -732,7 +732,7 @@ STATEMENTS = {
         renewed-when-the-four-seconds-are-over one-renewal-in-four-seconds
         ahead-is-not-renewed ahead-is-renewed-for-the-first-date last-is-renewed-for-maxlife-too
         first-is-kept-across-renewals maxlife-ends-what-is-in-use
-        first-is-dropped-where-nobody-reads-it no-option-drops-a-first-date no-option-keeps-a-date-of-now
+        first-is-dropped-without-maxlife no-option-drops-a-first-date no-option-keeps-a-date-of-now
         postonly-blocks-renewal postonly-renews-with-post
     """,
     "1.5": """
@@ -758,7 +758,7 @@ STATEMENTS = {
         options-without-effect-ours prefix-with-dynamic prefix-with-stick
     """,
     "1.8": """
-        routes-ours unknown-goes-on-ours answer-goes-on-ours answer-goes-on-when-direct-ours log-says-dashes
+        routes-ours unknown-goes-on-ours response-goes-on-ours response-goes-on-when-direct-ours log-has-dashes
         indirect-routes indirect-deletes-when-direct indirect-passes-otherwise indirect-preserve
         options-without-effect-ours
     """,

@@ -80,8 +80,8 @@ def test_decision_is_live_while_the_app_has_the_request(face: Face) -> None:
     """The app holds the same object that is logged, with what was decided so far."""
     kept: list[Decision] = []
     backend = face.backend(face.server("s1"), persist=Cookie("SRV", signed=False), log=kept.append)
-    answer = face.client(backend)(cookie=f"{SESSION}; SRV=s1")
-    assert answer.seen is not None and answer.seen.decision is kept[0]
+    response = face.client(backend)(cookie=f"{SESSION}; SRV=s1")
+    assert response.seen is not None and response.seen.decision is kept[0]
     assert (kept[0].server, kept[0].status) == ("s1", 200)
 
 

@@ -36,9 +36,9 @@ def over(face: Face, persist: Follow = PLAIN, *app: str, balanced: str = "s2", *
     return face.backend(*servers, persist=persist, balance=RoundRobin(start=start), clock=ManualClock(NOW), **options)
 
 
-def ours(answer: RecordedResponse, *app: str) -> list[str]:
+def ours(response: RecordedResponse, *app: str) -> list[str]:
     """Return the cookies that are set beside those of the app."""
-    texts = answer.all("set-cookie")
+    texts = response.all("set-cookie")
     assert texts[: len(app)] == [*app], "the app's own go out as they came"
     return texts[len(app) :]
 
@@ -64,9 +64,9 @@ ATTRIBUTES = [
 @pytest.mark.parametrize(("app", "copied"), ATTRIBUTES)
 def test_cookie_is_set_with_the_attributes_of_the_applications(face: Face, app: str, copied: str):
     text = f"SID=1{app}"
-    answer = face.client(over(face, PLAIN, text))()
-    assert ours(answer, text) == [f"SRV=s2{copied}"]
-    assert (answer.letters, answer.all("cache-control")) == ("NI", ["private"])
+    response = face.client(over(face, PLAIN, text))()
+    assert ours(response, text) == [f"SRV=s2{copied}"]
+    assert (response.letters, response.all("cache-control")) == ("NI", ["private"])
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_cookie_is_set_whatever_the_value_of_the_applications(face: Face, text: 
     "text", ["SIDE=1; Path=/", "sid=1", "other=SID=1", "SID"], ids=["a longer name", "another case", "a value", "no ="]
 )
 def test_cookie_is_not_set_with_another_cookie(face: Face, text: str):
-    answer = face.client(over(face, PLAIN, text))()
-    assert (ours(answer, text), answer.letters) == ([], "NN")
+    response = face.client(over(face, PLAIN, text))()
+    assert (ours(response, text), response.letters) == ([], "NN")
 
 
 def test_without_the_applications_there_is_no_stickiness_and_no_cookie(face: Face):
-    answer = face.client(over(face))(cookie="a=1; SRV=s1")
-    assert (answer.server, ours(answer)) == ("s2", [])
-    assert (answer.decision.claim, answer.decision.reason) == (Claim.NONE, Reason.NO_COOKIE)
-    assert answer.seen is not None
-    assert answer.seen.cookies == ("a=1",)  # ours is taken out even so
+    response = face.client(over(face))(cookie="a=1; SRV=s1")
+    assert (response.server, ours(response)) == ("s2", [])
+    assert (response.decision.claim, response.decision.reason) == (Claim.NONE, Reason.NO_COOKIE)
+    assert response.seen is not None
+    assert response.seen.cookies == ("a=1",)  # ours is taken out even so
 
 
 def test_a_header_without_the_applications_is_not_remembered_as_one_with_it(face: Face):
@@ -109,22 +109,22 @@ def test_a_header_without_the_applications_is_not_remembered_as_one_with_it(face
 def test_both_cookies_together_lead_back(face: Face):
     get = face.client(over(face))
     for _ in range(3):
-        answer = get(cookie="SID=whatever; SRV=s1")
-        assert (answer.server, ours(answer), answer.letters) == ("s1", [], "VN")
-        assert answer.seen is not None
-        assert answer.seen.cookies == ("SID=whatever",)
+        response = get(cookie="SID=whatever; SRV=s1")
+        assert (response.server, ours(response), response.letters) == ("s1", [], "VN")
+        assert response.seen is not None
+        assert response.seen.cookies == ("SID=whatever",)
 
 
 def test_both_cookies_may_be_in_several_headers(face: Face):
     for joint in face.cookie_separators:
-        answer = face.client(over(face))(cookie=["SID=1", "SRV=s1"], joint=joint)
-        assert (answer.server, answer.letters) == ("s1", "VN")
+        response = face.client(over(face))(cookie=["SID=1", "SRV=s1"], joint=joint)
+        assert (response.server, response.letters) == ("s1", "VN")
 
 
 def test_cookie_lasts_as_long_as_the_applications(face: Face):
-    answer = face.client(over(face, PLAIN, "SID=1; Max-Age=600"))(cookie="SID=1; SRV=s1")
-    assert ours(answer, "SID=1; Max-Age=600") == ["SRV=s1; Max-Age=600"]
-    assert answer.decision.mark is Mark.UPDATED
+    response = face.client(over(face, PLAIN, "SID=1; Max-Age=600"))(cookie="SID=1; SRV=s1")
+    assert ours(response, "SID=1; Max-Age=600") == ["SRV=s1; Max-Age=600"]
+    assert response.decision.mark is Mark.UPDATED
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,17 @@ def test_cookie_lasts_as_long_as_the_applications(face: Face):
     ],
 )
 def test_cookie_is_deleted_with_the_applications(face: Face, text: str, mark: str):
-    answer = face.client(over(face, PLAIN, text))(cookie="SID=1; SRV=s1")
-    assert ours(answer, text) == [mark]
-    assert answer.decision.mark is Mark.DELETED
+    response = face.client(over(face, PLAIN, text))(cookie="SID=1; SRV=s1")
+    assert ours(response, text) == [mark]
+    assert response.decision.mark is Mark.DELETED
 
 
 def test_each_of_the_applications_has_one_of_ours_beside_it(face: Face):
     """An application that moves its cookie deletes it where it was."""
     texts = ["SID=; Path=/old; Max-Age=0", "SID=2; Path=/"]
-    answer = face.client(over(face, PLAIN, *texts))(cookie="SID=1; SRV=s1")
-    assert ours(answer, *texts) == [f"SRV=; {GONE}; Path=/old", "SRV=s1; Path=/"]
-    assert answer.decision.mark is Mark.UPDATED
+    response = face.client(over(face, PLAIN, *texts))(cookie="SID=1; SRV=s1")
+    assert ours(response, *texts) == [f"SRV=; {GONE}; Path=/old", "SRV=s1; Path=/"]
+    assert response.decision.mark is Mark.UPDATED
 
 
 def test_client_of_a_failed_server_gets_a_new_mark_with_our_own_attributes(face: Face):
@@ -158,21 +158,21 @@ def test_client_of_a_failed_server_gets_a_new_mark_with_our_own_attributes(face:
     persist = Follow("SID", Cookie("SRV", signed=False, path="/shop", domain=".a.example"))
     backend = over(face, persist)
     backend["s1"].health = Health.DOWN
-    answer = face.client(backend)(cookie="SID=1; SRV=s1")
-    assert ours(answer) == ["SRV=s2; path=/shop; domain=.a.example"]
-    assert answer.letters == "DI"
+    response = face.client(backend)(cookie="SID=1; SRV=s1")
+    assert ours(response) == ["SRV=s2; path=/shop; domain=.a.example"]
+    assert response.letters == "DI"
 
 
 def test_cookie_that_the_application_sets_under_our_name_is_replaced(face: Face):
-    answer = face.client(over(face, PLAIN, "SRV=mine", "SID=1"))()
-    assert answer.all("set-cookie") == ["SID=1", "SRV=s2"]
+    response = face.client(over(face, PLAIN, "SRV=mine", "SID=1"))()
+    assert response.all("set-cookie") == ["SID=1", "SRV=s2"]
 
 
 def test_cookie_that_the_application_sets_under_our_name_is_preserved(face: Face):
     persist = Follow("SID", Cookie("SRV", signed=False, preserve=True))
-    answer = face.client(over(face, persist, "SRV=mine", "SID=1"))()
-    assert answer.all("set-cookie") == ["SRV=mine", "SID=1"]
-    assert answer.decision.mark is Mark.PASSED
+    response = face.client(over(face, persist, "SRV=mine", "SID=1"))()
+    assert response.all("set-cookie") == ["SRV=mine", "SID=1"]
+    assert response.decision.mark is Mark.PASSED
 
 
 def test_server_without_an_id_deletes_the_cookie(face: Face):
@@ -215,28 +215,30 @@ def test_cookie_with_its_own_attributes_and_an_old_key_is_replaced(face: Face):
         first = face.client(face.backend(*servers, persist=follow(old, own=own)))()
         mark = ours(first, "SID=1")[0].partition(";")[0]
         get = face.client(face.backend(face.server("s1", stateless=True), persist=follow(old, new, own=own)))
-        answer = get(cookie=f"SID=1; {mark}")
-        assert answer.decision.claim is Claim.VALID
-        assert len(ours(answer)) == own
+        response = get(cookie=f"SID=1; {mark}")
+        assert response.decision.claim is Claim.VALID
+        assert len(ours(response)) == own
 
 
 def test_cookie_behind_a_persistence_that_binds_is_still_set_and_deleted(face: Face):
     servers = [face.server(name, headers=sets("SID=1; Max-Age=60")) for name in ("s1", "s2")]
     get = face.client(face.backend(*servers, persist=[Cookie("A", signed=False), PLAIN]))
-    answer = get(cookie="A=s2; SID=1")
-    assert answer.server == "s2"
-    assert ours(answer, "SID=1; Max-Age=60") == ["SRV=s2; Max-Age=60"]
-    answer = get(cookie="A=s2; SRV=s1; SID=1")  # it names another server, but what the application sets has ours beside
-    assert answer.server == "s2"
-    assert ours(answer, "SID=1; Max-Age=60") == ["SRV=s2; Max-Age=60"]
+    response = get(cookie="A=s2; SID=1")
+    assert response.server == "s2"
+    assert ours(response, "SID=1; Max-Age=60") == ["SRV=s2; Max-Age=60"]
+    response = get(
+        cookie="A=s2; SRV=s1; SID=1"
+    )  # it names another server, but what the application sets has ours beside
+    assert response.server == "s2"
+    assert ours(response, "SID=1; Max-Age=60") == ["SRV=s2; Max-Age=60"]
     assert get(cookie="SRV=s2; SID=1").server == "s2"
 
 
 def test_cookie_behind_a_rule_is_not_set_alone(face: Face):
     backend = over(face, PLAIN, use_server={"s1": lambda request: True})
     face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
-    answer = face.client(backend)(cookie="SID=1; SRV=s1")
-    assert (answer.server, ours(answer), answer.decision.claim) == ("s2", [], Claim.UNUSED)
+    response = face.client(backend)(cookie="SID=1; SRV=s1")
+    assert (response.server, ours(response), response.decision.claim) == ("s2", [], Claim.UNUSED)
 
 
 def test_what_follows_needs_no_date_of_its_own(face: Face, recognised: list[PersistenceResult]):
@@ -248,5 +250,5 @@ def test_what_follows_needs_no_date_of_its_own(face: Face, recognised: list[Pers
     face.apps["s2"].headers = ()
     assert isinstance(backend.clock, ManualClock)
     backend.clock.advance(3600)
-    answer = get(cookie=f"SID=1; {mark}")
-    assert (answer.letters, ours(answer), recognised[-1].needs_no_mark) == ("VN", [], True)
+    response = get(cookie=f"SID=1; {mark}")
+    assert (response.letters, ours(response), recognised[-1].needs_no_mark) == ("VN", [], True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PLAIN = Cookie("SERVERID", signed=False, indirect=False, nocache=False)
 
 #: what a server does with requests, or why it gets none
-STATES = ("up", "drain", "maint", "down", "refuses", "closes", "answers 503")
+STATES = ("up", "drain", "maint", "down", "refuses", "closes", "responds 503")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def put(face: Face, server: Server, state: str) -> None:
             app.raises = ServerFailure(Failure.REFUSED)
         case "closes":
             app.raises = ServerFailure(Failure.CLOSED)
-        case "answers 503":
+        case "responds 503":
             app.status = 503
         case "drained":
             server.drain(deadline=0)
@@ -86,14 +86,14 @@ ROWS = [
     Row(("down", "up"), {}, tried="s2", letters="DI"),
     Row(("refuses", "up"), {}, tried="s1 s2", letters="DI"),
     Row(("closes", "up"), {}, tried="s1", status=502, letters="VN"),
-    Row(("answers 503", "up"), {}, tried="s1", status=503, letters="VN"),
+    Row(("responds 503", "up"), {}, tried="s1", status=503, letters="VN"),
     # unavailable="fail": rather no server than another; a drain that is over is no failure
     Row(("drain", "up"), FAIL, tried="s1", letters="VN"),
     Row(("drained", "up"), FAIL, tried="s2", letters="DI"),
     Row(("maint", "up"), FAIL, tried="", status=503, letters="DN"),
     Row(("down", "up"), FAIL, tried="", status=503, letters="DN"),
     Row(("refuses", "up"), FAIL, tried="s1", status=503, letters="DN"),
-    Row(("answers 503", "up"), {**FAIL, "retry_on": "503"}, tried="s1", status=503, letters="VN"),
+    Row(("responds 503", "up"), {**FAIL, "retry_on": "503"}, tried="s1", status=503, letters="VN"),
     # persist_on_down: the own server is tried, down or not
     Row(("down", "up"), PERSIST, tried="s1", letters="DN"),
     Row(("maint", "up"), PERSIST, tried="s1", letters="DN"),
@@ -114,9 +114,9 @@ ROWS = [
         ("closes", "up"), {"retry_on": "empty-response", **STAY, "retries": 1}, tried="s1 s1", status=502, letters="VN"
     ),
     Row(("closes", "up"), {**EMPTY, **FAIL}, tried="s1", status=502, letters="DN"),
-    Row(("answers 503", "up"), {"retry_on": "503"}, tried="s1 s2", letters="DI"),
-    Row(("answers 503", "answers 503"), {"retry_on": "503"}, tried="s1 s2", status=503, letters="DI"),
-    Row(("answers 503", "maint"), {"retry_on": "503"}, tried="s1", status=503, letters="VN"),
+    Row(("responds 503", "up"), {"retry_on": "503"}, tried="s1 s2", letters="DI"),
+    Row(("responds 503", "responds 503"), {"retry_on": "503"}, tried="s1 s2", status=503, letters="DI"),
+    Row(("responds 503", "maint"), {"retry_on": "503"}, tried="s1", status=503, letters="VN"),
     Row(("refuses", "up"), {"retry_on": "none"}, tried="s1", status=503, letters="VN"),
     # backups
     Row(("down", "up", "up"), {}, tried="s2", letters="DI"),
@@ -142,9 +142,9 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_what_becomes_of_the_client_of_s1(face: Face, row: Row) -> None:
     made = backend(face, row.states, row.knobs)
-    answer = face.client(made)(cookie="SERVERID=s1")
-    assert " ".join(answer.decision.attempts) == row.tried
-    assert (answer.status, answer.letters) == (row.status, row.letters)
+    response = face.client(made)(cookie="SERVERID=s1")
+    assert " ".join(response.decision.attempts) == row.tried
+    assert (response.status, response.letters) == (row.status, row.letters)
     assert all(not server.in_flight for server in made.servers)
 
 
@@ -170,9 +170,9 @@ def test_every_combination_ends_with_a_response_after_no_more_attempts_than_allo
     for values, with_backup in combinations[first % 11 :: 11]:
         knobs = dict(zip(COMBINED, values, strict=True))
         made = backend(face, (*states, "up") if with_backup else states, knobs)
-        answer = face.client(made)(cookie="SERVERID=s1")
-        tried = answer.decision.attempts
-        context = f"{knobs} with_backup={with_backup}: tried {tried}, {answer.status} {answer.letters}"
+        response = face.client(made)(cookie="SERVERID=s1")
+        tried = response.decision.attempts
+        context = f"{knobs} with_backup={with_backup}: tried {tried}, {response.status} {response.letters}"
         assert len(tried) <= 1 + knobs["retries"], context
         assert all(not server.in_flight for server in made.servers), context
         usable = {server.name for server in made.servers if server.usable}
@@ -184,9 +184,9 @@ def test_every_combination_ends_with_a_response_after_no_more_attempts_than_allo
             assert {*tried} == {"s1"} or states[0] in ("down", "maint"), context
         if knobs["redispatch"] is True:
             assert max(Counter(tried).values(), default=0) <= 1, context
-        if answer.server is None:
-            assert answer.all("set-cookie") == [], context
-        elif answer.server != "s1":
-            assert len(answer.all("set-cookie")) == 1, context
+        if response.server is None:
+            assert response.all("set-cookie") == [], context
+        elif response.server != "s1":
+            assert len(response.all("set-cookie")) == 1, context
         if states[0] == "up":
-            assert (tried, answer.status, answer.letters) == (("s1",), 200, "VN"), context
+            assert (tried, response.status, response.letters) == (("s1",), 200, "VN"), context

@@ -45,9 +45,9 @@ def test_the_body_arrives_whole_whatever_was_looked_at(face: Face, body: bytes, 
         found = body.startswith(b"user=ann&")
     post = face.client(over(face, Stick.on(USER)))
     for number in range(3):
-        answer = post(method="POST", headers=[FORM], body=body, pieces=pieces)
-        assert answer.seen is not None and answer.seen.body == body
-        assert answer.decision.claim is (Claim.VALID if found and number else Claim.NONE)
+        response = post(method="POST", headers=[FORM], body=body, pieces=pieces)
+        assert response.seen is not None and response.seen.body == body
+        assert response.decision.claim is (Claim.VALID if found and number else Claim.NONE)
 
 
 @pytest.mark.parametrize("pieces", [0, 7], ids=["with a length", "chunked"])
@@ -70,30 +70,30 @@ def test_it_arrives_whole_at_the_server_that_steps_in(face: Face, size: int, pie
 def test_json_is_read_as_well(face: Face):
     post = face.client(over(face, Stick.on(samples.json_field("user"))))
     bodies = [b'{"user": "ann"}', b'{"user": "bob"}', b'{"user": "ann", "cart": [1, 2, 3]}']
-    answers = [post(method="POST", headers=[JSON], body=body) for body in bodies]
-    assert [answer.server for answer in answers] == ["s1", "s2", "s1"]
-    assert [answer.seen.body for answer in answers if answer.seen is not None] == bodies
+    responses = [post(method="POST", headers=[JSON], body=body) for body in bodies]
+    assert [response.server for response in responses] == ["s1", "s2", "s1"]
+    assert [response.seen.body for response in responses if response.seen is not None] == bodies
 
 
 def test_a_request_without_such_a_body_is_not_held_up(face: Face):
     get = face.client(over(face, Stick.on(USER)))
     assert [get().server for _ in range(3)] == ["s1", "s2", "s3"]
-    answer = get(method="POST", headers=[("content-type", "text/plain")], body=b"user=ann")
-    assert answer.seen is not None and answer.seen.body == b"user=ann"
+    response = get(method="POST", headers=[("content-type", "text/plain")], body=b"user=ann")
+    assert response.seen is not None and response.seen.body == b"user=ann"
 
 
 def test_the_body_is_not_read_if_a_cookie_names_a_server(face: Face):
-    asked: list[int] = []
+    calls: list[int] = []
 
     def watched(request: Any) -> str | None:
-        asked.append(1)
+        calls.append(1)
         return USER(request)
 
     backend = over(face, Cookie("SRV", signed=False, nocache=False), Stick.on(watched))
-    answer = face.client(backend)(method="POST", headers=[FORM], body=b"user=ann", cookie="SRV=s3")
-    assert answer.server == "s3"
-    assert answer.seen is not None and answer.seen.body == b"user=ann"
-    assert len(asked) == 1  # and it was not asked again with the body in hand
+    response = face.client(backend)(method="POST", headers=[FORM], body=b"user=ann", cookie="SRV=s3")
+    assert response.server == "s3"
+    assert response.seen is not None and response.seen.body == b"user=ann"
+    assert len(calls) == 1  # it was not called again with the body
 
 
 def test_a_body_beside_what_is_known_without_it(face: Face):
@@ -104,16 +104,16 @@ def test_a_body_beside_what_is_known_without_it(face: Face):
     assert post(cookie="sid=1").server == "s1"
 
 
-def test_balance_may_ask_for_it_too(face: Face):
+def test_balance_may_read_the_body(face: Face):
     post = face.client(over(face, balance=Hash(USER)))
     for user in ("ann", "bob", "eve"):
         body = f"user={user}".encode()
-        answers = [post(method="POST", headers=[FORM], body=body) for _ in range(3)]
-        assert len({answer.server for answer in answers}) == 1
-        assert all(answer.seen is not None and answer.seen.body == body for answer in answers)
+        responses = [post(method="POST", headers=[FORM], body=body) for _ in range(3)]
+        assert len({response.server for response in responses}) == 1
+        assert all(response.seen is not None and response.seen.body == body for response in responses)
 
 
-def test_a_condition_may_ask_for_it_too(face: Face):
+def test_a_condition_may_read_the_body(face: Face):
     backend = over(face, use_server={"s3": lambda request: USER(request) == "ann"})
     post = face.client(backend)
     assert post(method="POST", headers=[FORM], body=b"user=ann").server == "s3"

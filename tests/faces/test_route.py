@@ -50,21 +50,21 @@ WAYS = [
 def test_first_text_that_is_not_empty_is_the_route(
     face: Face, path: str, cookie: str | None, server: str, claim: Claim
 ):
-    answer = face.client(over(face))(path, cookie=cookie)
-    assert (answer.server, answer.decision.claim) == (server, claim)
-    assert answer.all("set-cookie") == []
+    response = face.client(over(face))(path, cookie=cookie)
+    assert (response.server, response.decision.claim) == (server, claim)
+    assert response.all("set-cookie") == []
 
 
 def test_requests_and_responses_are_not_changed(face: Face):
     face_backend = over(face)
     get = face.client(face_backend)
     face.apps["s1"].headers = [("set-cookie", "JSESSIONID=def.s1; Path=/")]
-    answer = get(cookie="a=1; JSESSIONID=abc.s1")
-    assert answer.seen is not None
-    assert answer.seen.cookies == ("a=1; JSESSIONID=abc.s1",)
-    assert answer.all("set-cookie") == ["JSESSIONID=def.s1; Path=/"]
-    assert answer.all("cache-control") == []
-    assert answer.letters == "VN"
+    response = get(cookie="a=1; JSESSIONID=abc.s1")
+    assert response.seen is not None
+    assert response.seen.cookies == ("a=1; JSESSIONID=abc.s1",)
+    assert response.all("set-cookie") == ["JSESSIONID=def.s1; Path=/"]
+    assert response.all("cache-control") == []
+    assert response.letters == "VN"
 
 
 def test_route_is_the_cookie_option_of_the_server(face: Face):
@@ -80,8 +80,8 @@ def test_several_servers_may_share_a_route(face: Face):
     backend["s1"].state = AdminState.MAINT
     assert get(cookie="JSESSIONID=1.a").server == "s3"
     backend["s3"].health = Health.DOWN
-    answer = get(cookie="JSESSIONID=1.a")
-    assert (answer.server, answer.decision.claim, answer.decision.reason) == ("s2", Claim.DOWN, Reason.MAINT)
+    response = get(cookie="JSESSIONID=1.a")
+    assert (response.server, response.decision.claim, response.decision.reason) == ("s2", Claim.DOWN, Reason.MAINT)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,15 @@ def test_several_servers_may_share_a_route(face: Face):
 def test_states_of_servers_count_as_with_cookies(face: Face, state: AdminState, server: str, reason: Reason):
     backend = over(face)
     backend["s1"].state = state
-    answer = face.client(backend)(cookie="JSESSIONID=1.s1")
-    assert (answer.server, answer.decision.reason) == (server, reason)
+    response = face.client(backend)(cookie="JSESSIONID=1.s1")
+    assert (response.server, response.decision.reason) == (server, reason)
 
 
 def test_persist_on_down_binds_to_a_server_that_is_down(face: Face):
     backend = over(face, persist_on_down=True)
     backend["s1"].health = Health.DOWN
-    answer = face.client(backend)(cookie="JSESSIONID=1.s1")
-    assert (answer.server, answer.letters) == ("s1", "DN")
+    response = face.client(backend)(cookie="JSESSIONID=1.s1")
+    assert (response.server, response.letters) == ("s1", "DN")
 
 
 def test_a_backup_has_no_route_unless_it_is_given_one(face: Face):
@@ -125,8 +125,8 @@ def test_a_cookie_of_ours_and_a_route_in_the_order_written(face: Face):
     servers = [face.server(name) for name in ("s1", "s2")]
     get = face.client(face.backend(*servers, persist=[Cookie("SRV", signed=False), JVM]))
     assert get(cookie="SRV=s1; JSESSIONID=1.s2").server == "s1"
-    answer = get(cookie="JSESSIONID=1.s2")
-    assert (answer.server, answer.all("set-cookie")) == ("s2", [])  # a client known by one needs no other
+    response = get(cookie="JSESSIONID=1.s2")
+    assert (response.server, response.all("set-cookie")) == ("s2", [])  # a client known by one needs no other
 
 
 def test_a_sticky_application_that_knows_its_own_route(face: Face):
@@ -135,6 +135,6 @@ def test_a_sticky_application_that_knows_its_own_route(face: Face):
     for name, app in face.apps.items():
         app.headers = [("set-cookie", f"JSESSIONID=0123456789.{name}; Path=/")]
     for server in ("s2", "s1"):
-        answer = get()
-        assert answer.server == server
-        assert [get(cookie=answer.mark).server for _ in range(3)] == [server] * 3
+        response = get()
+        assert response.server == server
+        assert [get(cookie=response.mark).server for _ in range(3)] == [server] * 3

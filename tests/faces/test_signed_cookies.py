@@ -51,38 +51,38 @@ def two(
 def mark_of_s1(face: Face, backend: Backend) -> str:
     """Return what a client gets from s1: the second of two new clients."""
     get = face.client(backend)
-    (answer,) = [answer for answer in (get(), get()) if answer.server == "s1"]
-    return answer.mark
+    (response,) = [response for response in (get(), get()) if response.server == "s1"]
+    return response.mark
 
 
 # -- what is written
 
 
 def test_first_response_carries_a_signed_mark_with_all_protecting_attributes(face: Face) -> None:
-    answer = face.client(two(face))()
-    assert (answer.status, answer.server, answer.letters) == (200, "s2", "NI")
-    (cookie,) = answer.all("set-cookie")
+    response = face.client(two(face))()
+    assert (response.status, response.server, response.letters) == (200, "s2", "NI")
+    (cookie,) = response.all("set-cookie")
     assert re.fullmatch(rf"SERVERID=s2{LIFE}{SIGNATURE}; path=/; HttpOnly; SameSite=Lax", cookie)
-    assert answer.all("cache-control") == ["private"]
+    assert response.all("cache-control") == ["private"]
 
 
 def test_returning_client_is_bound_without_a_new_mark_and_the_app_sees_none(face: Face) -> None:
     backend = two(face)
     get, mark = face.client(backend), mark_of_s1(face, backend)
     for _ in range(3):
-        answer = get(cookie=f"a=1; {mark}; b=2")
-        assert (answer.server, answer.letters, answer.all("set-cookie")) == ("s1", "VN", [])
-        assert answer.all("cache-control") == []
-        assert answer.seen is not None and answer.seen.cookies == ("a=1; b=2",)
-        assert (answer.decision.claim, answer.decision.reason) == (Claim.VALID, Reason.BOUND)
+        response = get(cookie=f"a=1; {mark}; b=2")
+        assert (response.server, response.letters, response.all("set-cookie")) == ("s1", "VN", [])
+        assert response.all("cache-control") == []
+        assert response.seen is not None and response.seen.cookies == ("a=1; b=2",)
+        assert (response.decision.claim, response.decision.reason) == (Claim.VALID, Reason.BOUND)
 
 
 def test_debug_changes_nothing_but_the_header(face: Face) -> None:
     backend = two(face)
     get, mark = face.client(backend, debug=True), mark_of_s1(face, backend)
-    answer = get(cookie=mark)
-    assert (answer.server, answer.letters, answer.all("set-cookie")) == ("s1", "VN", [])
-    assert len(answer.all("x-sticky")) == 1
+    response = get(cookie=mark)
+    assert (response.server, response.letters, response.all("set-cookie")) == ("s1", "VN", [])
+    assert len(response.all("x-sticky")) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_cookie_is_secure_over_tls_unless_configured_otherwise(
     face: Face, scheme: str, secure, attributes: str
 ) -> None:
     cookie = SIGNED if secure is None else replace(SIGNED, secure=secure)
-    answer = face.client(two(face, cookie))(scheme=scheme)
-    assert answer.all("set-cookie") == [answer.mark + attributes]
+    response = face.client(two(face, cookie))(scheme=scheme)
+    assert response.all("set-cookie") == [response.mark + attributes]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_cookie_is_secure_over_tls_unless_configured_otherwise(
     ],
 )
 def test_attributes_are_written_in_one_order(face: Face, cookie: Cookie, attributes: str) -> None:
-    answer = face.client(two(face, cookie))()
-    assert answer.all("set-cookie") == [answer.mark + attributes]
+    response = face.client(two(face, cookie))()
+    assert response.all("set-cookie") == [response.mark + attributes]
 
 
 # -- keys that change
@@ -265,9 +265,9 @@ def test_mark_in_quotes_as_pythons_clients_send_it_is_valid(face: Face, cookie: 
     backend = two(face, cookie)
     name, _, value = mark_of_s1(face, backend).partition("=")
     for _ in range(2):
-        answer = face.client(backend)(cookie=f'a=1; {name}="{value}"')
-        assert (answer.server, answer.letters) == ("s1", "VN")
-        assert answer.seen is not None and answer.seen.cookies == ("a=1",)
+        response = face.client(backend)(cookie=f'a=1; {name}="{value}"')
+        assert (response.server, response.letters) == ("s1", "VN")
+        assert response.seen is not None and response.seen.cookies == ("a=1",)
 
 
 @forgeries
@@ -291,18 +291,18 @@ def test_mark_is_valid_only_for_its_backend_and_under_its_name(face: Face, cooki
     value = mark_of_s1(face, web).partition("=")[2]
     assert face.client(two(face, cookie, stateless=True))(cookie=f"SERVERID={value}").letters == "VN"
     for elsewhere, name in ((api, "SERVERID"), (other, "OTHER")):
-        answer = face.client(elsewhere)(cookie=f"{name}={value}")
-        assert (answer.server, answer.letters) == ("s2", "II")
-        assert answer.decision.reason in (Reason.FORGED, Reason.UNKNOWN)
+        response = face.client(elsewhere)(cookie=f"{name}={value}")
+        assert (response.server, response.letters) == ("s2", "II")
+        assert response.decision.reason in (Reason.FORGED, Reason.UNKNOWN)
 
 
 def test_forged_mark_is_replaced_by_the_first_response_that_may_carry_one(face: Face) -> None:
     get = face.client(two(face, replace(SIGNED, postonly=True)))
     forged = "SERVERID=s1.forged"
     assert get(cookie=forged).letters == "IN"
-    answer = get(cookie=forged, method="POST")
-    assert answer.letters == "II"
-    assert get(cookie=answer.mark).letters == "VN"
+    response = get(cookie=forged, method="POST")
+    assert response.letters == "II"
+    assert get(cookie=response.mark).letters == "VN"
 
 
 def test_valid_mark_beside_a_forged_one_counts(face: Face) -> None:
@@ -310,9 +310,9 @@ def test_valid_mark_beside_a_forged_one_counts(face: Face) -> None:
     mark = mark_of_s1(face, backend)
     for cookies in (["SERVERID=s1.forged", mark], [mark, "SERVERID=s1.forged"]):
         for joint in face.cookie_separators:
-            answer = face.client(backend)(cookie=cookies, joint=joint)
-            assert (answer.server, answer.letters) == ("s1", "VN")
-            assert answer.seen is not None and answer.seen.cookies == ()
+            response = face.client(backend)(cookie=cookies, joint=joint)
+            assert (response.server, response.letters) == ("s1", "VN")
+            assert response.seen is not None and response.seen.cookies == ()
 
 
 # -- dates
@@ -326,10 +326,10 @@ def test_client_that_was_away_for_longer_than_maxidle_is_not_recognised(face: Fa
     clock.advance(600)
     assert get(cookie=mark).server == "s1"
     clock.advance(1)
-    answer = get(cookie=mark)
-    assert (answer.server, answer.letters) == ("s2", "EI")
-    assert (answer.decision.claimed, answer.decision.reason) == ("s1", Reason.EXPIRED)
-    assert get(cookie=answer.mark).letters == "VN"
+    response = get(cookie=mark)
+    assert (response.server, response.letters) == ("s2", "EI")
+    assert (response.decision.claimed, response.decision.reason) == ("s1", Reason.EXPIRED)
+    assert get(cookie=response.mark).letters == "VN"
 
 
 def test_client_that_came_first_longer_ago_than_maxlife_is_not_recognised(face: Face) -> None:
@@ -340,10 +340,10 @@ def test_client_that_came_first_longer_ago_than_maxlife_is_not_recognised(face: 
     clock.advance(600)
     assert get(cookie=mark).letters == "VN", "nothing to renew: its end is fixed"
     clock.advance(1)
-    answer = get(cookie=mark)
-    assert (answer.server, answer.letters) == ("s2", "OI")
-    assert (answer.decision.claimed, answer.decision.reason) == ("s1", Reason.OLD)
-    assert get(cookie=answer.mark).letters == "VN"
+    response = get(cookie=mark)
+    assert (response.server, response.letters) == ("s2", "OI")
+    assert (response.decision.claimed, response.decision.reason) == ("s1", Reason.OLD)
+    assert get(cookie=response.mark).letters == "VN"
 
 
 def test_renewal_against_maxidle_does_not_lengthen_maxlife(face: Face) -> None:
@@ -353,9 +353,9 @@ def test_renewal_against_maxidle_does_not_lengthen_maxlife(face: Face) -> None:
     letters = ""
     for _ in range(5):
         clock.advance(200)
-        answer = get(cookie=mark)
-        letters += answer.letters
-        mark = answer.mark
+        response = get(cookie=mark)
+        letters += response.letters
+        mark = response.mark
     assert letters == "VU" * 5
     clock.advance(4)
     assert get(cookie=mark).letters == "OI"
@@ -416,15 +416,15 @@ def test_refresh_always_marks_each_response(face: Face, cookie: Cookie) -> None:
     backend = two(face, replace(cookie, refresh="always"))
     mark = mark_of_s1(face, backend)
     for _ in range(3):
-        answer = face.client(backend)(cookie=mark)
-        assert (answer.server, answer.letters, answer.mark) == ("s1", "VU", mark)
+        response = face.client(backend)(cookie=mark)
+        assert (response.server, response.letters, response.mark) == ("s1", "VU", mark)
 
 
 def test_refresh_never_leaves_max_age_to_run_out(face: Face) -> None:
     clock = ManualClock()
     backend = two(face, replace(SIGNED, max_age=3600, refresh="never"), clock=clock)
     mark = mark_of_s1(face, backend)
-    assert re.fullmatch(rf"SERVERID=s1{LIFE}{SIGNATURE}", mark), "no date: nobody would read it"
+    assert re.fullmatch(rf"SERVERID=s1{LIFE}{SIGNATURE}", mark), "no date, as no option reads it"
     clock.advance(3599)
     assert face.client(backend)(cookie=mark).letters == "VN"
 
@@ -443,7 +443,7 @@ def test_refresh_never_with_maxidle_is_refused(face: Face) -> None:
         replace(DATED, refresh="never")
 
 
-# -- names that tell nothing
+# -- values that do not contain the name of a server
 
 
 @pytest.mark.parametrize(
@@ -474,9 +474,9 @@ def test_an_opaque_prefix_brings_the_client_back(face: Face) -> None:
         app.headers = [("set-cookie", "JSESSIONID=abc")]
     mark = mark_of_s1(face, backend)
     assert re.fullmatch(rf"JSESSIONID=[0-9a-f]{{32}}{LIFE}{SIGNATURE}~abc", mark)
-    answer = face.client(backend)(cookie=mark)
-    assert answer.server == "s1"
-    assert answer.seen is not None and answer.seen.cookies == ("JSESSIONID=abc",)
+    response = face.client(backend)(cookie=mark)
+    assert response.server == "s1"
+    assert response.seen is not None and response.seen.cookies == ("JSESSIONID=abc",)
 
 
 def test_dynamic_ids_need_an_address(face: Face) -> None:
@@ -502,13 +502,13 @@ def test_first_usable_of_servers_that_share_an_id_gets_the_client(face: Face) ->
     mark = get().mark
     assert get(cookie=mark).server == "s1"
     backend["s1"].state = "maint"
-    answer = get(cookie=mark)
-    assert (answer.server, answer.letters, answer.all("set-cookie")) == ("bk", "VN", [])
+    response = get(cookie=mark)
+    assert (response.server, response.letters, response.all("set-cookie")) == ("bk", "VN", [])
     backend["s1"].state = "ready"
     assert get(cookie=mark).server == "s1"
     backend["s1"].state = backend["bk"].state = "maint"
-    answer = get(cookie=mark)
-    assert (answer.server, answer.letters) == ("s2", "DI")
+    response = get(cookie=mark)
+    assert (response.server, response.letters) == ("s2", "DI")
 
 
 def test_backup_sets_no_mark_and_deletes_the_one_of_the_client(face: Face) -> None:
@@ -543,8 +543,8 @@ def test_signed_prefix_is_put_before_the_apps_value_and_removed_again(face: Face
     backend = two(face, PREFIX)
     for app in face.apps.values():
         app.headers = [("set-cookie", "JSESSIONID=abc; Path=/x; HttpOnly")]
-    answer = face.client(backend)()
-    (cookie,) = answer.all("set-cookie")
+    response = face.client(backend)()
+    (cookie,) = response.all("set-cookie")
     assert re.fullmatch(rf"JSESSIONID=s2{LIFE}{SIGNATURE}~abc; Path=/x; HttpOnly", cookie)
     mark = mark_of_s1(face, backend)
     again = face.client(backend)(cookie=f"a=1; {mark}")
@@ -553,9 +553,9 @@ def test_signed_prefix_is_put_before_the_apps_value_and_removed_again(face: Face
 
 
 def test_a_client_cannot_name_a_server_by_a_prefix_of_its_own(face: Face) -> None:
-    answer = face.client(two(face, PREFIX))(cookie="JSESSIONID=s1~abc")
-    assert (answer.server, answer.letters, answer.decision.reason) == ("s2", "IN", Reason.FORGED)
-    assert answer.seen is not None and answer.seen.cookies == ("JSESSIONID=abc",)
+    response = face.client(two(face, PREFIX))(cookie="JSESSIONID=s1~abc")
+    assert (response.server, response.letters, response.decision.reason) == ("s2", "IN", Reason.FORGED)
+    assert response.seen is not None and response.seen.cookies == ("JSESSIONID=abc",)
 
 
 def test_rewritten_cookie_is_signed_and_ends_with_its_instance(face: Face) -> None:
@@ -578,8 +578,8 @@ def test_rewritten_cookie_is_signed_and_ends_with_its_instance(face: Face) -> No
 
 def test_a_passive_cookie_needs_no_secret(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STICKY_SECRET", raising=False)
-    answer = face.client(two(face, Cookie("SRV", mode="passive")))(cookie="SRV=s1")
-    assert (answer.server, answer.letters) == ("s1", "VN")
+    response = face.client(two(face, Cookie("SRV", mode="passive")))(cookie="SRV=s1")
+    assert (response.server, response.letters) == ("s1", "VN")
     with pytest.raises(ConfigError, match="never signed"):
         Cookie("SRV", mode="passive", signed=True)
 
@@ -606,7 +606,7 @@ def process(face: Face, clock: ManualClock, kind: str) -> Backend:
 
 
 @pytest.mark.parametrize("kind", ["replicas", "apps"])
-def test_mark_of_another_instance_is_told_apart_and_replaced(
+def test_mark_of_another_instance_is_invalid_and_replaced(
     face: Face, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
@@ -615,10 +615,10 @@ def test_mark_of_another_instance_is_told_apart_and_replaced(
     clock.advance(1)
     after = process(face, clock, kind)
     caplog.clear()
-    answer = face.client(after)(cookie=mark)
-    assert (answer.status, answer.letters) == (200, "II")
-    assert answer.decision.reason is Reason.OTHER_INSTANCE
-    assert face.client(after)(cookie=answer.mark).letters == "VN"
+    response = face.client(after)(cookie=mark)
+    assert (response.status, response.letters) == (200, "II")
+    assert response.decision.reason is Reason.OTHER_INSTANCE
+    assert face.client(after)(cookie=response.mark).letters == "VN"
     assert not caplog.records, "we may well have succeeded it"
 
 
@@ -638,8 +638,8 @@ def test_mark_of_a_later_instance_is_logged_once_as_of_another_process(
     mark = face.client(process(face, clock, "replicas"))().mark
     caplog.clear()
     for _ in range(3):
-        answer = face.client(ours)(cookie=mark)
-        assert (answer.letters, answer.decision.reason) == ("II", Reason.OTHER_INSTANCE)
+        response = face.client(ours)(cookie=mark)
+        assert (response.letters, response.decision.reason) == ("II", Reason.OTHER_INSTANCE)
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("sticky_sessions", logging.WARNING)
     assert "backend web" in record.getMessage() and "StickyWorkers" in record.getMessage()
@@ -651,8 +651,8 @@ def test_other_instance_is_not_a_server_that_is_down(face: Face) -> None:
     mark = face.client(process(face, clock, "apps"))().mark
     clock.advance(1)
     backend = face.backend(face.server("s1"), face.server("s2"), persist=SIGNED, unavailable="fail", clock=clock)
-    answer = face.client(backend)(cookie=mark)
-    assert (answer.status, answer.letters) == (200, "II")
+    response = face.client(backend)(cookie=mark)
+    assert (response.status, response.letters) == (200, "II")
 
 
 def test_redispatched_client_is_marked_with_the_server_that_responded(face: Face) -> None:
@@ -660,7 +660,7 @@ def test_redispatched_client_is_marked_with_the_server_that_responded(face: Face
     mark = mark_of_s1(face, backend)
     face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
     get = face.client(backend)
-    answer = get(cookie=mark)
-    assert (answer.server, answer.letters, answer.decision.reason) == ("s2", "DI", Reason.FAILED)
-    assert answer.mark.startswith("SERVERID=s2@")
-    assert get(cookie=answer.mark).letters == "VN"
+    response = get(cookie=mark)
+    assert (response.server, response.letters, response.decision.reason) == ("s2", "DI", Reason.FAILED)
+    assert response.mark.startswith("SERVERID=s2@")
+    assert get(cookie=response.mark).letters == "VN"

@@ -85,12 +85,12 @@ def test_requests_with_the_same_sample_go_to_the_same_server(
     rule.table.clear()
     get = face.client(over(face, rule))
     first = [get(**ann), get(**bob)]
-    assert [answer.server for answer in first] == ["s1", "s2"]
-    assert [answer.letters for answer in first] == ["NN", "NN"]
+    assert [response.server for response in first] == ["s1", "s2"]
+    assert [response.letters for response in first] == ["NN", "NN"]
     for client, server in ((bob, "s2"), (ann, "s1"), (ann, "s1")):
-        answer = get(**client)
-        assert (answer.server, answer.letters) == (server, "VN")
-        assert (answer.all("set-cookie"), answer.all("cache-control")) == ([], [])
+        response = get(**client)
+        assert (response.server, response.letters) == (server, "VN")
+        assert (response.all("set-cookie"), response.all("cache-control")) == ([], [])
 
 
 def test_clients_of_one_network_are_one_key(face: Face):
@@ -111,9 +111,9 @@ def test_behind_trusted_proxies_the_client_s_address_counts(face: Face):
 
 def test_request_without_an_address_is_balanced(face: Face):
     get = face.client(over(face, Stick.on(src)))
-    answers = [get(peer=peer) for peer in ("", "unix:", "localhost")]
-    assert [answer.server for answer in answers] == ["s1", "s2", "s3"]
-    assert {answer.decision.reason for answer in answers} == {Reason.NO_KEY}
+    responses = [get(peer=peer) for peer in ("", "unix:", "localhost")]
+    assert [response.server for response in responses] == ["s1", "s2", "s3"]
+    assert {response.decision.reason for response in responses} == {Reason.NO_KEY}
 
 
 def test_decision_gives_the_reason(face: Face):
@@ -198,11 +198,11 @@ def test_a_cookie_else_a_header_else_the_address(face: Face):
     assert get(peer="10.0.0.1", headers=[("x-user", "bob")], cookie="SERVERID=s3").server == "s3"
     assert users["bob"] == clients["10.0.0.1"] and users["bob"].startswith("s3")  # and it writes over both
     # the header: no cookie for a client that a table knows
-    answer = get(peer="10.0.0.9", headers=[("x-user", "bob")])
-    assert (answer.server, answer.all("set-cookie")) == ("s3", [])
+    response = get(peer="10.0.0.9", headers=[("x-user", "bob")])
+    assert (response.server, response.all("set-cookie")) == ("s3", [])
     # the address
-    answer = get(peer="10.0.0.2")
-    assert (answer.server, answer.all("set-cookie")) == ("s2", [])
+    response = get(peer="10.0.0.2")
+    assert (response.server, response.all("set-cookie")) == ("s2", [])
 
 
 def test_consecutive_rules_are_applied_together(face: Face):
@@ -223,9 +223,9 @@ def test_ignore_persist_does_not_apply_to_tables(face: Face):
     )
     get = face.client(backend)
     assert get(headers=[("x", "ann")]).server == "s1"
-    answer = get("/ignored", cookie="SRV=s2", headers=[("x", "ann")])
-    assert (answer.server, answer.all("set-cookie")) == ("s1", [])
-    assert answer.seen is not None and answer.seen.cookies == ()
+    response = get("/ignored", cookie="SRV=s2", headers=[("x", "ann")])
+    assert (response.server, response.all("set-cookie")) == ("s1", [])
+    assert response.seen is not None and response.seen.cookies == ()
     assert get(cookie="SRV=s2", headers=[("x", "ann")]).server == "s2"
 
 
@@ -242,13 +242,13 @@ def test_rules_of_persistence_apply_to_tables(face: Face):
     ann = [("x", "ann")]
     assert get(headers=ann).server == "s1"
 
-    answer = get("/ignored", headers=ann)  # that is for cookies, as in HAProxy
-    assert (answer.server, answer.decision.claim) == ("s1", Claim.VALID)
+    response = get("/ignored", headers=ann)  # that is for cookies, as in HAProxy
+    assert (response.server, response.decision.claim) == ("s1", Claim.VALID)
     assert get("/ignored", headers=[("x", "bob")]).server == get(headers=[("x", "bob")]).server
 
     backend["s1"].health = Health.DOWN
-    answer = get("/forced", headers=ann)
-    assert (answer.server, answer.decision.claim) == ("s1", Claim.DOWN)
+    response = get("/forced", headers=ann)
+    assert (response.server, response.decision.claim) == ("s1", Claim.DOWN)
     backend["s1"].health = Health.UP
 
     assert get("/three", headers=ann).decision.claim is Claim.UNUSED
@@ -263,7 +263,7 @@ class Together:
 
     def __init__(self, face: Face, leave: Callable[[Together], bool]) -> None:
         self.face = face
-        self.leave = leave  # whether apps may answer
+        self.leave = leave  # whether apps may respond
         self.inside: list[str] = []
         self.served: list[str] = []
 
@@ -298,7 +298,7 @@ class Together:
 
         return app
 
-    def ask(self, backend: Backend, *clients: dict[str, Any]) -> list[int]:
+    def request(self, backend: Backend, *clients: dict[str, Any]) -> list[int]:
         """The statuses of their responses."""
         dispatcher = self.face.dispatcher(backend)
         return (self._tasks if self.face.name == "asgi" else self._threads)(dispatcher, clients)
@@ -376,7 +376,7 @@ def test_simultaneous_first_requests_of_one_client_go_to_one_server(face: Face):
     crowd = Together(face, lambda crowd: len(crowd.inside) == 4)
     keys = StickTable("string")
     backend = face.backend(*map(crowd.server, ("s1", "s2", "s3")), persist=Stick.on(hdr("x"), keys))
-    assert crowd.ask(backend, *[ANN] * 4) == [200] * 4
+    assert crowd.request(backend, *[ANN] * 4) == [200] * 4
     assert len(set(crowd.served)) == 1 and len(keys) == 1
     assert all(not server.in_flight for server in backend.servers)
 
@@ -384,7 +384,7 @@ def test_simultaneous_first_requests_of_one_client_go_to_one_server(face: Face):
 def test_first_requests_of_several_clients_are_spread(face: Face):
     crowd = Together(face, lambda crowd: len(crowd.inside) == 3)
     backend = face.backend(*map(crowd.server, ("s1", "s2", "s3")), persist=Stick.on(hdr("x")))
-    crowd.ask(backend, *({"headers": [("x", str(number))]} for number in range(3)))
+    crowd.request(backend, *({"headers": [("x", str(number))]} for number in range(3)))
     assert sorted(crowd.served) == ["s1", "s2", "s3"]
 
 
@@ -392,7 +392,7 @@ def test_a_client_waits_for_its_server_though_another_is_free(face: Face):
     crowd = Together(face, lambda crowd: bool(crowd.served) or backend.placement.queue.waiting_for(backend["s1"]) == 1)
     servers = [crowd.server(name, maxconn=1) for name in ("s1", "s2")]
     backend = face.backend(*servers, persist=Stick.on(hdr("x")))
-    assert crowd.ask(backend, ANN, ANN) == [200, 200]
+    assert crowd.request(backend, ANN, ANN) == [200, 200]
     assert crowd.served == ["s1", "s1"]
     assert all(not server.in_flight for server in servers)
 
@@ -401,7 +401,7 @@ def test_a_client_moves_if_too_many_wait_for_its_server(face: Face):
     crowd = Together(face, lambda crowd: len(crowd.inside) > 1)
     servers = [crowd.server(name, maxconn=1, maxqueue=1) for name in ("s1", "s2")]
     backend = face.backend(*servers, persist=Stick.on(hdr("x")))
-    assert crowd.ask(backend, ANN, ANN, ANN) == [200, 200, 200]
+    assert crowd.request(backend, ANN, ANN, ANN) == [200, 200, 200]
     assert sorted(crowd.served) == ["s1", "s1", "s2"]
     assert all(not server.in_flight for server in servers)
 
@@ -412,6 +412,6 @@ def test_first_request_that_waits_reserves_the_server_that_it_gets(face: Face):
     server = crowd.server("s1", maxconn=1)
     backend = face.backend(server, persist=Stick.on(hdr("x"), keys))
     clients = [{"headers": [("x", str(number))]} for number in range(3)]
-    assert crowd.ask(backend, *clients) == [200] * 3
+    assert crowd.request(backend, *clients) == [200] * 3
     assert sorted(entry.key for entry in keys) == ["0", "1", "2"]
     assert not server.in_flight

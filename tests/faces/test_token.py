@@ -26,8 +26,8 @@ def test_token_is_sent_in_a_header_and_comes_back_in_one(face: Face):
     assert [len(each) for each in tokens] == [1, 1]
     for _ in range(2):
         for (token,), server in zip(tokens, ("s1", "s2"), strict=True):
-            answer = get(headers=[("x-session-token", token)])
-            assert (answer.server, answer.letters, answer.all("x-session-token")) == (server, "VN", [])
+            response = get(headers=[("x-session-token", token)])
+            assert (response.server, response.letters, response.all("x-session-token")) == (server, "VN", [])
 
 
 def test_token_may_come_back_in_a_parameter_of_the_url(face: Face):
@@ -39,11 +39,11 @@ def test_token_may_come_back_in_a_parameter_of_the_url(face: Face):
 @pytest.mark.parametrize(("scheme", "secure"), [("http", ""), ("https", "; Secure")])
 def test_cookie_carries_the_token_and_no_server_sees_it(face: Face, scheme: str, secure: str):
     get = face.client(over(face, Token(cookie="TOKEN")))
-    answer = get(scheme=scheme)
-    (line,) = answer.all("set-cookie")
-    assert line == f"{answer.mark}; path=/; HttpOnly{secure}; SameSite=Lax"
-    assert (answer.letters, answer.all("cache-control")) == ("NI", ["private"])
-    again = get(cookie=f"a=1; {answer.mark}")
+    response = get(scheme=scheme)
+    (line,) = response.all("set-cookie")
+    assert line == f"{response.mark}; path=/; HttpOnly{secure}; SameSite=Lax"
+    assert (response.letters, response.all("cache-control")) == ("NI", ["private"])
+    again = get(cookie=f"a=1; {response.mark}")
     assert again.seen is not None
     assert (again.server, again.seen.cookies, again.letters) == ("s1", ("a=1",), "VN")
     assert again.all("set-cookie") == []
@@ -52,9 +52,9 @@ def test_cookie_carries_the_token_and_no_server_sees_it(face: Face, scheme: str,
 def test_invented_token_is_replaced(face: Face):
     table = StickTable("string")
     get = face.client(over(face, Token(header="t", table=table)))
-    answer = get(headers=[("t", "A" * 24)])
-    assert (answer.decision.claim, len(answer.all("t"))) == (Claim.NONE, 1)
-    assert [entry.key for entry in table] == answer.all("t")
+    response = get(headers=[("t", "A" * 24)])
+    assert (response.decision.claim, len(response.all("t"))) == (Claim.NONE, 1)
+    assert [entry.key for entry in table] == response.all("t")
 
 
 def test_token_stays_with_a_client_that_is_redispatched(face: Face):
@@ -82,5 +82,5 @@ def test_response_of_ours_carries_no_token(face: Face):
     backend = over(face, Token(header="t", cookie="t"))
     for server in backend.servers:
         server.state = AdminState.MAINT
-    answer = face.client(backend)()
-    assert (answer.status, answer.all("t"), answer.all("set-cookie")) == (503, [], [])
+    response = face.client(backend)()
+    assert (response.status, response.all("t"), response.all("set-cookie")) == (503, [], [])

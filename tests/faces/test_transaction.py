@@ -56,19 +56,17 @@ def put(server: Server, state: str) -> None:
 
 
 @pytest.mark.parametrize("state, reason", [("maint", Reason.MAINT), ("down", Reason.DOWN)])
-def test_a_server_that_is_out_is_passed_over_and_its_client_told_the_new_one(
-    face: Face, state: str, reason: Reason
-) -> None:
+def test_a_client_of_an_unusable_server_gets_another_and_its_mark(face: Face, state: str, reason: Reason) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
     put(backend["s1"], state)
-    answer = face.client(backend)(cookie="SERVERID=s1")
-    assert (answer.status, answer.server, answer.all("set-cookie")) == (200, "s2", [MARKED_S2])
-    assert (answer.decision.claim, answer.decision.reason, answer.decision.claimed) == (
+    response = face.client(backend)(cookie="SERVERID=s1")
+    assert (response.status, response.server, response.all("set-cookie")) == (200, "s2", [MARKED_S2])
+    assert (response.decision.claim, response.decision.reason, response.decision.claimed) == (
         Claim.DOWN,
         reason,
         "s1",
     )
-    assert answer.decision.attempts == ("s2",)
+    assert response.decision.attempts == ("s2",)
 
 
 @pytest.mark.parametrize("state", ["maint", "down", "drain"])
@@ -85,15 +83,15 @@ def test_a_client_that_was_moved_stays_where_it_is_when_its_server_is_back(face:
     backend["s1"].state = "maint"
     moved = get(cookie="SERVERID=s1").mark
     backend["s1"].state = "ready"
-    answer = get(cookie=moved)
-    assert (answer.server, answer.letters) == ("s2", "VN")
+    response = get(cookie=moved)
+    assert (response.server, response.letters) == ("s2", "VN")
 
 
 def test_a_server_that_drains_keeps_its_clients(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
     backend["s1"].state = "drain"
-    answer = face.client(backend)(cookie="SERVERID=s1")
-    assert (answer.server, answer.letters, answer.all("set-cookie")) == ("s1", "VN", [])
+    response = face.client(backend)(cookie="SERVERID=s1")
+    assert (response.server, response.letters, response.all("set-cookie")) == ("s1", "VN", [])
 
 
 def test_weight_zero_keeps_its_clients_and_takes_no_new_ones(face: Face) -> None:
@@ -108,8 +106,8 @@ def test_weight_zero_keeps_its_clients_and_takes_no_new_ones(face: Face) -> None
 def test_where_only_draining_servers_are_left_they_serve(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
     backend["s1"].state, backend["s2"].state = "maint", "drain"
-    answer = face.client(backend)()
-    assert (answer.status, answer.server, answer.all("set-cookie")) == (200, "s2", [MARKED_S2])
+    response = face.client(backend)()
+    assert (response.status, response.server, response.all("set-cookie")) == (200, "s2", [MARKED_S2])
 
 
 def test_a_backup_serves_while_no_other_can_and_before_those_that_drain(face: Face) -> None:
@@ -138,10 +136,10 @@ def test_a_client_may_rather_be_sent_away_than_to_a_server_that_is_not_its_own(f
         face.apps["s1"].raises = ServerFailure(Failure.REFUSED)
     else:
         put(backend["s1"], state)
-    answer = get(cookie="SERVERID=s1")
-    assert (answer.status, answer.server, answer.all("set-cookie")) == (503, None, [])
-    assert answer.letters == "DN"
-    assert all(seen.server == "s1" for seen in answer.tried)
+    response = get(cookie="SERVERID=s1")
+    assert (response.status, response.server, response.all("set-cookie")) == (503, None, [])
+    assert response.letters == "DN"
+    assert all(seen.server == "s1" for seen in response.tried)
     face.apps["s1"].raises = None
     put(backend["s1"], "ready")
     backend["s1"].health = Health.UP
@@ -152,11 +150,11 @@ def test_a_client_may_rather_be_sent_away_than_to_a_server_that_is_not_its_own(f
 def test_a_client_that_belongs_nowhere_is_served_all_the_same(face: Face, cookie: str | None) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, unavailable="fail")
     backend["s1"].state = "maint"
-    answer = face.client(backend)(cookie=cookie)
-    assert (answer.status, answer.server) == (200, "s2")
+    response = face.client(backend)(cookie=cookie)
+    assert (response.status, response.server) == (200, "s2")
 
 
-def test_a_client_whose_mark_has_expired_belongs_nowhere(face: Face) -> None:
+def test_a_client_with_an_expired_mark_is_a_new_client(face: Face) -> None:
     clock = ManualClock()
     cookie = Cookie("SERVERID", signed=False, maxidle=60)
     backend = face.backend(face.server("s1"), face.server("s2"), persist=cookie, unavailable="fail", clock=clock)
@@ -165,8 +163,8 @@ def test_a_client_whose_mark_has_expired_belongs_nowhere(face: Face) -> None:
     backend["s1"].state = "maint"
     assert get(cookie=mark).status == 503
     clock.advance(61)
-    answer = get(cookie=mark)
-    assert (answer.status, answer.server, answer.letters) == (200, "s2", "EI")
+    response = get(cookie=mark)
+    assert (response.status, response.server, response.letters) == (200, "s2", "EI")
 
 
 # -- servers that fail
@@ -179,25 +177,25 @@ def test_a_server_that_has_not_executed_a_request_gives_way_whatever_the_method(
 ) -> None:
     failing = face.server("s1", raises=ServerFailure(failure))
     backend = face.backend(failing, face.server("s2"), persist=PLAIN)
-    answer = face.client(backend)(method=method)
-    assert (answer.status, answer.server, answer.all("set-cookie")) == (200, "s2", [MARKED_S2])
-    assert answer.decision.attempts == ("s1", "s2") == tuple(seen.server for seen in answer.tried)
-    assert answer.decision.failures == (failure,)
+    response = face.client(backend)(method=method)
+    assert (response.status, response.server, response.all("set-cookie")) == (200, "s2", [MARKED_S2])
+    assert response.decision.attempts == ("s1", "s2") == tuple(seen.server for seen in response.tried)
+    assert response.decision.failures == (failure,)
     assert nothing_in_flight(backend)
     assert [failing.counters[total] for total in (Total.ECON, Total.ERESP, Total.WREDIS)] == [1, 0, 1]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("failure", EXECUTED, ids=by_name)
-def test_what_may_have_been_executed_is_not_told_again(face: Face, failure: Failure, method: str) -> None:
+def test_a_request_that_may_have_been_executed_is_not_replayed(face: Face, failure: Failure, method: str) -> None:
     failing = face.server("s1", raises=ServerFailure(failure))
     backend = face.backend(failing, face.server("s2"), persist=PLAIN)
-    answer = face.client(backend)(method=method)
-    assert (answer.status, answer.server, answer.all("set-cookie")) == (502, None, [])
-    assert answer.all("retry-after") == [], "whether it may be told again is the client's to decide"
-    assert answer.all("cache-control") == ["no-store"]
-    assert (b"502" in answer.body) is (method != "HEAD")
-    assert [seen.server for seen in answer.tried] == ["s1"]
+    response = face.client(backend)(method=method)
+    assert (response.status, response.server, response.all("set-cookie")) == (502, None, [])
+    assert response.all("retry-after") == [], "whether it may be told again is the client's to decide"
+    assert response.all("cache-control") == ["no-store"]
+    assert (b"502" in response.body) is (method != "HEAD")
+    assert [seen.server for seen in response.tried] == ["s1"]
     assert nothing_in_flight(backend)
     assert [failing.counters[total] for total in (Total.ECON, Total.ERESP, Total.WREDIS)] == [0, 1, 0]
 
@@ -208,22 +206,22 @@ def test_a_failure_after_the_head_is_raised(face: Face, failure: Failure, first:
     breaks = ServerFailure(failure)
     backend = face.backend(face.server("s1", breaks=breaks), face.server("s2"), persist=PLAIN)
     face.apps["s1"].first = first
-    answer = face.client(backend).outcome()
-    assert isinstance(answer.raised, ServerFailure)
-    assert (answer.raised.failure, answer.raised.server) == (Failure.TRUNCATED, "s1")
-    assert answer.raised.__cause__ is breaks
-    assert (answer.status, answer.server, answer.body) == (200, "s1", first)
-    assert answer.all("set-cookie") == [MARKED_S1]
-    assert [seen.server for seen in answer.tried] == ["s1"]
-    assert answer.decision.status == 200
+    response = face.client(backend).outcome()
+    assert isinstance(response.raised, ServerFailure)
+    assert (response.raised.failure, response.raised.server) == (Failure.TRUNCATED, "s1")
+    assert response.raised.__cause__ is breaks
+    assert (response.status, response.server, response.body) == (200, "s1", first)
+    assert response.all("set-cookie") == [MARKED_S1]
+    assert [seen.server for seen in response.tried] == ["s1"]
+    assert response.decision.status == 200
     assert nothing_in_flight(backend)
 
 
-def test_the_server_that_answered_and_then_failed_is_still_the_one_that_answered(face: Face) -> None:
+def test_a_server_that_fails_after_its_head_is_the_server_of_the_decision(face: Face) -> None:
     breaks = ServerFailure(Failure.TRUNCATED)
     backend = face.backend(face.server("s1", breaks=breaks), face.server("s2"), persist=PLAIN)
-    answer = face.client(backend).outcome()
-    assert (answer.server, answer.decision.server) == ("s1", "s1")
+    response = face.client(backend).outcome()
+    assert (response.server, response.decision.server) == ("s1", "s1")
 
 
 @pytest.mark.parametrize("retries, attempts", [(0, 1), (1, 2), (3, 4), (9, 6)])
@@ -231,16 +229,16 @@ def test_no_more_servers_are_tried_than_retries_allows(face: Face, retries: int,
     refused = ServerFailure(Failure.REFUSED)
     servers = [face.server(f"s{number}", raises=refused) for number in range(1, 7)]
     backend = face.backend(*servers, persist=PLAIN, retries=retries)
-    answer = face.client(backend)()
-    assert (answer.status, answer.all("retry-after")) == (503, ["5"])
-    tried = [seen.server for seen in answer.tried]
+    response = face.client(backend)()
+    assert (response.status, response.all("retry-after")) == (503, ["5"])
+    tried = [seen.server for seen in response.tried]
     assert len(tried) == len({*tried}) == attempts
-    assert answer.decision.attempts == tuple(tried)
-    assert answer.decision.failures == (Failure.REFUSED,) * attempts
+    assert response.decision.attempts == tuple(tried)
+    assert response.decision.failures == (Failure.REFUSED,) * attempts
     assert nothing_in_flight(backend)
 
 
-def test_three_retries_unless_told_otherwise(face: Face) -> None:
+def test_three_retries_by_default(face: Face) -> None:
     servers = [face.server(f"s{n}", raises=ServerFailure(Failure.REFUSED)) for n in range(9)]
     made = face.package.Backend("web", servers)
     assert len(face.client(made)().tried) == 4
@@ -252,8 +250,8 @@ def test_a_backup_and_a_draining_server_step_up_when_all_others_have_failed(face
     face.apps["bk"].raises = refused
     backend = face.backend(*servers, persist=PLAIN)
     backend["s2"].state = "drain"
-    answer = face.client(backend)()
-    assert (answer.server, answer.decision.attempts) == ("s2", ("s1", "bk", "s2"))
+    response = face.client(backend)()
+    assert (response.server, response.decision.attempts) == ("s2", ("s1", "bk", "s2"))
 
 
 # -- apps that raise
@@ -271,10 +269,10 @@ def test_an_exception_out_of_an_app_is_the_apps_counted_and_raised_as_it_is(
     error = Broken()
     broken = face.server("s1", raises=error)
     backend = face.backend(broken, face.server("s2"), persist=PLAIN)
-    answer = face.client(backend).outcome(method=method, cookie=cookie)
-    assert answer.raised is error
-    assert answer.status == 0, "the server around us answers"
-    assert [seen.server for seen in answer.tried] == ["s1"], "it may have been executed"
+    response = face.client(backend).outcome(method=method, cookie=cookie)
+    assert response.raised is error
+    assert response.status == 0, "the server around us answers"
+    assert [seen.server for seen in response.tried] == ["s1"], "it may have been executed"
     assert nothing_in_flight(backend)
     assert (broken.counters[Total.ERESP], broken.counters[Total.ECON]) == (1, 0)
 
@@ -285,9 +283,9 @@ def test_an_exception_after_the_head_is_raised_and_counted_too(face: Face, first
     broken = face.server("s1", breaks=error)
     backend = face.backend(broken, face.server("s2"), persist=PLAIN)
     face.apps["s1"].first = first
-    answer = face.client(backend).outcome()
-    assert answer.raised is error
-    assert (answer.status, answer.body, answer.all("set-cookie")) == (200, first, [MARKED_S1])
+    response = face.client(backend).outcome()
+    assert response.raised is error
+    assert (response.status, response.body, response.all("set-cookie")) == (200, first, [MARKED_S1])
     assert nothing_in_flight(backend)
     assert broken.counters[Total.ERESP] == 1
 
@@ -302,18 +300,18 @@ def test_without_a_usable_server_the_response_is_503(face: Face, signed: bool, c
     backend = face.backend(face.server("s1"), face.server("s2"), persist=persist)
     put(backend["s1"], "maint")
     put(backend["s2"], "down")
-    answer = face.client(backend)(cookie=cookie)
-    assert (answer.status, answer.server, answer.tried) == (503, None, ())
-    assert answer.all("retry-after") == ["5"]
-    assert answer.all("set-cookie") == []
-    assert answer.all("cache-control") == ["no-store"]
-    assert answer.all("content-length") == [str(len(answer.body))]
-    assert b"503 Service Unavailable" in answer.body
-    assert (answer.decision.server, answer.decision.attempts, answer.decision.status) == (None, (), 503)
-    assert answer.decision.mark is Mark.NONE
+    response = face.client(backend)(cookie=cookie)
+    assert (response.status, response.server, response.tried) == (503, None, ())
+    assert response.all("retry-after") == ["5"]
+    assert response.all("set-cookie") == []
+    assert response.all("cache-control") == ["no-store"]
+    assert response.all("content-length") == [str(len(response.body))]
+    assert b"503 Service Unavailable" in response.body
+    assert (response.decision.server, response.decision.attempts, response.decision.status) == (None, (), 503)
+    assert response.decision.mark is Mark.NONE
 
 
-def test_the_page_has_no_body_for_head_and_says_how_long_it_would_be(face: Face) -> None:
+def test_the_error_page_for_head_has_a_content_length_and_no_body(face: Face) -> None:
     backend = face.backend(face.server("s1"), persist=PLAIN)
     backend["s1"].state = "maint"
     get = face.client(backend)
@@ -338,11 +336,11 @@ def test_a_replica_that_fails_to_start_is_down_and_logged_once_and_the_others_se
     backend = face.backend(*Server.replicas(create_app, 3), persist=PLAIN)
     get = face.client(backend)
     assert not calls, "made in the process that serves, when the first request comes"
-    answers = [get(cookie="SERVERID=r2"), *(get() for _ in range(5))]
+    responses = [get(cookie="SERVERID=r2"), *(get() for _ in range(5))]
     assert calls == [1, 2, 3]
-    assert {answer.server for answer in answers} == {"app 1", "app 3"}
-    assert {answer.status for answer in answers} == {200}
-    assert (answers[0].decision.claim, answers[0].decision.reason) == (Claim.DOWN, Reason.DOWN)
+    assert {response.server for response in responses} == {"app 1", "app 3"}
+    assert {response.status for response in responses} == {200}
+    assert (responses[0].decision.claim, responses[0].decision.reason) == (Claim.DOWN, Reason.DOWN)
     assert backend["r2"].health is Health.DOWN
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.name == "sticky_sessions"
@@ -350,20 +348,20 @@ def test_a_replica_that_fails_to_start_is_down_and_logged_once_and_the_others_se
     assert record.exc_info is not None and "no database" in str(record.exc_info[1])
 
 
-def test_where_no_replica_starts_the_client_is_asked_to_come_again(face: Face) -> None:
+def test_if_no_replica_starts_the_response_has_retry_after(face: Face) -> None:
     def create_app() -> Callable[..., Any]:
         raise RuntimeError("no database")
 
-    answer = face.client(face.backend(*Server.replicas(create_app, 2), persist=PLAIN))()
-    assert (answer.status, answer.decision.attempts) == (503, ())
+    response = face.client(face.backend(*Server.replicas(create_app, 2), persist=PLAIN))()
+    assert (response.status, response.decision.attempts) == (503, ())
 
 
 # -- what was decided, and where that is reported
 
 
-def test_a_decision_says_who_has_a_request_and_why(face: Face) -> None:
-    told: list[Decision] = []
-    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, log=told.append)
+def test_a_decision_names_the_server_of_a_request_and_the_reason(face: Face) -> None:
+    logged: list[Decision] = []
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, log=logged.append)
     get = face.client(backend)
 
     new = get().decision
@@ -385,33 +383,33 @@ def test_a_decision_says_who_has_a_request_and_why(face: Face) -> None:
     assert (moved.server, moved.attempts, moved.failures) == ("s2", ("s1", "s2"), (Failure.REFUSED,))
     assert (moved.claim, moved.reason, moved.claimed) == (Claim.DOWN, Reason.FAILED, "s1")
 
-    assert told == [new, bound, unknown, empty, moved]
+    assert logged == [new, bound, unknown, empty, moved]
 
 
 def test_the_app_sees_the_decision_that_brought_the_request_to_it(face: Face) -> None:
     backend = face.backend(face.server("s1"), persist=PLAIN)
-    answer = face.client(backend)(cookie="SERVERID=s1")
-    assert answer.seen is not None
-    assert answer.seen.decision is answer.decision
+    response = face.client(backend)(cookie="SERVERID=s1")
+    assert response.seen is not None
+    assert response.seen.decision is response.decision
 
 
-def test_a_backend_without_persistence_says_so_and_marks_nothing(face: Face) -> None:
-    answer = face.client(face.backend(face.server("s1"), face.server("s2")))(cookie="SERVERID=s2")
-    assert (answer.server, answer.letters, answer.all("set-cookie")) == ("s1", "NN", [])
-    assert answer.decision.reason is Reason.NO_PERSISTENCE
-    assert answer.seen is not None and answer.seen.cookies == ("SERVERID=s2",)
+def test_a_decision_of_a_backend_without_persistence_has_no_claim_and_no_mark_is_sent(face: Face) -> None:
+    response = face.client(face.backend(face.server("s1"), face.server("s2")))(cookie="SERVERID=s2")
+    assert (response.server, response.letters, response.all("set-cookie")) == ("s1", "NN", [])
+    assert response.decision.reason is Reason.NO_PERSISTENCE
+    assert response.seen is not None and response.seen.cookies == ("SERVERID=s2",)
 
 
-def test_where_no_dispatcher_has_been_there_is_no_decision(face: Face) -> None:
-    answer = face.client(face.validated(face.app("app")))()
-    assert answer.decided is None
+def test_a_request_without_a_dispatcher_has_no_decision(face: Face) -> None:
+    response = face.client(face.validated(face.app("app")))()
+    assert response.decided is None
     with pytest.raises(LookupError, match="has not come through"):
         face.package.decision({})
 
 
 def test_the_log_is_called_once_for_each_request_however_it_ended(face: Face) -> None:
-    told: list[Decision] = []
-    backend = face.backend(face.server("s1"), persist=PLAIN, log=told.append)
+    logged: list[Decision] = []
+    backend = face.backend(face.server("s1"), persist=PLAIN, log=logged.append)
     get = face.client(backend)
     get()
     face.apps["s1"].raises = Broken()
@@ -422,7 +420,7 @@ def test_the_log_is_called_once_for_each_request_however_it_ended(face: Face) ->
     get.outcome()
     backend["s1"].state = "maint"
     get()
-    assert [decision.status for decision in told] == [200, 0, 502, 200, 503]
+    assert [decision.status for decision in logged] == [200, 0, 502, 200, 503]
 
 
 def test_dispatchers_within_dispatchers_each_decide_and_mark_for_themselves(face: Face) -> None:
@@ -435,12 +433,12 @@ def test_dispatchers_within_dispatchers_each_decide_and_mark_for_themselves(face
     nested = face.validated(face.dispatcher(inner))
     outer = face.backend(Server("o1", nested), name="outer", persist=Cookie("OUTER", signed=False, nocache=False))
     get = face.client(outer)
-    answer = get()
-    assert answer.all("set-cookie") == ["INNER=i1; path=/", "OUTER=o1; path=/"]
-    assert answer.seen is not None
-    assert (answer.decision.backend, answer.decision.server, answer.decision.outer) == ("outer", "o1", None)
-    assert (answer.seen.decision.backend, answer.seen.decision.server) == ("inner", "i1")
-    assert answer.seen.decision.outer is answer.decision
+    response = get()
+    assert response.all("set-cookie") == ["INNER=i1; path=/", "OUTER=o1; path=/"]
+    assert response.seen is not None
+    assert (response.decision.backend, response.decision.server, response.decision.outer) == ("outer", "o1", None)
+    assert (response.seen.decision.backend, response.seen.decision.server) == ("inner", "i1")
+    assert response.seen.decision.outer is response.decision
 
     again = get(cookie="OUTER=o1; INNER=i2; a=1")
     assert (again.server, again.all("set-cookie")) == ("i2", [])
@@ -449,7 +447,7 @@ def test_dispatchers_within_dispatchers_each_decide_and_mark_for_themselves(face
     assert (again.seen.decision.claim, again.decision.claim) == (Claim.VALID, Claim.VALID)
 
 
-def test_debug_says_in_a_header_what_was_decided(face: Face) -> None:
+def test_debug_adds_a_header_with_the_decision(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
     get = face.client(backend, debug=True)
     (new,) = get().all("x-sticky")
@@ -478,8 +476,8 @@ PAIR = (Cookie("FIRST", signed=False, nocache=False), Cookie("SECOND", signed=Fa
 
 
 def test_of_several_persistences_each_marks_a_new_client(face: Face) -> None:
-    answer = face.client(face.backend(face.server("s1"), face.server("s2"), persist=PAIR))()
-    assert answer.all("set-cookie") == ["FIRST=s1; path=/", "SECOND=s1; path=/"]
+    response = face.client(face.backend(face.server("s1"), face.server("s2"), persist=PAIR))()
+    assert response.all("set-cookie") == ["FIRST=s1; path=/", "SECOND=s1; path=/"]
 
 
 @pytest.mark.parametrize(
@@ -493,21 +491,21 @@ def test_of_several_persistences_each_marks_a_new_client(face: Face) -> None:
         ("FIRST=out; SECOND=s3", "s3"),
     ],
 )
-def test_the_first_that_speaks_wins(face: Face, cookie: str, server: str) -> None:
+def test_the_first_persistence_that_recognises_the_client_decides(face: Face, cookie: str, server: str) -> None:
     servers = [face.server(name) for name in ("s1", "s2", "s3", "out")]
     backend = face.backend(*servers, persist=PAIR)
     backend["out"].state = "maint"
-    answer = face.client(backend)(cookie=f"a=1; {cookie}")
-    assert (answer.server, answer.decision.claim) == (server, Claim.VALID)
-    assert answer.seen is not None and answer.seen.cookies == ("a=1",), "each takes out its own"
+    response = face.client(backend)(cookie=f"a=1; {cookie}")
+    assert (response.server, response.decision.claim) == (server, Claim.VALID)
+    assert response.seen is not None and response.seen.cookies == ("a=1",), "each cookie is removed"
 
 
-def test_if_none_speaks_the_decision_has_the_first_that_was_told_anything(face: Face) -> None:
+def test_if_no_persistence_recognises_the_client_the_decision_has_the_first_claim(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PAIR)
     backend["s2"].state = "maint"
-    answer = face.client(backend)(cookie="SECOND=s2")
-    assert (answer.server, answer.decision.claim, answer.decision.claimed) == ("s1", Claim.DOWN, "s2")
-    assert answer.all("set-cookie") == ["FIRST=s1; path=/", "SECOND=s1; path=/"]
+    response = face.client(backend)(cookie="SECOND=s2")
+    assert (response.server, response.decision.claim, response.decision.claimed) == ("s1", Claim.DOWN, "s2")
+    assert response.all("set-cookie") == ["FIRST=s1; path=/", "SECOND=s1; path=/"]
 
 
 def test_a_claim_that_comes_too_late_is_unused_and_not_written_to(
@@ -551,10 +549,10 @@ def test_a_route_matches_whole_segments_and_the_longest_wins(face: Face, path: s
     api = face.backend(face.server("api"), name="api")
     v2 = face.backend(face.server("v2"), name="v2")
     app = face.middleware(face.validated(face.app("app")), {"/api": api, "/api/v2": v2, "/shop": api})
-    answer = face.client(app)(path, mount=mount)
-    assert answer.server == served
-    assert answer.seen is not None and answer.seen.path == mount + path, "the path goes on unchanged"
-    assert (answer.decided is None) is (served == "app")
+    response = face.client(app)(path, mount=mount)
+    assert response.server == served
+    assert response.seen is not None and response.seen.path == mount + path, "the path goes on unchanged"
+    assert (response.decided is None) is (served == "app")
 
 
 def test_one_backend_is_a_route_for_every_path(face: Face) -> None:
@@ -575,19 +573,19 @@ def test_the_root_is_what_no_other_route_takes(face: Face) -> None:
 def problems_of(make: Callable[[], object]) -> list[str]:
     with pytest.raises(ConfigError) as raised:
         make()
-    said = str(raised.value)
+    message = str(raised.value)
     for problem in raised.value.problems:
-        assert problem in said
+        assert problem in message
     return list(raised.value.problems)
 
 
 def holds(problems: list[str], *patterns: str) -> bool:
-    """Whether each pattern is found in one problem of its own, and nothing else is said."""
+    """Whether each pattern is found in one problem of its own, and there are no other problems."""
     found = sorted(number for number, each in enumerate(problems) for pattern in patterns if re.search(pattern, each))
     return found == [*range(len(problems))] == [*range(len(patterns))]
 
 
-def test_a_cookie_says_all_that_is_wrong_with_it(face: Face) -> None:
+def test_the_error_of_a_cookie_names_all_its_problems(face: Face) -> None:
     problems = problems_of(
         lambda: face.package.Cookie(
             "bad name",
@@ -615,27 +613,27 @@ def test_a_cookie_says_all_that_is_wrong_with_it(face: Face) -> None:
     )
 
 
-def test_a_backend_says_all_that_is_wrong_with_it(face: Face) -> None:
+def test_the_error_of_a_backend_names_all_its_problems(face: Face) -> None:
     servers = [face.server("s1"), face.server("s1"), face.server("s2")]
     problems = problems_of(lambda: face.package.Backend("no spaces", servers, retries=-1, unavailable="panic"))
     assert all(problem.startswith("backend no spaces: ") for problem in problems)
     assert holds(problems, "a name is made of", "2 servers called s1", "retries -1 is below 0", "unavailable 'panic'")
 
 
-def test_a_server_says_all_that_is_wrong_with_it(face: Face) -> None:
+def test_the_error_of_a_server_names_all_its_problems(face: Face) -> None:
     problems = problems_of(lambda: face.package.Server("no spaces", weight=257, cookie="a;b"))
     assert all(problem.startswith("server no spaces: ") for problem in problems)
     assert holds(problems, "a name is made of", "neither a target .* nor a factory", "weight 257", "cookie 'a;b'")
 
 
-def test_a_backend_says_what_all_its_cookies_find_wrong_with_its_servers(face: Face) -> None:
+def test_the_error_of_a_backend_names_the_problems_of_all_its_cookies_with_its_servers(face: Face) -> None:
     servers = [face.server("s1", cookie="a|b"), face.server("s2", cookie="c~d")]
     persist = [Cookie("A", signed=False), Cookie("B", signed=False, mode="prefix")]
     problems = problems_of(lambda: face.backend(*servers, persist=persist))
     assert holds(problems, r"cookie A: server s1: '\|' in cookie", "cookie B: server s2: '~' in cookie")
 
 
-def test_routes_say_all_that_is_wrong_with_them(face: Face) -> None:
+def test_the_error_of_routes_names_all_their_problems(face: Face) -> None:
     one, two = (face.backend(face.server("s1"), name="same") for _ in range(2))
     problems = problems_of(lambda: face.middleware(face.app("app"), {"api": one, "/shop/": two}))
     assert holds(problems, "route 'api' is no path", "route '/shop/' is no path", "two backends are called same")
@@ -695,10 +693,10 @@ def test_a_server_belongs_to_one_backend(face: Face) -> None:
         "server s1: belongs to another backend already",
         "server s2: belongs to another backend already",
     )
-    assert face.client(face.backend(fresh, name="third"))().server == "fresh", "who was refused took none along"
+    assert face.client(face.backend(fresh, name="third"))().server == "fresh", "no server is in use"
 
 
-def test_a_factory_handed_as_an_app_is_told_apart(face: Face) -> None:
+def test_a_factory_passed_as_an_app_is_refused(face: Face) -> None:
     def create_app() -> Callable[..., Any]:
         return face.app("app")
 
@@ -707,7 +705,7 @@ def test_a_factory_handed_as_an_app_is_told_apart(face: Face) -> None:
 
 
 @pytest.mark.parametrize("made", [lambda: flask.Flask("app"), starlette.applications.Starlette])
-def test_an_app_handed_as_a_factory_is_told_apart(face: Face, made: Callable[[], Any]) -> None:
+def test_an_app_passed_as_a_factory_is_refused(face: Face, made: Callable[[], Any]) -> None:
     problems = problems_of(lambda: face.package.Server("s1", factory=made()))
     assert holds(problems, "server s1: .* it is an app rather than a factory: pass it as the target")
 
@@ -734,8 +732,8 @@ def test_an_app_of_the_other_face_is_refused_and_shown_the_way(face: Face, frame
     wrong, right, way = (wsgi, asgi, "sticky_wsgi") if face.name == "asgi" else (asgi, wsgi, "sticky_asgi")
     backend = face.backend(Server("s1", right), Server("s2", wrong), Server("s3", wrong))
     problems = problems_of(lambda: face.dispatcher(backend))
-    told = rf"is no {face.name.upper()} app: import from {way}"
-    assert holds(problems, f"backend web: server s2: .* {told}", f"backend web: server s3: .* {told}")
+    message = rf"is no {face.name.upper()} app: import from {way}"
+    assert holds(problems, f"backend web: server s2: .* {message}", f"backend web: server s3: .* {message}")
 
 
 def test_a_url_without_the_parser_is_refused_with_the_extra_that_brings_it(
@@ -775,7 +773,7 @@ def test_the_secret_comes_from_the_environment_where_none_is_given(face: Face, m
     assert len(problems_of(lambda: face.package.Cookie("SERVERID"))) == 1
 
 
-def test_the_first_new_client_goes_to_any_server_unless_told_which(face: Face) -> None:
+def test_by_default_the_first_new_client_goes_to_any_server(face: Face) -> None:
     """So that the workers of a server do not all begin with the first."""
 
     class Drawn:
