@@ -178,7 +178,9 @@ FRAMING = {
         post("Transfer-Encoding: chunked\r\nConnection: transfer-encoding\r\n", "5\r\nhello\r\n0\r\n\r\n"), ("hello",)
     ),
     "a body that looks like a request": Row(post(f"Content-Length: {len(SMUGGLED)}\r\n", SMUGGLED), (SMUGGLED,)),
-    "a GET whose body looks like a request": Row(get(f"Content-Length: {len(SMUGGLED)}\r\n") + SMUGGLED, (SMUGGLED,)),
+    "a GET with a body that looks like a request": Row(
+        get(f"Content-Length: {len(SMUGGLED)}\r\n") + SMUGGLED, (SMUGGLED,)
+    ),
 }
 
 CHUNKED = "Transfer-Encoding: chunked\r\n"
@@ -333,7 +335,7 @@ FRAMES = {
     "a body without a length, if it may come": Frames(
         [POST, SCHEME, PLAIN, FIRST, ("expect", "100-continue")], [SMUGGLED], (SMUGGLED,)
     ),
-    "a GET whose body looks like a request": Frames([GET, SCHEME, PLAIN, FIRST], [SMUGGLED], (SMUGGLED,)),
+    "a GET with a body that looks like a request": Frames([GET, SCHEME, PLAIN, FIRST], [SMUGGLED], (SMUGGLED,)),
     "a body that is longer than its length": Frames(
         [POST, SCHEME, PLAIN, FIRST, ("content-length", "5")], [f"hello{SMUGGLED}"], ("hello",)
     ),

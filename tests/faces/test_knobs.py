@@ -1,7 +1,7 @@
 """The options for a client with a server that can't serve it, in combination, on both faces.
 
-Servers: s1 is the client's own, s2 another, and in some rows `bk` is a backup. A row says in which state the servers
-are, which options are set, and the outcome: the servers tried, what the client sees, and HAProxy's two letters.
+Servers: s1 is the client's own, s2 another, and in some rows `bk` is a backup. A row has the states of the servers, the
+options that are set, and the outcome: the servers tried, the response to the client, and HAProxy's two letters.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def test_a_request_that_may_have_been_executed_is_not_replayed(face: Face, failu
     backend = face.backend(failing, face.server("s2"), persist=PLAIN)
     response = face.client(backend)(method=method)
     assert (response.status, response.server, response.all("set-cookie")) == (502, None, [])
-    assert response.all("retry-after") == [], "whether it may be told again is the client's to decide"
+    assert response.all("retry-after") == [], "the client decides whether to send the request again"
     assert response.all("cache-control") == ["no-store"]
     assert (b"502" in response.body) is (method != "HEAD")
     assert [seen.server for seen in response.tried] == ["s1"]
@@ -271,7 +271,7 @@ def test_an_exception_out_of_an_app_is_the_apps_counted_and_raised_as_it_is(
     backend = face.backend(broken, face.server("s2"), persist=PLAIN)
     response = face.client(backend).outcome(method=method, cookie=cookie)
     assert response.raised is error
-    assert response.status == 0, "the server around us answers"
+    assert response.status == 0, "the server in front sends the response"
     assert [seen.server for seen in response.tried] == ["s1"], "it may have been executed"
     assert nothing_in_flight(backend)
     assert (broken.counters[Total.ERESP], broken.counters[Total.ECON]) == (1, 0)
