@@ -140,13 +140,13 @@ _SET = re.compile(
 )
 
 
-def set_name(text: str) -> str | None:
+def set_cookie_name(text: str) -> str | None:
     """Return the name of the cookie that a Set-Cookie text sets, or None if there is no `=`."""
     match = _SET.match(text)
     return match["name"].strip(_SPACE) if match is not None else None
 
 
-def value_set(text: str) -> str:
+def set_cookie_value(text: str) -> str:
     """Return the value that a Set-Cookie text sets, without quotes; empty if there is no `=`."""
     match = _SET.match(text)
     return unquote(match["value"].rstrip(_SPACE)) if match is not None else ""
@@ -167,7 +167,7 @@ def deletes(text: str, now: float) -> bool:
     """Return whether a Set-Cookie text deletes its cookie: by Max-Age, by a date before `now` (in seconds since the
     epoch; RFC 6265, 5.3), or by an empty value.
     """
-    if not value_set(text):
+    if not set_cookie_value(text):
         return True
     ends = dict(attributes(text))
     if re.fullmatch("-?[0-9]+", ends.get("max-age", "")):
@@ -179,7 +179,7 @@ def deletes(text: str, now: float) -> bool:
         return False
 
 
-def set_value(text: str, new: Callable[[str], str]) -> str:
+def edit_set_cookie_value(text: str, new: Callable[[str], str]) -> str:
     """Return a Set-Cookie text with its value replaced by what `new` returns for it, without white space around `=`.
     Attributes keep every byte.
     """

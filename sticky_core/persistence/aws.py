@@ -1,5 +1,6 @@
-"""The stickiness of AWS load balancers, under their names: how their cookies are called, when they are written, and how
-long they last. AWS encrypts its values; ours are signed digests, so a client can't read them or choose a server.
+"""Persistence as the load balancers of AWS have it, with their options: the names of the cookies, when they are
+written, and how long they last. AWS encrypts the values; ours are signed digests, so a client can't read them or choose
+a server.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.signing import Secret
 
 _WEEK = 7 * 86400
-#: prefixes of names that an ALB reserves
+#: an ALB reserves the names of cookies that begin with these
 _RESERVED = ("AWSALB", "AWSALBAPP", "AWSALBTG")
 
 
@@ -26,13 +27,16 @@ def elb(
 ) -> Cookie | Follow:
     """Return the cookie of a Classic Load Balancer: `AWSELB`, with `AWSELBCORS` for requests from other sites.
 
-    - `duration`: the duration policy (cookie-expiration-period), in seconds or as text, counted from the first visit
-      and not renewed. Browsers keep to it; it is not checked here. Default: 0, until the browser is closed.
-    - `application`: the application policy (cookie-name): ours follows the application's cookie of this name, with its
-      attributes, as AWS copies them. Default: none.
+    - `duration`: how long the cookie lasts from the first visit on, in seconds or as text (duration policy,
+      cookie-expiration-period). It is not renewed. Browsers delete the cookie then; its age is not checked here.
+      Default: 0, until the browser is closed.
+    - `application`: the name of the application's cookie that our cookie follows, with a copy of its attributes
+      (application policy, cookie-name). Default: none.
     - `secret`: as with `Cookie`.
 
-    As at AWS, the cookie is neither HttpOnly nor Secure unless the application's is. Raises `ConfigError`.
+    As with AWS, `AWSELB` is neither HttpOnly nor Secure unless the application's cookie is.
+
+    Raises `ConfigError` with every problem found.
     """
     raise_problems(_problems_of_elb(duration, application))
     cookie = Cookie(
@@ -70,15 +74,15 @@ def alb(
     """Return the cookie of an Application Load Balancer: `AWSALB`, with `AWSALBCORS` for requests from other sites.
     Each response sets both.
 
-    - `duration`: for how long a client may stay away and is still recognised
-      (stickiness.lb_cookie.duration_seconds), 1 second to 7 days. Default: one day. The date travels in the value;
-      browsers keep the cookies for seven days whatever it is.
-    - `application`: application-based stickiness (app_cookie.cookie_name): `AWSALBAPP-0` is written with the
-      application's cookie of this name, without its attributes, for seven days. A request has to carry both; of the
-      application's cookie only the name matters. Default: none.
+    - `duration`: how long after its last request a client is still recognised, in seconds or as text, from 1 second to
+      7 days (stickiness.lb_cookie.duration_seconds). Default: one day. The value contains the date of the last request;
+      browsers keep the cookies for seven days in any case.
+    - `application`: the name of the application's cookie that our cookie, then called `AWSALBAPP-0`, follows
+      (application-based stickiness, app_cookie.cookie_name). Our cookie has attributes of its own and lasts seven days.
+      A request has to carry both cookies; the value of the application's does not matter. Default: none.
     - `secret`: as with `Cookie`.
 
-    Raises `ConfigError`.
+    Raises `ConfigError` with every problem found.
     """
     raise_problems(_problems_of_alb(duration, application))
     if application is not None:
@@ -103,7 +107,7 @@ def alb(
 def _problems_of_alb(duration: Duration | NotGiven, application: str | None) -> Iterator[str]:
     if duration is not UNSET:
         if application is not None:
-            yield f"alb: duration has no effect with application: the cookie counts as long as {application} does"
+            yield f"alb: duration has no effect with application: the cookie is valid as long as {application} is sent"
         yield from (
             f"alb: {problem}" for problem in problems_of_duration("duration", duration, at_least=1, at_most=_WEEK)
         )

@@ -16,7 +16,7 @@ class PersistenceChain:
 
     def __init__(self, persistences: Sequence[Persistence]) -> None:
         self._persistences = persistences
-        self.fast_path = no_fast_path()  # one key may be in several of its members
+        self.fast_path = no_fast_path()  # each member has results of its own for the same Cookie header
         self.max_idle = max(each.max_idle for each in persistences)
 
     @property
@@ -48,7 +48,7 @@ class PersistenceChain:
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        """Let each member mark the response, and return the first mark that is not NONE."""
+        """Stamp the response by each member, and return the first mark that is not NONE."""
         marks = [
             persistence.stamp_response(each, server, is_bound, request, response)
             for persistence, each in zip(self._persistences, result.results, strict=True)
@@ -66,7 +66,7 @@ def _superseded(persistence: Persistence, request: Request, accept_down: bool) -
     """
     try:
         result = persistence.recognise(request, accept_down=accept_down)
-    except BodyNeeded:  # a body is not read for a result that does not count
+    except BodyNeeded:  # the body is not read for a result that has no effect
         return PersistenceResult(Claim.UNUSED, Reason.SUPERSEDED)
     if result.claim is Claim.NONE:
         return replace(result, queries=(), reservations=())
@@ -74,7 +74,7 @@ def _superseded(persistence: Persistence, request: Request, accept_down: bool) -
 
 
 def _needs_no_mark(result: PersistenceResult, server: Server | None) -> bool:
-    """Return whether a member has nothing to write, and nothing to store, when `server` responds."""
+    """Return whether the member with this result has nothing to write and nothing to store when `server` responds."""
     if result.persistence_state is None:
         return result.needs_no_mark or result.claim is Claim.NONE
     return result.needs_no_mark and result.server is server

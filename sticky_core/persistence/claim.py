@@ -1,4 +1,4 @@
-"""What a client claims (`Claim`), why the claim counts or not (`Reason`), and how the response is marked (`Mark`).
+"""How a client's claim turned out (`Claim`), why it did so (`Reason`), and how the response was marked (`Mark`).
 
 The letters of `Claim` and `Mark` are the third and fourth of HAProxy's termination state (configuration manual, 8.5).
 """
@@ -18,16 +18,16 @@ class Claim(Enum):
     """How the client's claim to a server turned out."""
 
     NONE = "N"  #: the client made no claim
-    INVALID = "I"  #: it names no server of this backend, or is not a value of ours
-    DOWN = "D"  #: its server is down, in maintenance, or did not respond
-    VALID = "V"  #: its server was usable
-    EXPIRED = "E"  #: the client was away for longer than maxidle
-    OLD = "O"  #: the client came first longer ago than maxlife
-    UNUSED = "U"  #: another persistence, or a rule, had decided before
+    INVALID = "I"  #: the claim names no server of this backend, or is not a value that we wrote
+    DOWN = "D"  #: the claimed server is down, in maintenance, or did not respond
+    VALID = "V"  #: the claimed server was usable
+    EXPIRED = "E"  #: the last visit of the client was longer ago than maxidle
+    OLD = "O"  #: the first visit of the client was longer ago than maxlife
+    UNUSED = "U"  #: another persistence or a rule had chosen the server before
 
 
 class Reason(Enum):
-    """Why the claim turned out so."""
+    """Why the claim turned out as it did."""
 
     NO_COOKIE = "no cookie"
     EMPTY = "empty cookie"
@@ -54,14 +54,14 @@ class Mark(Enum):
 
     NONE = "N"  #: not at all
     INSERTED = "I"  #: with a new mark
-    UPDATED = "U"  #: with a renewed mark of the same server
+    UPDATED = "U"  #: with a renewed mark that names the same server
     PASSED = "P"  #: with the application's own cookie, unchanged
-    REWRITTEN = "R"  #: with the application's own cookie, and our id in it
+    REWRITTEN = "R"  #: with the application's own cookie and our id in its value
     DELETED = "D"  #: the application's own cookie was removed, or the client's mark was deleted
 
 
 class Reservation(Protocol):
-    """A key that is reserved for the first server that takes its request, so that simultaneous requests of one client
+    """A key to reserve for the server of the first request that carries it, so that simultaneous requests of one client
     go to the same server.
     """
 
@@ -70,32 +70,33 @@ class Reservation(Protocol):
         ...
 
     def confirm(self, server: Server, query: StoreQuery | None) -> Server | None:
-        """Take the store's reply to `query`, and return the server that has the key now: `server`, or another one if
-        another request was first. None: that one is not usable.
+        """Read the store's reply to `query`, and return the server that has the key now: `server`, or another server if
+        another request reserved the key first. Return None if that other server is not usable.
         """
         ...
 
     def cancel(self, request: Request) -> None:
-        """Give the key up, as no server has responded. Nothing happens if this request had not reserved it."""
+        """Release the key, because no server has responded. Do nothing if this request did not reserve it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PersistenceResult:
-    """What a persistence has recognised in a request. One value may serve many requests.
+    """What a persistence has recognised in a request. One object may be the result of many requests.
 
     - `claim`, `reason`: how the claim turned out, and why.
     - `server`: the server that the client claims, usable or not.
-    - `last_seen`, `first_seen`: the dates in the mark, in seconds since the epoch.
-    - `is_outdated`: the mark counts, but would be written differently today (an old key signed it).
-    - `needs_no_mark`: whatever the time, a response of `server` needs no new mark.
+    - `last_seen`, `first_seen`: the dates in the mark, in seconds since the epoch; None: the mark has no such date.
+    - `is_outdated`: the mark is valid, but a new mark of the same server would differ (an old key signed this one).
+    - `needs_no_mark`: a response of `server` needs no new mark, at whatever time it is sent.
     - `results`: the results of the members of a chain, in order.
-    - `overrides_claim`: the request goes to `server` although the claim is not valid: by a rule, or though it is down.
-    - `is_forced`: and it goes to no other server (`force_persist`).
+    - `overrides_claim`: the request goes to `server` although the claim is not valid: because of a rule, or because a
+      server that is down is accepted.
+    - `is_forced`: the request goes to no other server than `server` (`force_persist`).
     - `is_ignored`: the claim does not count and the response gets no mark (`ignore_persist`).
-    - `queries`: queries that stores have to reply to before the request is recognised again.
+    - `queries`: queries to send to stores. When the stores have replied, the request is recognised again.
     - `reservations`: keys to reserve for the server that takes the request.
-    - `persistence_state`: what the persistence that made the result wants back in `stamp_response`.
+    - `persistence_state`: what the persistence that made the result needs again in `stamp_response`.
     """
 
     claim: Claim
@@ -115,7 +116,7 @@ class PersistenceResult:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the request goes to `server`; else the balance algorithm chooses a server."""
+        """Whether the request goes to `server`. If not, the balance algorithm chooses a server."""
         return self.overrides_claim or self.claim is Claim.VALID
 
 
@@ -126,7 +127,7 @@ NO_PERSISTENCE = PersistenceResult(Claim.NONE, Reason.NO_PERSISTENCE)
 
 
 def unusable_reason(server: Server) -> Reason:
-    """Return why clients can't go to a server that is not usable."""
+    """Return the reason why `server` is not usable."""
     if server.in_maint:
         return Reason.MAINT
     return Reason.DRAINED if server.reachable else Reason.DOWN

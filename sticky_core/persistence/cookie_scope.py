@@ -1,4 +1,6 @@
-"""Where browsers send a cookie back to, and whether two cookies of one name meet there (RFC 6265, 5.1.3 and 5.1.4)."""
+"""Where browsers send a cookie, and whether they would send two cookies of one name together (RFC 6265, 5.1.3 and
+5.1.4).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,15 @@ from typing import NamedTuple
 
 
 class CookieScope(NamedTuple):
-    """A cookie that a persistence inserts or edits, and the requests that carry it."""
+    """A cookie that a persistence inserts or edits, and the path and domains to which browsers send it."""
 
     name: str
     path: str = "/"
-    domains: tuple[str, ...] = ()  #: none: only the host that has set it
-    is_inserted: bool = True  #: the persistence makes the cookie; else the application does, and we edit it
+    domains: tuple[str, ...] = ()  #: empty: browsers send it only to the host that has set it
+    is_inserted: bool = True  #: True: the persistence sets the cookie; False: the application does, and we edit it
 
     def overlaps(self, other: CookieScope) -> bool:
-        """Return whether both insert a cookie of the same name that some request would carry."""
+        """Return whether both cookies are inserted, have the same name, and may be sent with the same request."""
         return (
             self.is_inserted
             and other.is_inserted
@@ -32,7 +34,7 @@ def _paths_overlap(one: str, other: str) -> bool:
 
 def _hosts_overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """Return whether some host matches both lists of domains. Case and a leading dot do not count (RFC 6265, 5.1.3 and
-    5.2.3). A cookie without a domain may belong to any host.
+    5.2.3). A cookie without a domain may be one of any host.
     """
     if not one or not other:
         return True

@@ -1,5 +1,5 @@
-"""A cookie of ours that follows one of the application's: it is written with it, lasts as long, and counts only in
-requests that carry both (the application policy of AWS load balancers).
+"""A cookie of ours that follows a cookie of the application: ours is set when the application sets its cookie, lasts as
+long, and is valid only in a request that carries both (the application policy of AWS load balancers).
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _EXPIRY_ATTRIBUTES = ("max-age", "expires")
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Persistence by a cookie of ours that follows one of the application's:
+    """Persistence by a cookie of ours that follows a cookie of the application:
     `Follow("JSESSIONID", Cookie("SERVERID"))`.
 
-    - `application`: the name of the application's cookie. Of this cookie only the name matters.
-    - `cookie`: ours, a `Cookie` in insert mode.
-    - `attributes`: where the attributes of ours come from.
-      `"copied"` (default): from the application's cookie, as they are, its lifetime among them. A response that binds a
-      client to another server without setting the application's cookie carries those of `cookie`, as the others are not
-      known then: give it the same `path` and `domain`.
-      `"elb"`: the same, as a Classic ELB does: only the attributes that it knows, an underscore in the path as `%5F`,
-      and nothing follows a Set-Cookie that ends in a semicolon.
+    - `application`: the name of the application's cookie. Its value in a request does not matter.
+    - `cookie`: our cookie, a `Cookie` in insert mode.
+    - `attributes`: where our cookie takes its attributes from.
+      `"copied"` (default): from the application's cookie, unchanged, the lifetime included. A response that binds a
+      client to another server but does not set the application's cookie has no attributes to copy and takes those of
+      `cookie`, so give `cookie` the `path` and `domain` of the application's.
+      `"elb"`: the same, as a Classic ELB does it: it copies only the attributes that it knows, writes an underscore in
+      the path as `%5F`, and ignores a Set-Cookie that ends in a semicolon.
       `"own"`: always from `cookie`.
 
-    A response that sets the application's cookie sets ours as well; one that deletes it deletes ours. A request without
-    the application's cookie is from a new client, whatever else it carries. If the server of a client is gone, the
-    client is bound to the server that responds instead.
+    A response that sets the application's cookie sets ours too, and a response that deletes it deletes ours. A request
+    without the application's cookie counts as that of a new client, even if it carries our cookie. If the server of a
+    client is not usable, the client is bound to the server that responds.
 
     Raises `ConfigError` for options of `cookie` that would have no effect.
     """
@@ -66,7 +66,7 @@ class Follow:
             yield f"attributes {self.attributes!r} is none of {', '.join(get_args(Attributes))}"
         settings = cookie.settings()
         if not settings.mode.inserts:
-            yield f"cookie {cookie.name} has mode={cookie.mode!r}, and only one that we insert can follow another"
+            yield f"cookie {cookie.name} has mode={cookie.mode!r}: only a cookie with mode='insert' can follow another"
             return
         for each in settings.written:
             if each.name == self.application:
@@ -78,16 +78,19 @@ class Follow:
                 )
         for option in ("postonly", "refresh", "maxidle"):
             if getattr(cookie, option) is not UNSET:
-                yield f"cookie {cookie.name}: {option} has no effect: it is written when the application's is"
+                yield (
+                    f"cookie {cookie.name}: {option} has no effect: it is set when the application's cookie is: "
+                    "leave it out"
+                )
         for option in ("max_age", "expires"):
             if self.attributes != "own" and getattr(cookie, option) is not UNSET:
                 yield (
-                    f"cookie {cookie.name}: {option} has no effect: it lasts as long as the application's: "
+                    f"cookie {cookie.name}: {option} has no effect: it lasts as long as the application's cookie: "
                     "leave it out, or set attributes='own'"
                 )
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
-        """Return none where the application's attributes decide where browsers send the cookie."""
+        """Return no scope if attributes are copied: then the application decides where browsers send the cookie."""
         return self.cookie.cookie_scopes() if self.attributes == "own" else ()
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> FollowEngine:
@@ -108,7 +111,7 @@ class FollowEngine(CookieEngine):
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
             return NO_COOKIE
-        # Checked first: the result of our cookie alone must not be remembered for such a header.
+        # Checked first: for a header without the application's cookie, no result of our cookie must be cached.
         if not any(cookies.take(text, self._application)[0] for text in request.cookies):
             self._take(request.cookies, request)
             return NO_COOKIE
@@ -117,7 +120,7 @@ class FollowEngine(CookieEngine):
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        mark = self._edit_own(server, is_bound, response) if response.sets_cookies else Mark.NONE
+        mark = self._handle_application_cookie(server, is_bound, response) if response.sets_cookies else Mark.NONE
         if mark is Mark.PASSED:
             return mark
         followed = [text for text in response.set_cookies if self._is_followed(text)] if response.sets_cookies else []
@@ -131,7 +134,7 @@ class FollowEngine(CookieEngine):
         value = self._values.make(server, result.first_seen) if is_set else ""
         if self._copies and followed:
             for text in followed:
-                self._write_beside(text, value, request, response)
+                self._write_for(text, value, request, response)
         elif is_set:
             self._writer.set(value, request, response)
         else:
@@ -141,7 +144,7 @@ class FollowEngine(CookieEngine):
 
     def _is_followed(self, text: str) -> bool:
         """Return whether a Set-Cookie text sets or deletes the application's cookie."""
-        if self._application not in text or cookies.set_name(text) != self._application:
+        if self._application not in text or cookies.set_cookie_name(text) != self._application:
             return False
         return not (self._is_elb and text.rstrip(" \t").endswith(";"))
 
@@ -149,35 +152,35 @@ class FollowEngine(CookieEngine):
         return cookies.deletes(text, self._clock.wall())
 
     def _needs_mark_alone(self, result: PersistenceResult, is_bound: bool) -> bool:
-        """Return whether a response needs our cookie although it does not set the application's: because the client is
-        bound to another server now; or because its mark is outdated, unless a new one would lose attributes that were
-        copied.
+        """Return whether a response needs our cookie although it does not set the application's cookie. It does if the
+        client is bound to another server now. It also does if the client's mark is outdated, unless attributes are
+        copied, since there are none to copy.
         """
         if not is_bound:
             return result.claim not in (Claim.NONE, Claim.UNUSED)
         return result.is_outdated and not self._copies
 
-    def _write_beside(self, text: str, value: str, request: Request, response: ResponseHead) -> None:
-        """Write our cookie for one Set-Cookie of the application: it may delete a cookie under one path and set it
-        under another.
+    def _write_for(self, text: str, value: str, request: Request, response: ResponseHead) -> None:
+        """Write our cookie for one of the application's Set-Cookie headers. There may be several: the application may
+        delete its cookie under one path and set it under another.
         """
         attributes = self._copied_attributes(text)
         is_deletion = not value or self._is_deletion(text)
         if is_deletion:
             attributes = [each for each in attributes if _name(each) not in _EXPIRY_ATTRIBUTES]
-        behind = cookies.join_attributes(attributes)
+        joined = cookies.join_attributes(attributes)
         for name in self._names:
             if name != self.name and self._fallback is not None:
-                behind = _merge_fallback(attributes, self._fallback, request)
+                joined = _merge_fallback(attributes, self._fallback, request)
             response.add(
                 "set-cookie",
-                cookies.delete_cookie(name, behind) if is_deletion else cookies.set_cookie(name, value, "", behind),
+                cookies.delete_cookie(name, joined) if is_deletion else cookies.set_cookie(name, value, "", joined),
             )
 
     def _copied_attributes(self, text: str) -> list[str]:
-        """Return the attributes of a Set-Cookie text that ours gets, each as it is written."""
-        _, _, behind = cookies.set_value(text, lambda _: "").partition("=")
-        attributes = [each for part in behind.split(";") if (each := part.strip(" \t"))]
+        """Return the attributes to copy from a Set-Cookie text to ours, unchanged."""
+        _, _, after_value = cookies.edit_set_cookie_value(text, lambda _: "").partition("=")
+        attributes = [each for part in after_value.split(";") if (each := part.strip(" \t"))]
         if not self._is_elb:
             return attributes
         known = [each for each in attributes if _name(each) in _ELB_ATTRIBUTES]
@@ -189,7 +192,7 @@ def _name(attribute: str) -> str:
 
 
 def _merge_fallback(attributes: Sequence[str], fallback: FallbackCookie, request: Request) -> str:
-    """Return the attributes of the first cookie as text, with those that the fallback has of its own in their place."""
+    """Return the attributes of the first cookie as text, each replaced if an option of the fallback sets it."""
     own = {
         "httponly": fallback.httponly,
         "secure": fallback.secure,

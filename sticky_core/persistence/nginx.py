@@ -1,4 +1,6 @@
-"""nginx's `sticky cookie`, to the byte, so that nginx and we can serve the same clients. It is not signed."""
+"""nginx's `sticky cookie` with exactly the same bytes, so that nginx and we can serve the same clients. It is not
+signed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from sticky_core.samples.values import parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 
-#: how long nginx lets a route be
+#: the longest route that nginx allows, in characters
 LONGEST_ROUTE = 32
 
 SameSite = Literal["strict", "lax", "none"]
@@ -31,21 +33,22 @@ class NginxCookie:
     """Persistence by a cookie as nginx has it (`sticky cookie`, ngx_http_upstream_module).
 
     - `name`: the cookie's name.
-    - `expires`: how long browsers keep it, in seconds or as text such as `"1h"`, or `"max"`. Default: until the browser
-      is closed (nginx `expires=`).
-    - `domain`: its domain. Default: none (nginx `domain=`).
+    - `expires`: how long browsers keep the cookie, in seconds or as text such as `"1h"`, or `"max"` (ten years).
+      Default: until the browser is closed (nginx `expires=`).
+    - `domain`: the attribute Domain. Default: none (nginx `domain=`).
     - `httponly`, `secure`: True or False. Default: False (nginx `httponly`, `secure`).
     - `samesite`: `"strict"`, `"lax"` or `"none"`. Default: no attribute (nginx `samesite=`).
-    - `path`: its path. Default: none (nginx `path=`).
+    - `path`: the attribute Path. Default: none (nginx `path=`).
 
-    The id of a server is its `cookie=` (nginx `route=`, 32 characters at most), else the MD5 of its address and port,
-    or of `unix:` and its socket. An app has neither, so its name is used. A host name is used as it is, where nginx
-    uses each address that it resolves to: for clients of both, write addresses or routes.
+    The id of a server is its `cookie=` (nginx `route=`, 32 characters at most). Without `cookie=` it is the MD5 of the
+    server's address and port, or of `unix:` and the path of its socket, or of the name of an app. For a host name we
+    use the name, but nginx uses each address of the host: if nginx serves the same clients, write addresses or routes.
 
-    Every response of a server sets the cookie, whether or not the request carried it. It is not removed from requests,
-    and a cookie of this name that the application sets goes to the client as well. The first in a request counts. A
-    cookie that names a backup does not count while another server is usable, nor does one that names a server at its
-    `maxconn`. Nothing is signed, so a client may choose its server: `Cookie` signs.
+    Every response of a server sets the cookie, even if the request carried it. The cookie is not removed from requests,
+    and a cookie of this name that the application sets goes to the client as well. If a request carries several, the
+    first counts. A cookie that names a backup does not count while a server that is no backup is usable; a cookie that
+    names a server at its `maxconn` does not count either. Nothing is signed, so a client can choose its server;
+    `Cookie` signs.
 
     Raises `ConfigError` with every problem found.
     """
@@ -73,7 +76,7 @@ class NginxCookie:
             yield f"samesite {self.samesite!r} is none of {', '.join(get_args(SameSite))}"
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
-        """Return none without a path: then browsers send the cookie back to the path of the request that got it."""
+        """Return no scope if there is no path: then browsers derive it from the path of the request."""
         if self.path is None or not self.path.startswith("/"):
             return ()
         return (CookieScope(self.name, self.path, (self.domain,) if self.domain is not None else ()),)
@@ -117,13 +120,13 @@ class NginxCookieEngine:
     def _update_ids(self) -> None:
         ids = {server: nginx_id(server) for server in self._servers}
         groups: dict[str, list[Server]] = {}
-        for server, each in ids.items():
-            if each:
-                groups.setdefault(each, []).append(server)
+        for server, server_id in ids.items():
+            if server_id:
+                groups.setdefault(server_id, []).append(server)
         self._ids, self._groups = ids, groups  # replaced, not changed: another thread may look up an id
 
     def state_changed(self, server: Server) -> None:
-        """Compute the ids anew if the server has another address."""
+        """Compute the ids again if the server has another address."""
         if self._ids[server] != nginx_id(server):
             self._update_ids()
 
@@ -153,10 +156,10 @@ class NginxCookieEngine:
             return PersistenceResult(Claim.DOWN, unusable_reason(server), server)
         if self._takes_clients(server):
             return PersistenceResult(Claim.DOWN, Reason.FULL, server)
-        return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)  # nginx does not search the backups
+        return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)  # nginx does not search the backups then
 
     def _takes_clients(self, server: Server) -> bool:
-        """Return whether a server takes clients: a backup does only if no other server is usable."""
+        """Return whether a server takes clients. A backup does so only if all usable servers are backups."""
         return not server.config.backup or not any(each.usable and not each.config.backup for each in self._servers)
 
     def stamp_response(
@@ -173,7 +176,7 @@ class NginxCookieEngine:
 
 
 def nginx_id(server: Server) -> str:
-    """Return the id of a server in nginx's cookies; empty if it gets no clients by cookie."""
+    """Return the id of a server in nginx's cookies; empty (`cookie=""`) if no cookie names the server."""
     if server.config.cookie is not None:
         return server.config.cookie
     return hashlib.md5(_upstream_addr(server).encode(), usedforsecurity=False).hexdigest()

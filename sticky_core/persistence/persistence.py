@@ -1,6 +1,6 @@
 """Persistence finds the server that a client belongs to (`recognise`) and marks the response (`stamp_response`).
 
-It does not know the balance algorithm. The server that it proposes is used if it is usable.
+Persistence does not know the balance algorithm. The server that it finds gets the request if that server is usable.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FastPath = TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequenc
 
 
 def no_fast_path() -> FastPath:
-    """Return the fast path of a persistence that has to look at each request: it is always empty."""
+    """Return a fast path that stays empty, for a persistence that has to recognise every request anew."""
     return FastPath(0)
 
 
@@ -44,33 +44,34 @@ class UsedTable(Protocol):
 class Persistence(Protocol):
     """The run-time object of one persistence, for the servers of one backend."""
 
-    #: Recent results that hold as long as their server is usable. A request that is found here is not recognised again.
+    #: Recent results, each valid as long as its server is usable. For a request with a result in here `recognise` is
+    #: not called.
     fast_path: FastPath
 
-    #: for how many seconds a client may stay away and is still recognised
+    #: how many seconds after its last request a client is still recognised
     max_idle: float
 
     @property
     def tables(self) -> Sequence[UsedTable]:
-        """The stick tables in use. A persistence by tables is exempt from `ignore_persist`, as in HAProxy."""
+        """The stick tables in use. A persistence that uses tables is exempt from `ignore_persist`, as in HAProxy."""
         ...
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
-        """Return what the client claims, and remove from `request` what the server is not to see. With `accept_down`
-        a server that is down is good enough (HAProxy `option persist`).
+        """Return what the client claims, and remove from `request` the cookies that servers must not get. With
+        `accept_down` the request goes to the claimed server even if that server is down (HAProxy `option persist`).
         """
         ...
 
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        """Write to `response` that the client belongs to `server`, which has sent it. `is_bound`: `result` had bound
-        the request to that server.
+        """Write to `response`, which `server` has sent, that the client belongs to `server`. `is_bound`: whether
+        `result` had bound the request to this server.
         """
         ...
 
     def state_changed(self, server: Server) -> None:
-        """React to another state, health, address or instance of `server`."""
+        """Update what depends on the state, health, address or instance of `server`: one of them has changed."""
         ...
 
 
@@ -78,9 +79,11 @@ class Persist(Protocol):
     """The configuration of one persistence."""
 
     def cookie_scopes(self) -> Sequence[CookieScope]:
-        """Return the cookies that it writes, as far as the configuration tells where browsers send them."""
+        """Return the scopes of the cookies that the persistence writes, except those of which the application decides
+        where browsers send them.
+        """
         ...
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
-        """Return the persistence for `servers`. ConfigError if these servers don't fit."""
+        """Return the persistence for `servers`. Raise ConfigError if it can't work with one of them."""
         ...

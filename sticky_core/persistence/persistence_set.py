@@ -18,7 +18,7 @@ from sticky_core.stores.shared_store import SharedStore
 
 
 class PersistenceOptions(RuleOptions, Protocol):
-    """The options of a backend that are about persistence."""
+    """The options of a backend that configure persistence."""
 
     @property
     def name(self) -> str: ...
@@ -29,12 +29,12 @@ class PersistenceOptions(RuleOptions, Protocol):
 class PersistenceSet:
     """The persistences of one backend.
 
-    - `members`: each by itself.
-    - `persistence`: all of them as one, under the backend's rules; None if there is neither a persistence nor a rule.
-    - `max_idle`: for how many seconds a client may stay away and is still recognised.
+    - `members`: the persistences, in the order of the configuration.
+    - `persistence`: all members as one, with the backend's rules; None if there is neither a persistence nor a rule.
+    - `max_idle`: how many seconds after its last request a client is still recognised.
     - `tables`: the stick tables in use, each once.
 
-    ConfigError with every problem found.
+    Raises `ConfigError` with every problem found.
     """
 
     def __init__(self, options: PersistenceOptions, servers: Sequence[Server], clock: Clock) -> None:
@@ -52,8 +52,8 @@ class PersistenceSet:
         )
         problems += self._problems_of_shared_tables()
         raise_problems(problems)
-        together = (PersistenceChain(members) if len(members) > 1 else members[0]) if members else None
-        self.persistence = with_rules(options, servers, together)
+        combined = (PersistenceChain(members) if len(members) > 1 else members[0]) if members else None
+        self.persistence = with_rules(options, servers, combined)
         self.max_idle = max((each.max_idle for each in members), default=0.0)
 
     def _problems_of_shared_tables(self) -> Iterator[str]:
@@ -67,7 +67,7 @@ class PersistenceSet:
         return tuple(dict.fromkeys(table.store for table in self.tables if table.store is not None))
 
     def sessions(self) -> Counter[Server]:
-        """Return how many entries of the stick tables belong to each server. This reads every entry."""
+        """Return how many entries of the stick tables belong to each server. Every entry is read for that."""
         sessions: Counter[Server] = Counter()
         seen: set[StickTable] = set()
         for used in (used for each in self.members for used in each.tables):

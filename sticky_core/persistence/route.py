@@ -1,5 +1,5 @@
-"""Persistence by a route that the application writes: behind the session id, as in `JSESSIONID=abc123.s1` (Tomcat's
-`jvmRoute`, Apache's `route=`), or by itself (nginx `sticky route`). We only read it.
+"""Persistence by a route that the application writes: after the session id, as in `JSESSIONID=abc123.s1` (Tomcat's
+`jvmRoute`, Apache's `route=`), or as the whole value (nginx `sticky route`). We only read it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from sticky_core.server.server import Server
 class Route:
     """Persistence by a route that the application writes: `Route(cook("JSESSIONID"), path_param("jsessionid"))`.
 
-    - `samples`: where the route may be. The first that is not empty counts, even if it names no server (nginx).
-    - `separator`: what is before the route. Default: `.` (Apache `stickysessionsep`). The whole text may be a route as
-      well. A route may contain the separator: then the longest one that a server has counts.
+    - `samples`: the samples that may contain a route. The first that is not empty counts, even if its route names no
+      server (as in nginx).
+    - `separator`: the text before the route. Default: `.` (Apache `stickysessionsep`). A sample without the separator
+      is a route as a whole. A route may contain the separator: of several routes that match, the longest counts.
 
-    The route of a server is its `cookie=`, by default its name; a backup has none unless given. Several servers may
-    share one: the first that is usable gets the request. Nothing is written, so the application has to know its own
-    route; and nothing is signed, so a client may choose its server.
+    The route of a server is its `cookie=`, by default its name; a backup without `cookie=` has no route. Several
+    servers may have the same route: the first that is usable gets the request. Responses are not changed, so the
+    application has to write the route of its server. Nothing is signed, so a client can choose its server.
 
     Raises `ConfigError` without samples, or without a separator.
     """
@@ -55,7 +56,7 @@ def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
         yield 'route: there are no samples: name at least one, as in Route(cook("JSESSIONID"))'
     for sample in samples:
         if not callable(sample):
-            yield f'route: {sample!r} is no sample: hand a callable, Request -> key | None, such as cook("JSESSIONID")'
+            yield f'route: {sample!r} is no sample: pass a callable, Request -> key | None, such as cook("JSESSIONID")'
     if not separator:
         yield "route: separator is empty: leave it out, the whole text may be a route as well"
 
@@ -85,8 +86,8 @@ class RouteEngine:
         return NO_COOKIE
 
     def _servers_with_route(self, text: str) -> Sequence[Server]:
-        """Return the servers with the route at the end of `text`. Of a long text only the end is searched that could be
-        a route.
+        """Return the servers with the route at the end of `text`. A longer text than the longest route is searched only
+        in its last characters.
         """
         if text in self._groups:
             return self._groups[text]

@@ -1,7 +1,7 @@
 """Rules that overrule the client's claim (HAProxy `option persist`, `force-persist`, `ignore-persist`, `use-server`).
 
-They wrap the persistences of a backend, so that a backend without rules pays nothing for them. The order is HAProxy's:
-force-persist or ignore-persist, use-server, and then what the client claims.
+The rules wrap the persistences of a backend, so they cost nothing in a backend without rules. The order is HAProxy's:
+first force-persist or ignore-persist, then use-server, then the client's claim.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Mark, Persisten
 from sticky_core.persistence.persistence import FastPath, Persistence, UsedTable, no_fast_path
 from sticky_core.server.server import Server
 
-#: takes a request, and returns whether a rule applies to it
+#: returns, as true or false, whether a rule applies to a request
 Condition = Callable[[Request], object]
 
 
@@ -33,14 +33,14 @@ class RuleOptions(Protocol):
 
 
 def with_rules(options: RuleOptions, servers: Sequence[Server], persistence: Persistence | None) -> Persistence | None:
-    """Return `persistence` under the rules of `options`, or as it is if there are none."""
+    """Return `persistence` with the rules of `options`, or `persistence` itself if there are no rules."""
     if options.persist_on_down or options.force_persist or options.use_server:
         return RuledPersistence(options, servers, persistence)
     return persistence
 
 
 class RuledPersistence:
-    """A persistence, or none, under `persist_on_down`, `force_persist` and `use_server`."""
+    """A persistence, or None, with the rules `persist_on_down`, `force_persist` and `use_server`."""
 
     fast_path: FastPath
 
@@ -51,14 +51,16 @@ class RuledPersistence:
         self._use_server = [(by_name[name], condition) for name, condition in options.use_server]
         self._persistence = persistence
         self.max_idle = 0.0 if persistence is None else persistence.max_idle
-        # conditions are evaluated for each request, so what a client claims is not remembered
+        # conditions are evaluated for each request, so the fast path can't be used
         self._has_conditions = bool(self._force_persist or self._use_server)
         self._no_fast_path = no_fast_path()
         self._update_fast_path()
 
     def _update_fast_path(self) -> None:
-        is_off = self._has_conditions or self._persistence is None
-        self.fast_path = self._no_fast_path if is_off or self._persistence is None else self._persistence.fast_path
+        if self._persistence is None or self._has_conditions:
+            self.fast_path = self._no_fast_path
+        else:
+            self.fast_path = self._persistence.fast_path
 
     @property
     def tables(self) -> Sequence[UsedTable]:
@@ -89,8 +91,8 @@ class RuledPersistence:
 
 
 class IgnorablePersistence:
-    """A persistence under `ignore_persist`: for the requests that it matches, the claim does not count and the response
-    gets no mark. It is for cookies; stick rules apply all the same, as in HAProxy.
+    """A persistence with the rule `ignore_persist`: for a request that the rule matches, the claim does not count and
+    the response gets no mark. The rule concerns cookies only; stick rules apply nevertheless, as in HAProxy.
     """
 
     tables: Sequence[UsedTable] = ()
@@ -122,7 +124,7 @@ class IgnorablePersistence:
 
 
 def _unused(result: PersistenceResult) -> PersistenceResult:
-    """Return the result of a request with a claim that a rule has overruled."""
+    """Return `result` with its claim, if there is one, marked as unused because of a rule."""
     claim, reason = result.claim, result.reason
     if claim is not Claim.NONE:
         claim, reason = Claim.UNUSED, Reason.RULE

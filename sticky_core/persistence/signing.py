@@ -1,7 +1,7 @@
-"""Signed texts. A signed value counts only in the one form in which we would write it.
+"""Signed texts. A signed value is valid only in the one form in which we write it.
 
-itsdangerous signs; we compare. Its signatures are base64 and it decodes them leniently (`value + "="` verifies as
-well), so a value counts only if signing its payload again gives exactly the same characters.
+itsdangerous makes the signatures, but does not verify them: it decodes their base64 leniently, so that `value + "="`
+would be valid too. Instead the payload is signed again, and the value is valid if it is exactly the same text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itsdangerous import Signer
 
 Secret = str | bytes
 
-#: the environment variable with the secret, if none is given
+#: the environment variable that holds the secret if no option gives one
 VARIABLE = "STICKY_SECRET"
 
 #: the shortest secret that is accepted, in bytes
@@ -24,30 +24,32 @@ SHORTEST = 16
 #: how many characters a signature adds to a text: a dot, and SHA-256 in base64
 SIGNATURE_LENGTH = 44
 
-_HOW = (
+_HOW_TO_SET = (
     'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))" '
     f"(and set it as {VARIABLE}, or pass secret=...)"
 )
 
 
 def secrets(given: Secret | Sequence[Secret] | None) -> tuple[bytes, ...]:
-    """Return the keys, oldest first: those given, else the environment's. ValueError if they are missing or weak."""
+    """Return the secrets as bytes, oldest first: the given ones, else that of the environment. Raise ValueError if
+    there is none, or one is too short.
+    """
     if given is None:
         given = os.environ.get(VARIABLE, "")
         if not given:
-            raise ValueError(f"a signed cookie needs a secret: {_HOW}")
+            raise ValueError(f"a signed cookie needs a secret: {_HOW_TO_SET}")
     several = [given] if isinstance(given, (str, bytes)) else list(given)
     keys = tuple(key.encode() if isinstance(key, str) else bytes(key) for key in several)
     if not keys:
-        raise ValueError(f"secret is an empty list: {_HOW}")
+        raise ValueError(f"secret is an empty list: {_HOW_TO_SET}")
     if any(len(key) < SHORTEST for key in keys):
-        raise ValueError(f"a secret shorter than {SHORTEST} bytes can be guessed: {_HOW}")
+        raise ValueError(f"a secret shorter than {SHORTEST} bytes can be guessed: {_HOW_TO_SET}")
     return keys
 
 
 class Signing:
-    """Signs for one purpose, by HMAC-SHA256. The keys are derived from each secret by HMAC, with a salt that names the
-    purpose.
+    """Signs and verifies texts for one purpose, by HMAC-SHA256. A key is derived from each secret by HMAC, with a salt
+    that names the purpose.
     """
 
     def __init__(self, keys: Sequence[bytes], *purpose: str) -> None:
@@ -60,7 +62,7 @@ class Signing:
 
     @property
     def keys(self) -> range:
-        """The numbers of the keys: 0 is the newest, which signs."""
+        """The numbers of the keys. 0 is the newest, with which values are signed."""
         return range(len(self._signers))
 
     def sign(self, payload: str, key: int = 0) -> str:
@@ -68,8 +70,8 @@ class Signing:
         return self._signers[key].sign(payload).decode("ascii")
 
     def verify(self, value: str) -> tuple[str, int] | None:
-        """Return the payload of a signed value, and the number of the key that has signed it; None if none of ours has
-        signed exactly this value.
+        """Return the payload of a signed value and the number of the key that has signed it, or None if no key signs
+        the payload with exactly this value.
         """
         payload, dot, _ = value.rpartition(".")
         if dot and value.isascii():
@@ -79,5 +81,5 @@ class Signing:
         return None
 
     def digest(self, text: str, key: int = 0) -> str:
-        """Return a keyed digest of `text`, 32 hexadecimal digits, from which `text` can't be found."""
+        """Return a keyed digest of `text`, 32 hexadecimal digits, which does not reveal `text`."""
         return hmac.digest(self._digest_keys[key], b"opaque/" + text.encode(), "sha256").hex()[:32]

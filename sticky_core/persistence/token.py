@@ -23,23 +23,23 @@ from sticky_core.samples.request import Sample, cook, hdr, url_param
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 
-_BYTES = 18  # 144 random bits
-_LENGTH = 24  # in so many characters
+_BYTES = 18  # random bytes of a token: 144 bits
+_LENGTH = 24  # characters of a token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """Persistence by a token. The response to the first request of a client carries it, once.
+    """Persistence by a token. Only the response to the first request of a client carries the token.
 
     - `header`: the header that carries the token, in that response and in the client's requests. Default: none.
-    - `cookie`: the name of a cookie that carries it as well, or instead: HttpOnly, SameSite=Lax, Secure on https, and
-      not visible to servers. Default: none.
-    - `param`: the parameter of the URL in which clients may send it. Default: none.
-    - `timeout`: how long a token is remembered after its last use, in seconds or as text. Default: 30 minutes. It has
-      no effect with a `table`.
+    - `cookie`: the name of a cookie that carries the token, in addition to `header` or instead of it. The cookie is
+      HttpOnly, SameSite=Lax, and Secure on https; servers do not get it. Default: none.
+    - `param`: the parameter of the URL in which clients may send the token. Default: none.
+    - `timeout`: how long a token is stored after its last use, in seconds or as text. Default: 30 minutes. It has no
+      effect with a `table`.
     - `table`: the stick table, of type string. Default: one for a million tokens.
 
-    A client with a token that was not made here, or is not stored any more, gets a new one.
+    A client with a token that is not stored gets a new one.
 
     Raises `ConfigError` if neither a header nor a cookie carries the token, or a name is not valid.
     """
@@ -57,12 +57,12 @@ class Token:
 
     def _problems(self) -> Iterator[str]:
         if self.header is None and self.cookie is None:
-            yield "responses carry it in header= or cookie=: name one"
+            yield "nothing carries the token: give header= or cookie="
         for option, name in (("header", self.header), ("cookie", self.cookie)):
             if name is not None and not cookies.is_name(name):
                 yield f"{option} {name!r} can't be the name of a {option}"
         if self.param == "":
-            yield "param: a parameter has a name"
+            yield "param is empty: give the name of the parameter"
         if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
             return
         if self.table.type != "string":

@@ -1,6 +1,7 @@
-"""XXH64 of short texts, from which HAProxy makes dynamic cookies (`cookie … dynamic`, configuration manual).
+"""XXH64 of short texts: HAProxy computes dynamic cookies with it (`cookie … dynamic`, configuration manual).
 
-Written after the algorithm's specification. A few hashes per configuration do not justify a compiled dependency.
+Implemented from the algorithm's specification, as is XXH32 (`sticky_core.balance.xxh32`). A few hashes per
+configuration do not justify a compiled dependency.
 """
 
 from __future__ import annotations
@@ -56,6 +57,6 @@ def xxh64(data: bytes) -> int:
 def dynamic_id(key: str, host: str, port: int) -> str:
     """Return the dynamic id of a server: the hash of the key, its address and its port, as 16 hexadecimal digits.
 
-    ValueError if `host` is a name rather than an address.
+    Raise ValueError if `host` is a name rather than an address.
     """
     return f"{xxh64(key.encode() + ipaddress.ip_address(host).packed + port.to_bytes(4, 'big')):016x}"

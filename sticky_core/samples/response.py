@@ -33,7 +33,7 @@ class cook:
 
     def __call__(self, response: ResponseHead) -> str | None:
         text = self._last_text(response)
-        return cookies.value_set(text) if text is not None else None
+        return cookies.set_cookie_value(text) if text is not None else None
 
     def ends(self, response: ResponseHead, now: float) -> bool:
         """Return whether the response deletes the cookie, as a logout does; `now` in seconds since the epoch."""
@@ -43,7 +43,9 @@ class cook:
     def _last_text(self, response: ResponseHead) -> str | None:
         if not response.sets_cookies:
             return None
-        texts = [text for text in response.set_cookies if self.name in text and cookies.set_name(text) == self.name]
+        texts = [
+            text for text in response.set_cookies if self.name in text and cookies.set_cookie_name(text) == self.name
+        ]
         return texts[-1] if texts else None
 
 

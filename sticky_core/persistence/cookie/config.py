@@ -1,7 +1,7 @@
 """Persistence by a cookie: ours (`insert`), the application's with our id in it (`rewrite`, `prefix`), or the
-application's as it is (`passive`). HAProxy's `cookie` keyword, signed.
+application's unchanged (`passive`). It is HAProxy's `cookie` keyword, with signed values.
 
-`Cookie` is what the user writes. `CookieSettings` is the same with every default applied, `CookieEngine` its run-time
+`Cookie` is what the user writes, `CookieSettings` the same with every default applied, and `CookieEngine` the run-time
 object.
 """
 
@@ -36,12 +36,12 @@ _DURATIONS: tuple[Literal["max_age", "expires", "maxidle", "maxlife"], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class FallbackCookie:
-    """A second cookie with the same value, for browsers that do not keep or send the first. A request may carry either.
-    AWS calls its own `...CORS`; sites that are embedded in others write one for browsers that take `SameSite=None` for
-    `Strict`.
+    """A second cookie with the same value, for browsers that do not keep or do not send the first. A request may carry
+    either. Examples: `AWSALBCORS` of AWS, and for a site that is embedded in other sites a cookie without `SameSite`,
+    since some old browsers treat `SameSite=None` as `Strict`.
 
-    - `name`: its name, another than that of the first.
-    - `httponly`, `secure`, `samesite`, `partitioned`: as with `Cookie`. Default: those of the first.
+    - `name`: the name of the second cookie. It differs from that of the first.
+    - `httponly`, `secure`, `samesite`, `partitioned`: as with `Cookie`. Default: those of the first cookie.
     """
 
     name: str
@@ -51,7 +51,7 @@ class FallbackCookie:
     partitioned: bool | NotGiven = field(default=UNSET, kw_only=True)
 
     def merged_with(self, first: Cookie) -> Cookie:
-        """Return the fallback of `first` as a cookie of its own."""
+        """Return the fallback as a `Cookie`: the options of `first`, except those that are given here."""
         given = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not UNSET}
         return replace(first, **given)
 
@@ -60,38 +60,39 @@ class FallbackCookie:
 class Cookie:
     """Persistence by a cookie (HAProxy `cookie`, configuration manual 4.2).
 
-    What it is:
+    Name and mode:
 
-    - `name`: the cookie's name. Names that begin with `__Host-` or `__Secure-` have their rules checked (RFC 6265bis,
-      4.1.3).
-    - `mode`: what makes the cookie. `"insert"` (default): we do. `"rewrite"`: the application sets it, and we replace
-      its value by our id. `"prefix"`: the application sets it, and we put our id before its value (`id~value`) and
-      remove it before the application gets it back. `"passive"`: the application sets it to a server's id by itself,
-      and we only read it. HAProxy `insert`, `rewrite`, `prefix`, or none of these.
+    - `name`: the cookie's name. If it begins with `__Host-` or `__Secure-`, the attributes that browsers demand for
+      such a name are checked (RFC 6265bis, 4.1.3).
+    - `mode`: how the cookie is made. `"insert"` (default): we set it. `"rewrite"`: the application sets it, and we
+      replace its value by our id. `"prefix"`: the application sets it, and we put our id before its value (`id~value`)
+      and remove the id from requests. `"passive"`: the application sets it to the id of a server, and we only read it.
+      HAProxy `insert`, `rewrite`, `prefix`, or none of these.
 
     The value:
 
-    - `secret`: text or bytes, 16 bytes at least, that sign the id, so that a client can't name a server that it was
-      never given. Or a list, oldest first: the newest signs; a value that an older one has signed counts, and is
-      replaced. Default: the environment's `STICKY_SECRET`. Not for passive cookies.
-    - `signed`: False: a plain value, HAProxy's bytes and dates; then `httponly`, `secure` and `samesite` are written
-      only if given. Default: True, but passive cookies are never signed.
-    - `opaque`: True: the id is a keyed digest, so it does not tell the server's name. Default: False. Not for passive
+    - `secret`: the key that signs values, text or bytes, at least 16 bytes, so that a client can't make a value that
+      names a server. Or a list of secrets, oldest first: the newest signs; a value signed by an older one is valid, and
+      is replaced. Default: the environment variable `STICKY_SECRET`. Not for passive cookies.
+    - `signed`: False: the value is plain, with the bytes and dates of HAProxy; then `httponly`, `secure` and `samesite`
+      are written only if given. Default: True, but passive cookies are never signed.
+    - `opaque`: True: the id is a keyed digest, so it does not reveal the server's name. Default: False. Not for passive
       cookies.
-    - `dynamic`: a key; ids are made of it and the server's address (HAProxy `dynamic-cookie-key`). Default: none; ids
-      are the servers' `cookie=` or names.
-    - `maxidle`: a duration; a client that was away for longer is not recognised. Default: no limit. Insert and rewrite
-      (HAProxy `maxidle`).
-    - `maxlife`: a duration; a client that came first longer ago is not recognised. Default: no limit. Insert and
+    - `dynamic`: a key, text; the id of a server is computed from it and the server's address (HAProxy
+      `dynamic-cookie-key`). Default: none; the id is the server's `cookie=` or name.
+    - `maxidle`: a duration; a client is not recognised if its last visit was longer ago. Default: no limit. Insert and
+      rewrite (HAProxy `maxidle`).
+    - `maxlife`: a duration; a client is not recognised if its first visit was longer ago. Default: no limit. Insert and
       rewrite (HAProxy `maxlife`).
-    - `refresh`: when a client that stays gets a new mark. `"due"` (default): with `maxidle`, `max_age` or `expires`,
-      after an eighth of the shortest of them, but after 60 s at least and half of it at most; plain dates every four
-      seconds as in HAProxy; plain `max_age` or `expires` alone never. `"never"`. `"always"`: with each response (AWS
-      ALB). Insert only.
+    - `refresh`: when a client that keeps its server gets a new mark. Insert only.
+      `"due"` (default): a signed mark after an eighth of the shortest of `maxidle`, `max_age` and `expires`, but not
+      before 60 s, nor after more than half of it; never if none of them is given. A plain mark with dates every four
+      seconds, as in HAProxy; a plain mark without dates never.
+      `"always"`: with each response (as an ALB of AWS does). `"never"`.
 
     Requests and responses:
 
-    - `indirect`: True: the server does not see the cookie. Default: True in insert mode, else False (HAProxy
+    - `indirect`: True: the server does not get the cookie. Default: True in insert mode, else False (HAProxy
       `indirect`). Not in rewrite mode.
     - `preserve`: True: a cookie by this name that the application sets itself goes to the client unchanged. Default:
       False (HAProxy `preserve`). Not in rewrite mode.
@@ -109,14 +110,15 @@ class Cookie:
       (HAProxy `attr "SameSite=…"`).
     - `partitioned`: True or False. Default: False (HAProxy `attr Partitioned`).
     - `path`: text. Default: `/`, as HAProxy has it.
-    - `domain`: text, or a list of texts, an attribute each. Default: none (HAProxy `domain`).
-    - `attr`: text, or a list of texts, further attributes as they are. Default: none (HAProxy `attr`).
-    - `max_age`: a duration, for how long browsers keep the cookie. Default: until the browser is closed.
+    - `domain`: text, or a list of texts; one attribute for each. Default: none (HAProxy `domain`).
+    - `attr`: text, or a list of texts; further attributes, written unchanged. Default: none (HAProxy `attr`).
+    - `max_age`: a duration, how long browsers keep the cookie. Default: until the browser is closed.
     - `expires`: the same, written as a date. Default: none.
 
-    Durations are seconds, or text such as `"8h"`, from 1 s on. Dates travel in the value, inside the signature.
+    Durations are seconds, or text such as `"8h"`, and at least 1 s. The dates for `maxidle` and `maxlife` are part of
+    the value, and signed with it.
 
-    Raises `ConfigError` with every problem found. An option that has no effect in the mode is one.
+    Raises `ConfigError` with every problem found. An option without effect in the chosen mode is a problem as well.
     """
 
     name: str
@@ -147,7 +149,7 @@ class Cookie:
         raise_problems(f"cookie {self.name}: {problem}" for problem in _problems(self))
 
     def settings(self) -> CookieSettings:
-        """Return the same with every default applied."""
+        """Return the options of the cookie with every default applied."""
         mode = MODES[self.mode]
         written = [_written(self)]
         if self.fallback is not UNSET:
@@ -171,7 +173,7 @@ class Cookie:
         )
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
-        """Return the scope of the cookie and of its fallback; none if the application writes the cookie alone."""
+        """Return the scopes of the cookie and of its fallback; none if only the application writes the cookie."""
         mode = MODES[self.mode]
         if not mode.inserts and mode.edit_value is None:
             return ()
@@ -189,7 +191,9 @@ def _is_signed(cookie: Cookie) -> bool:
 
 
 def _keys(cookie: Cookie) -> tuple[bytes, ...]:
-    """Return the secrets, oldest first; none if nothing is signed or opaque. ValueError if they are missing or weak."""
+    """Return the secrets, oldest first; none if nothing is signed or opaque. Raise ValueError if there is no secret, or
+    one is too short.
+    """
     if not _is_signed(cookie) and cookie.opaque is not True:
         return ()
     return secrets(value_or(cookie.secret, None))
@@ -320,7 +324,7 @@ def _problems_of_attributes(cookie: Cookie) -> Iterator[str]:
 
 def _problems_of_fallback(cookie: Cookie, fallback: object) -> Iterator[str]:
     if not isinstance(fallback, FallbackCookie):
-        yield f"fallback {fallback!r} is none: write fallback=FallbackCookie(name, ...)"
+        yield f"fallback {fallback!r} is no FallbackCookie: write fallback=FallbackCookie(name, ...)"
         return
     if fallback.name == cookie.name:
         yield "its fallback has the same name, and would overwrite it: give it another"

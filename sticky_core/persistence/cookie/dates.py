@@ -14,7 +14,7 @@ DATES_LENGTH = 12
 
 
 def encode(seconds: int) -> str:
-    """Return seconds since the epoch, rounded up to four, as text: 1700000000 is `ZVPxA`."""
+    """Return seconds since the epoch, rounded up to a multiple of four, as text: 1700000000 is `ZVPxA`."""
     units = (seconds + 3) >> 2
     return "".join(_ALPHABET[(units >> shift) & 63] for shift in (24, 18, 12, 6, 0))
 
@@ -33,7 +33,7 @@ def decode(text: str) -> int | None:
 
 
 def add_dates(text: str, last: int | None, first: int | None) -> str:
-    """Return an id with its dates. `first` is written only behind `last`."""
+    """Return an id with its dates appended. Without `last` there is no `first` either."""
     if last is None:
         return text
     return f"{text}|{encode(last)}" if first is None else f"{text}|{encode(last)}|{encode(first)}"

@@ -21,15 +21,16 @@ from sticky_core.server.server import Server
 
 _NO_MARK = Mark.NONE  # reading the member of an Enum costs as much as a few dict look-ups
 
-_SKEW_SIGNED = 300  # in seconds, how far in the future a date may be: the clocks of two hosts of ours
-_SKEW_PLAIN = 86400  # HAProxy's
+# how many seconds in the future a date may be, since the clocks of hosts differ
+_SKEW_SIGNED = 300
+_SKEW_PLAIN = 86400  # as in HAProxy
 
 
 class CookieEngine:
     """A cookie for the servers of one backend.
 
-    Results of recent Cookie headers are remembered: those that hold whatever the time in `fast_path`, others, with
-    dates that have to be compared with the clock, in a cache of its own.
+    Recent Cookie headers are cached: with the final result in `fast_path`, or, if the dates in the value have to be
+    compared with the clock, with the servers that the value names in `_parsed_headers`.
     """
 
     tables: Sequence[UsedTable] = ()
@@ -56,7 +57,7 @@ class CookieEngine:
         self._forget_results()
 
     def state_changed(self, server: Server) -> None:
-        """Make the values anew if the server has another instance, or with `dynamic` another address."""
+        """Make new values if the server has another instance, or with `dynamic` another address."""
         changed = self._ids.update(server)
         for each in changed:
             self._values.update(each)
@@ -77,13 +78,13 @@ class CookieEngine:
         key = request.cookie_key
         if key is None:
             return NO_COOKIE
-        # Read before anything is looked up: if an instance ends meanwhile, its results go to caches that are not used.
+        # Both are read first: if an instance ends meanwhile, its result is put into caches that are not used any more.
         parsed_headers, fast_path = self._parsed_headers, self.fast_path
         if (parsed := parsed_headers.get(key)) is not None:
             candidates, request.forwarded_cookies = parsed
             return self._choose(candidates, accept_down)
-        if (final := fast_path.get(key)) is not None and final[0].usable:
-            _, result, request.forwarded_cookies = final
+        if (cached := fast_path.get(key)) is not None and cached[0].usable:
+            _, result, request.forwarded_cookies = cached
             return result
         texts = request.cookies
         values = self._take(texts, request)
@@ -103,8 +104,8 @@ class CookieEngine:
         return result
 
     def _take(self, texts: Sequence[str], request: Request) -> Sequence[str]:
-        """Return the values of the cookie in a request, and edit what the server is to see. The values of the fallback
-        come after those of the cookie, and an equal value counts once.
+        """Return the values of the cookie and then of its fallback in a request, each value once. Edit the cookies that
+        the server gets, if the mode requires it.
         """
         values: Sequence[str] = ()
         rest = [*texts]
@@ -122,8 +123,8 @@ class CookieEngine:
         return values if len(self._names) == 1 else [*dict.fromkeys(values)]
 
     def _best(self, values: Sequence[str], accept_down: bool) -> PersistenceResult:
-        """Return the result of the first value that binds the request, else of the last that is not invalid, else of
-        the first.
+        """Return the result of the first value that binds the request; else of the last value that is not invalid; else
+        of the first value.
         """
         best: PersistenceResult | None = None
         for value in values:
@@ -137,7 +138,9 @@ class CookieEngine:
         return best
 
     def _choose(self, candidates: Candidates, accept_down: bool) -> PersistenceResult:
-        """Return the result for the first usable server of those that a value names."""
+        """Return the result for the first usable server of those that a value names; if none is usable or the value has
+        expired, the result with the reason.
+        """
         for server, result in candidates:
             if not result.needs_no_mark and (expired := self._expired(result)) is not None:
                 return expired
@@ -156,7 +159,9 @@ class CookieEngine:
         )
 
     def _expired(self, result: PersistenceResult) -> PersistenceResult | None:
-        """Return the result of a value with dates that are too old, or too far in the future; None if they are not."""
+        """Return the result of a value with a date that is too old or too far in the future; None if its dates are
+        valid or it has none.
+        """
         last, first = result.last_seen, result.first_seen
         if last is None and first is None:
             return None
@@ -172,7 +177,7 @@ class CookieEngine:
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        mark = self._edit_own(server, is_bound, response) if response.sets_cookies else _NO_MARK
+        mark = self._handle_application_cookie(server, is_bound, response) if response.sets_cookies else _NO_MARK
         if is_bound and not self._is_due(result):
             return mark
         if not self._mode.inserts or mark is Mark.PASSED or result.claim is Claim.UNUSED:
@@ -180,7 +185,7 @@ class CookieEngine:
         if self._settings.postonly and request.method != "POST":
             return mark
         if not self._ids.of(server):
-            # HAProxy deletes the cookie of every client; a client that has sent none has none to delete
+            # HAProxy deletes the cookie in every response; here only if the client has sent one
             if result.claim is Claim.NONE:
                 return mark
             mark = Mark.DELETED
@@ -191,31 +196,33 @@ class CookieEngine:
         self._writer.make_private(response)
         return mark
 
-    def _edit_own(self, server: Server, is_bound: bool, response: ResponseHead) -> Mark:
-        """Pass, remove or edit the cookies that the application sets under our name; decided in HAProxy's order."""
-        if not self._writer.finds_own(response):
+    def _handle_application_cookie(self, server: Server, is_bound: bool, response: ResponseHead) -> Mark:
+        """Pass on, remove or edit the cookies that the application sets under our names. The order of the conditions is
+        HAProxy's.
+        """
+        if not self._writer.has_application_cookie(response):
             return Mark.NONE
         if self._settings.preserves:
             return Mark.PASSED
         if self._mode.inserts or (is_bound and self._settings.is_indirect):
-            self._writer.remove_own(response)
+            self._writer.remove_application_cookies(response)
             return Mark.DELETED
         edit = self._mode.edit_value
         if edit is None or not self._ids.of(server):
             return Mark.PASSED
         value = self._values.make(server)
-        self._writer.edit_own(response, lambda own: edit(value, own))
+        self._writer.edit_application_cookies(response, lambda own: edit(value, own))
         return Mark.REWRITTEN
 
     def _is_due(self, result: PersistenceResult) -> bool:
-        """Return whether a client that stays at its server needs a new mark."""
+        """Return whether a client that keeps its server needs a new mark."""
         last, first = result.last_seen, result.first_seen
         refresh = self._settings.refresh
         if result.is_outdated or refresh == "always":
             return True
         if last is None and first is None and not self._is_dated:
             return False
-        if (first is None) is bool(self._max_life):  # its date is missing, or is one that has no meaning here
+        if (first is None) is bool(self._max_life):  # the first date is missing, or is there although it is not needed
             return True
         now = int(self._clock.wall())
         if not self._settings.is_signed:
@@ -226,6 +233,6 @@ class CookieEngine:
 
 
 def _without_prefix(value: str) -> str:
-    """Return the value that the application has set. A value without a prefix stays as it is, quotes included."""
+    """Return the value that the application has set. A value without a prefix is not changed, quotes included."""
     _, tilde, own = cookies.unquote(value).partition("~")
     return own if tilde else value

@@ -16,10 +16,11 @@ from sticky_core.target import host_and_port
 
 
 class CookieIds:
-    """Server ↔ id. Several servers may share an id. A server has several ids if they are opaque and there are several
-    keys: its own, of the newest key, comes first. A server without an id gets no clients by cookie.
+    """Maps servers to ids, and ids to servers. Several servers may share an id. A server has several ids if ids are
+    opaque and there are several keys: the id of the newest key comes first. No cookie names a server without an id.
 
-    - `longest_value`: no signed value of these ids is longer, in characters. Dynamic ids may raise it.
+    - `longest_value`: the length of the longest signed value with one of these ids, in characters. A new dynamic id may
+      increase it.
     """
 
     def __init__(self, settings: CookieSettings, signing: Signing | None, servers: Sequence[Server]) -> None:
@@ -31,11 +32,11 @@ class CookieIds:
         self.longest_value = _value_length(max(map(len, self._servers_of), default=0))
 
     def servers(self, server_id: str) -> Sequence[Server] | None:
-        """Return the servers that an id stands for, in the order of their declaration; None if there is none."""
+        """Return the servers with an id, in the order of their declaration; None if no server has it."""
         return self._servers_of.get(server_id)
 
     def of(self, server: Server) -> tuple[str, ...]:
-        """Return the ids of a server, its own first; none if it has no id."""
+        """Return the ids of a server, the one that is written first; empty if the server has no id."""
         return self._ids_of[server]
 
     def _add(self, servers: Sequence[Server]) -> Iterator[str]:
@@ -65,6 +66,7 @@ class CookieIds:
                 self._servers_of.setdefault(each, []).append(server)
 
     def _reserved_characters(self) -> Iterator[tuple[str, str]]:
+        """Yield each character that an id must not contain, and the reason."""
         if self._settings.mode.has_prefix:
             yield "~", "would end the prefix there"
         else:
@@ -73,14 +75,16 @@ class CookieIds:
             yield "@", "would begin the instance of a replica there"
 
     def update(self, server: Server) -> list[Server]:
-        """Give a server the dynamic id of its present address. Return the servers that get other values by that."""
+        """Compute the dynamic id of a server from its current address. Return the servers with other values than
+        before.
+        """
         key = self._settings.dynamic_key
         if key is None or server.config.cookie is not None:
             return []
         try:
             server_id = _dynamic_id(key, server)
         except ValueError:
-            server_id = ""  # a UNIX socket has none
+            server_id = ""  # a UNIX socket has no address to compute it from
         ids, before = (server_id,) if server_id else (), self._ids_of[server]
         if ids == before:
             return []
@@ -105,9 +109,11 @@ def _value_length(id_length: int) -> int:
 
 
 def _dynamic_id(key: str, server: Server) -> str:
-    """Return HAProxy's dynamic id; ValueError, with the reason, if the server can't have one."""
+    """Return HAProxy's dynamic id of a server; empty until the server has an address. Raise ValueError, with the
+    reason, if the server can't have one.
+    """
     if server.is_unresolved:
-        return ""  # until it has an address
+        return ""
     if not isinstance(server.config.target, str):
         raise ValueError("it is an app")
     where = host_and_port(server.config.target)

@@ -1,5 +1,5 @@
-"""The modes of `Cookie`, one row each. A new mode is a name in `Mode` and a row in `MODES`; validation, settings and
-engine read what it does from the row.
+"""The modes of `Cookie`, one row each. To add a mode, add a name to `Mode` and a row to `MODES`: validation, settings
+and engine read from the row what the mode does.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class CookieMode:
     """What a mode does.
 
     - `options`: the options of `Cookie` that have an effect.
-    - `inserts`: responses get a Set-Cookie of ours, and one that the application sets under the same name is deleted.
-    - `edit_value`: takes our value and the value that the application sets, and returns the one that the client gets;
+    - `inserts`: we add a Set-Cookie to responses, and remove that of the application under the same name.
+    - `edit_value`: takes our value and the value that the application sets, and returns the value that the client gets;
       None: the application's Set-Cookie is not changed.
-    - `has_prefix`: the cookie holds `id~value`. The server gets `value`, and there are no dates.
+    - `has_prefix`: the cookie contains `id~value`. The server gets `value`, and there are no dates.
     - `is_signable`: the id is signed unless `signed=False`.
     - `is_indirect`: the default of `indirect`.
     - `needs_signature_for_dates`: the value has dates only if it is signed.

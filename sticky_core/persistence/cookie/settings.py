@@ -1,4 +1,4 @@
-"""What a `Cookie` means, with every default applied. Made once, by `Cookie.settings`, and read by the engine."""
+"""The options of a `Cookie` with every default applied. `Cookie.settings` makes them once; the engine reads them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sticky_core.persistence.cookie.modes import CookieMode
 Refresh = Literal["due", "never", "always"]
 SameSite = Literal["Lax", "Strict", "None"]
 
-#: a mark is due after this part of the shortest lifetime that it has
+#: a mark is due for renewal after this fraction of its shortest lifetime
 _RENEWED_PART = 1 / 8
-#: in seconds, the shortest time after which a mark is due; but never more than half of its lifetime
+#: but not before this many seconds; half of the lifetime is the latest in any case
 _SHORTEST_RENEWAL = 60.0
 
 
@@ -21,10 +21,11 @@ _SHORTEST_RENEWAL = 60.0
 class WrittenCookie:
     """One cookie that is written to clients: a `Cookie`, or its `FallbackCookie`.
 
-    - `name`, `path`, `domains`: what browsers identify it by; no domains: the host that has set it.
+    - `name`, `path`, `domains`: by these browsers identify the cookie; without domains it belongs to the host that has
+      set it.
     - `httponly`, `samesite`, `partitioned`, `attr`: further attributes.
-    - `secure`: whether it is Secure; `"auto"`: where the client came over TLS.
-    - `max_age`: its Max-Age in seconds; 0: none.
+    - `secure`: whether the cookie is Secure; `"auto"`: if the client uses TLS.
+    - `max_age`: Max-Age in seconds; 0: no such attribute.
     """
 
     name: str
@@ -38,7 +39,9 @@ class WrittenCookie:
     max_age: float
 
     def attribute_text(self, *, is_tls: bool, is_deleted: bool = False) -> str:
-        """Return the attributes of its Set-Cookie. `is_tls`: the client came over TLS."""
+        """Return the attributes of the Set-Cookie that sets the cookie, or with `is_deleted` deletes it. `is_tls`:
+        whether the client uses TLS.
+        """
         return cookies.attribute_text(
             path=self.path,
             domains=self.domains,
@@ -51,7 +54,7 @@ class WrittenCookie:
         )
 
     def is_secure(self, *, is_tls: bool) -> bool:
-        """Return whether it is Secure in the response to a client that came over TLS, or not."""
+        """Return whether the cookie is Secure. `is_tls`: whether the client uses TLS."""
         return is_tls if self.secure == "auto" else self.secure
 
 
@@ -64,12 +67,12 @@ class CookieSettings:
     - `keys`: the secrets, oldest first; none if nothing is signed or opaque.
     - `is_signed`: values are signed. `is_opaque`: ids are keyed digests.
     - `dynamic_key`: HAProxy's `dynamic-cookie-key`; None: ids do not depend on addresses.
-    - `is_indirect`: the server does not see the cookie, and the client does not see the application's.
-    - `preserves`: a cookie that the application sets itself goes to the client.
+    - `is_indirect`: the server does not get the cookie, and the client does not get that of the application.
+    - `preserves`: a cookie by this name that the application sets itself goes to the client.
     - `sets_private`: a response with a mark gets `Cache-Control: private`.
     - `postonly`: only responses to POST are marked.
     - `max_idle`, `max_life`, `expires`: in seconds; 0: without limit.
-    - `refresh`: when a client that stays gets a new mark.
+    - `refresh`: when a client that keeps its server gets a new mark.
     """
 
     name: str
@@ -95,7 +98,7 @@ class CookieSettings:
 
     @property
     def renew_after(self) -> float:
-        """After how many seconds a signed mark is renewed; 0: never by the time."""
+        """After how many seconds a signed mark is due for renewal; 0: its age does not matter."""
         lifetimes = [each for each in (self.max_idle, self.written[0].max_age, self.expires) if each]
         if not self.is_signed or self.refresh != "due" or not lifetimes:
             return 0.0

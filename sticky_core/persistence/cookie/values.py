@@ -18,20 +18,20 @@ from sticky_core.server.server import Server
 
 _log = logging.getLogger("sticky_sessions")
 
-#: how many dated values are remembered; at most twice as many are held
+#: how many values or headers a cache keeps, and at most twice as many
 REMEMBERED = 4096
-#: a longer value or header is not remembered, in characters, so that all of them stay within some twenty megabytes
+#: a value or header with more characters is not cached, so that a cache takes some twenty megabytes at most
 LONGEST_REMEMBERED = 1024
 
-#: The servers that a value may name, in order, each with the result if it is that one.
+#: The servers with the id in a value, in order, each with the result to return if it is chosen.
 Candidates = tuple[tuple[Server, PersistenceResult], ...]
 
 
 class CookieValues:
     """The values of one cookie.
 
-    A value is the id, with the instance of a replica, the dates, and the signature. Values without dates are made once
-    for each server and looked up; values with dates are verified once and remembered.
+    A value consists of the id, the instance of a replica, the dates, and the signature. Values without dates are made
+    once for each server, and then looked up; values with dates are verified once, and then cached.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class CookieValues:
         self._is_dated = settings.is_dated
         self._unquotes = settings.is_signed and not settings.mode.has_prefix
         self._needs_no_mark = not (settings.is_dated or settings.refresh == "always")
-        self._instances: dict[Server, str] = {}  # of which the values were made
+        self._instances: dict[Server, str] = {}  # the instance that the values of each server name
         self._undated: dict[str, Candidates] = {}
         self._undated_of: dict[Server, list[str]] = {}
-        self._current: dict[Server, str] = {}  # the undated value that is written today
+        self._current: dict[Server, str] = {}  # the undated value that is written for each server
         self._dated: TwoGenerationCache[str, Candidates]
         self._has_warned = False
         for server in servers:
             self.update(server)
 
     def has_other_instance(self, server: Server) -> bool:
-        """Return whether the values of a server are of another instance than its present one."""
+        """Return whether a server has another instance now than the one that its values name."""
         return self._instances[server] != server.instance
 
     def update(self, server: Server) -> None:
-        """Make the undated values of a server, for its present ids and instance."""
+        """Make the undated values of a server, for its current ids and instance."""
         self._instances[server] = server.instance
         for value in self._undated_of.get(server, ()):
             self._undated.pop(value, None)
@@ -78,7 +78,7 @@ class CookieValues:
         self._undated_of[server] = values
         if values:
             self._current[server] = values[0]
-        # A new table: another thread that reads the old one at this moment may still add values to it.
+        # A new cache: another thread that reads the old one at this moment may still add values to it.
         self._dated = TwoGenerationCache(REMEMBERED)
 
     def _payload(self, server: Server, server_id: str) -> str:
@@ -100,8 +100,8 @@ class CookieValues:
         )
 
     def make(self, server: Server, first_seen: int | None = None) -> str:
-        """Return the value that is written for a server that has an id, dated now. `first_seen`: when the client came
-        first; None: now.
+        """Return the value to write for a server that has an id, with the current date if values have dates.
+        `first_seen`: the date of the client's first visit; None: now.
         """
         if not self._is_dated:
             return self._current[server]
@@ -110,11 +110,11 @@ class CookieValues:
         return self._sign(dates.add_dates(self._payload(server, self._ids.of(server)[0]), now, first))
 
     def look_up(self, value: str) -> Candidates | PersistenceResult:
-        """Return the servers that a value may name, or the result that says why it names none."""
+        """Return the servers that a value names, or the result with the reason why it names none."""
         dated = self._dated
         known = self._undated.get(value) or dated.get(value)
         if known is None and self._unquotes and value[:1] == '"':
-            value = cookies.unquote(value)  # Python's clients (http.cookies, aiohttp) quote a value that has an @
+            value = cookies.unquote(value)  # clients written in Python (http.cookies, aiohttp) quote a value with an @
             known = self._undated.get(value) or dated.get(value)
         if known is None:
             parsed = self._parse(value)
@@ -128,7 +128,7 @@ class CookieValues:
             return PersistenceResult(Claim.INVALID, Reason.EMPTY)
         payload, key = value, 0
         if self._signing is not None:
-            # a longer value was not signed by us: no signature is computed for it
+            # a longer value can't be one of ours, so no signature is computed for it
             verified = self._signing.verify(value) if len(value) <= self._ids.longest_value else None
             if verified is None:
                 return PersistenceResult(Claim.INVALID, Reason.FORGED)
@@ -136,29 +136,29 @@ class CookieValues:
         last_seen = first_seen = None
         if not self._settings.mode.has_prefix:
             payload, last_seen, first_seen = dates.split_dates(payload)
-        server_id, named = instance.split_instance(payload) if self._settings.is_signed else (payload, "")
+        server_id, named_instance = instance.split_instance(payload) if self._settings.is_signed else (payload, "")
         servers = self._ids.servers(server_id)
         if servers is None:
-            # the date of the first visit stays known, whichever server serves the client from here on
+            # the dates are kept: the new mark repeats the date of the first visit
             return PersistenceResult(Claim.INVALID, Reason.UNKNOWN, None, last_seen, first_seen)
-        if self._settings.is_signed and all(named != server.instance for server in servers):
-            self._warn_of_other_processes(servers, named)
+        if self._settings.is_signed and all(named_instance != server.instance for server in servers):
+            self._warn_of_other_processes(servers, named_instance)
             return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, servers[0], last_seen, first_seen)
-        # an opaque id of an old key counts, but is not the one that is written today
+        # an opaque id of an old key is valid, but is not written any more
         is_outdated = key > 0 or all(self._ids.of(server)[0] != server_id for server in servers)
         return self._candidates(server_id, last_seen, first_seen, is_outdated=is_outdated)
 
-    def _warn_of_other_processes(self, servers: Sequence[Server], named: str) -> None:
-        """Log once that clients come to several processes: a value names an instance that began after ours, so it is
-        not one that ours has replaced.
+    def _warn_of_other_processes(self, servers: Sequence[Server], named_instance: str) -> None:
+        """Log once that several processes have replicas of the same servers, if a value names an instance that began
+        after the one here: a former instance of this process would have begun before it.
         """
         if self._has_warned:
             return
-        if any(server.instance and instance.began_after(named, server.instance) for server in servers):
+        if any(server.instance and instance.began_after(named_instance, server.instance) for server in servers):
             self._has_warned = True
             _log.warning(
-                "backend %s: a client came with the mark of a replica in another process. Replicas live in one "
-                "process: under several workers each has its own, and clients lose their sessions. Run one worker, "
-                "or put StickyWorkers around the app.",
+                "backend %s: a client sent the mark of a replica in another process. Replicas live in one process: "
+                "if several workers run, each has replicas of its own, and clients lose their sessions. Run one "
+                "worker, or put StickyWorkers around the app.",
                 self._backend,
             )

@@ -1,4 +1,4 @@
-"""Writes a cookie to responses: Set-Cookie headers of ours, and the application's under the same name."""
+"""Writes a cookie to responses: adds Set-Cookie headers of ours, and edits those of the application under our names."""
 
 from __future__ import annotations
 
@@ -40,28 +40,32 @@ class CookieWriter:
             response.add("set-cookie", cookies.delete_cookie(name, attributes[request.secure]))
 
     def make_private(self, response: ResponseHead) -> None:
-        """Forbid shared caches to store a response with a mark, for they would give it to other clients."""
+        """Forbid shared caches to store a response with a mark: they would send the mark to other clients."""
         if self._sets_private and not _is_uncacheable(response):
             response.add("cache-control", "private")
 
-    def finds_own(self, response: ResponseHead) -> bool:
+    def has_application_cookie(self, response: ResponseHead) -> bool:
         """Return whether the application sets a cookie under one of our names."""
         return any(
-            name in text and cookies.set_name(text) == name for text in response.set_cookies for name in self.names
+            name in text and cookies.set_cookie_name(text) == name
+            for text in response.set_cookies
+            for name in self.names
         )
 
-    def edit_own(self, response: ResponseHead, edit: Callable[[str], str]) -> None:
+    def edit_application_cookies(self, response: ResponseHead, edit: Callable[[str], str]) -> None:
         """Replace the value of each cookie that the application sets under one of our names."""
         names = self.names
-        response.edit_cookies(lambda text: cookies.set_value(text, edit) if cookies.set_name(text) in names else text)
+        response.edit_cookies(
+            lambda text: cookies.edit_set_cookie_value(text, edit) if cookies.set_cookie_name(text) in names else text
+        )
 
-    def remove_own(self, response: ResponseHead) -> None:
+    def remove_application_cookies(self, response: ResponseHead) -> None:
         """Remove each cookie that the application sets under one of our names."""
-        response.edit_cookies(lambda text: None if cookies.set_name(text) in self.names else text)
+        response.edit_cookies(lambda text: None if cookies.set_cookie_name(text) in self.names else text)
 
 
 def _is_uncacheable(response: ResponseHead) -> bool:
-    """Return whether shared caches may not store a response, as its application says."""
+    """Return whether the application's Cache-Control already forbids shared caches to store a response."""
     directives = response.cache_control
     if not directives:
         return False

@@ -1,8 +1,8 @@
-"""Stick rules: a stick table remembers the server of each client, by a sample of its requests or by what a server has
-sent it. HAProxy's `stick on`, `stick match`, `stick store-request`, `stick store-response`; nginx's `sticky learn`.
+"""Stick rules: a stick table stores the server of each client, under a sample of the client's requests or of a server's
+responses. HAProxy's `stick on`, `stick match`, `stick store-request`, `stick store-response`; nginx's `sticky learn`.
 
-Consecutive rules in `persist` form one group with one engine. The client gets no mark: a client that a table knows
-gets no cookie.
+Consecutive rules in `persist` form one group with one engine. Stick rules write no mark, and a client that a rule
+matches does not get a new cookie from the other persistences either.
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ SIZE, EXPIRE = "1m", "30m"
 class Stick:
     """One stick rule. Use `Stick.on`, `Stick.match`, `Stick.store_request` or `Stick.store_response` to make one.
 
-    - `sample`: what of the request (of the response for `store_response`) is the key: a sample such as `src` or
-      `hdr("X-User")`, a function `Request -> key | None`, or HAProxy's words: `"src"`, `"hdr(X-User)"`.
-    - `table`: a `StickTable`. `Stick.on` makes one if none is given: for a million clients, 30 minutes each.
-    - `when`: a function of the request; the rule applies where it returns true. By default the rule always applies
+    - `action`: what the rule does. The constructors named above set it.
+    - `sample`: the part of the request (of the response for `store_response`) that is the key: a sample such as `src`
+      or `hdr("X-User")`, a function `Request -> key | None`, or HAProxy's words: `"src"`, `"hdr(X-User)"`.
+    - `table`: the stick table. If `Stick.on` gets none, it makes one for a million clients that keeps each for 30
+      minutes.
+    - `when`: a function of the request: the rule applies if the function returns true. Default: the rule always applies
       (HAProxy `if`).
+
+    Raises `ConfigError` with every problem found.
     """
 
     action: StickAction
@@ -53,7 +57,7 @@ class Stick:
 
     @classmethod
     def on(cls, sample: Sample | str, table: StickTable | None = None, *, when: Condition | None = None) -> Stick:
-        """Send requests with the same `sample` to the same server: `match` and `store_request` in one (HAProxy
+        """Send requests with the same `sample` to the same server: `match` and `store_request` in one rule (HAProxy
         `stick on`).
         """
         parsed = parse_sample(sample) if isinstance(sample, str) else sample
@@ -68,12 +72,13 @@ class Stick:
 
     @classmethod
     def store_request(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
-        """Store the server that responds, under the `sample` of the request (HAProxy `stick store-request`)."""
+        """Store the server that responds, with the `sample` of the request as the key (HAProxy `stick store-request`)."""
         return cls("store-request", parse_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     @classmethod
     def store_response(cls, sample: res.Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
-        """Store the server that responds, under the `sample` of its response (HAProxy `stick store-response`).
+        """Store the server that responds, with the `sample` of its response as the key (HAProxy
+        `stick store-response`).
 
         `sample`: one of `sticky_core.samples.response`, a function of the `ResponseHead`, or HAProxy's words:
         `"res.cook(JSESSIONID)"`.
@@ -90,7 +95,7 @@ class Stick:
         if not isinstance(cast("object", self.table), StickTable):
             yield f"stick {self.action}: {self.table!r} is no table: write StickTable('string', expire='30m')"
         if self.when is not None and not callable(self.when):
-            yield f"stick {self.action}: {self.when!r} is no condition: hand a callable that takes the request"
+            yield f"stick {self.action}: {self.when!r} is no condition: pass a callable that takes the request"
 
     def rules(self) -> Iterator[StickRule]:
         """Return the rules that the engine applies."""
@@ -120,13 +125,13 @@ class Learn:
       `res.hdr("Mcp-Session-Id")`, `res.url_param("sid")` of the Location. The first that gives a key counts.
     - `lookup`: one or several samples of requests, where clients send the id: `cook("JSESSIONID")`,
       `hdr("Mcp-Session-Id")`, `url_param("sid")`. The first that gives a key counts.
-    - `timeout`: how long an id is remembered after its last use, in seconds or as text. Default: 10 minutes. It has no
+    - `timeout`: how long an id is stored after its last use, in seconds or as text. Default: 10 minutes. It has no
       effect with a `table`.
     - `table`: the stick table. Default: one for a million ids of up to 256 characters.
 
-    An id that no server has sent is not stored. When a server deletes the cookie of an id, the id is forgotten.
+    Only ids that a server has sent are stored. When a server deletes the cookie with an id, the id is removed.
 
-    Raises `ConfigError` if something is missing.
+    Raises `ConfigError` with every problem found.
     """
 
     create: res.Sample | Sequence[res.Sample]
@@ -137,9 +142,7 @@ class Learn:
     def __post_init__(self) -> None:
         create, lookup = _as_tuple(self.create), _as_tuple(self.lookup)
         if not create or not lookup:
-            raise ConfigError(
-                "learn: name at least one sample of responses to create by, and one of requests to look up"
-            )
+            raise ConfigError("learn: name at least one sample of responses as create, and one of requests as lookup")
         problems = map(_problem_of_sample, (*create, *lookup))
         raise_problems(f"learn: {problem}" for problem in problems if problem is not None)
         if self.table is None:  # pyright: ignore[reportUnnecessaryComparison] - it was not given
@@ -172,7 +175,7 @@ class Learn:
 
 @dataclass(frozen=True, slots=True)
 class StickGroup:
-    """Consecutive stick rules, with one engine."""
+    """Consecutive stick rules, for which one engine is built."""
 
     members: tuple[Stick | Learn, ...]
 
@@ -195,9 +198,9 @@ def group_stick_rules(persist: Sequence[Persist]) -> Iterator[Persist]:
 def _problem_of_sample(sample: object) -> str | None:
     """Return why `sample` is not a sample, or None if it is one."""
     if isinstance(sample, type):
-        return f"{sample.__name__} does not say which: write {sample.__name__}('name')"
+        return f"{sample.__name__} is a class and no sample: write {sample.__name__}('name')"
     if not callable(sample):
-        return f"{sample!r} is no sample: hand one, such as cook('JSESSIONID') or res.cook('JSESSIONID'), or a function"
+        return f"{sample!r} is no sample: pass one, such as cook('JSESSIONID') or res.cook('JSESSIONID'), or a function"
     return None
 
 
@@ -206,4 +209,4 @@ def _as_tuple(
 ) -> tuple[Callable[..., Key | None], ...]:
     if not isinstance(given, Sequence):
         return (given,)
-    return tuple(given)  # pyright: ignore[reportUnknownArgumentType] - it thinks of a callable that is a sequence, too
+    return tuple(given)  # pyright: ignore[reportUnknownArgumentType] - a callable could be a sequence as well

@@ -19,11 +19,11 @@ from sticky_core.target import host_and_port
 
 
 class StoredKey:
-    """A key of one request that its table is to hold with the server that responds. It is a `Reservation`.
+    """A key of one request, to be stored in its table with the server that responds. It is a `Reservation`.
 
-    - `bound_text`: the server that the table has for the key, as its text; None: none, or not known.
+    - `bound_text`: the text of the server that the table has for the key; None: it has none, or that is not known.
     - `is_learned`: a server has made the key, so the key is never reserved.
-    - `is_confirmed`: the store has confirmed `bound_text`; else it is what was known before the store lost it.
+    - `is_confirmed`: False: the store has lost the entry, and `bound_text` is the copy from before.
     """
 
     __slots__ = ("_clock", "_is_reserved", "_texts", "bound_text", "is_confirmed", "is_learned", "key", "table")
@@ -61,7 +61,7 @@ class StoredKey:
         before = self.table.peek(self.key, now)
         self.bound_text = self.table.confirm(self.key, self.bound_text, text, query, now)
         self.is_confirmed = self.bound_text == text
-        self._is_reserved = self.is_confirmed and before != text  # else another request of the same client has done so
+        self._is_reserved = self.is_confirmed and before != text  # else another request of the client has reserved it
         winner = self._texts.server_of(self.bound_text)
         return winner if winner is not None and winner.usable else None
 
@@ -73,8 +73,8 @@ class StoredKey:
 class StickEngine:
     """Stick rules for the servers of one backend.
 
-    The rules are applied in the order written, as HAProxy does: the first match with a usable server wins, and of
-    several rules that store into the same table the first that has a key.
+    The rules are applied in the order written, as in HAProxy. The first rule that matches a usable server decides. Of
+    several rules that store into the same table, only the first with a key stores.
     """
 
     def __init__(self, rules: Sequence[StickRule], backend: str, servers: Sequence[Server], clock: Clock) -> None:
@@ -105,7 +105,7 @@ class StickEngine:
         for rule in self._request_rules:
             table = rule.table
             if rule.stores and table in stored:
-                continue  # HAProxy does not match the rule either then
+                continue  # HAProxy does not match such a rule either
             if rule.when is not None and not rule.when(request):
                 continue
             key = rule.request_key(request)
@@ -114,7 +114,7 @@ class StickEngine:
             hit = table.look_up(key, request, now) if rule.matches else TableHit(table.peek(key, now), True)
             if isinstance(hit, StoreQuery):
                 queries.append(hit)
-                if rule.stores:  # if a cookie matches first, the query is not sent, and the key is stored all the same
+                if rule.stores:  # if a cookie matches first, the query is not sent, but the key is stored
                     stored[table] = StoredKey(
                         table, key, None, self._texts, clock, is_learned=False, is_confirmed=False
                     )
@@ -151,9 +151,9 @@ class StickEngine:
         self, match: PersistenceResult, stored: tuple[StoredKey, ...], queries: tuple[StoreQuery, ...]
     ) -> PersistenceResult:
         server = match.server if match.is_bound else None
-        # the tables have that server already, for each key
-        is_stored = server is not None and not any(
-            not each.is_confirmed or each.bound_text != self._texts.text_of(server, each.table) for each in stored
+        # whether the tables have this server for each key already
+        is_stored = server is not None and all(
+            each.is_confirmed and each.bound_text == self._texts.text_of(server, each.table) for each in stored
         )
         reservations: tuple[StoredKey, ...] = ()
         if not is_stored:
@@ -212,7 +212,7 @@ class StickEngine:
 
 
 def _prefer(before: PersistenceResult | None, match: PersistenceResult) -> PersistenceResult:
-    """Return the match that counts: the first with a usable server, else the first that is not invalid."""
+    """Return the preferred one of two matches: the first that binds the request, else the first that is not invalid."""
     if before is None or (not before.is_bound and (match.is_bound or before.claim is Claim.INVALID)):
         return match
     return before
@@ -225,7 +225,7 @@ def _problems_of_servers(servers: Sequence[Server], tables: Sequence[StickTable]
         if is_shared and server.is_in_process:
             yield (
                 f"server {server.name}: a shared table can't tell an app of this process from those of other "
-                "processes: put StickyWorkers around the app, or hand URLs, or stateless=True"
+                "processes: put StickyWorkers around the app, or use URLs, or set stateless=True"
             )
         target = server.config.target
         has_address = server.config.is_url and (not isinstance(target, str) or host_and_port(target) is not None)

@@ -1,4 +1,4 @@
-"""One stick rule: the samples that give a key, the table, and whether the key is matched, stored, or both."""
+"""One stick rule: the samples that return a key, the table, and whether the key is matched, stored, or both."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class StickRule:
     """A rule of the stick engine.
 
     - `table`: the stick table.
-    - `request_samples`: samples of the request. The first that gives a key counts.
-    - `response_samples`: samples of the response, which store a key. The first that gives a key counts.
+    - `request_samples`: samples of the request. The first that returns a key counts.
+    - `response_samples`: samples of the response; the key is stored. The first that returns a key counts.
     - `matches`: a client goes to the server that the table has for the key of its request.
     - `stores`: the key of the request is stored with the server that responds.
     - `updates_only`: an existing entry moves to the server that responds; the rule makes no entry.
@@ -36,7 +36,7 @@ class StickRule:
     when: Condition | None = None
 
     def request_key(self, request: Request) -> TableKey | None:
-        """Return the key of a request, or None if no sample gives one."""
+        """Return the key of a request, or None if no sample returns one."""
         for sample in self.request_samples:
             key = self.table.key(sample(request))
             if key is not None:
@@ -44,7 +44,7 @@ class StickRule:
         return None
 
     def response_key(self, response: ResponseHead) -> TableKey | None:
-        """Return the key that a response sets, or None if no sample gives one."""
+        """Return the key in a response, or None if no sample returns one."""
         for sample in self.response_samples:
             key = self.table.key(sample(response))
             if key is not None:
@@ -52,7 +52,7 @@ class StickRule:
         return None
 
     def is_ended_by(self, response: ResponseHead, now: float) -> bool:
-        """Return whether a response deletes the cookie that held the key; `now` in seconds since the epoch."""
+        """Return whether a response deletes the cookie with the key. `now`: in seconds since the epoch."""
         return any(sample.ends(response, now) for sample in self.response_samples if isinstance(sample, res.cook))
 
     def applies_to_response_of(self, request: Request) -> bool:

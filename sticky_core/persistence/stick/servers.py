@@ -11,7 +11,9 @@ from sticky_core.target import host_and_port
 
 
 class ServerTexts:
-    """Server ↔ text. The text of a replica names its instance: when that ends, its entries bind no client any more."""
+    """Maps servers to texts, and texts to servers. The text of a replica contains its instance, so after the instance
+    has ended its entries bind no client any more.
+    """
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._servers = servers
@@ -22,11 +24,11 @@ class ServerTexts:
             self.update(server)
 
     def update(self, server: Server) -> None:
-        """Renew the texts of a server that may have another instance or another address."""
+        """Update the texts of a server that may have another instance or another address."""
         name = f"{server.name}@{server.instance}" if server.instance else server.name
-        where = host_and_port(server.config.target) if isinstance(server.config.target, str) else None
+        address = host_and_port(server.config.target) if isinstance(server.config.target, str) else None
         self._set(self._by_name, server, name)
-        self._set(self._by_address, server, f"{where[0]}:{where[1]}" if where is not None else name)
+        self._set(self._by_address, server, f"{address[0]}:{address[1]}" if address is not None else name)
 
     def _set(self, texts: dict[Server, str], server: Server, text: str) -> None:
         before = texts.get(server)
@@ -41,11 +43,11 @@ class ServerTexts:
         return self._by_address[server] if table.srvkey == "addr" else self._by_name[server]
 
     def server_of(self, text: str) -> Server | None:
-        """Return the server that `text` stands for, or None if there is none with this instance or address."""
+        """Return the server that `text` stands for, or None if no server has this instance or address now."""
         return self._server_of.get(text)
 
     def server_of_other_instance(self, text: str) -> Server | None:
-        """Return the server that `text` names, whatever its instance is now; None if there is none."""
+        """Return the server that `text` names, whatever the instance in it; None if there is no such server."""
         name = text.partition("@")[0]
         return self._server_of.get(name) or next((server for server in self._servers if server.name == name), None)
 

@@ -304,9 +304,9 @@ def test_ours_a_hundred_thousand_times_are_all_found_and_all_taken():
 @pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("text", LONG)
 def test_a_long_set_cookie_is_read_to_its_end(text: str):
-    cookies.set_name(text)
-    cookies.set_value(text, str)
-    assert cookies.set_name(f"SRV={text}") == NAME
+    cookies.set_cookie_name(text)
+    cookies.edit_set_cookie_value(text, str)
+    assert cookies.set_cookie_name(f"SRV={text}") == NAME
 
 
 # -- replace: the values change, nothing else does
@@ -372,8 +372,8 @@ def test_what_take_calls_ours_is_what_replace_calls_ours(text: str):
         row("a comma is no delimiter here", "a,SRV=A", "a,SRV"),
     ],
 )
-def test_set_name_is_what_stands_before_the_first_equal_sign(text: str, name: str | None):
-    assert cookies.set_name(text) == name
+def test_name_in_a_set_cookie_is_what_stands_before_the_first_equal_sign(text: str, name: str | None):
+    assert cookies.set_cookie_name(text) == name
 
 
 @pytest.mark.parametrize(
@@ -396,19 +396,19 @@ def test_set_name_is_what_stands_before_the_first_equal_sign(text: str, name: st
         row("no =", "SRV; Path=/", "SRV; Path=/"),
     ],
 )
-def test_set_value_changes_the_value_and_no_attribute(text: str, expected: str):
-    assert cookies.set_value(text, shout) == expected
+def test_edited_set_cookie_has_another_value_and_the_same_attributes(text: str, expected: str):
+    assert cookies.edit_set_cookie_value(text, shout) == expected
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=60))
 def test_any_set_cookie_keeps_its_attributes_and_its_name(text: str):
-    name = cookies.set_name(text)
-    changed = cookies.set_value(text, lambda _: "new")
+    name = cookies.set_cookie_name(text)
+    changed = cookies.edit_set_cookie_value(text, lambda _: "new")
     if name is None:
         assert changed == text
     else:
-        assert cookies.set_name(changed) == name
-        assert cookies.set_value(changed, lambda value: value) == changed
+        assert cookies.set_cookie_name(changed) == name
+        assert cookies.edit_set_cookie_value(changed, lambda value: value) == changed
 
 
 # -- single values

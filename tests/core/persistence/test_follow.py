@@ -17,7 +17,7 @@ def ours(name: str = "SRV", **options: object) -> Cookie:
 
 
 COPIED = "it lasts as long as the application's"
-WRITTEN = "it is written when the application's is"
+WRITTEN = "it is set when the application's cookie is"
 
 
 @pytest.mark.parametrize(

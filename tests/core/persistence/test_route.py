@@ -86,7 +86,7 @@ def test_routes_are_values():
     [
         pytest.param([], ".", "route: there are no samples", id="nowhere"),
         pytest.param(
-            ["JSESSIONID"], ".", "route: 'JSESSIONID' is no sample: hand a callable", id="a name for a sample"
+            ["JSESSIONID"], ".", "route: 'JSESSIONID' is no sample: pass a callable", id="a name for a sample"
         ),
         pytest.param([cook("a")], "", "route: separator is empty", id="no separator"),
     ],

@@ -142,11 +142,11 @@ def test_response_of_a_non_stick_server_carries_no_token():
 @pytest.mark.parametrize(
     "transaction, problem",
     [
-        ({}, "responses carry it in header= or cookie=: name one"),
-        ({"param": "t"}, "responses carry it in header= or cookie=: name one"),
+        ({}, "nothing carries the token: give header= or cookie="),
+        ({"param": "t"}, "nothing carries the token: give header= or cookie="),
         ({"header": "a b"}, "header 'a b' can't be the name of a header"),
         ({"cookie": ""}, "cookie '' can't be the name of a cookie"),
-        ({"header": "t", "param": ""}, "param: a parameter has a name"),
+        ({"header": "t", "param": ""}, "param is empty: give the name of the parameter"),
         ({"header": "t", "table": StickTable("ip")}, "a table of type ip holds no tokens: use type='string'"),
         ({"header": "t", "table": StickTable("string", length=8)}, "length=8 cuts tokens off: 24 characters at least"),
     ],

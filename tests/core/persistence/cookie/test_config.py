@@ -228,7 +228,7 @@ WRONG = [
     # fallbacks
     pytest.param(
         {"secret": SECRET, "fallback": "old"},
-        "fallback 'old' is none: write fallback=FallbackCookie",
+        "fallback 'old' is no FallbackCookie: write fallback=FallbackCookie",
         id="a name for a fallback",
     ),
     pytest.param(

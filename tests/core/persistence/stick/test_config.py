@@ -20,15 +20,15 @@ from tests.core.persistence.stick.backends import (
 @pytest.mark.parametrize(
     "wrong, problem",
     [
-        (lambda: Stick.on(hdr), "stick on: hdr does not say which: write hdr('name')"),  # type: ignore[arg-type]
+        (lambda: Stick.on(hdr), "stick on: hdr is a class and no sample: write hdr('name')"),  # type: ignore[arg-type]
         (lambda: Stick.on(7), "stick on: 7 is no sample"),  # type: ignore[arg-type]
         (lambda: Stick.match("src", None), "stick match: None is no table: write StickTable"),  # type: ignore[arg-type]
         (lambda: Stick.on("src", when="always"), "'always' is no condition"),  # type: ignore[arg-type]
         (lambda: Stick.on("dst"), "sample 'dst' is not known"),
         (lambda: Stick.store_response("cook(a)", StickTable()), "sample 'cook(a)' is not known"),
         (lambda: Learn((), cook("a")), "name at least one sample of responses"),
-        (lambda: Learn(res.cook("a"), ()), "one of requests to look up"),
-        (lambda: Learn(["a"], [cook("a")]), "learn: 'a' is no sample: hand one, such as cook('JSESSIONID')"),  # type: ignore[list-item]
+        (lambda: Learn(res.cook("a"), ()), "one of requests as lookup"),
+        (lambda: Learn(["a"], [cook("a")]), "learn: 'a' is no sample: pass one, such as cook('JSESSIONID')"),  # type: ignore[list-item]
         (lambda: Learn.cookie("a b"), "can't be the name of a cookie"),
         (lambda: Learn.cookie("a", timeout="soon"), "expire: "),
     ],
