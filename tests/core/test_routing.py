@@ -200,7 +200,10 @@ def test_change_of_a_backend_is_checked_against_cookies_of_other_backends():
     for change in (web.apply, web.plan):
         with pytest.raises(ConfigError) as refused:
             change(asked)
-        assert [("another backend's" in each, "both insert a cookie" in each) for each in refused.value.problems] == [
+        assert [
+            ("the configuration is that of backend" in each, "both insert a cookie" in each)
+            for each in refused.value.problems
+        ] == [
             (True, False),
             (False, True),
             (False, True),

@@ -72,7 +72,9 @@ class Stick:
 
     @classmethod
     def store_request(cls, sample: Sample | str, table: StickTable, *, when: Condition | None = None) -> Stick:
-        """Store the server that responds, with the `sample` of the request as the key (HAProxy `stick store-request`)."""
+        """Store the server that responds, with the `sample` of the request as the key (HAProxy `stick
+        store-request`).
+        """
         return cls("store-request", parse_sample(sample) if isinstance(sample, str) else sample, table, when)
 
     @classmethod
