@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from werkzeug.test import EnvironBuilder
 
+import sticky_asgi
+import sticky_wsgi
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.persistence.cookie.config import Cookie
@@ -93,3 +98,67 @@ def test_decision_is_there_for_middleware_around_if_a_function_of_the_configurat
     response = face.client(backend).outcome()
     assert isinstance(response.raised, Broken)
     assert (response.decision.backend, response.decision.server, response.decision.attempts) == ("web", None, ())
+
+
+COOKIES = pytest.mark.parametrize("cookie", [SESSION, f"{SESSION}; SRV=s1"], ids=["new client", "fast path"])
+
+
+@COOKIES
+def test_decision_of_a_cancelled_asgi_request_holds_nothing_of_it(cookie: str) -> None:
+    kept: list[Decision] = []
+    has_request = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        has_request.set()
+        await asyncio.Event().wait()
+
+    backend = sticky_asgi.Backend(
+        "web", [sticky_asgi.Server("s1", app)], persist=Cookie("SRV", signed=False), log=kept.append
+    )
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(b"cookie", cookie.encode())],
+        "client": ("192.0.2.1", 5000),
+        "state": {},
+    }
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request"}
+
+    async def send(message: object) -> None: ...
+
+    async def serve_and_cancel() -> None:
+        request = asyncio.ensure_future(sticky_asgi.Dispatcher(backend)(scope, receive, send))
+        await has_request.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(serve_and_cancel())
+    (decision,) = kept
+    assert decision.attempts == ("s1",)
+    assert_holds_no_request(decision)
+
+
+@COOKIES
+def test_decision_of_a_wsgi_response_that_is_closed_early_holds_nothing_of_the_request(cookie: str) -> None:
+    kept: list[Decision] = []
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"one"
+        yield b"two"
+
+    backend = sticky_wsgi.Backend(
+        "web", [sticky_wsgi.Server("s1", app)], persist=Cookie("SRV", signed=False), log=kept.append
+    )
+    environ = EnvironBuilder(headers=[("Cookie", cookie)]).get_environ()
+    body: Any = sticky_wsgi.Dispatcher(backend)(environ, lambda *args: lambda data: None)
+    assert next(iter(body)) == b"one"
+    body.close()
+    (decision,) = kept
+    assert (decision.attempts, decision.status) == (("s1",), 200)
+    assert_holds_no_request(decision)
