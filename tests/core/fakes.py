@@ -159,6 +159,10 @@ class ScriptedTransaction(Transaction[str, None]):
         """Let the server fail, and return the next one."""
         self.record_failure(failure)
         self.release(self.tried[-1], False)
+        return self.next_server()
+
+    def next_server(self) -> Server | None:
+        """Return the server that is tried after the one that was released."""
         return self._take(self.next())
 
     def _take(self, step: Step) -> Server | None:
@@ -176,6 +180,7 @@ class ScriptedTransaction(Transaction[str, None]):
         """Let the client leave while the request waits."""
         assert self.wait is not None
         self.abandon(self.wait)
+        self.wait = None
 
     def respond(self, *headers: tuple[str, str], status: int = 200) -> RecordedResponse:
         """Let the server respond, and return the head as the client gets it."""

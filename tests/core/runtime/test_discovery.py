@@ -1,20 +1,15 @@
 """Servers of a template follow their name: what recorded answers change in a backend. No query is sent."""
 
-import inspect
 import logging
-from typing import get_type_hints
 
 import pytest
 
 from sticky_core.backend.backend import Backend
 from sticky_core.clock import ManualClock
 from sticky_core.dns.resolvers import Address, Answer, Resolvers, Status, answer_with
-from sticky_core.errors import ConfigError
-from sticky_core.health.check import Check
 from sticky_core.persistence import xxh64
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.runtime.discovery import Discovery, problems_of
-from sticky_core.server.config import ServerConfig, TemplateOptions
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 from tests.core.fakes import FakeRequest
@@ -46,60 +41,6 @@ class ResolvedBackend:
     @property
     def targets(self):
         return [server.target for server in self.backend.servers]
-
-
-# -- configuration
-
-
-def test_template_makes_several_servers_with_one_name():
-    servers = Server.template("web", 3, "myservice.local:80")
-    assert [server.name for server in servers] == ["web1", "web2", "web3"]
-    assert {server.config.template for server in servers} == {"http://myservice.local:80"}
-    assert all(server.is_unresolved for server in servers)
-
-
-@pytest.mark.parametrize("n, names", [("2", ["web1", "web2"]), ("3-5", ["web3", "web4", "web5"]), ("7-7", ["web7"])])
-def test_numbers_are_written_as_in_haproxy(n, names):
-    assert [server.name for server in Server.template("web", n, "myservice.local:80")] == names
-
-
-@pytest.mark.parametrize("n", [0, -1, "", "5-3", "a-b", "1-"])
-def test_template_without_servers_is_refused(n):
-    with pytest.raises(ConfigError, match="is not a number of servers"):
-        Server.template("web", n, "myservice.local:80")
-
-
-@pytest.mark.parametrize(
-    "where, problem",
-    [
-        ("10.0.0.1:80", "is an address already"),
-        ("https://[::1]/", "is an address already"),
-        ("unix:/run/app.sock", "has no name to resolve"),
-        ("http://", "names no host"),
-        ("myservice.local:0", "no server can listen at port 0"),
-    ],
-)
-def test_url_without_a_name_to_resolve_is_refused(where, problem):
-    with pytest.raises(ConfigError, match=problem):
-        Server.template("web", 1, where)
-
-
-def test_resolvers_without_a_name_are_refused():
-    with pytest.raises(ConfigError, match="resolvers have no effect"):
-        ServerConfig(name="web1", target="http://10.0.0.1", resolvers=Resolvers())
-
-
-def test_every_server_gets_the_options():
-    servers = Server.template("web", 2, "https://myservice.local", weight=5, maxconn=7, check=Check("/up"), backup=True)
-    assert [(each.config.weight, each.maxconn, each.config.backup) for each in servers] == [(5, 7, True)] * 2
-    with pytest.raises(ConfigError, match="weight 300"):
-        Server.template("web", 2, "myservice.local:80", weight=300)
-
-
-def test_template_takes_the_options_of_a_server():
-    """Except those that it sets itself, and those of apps."""
-    of_server = set(inspect.signature(Server).parameters) - {"name", "target", "factory", "stateless"}
-    assert set(get_type_hints(TemplateOptions)) == of_server
 
 
 # -- answers

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from sticky_core.dns.resolvers import Resolvers
 from sticky_core.errors import ConfigError
 from sticky_core.http.tls import TLS
 from sticky_core.server.config import ServerConfig
@@ -163,3 +164,8 @@ def test_all_problems_of_limits_and_connections_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         Server("s1", app, tls=TLS(), pool_max_conn=-3, pool_purge_delay="soon")
     assert len(refused.value.problems) == 3, "an app has none of it, be it right or wrong"
+
+
+def test_resolvers_without_a_name_are_refused():
+    with pytest.raises(ConfigError, match="resolvers have no effect"):
+        ServerConfig(name="web1", target="http://10.0.0.1", resolvers=Resolvers())

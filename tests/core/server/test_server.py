@@ -76,3 +76,16 @@ def test_number_of_replicas_below_1_is_refused(n: int):
 def test_replicas_of_an_app_rather_than_a_factory_are_refused():
     with pytest.raises(ConfigError, match="pass it as the target"):
         Server.replicas(app, 3)  # type: ignore[arg-type] # what a caller without types may hand over
+
+
+@pytest.mark.parametrize(
+    "server, expected",
+    [
+        pytest.param(Server("s1", app), True, id="an app"),
+        pytest.param(Server("s1", factory=create_app), True, id="a factory"),
+        pytest.param(Server("s1", app, stateless=True), False, id="an app that keeps nothing"),
+        pytest.param(Server("s1", "http://10.0.0.1"), False, id="an upstream"),
+    ],
+)
+def test_is_in_process(server: Server, expected: bool):
+    assert server.is_in_process is expected

@@ -17,54 +17,7 @@ from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 from sticky_core.transaction.steps import NeedSlot
-from tests.core.driver import DrivenTransaction
-
-
-class FakeTransaction(DrivenTransaction):
-    """A transaction over plain values."""
-
-    __slots__ = ("_cookie", "_headers", "_method")
-
-    def __init__(self, backend: Backend, method: str = "GET", cookie: str = "", **headers: str) -> None:
-        self.owner = backend
-        self.snapshot, self.raw_request, self.client_send = backend.snapshot, "a request", None
-        self._method, self._cookie, self._headers = method, cookie, headers
-
-    @property
-    def method(self) -> str:
-        return self._method
-
-    @property
-    def secure(self) -> bool:
-        return False
-
-    @property
-    def scheme(self) -> str:
-        return "http"
-
-    @property
-    def peer(self) -> str:
-        return "192.0.2.1"
-
-    @property
-    def cookies(self) -> tuple[str, ...]:
-        return (self._cookie,) if self._cookie else ()
-
-    def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
-        self.forwarded_cookies = list(texts)
-
-    @property
-    def path(self) -> str:
-        return "/"
-
-    @property
-    def query(self) -> str:
-        return ""
-
-    def header(self, name: str) -> Sequence[str]:
-        value = self._headers.get(name.replace("-", "_"))
-        return () if value is None else (value,)
-
+from tests.core.fakes import ScriptedTransaction
 
 PLAIN = Cookie("SRV", signed=False)
 
@@ -81,12 +34,12 @@ def build_backend(servers: Sequence[Server] | None = None, **options: Any) -> Ba
     return Backend("web", upstreams() if servers is None else servers, **asked)
 
 
-def run_to_the_end(request: FakeTransaction, failure: Failure = Failure.REFUSED) -> list[str | float]:
+def run_to_the_end(request: ScriptedTransaction, failure: Failure = Failure.REFUSED) -> list[str | float]:
     """Let every server fail. Return the servers that get an attempt, and the pauses between in seconds."""
     clock = request.snapshot.clock
     assert isinstance(clock, ManualClock)
     steps: list[str | float] = []
-    server = request.first_server(request.cookies or None)
+    server = request.start()
     while server is not None or request.wait is not None:
         if server is None:
             assert isinstance(request.wait, NeedSlot) and request.wait.ticket is None
@@ -124,13 +77,13 @@ BOUND = "SRV=s1"
 def test_servers_that_get_the_retries_after_connections_failed(
     redispatch: bool | int, cookie: str, expected: list[str | float]
 ):
-    assert run_to_the_end(FakeTransaction(build_backend(redispatch=redispatch), cookie=cookie)) == expected
+    assert run_to_the_end(ScriptedTransaction(build_backend(redispatch=redispatch), cookie=cookie)) == expected
 
 
 @pytest.mark.parametrize("connect, pause", [("300ms", 0.3), (1, 1.0), (5, 1.0)])
 def test_pause_is_a_second_or_the_connect_timeout_if_that_is_less(connect: str | int, pause: float):
     backend = build_backend(redispatch=False, retries=1, timeouts=Timeouts(connect=connect))
-    assert run_to_the_end(FakeTransaction(backend)) == ["s1", pause, "s1"]
+    assert run_to_the_end(ScriptedTransaction(backend)) == ["s1", pause, "s1"]
 
 
 EXECUTED = [failure for failure in Failure if failure.maybe_executed and failure.retry_word]
@@ -139,7 +92,7 @@ EXECUTED = [failure for failure in Failure if failure.maybe_executed and failure
 @pytest.mark.parametrize("failure", EXECUTED, ids=lambda failure: failure.name)
 def test_server_that_was_reached_is_retried_without_a_pause(failure: Failure):
     backend = build_backend(redispatch=False, retry_on="all-retryable-errors")
-    assert run_to_the_end(FakeTransaction(backend), failure) == ["s1", "s1", "s1", "s1"]
+    assert run_to_the_end(ScriptedTransaction(backend), failure) == ["s1", "s1", "s1", "s1"]
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -149,7 +102,7 @@ def app(environ: object, start_response: object) -> list[bytes]:
 @pytest.mark.parametrize("stateless", [False, True], ids=["with a memory", "without"])
 def test_app_in_this_process_is_retried_without_a_pause(stateless: bool):
     apps = [Server(name, app, stateless=stateless) for name in ("s1", "s2")]
-    assert run_to_the_end(FakeTransaction(build_backend(apps, redispatch=False))) == ["s1", "s1", "s1", "s1"]
+    assert run_to_the_end(ScriptedTransaction(build_backend(apps, redispatch=False))) == ["s1", "s1", "s1", "s1"]
 
 
 @pytest.mark.parametrize("redispatch, expected", [(-1, ["s1", "s2"]), (False, ["s1", 1, "s1"])])
@@ -157,8 +110,8 @@ def test_retry_goes_to_another_server_if_the_first_is_down_after_the_pause(
     redispatch: bool | int, expected: list[str | float]
 ):
     backend = build_backend(redispatch=redispatch, retries=1)
-    request = FakeTransaction(backend, cookie=BOUND)
-    server = request.first_server(request.cookies)
+    request = ScriptedTransaction(backend, cookie=BOUND)
+    server = request.start()
     assert server is backend["s1"]
     request.record_failure(Failure.REFUSED)
     backend["s1"].health = Health.DOWN
@@ -172,7 +125,7 @@ def test_retry_goes_to_another_server_if_the_first_is_down_after_the_pause(
 @pytest.mark.parametrize("retries", [0, 1, 2, 9])
 @pytest.mark.parametrize("redispatch", [True, False, -1])
 def test_number_of_retries_is_limited(retries: int, redispatch: bool | int):
-    steps = run_to_the_end(FakeTransaction(build_backend(retries=retries, redispatch=redispatch), cookie=BOUND))
+    steps = run_to_the_end(ScriptedTransaction(build_backend(retries=retries, redispatch=redispatch), cookie=BOUND))
     attempts = [station for station in steps if isinstance(station, str)]
     assert len(attempts) == (min(retries + 1, 4) if redispatch is True else retries + 1)
 
@@ -207,7 +160,7 @@ OTHERS = ["POST", "PATCH", "CONNECT", "get", "PURGE"]
 def test_request_that_no_server_executed_is_replayed_if_nothing_of_it_is_lost(
     method: str, body: FakeBody | None, may: bool
 ):
-    request = FakeTransaction(build_backend(), method)
+    request = ScriptedTransaction(build_backend(), method=method)
     if body is not None:
         request.body = body
     assert run_to_the_end(request) == (["s1", "s2", "s3", "s4"] if may else ["s1"])
@@ -231,8 +184,8 @@ def test_request_that_may_have_been_executed_is_replayed_if_that_does_no_harm(
     failure: Failure, body: FakeBody | None, fits: bool, method: str, opted_in: bool, key: str | None, harmless: bool
 ):
     backend = build_backend(retry_on="all-retryable-errors", idempotency_key=opted_in)
-    headers = {} if key is None else {"idempotency_key": key}
-    request = FakeTransaction(backend, method, **headers)
+    headers = [] if key is None else [("idempotency-key", key)]
+    request = ScriptedTransaction(backend, method=method, headers=headers)
     if body is not None:
         request.body = body
     assert run_to_the_end(request, failure) == (["s1", "s2", "s3", "s4"] if fits and harmless else ["s1"])
@@ -244,22 +197,22 @@ def totals(server: Server, *wanted: Total) -> list[int]:
 
 def test_each_retry_is_counted_at_the_server_that_failed():
     backend = build_backend(redispatch=-2, retries=4)
-    assert run_to_the_end(FakeTransaction(backend, cookie=BOUND)) == ["s1", 1, "s1", 1, "s1", "s2", 1, "s2"]
+    assert run_to_the_end(ScriptedTransaction(backend, cookie=BOUND)) == ["s1", 1, "s1", 1, "s1", "s2", 1, "s2"]
     assert totals(backend["s1"], Total.WRETR, Total.WREDIS, Total.ECON) == [2, 1, 3]
     assert totals(backend["s2"], Total.WRETR, Total.WREDIS, Total.ECON) == [1, 0, 2]
 
 
 def test_retry_that_is_not_made_is_not_counted():
     backend = build_backend([Server("s1", app)], redispatch=True)
-    assert run_to_the_end(FakeTransaction(backend)) == ["s1"]
+    assert run_to_the_end(ScriptedTransaction(backend)) == ["s1"]
     assert totals(backend["s1"], Total.WRETR, Total.WREDIS) == [0, 0]
 
 
 def test_redispatched_client_gets_a_new_mark_and_one_that_stays_does_not():
-    stays = FakeTransaction(build_backend(redispatch=False, retries=1), cookie=BOUND)
+    stays = ScriptedTransaction(build_backend(redispatch=False, retries=1), cookie=BOUND)
     run_to_the_end(stays)
     assert (stays.decision.claim, stays.persisted.needs_no_mark) == (Claim.VALID, True)
-    moves = FakeTransaction(build_backend(retries=1), cookie=BOUND)
+    moves = ScriptedTransaction(build_backend(retries=1), cookie=BOUND)
     run_to_the_end(moves)
     assert (moves.decision.claim, moves.decision.reason, moves.persisted.needs_no_mark) == (
         Claim.DOWN,
@@ -272,8 +225,8 @@ def test_redispatched_client_gets_a_new_mark_and_one_that_stays_does_not():
 @pytest.mark.parametrize("unavailable", ["redispatch", "fail"])
 def test_client_is_redispatched_if_its_server_goes_down_during_the_pause(out: str, unavailable: str):
     backend = build_backend(redispatch=-1, unavailable=unavailable)
-    request = FakeTransaction(backend, cookie=BOUND)
-    server = request.first_server(request.cookies)
+    request = ScriptedTransaction(backend, cookie=BOUND)
+    server = request.start()
     assert server is backend["s1"]
     request.record_failure(Failure.REFUSED)
     request.release(server, False)
@@ -295,7 +248,7 @@ def test_client_is_redispatched_if_its_server_goes_down_during_the_pause(out: st
 @pytest.mark.parametrize("redispatch", [True, -1])
 def test_unavailable_fail_retries_no_other_server(redispatch: bool | int):
     backend = build_backend(redispatch=redispatch, unavailable="fail")
-    steps = run_to_the_end(FakeTransaction(backend, cookie=BOUND))
+    steps = run_to_the_end(ScriptedTransaction(backend, cookie=BOUND))
     assert {each for each in steps if isinstance(each, str)} == {"s1"}
 
 
@@ -309,13 +262,13 @@ def full_backend(**options: Any) -> Backend:
 
 def test_retry_waits_behind_requests_that_wait_already():
     backend = full_backend(redispatch=True)
-    earlier = FakeTransaction(backend)
-    assert earlier.first_server(None) is None
+    earlier = ScriptedTransaction(backend)
+    assert earlier.start() is None
     backend.placement.release(backend["s1"])  # its slot is granted to the request that waits
     first = earlier.resume_wait(True)
     assert first is backend["s1"]
-    later = FakeTransaction(backend)
-    assert later.first_server(None) is None
+    later = ScriptedTransaction(backend)
+    assert later.start() is None
     earlier.record_failure(Failure.REFUSED)
     earlier.release(first, False)
     assert earlier.next_server() is None and earlier.wait is not None, "s2 is full"
@@ -328,8 +281,8 @@ def test_retry_waits_behind_requests_that_wait_already():
 @pytest.mark.parametrize("woken", [True, False])
 def test_slot_that_was_granted_counts_even_if_the_wait_is_over(woken: bool):
     backend = full_backend()
-    request = FakeTransaction(backend)
-    assert request.first_server(None) is None
+    request = ScriptedTransaction(backend)
+    assert request.start() is None
     backend.placement.release(backend["s2"])
     assert request.resume_wait(woken) is backend["s2"]
     assert request.wait is None
@@ -337,8 +290,8 @@ def test_slot_that_was_granted_counts_even_if_the_wait_is_over(woken: bool):
 
 def test_wait_that_times_out_leaves_the_queue():
     backend = full_backend(timeouts=Timeouts(queue=7))
-    request = FakeTransaction(backend)
-    assert request.first_server(None) is None
+    request = ScriptedTransaction(backend)
+    assert request.start() is None
     assert isinstance(request.wait, NeedSlot) and request.wait.until == 7.0
     assert request.resume_wait(False) is None
     assert request.wait is None
@@ -350,8 +303,8 @@ def test_wait_that_times_out_leaves_the_queue():
 def test_redispatch_to_another_queue_does_not_extend_the_timeout():
     clock = ManualClock()
     backend = full_backend(timeouts=Timeouts(queue=7), clock=clock)
-    request = FakeTransaction(backend, cookie=BOUND)
-    assert request.first_server(request.cookies) is None
+    request = ScriptedTransaction(backend, cookie=BOUND)
+    assert request.start() is None
     clock.advance(5)
     backend["s1"].state = AdminState.MAINT
     assert request.resume_wait(True) is None
@@ -365,8 +318,8 @@ def test_redispatch_to_another_queue_does_not_extend_the_timeout():
 def test_abandoned_wait_releases_its_slot_to_the_next_request(granted: bool):
     logged: list[object] = []
     backend = full_backend(log=logged.append)
-    leaving, staying = FakeTransaction(backend), FakeTransaction(backend)
-    assert leaving.first_server(None) is None and staying.first_server(None) is None
+    leaving, staying = ScriptedTransaction(backend), ScriptedTransaction(backend)
+    assert leaving.start() is None and staying.start() is None
     if granted:
         backend.placement.release(backend["s1"])
     leaving.abandon_wait()
@@ -380,8 +333,8 @@ def test_abandoned_wait_releases_its_slot_to_the_next_request(granted: bool):
 
 def test_requests_that_balance_has_placed_are_counted_after_a_wait_too():
     backend = full_backend(persist=PLAIN)
-    bound, chosen = FakeTransaction(backend, cookie="SRV=s2"), FakeTransaction(backend)
-    assert bound.first_server(bound.cookies) is None and chosen.first_server(None) is None
+    bound, chosen = ScriptedTransaction(backend, cookie="SRV=s2"), ScriptedTransaction(backend)
+    assert bound.start() is None and chosen.start() is None
     for server in backend.servers:
         backend.placement.release(server)
     assert (chosen.resume_wait(True), bound.resume_wait(True)) == (backend["s1"], backend["s2"])
@@ -392,8 +345,8 @@ def test_requests_that_balance_has_placed_are_counted_after_a_wait_too():
 @pytest.mark.parametrize("waits_on", [False, True])
 def test_redispatch_from_a_queue_is_counted_at_its_server_as_in_haproxy(out: str, waits_on: bool):
     backend = full_backend(persist=PLAIN)
-    request = FakeTransaction(backend, cookie=BOUND)
-    assert request.first_server(request.cookies) is None
+    request = ScriptedTransaction(backend, cookie=BOUND)
+    assert request.start() is None
     if not waits_on:
         backend.placement.release(backend["s2"])
     if out == "down":
@@ -418,9 +371,9 @@ def test_redispatch_from_a_full_queue_is_counted_at_its_server_as_in_haproxy(wai
     backend = build_backend([Server(name, app, maxconn=1, maxqueue=1) for name in ("s1", "s2")])
     for server in backend.servers if waits_on else [backend["s1"]]:
         backend.placement.acquire(server)
-    waiting, request = FakeTransaction(backend, cookie=BOUND), FakeTransaction(backend, cookie=BOUND)
-    assert waiting.first_server(waiting.cookies) is None
-    moved = request.first_server(request.cookies)
+    waiting, request = ScriptedTransaction(backend, cookie=BOUND), ScriptedTransaction(backend, cookie=BOUND)
+    assert waiting.start() is None
+    moved = request.start()
     if waits_on:
         assert moved is None
         backend.placement.release(backend["s2"])
@@ -434,8 +387,8 @@ def test_rejection_from_a_queue_is_not_counted_as_a_redispatch(unavailable: str)
     backend = full_backend(unavailable=unavailable)
     if unavailable == "redispatch":
         backend["s2"].state = AdminState.MAINT
-    request = FakeTransaction(backend, cookie=BOUND)
-    assert request.first_server(request.cookies) is None
+    request = ScriptedTransaction(backend, cookie=BOUND)
+    assert request.start() is None
     backend["s1"].state = AdminState.MAINT
     assert request.resume_wait(True) is None and request.wait is None
     assert [totals(each, Total.WREDIS) for each in backend.servers] == [[0], [0]]
@@ -444,86 +397,8 @@ def test_rejection_from_a_queue_is_not_counted_as_a_redispatch(unavailable: str)
 def test_unbound_request_is_not_counted_as_redispatched():
     backend = build_backend([Server("s1", app, maxconn=1), Server("b1", app, backup=True)])
     backend.placement.acquire(backend["s1"])
-    request = FakeTransaction(backend)
-    assert request.first_server(None) is None
+    request = ScriptedTransaction(backend)
+    assert request.start() is None
     backend["s1"].health = Health.DOWN
     assert request.resume_wait(True) is backend["b1"]
     assert [totals(each, Total.WREDIS) for each in backend.servers] == [[0], [0]]
-
-
-def build_retrying_backend(servers: Sequence[Server] | None = None, **options: Any) -> Backend:
-    """Build a backend that retries after a response with status 503."""
-    return build_backend(servers, retry_on="503", **options)
-
-
-def build_backend_with_one_slot_each(**options: Any) -> Backend:
-    return build_retrying_backend([Server(name, app, maxconn=1) for name in ("s1", "s2")], **options)
-
-
-def begin_request(backend: Backend, **asked: Any) -> tuple[FakeTransaction, Server]:
-    request = FakeTransaction(backend, **asked)
-    server = request.first_server(request.cookies or None)
-    assert server is not None
-    return request, server
-
-
-def test_response_is_held_back_only_after_a_slot_elsewhere_was_acquired():
-    backend = build_backend_with_one_slot_each()
-    request, server = begin_request(backend)
-    assert request.hold_response(503)
-    assert request.holds_response
-    assert [len(each.in_flight) for each in backend.servers] == [1, 1]
-    request.release(server, False)
-    assert request.next_server() is backend["s2"]
-    assert not request.holds_response
-    assert not request.hold_response(503), "no server is left, so this response is sent"
-    assert request.decision.failures == (Failure.RETRIED_STATUS,)
-    assert request.decision.attempts == ("s1", "s2")
-
-
-def test_response_is_sent_if_a_retry_would_have_to_wait():
-    backend = build_backend_with_one_slot_each()
-    backend.placement.acquire(backend["s2"])
-    request, _ = begin_request(backend, cookie=BOUND)
-    assert not request.hold_response(503)
-    assert not request.holds_response
-    assert (request.decision.failures, request.decision.claim, request.wait) == ((), Claim.VALID, None)
-    assert totals(backend["s1"], Total.WRETR, Total.WREDIS) == [0, 0]
-    backend.placement.release(backend["s2"])
-    assert not backend["s2"].in_flight, "it waits no longer"
-
-
-def test_response_is_sent_if_the_same_server_has_no_second_slot():
-    backend = build_retrying_backend([Server("s1", app, maxconn=1)], redispatch=False)
-    request, server = begin_request(backend)
-    assert not request.hold_response(503)
-    assert totals(server, Total.WRETR, Total.WREDIS) == [0, 0]
-
-
-@pytest.mark.parametrize("status, held", [(503, True), (500, False), (200, False), (404, False)])
-def test_only_configured_statuses_are_held_back(status: int, held: bool):
-    request, _ = begin_request(build_retrying_backend())
-    assert request.hold_response(status) is held
-
-
-def test_request_that_ends_between_two_attempts_releases_the_second():
-    backend = build_backend_with_one_slot_each()
-    request, server = begin_request(backend)
-    assert request.hold_response(503)
-    request.release(server, True)
-    assert [len(each.in_flight) for each in backend.servers] == [0, 0]
-    assert request.decision.attempts == ("s1",)
-    assert backend["s2"].total == 0, "it has got no request"
-    assert not request.holds_response
-
-
-def test_failure_of_a_response_that_is_held_back_is_not_recorded():
-    backend = build_retrying_backend()
-    request, _ = begin_request(backend)
-    assert request.hold_response(503)
-    request.record_failure(Failure.TRUNCATED)
-    request.client_disconnected()
-    assert request.app_raised() is False
-    assert request.decision.failures == (Failure.RETRIED_STATUS,)
-    for server in backend.servers:
-        assert totals(server, Total.ERESP, Total.ECON, Total.CLI_ABRT) == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""States of a server: whether bound clients may stay, and whether new ones are sent to it."""
+"""ServerStatus: whether bound clients may stay at a server, whether new ones are sent to it, and its limits."""
 
 import itertools
 from typing import Any
@@ -15,10 +15,6 @@ from sticky_core.server.state import AdminState, Health
 
 def app(environ: object, start_response: object) -> list[bytes]:
     return []
-
-
-def create_app():
-    return app
 
 
 @pytest.mark.parametrize(
@@ -123,13 +119,46 @@ def test_server_is_full_with_maxconn_requests_in_flight(maxconn: int, in_flight:
 
 
 @pytest.mark.parametrize(
-    "server, expected",
+    "health, state, status",
     [
-        pytest.param(Server("s1", app), True, id="an app"),
-        pytest.param(Server("s1", factory=create_app), True, id="a factory"),
-        pytest.param(Server("s1", app, stateless=True), False, id="an app that keeps nothing"),
-        pytest.param(Server("s1", "http://10.0.0.1"), False, id="an upstream"),
+        (Health.UP, AdminState.READY, "UP"),
+        (Health.NOLB, AdminState.READY, "NOLB"),
+        (Health.DOWN, AdminState.READY, "DOWN"),
+        (Health.UP, AdminState.DRAIN, "DRAIN"),
+        (Health.NOLB, AdminState.DRAIN, "DRAIN"),
+        (Health.DOWN, AdminState.DRAIN, "DOWN"),
+        (Health.UP, AdminState.MAINT, "MAINT"),
+        (Health.DOWN, AdminState.MAINT, "MAINT"),
     ],
 )
-def test_is_in_process(server: Server, expected: bool):
-    assert server.is_in_process is expected
+def test_status_is_health_and_state_in_one_word(health: Health, state: AdminState, status: str):
+    server = Server("s1", app)
+    server.health = health
+    server.state = state
+    assert server.status == status
+    server.removed = True
+    assert server.status == "REMOVED"
+
+
+@pytest.mark.parametrize(
+    "health, state, reachable, electable",
+    [
+        (Health.DOWN, AdminState.READY, True, True),
+        (Health.DOWN, AdminState.DRAIN, True, False),
+        (Health.DOWN, AdminState.MAINT, False, False),
+        (Health.NOLB, AdminState.READY, True, False),
+    ],
+)
+def test_health_is_ignored_in_panic(health: Health, state: AdminState, reachable: bool, electable: bool):
+    server = Server("s1", app)
+    server.health = health
+    server.state = state
+    server.refresh_state(0.0, panic=True)
+    assert (server.reachable, server.usable, server.electable) == (reachable, reachable, electable)
+
+
+def test_total_includes_requests_in_flight():
+    server = Server("s1", app)
+    server.counters.cell[2] += 3
+    server.in_flight.append(None)
+    assert server.total == 4
