@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from sticky_core.balance import NginxRandom, Random, parse_balance
+from sticky_core.balance import Random, parse_balance
 from sticky_core.errors import ConfigError
 from sticky_core.server.state import AdminState
 
@@ -62,12 +62,6 @@ def test_changed_weights_count_at_the_next_draw(bench, scripted):
     on.servers[1].weight = 1
     on.servers[0].state = AdminState.DRAIN
     assert on.serve() == 2
-
-
-def test_nginx_random_two_draws_two_different_servers(bench, scripted):
-    on = bench(NginxRandom(two=True), [1, 1, 1], scripted([0.1, 0.1, 0.1, 0.9]))
-    on.acquire(on.servers[0])
-    assert on.serve() == 3
 
 
 def test_a_server_above_the_balance_factor_is_not_drawn(bench, scripted):

@@ -1,15 +1,8 @@
-"""Static-rr, and the map that it shares with hashes: HAProxy's sequence of slots (persistence 4)."""
-
-import math
-from collections import Counter
-from collections.abc import Sequence
+"""Static-rr: HAProxy's sequence of turns."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sticky_core.balance import StaticRR
-from sticky_core.balance.static_map import weighted_order
 from sticky_core.errors import ConfigError
 from sticky_core.server.state import AdminState
 
@@ -26,33 +19,6 @@ HAPROXY = [
 @pytest.mark.parametrize("weights, round_", HAPROXY, ids=str)
 def test_static_rr_gives_haproxy_s_sequence(bench, weights, round_):
     assert bench(StaticRR(start=0), weights).sequence(3 * len(round_)) == 3 * round_
-
-
-def haproxy_s_order(weights: Sequence[int]) -> list[int]:
-    """HAProxy's `recalc_server_map`: all servers are compared for each position."""
-    common = math.gcd(*weights)
-    weights = [weight // common for weight in weights]
-    round_ = sum(weights)
-    score = [0] * len(weights)
-    order: list[int] = []
-    for _ in range(round_):
-        score = [has + weight for has, weight in zip(score, weights, strict=True)]
-        owed = [(has + round_) // round_ for has in score]
-        best = owed.index(max(owed))
-        score[best] -= round_
-        order.append(best)
-    return order
-
-
-@given(weights=st.lists(st.integers(1, 30), min_size=1, max_size=8))
-def test_the_order_is_that_of_the_plain_model(weights):
-    assert weighted_order(weights) == haproxy_s_order(weights)
-
-
-@given(weights=st.lists(st.integers(1, 256), min_size=1, max_size=50))
-def test_each_server_occurs_in_a_round_as_often_as_its_weight(weights):
-    common = math.gcd(*weights)
-    assert Counter(weighted_order(weights)) == Counter({n: weight // common for n, weight in enumerate(weights)})
 
 
 def test_an_avoided_server_is_skipped_and_turns_continue_after_the_chosen_one(bench):
