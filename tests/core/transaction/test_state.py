@@ -81,6 +81,7 @@ def test_slot_that_is_counted_goes_to_a_waiting_request():
     first, waiting = ScriptedTransaction(web), ScriptedTransaction(web)
     assert (first.start(), waiting.start()) == (web["s1"], None)
     first.release_slot(web["s1"])
+    assert (len(web["s1"].in_flight), web.qcur()) == (1, 0), "the slot is granted at once"
     assert waiting.resume_wait(True) is web["s1"]
 
 
