@@ -34,10 +34,10 @@ __all__ = [
     "Send",
     "StatusRetryTransaction",
     "Transaction",
-    "UpstreamTransaction",
     "add_cookie",
     "count_client_disconnect",
     "event_loop",
+    "find_transaction",
     "flush_writes",
     "scheduler",
     "send_page",
@@ -221,18 +221,6 @@ class Transaction(CoreTransaction[Scope, Send]):
         await client_send(message)
 
 
-class UpstreamTransaction(Transaction):
-    """A transaction that passes itself to an upstream's app, which reports that the client has disconnected."""
-
-    __slots__ = ()
-
-    def forwarded(self) -> Scope:
-        scope = super().forwarded()
-        if self.tried[-1].config.is_url:
-            scope[TRANSACTION] = self
-        return scope
-
-
 class StatusRetryTransaction(StatusRetry[Scope, Send], Transaction):
     """A transaction that may hold responses back, because another server is tried instead."""
 
@@ -244,7 +232,7 @@ class StatusRetryTransaction(StatusRetry[Scope, Send], Transaction):
         return HeldResponse(self).send
 
 
-VARIANTS = TransactionVariants(Transaction, UpstreamTransaction, StatusRetryTransaction)
+VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction)
 
 #: how many bytes of a response that is held back are discarded before its app gets an OSError
 MAX_DISCARDED = 65536
@@ -322,20 +310,34 @@ class Head:
         self.headers = [*self.headers, (name.encode("latin-1"), value.encode("latin-1"))]
 
 
-def with_transaction(scope: Scope, send: Any) -> Scope:
-    """Return the scope with the transaction that has this `send`; the same scope if `send` is not a transaction's.
-
-    For an `Upstream` that the user has built: it does not get the transaction from the dispatch loop.
-    """
+def _transaction_of(send: Any) -> Transaction | None:
+    """Return the transaction that has this `send`; None if it is not a transaction's."""
     transaction = getattr(send, "__self__", None)
     if isinstance(transaction, HeldResponse):
         transaction = transaction.transaction
-    return {**scope, TRANSACTION: transaction} if isinstance(transaction, Transaction) else scope
+    return transaction if isinstance(transaction, Transaction) else None
 
 
-def count_client_disconnect(scope: Scope) -> None:
+def with_transaction(scope: Scope, send: Any) -> Scope:
+    """Return the scope with the transaction that has this `send`; the same scope if `send` is not a transaction's.
+
+    For an `Upstream` that the user has built, which puts a `send` of its own before the transaction's.
+    """
+    transaction = _transaction_of(send)
+    return {**scope, TRANSACTION: transaction} if transaction is not None else scope
+
+
+def find_transaction(scope: Scope, send: Any) -> Transaction | None:
+    """Return the transaction of a request that an upstream forwards: by its `send`, or from the scope of
+    `with_transaction`; None if no dispatcher serves the request.
+    """
+    transaction: Transaction | None = scope.get(TRANSACTION)
+    return transaction if transaction is not None else _transaction_of(send)
+
+
+def count_client_disconnect(scope: Scope, send: Any) -> None:
     """Count that the client has disconnected before the end of the response, if a dispatcher serves the request."""
-    transaction: CoreTransaction[Scope, Send] | None = scope.get(TRANSACTION)
+    transaction = find_transaction(scope, send)
     if transaction is not None:
         transaction.client_disconnected()
 

@@ -159,18 +159,6 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
         return self.client_send(status, headers, exc_info)
 
 
-class UpstreamTransaction(Transaction):
-    """A transaction that passes itself to an upstream's app, which reports that the client has disconnected."""
-
-    __slots__ = ()
-
-    def forwarded(self) -> Environ:
-        environ = super().forwarded()
-        if self.tried[-1].config.is_url:
-            environ[TRANSACTION] = self
-        return environ
-
-
 class StatusRetryTransaction(StatusRetry[Environ, StartResponse], Transaction):
     """A transaction that may hold responses back, because another server is tried instead."""
 
@@ -182,7 +170,7 @@ class StatusRetryTransaction(StatusRetry[Environ, StartResponse], Transaction):
         return HeldResponse(self).start_response
 
 
-VARIANTS = TransactionVariants(Transaction, UpstreamTransaction, StatusRetryTransaction)
+VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction)
 
 
 class HeldResponse:
@@ -257,21 +245,35 @@ class Head:
         self.headers = [*self.headers, (name.title(), value)]
 
 
+def _transaction_of(start_response: Any) -> Transaction | None:
+    """Return the transaction that has this `start_response`; None if it is not a transaction's."""
+    transaction = getattr(start_response, "__self__", None)
+    if isinstance(transaction, HeldResponse):
+        transaction = transaction.transaction
+    return transaction if isinstance(transaction, Transaction) else None
+
+
 def with_transaction(environ: Environ, start_response: Any) -> Environ:
     """Return the environ with the transaction that has this `start_response`; the same environ if `start_response` is
     not a transaction's.
 
-    For an `Upstream` that the user has built: it does not get the transaction from the dispatch loop.
+    For an `Upstream` that the user has built, which puts a `start_response` of its own before the transaction's.
     """
-    transaction = getattr(start_response, "__self__", None)
-    if isinstance(transaction, HeldResponse):
-        transaction = transaction.transaction
-    return {**environ, TRANSACTION: transaction} if isinstance(transaction, Transaction) else environ
+    transaction = _transaction_of(start_response)
+    return {**environ, TRANSACTION: transaction} if transaction is not None else environ
 
 
-def count_client_disconnect(environ: Environ) -> None:
+def find_transaction(environ: Environ, start_response: Any) -> Transaction | None:
+    """Return the transaction of a request that an upstream forwards: by its `start_response`, or from the environ of
+    `with_transaction`; None if no dispatcher serves the request.
+    """
+    transaction: Transaction | None = environ.get(TRANSACTION)
+    return transaction if transaction is not None else _transaction_of(start_response)
+
+
+def count_client_disconnect(environ: Environ, start_response: Any) -> None:
     """Count that the client has disconnected before the end of the response, if a dispatcher serves the request."""
-    transaction: CoreTransaction[Environ, StartResponse] | None = environ.get(TRANSACTION)
+    transaction = find_transaction(environ, start_response)
     if transaction is not None:
         transaction.client_disconnected()
 

@@ -151,7 +151,7 @@ class Upstream(CoreUpstream):
             first = await (body() if outgoing.framing is Framing.UNDECLARED else body.next_if_arrived())
             if first is not None:
                 if first["type"] == "http.disconnect":
-                    return count_client_disconnect(scope)
+                    return count_client_disconnect(scope, send)
                 outgoing = _with_framing(outgoing, first)
         await self._send_request(scope, outgoing, first, body, send)
 
@@ -170,7 +170,7 @@ class Upstream(CoreUpstream):
     ) -> None:
         connection = await self.connections().open(self.timeouts.connect, body)
         if connection is None:
-            return count_client_disconnect(scope)
+            return count_client_disconnect(scope, send)
         await self._exchange(connection, scope, outgoing, first, body, send, False)
 
     async def _exchange(
@@ -200,7 +200,7 @@ class Upstream(CoreUpstream):
                 upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
             while not response.status:
                 if await connection.wait() and connection.raise_or_client_gone():
-                    return count_client_disconnect(scope)
+                    return count_client_disconnect(scope, send)
             start: Message = {"type": "http.response.start", "status": response.status, "headers": response.headers}
             has_trailers = response.trailer_names is not None and _accepts_trailers(scope)
             if has_trailers:
@@ -214,10 +214,10 @@ class Upstream(CoreUpstream):
                 if part:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                     if connection.client_gone:
-                        return count_client_disconnect(scope)
+                        return count_client_disconnect(scope, send)
                 else:
                     if await connection.wait() and connection.raise_or_client_gone():
-                        return count_client_disconnect(scope)
+                        return count_client_disconnect(scope, send)
             await send({"type": "http.response.body", "body": part})
             if has_trailers:
                 await send({"type": "http.response.trailers", "headers": response.trailers})
@@ -230,13 +230,13 @@ class Upstream(CoreUpstream):
             task = asyncio.current_task()
             if not connection.task_cancelled or task is None or task.uncancel():
                 raise
-            return count_client_disconnect(scope)
+            return count_client_disconnect(scope, send)
         except ResponseDiscarded:
             connection.client_gone = not response.finished
             return
         except OSError:  # `send` raises it when the client has disconnected
             connection.client_gone = True
-            return count_client_disconnect(scope)
+            return count_client_disconnect(scope, send)
         finally:
             if upload is not None and not upload.done():  # the response came before the whole body was sent
                 response.reusable = False

@@ -24,7 +24,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sticky_asgi.body import Body
-from sticky_asgi.messages import TRANSACTION, Headers, Message, Scope, Send, Transaction, count_client_disconnect
+from sticky_asgi.messages import Headers, Message, Scope, Send, count_client_disconnect, find_transaction
 from sticky_asgi.upstream.connections import WINDOW, Connection, Connections, FlowControlProtocol
 from sticky_asgi.upstream.sweep import TICK
 from sticky_core.errors import Failure, ServerFailure
@@ -74,7 +74,7 @@ async def tunnel(
     outgoing = make_head({**scope, "headers": headers}, "GET", _upgrade_lines(key, scope, headers))
     connection = await connections.open(timeouts.connect, body)
     if connection is None:
-        return count_client_disconnect(scope)
+        return count_client_disconnect(scope, send)
     response = connection.response
     connection.begin("GET", body, upgrade=True)
     is_open = False
@@ -82,7 +82,7 @@ async def tunnel(
         connection.write(outgoing.head)
         while not response.status:
             if await connection.wait() and connection.raise_or_client_gone():
-                return count_client_disconnect(scope)
+                return count_client_disconnect(scope, send)
         if response.status != 101:
             return await _deny(connection, scope, send)
         if response.upgrade.lower() != b"websocket":
@@ -139,13 +139,13 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
     # A body of usual size is sent in one message: not all servers accept several.
     while not response.finished and len(body) < WINDOW:
         if await connection.wait() and connection.raise_or_client_gone():
-            return count_client_disconnect(scope)
+            return count_client_disconnect(scope, send)
         body += connection.take()
     await send({"type": "websocket.http.response.start", "status": response.status, "headers": response.headers})
     while not response.finished:
         await send({"type": "websocket.http.response.body", "body": body, "more_body": True})
         if await connection.wait() and connection.raise_or_client_gone():
-            return count_client_disconnect(scope)
+            return count_client_disconnect(scope, send)
         body = connection.take()
     await send({"type": "websocket.http.response.body", "body": body + connection.take()})
 
@@ -339,15 +339,15 @@ async def _forward_messages(
         await asyncio.sleep(0)
         if not body.client_gone:
             if code == _DROPPED:
-                transaction: Transaction | None = scope.get(TRANSACTION)
+                transaction = find_transaction(scope, send)
                 if transaction is not None:
                     transaction.record_failure(Failure.TRUNCATED)
             sent = code if _is_sendable(code) else 1000 if code == _NO_CODE else _FAILED
             await send({"type": "websocket.close", "code": sent, "reason": reason})
         elif upstream.client_code is None or upstream.client_code == _DROPPED:
-            count_client_disconnect(scope)
+            count_client_disconnect(scope, send)
     except OSError:  # the client has disconnected
-        count_client_disconnect(scope)
+        count_client_disconnect(scope, send)
     finally:
         if from_client is not None:
             from_client.cancel()

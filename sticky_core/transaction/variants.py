@@ -17,13 +17,11 @@ class TransactionVariants(Generic[T]):
     """The transaction classes of one face.
 
     - `plain`: the face's transaction class.
-    - `upstream`: its subclass that passes itself to the app of an upstream.
     - `status_retry`: its subclass that may hold responses back.
     """
 
-    def __init__(self, plain: type[T], upstream: type[T], status_retry: type[T]) -> None:
+    def __init__(self, plain: type[T], status_retry: type[T]) -> None:
         self._plain = plain
-        self._upstream = upstream
         self._status_retry = status_retry
         self._built: dict[tuple[type, ...], type[T]] = {}
 
@@ -49,8 +47,6 @@ class TransactionVariants(Generic[T]):
             bases.append(Reporting)
         if snapshot.retries.statuses:
             bases.append(self._status_retry)
-        if any(server.config.is_url for server in snapshot.servers):
-            bases.append(self._upstream)
         return tuple(bases) if bases and bases[-1] is not Reporting else (*bases, self._plain)
 
 

@@ -97,7 +97,7 @@ class Upstream(CoreUpstream):
             connection = self._connections.open(self.timeouts.connect)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
         except ClientDisconnected:
-            count_client_disconnect(environ)
+            count_client_disconnect(environ, start_response)
             start_response("499 Client Closed Request", [])
             return []
 
@@ -152,7 +152,7 @@ class Upstream(CoreUpstream):
             if response.finished:
                 return [response.take_body()]
             streams = True
-            return _ResponseBody(connection, environ)
+            return _ResponseBody(connection, environ, start_response)
         finally:
             if not streams:
                 connection.end()
@@ -169,9 +169,10 @@ class Upstream(CoreUpstream):
 class _ResponseBody:
     """The body of a response as it arrives. Closing it early closes the connection."""
 
-    def __init__(self, connection: Connection, environ: Environ) -> None:
+    def __init__(self, connection: Connection, environ: Environ, start_response: StartResponse) -> None:
         self._connection = connection
         self._environ = environ
+        self._start_response = start_response
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -189,7 +190,7 @@ class _ResponseBody:
                 connection.read()
             except ClientDisconnected:
                 connection.broken = True
-                count_client_disconnect(self._environ)
+                count_client_disconnect(self._environ, self._start_response)
                 raise StopIteration from None
 
     def close(self) -> None:

@@ -32,7 +32,6 @@ def test_class_has_the_mixins_that_a_snapshot_needs_and_no_others(face, observes
     assert issubclass(variant, face.Transaction)
     assert issubclass(variant, Reporting) is observes
     assert issubclass(variant, StatusRetry) is retries
-    assert issubclass(variant, face.UpstreamTransaction) is url
     assert not hasattr(variant(), "__dict__")
     assert face.VARIANTS.select(snapshot) is variant, "built once"
 
