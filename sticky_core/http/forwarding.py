@@ -45,9 +45,10 @@ class Forward:
     - `trusted_proxies`: the networks of the proxies that are trusted about the client, and their headers extended;
       those of other peers are replaced; a tuple of str, empty. `"unix"` means peers behind a UNIX socket, `"*"` all
       (nginx `set_real_ip_from`).
-    - `except_nets`: for clients in these networks nothing is added and their headers are kept; a tuple of str, empty
-      (HAProxy `option forwardfor except`).
-    - `if_none`: add nothing if the request has such a header already, bool, False (HAProxy `if-none`).
+    - `except_nets`: for peers of the connection in these networks nothing is added and their headers are kept; a tuple
+      of str, empty (HAProxy `option forwardfor except`).
+    - `if_none`: leave X-Forwarded-For or Forwarded as it is if the request has it and it is kept, bool, False (HAProxy
+      `if-none`).
 
     Raises `ConfigError` with every problem found.
     """
