@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
-from sticky_core.http.messages import Request
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import VARIABLE, Secret
 from sticky_core.samples.parser import parse_sample
+from sticky_core.samples.path_template import PathTemplate
 from sticky_core.samples.request import Sample
 from sticky_core.server.config import NAME
 from sticky_core.workers import frames
@@ -112,23 +111,6 @@ class WorkersConfig:
                 raise ConfigError(f"key {key!r} is not a sample: write 'hdr(Mcp-Session-Id)', or pass a function")
             return key
         return PathTemplate(key) if key.startswith("/") else parse_sample(key)
-
-
-class PathTemplate:
-    """A sample: the part of the path that is in braces in a template such as `/rooms/{id}`, with or without further
-    segments behind it.
-    """
-
-    def __init__(self, text: str) -> None:
-        pieces = re.split(r"\{(\w+)\}", text)
-        if len(pieces) < 3 or any(not piece.isidentifier() for piece in pieces[1::2]):
-            raise ConfigError(f"key {text!r} has nothing in braces: write /rooms/{{id}}, or a sample such as 'path'")
-        pattern = "([^/]+)".join(re.escape(piece) for piece in pieces[::2])
-        self._pattern = re.compile(f"{pattern}(?:/.*)?" if not text.endswith("/") else f"{pattern}.*", re.DOTALL)
-
-    def __call__(self, request: Request) -> str | None:
-        match = self._pattern.fullmatch(request.path)
-        return None if match is None else "/".join(match.groups())
 
 
 def can_have_peers(config: WorkersConfig, spawned: bool, software: str) -> bool:

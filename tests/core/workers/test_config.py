@@ -1,12 +1,10 @@
 """The options of StickyWorkers, and which processes can have peers."""
 
-from typing import Any
-
 import pytest
 
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.cookie.config import Cookie
-from sticky_core.workers.config import PathTemplate, WorkersConfig, can_have_peers
+from sticky_core.workers.config import WorkersConfig, can_have_peers
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 
@@ -66,30 +64,3 @@ def test_secret_is_the_configured_one_else_the_environments_else_a_generated_one
 )
 def test_process_can_have_peers_if_it_may_be_one_of_several_workers(options, spawned, software, expected):
     assert can_have_peers(WorkersConfig(**options), spawned, software) is expected
-
-
-class FakeRequest:
-    def __init__(self, path):
-        self.path = path
-
-
-@pytest.mark.parametrize(
-    "template, path, key",
-    [
-        ("/rooms/{id}", "/rooms/7", "7"),
-        ("/rooms/{id}", "/rooms/7/chat", "7"),
-        ("/rooms/{id}", "/rooms/a%20b", "a%20b"),
-        ("/rooms/{id}", "/rooms/", None),
-        ("/rooms/{id}", "/rooms", None),
-        ("/rooms/{id}", "/other/7", None),
-        ("/rooms/{id}", "/x/rooms/7", None),
-        ("/rooms/{id}/chat", "/rooms/7/chat", "7"),
-        ("/rooms/{id}/chat", "/rooms/7/chats", None),
-        ("/rooms/{id}/chat", "/rooms/7", None),
-        ("/{building}/rooms/{id}", "/red/rooms/7", "red/7"),
-        ("/v1.0/{id}", "/v1x0/7", None),
-    ],
-)
-def test_path_template_takes_the_part_in_braces_from_the_path(template, path, key):
-    sample: Any = PathTemplate(template)
-    assert sample(FakeRequest(path)) == key
