@@ -248,7 +248,6 @@ class Monitor:
             server.weight = weight
         if reply.maxconn is not None and server.config.maxconn and reply.maxconn != server.maxconn:
             server.maxconn = reply.maxconn
-            server.notify()
 
     def record_request(self, server: Server, failure: Failure | None, status: int, seconds: float) -> None:
         """Record the result of a request to `server`: a failure, or the status of its response, which began `seconds`

@@ -148,7 +148,8 @@ class Replicas(BackendComponent):
             self.backend.reconfigure.change_lock.call_after_release(
                 partial(_log.error, text, self.backend.name, server.name, exc_info=error)
             )
-            server.health = Health.DOWN
+            if server.tracks is None:  # else its health is another server's, and its requests fail as not started
+                server.health = Health.DOWN
 
     def make_interruptible(self, servers: Iterable[Server]) -> None:
         """Wrap the apps of those servers that may have to end requests early."""

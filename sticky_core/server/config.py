@@ -27,6 +27,13 @@ def is_weight(weight: object) -> bool:
     return isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= MAX_WEIGHT
 
 
+def limit_problem(name: str, number: object) -> str | None:
+    """Return why `number` can't limit a number of requests, as the option `name`, or None if it can."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        return f"{name} {number!r} is not a number of requests: write a whole number, or 0 for no limit"
+    return f"{name} {number!r} is below 0: write 0 for no limit" if number < 0 else None
+
+
 @runtime_checkable
 class Tracked(Protocol):
     """A server that others may track: `Server`, which this module can't import."""
@@ -122,11 +129,9 @@ class ServerConfig:
         if self.stateless and self.is_url:
             yield "stateless is for apps: a URL has no instance in this process"
         for name in ("maxconn", "maxqueue"):
-            number = getattr(self, name)
-            if not isinstance(number, int) or isinstance(number, bool):
-                yield f"{name} {number!r} is not a number of requests: write a whole number, or 0 for no limit"
-            elif number < 0:
-                yield f"{name} {number!r} is below 0: write 0 for no limit"
+            problem = limit_problem(name, getattr(self, name))
+            if problem is not None:
+                yield problem
         if self.maxqueue and not self.maxconn:
             yield "maxqueue has no effect without maxconn: no request waits for a server without a limit"
         yield from self._problems_of_url()

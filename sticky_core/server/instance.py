@@ -8,6 +8,7 @@ travels inside the signature of a mark, as `id@instance`.
 from __future__ import annotations
 
 from sticky_core.clock import Clock, Rng
+from sticky_core.http.cookies import is_value
 
 _TIME_DIGITS, _RANDOM_DIGITS = 11, 5  # hexadecimal: good until the year 2527
 
@@ -18,6 +19,11 @@ SUFFIX_LENGTH = 1 + _TIME_DIGITS + _RANDOM_DIGITS
 def new_instance(clock: Clock, rng: Rng) -> str:
     """Return the id of an instance that starts now."""
     return f"{int(clock.wall() * 1000):0{_TIME_DIGITS}x}{rng.getrandbits(4 * _RANDOM_DIGITS):0{_RANDOM_DIGITS}x}"
+
+
+def is_instance(instance: object) -> bool:
+    """Return whether `instance` can be an instance: a text that a cookie can carry behind an id, or empty."""
+    return isinstance(instance, str) and (not instance or (is_value(instance) and "@" not in instance))
 
 
 def id_with_instance(server_id: str, instance: str) -> str:

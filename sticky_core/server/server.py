@@ -55,7 +55,8 @@ class Server(ServerStatus):
     - `fail_timeout`: for how long that is, a duration. Default None: 10 s. nginx `fail_timeout`.
 
     Raises `ConfigError` with every problem found. A `Server` belongs to one `Backend`. `weight`, `state`, `health`,
-    `instance`, and the `target` of a URL, may be assigned at run time; each assignment takes the backend's lock.
+    `maxconn`, `instance`, and the `target` of a URL, may be assigned at run time; each assignment takes the backend's
+    lock, and one that can't be is a `ConfigError` and changes nothing.
     `Backend.apply` changes servers in place, and keeps what was assigned at run time where the new configuration does
     not differ from the one before.
     """
@@ -205,7 +206,7 @@ class Server(ServerStatus):
         if requested.weight != before.weight:
             self._weight = requested.weight
         if requested.maxconn != before.maxconn:
-            self.maxconn = requested.maxconn
+            self._maxconn = requested.maxconn
         self.requested = requested
         if config.target != self.config.target:
             self.move(config)

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from sticky_core.errors import ConfigError
 from sticky_core.health.runtime import CheckRuntime
-from sticky_core.server.config import MAX_WEIGHT, ServerConfig, is_weight
+from sticky_core.server.config import MAX_WEIGHT, ServerConfig, is_weight, limit_problem
 from sticky_core.server.counters import Counters
 from sticky_core.server.drain import Drain
+from sticky_core.server.instance import is_instance
 from sticky_core.server.max_fails import MaxFails
 from sticky_core.server.slowstart import SCALE, SlowStart
 from sticky_core.server.state import AdminState, Health
@@ -25,6 +26,7 @@ class ServerStatus:
         "__weakref__",
         "_health",
         "_instance",
+        "_maxconn",
         "_on_change",
         "_state",
         "_updated",
@@ -41,7 +43,6 @@ class ServerStatus:
         "in_flight",
         "limit",
         "max_fails",
-        "maxconn",
         "name",
         "reachable",
         "reason",
@@ -76,8 +77,8 @@ class ServerStatus:
         #: Whether a request must call `Placement.release` at its end; else it removes itself from `in_flight`. Set by
         #: the backend.
         self.counts_requests = False
-        #: how many requests may be in flight, and how many may be at present (`slowstart`); 0: any number
-        self.maxconn = config.maxconn
+        self._maxconn = config.maxconn
+        #: how many requests may be in flight at present (`slowstart`); 0: any number
         self.limit = config.maxconn
         self.counters: Counters = Counters.new()
         #: the running check, and the schedule of the agent's queries; None: there is none
@@ -121,7 +122,9 @@ class ServerStatus:
 
     @property
     def health(self) -> Health:
-        """Its health according to its check, its agent and failed requests, or as it was assigned since."""
+        """Its health according to its check, its agent and failed requests, or as it was assigned since: `UP`, `DOWN`
+        or `NOLB`. May be assigned, unless the server tracks another one.
+        """
         if self.tracks is not None:
             return self.tracks.health
         if not self.agent_up or self.max_fails.is_down:
@@ -132,8 +135,14 @@ class ServerStatus:
         return Health.DOWN if not checking.is_up else Health.NOLB if checking.is_stopping else Health.UP
 
     @health.setter
-    def health(self, health: Health) -> None:
-        self._health = health
+    def health(self, health: Health | Literal["UP", "DOWN", "NOLB"]) -> None:
+        if health not in list(Health):
+            raise ConfigError(f"server {self.name}: health {health!r} is none of {', '.join(Health)}")
+        if self.tracks is not None:
+            raise ConfigError(
+                f"server {self.name}: it tracks {self.tracks.name}, so its health is that server's: assign it there"
+            )
+        self._health = health = Health(health)
         self.max_fails.reset()
         if self.checking is not None:
             self.checking.force(health is not Health.DOWN, stopping=health is Health.NOLB)
@@ -159,7 +168,28 @@ class ServerStatus:
 
     @instance.setter
     def instance(self, instance: str) -> None:
+        if not is_instance(instance):
+            raise ConfigError(
+                f"server {self.name}: instance {instance!r} can't be written in a cookie: write letters and digits"
+            )
         self._instance = instance
+        self.notify()
+
+    @property
+    def maxconn(self) -> int:
+        """How many requests may be in flight; 0: any number. May be assigned, unless its configuration has no
+        `maxconn`: then its requests are not counted.
+        """
+        return self._maxconn
+
+    @maxconn.setter
+    def maxconn(self, maxconn: int) -> None:
+        problem = limit_problem("maxconn", maxconn)
+        if problem is None and maxconn and not self.config.maxconn:
+            problem = "maxconn can't be assigned, as its configuration has none: pass one with it to `Backend.apply`"
+        if problem is not None:
+            raise ConfigError(f"server {self.name}: {problem}")
+        self._maxconn = maxconn
         self.notify()
 
     def _reset_health(self) -> None:
@@ -253,7 +283,7 @@ class ServerStatus:
         self.slowstart.update(now, is_down=in_maint or health is Health.DOWN, may_start=self.is_attached)
         self._updated = now
         self.eweight = self.slowstart.eweight(self._weight)
-        self.limit = self.slowstart.limit(self.maxconn)
+        self.limit = self.slowstart.limit(self._maxconn)
         self.reachable = not in_maint and (panic or health is not Health.DOWN)
         self.usable = self.reachable and not self._is_past_drain_deadline(now)
         self.electable = (

@@ -89,6 +89,82 @@ def test_unknown_state_is_refused_and_changes_nothing(state: object):
     assert server.state is AdminState.DRAIN
 
 
+@pytest.mark.parametrize("health", ["UP", "DOWN", "NOLB"])
+def test_health_may_be_assigned_as_text(health: Any):
+    backend = Backend("web", [server := Server("s1", app)])
+    server.health = health
+    assert server.health is Health(health)
+    assert repr(backend) == f"<Backend web: s1 {health} 0/0>"
+
+
+REFUSED: list[tuple[str, Any, Any, str]] = [
+    # attribute, what it is before, what is refused, the message
+    ("health", Health.NOLB, "down", "health 'down' is none of UP, DOWN, NOLB"),
+    ("health", Health.NOLB, "", "health '' is none of"),
+    ("health", Health.NOLB, None, "health None is none of"),
+    ("health", Health.DOWN, False, "health False is none of"),
+    ("health", Health.DOWN, AdminState.READY, "is none of"),
+    ("state", AdminState.DRAIN, Health.UP, "is none of"),
+    ("instance", "0190a", 7, "instance 7 can't be written in a cookie"),
+    ("instance", "0190a", None, "instance None can't be written in a cookie"),
+    ("instance", "0190a", "a@b", "instance 'a@b' can't be written in a cookie"),
+    ("instance", "0190a", "a;b", "instance 'a;b' can't be written in a cookie"),
+    ("maxconn", 3, "5", "maxconn '5' is not a number of requests"),
+    ("maxconn", 3, None, "maxconn None is not a number of requests"),
+    ("maxconn", 3, True, "maxconn True is not a number of requests"),
+    ("maxconn", 3, -1, "maxconn -1 is below 0"),
+    ("target", "http://10.0.0.1", "10.0.0.2", "is no URL"),
+    ("target", "http://10.0.0.1", None, "neither a target"),
+    ("target", "http://10.0.0.1", app, "only a URL can be moved"),
+    ("target", "http://10.0.0.1", 80, "only a URL can be moved"),
+]
+
+
+@pytest.mark.parametrize("in_a_backend", [True, False], ids=["in a backend", "alone"])
+@pytest.mark.parametrize("name, before, refused, message", REFUSED)
+def test_value_that_cannot_be_assigned_is_refused_and_changes_nothing(
+    name: str, before: Any, refused: Any, message: str, in_a_backend: bool
+):
+    server = Server("s1", "http://10.0.0.1", maxconn=3)
+    others = [Server("s2", app)]
+    if in_a_backend:
+        backend = Backend("web", [server, *others])
+        changes = backend.events()
+    setattr(server, name, before)
+    shown = repr(server), server.status, server.usable, server.electable, server.limit
+    if in_a_backend:
+        changes.take()
+    with pytest.raises(ConfigError, match=message):
+        setattr(server, name, refused)
+    assert getattr(server, name) == before
+    assert (repr(server), server.status, server.usable, server.electable, server.limit) == shown
+    if in_a_backend:
+        assert changes.take() == []
+        backend.add(Server("s3", app))
+
+
+def test_health_of_a_server_that_tracks_another_is_assigned_at_that_one():
+    backend = Backend("web", [tracked := Server("s1", app), tracker := Server("s2", app, track="s1")])
+    with pytest.raises(ConfigError, match="server s2: it tracks s1, so its health is that server's: assign it there"):
+        tracker.health = Health.DOWN
+    assert repr(backend) == "<Backend web: s1 UP 0/0, s2 UP 0/0>"
+    tracked.health = Health.DOWN
+    assert repr(backend) == "<Backend web: s1 DOWN 0/0, s2 DOWN 0/0>"
+
+
+def test_maxconn_may_be_assigned_where_the_configuration_has_one():
+    server = Server("s1", app, maxconn=3)
+    Backend("web", [server])
+    server.maxconn = 5
+    assert (server.maxconn, server.limit, server.config.maxconn) == (5, 5, 3)
+    server.maxconn = 0
+    assert (server.maxconn, server.limit) == (0, 0)
+    uncounted = Server("s2", app)
+    with pytest.raises(ConfigError, match="its configuration has none: pass one with it"):
+        uncounted.maxconn = 5
+    assert uncounted.maxconn == 0
+
+
 @pytest.mark.parametrize("weight", [0, 1, 256])
 def test_weight_is_within_0_and_256(weight: int):
     server = Server("s1", app, weight=weight)
