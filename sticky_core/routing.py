@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from itertools import combinations, product
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
 
 from sticky_core.backend.backend import Backend, BackendComponent
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
 from sticky_core.errors import ConfigError, raise_problems
+from sticky_core.persistence.cookie_scope import CookieScope, CookieScopeIndex
 
 
 class Frontend:
@@ -22,7 +22,9 @@ class Frontend:
     """
 
     def __init__(self, routes: Mapping[str, Backend]) -> None:
-        raise_problems(_route_problems(routes))
+        problems = list(_route_problems(routes))
+        if not _are_backends(routes):
+            raise_problems(problems)
         longest_first = sorted(routes.items(), key=lambda route: -len(route[0]))
         self._routes = [(prefix, f"{prefix}/", backend) for prefix, backend in longest_first if prefix != "/"]
         self._default = routes.get("/")
@@ -30,9 +32,15 @@ class Frontend:
         self.only = self._default if not self._routes else None
         #: each backend once, in the order of the routes
         self.backends = tuple(dict.fromkeys(routes.values()))
-        self.cookie_names = [backend.component(SharedCookieNames) for backend in self.backends]
-        for each in self.cookie_names:
-            each.attach(self)
+        #: the cookies that the backends insert
+        self.cookie_scopes = CookieScopeIndex[SharedCookieNames]()
+        cookie_names = [backend.component(SharedCookieNames) for backend in self.backends]
+        for each in cookie_names:
+            problems += each.attach(self)
+        if problems:
+            for each in cookie_names:
+                each.detach(self)
+        raise_problems(problems)
 
     @classmethod
     def build(cls, backend: Backend | None, routes: Mapping[str, Backend] | None) -> Frontend:
@@ -57,42 +65,75 @@ class SharedCookieNames(BackendComponent):
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._frontends: list[weakref.ref[Frontend]] = []
-        #: the config that a change of the backend prepares
-        self.prepared_config: BackendConfig | None = None
-
-    def attach(self, frontend: Frontend) -> None:
-        """Compare the backend with the other backends of `frontend` from now on, as long as the frontend lives."""
-        self._frontends.append(weakref.ref(frontend, self._frontends.remove))
-
-    def config_problems(self, config: BackendConfig) -> Iterator[str]:
-        frontends = [frontend for ref in list(self._frontends) if (frontend := ref()) is not None]
-        others = dict.fromkeys(each for frontend in frontends for each in frontend.cookie_names if each is not self)
-        problems = (problem for each in others for other in each.configs for problem in _cookie_clashes(config, other))
-        yield from dict.fromkeys(problems)
+        self._scopes = backend.config.cookie_scopes  # the cookies of the config in force
+        self._prepared_scopes: list[CookieScope] = []  # those that a change adds, which is not in force yet
 
     @property
-    def configs(self) -> list[BackendConfig]:
-        """The backend's config, and the one that is prepared. Read without the backend's locks: the caller may hold the
-        change lock of another backend.
+    def _live_frontends(self) -> list[Frontend]:
+        return [frontend for ref in list(self._frontends) if (frontend := ref()) is not None]
+
+    def attach(self, frontend: Frontend) -> list[str]:
+        """Compare the backend with the other backends of `frontend` from now on, as long as the frontend lives. Return
+        the problems that there are now.
         """
-        prepared = self.prepared_config
-        return [self._backend.config, *([prepared] if prepared is not None else [])]
+        with self._backend.reconfigure.change_lock:
+            scopes = [*self._scopes, *self._prepared_scopes]
+            frontend.cookie_scopes.add(self, scopes)
+            self._frontends.append(weakref.ref(frontend, self._frontends.remove))
+            return [*self._clashes(self._backend.name, scopes, [frontend])]
+
+    def detach(self, frontend: Frontend) -> None:
+        """Compare the backend no longer with those of `frontend`."""
+        with self._backend.reconfigure.change_lock:
+            self._frontends.remove(weakref.ref(frontend))
+
+    def _clashes(self, name: str, scopes: Iterable[CookieScope], frontends: Iterable[Frontend]) -> Iterator[str]:
+        """Yield a problem for each of `scopes` of this backend, called `name`, that overwrites a cookie of another
+        backend of `frontends` in browsers: one for each scope, however many others there are.
+        """
+        for frontend in frontends:
+            for scope in scopes:
+                found = frontend.cookie_scopes.overlapping(self, scope)
+                if found is not None:
+                    other, same = found
+                    yield (
+                        f"backends {name} and {other._backend.name} both insert a cookie {scope.name} where the paths "
+                        f"{scope.path} and {same.path} meet, and would overwrite each other's for ever: "
+                        "give one another name, or each the path of its route"
+                    )
+
+    def config_problems(self, config: BackendConfig) -> Iterator[str]:
+        added = [scope for scope in config.cookie_scopes if scope not in self._scopes]
+        yield from dict.fromkeys(self._clashes(config.name, added, self._live_frontends))
 
     def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
-        # Check again, now that the other backends can see this config: of two that change at the same moment, at least
-        # one sees the other.
-        self.prepared_config = change.config
+        # Check again, now that the other backends can see these cookies: of two that change at the same moment, at
+        # least one sees the other.
+        self._prepared_scopes = [scope for scope in change.config.cookie_scopes if scope not in self._scopes]
+        for frontend in self._live_frontends:
+            frontend.cookie_scopes.add(self, self._prepared_scopes)
         problems = tuple(self.config_problems(change.config))
         on_ready(ConfigError(*problems) if problems else None)
 
     def undo(self, change: Change) -> None:
-        self.prepared_config = None
+        self._replace_scopes(self._scopes)
 
     def after_swap(self, change: Change) -> None:
-        self.prepared_config = None
+        self._replace_scopes(change.config.cookie_scopes)
+
+    def _replace_scopes(self, scopes: list[CookieScope]) -> None:
+        """Compare with these cookies and no others from now on: they are in force."""
+        outdated = [scope for scope in (*self._scopes, *self._prepared_scopes) if scope not in scopes]
+        added = [scope for scope in scopes if scope not in self._scopes]
+        self._scopes, self._prepared_scopes = scopes, []
+        for frontend in self._live_frontends:
+            frontend.cookie_scopes.discard(self, outdated)
+            frontend.cookie_scopes.add(self, added)
 
     def after_fork(self) -> None:
-        self.prepared_config = None
+        self._replace_scopes(self._scopes)
+        for frontend in self._live_frontends:
+            frontend.cookie_scopes.add(self, self._scopes)
 
 
 def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
@@ -101,25 +142,15 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
     for prefix in routes:
         if not prefix.startswith("/") or (prefix != "/" and prefix.endswith("/")):
             yield f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself"
-    not_backends = [each for each in cast("Mapping[str, object]", routes).values() if not isinstance(each, Backend)]
-    if not_backends:
-        yield from (f"{each!r} is no Backend: write Backend(name, servers=[...])" for each in not_backends)
+    if not _are_backends(routes):
+        others = (each for each in cast("Mapping[str, object]", routes).values() if not isinstance(each, Backend))
+        yield from (f"{each!r} is no Backend: write Backend(name, servers=[...])" for each in others)
         return
     names: dict[str, Backend] = {}
-    backends = dict.fromkeys(routes.values())
-    for backend in backends:
+    for backend in dict.fromkeys(routes.values()):
         if names.setdefault(backend.name, backend) is not backend:
             yield f"two backends are called {backend.name}: give each a name of its own"
-    for one, other in combinations(backends, 2):
-        yield from _cookie_clashes(one.config, other.config)
 
 
-def _cookie_clashes(one: BackendConfig, other: BackendConfig) -> Iterator[str]:
-    """Yield a problem for each cookie that one of these backends would overwrite in the browsers of the other."""
-    for cookie, same in product(one.cookie_scopes, other.cookie_scopes):
-        if cookie.overlaps(same):
-            yield (
-                f"backends {one.name} and {other.name} both insert a cookie {cookie.name} where the paths "
-                f"{cookie.path} and {same.path} meet, and would overwrite each other's for ever: "
-                "give one another name, or each the path of its route"
-            )
+def _are_backends(routes: Mapping[str, object]) -> bool:
+    return all(isinstance(each, Backend) for each in routes.values())

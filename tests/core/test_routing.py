@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,7 @@ from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
+from tests.counting import count_calls
 
 
 def app(environ: object, start_response: object) -> list[bytes]:
@@ -272,3 +274,67 @@ def test_of_two_that_change_at_the_same_moment_one_gives_way():
     with pytest.raises(ConfigError, match="both insert a cookie C"):
         api.apply(replace(api.config, persist=(plain("C"),)))
     assert [each.config.cookie_scopes[0].name for each in routes.backends] == ["C", "B"]
+
+
+def test_a_frontend_that_was_refused_does_not_restrict_its_backends():
+    web, api = backend("web", plain("A")), backend("api", plain("A"))
+    with pytest.raises(ConfigError) as refused:
+        Frontend({"/a": web, "/b": api})
+    web.apply(replace(web.config, persist=(plain("B"),)))
+    api.apply(replace(api.config, persist=(plain("B"),)))
+    assert refused.value.problems
+
+
+def test_a_cookie_that_its_backend_has_given_up_may_be_inserted_by_another():
+    web, api = backend("web", plain("A")), backend("api", plain("B"))
+    routes = Frontend({"/a": web, "/b": api})
+    for number in range(2):
+        web.apply(replace(web.config, persist=(plain(f"C{number}"),)))
+        api.apply(replace(api.config, persist=(plain("A"),)))
+        api.apply(replace(api.config, persist=(plain("B"),)))
+        web.apply(replace(web.config, persist=(plain("A"),)))
+    assert routes.backends == (web, api)
+
+
+# -- what many backends cost
+
+
+def many(count: int, cookie: Callable[[int], Cookie]) -> dict[str, Backend]:
+    return {f"/p{number}": backend(f"b{number}", cookie(number)) for number in range(count)}
+
+
+COOKIES = [
+    pytest.param(lambda number: plain(f"A{number}"), id="other names"),
+    pytest.param(lambda number: plain(path=f"/p{number}"), id="other paths"),
+    pytest.param(lambda number: plain(domain=f"p{number}.example"), id="other domains"),
+]
+
+
+@pytest.mark.parametrize("cookie", COOKIES)
+def test_twice_as_many_backends_cost_twice_as_much(cookie: Callable[[int], Cookie]):
+    one, two = (count_calls(partial(Frontend, many(count, cookie))) for count in (20, 40))
+    assert two < 2.2 * one
+
+
+def test_the_clashes_of_twice_as_many_backends_are_found_at_twice_the_cost():
+    refused: list[ConfigError] = []
+
+    def refuse(routes: dict[str, Backend]) -> None:
+        with pytest.raises(ConfigError) as error:
+            Frontend(routes)
+        refused.append(error.value)
+
+    one, two = (count_calls(partial(refuse, many(count, lambda number: plain()))) for count in (20, 40))
+    assert [len(error.problems) for error in refused] == [19, 39]
+    assert two < 2.2 * one
+
+
+@pytest.mark.parametrize("cookie", COOKIES)
+def test_another_cookie_of_a_backend_costs_the_same_however_many_others_there_are(cookie: Callable[[int], Cookie]):
+    costs: list[int] = []
+    for count in (10, 40):
+        routes = many(count, cookie)
+        frontend = Frontend(routes)
+        changed = frontend.backends[3]
+        costs.append(count_calls(partial(changed.apply, replace(changed.config, persist=(plain("New"),)))))
+    assert costs[0] == costs[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.cookie_scope import CookieScope, CookieScopeIndex
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,34 @@ from sticky_core.persistence.cookie_scope import CookieScope
     ],
 )
 def test_cookies_overlap_where_a_request_would_carry_both(one: CookieScope, other: CookieScope, overlaps: bool):
-    assert one.overlaps(other) is overlaps
-    assert other.overlaps(one) is overlaps
+    for first, second in ((one, other), (other, one)):
+        index = CookieScopeIndex[str]()
+        index.add("first", [first])
+        assert index.overlapping("second", second) == (("first", first) if overlaps else None)
+
+
+def test_the_cookies_of_an_owner_do_not_overlap_each_other():
+    index = CookieScopeIndex[str]()
+    index.add("one", [CookieScope("A"), CookieScope("B", "/b")])
+    assert index.overlapping("one", CookieScope("A", "/a")) is None
+    assert index.overlapping("other", CookieScope("B")) == ("one", CookieScope("B", "/b"))
+
+
+def test_a_cookie_that_was_removed_overlaps_none_and_one_stored_twice_is_removed_once():
+    index = CookieScopeIndex[str]()
+    index.add("one", [CookieScope("A")])
+    index.add("one", [CookieScope("A"), CookieScope("B")])
+    index.add("two", [CookieScope("A")])
+    index.discard("one", [CookieScope("A"), CookieScope("C")])
+    assert index.overlapping("one", CookieScope("A")) == ("two", CookieScope("A"))
+    assert index.overlapping("two", CookieScope("A")) is None
+    assert index.overlapping("two", CookieScope("B")) == ("one", CookieScope("B"))
+
+
+def test_in_a_forked_child_no_cookie_is_stored_until_its_owner_stores_it_again():
+    index = CookieScopeIndex[str]()
+    index.add("one", [CookieScope("A")])
+    index.after_fork()
+    assert index.overlapping("two", CookieScope("A")) is None
+    index.add("one", [CookieScope("A")])
+    assert index.overlapping("two", CookieScope("A")) == ("one", CookieScope("A"))
