@@ -80,31 +80,30 @@ class SharedCookieNames(BackendComponent):
             scopes = [*self._scopes, *self._prepared_scopes]
             frontend.cookie_scopes.add(self, scopes)
             self._frontends.append(weakref.ref(frontend, self._frontends.remove))
-            return [*self._clashes(self._backend.name, scopes, [frontend])]
+            name = self._backend.name
+            return [_clash(other, same, name, scope) for scope, other, same in self._overlaps(scopes, [frontend])]
 
     def detach(self, frontend: Frontend) -> None:
         """Compare the backend no longer with those of `frontend`."""
         with self._backend.reconfigure.change_lock:
             self._frontends.remove(weakref.ref(frontend))
 
-    def _clashes(self, name: str, scopes: Iterable[CookieScope], frontends: Iterable[Frontend]) -> Iterator[str]:
-        """Yield a problem for each of `scopes` of this backend, called `name`, that overwrites a cookie of another
-        backend of `frontends` in browsers: one for each scope, however many others there are.
+    def _overlaps(
+        self, scopes: Iterable[CookieScope], frontends: Iterable[Frontend]
+    ) -> Iterator[tuple[CookieScope, str, CookieScope]]:
+        """Yield each of `scopes` that overlaps a cookie of another backend of `frontends`, with the name of that
+        backend and its cookie: once, however many other backends there are.
         """
         for frontend in frontends:
             for scope in scopes:
                 found = frontend.cookie_scopes.overlapping(self, scope)
                 if found is not None:
-                    other, same = found
-                    yield (
-                        f"backends {name} and {other._backend.name} both insert a cookie {scope.name} where the paths "
-                        f"{scope.path} and {same.path} meet, and would overwrite each other's for ever: "
-                        "give one another name, or each the path of its route"
-                    )
+                    yield scope, found[0]._backend.name, found[1]
 
     def config_problems(self, config: BackendConfig) -> Iterator[str]:
         added = [scope for scope in config.cookie_scopes if scope not in self._scopes]
-        yield from dict.fromkeys(self._clashes(config.name, added, self._live_frontends))
+        overlaps = self._overlaps(added, self._live_frontends)
+        yield from dict.fromkeys(_clash(config.name, scope, other, same) for scope, other, same in overlaps)
 
     def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         # Check again, now that the other backends can see these cookies: of two that change at the same moment, at
@@ -154,3 +153,11 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
 
 def _are_backends(routes: Mapping[str, object]) -> bool:
     return all(isinstance(each, Backend) for each in routes.values())
+
+
+def _clash(one: str, scope: CookieScope, other: str, same: CookieScope) -> str:
+    """Return the problem of two backends, by name, with cookies that overlap."""
+    return (
+        f"backends {one} and {other} both insert a cookie {scope.name} where the paths {scope.path} and {same.path} "
+        "meet, and would overwrite each other's for ever: give one another name, or each the path of its route"
+    )
