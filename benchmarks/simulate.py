@@ -301,16 +301,13 @@ class Run:
         self._places = itertools.cycle(schedule.places)
         self._in_flight: list[SimulatedRequest | None] = [None] * (IN_FLIGHT * model.servers)
         self._gap = RESPONDS_IN / len(self._in_flight)
-        balance = contender.balance
-        if isinstance(balance, Ewma):
-            balance = replace(balance, clock=self._clock)
         self.servers = [
             Server(f"s{number}", f"http://10.0.{number >> 8}.{number & 255}:8080") for number in range(model.servers)
         ]
         self.backend = Backend(
             "simulated",
             self.servers,
-            balance=balance,
+            balance=contender.balance,
             persist=contender.persist(self._clock),
             clock=self._clock,
             rng=random.Random(model.seed),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sticky_core.balance.algorithm import AddressAware, Algorithm, Balance, LatencyAware
-from sticky_core.clock import Rng
+from sticky_core.balance.algorithm import AddressAware, Algorithm, Balance, ClockAware, LatencyAware
+from sticky_core.clock import Clock, Rng
 from sticky_core.server.server import Server
 
 
@@ -24,12 +24,19 @@ class Balancing:
     backup_algorithm: Algorithm | None  #: over the backups; None: they serve in order
 
     def __init__(
-        self, balance: Balance, servers: Sequence[Server], allbackups: bool, rng: Rng, before: Balancing | None = None
+        self,
+        balance: Balance,
+        servers: Sequence[Server],
+        allbackups: bool,
+        rng: Rng,
+        clock: Clock,
+        before: Balancing | None = None,
     ) -> None:
         self._balance = balance
         self._servers = tuple(servers)
         self._allbackups = allbackups
         self._rng = rng
+        self._clock = clock
         self._is_backup: Mapping[Server, bool] = {server: server.config.backup for server in servers}
         self.active = tuple(server for server in servers if not server.config.backup)
         self.backups = tuple(server for server in servers if server.config.backup)
@@ -38,9 +45,9 @@ class Balancing:
             self.timed.inherit_from(before.timed)
 
     def _build(self) -> None:
-        self.algorithm = self._balance.build(self.active, self._rng)
+        self.algorithm = self._build_algorithm(self.active)
         self.timed = self.algorithm if isinstance(self.algorithm, LatencyAware) else None
-        self.backup_algorithm = self._balance.build(self.backups, self._rng) if self._allbackups else None
+        self.backup_algorithm = self._build_algorithm(self.backups) if self._allbackups else None
         # a backup that serves in order has no algorithm
         algorithms = (
             (server, self.backup_algorithm if is_backup else self.algorithm)
@@ -48,6 +55,12 @@ class Balancing:
         )
         self._algorithms = {server: algorithm for server, algorithm in algorithms if algorithm is not None}
         self._addresses = {server: server.config.target for server in self._servers}  # as the algorithms know them
+
+    def _build_algorithm(self, servers: Sequence[Server]) -> Algorithm:
+        algorithm = self._balance.build(servers, self._rng)
+        if isinstance(algorithm, ClockAware):
+            algorithm.use_clock(self._clock)
+        return algorithm
 
     def fits(self, balance: Balance, servers: Sequence[Server], allbackups: bool) -> bool:
         """Return whether another configuration, with these options, can use it as it is."""

@@ -74,7 +74,7 @@ class Snapshot:
         with collect_problems(problems, f"backend {config.name}: "):
             persistences = _build_persistences(config, servers, clock, before)
         with collect_problems(problems, f"backend {config.name}: "):
-            balancing = _build_balancing(config, servers, rng, before)
+            balancing = _build_balancing(config, servers, rng, clock, before)
         raise_problems(problems)
         assert persistences is not None
         assert balancing is not None
@@ -146,12 +146,12 @@ class Snapshot:
 
 
 def _build_balancing(
-    config: BackendConfig, servers: tuple[Server, ...], rng: Rng, before: Snapshot | None
+    config: BackendConfig, servers: tuple[Server, ...], rng: Rng, clock: Clock, before: Snapshot | None
 ) -> Balancing:
     running = before.balancing if before is not None else None
     if running is not None and running.fits(config.balance, servers, config.allbackups):
         return running
-    return Balancing(config.balance, servers, config.allbackups, rng, running)
+    return Balancing(config.balance, servers, config.allbackups, rng, clock, running)
 
 
 def _build_persistences(

@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from typing import Protocol, runtime_checkable
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.clock import Rng
+from sticky_core.clock import Clock, Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 
@@ -49,6 +49,15 @@ class LatencyAware(Protocol):
 
     def inherit_from(self, before: LatencyAware) -> None:
         """Take over the measurements of `before` for the servers that both have."""
+        ...
+
+
+@runtime_checkable
+class ClockAware(Protocol):
+    """An algorithm that reads a clock."""
+
+    def use_clock(self, clock: Clock) -> None:
+        """Read `clock`, the backend's, from now on. Called once, before the first choice."""
         ...
 
 

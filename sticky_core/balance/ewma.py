@@ -11,7 +11,7 @@ For a long time neither HAProxy nor nginx's open source version had such an algo
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, inf
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
@@ -29,12 +29,10 @@ from sticky_core.server.slowstart import SCALE
 class Ewma:
     """`draws`: how many servers are compared, int, 2.
     `decay`: the time in which the weight of a response time falls to 1/e (about a third), duration, 10 s.
-    `clock`: for tests.
     """
 
     draws: int = 2
     decay: Duration = 10.0
-    clock: Clock = field(default_factory=SystemClock, compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         raise_problems(self._problems())
@@ -51,7 +49,7 @@ class Ewma:
         return cls()
 
     def build(self, servers: Sequence[Server], rng: Rng) -> EwmaAlgorithm:
-        return EwmaAlgorithm(WeightedSampler(servers, rng), self.draws, seconds(self.decay), self.clock)
+        return EwmaAlgorithm(WeightedSampler(servers, rng), self.draws, seconds(self.decay))
 
 
 class EwmaAlgorithm:
@@ -60,13 +58,16 @@ class EwmaAlgorithm:
     counts_requests = False  # it reads the requests in flight of the servers that it has drawn
     preserve_affinity: Affinity = "maxconn"
 
-    def __init__(self, sampler: WeightedSampler, draws: int, decay: float, clock: Clock) -> None:
+    def __init__(self, sampler: WeightedSampler, draws: int, decay: float) -> None:
         self._sampler = sampler
         self._draws = draws
         self._decay = decay
-        self._now = clock.monotonic
+        self._now = SystemClock.monotonic
         # the mean response time of each server, and the time of its last update
         self._latencies: dict[Server, tuple[float, float] | None] = dict.fromkeys(sampler.weights)
+
+    def use_clock(self, clock: Clock) -> None:
+        self._now = clock.monotonic
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         now, decay = self._now(), self._decay

@@ -10,7 +10,7 @@ import pytest
 from sticky_core.backend.balancing import Balancing
 from sticky_core.balance import Ewma, LeastConn, RoundRobin
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.clock import Rng
+from sticky_core.clock import ManualClock, Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 from tests.core.backend.backends import app, build_backend, serve, url, urls
@@ -61,7 +61,7 @@ def build_servers() -> list[Server]:
 def recording(
     servers: Sequence[Server], allbackups: bool, before: Balancing | None = None
 ) -> tuple[Balancing, Any, Any]:
-    balancing = Balancing(RecordingBalance(), servers, allbackups, random.Random(1), before)
+    balancing = Balancing(RecordingBalance(), servers, allbackups, random.Random(1), ManualClock(), before)
     return balancing, balancing.algorithm, balancing.backup_algorithm
 
 
@@ -138,8 +138,19 @@ def test_balancing_is_shared_with_configurations_that_differ_in_other_options(
     balance: Any, change: Callable[[list[Server]], list[Server]], allbackups: bool, fits: bool
 ):
     servers = build_servers()
-    balancing = Balancing(RoundRobin(start=0), servers, False, random.Random(1))
+    balancing = Balancing(RoundRobin(start=0), servers, False, random.Random(1), ManualClock())
     assert balancing.fits(balance, change(servers), allbackups) is fits
+
+
+def test_latencies_age_by_the_clock_of_the_backend():
+    clock = ManualClock()
+    web = build_backend(urls(1, 2), balance=Ewma(decay=10), rng=random.Random(1), clock=clock)
+    for server, seconds in (("s1", 5.0), ("s2", 0.1)):
+        web.monitor.record_request(web[server], None, 200, seconds)
+    assert {serve(web) for _ in range(20)} == {"s2"}
+    clock.advance(100)  # s2 is measured again, and what was measured of s1 has lost its weight
+    web.monitor.record_request(web["s2"], None, 200, 0.1)
+    assert {serve(web) for _ in range(20)} == {"s1"}
 
 
 def test_latencies_are_kept_when_servers_are_added():

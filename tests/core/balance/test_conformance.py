@@ -29,7 +29,6 @@ from sticky_core.balance import (
     Uri,
     UrlParam,
 )
-from sticky_core.clock import ManualClock
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import src
 from sticky_core.server.server import Server
@@ -67,7 +66,7 @@ BALANCES = [
     pytest.param(Hash(user, hash_type="consistent", hash_key="name"), ROUGH, id="hash by a function, consistent"),
     pytest.param(Hash(no_key, hash_type="consistent"), ROUGH, id="hash without a key, consistent"),
     pytest.param(Hash(user, hash_type="consistent", hash_balance_factor=125), 0.3, id="hash, bounded"),
-    pytest.param(Ewma(clock=ManualClock()), CHANCE, id="ewma"),
+    pytest.param(Ewma(), CHANCE, id="ewma"),
     pytest.param(Smooth(), EXACT, id="nginx's smooth turns"),
     pytest.param(IpHash(), CHANCE, id="nginx's ip_hash"),
     pytest.param(NginxHash(user), CHANCE, id="nginx's hash"),

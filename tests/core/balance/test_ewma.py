@@ -18,7 +18,9 @@ def clock():
 
 @pytest.fixture
 def two(bench, scripted, clock):
-    return bench(Ewma(decay=10, clock=clock), [1, 1], scripted(BOTH * 50))
+    made = bench(Ewma(decay=10), [1, 1], scripted(BOTH * 50))
+    made.algorithm.use_clock(clock)
+    return made
 
 
 def test_it_records_latencies(two):
@@ -78,8 +80,8 @@ def test_a_slow_server_without_requests_is_tried_again(two, clock):
     assert chosen == "2222222111"
 
 
-def test_servers_are_drawn_by_weight(bench, clock):
-    on = bench(Ewma(clock=clock), [3, 1])
+def test_servers_are_drawn_by_weight(bench):
+    on = bench(Ewma(), [3, 1])
     assert 1000 < on.sequence(2000).count("1") < 1900, "two different ones are drawn, the heavier first more often"
 
 
