@@ -56,6 +56,7 @@ def test_request_with_an_id_that_a_server_has_sent_goes_back_to_it(
     # an id that no server has sent is not recognised
     unknown = get(**options)
     assert (unknown.server, unknown.decision.claim, len(table)) == ("s1", Claim.NONE, 0)
+    assert unknown.decision.reason is Reason.NO_ENTRY
     face.apps["s2"].headers = [header]
     response = get("/login")
     values = [value for name, value in response.headers if name == header[0].lower()]

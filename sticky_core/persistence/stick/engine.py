@@ -102,6 +102,7 @@ class StickEngine:
         match: PersistenceResult | None = None
         queries: list[StoreQuery] = []
         stored: dict[StickTable, StoredKey] = {}
+        has_key = False
         for rule in self._request_rules:
             table = rule.table
             if rule.stores and table in stored:
@@ -111,6 +112,7 @@ class StickEngine:
             key = rule.request_key(request)
             if key is None:
                 continue
+            has_key = True
             hit = table.look_up(key, request, now) if rule.matches else TableHit(table.peek(key, now), True)
             if isinstance(hit, StoreQuery):
                 queries.append(hit)
@@ -133,7 +135,7 @@ class StickEngine:
                     is_confirmed=hit.is_confirmed,
                 )
         if match is None:
-            match = NO_ENTRY if stored else NO_KEY
+            match = NO_ENTRY if has_key else NO_KEY
         return self._with_stored_keys(match, tuple(stored.values()), tuple(queries))
 
     def _result(self, text: str, accept_down: bool) -> PersistenceResult:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sticky_core.persistence.claim import Claim
+from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.stick.config import Learn, Stick
 from sticky_core.samples import response as res
 from sticky_core.samples.request import cook, form, path_param, url_param
@@ -64,6 +64,22 @@ def test_session_id_that_no_server_has_sent_is_not_stored():
     for number in range(50):
         ScriptedTransaction(backend, cookie=f"JSESSIONID={number}").run()
     assert len(learn.table) == 0
+
+
+@pytest.mark.parametrize(
+    "persist",
+    [
+        pytest.param(Learn.cookie("JSESSIONID"), id="learn"),
+        pytest.param(Stick.match("cook(JSESSIONID)", make_table()), id="match only"),
+    ],
+)
+@pytest.mark.parametrize(
+    "cookie, reason", [("JSESSIONID=unknown", Reason.NO_ENTRY), ("JSESSIONID=", Reason.NO_KEY), ("", Reason.NO_KEY)]
+)
+def test_reason_tells_an_unknown_session_id_from_none(persist: Learn | Stick, cookie: str, reason: Reason):
+    request = ScriptedTransaction(make_backend(persist), cookie=cookie)
+    request.run()
+    assert (request.decision.claim, request.decision.reason) == (Claim.NONE, reason)
 
 
 def test_invented_session_ids_push_no_session_out():
