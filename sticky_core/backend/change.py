@@ -20,6 +20,7 @@ class Change:
     that made it returns.
 
     - `config`: the new configuration.
+    - `before`: the one in force until now.
     - `servers`: its servers, in order.
     - `added`: servers that are new, replacements included.
     - `removed`: servers that are removed, each with the server that replaces it under the same name, or None.
@@ -30,6 +31,7 @@ class Change:
     def __init__(
         self,
         config: BackendConfig,
+        before: BackendConfig,
         servers: Sequence[Server],
         added: Sequence[Server],
         removed: Mapping[Server, Server | None],
@@ -41,6 +43,9 @@ class Change:
         self.added = tuple(added)
         self.removed = dict(removed)
         self.changed = dict(changed)
+        #: the options of the backend that change
+        self.options = config.changed_options(before)
+        self._is_reordered = [each.name for each in config.servers] != [each.name for each in before.servers]
         #: the snapshot to put in force, if it was built beforehand
         self.snapshot: Snapshot | None = None
         #: the exception with which the change has failed
@@ -108,9 +113,15 @@ class Change:
 
     @property
     def summary(self) -> str:
-        """`+s4 -s1 ~s2`: the servers that are added, removed and changed."""
+        """`+s4 -s1 ~s2, changed options: retries`: the servers that are added, removed and changed, and the names of
+        the backend's options that change.
+        """
         parts = [f"+{server.name}" for server in self.added] + [f"-{server.name}" for server in self.removed]
-        return " ".join([*parts, *(f"~{server.name}" for server in self.changed)]) or "the same servers"
+        servers = " ".join([*parts, *(f"~{server.name}" for server in self.changed)])
+        if not servers and self._is_reordered:
+            servers = "the same servers in another order"
+        options = f"changed options: {', '.join(self.options)}" if self.options else ""
+        return ", ".join(filter(None, (servers, options))) or "nothing changes"
 
     def __repr__(self) -> str:
         state = "failed" if self.failure is not None else "in force" if self.is_in_force else "being prepared"

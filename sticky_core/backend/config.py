@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from sticky_core.backend.retries import Retries
@@ -77,6 +77,14 @@ class BackendConfig:
         if server.check is False or server.track is not None:
             return None
         return server.check if server.check is not None else self.check
+
+    def changed_options(self, before: BackendConfig) -> tuple[str, ...]:
+        """Return the names of the options that differ from those of `before`, without `servers`."""
+        return tuple(
+            each.name
+            for each in fields(self)
+            if each.name != "servers" and getattr(self, each.name) != getattr(before, each.name)
+        )
 
     @property
     def cookie_scopes(self) -> list[CookieScope]:

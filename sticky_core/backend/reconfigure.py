@@ -84,7 +84,7 @@ class Reconfigure:
             servers.append(server)
         remaining = set(servers)
         removed = {server: replacements.get(server) for server in backend.snapshot.servers if server not in remaining}
-        change = Change(config, servers, added, removed, changed, self.retire_idle)
+        change = Change(config, backend.config, servers, added, removed, changed, self.retire_idle)
         _assign_ids(change)
         problems += (
             f"{where}server {server.name} is tracked by {tracker.name}: remove that first, or both"
