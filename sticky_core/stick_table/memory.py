@@ -148,6 +148,9 @@ class Entries(Generic[K]):
 
     def use(self, key: K, now: float) -> EntryCell | None:
         """Return the cell of `key` as it was before, and use the entry; None if there is none."""
+        cell = self._shards[hash(key) & self._mask].get(key)
+        if cell is not None and cell.generation is self._youngest and now < self._next_begins and cell.server:
+            return cell  # it was used in this generation already, so nothing changes, and no lock is needed
         with self._lock:
             if now >= self._next_begins:
                 self._advance(now)

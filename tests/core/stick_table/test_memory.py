@@ -174,6 +174,18 @@ def test_peek_does_not_renew_the_expiry():
     assert entries.peek("a", 90.0) is None
 
 
+def test_entry_that_was_used_a_moment_ago_is_read_without_the_lock():
+    entries: Entries[Any] = Entries(10, 80.0)
+    entries.put("a", "web1", 0.0)
+    with entries._lock:  # it is not reentrant: a use that waited for it would not end
+        assert entries.get("a", 5.0) == "web1"
+    assert [left for _, _, left in entries.items(15.0)] == [65.0]
+    entries.get("a", 15.0)
+    assert [left for _, _, left in entries.items(15.0)] == [80.0]
+    entries.forget("a")
+    assert entries.get("a", 15.0) is None
+
+
 def test_oldest_unused_entry_is_purged():
     entries: Entries[Any] = Entries(3)
     for key in "abc":
