@@ -213,7 +213,9 @@ class PeerConnection(FramedConnection):
         self._receive = receive
         self._transaction = transaction
         self._is_websocket = scope["type"] == "websocket"
-        self.send_frame(Kind.REQUEST, result.claim.name, result.reason.name, mode.value, *pack_scope(scope))
+        self.send_frame(
+            Kind.REQUEST, result.claim.name, result.reason.name, transaction.key, mode.value, *pack_scope(scope)
+        )
         if mode is BodyMode.AT_ONCE:
             self._start_client_reader()
         sweep = TimeoutSweep.for_loop(self.loop)

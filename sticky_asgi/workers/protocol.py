@@ -44,7 +44,7 @@ DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
 SERVICE_RESTART: Final = 1012
 
 #: where the extensions, and then the values of FORWARDED_KEYS, begin in a request frame
-_EXTENSIONS_AT: Final = 4
+_EXTENSIONS_AT: Final = 5
 
 
 class BodyMode(Enum):

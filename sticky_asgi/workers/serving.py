@@ -61,8 +61,8 @@ class PeerServer(FramedConnection):
             case Kind.REQUEST:
                 if self._request is not None:
                     raise ValueError("a request before the end of the last one")
-                peer_request = PeerRequest(self._worker.workers, frame[1], frame[2])
-                self._request = ServedRequest(self, self._worker, peer_request, unpack_scope(frame), BodyMode(frame[3]))
+                peer_request = PeerRequest(self._worker.workers, *frame[1:4])
+                self._request = ServedRequest(self, self._worker, peer_request, unpack_scope(frame), BodyMode(frame[4]))
                 self._request.task = self.loop.create_task(self._request.run())
             case _:
                 raise ValueError(f"a frame of kind {frame[0]}")

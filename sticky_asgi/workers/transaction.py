@@ -7,7 +7,8 @@ from typing import Any, cast
 from sticky_asgi.apps import Replicas
 from sticky_asgi.messages import VARIANTS, ASGIApp, HeldResponse, Scope, Send, Transaction
 from sticky_core.backend.backend import Backend
-from sticky_core.workers.transaction import PeerTransaction
+from sticky_core.workers.backend import Workers
+from sticky_core.workers.transaction import PeerTransaction, key_mixins
 
 
 class ForwardingTransaction(PeerTransaction[Scope, Send], Transaction):
@@ -34,6 +35,8 @@ class WorkerReplicas(Replicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self.transaction_class = VARIANTS.build_for_peers(backend.snapshot, ForwardingTransaction, workers=backend)
+        self.transaction_class = VARIANTS.build_for_peers(
+            backend.snapshot, (*key_mixins(cast(Workers, backend)), ForwardingTransaction), workers=backend
+        )
         self.apps.update({server: cast(ASGIApp, server.config.target) for server in backend.servers})
         self.apps_built = self.has_warned = True

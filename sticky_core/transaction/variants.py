@@ -4,6 +4,7 @@ others do not pay for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from sticky_core.backend.snapshot import Snapshot
@@ -34,11 +35,13 @@ class TransactionVariants(Generic[T]):
             variant = self._built[bases] = built
         return variant
 
-    def build_for_peers(self, snapshot: Snapshot, peer: type[Transaction[Any, Any]], **attributes: object) -> type[T]:
-        """Build a class for requests that may be forwarded to other workers: with the mixin `peer`, and with class
+    def build_for_peers(
+        self, snapshot: Snapshot, mixins: Sequence[type[Transaction[Any, Any]]], **attributes: object
+    ) -> type[T]:
+        """Build a class for requests that may be forwarded to other workers: with these mixins, and with class
         attributes that belong to one group of workers.
         """
-        return _build((peer, *self._bases(snapshot)), attributes)
+        return _build((*mixins, *self._bases(snapshot)), attributes)
 
     def _bases(self, snapshot: Snapshot) -> tuple[type, ...]:
         """Return the base classes that `snapshot` needs. What comes first overrides what comes later."""

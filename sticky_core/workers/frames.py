@@ -23,7 +23,9 @@ class Kind:
     """The kinds of frames, and what follows in each."""
 
     HELLO: Final = 1  #: the worker's instance: the first frame on a connection, sent by the worker that accepts it
-    REQUEST: Final = 2  #: claim, reason, and the request as the face packs it; one request at a time on a connection
+    REQUEST: Final = (
+        2  #: claim, reason, key, and the request as the face packs it; one request at a time on a connection
+    )
     MESSAGES: Final = 3  #: messages of the face, to the app or from it
     END: Final = 4  #: the traceback of an exception of the app, or None; then its last messages: the request is done
     SHUTDOWN: Final = 5  #: the worker is about to end: send no new request, and close after the current one

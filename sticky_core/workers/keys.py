@@ -1,10 +1,12 @@
 """Keys: which worker owns a key, and how the workers agree on the owner of a new one. Without I/O.
 
-Each worker remembers the keys that it has served, and those that it has learned from peers (`KeyTable`). A worker that
-receives a request with a key that it does not know *claims* the key at its *arbiter*: one of the live workers, computed
-from the key, so that all workers choose the same one. The arbiter queries all peers. If one of them knows the owner,
-the owner stays; otherwise the worker with the first claim owns the key, and later claims get its name as the reply.
-The arbiter knows nothing that its peers do not know, so nothing is lost when it ends.
+Each worker remembers the keys that it has served, and those that it has learned from peers (`KeyTable`). Wherever a
+worker meets a key it renews it: in a request that it accepts or that a peer forwards to it, a query, a claim.
+
+A worker that receives a request with a key that it does not know *claims* the key at its *arbiter*: one of the live
+workers, computed from the key, so that all workers choose the same one. The arbiter queries all peers. If one of them
+knows the owner, the owner stays; otherwise the worker with the first claim owns the key, and later claims get its name
+as the reply. The arbiter knows nothing that its peers do not know, so nothing is lost when it ends.
 
 `KeyArbitration` has these rules as generators: they yield what has to be sent or waited for (`QueryPeers`, `WaitFor`),
 receive the replies, and return the owner. The faces only send and receive.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 from zlib import crc32
 
@@ -85,6 +88,9 @@ class KeyTable:
         self.table = StickTable("string", size=_TABLE_SIZE, expire=_EXPIRE, length=_KEY_LENGTH)
         # keys that this worker has claimed and owns, until the request that claimed them continues
         self._claimed: dict[str, Reason] = {}
+        # the key of each request in flight, and the owner that serves it: such a key is in use until the request ends
+        self._in_use: dict[object, tuple[str, str]] = {}
+        self._renew_at = -inf  # when the keys in `_in_use` are to be renewed
 
     @property
     def own_id(self) -> str:
@@ -97,8 +103,13 @@ class KeyTable:
         return None if key is None else str(key)
 
     def last_owner(self, key: str) -> str | None:
-        """Return the last known owner, which may have ended."""
-        return self.table.peek(key, self.table.clock.monotonic())
+        """Return the last known owner, which may have ended, and renew the key: it is forgotten only when it was not
+        looked up for `table.expire`.
+        """
+        now = self.table.clock.monotonic()
+        if now >= self._renew_at:
+            self._renew_keys_in_use(now)
+        return self.table.entries.get(key, now)
 
     def live_owner(self, key: str) -> str | None:
         """Return the owner; None if it is unknown, or does not run any more."""
@@ -130,6 +141,32 @@ class KeyTable:
         """Record that `owner` owns the key."""
         if self.last_owner(key) != owner:
             self.table[key] = owner
+
+    def begin_use(self, request: object, key: str, owner: str) -> None:
+        """Record that `owner` serves `request`, which has the key: the key is in use until `end_use`, however long the
+        request takes. Another live owner stays.
+        """
+        self._in_use[request] = key, owner
+        self._renew(key, owner)
+
+    def end_use(self, request: object) -> None:
+        """Record that `request` has ended; it need not have a key."""
+        used = self._in_use.get(request)
+        if used is not None:
+            self._renew(*used)
+            self._in_use.pop(request, None)
+
+    def _renew(self, key: str, owner: str) -> None:
+        if self.last_owner(key) != owner and self.live_owner(key) is None:
+            self.table[key] = owner
+
+    def _renew_keys_in_use(self, now: float) -> None:
+        """Renew the keys of requests in flight. This is done before a look-up, so nothing finds that they have expired,
+        and no timer is needed.
+        """
+        for key, owner in list(self._in_use.values()):
+            self.table.entries.reserve(key, owner, now)
+        self._renew_at = now + self.table.entries.step
 
     def learn_from_response(self, response: ResponseHead, server: Server) -> None:
         """Record the key that a response of `server` issues, if there is one."""

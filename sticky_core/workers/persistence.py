@@ -112,7 +112,9 @@ class LearnedKeysRuntime:
     ) -> Mark:
         keys = self._keys
         if result.persistence_state is not None:
-            keys.learn(cast(str, result.persistence_state), instance.id_with_instance(server.name, server.instance))
+            key, owner = cast(str, result.persistence_state), instance.id_with_instance(server.name, server.instance)
+            keys.learn(key, owner)
+            keys.begin_use(request, key, owner)  # `KeyTransaction` ends it
         keys.learn_from_response(response, server)
         return Mark.NONE
 

@@ -4,14 +4,15 @@ app reads in the worker that serves it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sticky_core.decision import Decision
 from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.server.counters import Total
+from sticky_core.server.server import Server
 from sticky_core.transaction.state import ClientSend, RawRequest
 from sticky_core.transaction.steps import UNAVAILABLE, Step
 from sticky_core.transaction.transaction import Transaction
@@ -43,6 +44,12 @@ class PeerTransaction(Transaction[RawRequest, ClientSend]):
         else:
             super().mark_redispatched(reason)
 
+    @property
+    def key(self) -> str | None:
+        """The key of the request; None if it has none, or workers do not learn keys."""
+        state = self.persisted.persistence_state
+        return state if isinstance(state, str) else None
+
     def choose(self, until: float | None = None) -> Step:
         workers = self.workers
         if self._reports_lost_session:
@@ -67,6 +74,27 @@ class PeerTransaction(Transaction[RawRequest, ClientSend]):
         return response
 
 
+class KeyTransaction(Transaction[RawRequest, ClientSend]):
+    """A transaction of workers that learn keys: its key is in use until it has ended. Faces put it before
+    `PeerTransaction`, and only where keys are learned, so that other requests do not pay for it.
+    """
+
+    __slots__ = ()
+
+    workers: ClassVar[Workers]
+
+    def release(self, server: Server, finished: bool) -> None:
+        super().release(server, finished)
+        keys = self.workers.keys
+        assert keys is not None
+        keys.end_use(self)
+
+
+def key_mixins(workers: Workers) -> Sequence[type[Transaction[Any, Any]]]:
+    """Return what goes before `PeerTransaction` in the transactions of these workers."""
+    return (KeyTransaction,) if workers.keys is not None else ()
+
+
 _CLAIMS: Mapping[str, Claim] = Claim.__members__
 _REASONS: Mapping[str, Reason] = Reason.__members__
 
@@ -74,14 +102,19 @@ _REASONS: Mapping[str, Reason] = Reason.__members__
 class PeerRequest:
     """A request that a peer has accepted and forwarded to this worker, which serves it.
 
-    ValueError if `claim` or `reason`, which come from a frame, are unknown.
+    - `claim`, `reason`: the names of the peer's result.
+    - `key`: the key by which the peer has recognised the request; None if there is none.
+
+    ValueError if one of these, which come from a frame, can't be.
     """
 
-    def __init__(self, workers: Workers, claim: str, reason: str) -> None:
+    def __init__(self, workers: Workers, claim: str, reason: str, key: str | None) -> None:
         self._server = server = workers.own_server
+        self._keys = workers.keys
+        self._key = key
         found, why = _CLAIMS.get(claim), _REASONS.get(reason)
-        if found is None or why is None:
-            raise ValueError(f"claim {claim!r}, reason {reason!r}")
+        if found is None or why is None or not isinstance(key, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"claim {claim!r}, reason {reason!r}, key {key!r}")
         #: the decision of the peer, for the app in this worker
         self.decision = decision = Decision()
         decision.backend = workers.name
@@ -90,8 +123,13 @@ class PeerRequest:
         decision.status = 0
 
     def start(self) -> None:
-        """Count the request as in flight in this worker."""
+        """Count the request as in flight in this worker, and its key as in use: a peer that ends takes what it knows
+        of the key with it.
+        """
         self._server.in_flight.append(None)
+        keys = self._keys
+        if keys is not None and self._key is not None:
+            keys.begin_use(self, self._key, keys.own_id)
 
     def app_raised(self) -> None:
         """Count an exception of the app."""
@@ -101,3 +139,5 @@ class PeerRequest:
         """Count the response, and the request as no longer in flight."""
         self._server.counters.cell[self.decision.status // 100] += 1
         self._server.in_flight.pop()
+        if self._keys is not None:
+            self._keys.end_use(self)

@@ -42,7 +42,7 @@ class ForwardedRequest:
         #: the body, if it goes with the request; None: it is sent as the app reads it
         self.body: bytes | None = self._read_small_body(environ)
         result = self.transaction.persisted
-        self.claim, self.reason = result.claim.name, result.reason.name
+        self.claim, self.reason, self.key = result.claim.name, result.reason.name, self.transaction.key
         self.environ = pack_environ(environ)
 
     def _read_small_body(self, environ: Environ) -> bytes | None:
@@ -255,6 +255,7 @@ class PeerConnection(FramedConnection):
                     Kind.REQUEST,
                     request.claim,
                     request.reason,
+                    request.key,
                     request.environ,
                     request.body,
                     on_tick=request.check_client,

@@ -98,10 +98,10 @@ class ServedRequest:
     """
 
     def __init__(self, connection: PeerServer, worker: ServingWorker, frame: Frame) -> None:
-        _, claim, reason, environ, body = frame
+        _, claim, reason, key, environ, body = frame
         self._connection = connection
         self._worker = worker
-        self._peer_request = PeerRequest(worker.workers, claim, reason)
+        self._peer_request = PeerRequest(worker.workers, claim, reason, key)
         self._head: tuple[str, Headers] | None = None
         self._head_sent = False
         self._environ: Environ = {

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias, cast
 
 from sticky_core.backend.backend import Backend
 from sticky_core.server.server import Server
-from sticky_core.workers.transaction import PeerTransaction
+from sticky_core.workers.backend import Workers
+from sticky_core.workers.transaction import PeerTransaction, key_mixins
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.messages import VARIANTS, Environ, HeldResponse, StartResponse, Transaction, WSGIApp
 
@@ -48,6 +49,8 @@ class WorkerReplicas(Replicas):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self.transaction_class = VARIANTS.build_for_peers(backend.snapshot, ForwardingTransaction, workers=backend)
+        self.transaction_class = VARIANTS.build_for_peers(
+            backend.snapshot, (*key_mixins(cast(Workers, backend)), ForwardingTransaction), workers=backend
+        )
         self.apps.update({server: cast(WSGIApp, server.config.target) for server in backend.servers})
         self.apps_built = True

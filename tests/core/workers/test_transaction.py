@@ -2,24 +2,25 @@
 
 import pytest
 
+from sticky_core.clock import ManualClock
 from sticky_core.errors import Failure
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.server.counters import Total
 from sticky_core.transaction.steps import UNAVAILABLE
-from sticky_core.workers.transaction import PeerRequest, PeerTransaction
-from tests.core.fakes import ScriptedTransaction
+from sticky_core.workers.transaction import PeerRequest, PeerTransaction, key_mixins
+from tests.core.fakes import RecordedResponse, ScriptedTransaction
 
 
 @pytest.fixture
 def request_at():
     """Makes a request that these workers have accepted, with a cookie."""
 
-    def request_at(workers, cookie=""):
+    def request_at(workers, cookie="", **more):
         # both classes have slots, so one takes the methods of the other rather than inheriting them
         members = vars(ScriptedTransaction).items()
         methods = {name: value for name, value in members if callable(value) or isinstance(value, property)}
         namespace = {**methods, "workers": workers}
-        return type("PeerVisit", (PeerTransaction,), namespace)(workers, cookie=cookie)
+        return type("PeerVisit", (*key_mixins(workers), PeerTransaction), namespace)(workers, cookie=cookie, **more)
 
     return request_at
 
@@ -110,7 +111,7 @@ def test_other_failures_keep_their_page_where_lost_sessions_are_reported(join, r
 )
 def test_forwarded_decision_has_the_claim_of_the_worker_that_accepted_the_request(join, claim, reason, claimed):
     workers = join()
-    decision = PeerRequest(workers, claim, reason).decision
+    decision = PeerRequest(workers, claim, reason, None).decision
     assert (decision.claim, decision.reason) == (Claim[claim], Reason[reason])
     assert (decision.backend, decision.server, decision.claimed) == ("group", "w1", claimed)
     assert decision.attempts == ("w1",)
@@ -119,13 +120,13 @@ def test_forwarded_decision_has_the_claim_of_the_worker_that_accepted_the_reques
 @pytest.mark.parametrize("claim, reason", [("KING", "BOUND"), ("VALID", "WHY"), ("", "")])
 def test_forwarded_decision_refuses_a_claim_that_is_unknown(join, claim, reason):
     with pytest.raises(ValueError, match="claim"):
-        PeerRequest(join(), claim, reason)
+        PeerRequest(join(), claim, reason, None)
 
 
 def test_forwarded_request_is_counted_in_the_worker_that_serves_it(join):
     workers = join()
     own = workers.own_server
-    request = PeerRequest(workers, "VALID", "BOUND")
+    request = PeerRequest(workers, "VALID", "BOUND", None)
     request.start()
     assert len(own.in_flight) == 1
     request.decision.status = 204
@@ -133,9 +134,47 @@ def test_forwarded_request_is_counted_in_the_worker_that_serves_it(join):
     assert (len(own.in_flight), own.total) == (0, 1)
 
 
+@pytest.mark.parametrize("key", [3, b"k", ("k",)], ids=["a number", "bytes", "a tuple"])
+def test_forwarded_request_with_a_key_that_is_no_text_is_refused(join, key):
+    with pytest.raises(ValueError, match="key"):
+        PeerRequest(join(), "VALID", "BOUND", key)
+
+
+def test_key_of_a_forwarded_request_is_owned_by_the_worker_that_serves_it_and_in_use_until_its_end(join):
+    workers = join(key="hdr(Mcp-Session-Id)")
+    keys = workers.keys
+    keys.table.clock = clock = ManualClock()
+    request = PeerRequest(workers, "VALID", "BOUND", "k")
+    request.start()
+    clock.advance(10 * 3600)
+    assert keys.live_owner("k") == keys.own_id
+    clock.advance(10 * 3600)
+    request.finish()
+    clock.advance(3500)
+    assert keys.live_owner("k") == keys.own_id
+
+
+def test_key_of_an_accepted_request_is_in_use_until_its_end(join, request_at):
+    workers = join(key="hdr(Mcp-Session-Id)")
+    keys = workers.keys
+    keys.table.clock = clock = ManualClock()
+    keys.learn("k", keys.own_id)
+    request = request_at(workers, headers=[("mcp-session-id", "k")])
+    request.start()
+    request.stamp(RecordedResponse())
+    clock.advance(10 * 3600)
+    assert keys.live_owner("k") == keys.own_id
+    clock.advance(10 * 3600)
+    request.release(workers.own_server, True)
+    clock.advance(3500)
+    assert keys.live_owner("k") == keys.own_id
+    clock.advance(2 * 3600)
+    assert keys.live_owner("k") is None
+
+
 def test_exception_of_the_app_is_counted_as_a_failed_response(join):
     workers = join()
-    request = PeerRequest(workers, "VALID", "BOUND")
+    request = PeerRequest(workers, "VALID", "BOUND", None)
     request.start()
     request.app_raised()
     request.finish()

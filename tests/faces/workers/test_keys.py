@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from sticky_core.clock import ManualClock
 from tests.faces.workers.groups import Response
 from tests.faces.workers.wsgi import run_together
 
@@ -100,6 +101,39 @@ def test_request_with_a_key_is_served_although_a_worker_that_knows_the_key_was_k
     name = other.request(cookie=mark).header("mcp-session-id")
     other.kill()
     assert third.request(headers=[("Mcp-Session-Id", name)]).status == 200
+
+
+def test_session_in_constant_use_is_found_however_long_ago_its_key_was_learned(start):
+    clock = ManualClock()
+    one, other, third = (start(session_app, key="hdr(Mcp-Session-Id)", cookie=None) for _ in range(3))
+    for worker in (one, other, third):
+        worker.backend.keys.table.clock = clock
+    headers = [("Mcp-Session-Id", one.request().header("mcp-session-id"))]
+    for _ in range(6):
+        clock.advance(3000)
+        assert other.request(headers=headers).status == 200
+    other.stop()  # it has renewed the key, and so has its owner
+    assert third.request(headers=headers).status == 200
+
+
+def test_session_is_found_after_a_request_that_took_longer_than_keys_are_kept(start):
+    clock = ManualClock()
+
+    def serve(worker, request):
+        clock.advance(3 * 3600)
+        return session_app(worker, request)
+
+    one, other, third = (start(serve, key="hdr(Mcp-Session-Id)", cookie=None) for _ in range(3))
+    for worker in (one, other, third):
+        worker.backend.keys.table.clock = clock
+    headers = [("Mcp-Session-Id", one.request().header("mcp-session-id"))]
+    assert other.request(headers=headers).status == 200
+    other.stop()
+    assert third.request(headers=headers).status == 200
+    assert one.request(headers=headers).status == 200
+    one_more = start(serve, key="hdr(Mcp-Session-Id)", cookie=None)
+    third.stop()
+    assert one_more.request(headers=headers).status == 200
 
 
 def test_new_key_is_owned_by_the_worker_that_accepts_its_first_request(start):

@@ -15,7 +15,7 @@ from sticky_core.workers.frames import MAX_FRAME, PIECE, Frames, Kind
 from sticky_wsgi.workers.protocol import EAGER_BODY
 from tests.faces.workers.wsgi import DEADLINE, HoldingApp, RecordingApp, listed, respond, wait_until
 
-REQUEST = (Kind.REQUEST, "VALID", "BOUND", {"REQUEST_METHOD": "GET"}, b"")
+REQUEST = (Kind.REQUEST, "VALID", "BOUND", None, {"REQUEST_METHOD": "GET"}, b"")
 
 BAD_FRAMES = {
     "no frame": b"\0\0\0\1\xc1",
@@ -24,8 +24,9 @@ BAD_FRAMES = {
     "an unexpected kind": Frames().pack(Kind.END, None),
     "too few items": Frames().pack(*REQUEST[:3]),
     "an unknown claim": Frames().pack(Kind.REQUEST, "KING", *REQUEST[2:]),
-    "an environ that is no mapping": Frames().pack(*REQUEST[:3], "environ", b""),
-    "a body that is no bytes": Frames().pack(*REQUEST[:4], 3),
+    "a key that is no text": Frames().pack(*REQUEST[:3], 4, *REQUEST[4:]),
+    "an environ that is no mapping": Frames().pack(*REQUEST[:4], "environ", b""),
+    "a body that is no bytes": Frames().pack(*REQUEST[:5], 3),
     "the beginning of a frame": b"\0\0\1\0 ",
 }
 
@@ -193,7 +194,7 @@ def test_peer_that_reads_slowly_receives_everything(fake_peer):
         send_hello(connection)
         threading.Event().wait(0.3)  # longer than a write waits before it checks the client
         frame = receive_frame(connection, frames)
-        connection.sendall(frames.pack(Kind.END, None, ("200 OK", ()), frame[3]["HTTP_X_LARGE"].encode()))
+        connection.sendall(frames.pack(Kind.END, None, ("200 OK", ()), frame[4]["HTTP_X_LARGE"].encode()))
 
     front, other = fake_peer(reads_slowly)
     text = "x" * 1_000_000
