@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
-from sticky_core.balance.algorithm import AddressAware, Algorithm, Balance, ClockAware, LatencyAware
+from sticky_core.balance.algorithm import AddressAware, Algorithm, Balance, ClockAware, HashAware, LatencyAware
 from sticky_core.clock import Clock, Rng
+from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 
 
@@ -40,6 +41,8 @@ class Balancing:
         self._is_backup: Mapping[Server, bool] = {server: server.config.backup for server in servers}
         self.active = tuple(server for server in servers if not server.config.backup)
         self.backups = tuple(server for server in servers if server.config.backup)
+        self._last_turns: dict[Server, int] = {}  # of the servers that `choose_last_resort` has returned
+        self._turn = 0
         self._build()
         if before is not None and self.timed is not None and before.timed is not None:
             self.timed.inherit_from(before.timed)
@@ -69,6 +72,26 @@ class Balancing:
             and self._is_backup == {server: server.config.backup for server in servers}
             and (self._balance, self._allbackups) == (balance, allbackups)
         )
+
+    def choose_last_resort(self, request: Request, avoid: Container[Server]) -> Server | None:
+        """Return a server for a new client where none is electable: one that drains, has weight 0, or wants no new
+        clients; None if there is none either. Such clients are spread evenly. Those past the deadline of their drain
+        come last, and backups after the others. If balance hashes, clients with the same key get the same server.
+        """
+        candidates = [server for server in self._servers if server.reachable and not server.electable]
+        candidates = [server for server in candidates if server not in avoid]
+        if not candidates:
+            return None
+        best = min(map(_preference, candidates))
+        candidates = [server for server in candidates if _preference(server) == best]
+        number = self.algorithm.hash_of(request) if isinstance(self.algorithm, HashAware) else None
+        if number is not None:
+            return candidates[number % len(candidates)]
+        turns = self._last_turns
+        chosen = min(candidates, key=lambda server: (len(server.in_flight), turns.get(server, 0)))
+        self._turn += 1
+        turns[chosen] = self._turn
+        return chosen
 
     def acquired(self, server: Server) -> None:
         algorithm = self._algorithms.get(server)
@@ -105,3 +128,8 @@ class Balancing:
     def after_fork(self) -> None:
         """Build the algorithms anew in a forked child: the parent may have been in the middle of a choice."""
         self._build()
+
+
+def _preference(server: Server) -> tuple[bool, bool]:
+    """Return the rank of a server where none is electable: the lowest comes first."""
+    return not server.usable, server.config.backup

@@ -44,7 +44,7 @@ class Placement:
 
     def choose(self, snapshot: Snapshot, request: Request, tried: Container[Server]) -> Server | None:
         """Return a server for a request that is not bound to one: the server that balance chooses, else the first
-        backup that is usable, else a server that drains. None: no server can take it.
+        backup that is usable, else a server that drains or has weight 0. None: no server can take it.
 
         `tried`: servers that are not chosen.
         """
@@ -57,7 +57,7 @@ class Placement:
             return server if server is not None else self._choose_fallback(snapshot, request, tried)
 
     def _choose_fallback(self, snapshot: Snapshot, request: Request, tried: Container[Server]) -> Server | None:
-        """Return a server if balance has none: a backup, or one that drains."""
+        """Return a server if balance has none: a backup, or one that drains or has weight 0."""
         balancing = snapshot.balancing
         if balancing.backup_algorithm is not None:
             server = balancing.backup_algorithm.choose(request, tried)
@@ -68,12 +68,7 @@ class Placement:
                 if server.electable and server not in tried:
                     return server
         # HAProxy responds 503 here; a server that drains is still better than none
-        draining = [server for server in snapshot.servers if server.reachable and server not in tried]
-        return min(
-            (server for server in draining if not server.electable),
-            key=lambda server: len(server.in_flight),
-            default=None,
-        )
+        return balancing.choose_last_resort(request, tried)
 
     def acquire_or_enqueue(
         self, snapshot: Snapshot, request: Request, bound: Server | None, tried: tuple[Server, ...]

@@ -74,6 +74,10 @@ class AddressAware(Protocol):
 class HashAware(Protocol):
     """An algorithm that maps the hash of a key to a server."""
 
+    def hash_of(self, request: Request) -> int | None:
+        """Return the hash of the key of `request`, or None if it has no key."""
+        ...
+
     def server_for_hash(self, number: int) -> Server | None:
         """Return the server of the keys with the hash `number` (32 bits), or None if there is no usable server."""
         ...

@@ -237,6 +237,9 @@ class HashAlgorithm:
         digest = self._digest(request)
         return self._table.next_server(avoid) if digest is None else self._table.find(digest, avoid)
 
+    def hash_of(self, request: Request) -> int | None:
+        return self._digest(request)
+
     def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(number, ())
 

@@ -148,6 +148,20 @@ def test_what_becomes_of_the_client_of_s1(face: Face, row: Row) -> None:
     assert all(not server.in_flight for server in made.servers)
 
 
+@pytest.mark.parametrize("how", ["weight 0", "drain"])
+def test_new_clients_are_spread_evenly_where_every_server_only_keeps_its_clients(face: Face, how: str) -> None:
+    made = face.backend(*(face.server(f"s{number}") for number in (1, 2, 3)), persist=PLAIN)
+    for server in made.servers:
+        if how == "weight 0":
+            server.weight = 0
+        else:
+            server.state = AdminState.DRAIN
+    get = face.client(made)
+    responses = [get() for _ in range(30)]
+    assert Counter(response.server for response in responses) == {"s1": 10, "s2": 10, "s3": 10}
+    assert {len(response.all("set-cookie")) for response in responses} == {1}, "and each is bound to its server"
+
+
 COMBINED: dict[str, tuple[Any, ...]] = {
     "redispatch": (True, False, -1),
     "unavailable": ("redispatch", "fail"),

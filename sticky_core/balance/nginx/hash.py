@@ -155,6 +155,10 @@ class NginxHashAlgorithm:
             server = self._table.find(key_bytes(key), avoid)
         return server if server is not None else self._turns.choose(request, avoid)
 
+    def hash_of(self, request: Request) -> int | None:
+        key = self._sample(request)
+        return None if key is None or key == "" else crc32(key_bytes(key))
+
     def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(b"%d" % number, ())
 

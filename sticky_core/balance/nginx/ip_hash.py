@@ -58,14 +58,21 @@ class IpHashAlgorithm:
         self._turns = turns
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
+        octets = self._octets(request)
+        server = self._shares.first_usable(address_numbers(octets), avoid) if octets is not None else None
+        return server if server is not None else self._turns.choose(request, avoid)
+
+    def _octets(self, request: Request) -> bytes | None:
+        """Return what nginx hashes of the address of a client: three octets of IPv4, all of IPv6; None: no address."""
         key = self._sample(request)
         address = parse_address(key) if isinstance(key, str) else key
-        server: Server | None = None
         if isinstance(address, IPv4Address):
-            server = self._shares.first_usable(address_numbers(address.packed[:3]), avoid)
-        elif isinstance(address, IPv6Address):
-            server = self._shares.first_usable(address_numbers(address.packed), avoid)
-        return server if server is not None else self._turns.choose(request, avoid)
+            return address.packed[:3]
+        return address.packed if isinstance(address, IPv6Address) else None
+
+    def hash_of(self, request: Request) -> int | None:
+        octets = self._octets(request)
+        return None if octets is None else next(address_numbers(octets))
 
     def server_for_hash(self, number: int) -> Server | None:
         return self._shares.first_usable(address_numbers(number.to_bytes(4, "big")[1:]), ())

@@ -1,5 +1,6 @@
 """Placement: which server gets a request, and which waiting request gets a free slot."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,14 @@ import pytest
 from sticky_core.backend.backend import Backend
 from sticky_core.backend.placement import Placement
 from sticky_core.backend.queue import Ticket
-from sticky_core.balance import Hash, RoundRobin
+from sticky_core.balance import Hash, IpHash, NginxHash, RoundRobin, Source
+from sticky_core.balance.algorithm import Balance
 from sticky_core.http.messages import Request
+from sticky_core.samples.request import src
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 from tests.core.backend.backends import (
+    FakeTransaction,
     Wait,
     WaitingRequest,
     app,
@@ -21,6 +25,7 @@ from tests.core.backend.backends import (
     full_backend,
     in_flight,
     make_backend,
+    serve,
     servers,
 )
 from tests.core.fakes import FakeRequest
@@ -92,6 +97,63 @@ def test_of_draining_servers_the_one_with_the_fewest_requests_is_chosen():
         server.state = AdminState.DRAIN
     backend["s1"].in_flight.append(None)
     assert choose_name(backend) == "s2"
+
+
+def set_not_electable(server: Server, how: str) -> None:
+    if how == "drain":
+        server.state = AdminState.DRAIN
+    elif how == "weight 0":
+        server.weight = 0
+    elif how == "past its deadline":
+        server.drain(deadline=0)
+    else:
+        server.health = Health[how.upper()]
+
+
+@pytest.mark.parametrize("how", ["drain", "weight 0", "past its deadline", "nolb"])
+@pytest.mark.parametrize("balance", ["roundrobin", "leastconn", "random", "first", "ewma"])
+@pytest.mark.parametrize("maxconn", [0, 100], ids=["not counted", "counted"])
+def test_new_clients_are_spread_evenly_over_servers_of_which_none_is_electable(how: str, balance: str, maxconn: int):
+    backend = Backend("web", [Server(f"s{number}", app, maxconn=maxconn) for number in (1, 2, 3)], balance=balance)
+    for server in backend.servers:
+        set_not_electable(server, how)
+    assert Counter(serve(backend) for _ in range(30)) == {"s1": 10, "s2": 10, "s3": 10}
+    in_flight = [FakeTransaction(backend).begin() for _ in range(30)]
+    assert Counter(server.name for server in in_flight if server is not None) == {"s1": 10, "s2": 10, "s3": 10}
+
+
+@pytest.mark.parametrize(
+    "states, expected",
+    [
+        pytest.param({"s1": "past its deadline", "s2": "drain"}, "s2", id="past its deadline comes last"),
+        pytest.param({"s1": "past its deadline", "s2": "weight 0"}, "s2", id="weight 0 before past its deadline"),
+        pytest.param({"b1": "drain", "s1": "down", "s2": "drain"}, "s2", id="a backup comes after the others"),
+        pytest.param({"b1": "drain", "s1": "down", "s2": "past its deadline"}, "b1", id="but not past its deadline"),
+    ],
+)
+def test_where_none_is_electable_new_clients_are_sent_to(states: dict[str, str], expected: str):
+    backend = Backend("web", [Server("b1", app, backup=True), *servers("s1", "s2")])
+    backend["b1"].health = Health.DOWN
+    for name, how in states.items():
+        backend[name].health = Health.UP
+        set_not_electable(backend[name], how)
+    assert [serve(backend) for _ in range(4)] == [expected] * 4
+
+
+@pytest.mark.parametrize(
+    "balance",
+    [Source(), Source(hash_type="consistent"), IpHash(), NginxHash(src)],
+    ids=["source", "consistent", "ip_hash", "hash"],
+)
+def test_where_none_is_electable_clients_with_the_same_key_get_the_same_server(balance: Balance):
+    backend = Backend("web", servers("s1", "s2", "s3"), balance=balance)
+    for server in backend.servers:
+        server.state = AdminState.DRAIN
+    clients = [f"192.0.{number}.7" for number in range(60)]
+    first = {client: serve(backend, src=client) for client in clients}
+    assert {client: serve(backend, src=client) for client in reversed(clients)} == first
+    assert all(count > 8 for count in Counter(first.values()).values())
+    assert len(set(first.values())) == 3
 
 
 def test_clients_leave_the_backups_when_a_server_is_up_again(with_backups: Backend):
