@@ -120,11 +120,7 @@ class Transaction(CoreTransaction[Scope, Send]):
         return method
 
     @property
-    def secure(self) -> bool:
-        return self.raw_request.get("scheme") in ("https", "wss")
-
-    @property
-    def scheme(self) -> str:
+    def connection_scheme(self) -> str:
         scheme: str = self.raw_request.get("scheme", "http")
         return scheme
 

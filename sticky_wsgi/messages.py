@@ -86,11 +86,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
         return method
 
     @property
-    def secure(self) -> bool:
-        return self.raw_request.get("wsgi.url_scheme") == "https"
-
-    @property
-    def scheme(self) -> str:
+    def connection_scheme(self) -> str:
         scheme: str = self.raw_request.get("wsgi.url_scheme", "http")
         return scheme
 

@@ -86,7 +86,9 @@ class Request(Protocol):
 
     @property
     def scheme(self) -> str:
-        """`http`, `https`, `ws` or `wss`, as far as the face knows."""
+        """`http`, `https`, `ws` or `wss`: as X-Forwarded-Proto reports it where the peer is a trusted proxy, else that
+        of the connection.
+        """
         ...
 
     def peek(self, limit: int) -> bytes:
@@ -112,7 +114,7 @@ class Request(Protocol):
 
     @property
     def secure(self) -> bool:
-        """Whether the client uses TLS, as far as the face knows (`https`, `wss`)."""
+        """Whether the client uses TLS: whether `scheme` is `https` or `wss`."""
         ...
 
 

@@ -1,4 +1,6 @@
-"""The client of a request: the peer of the connection, or what trusted proxies report in X-Forwarded-For."""
+"""The client of a request: the peer of the connection, or what trusted proxies report in X-Forwarded-For and
+X-Forwarded-Proto.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 UNIX = "unix"
 # the longest address as text, with its zone; longer texts are not addresses and are not cached
 _LONGEST = 64
+
+#: the schemes that X-Forwarded-Proto may report, and whether they use TLS
+_IS_TLS = {"http": False, "https": True, "ws": False, "wss": True}
 
 
 def network_problems(networks: Iterable[str]) -> list[str]:
@@ -74,3 +79,18 @@ class Networks:
             if hop not in self:
                 break
         return client
+
+    def find_scheme(self, peer: str | None, scheme: str, forwarded_proto: Sequence[str]) -> str:
+        """Return the scheme that the client uses: `http` or `https`, `ws` or `wss` for a WebSocket.
+
+        - `peer`, `scheme`: the peer of the connection, and how it has connected.
+        - `forwarded_proto`: the values of X-Forwarded-Proto. Of several schemes the last counts: the peer has written
+          it. They count only if the peer is a trusted proxy, and the scheme is one of these four.
+        """
+        if not forwarded_proto or peer not in self:
+            return scheme
+        reported = forwarded_proto[-1].rpartition(",")[2].strip(" \t").lower()
+        if reported not in _IS_TLS:
+            return scheme
+        plain, tls = ("ws", "wss") if scheme in ("ws", "wss") else ("http", "https")
+        return tls if _IS_TLS[reported] else plain

@@ -33,7 +33,7 @@ class Token:
 
     - `header`: the header that carries the token, in that response and in the client's requests. Default: none.
     - `cookie`: the name of a cookie that carries the token, in addition to `header` or instead of it. The cookie is
-      HttpOnly, SameSite=Lax, and Secure on https; servers do not get it. Default: none.
+      HttpOnly, SameSite=Lax, and Secure where the client came over TLS; servers do not get it. Default: none.
     - `param`: the parameter of the URL in which clients may send the token. Default: none.
     - `timeout`: how long a token is stored after its last use, in seconds or as text. Default: 30 minutes. It has no
       effect with a `table`.

@@ -57,7 +57,7 @@ def method(request: Request) -> str:
 
 
 def scheme(request: Request) -> str:
-    """`http`, `https`, `ws` or `wss`."""
+    """`http`, `https`, `ws` or `wss`, as X-Forwarded-Proto reports it where the peer is a trusted proxy."""
     return request.scheme
 
 

@@ -144,6 +144,21 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
         peer = self.peer
         return (trusted.find_client(peer, self.header("x-forwarded-for")) or "") if trusted else peer
 
+    @property
+    def connection_scheme(self) -> str:
+        """`http`, `https`, `ws` or `wss`: how the peer has connected, as far as the face knows."""
+        raise NotImplementedError
+
+    @property
+    def scheme(self) -> str:
+        trusted = self.snapshot.trusted_proxies
+        scheme = self.connection_scheme
+        return trusted.find_scheme(self.peer, scheme, self.header("x-forwarded-proto")) if trusted else scheme
+
+    @property
+    def secure(self) -> bool:
+        return self.scheme in ("https", "wss")
+
     def peek(self, limit: int) -> bytes:
         beginning, known = getattr(self, "_peeked", (b"", -1))
         if known < limit:

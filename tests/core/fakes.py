@@ -122,11 +122,7 @@ class ScriptedTransaction(Transaction[str, None]):
         return self._method
 
     @property
-    def secure(self) -> bool:
-        return False
-
-    @property
-    def scheme(self) -> str:
+    def connection_scheme(self) -> str:
         return "http"
 
     @property

@@ -104,7 +104,8 @@ class Cookie:
     The attributes, insert only:
 
     - `httponly`: True or False. Default: True; False if `signed=False` (HAProxy `httponly`).
-    - `secure`: True, False, or `"auto"`: Secure where the client came over TLS. Default: `"auto"`, but True where
+    - `secure`: True, False, or `"auto"`: Secure where the client came over TLS, as the connection shows it, or as a
+      proxy of `Forward(trusted_proxies=...)` reports it in X-Forwarded-Proto. Default: `"auto"`, but True where
       browsers demand it; False if `signed=False` (HAProxy `secure`).
     - `samesite`: `"Lax"`, `"Strict"`, `"None"`, or None: no attribute. Default: `"Lax"`; None if `signed=False`
       (HAProxy `attr "SameSite=…"`).

@@ -98,6 +98,32 @@ def test_the_client_is_the_first_address_that_is_not_a_trusted_proxy(
     assert Networks(networks).find_client(peer, said) == client
 
 
+@pytest.mark.parametrize(
+    "peer, scheme, reported, result",
+    [
+        pytest.param("10.0.0.1", "http", ["https"], "https", id="a proxy reports TLS"),
+        pytest.param("10.0.0.1", "https", ["http"], "http", id="or that there is none"),
+        pytest.param("10.0.0.1", "http", ["\tHTTPS "], "https", id="in capitals, with spaces"),
+        pytest.param("10.0.0.1", "ws", ["https"], "wss", id="of a WebSocket"),
+        pytest.param("10.0.0.1", "ws", ["wss"], "wss", id="of a WebSocket, in its own word"),
+        pytest.param("10.0.0.1", "wss", ["http"], "ws", id="of a WebSocket without it"),
+        pytest.param("10.0.0.1", "http", ["wss"], "https", id="of a request, in the word of a WebSocket"),
+        pytest.param(None, "http", ["https"], "https", id="a proxy behind a UNIX socket"),
+        pytest.param("", "http", ["https"], "https", id="a proxy behind a UNIX socket, as WSGI reports it"),
+        pytest.param("10.0.0.1", "http", ["http, https"], "https", id="the last of a list is the proxy's own"),
+        pytest.param("10.0.0.1", "http", ["https", "http"], "http", id="in two lines too"),
+        pytest.param("10.0.0.1", "https", ["gopher"], "https", id="another scheme is no report"),
+        pytest.param("10.0.0.1", "https", ["http,"], "https", id="nothing is no report"),
+        pytest.param("10.0.0.1", "https", [], "https", id="no header"),
+        pytest.param("192.0.2.7", "http", ["https"], "http", id="an untrusted peer"),
+    ],
+)
+def test_the_scheme_of_the_client_is_reported_by_a_trusted_proxy(
+    peer: str | None, scheme: str, reported: list[str], result: str
+):
+    assert Networks(OURS).find_scheme(peer, scheme, reported) == result
+
+
 @given(st.lists(st.ip_addresses(v=4).map(str), max_size=6), st.ip_addresses(v=4).map(str))
 def test_a_forged_header_never_hides_the_client(written: list[str], client: str):
     ours = Networks(["10.0.0.0/8"])

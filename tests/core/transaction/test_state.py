@@ -101,6 +101,17 @@ def test_address_of_the_client_is_the_one_that_a_trusted_proxy_names(trusted: li
 
 
 @pytest.mark.parametrize(
+    ("peer", "scheme", "secure"),
+    [("10.0.0.1", "https", True), ("192.0.2.1", "http", False)],
+    ids=["trusted", "not trusted"],
+)
+def test_scheme_of_the_client_is_the_one_that_a_trusted_proxy_reports(peer: str, scheme: str, secure: bool):
+    web = build_backend(forward=Forward(trusted_proxies=("10.0.0.0/8",)))
+    request = ScriptedTransaction(web, peer, headers=[("x-forwarded-proto", "https")])
+    assert (request.scheme, request.secure) == (scheme, secure)
+
+
+@pytest.mark.parametrize(
     "limit, beginning", [(0, b""), (2, b"us"), (4, b"user"), (5, None)], ids=["0", "less", "as much", "more"]
 )
 def test_beginning_of_the_body_is_read_as_far_as_it_is_known(limit: int, beginning: bytes | None):
