@@ -43,12 +43,15 @@ class Forward:
       (RFC 7239, HAProxy `option forwarded`); `"forwardfor"`: add a line X-Forwarded-For and keep the client's (HAProxy
       `option forwardfor`); `"none"`: add nothing and keep the client's; `"x-forwarded"` by default.
     - `trusted_proxies`: the networks of the proxies that are trusted about the client, and their headers extended;
-      those of other peers are replaced; a tuple of str, empty. `"unix"` means peers behind a UNIX socket, `"*"` all
-      (nginx `set_real_ip_from`).
+      those of other peers are replaced, and X-Real-IP always is, by the client that X-Forwarded-For shows; a tuple of
+      str, empty. `"unix"` means peers behind a UNIX socket, `"*"` all (nginx `set_real_ip_from`).
     - `except_nets`: for peers of the connection in these networks nothing is added and their headers are kept; a tuple
       of str, empty (HAProxy `option forwardfor except`).
     - `if_none`: leave X-Forwarded-For or Forwarded as it is if the request has it and it is kept, bool, False (HAProxy
       `if-none`).
+
+    Whatever is chosen, a header is not passed on if its name differs only by underscores from one that is set, read or
+    removed here (`X_Forwarded_For`): CGI-like servers would join the two (as by default with nginx and gunicorn).
 
     Raises `ConfigError` with every problem found.
     """
@@ -123,6 +126,8 @@ class _Kind(Enum):
     EXPECT = "Expect"
     TE = "TE"
     FORWARDED = "describes the client, added by an earlier proxy or by the client"
+    UNDERSCORED = "has underscores in its name"
+    LOOKALIKE = "differs only by underscores from a name that is set, read or removed here"
 
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -153,6 +158,20 @@ _KINDS.update(
         b"forwarded": _Kind.FORWARDED,
     }
 )
+#: Names with hyphens that are set, read or removed here or in a face. A name that differs from one of them only by
+#: underscores is the same name for CGI-like servers, which would join the two values, so that header is dropped.
+_OWN_NAMES = frozenset(
+    (
+        *(name for name in _KINDS if b"-" in name),
+        b"content-type",
+        b"idempotency-key",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+    )
+)
 # Common names, known from the start so that unknown names can't use up the space for them.
 _COMMON_NAMES = (
     b"accept accept-charset accept-encoding accept-language access-control-request-headers "
@@ -176,10 +195,33 @@ def _learn_name(name: bytes) -> tuple[bytes, _Kind | None]:
     lower = name.lower()
     if lower in _NAMES:
         return _NAMES[lower]
-    known = lower + b": ", _Kind.FORWARDED if lower.startswith(b"x-forwarded-") else None
+    known = lower + b": ", _kind(lower)
     if len(_NAMES) < MAX_KNOWN_NAMES and len(lower) <= MAX_KNOWN_NAME_LENGTH:
         _NAMES[lower] = known
     return known
+
+
+def _kind(name: bytes) -> _Kind | None:
+    """Return the kind of a header that is not in `_NAMES`."""
+    if name.startswith(b"x-forwarded-"):
+        return _Kind.FORWARDED
+    if b"_" not in name:
+        return None
+    hyphenated = name.replace(b"_", b"-")
+    if hyphenated in _OWN_NAMES or hyphenated.startswith(b"x-forwarded-"):
+        return _Kind.LOOKALIKE
+    return _Kind.UNDERSCORED
+
+
+def _without_lookalikes(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield header lines, except those with a name that differs only by underscores from that of another line: a sample
+    may have read one of the two, and a CGI-like server would join both.
+    """
+    names = {line.partition(b":")[0] for line in lines}
+    for line in lines:
+        name = line.partition(b":")[0]
+        if b"_" not in name or name.replace(b"_", b"-") not in names:
+            yield line
 
 
 def request_target(raw: bytes | None, root: str, path: str, query: bytes, charset: str = "utf-8") -> bytes:
@@ -292,6 +334,7 @@ class RequestHeads:
         chunked = expects_continue = False
         hops: list[bytes] | None = None
         forwarded: list[Header] | None = None
+        has_underscores = False
         for name, value in headers:
             try:
                 begins, kind = _NAMES[name]
@@ -304,7 +347,9 @@ class RequestHeads:
                     raise ServerFailure(Failure.NOT_FORWARDABLE, detail="two different Host headers")
                 host = value
             elif kind is _IS_CONNECTION:
-                hops = [*(hops or ()), *connection_options(value)]
+                if hops is None:
+                    hops = []
+                hops += connection_options(value)
             elif kind is _Kind.LENGTH:
                 if not value.isdigit() or len(value) > 18 or (length is not None and length != int(value)):
                     raise ServerFailure(Failure.NOT_FORWARDABLE, detail="invalid Content-Length")
@@ -316,13 +361,20 @@ class RequestHeads:
             elif kind is _Kind.EXPECT:
                 expects_continue = value.lower() == b"100-continue"
             elif kind is _Kind.FORWARDED:
-                forwarded = [*(forwarded or ()), (begins[:-2], value)]
+                if forwarded is None:
+                    forwarded = []
+                forwarded.append((begins[:-2], value))
+            elif kind is _Kind.UNDERSCORED:
+                has_underscores = True
+                lines.append(begins + value)
             elif kind is _Kind.TE:
                 if accepts_trailers and b"trailers" in connection_options(value):
                     accepts_trailers = False  # added only once
                     upgrade += (b"connection: te", b"te: trailers")
         if chunked and length is not None:
             raise ServerFailure(Failure.NOT_FORWARDABLE, detail="both Content-Length and Transfer-Encoding")
+        if has_underscores:
+            lines[1:] = _without_lookalikes(lines[1:])
         if hops and (removed := headers_to_remove(hops)):
             lines = [lines[0], *(line for line in lines[1:] if line.partition(b":")[0] not in removed)]
         lines += upgrade
@@ -390,15 +442,19 @@ class RequestHeads:
                 if before and self._if_none:
                     return lines
             else:
-                lines.extend(b"%b: %b" % header for header in forwarded if header[0] != field)
-                if before:
-                    behind = self._trusted.find_client(peer, [value.decode("latin-1") for value in before])
+                lines.extend(b"%b: %b" % header for header in forwarded if header[0] not in (field, b"x-real-ip"))
+                reported = [value.decode("latin-1") for name, value in forwarded if name == b"x-forwarded-for"]
+                if reported:
+                    behind = self._trusted.find_client(peer, reported)
                     client = behind.encode("latin-1", "replace") if behind else None
+                    if by == "forwarded" and client is not None and b"x-real-ip" in names:
+                        lines.append(b"x-real-ip: %b" % client)
+                if before:
                     ours = b", ".join(before if ours is None or self._if_none else (*before, ours))
         if ours is not None:
             lines.append(b"%b: %b" % (field, ours))
         if by == "x-forwarded":
-            if client is not None and b"x-real-ip" not in names:
+            if client is not None:
                 lines.append(b"x-real-ip: %b" % client)
             if b"x-forwarded-proto" not in names:
                 lines.append(b"x-forwarded-proto: https" if secure else b"x-forwarded-proto: http")

@@ -444,6 +444,16 @@ CLIENT_HEADERS = {
             "x-forwarded-host": "trusting",
         },
     ),
+    "a trusted proxy passes on what its client wrote in X-Real-IP": (
+        "trusting",
+        ("X-Real-IP: 203.0.113.9", "X-Forwarded-For: 198.51.100.1"),
+        {
+            "x-forwarded-for": f"198.51.100.1, {HOST}",
+            "x-forwarded-proto": "http",
+            "x-forwarded-host": "trusting",
+            "x-real-ip": "198.51.100.1",
+        },
+    ),
     "forwardfor adds an address": ("forwardfor", (), {"x-forwarded-for": HOST}),
     "forwardfor changes no other header": (
         "forwardfor",
@@ -495,6 +505,14 @@ def test_headers_about_the_client(site, fields, expected, front, a):
     if "x-real-ip" in expected:
         assert found["x-real-ip"] == expected["x-real-ip"]
     assert received.values("forwarded") == []
+
+
+@pytest.mark.parametrize("site", ["plain", "trusting", "forwardfor", "silent"])
+def test_names_that_differ_by_underscores_from_ours_are_not_passed_on(site, front, a):
+    fields = [field.replace("-", "_", 2) for field in SPOOF]
+    received = request_received(front, a, "GET /", *fields, "X_Forwarded-For: 203.0.113.9", site=site)
+    assert [name for name, _ in received.fields if "_" in name] == []
+    assert "203.0.113.9" not in str(received.fields)
 
 
 def test_forwardfor_adds_a_separate_header(front, a):

@@ -95,7 +95,7 @@ SAID = [
     (b"forwarded", b"for=198.51.100.1;proto=https"),
 ]
 JOINED = b"198.51.100.1, 198.51.100.2, 10.0.0.9"
-KEPT = SAID[2:]
+KEPT = [header for header in SAID[2:] if header[0] != b"x-real-ip"]
 
 REPLACED = [
     (b"x-forwarded-for", CLIENT.encode()),
@@ -131,7 +131,7 @@ def forwardfor(**more: Any) -> Forward:
             x_forwarded(trusted_proxies=("10.0.0.0/8",)),
             PROXY,
             SAID,
-            [*KEPT, (b"x-forwarded-for", JOINED + b", 10.0.0.1")],
+            [*KEPT, (b"x-forwarded-for", JOINED + b", 10.0.0.1"), (b"x-real-ip", b"198.51.100.2")],
             id="x-forwarded, a trusted proxy's word is extended",
         ),
         pytest.param(
@@ -157,6 +157,18 @@ def forwardfor(**more: Any) -> Forward:
                 (b"x-forwarded-host", b"shop.example"),
             ],
             id="x-forwarded, a trusted proxy that says one thing",
+        ),
+        pytest.param(
+            x_forwarded(trusted_proxies=("10.0.0.0/8",)),
+            PROXY,
+            [(b"x-real-ip", b"203.0.113.9")],
+            [
+                (b"x-forwarded-for", b"10.0.0.1"),
+                (b"x-real-ip", b"10.0.0.1"),
+                (b"x-forwarded-proto", b"http"),
+                (b"x-forwarded-host", b"shop.example"),
+            ],
+            id="x-forwarded, the client behind a trusted proxy wrote an address",
         ),
         pytest.param(
             x_forwarded(trusted_proxies=("*",)),
@@ -269,6 +281,24 @@ def forwardfor(**more: Any) -> Forward:
             [(b"x-forwarded-for", b"198.51.100.1"), (b"forwarded", b"for=10.0.0.1;proto=http;host=shop.example")],
             id="forwarded, a trusted proxy that says it otherwise",
         ),
+        pytest.param(
+            rfc7239(trusted_proxies=("10.0.0.0/8",)),
+            PROXY,
+            [(b"x-real-ip", b"203.0.113.9"), *SAID[:2]],
+            [
+                *SAID[:2],
+                (b"x-real-ip", b"198.51.100.2"),
+                (b"forwarded", b"for=10.0.0.1;proto=http;host=shop.example"),
+            ],
+            id="forwarded, X-Real-IP is that of the client behind a trusted proxy",
+        ),
+        pytest.param(
+            rfc7239(trusted_proxies=("10.0.0.0/8",)),
+            PROXY,
+            [(b"x-real-ip", b"203.0.113.9")],
+            [(b"forwarded", b"for=10.0.0.1;proto=http;host=shop.example")],
+            id="forwarded, X-Real-IP is removed if the client is not known",
+        ),
         pytest.param(rfc7239(except_nets=("192.0.2.7",)), CLIENT, SAID, SAID, id="forwarded, an exception"),
         pytest.param(
             rfc7239(),
@@ -357,6 +387,68 @@ def test_no_host_is_forwarded_without_a_host():
 def test_a_host_is_quoted_in_forwarded_if_necessary(host: bytes, quoted: bytes):
     forwarded = sent([(b"host", host)], forward=Forward(by="forwarded"))[1]
     assert forwarded == (b"forwarded", b"for=192.0.2.7;proto=http;host=" + quoted)
+
+
+# -- names that differ only by underscores
+
+LOOKALIKES = [
+    b"x_forwarded_for",
+    b"x_forwarded-for",
+    b"x-forwarded_proto",
+    b"x_forwarded_host",
+    b"x_forwarded_port",
+    b"X_Real_IP",
+    b"x-real_ip",
+    b"content_length",
+    b"transfer_encoding",
+    b"content_type",
+    b"proxy_connection",
+    b"keep_alive",
+    b"idempotency_key",
+    b"sec_websocket_key",
+    b"sec-websocket_protocol",
+]
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+@pytest.mark.parametrize(
+    ("forward", "peer"),
+    [
+        (x_forwarded(), CLIENT),
+        (x_forwarded(trusted_proxies=("10.0.0.0/8",)), PROXY),
+        (x_forwarded(except_nets=("192.0.2.0/24",)), CLIENT),
+        (rfc7239(), CLIENT),
+        (rfc7239(trusted_proxies=("10.0.0.0/8",)), PROXY),
+        (forwardfor(), CLIENT),
+        (ADDS_NOTHING, CLIENT),
+    ],
+    ids=["x-forwarded", "trusted", "excepted", "forwarded", "forwarded, trusted", "forwardfor", "none"],
+)
+def test_a_name_that_differs_by_underscores_from_one_of_ours_is_not_passed_on(name: bytes, forward: Forward, peer: str):
+    """CGI-like servers would take it for the other one."""
+    for _ in range(2):  # and so it is remembered
+        assert sent([HOST, (name, b"1")], forward=forward, peer=peer) == sent([HOST], forward=forward, peer=peer)
+
+
+@pytest.mark.parametrize(
+    "headers, passed_on",
+    [
+        pytest.param([(b"x_user", b"1"), (b"a", b"2")], [(b"x_user", b"1"), (b"a", b"2")], id="alone"),
+        pytest.param([(b"x_user", b"1"), (b"x_user", b"2")], [(b"x_user", b"1"), (b"x_user", b"2")], id="twice"),
+        pytest.param([(b"x_user", b"1"), (b"x-user", b"2")], [(b"x-user", b"2")], id="before the other"),
+        pytest.param([(b"x-user", b"2"), (b"X_User", b"1")], [(b"x-user", b"2")], id="behind the other"),
+        pytest.param([(b"x-user_id", b"1"), (b"x-user-id", b"2")], [(b"x-user-id", b"2")], id="mixed"),
+        pytest.param([(b"x_user", b"1"), (b"user", b"2")], [(b"x_user", b"1"), (b"user", b"2")], id="beside another"),
+        pytest.param(
+            [(b"connection", b"x-user"), (b"x_user", b"1"), (b"x-user", b"2")], [], id="even if Connection names that"
+        ),
+        pytest.param([(b"forwarded_", b"1")], [(b"forwarded_", b"1")], id="at the end"),
+    ],
+)
+def test_of_two_names_that_differ_by_underscores_the_one_with_hyphens_is_passed_on(
+    headers: list[Header], passed_on: list[Header]
+):
+    assert sent([*headers, HOST]) == [*passed_on, HOST]
 
 
 # -- invalid options
