@@ -25,6 +25,24 @@ _SCHEMES = ("http://", "https://", "unix:")
 _PORTS = {"http": 80, "https": 443}
 
 
+class ForwardingApp:
+    """An app that forwards every request to `url` and responds by itself: an `Upstream`."""
+
+    url: str
+
+
+def forwarding_problem(app: object) -> str | None:
+    """Return why `app` can't be the app of a server if it is an `Upstream`, and how to fix it; None if it is none."""
+    upstream = getattr(app, "__self__", app)  # or a method of one
+    if not isinstance(upstream, ForwardingApp):
+        return None
+    return (
+        f"{upstream!r} responds by itself if its URL fails, so no other server would be tried and no check would find "
+        f"that out: write the URL, Server(name, {upstream.url!r}); tls, pool_max_conn and pool_purge_delay are options "
+        "of Server, timeouts and forward of Backend"
+    )
+
+
 def possible_kinds(callee: object) -> frozenset[str]:
     """Return what `callee` may be ("asgi", "wsgi", "factory") according to its signature; all three if it has none."""
     if not callable(callee):
@@ -55,6 +73,8 @@ def target_problem(target: object, factory: object) -> str | None:
         except ValueError as error:
             return str(error)
         return None
+    if (problem := forwarding_problem(target)) is not None:
+        return problem
     if target is not None and possible_kinds(target) == frozenset(("factory",)):
         return f"{target!r} takes no arguments, so it is a factory rather than an app: write factory={_name(target)}"
     if target is not None and not possible_kinds(target) & {"asgi", "wsgi"}:

@@ -10,7 +10,7 @@ from sticky_core.http.forwarding import Forward, RequestHeads
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.http.tls import TLS
 from sticky_core.server.config import ServerConfig
-from sticky_core.target import App, Location
+from sticky_core.target import App, ForwardingApp, Location
 from sticky_core.upstream.allocator import keep_freed_memory
 from sticky_core.upstream.pool import PURGE_DELAY, Pool
 
@@ -20,7 +20,7 @@ RETRY_BODY_LIMIT = 65536
 C = TypeVar("C")
 
 
-class Upstream:
+class Upstream(ForwardingApp):
     """A URL as an app that forwards requests to it. One option a line: meaning, type, default:
 
     - `url`: `http://host:port/base`, `https://host`, `unix:/run/app.sock`, str, required (HAProxy `server`, nginx

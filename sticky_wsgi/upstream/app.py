@@ -49,8 +49,8 @@ class Upstream(CoreUpstream):
     - `pool_purge_delay`: how long an idle connection is kept, in seconds or HAProxy's text; default 5 s. HAProxy
       `pool-purge-delay`, nginx `keepalive_timeout`.
 
-    An `Upstream` that is served alone responds with 502, 503 or 504 if the upstream fails. As a server of a `Backend`
-    it raises `ServerFailure`, so that the backend can try another server.
+    It responds with 502, 503 or 504 if the upstream fails. A server of a `Backend` is the URL itself, `Server(name,
+    url)`, so that another server can be tried.
 
     Raises `ConfigError` for options that can't work, and when httptools is not installed.
     """

@@ -242,7 +242,6 @@ def behind_middleware(app):
 
 TARGETS: dict[str, Any] = {
     "URL": lambda face, url: url,
-    "Upstream": lambda face, url: face.Upstream(url),
     "Upstream behind a middleware": lambda face, url: behind_middleware(face.Upstream(url)),
 }
 

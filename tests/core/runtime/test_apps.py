@@ -12,6 +12,7 @@ from sticky_core.health.check import Check
 from sticky_core.runtime.apps import Replicas
 from sticky_core.server.server import Server
 from sticky_core.server.state import Health
+from sticky_core.target import ForwardingApp
 from sticky_core.upstream.upstream import Upstream
 
 
@@ -75,6 +76,19 @@ def test_server_is_down_if_its_app_fails_to_start_and_the_others_serve(caplog: p
     assert (one.health, other.health) == (Health.DOWN, Health.UP)
     assert (replicas.apps[one], replicas.apps[other]) == (None, app)
     assert caplog.messages[0] == "backend app: replica s1 failed to start and is DOWN"
+
+
+def test_server_is_down_if_its_factory_returns_an_upstream(caplog: pytest.LogCaptureFixture):
+    class Forwarder(ForwardingApp):
+        url = "http://10.0.0.1"
+
+        def __call__(self, environ: object, start_response: object) -> list[bytes]:
+            return []
+
+    replicas = replicas_of(Server("s1", factory=Forwarder), Server("s2", app))
+    replicas.get_ready()
+    assert replicas.backend["s1"].health is Health.DOWN
+    assert "write the URL, Server(name, 'http://10.0.0.1')" in caplog.text
 
 
 @pytest.mark.parametrize(
