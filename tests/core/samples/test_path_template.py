@@ -50,7 +50,7 @@ def test_path_template_takes_the_part_in_braces_from_the_path(template, path, ke
 
 @pytest.mark.parametrize("template", ["/rooms", "/rooms/{}", "/rooms/{7}", "/rooms/{a b}"])
 def test_template_without_a_name_in_braces_is_refused(template):
-    with pytest.raises(ConfigError, match="has nothing in braces: write /rooms/{id}"):
+    with pytest.raises(ConfigError, match="has nothing in braces"):
         PathTemplate(template)
 
 
