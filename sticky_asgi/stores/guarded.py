@@ -43,8 +43,11 @@ class GuardedClient:
         try:
             async with asyncio.timeout(store.timeout):
                 replies = await self._client.execute(commands)
+            store.count_replies(replies, len(commands))
         except TimeoutError:
             failure = StoreFailure(store.name, f"no reply in {store.timeout:g} s")
+        except StoreFailure as error:
+            failure = error
         except Exception as error:
             failure = StoreFailure(store.name, str(error) or type(error).__name__)
         else:

@@ -116,7 +116,7 @@ class RedisClient:
                 except ERRORS as error:
                     if connection is self._connection:
                         self._on_disconnect(_error_text(error))
-        except ERRORS as error:
+        except Exception as error:
             self._fail_all(_error_text(error))
         finally:
             if self._flushing is asyncio.current_task():
@@ -149,7 +149,7 @@ class RedisClient:
                     batch.complete()
                     if not isinstance(reply, StoreFailure):
                         self._breaker.record_success(self._now())
-        except ERRORS as error:
+        except Exception as error:
             if self._connection is connection:
                 self._on_disconnect(_error_text(error))
         finally:
@@ -233,7 +233,7 @@ class RedisClient:
                 if self._breaker.allows(self._now()):
                     try:
                         await self._receive_invalidations(backoff)
-                    except (*ERRORS, StoreFailure) as error:
+                    except Exception as error:
                         store.on_feed_failed(_error_text(error))
                     await asyncio.sleep(backoff.next_pause())
                 else:
@@ -249,7 +249,7 @@ class RedisClient:
             try:
                 async with asyncio.timeout(store.timeout):
                     await connection.connect()
-            except ERRORS as error:
+            except Exception as error:
                 self._breaker.record_failure(self._now(), _error_text(error))
                 return
             has_received = False
@@ -278,7 +278,9 @@ class RedisClient:
 
 
 def _error_text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, (*ERRORS, StoreFailure)):
+        return str(error) or type(error).__name__
+    return f"a reply that can't be read: {error!r}"  # redis-py lets pass what int() and the like raise
 
 
 def _connection_factory(store: Redis) -> Callable[[], Connection]:

@@ -179,11 +179,9 @@ class StickTable:
     def _hit_from_reply(self, key: str, query: StoreQuery, now: float) -> TableHit:
         namespace, reply = self.namespace, query.reply
         assert namespace is not None
-        if not isinstance(reply, StoreFailure):
-            text = namespace.read_reply(reply)
-            if text is not None:
-                self._keep_copy(key, text, query.sequence, now)
-                return TableHit(text, True)
+        if isinstance(reply, str):
+            self._keep_copy(key, reply, query.sequence, now)
+            return TableHit(reply, True)
         copy = self.entries.get(key, now)
         return TableHit(_unpack(copy)[0] if copy is not None else None, isinstance(reply, StoreFailure))
 
@@ -216,7 +214,7 @@ class StickTable:
         if isinstance(reply, StoreFailure):  # without the store, at least all requests in this process agree
             replaced = self.entries.peek(key, now) if previous else None
             return _unpack(self.entries.reserve(key, _pack(server, 0), now, replaced))[0]
-        text = namespace.read_reply(reply) or server
+        text = reply or server
         self._keep_copy(key, text, query.sequence, now)
         return text
 
@@ -246,17 +244,14 @@ class StickTable:
 
     def on_written(self, key: str, query: StoreQuery, now: float) -> None:
         """Keep the entry that the store has after a write, as its reply shows."""
-        namespace, reply = self.namespace, query.reply
-        if namespace is None or isinstance(reply, StoreFailure):
-            return
-        text = namespace.read_reply(reply)
-        if text is not None:
-            self._keep_copy(key, text, query.sequence, now)
+        if isinstance(query.reply, str):
+            self._keep_copy(key, query.reply, query.sequence, now)
 
     def _keep_copy(self, key: str, text: str, sequence: int, now: float) -> None:
         """Keep a copy, which is fresh unless it was invalidated since the query was sent."""
         assert self.namespace is not None
-        self.namespace.presence.record(text)
+        if text.isprintable():  # else it names no server
+            self.namespace.presence.record(text)
         epoch = self.namespace.epoch_of(key, text, sequence)
         self.entries.put(key, _pack(text, epoch), now)
         if self.namespace.epoch_of(key, text, sequence) != epoch:  # another thread has invalidated it just now

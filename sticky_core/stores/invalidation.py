@@ -53,16 +53,15 @@ class InvalidationFeed:
         """Apply a reply or an invalidation that was received."""
         if not isinstance(reply, list):
             return  # before the first subscription, the reply to PING is as on any connection
-        kind, *rest = cast("list[bytes | int]", reply)
-        match kind, rest:
-            case b"message", [bytes() as channel, bytes() as payload]:
+        match cast("list[object]", reply):
+            case [b"message", bytes() as channel, bytes() as payload]:
                 for namespace in self._namespaces_of(channel):
                     namespace.on_message(payload)
-            case b"subscribe", [bytes() as channel, _]:
+            case [b"subscribe", bytes() as channel, _]:
                 for namespace in self._namespaces_of(channel):
                     if not namespace.epoch and namespace in self._subscribed:
                         namespace.on_subscribed()
-            case b"pong", _:
+            case [b"pong", *_]:
                 if self._ping_sent_at is not None:
                     self._store.on_feed_confirmed(self._ping_sent_at)
                     self._ping_sent_at = None
@@ -70,5 +69,5 @@ class InvalidationFeed:
                 pass
 
     def _namespaces_of(self, channel: bytes) -> list[RedisNamespace]:
-        name = channel.decode()
+        name = channel.decode("utf-8", "replace")
         return [namespace for namespace in self._store.namespaces if namespace.channel == name]

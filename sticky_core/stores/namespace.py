@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
-from sticky_core.errors import ConfigError, StoreFailure
+from sticky_core.errors import ConfigError
 from sticky_core.stores.breaker import Breaker
 from sticky_core.stores.presence import Presence
 from sticky_core.stores.store import Command, Store, StoreCommand
@@ -131,23 +131,6 @@ class TableNamespace(ABC):
     @abstractmethod
     def get_mark(self, server: str) -> Command:
         """Read the presence mark of `server`. Reply: None if there is none."""
-
-    @staticmethod
-    def read_reply(reply: object) -> str | None:
-        """Return the text in the reply to a command for an entry; None: no text is kept, or none was before `reserve`.
-        A reply that is a `StoreFailure` is raised.
-        """
-        match reply:
-            case None:
-                return None
-            case bytes():
-                return reply.decode()
-            case str():
-                return reply
-            case StoreFailure():
-                raise reply
-            case _:
-                raise TypeError(f"a reply is bytes, text or None, not {reply!r}")
 
     # Which copies are fresh
 

@@ -59,8 +59,8 @@ class Redis(SharedStore):
 
     - `url`: text, as redis-py reads it: `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS
       (`?ssl_ca_certs=`), `unix:///path?db=0`; also `valkey://` and `valkeys://`.
-    - `timeout`: how long a reply may take, and under WSGI a connection as well; seconds or a duration such as
-      `"250ms"`, at most 60 s; default 0.25 s.
+    - `timeout`: how long a request waits for the store, connecting included; seconds or a duration such as `"250ms"`,
+      at most 60 s; default 0.25 s. Under WSGI the look-up of the store's name is not limited.
     - `on_store_failure`: how requests continue while the store does not reply; `"local"`: with what this process
       knows, and the balance algorithm for new clients; `"fail"`: with 503, so that no client is split between two
       servers; default `"local"`.
@@ -162,7 +162,7 @@ class RedisNamespace(TableNamespace):
 
     def on_message(self, payload: bytes) -> None:
         """Apply a change that was published in the channel: a digest, and the new text unless the entry was deleted."""
-        digest, space, text = payload.decode("utf-8", "replace").partition(" ")
+        digest, space, text = payload.decode("utf-8", "surrogateescape").partition(" ")
         self.on_invalidation(digest, text if space else None)
 
 
@@ -172,7 +172,7 @@ def pack_commands(commands: Iterable[Command]) -> bytes:
     for command in commands:
         parts.append(b"*%d\r\n" % len(command))
         for word in command:
-            data = word if isinstance(word, bytes) else str(word).encode()
+            data = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogateescape")
             parts.append(b"$%d\r\n%s\r\n" % (len(data), data))
     return b"".join(parts)
 

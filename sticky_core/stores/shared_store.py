@@ -37,6 +37,9 @@ _Namespace = TypeVar("_Namespace", bound=TableNamespace)
 
 MIN_SECRET_BYTES = 16
 
+#: how many characters of a reply that is no text are logged
+_MAX_SHOWN = 100
+
 _CONSEQUENCES = {
     "local": "going on with what this process knows",
     "fail": "requests that need it get 503",
@@ -179,6 +182,29 @@ class SharedStore(ABC):
             return []
         self._next_heartbeat = now + HEARTBEAT_INTERVAL
         return [command for each in self.namespaces for command in each.presence.background_commands(now)]
+
+    # Replies
+
+    def read_reply(self, reply: object) -> str | StoreFailure | None:
+        """Return the text in the reply to a command for an entry; None: no text is kept, or none was before `reserve`.
+        Any other reply opens the breaker, and is returned as a `StoreFailure`.
+
+        Bytes that are no UTF-8 become a text that names no server (PEP 383), so that the entry can be replaced.
+        """
+        match reply:
+            case None | str() | StoreFailure():
+                return reply
+            case bytes():
+                return reply.decode("utf-8", "surrogateescape")
+            case _:
+                failure = StoreFailure(self.name, f"a reply is a text or nothing, not {repr(reply)[:_MAX_SHOWN]}")
+                self.breaker.record_failure(self.clock.monotonic(), failure.detail)
+                return failure
+
+    def count_replies(self, replies: Sequence[object], number: int) -> None:
+        """Raise StoreFailure unless a client of another author has returned one reply for each of `number` commands."""
+        if not isinstance(replies, list | tuple) or len(replies) != number:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise StoreFailure(self.name, f"commands: {number}, replies: {repr(replies)[:_MAX_SHOWN]}")
 
     def failure(self) -> StoreFailure:
         """Return the failure that takes the place of a reply while the breaker is open."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
+from sticky_core.errors import StoreFailure
+
 #: Seconds between two heartbeats: of a channel of invalidations, and of the commands that run in the background.
 HEARTBEAT_INTERVAL = 1.0
 #: The reply to a heartbeat proves the channel alive for this many seconds from when the heartbeat was sent.
@@ -24,6 +26,12 @@ class Store(Protocol):
         """How requests continue while the store does not reply."""
         ...
 
+    def read_reply(self, reply: object) -> str | StoreFailure | None:
+        """Return the text in the reply to a command for an entry; None: no text is kept. A reply that is neither is a
+        failure of the store.
+        """
+        ...
+
 
 class StoreCommand(NamedTuple):
     """One command for one store."""
@@ -37,11 +45,15 @@ class StoreQuery:
 
     __slots__ = ("command", "reply", "sequence")
 
-    reply: object  #: as the store sent it, or a `StoreFailure`
+    reply: str | StoreFailure | None  #: the text that the store keeps, or None if it keeps none
 
     def __init__(self, command: StoreCommand, sequence: int) -> None:
         self.command = command
         self.sequence = sequence  #: the number of the latest invalidation received before the command was sent
+
+    def set_reply(self, reply: object) -> None:
+        """Take the reply as the client of the store returned it, whatever it is."""
+        self.reply = self.command.store.read_reply(reply)
 
 
 class BackgroundCommand(NamedTuple):

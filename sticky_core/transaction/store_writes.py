@@ -22,5 +22,5 @@ def complete_writes(state: TransactionState[Any, Any], replies: Sequence[object]
     state.clear_writes()
     now = state.snapshot.clock.monotonic()
     for (table, key, query), reply in zip(writes, replies, strict=True):
-        query.reply = reply
+        query.set_reply(reply)
         table.on_written(key, query, now)

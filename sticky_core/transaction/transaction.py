@@ -138,9 +138,9 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
     def stores_replied(self, need: NeedStores, replies: Sequence[object]) -> Step:
         """Take the replies to the queries of `need`, and return the next step."""
         for query, reply in zip(need.queries, replies, strict=True):
-            query.reply = reply
+            query.set_reply(reply)
             self.add_replied_query(query)
-            if isinstance(reply, StoreFailure) and query.command.store.on_store_failure == "fail":
+            if isinstance(query.reply, StoreFailure) and query.command.store.on_store_failure == "fail":
                 if need.server is not None:
                     self.release_slot(need.server)
                 return UNAVAILABLE

@@ -92,6 +92,9 @@ class KeyTable:
         self._in_use: dict[object, tuple[str, str]] = {}
         self._renew_at = -inf  # when the keys in `_in_use` are to be renewed
 
+    def read_reply(self, reply: object) -> None:
+        """A reply says only that the table has the owner now."""
+
     @property
     def own_id(self) -> str:
         """This worker, written as an owner."""

@@ -45,6 +45,9 @@ class GuardedClient:
             return [store.failure()] * len(commands)
         try:
             replies = self._client.execute(commands)
+            store.count_replies(replies, len(commands))
+        except StoreFailure as error:
+            failure = error
         except Exception as error:
             failure = StoreFailure(store.name, str(error) or type(error).__name__)
         else:

@@ -1,15 +1,20 @@
 """Redis from threads: a connection for each thread that sends commands, kept for the next, and a thread that receives
 invalidations.
 
-redis-py connects and parses; timeouts and failures are handled here.
+redis-py connects and parses; timeouts and failures are handled here. redis-py's own timeout is that of one `recv`, so a
+store that sends a byte now and then would never time out: a deadline limits the whole operation.
 """
 
 from __future__ import annotations
 
+import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import Any, Protocol, cast
 
 from redis import connection as _connection
@@ -26,6 +31,9 @@ from sticky_core.stores.store import HEARTBEAT_INTERVAL, Command
 
 ERRORS = RedisError, OSError
 
+#: the shortest timeout of a connection attempt, in seconds: with 0 a socket does not wait at all
+_SHORTEST_TIMEOUT = 0.001
+
 
 class Connection(Protocol):
     """The methods of redis-py's connections that are used here, with their types."""
@@ -33,7 +41,10 @@ class Connection(Protocol):
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
     def send_packed_command(self, command: Sequence[bytes], check_health: bool) -> None: ...
-    def read_response(self, disable_decoding: bool, *, timeout: float, disconnect_on_error: bool) -> object: ...
+    def read_response(self, disable_decoding: bool, *, disconnect_on_error: bool) -> object: ...
+
+    #: until when, by `time.monotonic`, all that follows has to be done
+    deadline: float
 
 
 class RedisClient:
@@ -63,6 +74,7 @@ class RedisClient:
         if not self._breaker.allows(self._now()):
             return [store.failure()] * len(commands)
         packed = pack_commands(commands)
+        deadline = time.monotonic() + store.timeout
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -70,24 +82,26 @@ class RedisClient:
         try:
             if connection is not None:
                 try:
-                    return self._exchange(connection, packed, len(commands))
+                    return self._exchange(connection, packed, len(commands), deadline)
                 except RedisTimeoutError:
                     raise
                 except ERRORS:
                     pass  # the store has closed it since it was last used: send once more, on another
-            return self._exchange(self._make_connection(), packed, len(commands))
-        except ERRORS as error:
+            return self._exchange(self._make_connection(), packed, len(commands), deadline)
+        except Exception as error:
             self._close_idle()  # the others may be no better
-            self._breaker.record_failure(self._now(), _error_text(error))
-            return [StoreFailure(store.name, _error_text(error))] * len(commands)
+            is_late = isinstance(error, RedisTimeoutError)
+            why = f"no reply in {store.timeout:g} s" if is_late else _error_text(error)
+            self._breaker.record_failure(self._now(), why)
+            return [StoreFailure(store.name, why)] * len(commands)
 
-    def _exchange(self, connection: Connection, packed: bytes, count: int) -> list[object]:
+    def _exchange(self, connection: Connection, packed: bytes, count: int, deadline: float) -> list[object]:
         """Send commands over `connection` and return so many replies."""
+        connection.deadline = deadline
         try:
             connection.connect()
-            deadline = time.monotonic() + self._store.timeout
             connection.send_packed_command([packed], False)
-            replies = [self._read_reply(connection, deadline) for _ in range(count)]
+            replies = [self._read_reply(connection) for _ in range(count)]
         except BaseException:
             connection.disconnect()
             raise
@@ -102,10 +116,9 @@ class RedisClient:
             self._breaker.record_failure(self._now(), refused.detail)
         return replies
 
-    def _read_reply(self, connection: Connection, deadline: float) -> object:
+    def _read_reply(self, connection: Connection) -> object:
         try:
-            left = max(0.0, deadline - time.monotonic())
-            return connection.read_response(True, timeout=left, disconnect_on_error=True)
+            return connection.read_response(True, disconnect_on_error=True)
         except ResponseError as error:
             return StoreFailure(self._store.name, str(error))
 
@@ -133,7 +146,7 @@ class RedisClient:
                 if self._breaker.allows(self._now()):
                     try:
                         self._receive_invalidations(backoff)
-                    except (*ERRORS, StoreFailure) as error:
+                    except Exception as error:
                         store.on_feed_failed(_error_text(error))
                     self._closed.wait(backoff.next_pause())
                 else:
@@ -146,20 +159,23 @@ class RedisClient:
         store = self._store
         connection = self._make_connection()
         try:
+            connection.deadline = time.monotonic() + store.timeout
             try:
                 connection.connect()
-            except ERRORS as error:
+            except Exception as error:
                 self._breaker.record_failure(self._now(), _error_text(error))
                 return
             self._feed_connection = connection
             has_received = False
             feed = InvalidationFeed(store, self._now())
             while not self._closed.is_set():
+                connection.deadline = time.monotonic() + store.timeout
                 while (command := feed.next_command(self._now())) is not None:
                     connection.send_packed_command([pack_commands([command])], False)
                 self._run_background_commands()  # also if the subscription is refused
+                connection.deadline = time.monotonic() + feed.delay(self._now())
                 try:
-                    reply = connection.read_response(True, timeout=feed.delay(self._now()), disconnect_on_error=False)
+                    reply = connection.read_response(True, disconnect_on_error=False)
                 except RedisTimeoutError:
                     continue
                 feed.on_reply(reply)
@@ -184,23 +200,93 @@ class RedisClient:
 
 
 def _error_text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, (*ERRORS, StoreFailure)):
+        return str(error) or type(error).__name__
+    return f"a reply that can't be read: {error!r}"  # redis-py lets pass what int() and the like raise
+
+
+class _DeadlineSocket:
+    """A socket that fails when the deadline of its connection has passed. It ignores redis-py's timeouts."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._socket = sock
+        self._connection = connection
+        self._late_for: float | None = None  # the deadline after which something was received
+
+    def recv(self, size: int) -> bytes:
+        with self._limited():
+            return self._socket.recv(size)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        with self._limited():
+            return self._socket.recv_into(buffer)
+
+    def sendall(self, data: bytes) -> None:
+        self._socket.settimeout(_seconds_left(self._connection))
+        self._socket.sendall(data)
+
+    @contextmanager
+    def _limited(self) -> Generator[None]:
+        """Limit the block, which receives. After the deadline it gets what has arrived by then, once: the thread may be
+        late, rather than the store.
+        """
+        deadline = self._connection.deadline
+        left = deadline - time.monotonic()
+        if left <= 0:
+            if self._late_for == deadline:
+                raise TimeoutError("no reply in time")
+            self._late_for = deadline
+        self._socket.settimeout(max(left, 0.0))
+        try:
+            yield
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise TimeoutError("no reply in time") from None
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Ignore it: the deadline counts."""
+
+    def shutdown(self, how: int) -> None:
+        self._socket.shutdown(how)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _RedisPyConnection(Protocol):
+    """What is overridden in redis-py's connections."""
+
+    def _connect(self) -> socket.socket: ...
+
+
+def _with_deadline(connection_class: type[_RedisPyConnection]) -> Callable[..., Connection]:
+    """Return a class of redis-py's connections with a deadline for all that they do, but for the look-up of a name."""
+
+    def connect(connection: Any) -> _DeadlineSocket:
+        return _DeadlineSocket(connection_class._connect(connection), connection)  # pyright: ignore[reportPrivateUsage]
+
+    # redis-py reads these before it connects to each of a host's addresses, and after that for a TLS handshake
+    timeout = property(_seconds_left, lambda connection, seconds: None)
+    members = {"deadline": inf, "_connect": connect, "socket_timeout": timeout, "socket_connect_timeout": timeout}
+    return cast("Callable[..., Connection]", type(connection_class.__name__, (connection_class,), members))
+
+
+def _seconds_left(connection: Connection) -> float:
+    return max(_SHORTEST_TIMEOUT, connection.deadline - time.monotonic())
 
 
 def _connection_factory(store: Redis) -> Callable[[], Connection]:
     """Return a function that makes connections to the store's URL. ConfigError if redis-py does not accept it."""
-    # The URL can't change these options: they decide what is sent and received, and when it times out.
+    # The URL can't change these options: they decide what is sent and received. Its timeouts have no effect either.
     fixed: dict[str, Any] = {
         "protocol": 2,
-        "socket_timeout": store.timeout,
-        "socket_connect_timeout": store.timeout,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
     }
     try:
         options = {**_parse_url(store.url), **fixed}
         options.pop("max_connections", None)
-        make: Callable[[], Connection] = partial(options.pop("connection_class", _connection.Connection), **options)
+        connection_class = _with_deadline(options.pop("connection_class", _connection.Connection))
+        make: Callable[[], Connection] = partial(connection_class, **options)
         make()
     except (TypeError, ValueError, RedisError) as error:
         raise ConfigError(f"store {store.name}: {error}") from error

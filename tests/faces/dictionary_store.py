@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sticky_core.clock import ManualClock
@@ -22,16 +22,22 @@ class DictionaryServer:
         self.clock = ManualClock()
         self.is_down = False
         self.hangs = False
+        #: makes what clients return of the replies, and of the names of their commands
+        self.returned: Callable[[Sequence[str], list[object]], Any] = lambda names, replies: replies
         self.commands: list[str] = []  #: the names of those executed for entries
         self.marked = threading.Event()  #: set when a presence mark is
         self._entries: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
 
-    def execute(self, command: Command) -> object:
+    def execute(self, commands: Sequence[Command]) -> Any:
         if self.is_down:
             raise ConnectionRefusedError("it is down")
         with self._lock:
-            return self._execute(*command)
+            return self.returned([str(each[0]) for each in commands], [self._execute(*each) for each in commands])
+
+    def keep(self, text: str) -> None:
+        """Keep `text` in all entries."""
+        self._entries = {key: (text, until) for key, (_, until) in self._entries.items()}
 
     def _execute(self, name: Any, key: Any, expire: Any, *texts: Any) -> str | None:
         kept, until = self._entries.get(key, (None, 0.0))
@@ -115,7 +121,7 @@ class AsgiDictionaryClient:
     async def execute(self, commands: Sequence[Command]) -> list[object]:
         if self._server.hangs:
             await asyncio.Event().wait()
-        replies = [self._server.execute(each) for each in commands]
+        replies: list[object] = self._server.execute(commands)
         await asyncio.sleep(0)
         return replies
 
@@ -130,7 +136,8 @@ class WsgiDictionaryClient:
     def execute(self, commands: Sequence[Command]) -> list[object]:
         if self._server.hangs:
             raise TimeoutError("it waited for as long as the store's timeout")
-        return [self._server.execute(each) for each in commands]
+        replies: list[object] = self._server.execute(commands)
+        return replies
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -119,6 +119,66 @@ def test_client_that_hangs_is_waited_for_no_longer_than_the_timeout(face: Face, 
     close(face, process)
 
 
+NO_TEXTS = [b"s1\xff", 1, 1.5, True, ["s1"], {"s1": 1}, ValueError("s1"), object()]
+
+
+def in_flight(process: Process) -> list[int]:
+    return [len(server.in_flight) for server in process.backend.servers]
+
+
+@pytest.mark.parametrize("name", ["recall", "reserve", "move", "touch", "put", "forget"])
+@pytest.mark.parametrize("reply", NO_TEXTS, ids=[type(each).__name__ for each in NO_TEXTS])
+def test_request_goes_on_without_the_store_where_a_reply_is_no_text(
+    processes: list[Process], server: DictionaryServer, name: str, reply: object
+):
+    one, other = processes
+    assert [one.request(user) for user in ("ann", "bob")] == ["s1", "s2"]
+    server.returned = lambda names, replies: [
+        reply if each == name else was for each, was in zip(names, replies, strict=True)
+    ]
+    assert {one.request("ann"), other.request("ann")} <= {"s1", "s2", "s3"}
+    server.clock.advance(LONGEST_PAUSE)
+    one.backend["s1"].state = other.backend["s1"].state = "maint"
+    assert {one.request("ann"), other.request("eve")} <= {"s2", "s3"}
+    assert in_flight(one) == in_flight(other) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["recall", "reserve"])
+def test_with_fail_requests_whose_reply_is_no_text_get_503_and_hold_no_slot(
+    face: Face, server: DictionaryServer, name: str
+):
+    process = Process(face, server, on_store_failure="fail")
+    server.returned = lambda names, replies: [7 if each == name else None for each in names]
+    assert process.request("ann") == 503
+    assert process.store.breaker.last_error == "a reply is a text or nothing, not 7"
+    assert in_flight(process) == [0, 0, 0]
+    close(face, process)
+
+
+@pytest.mark.parametrize("replies", [None, [], ["s1", "s1"], "s", 7], ids=repr)
+def test_client_that_returns_too_many_or_too_few_replies_is_a_store_that_fails(
+    processes: list[Process], server: DictionaryServer, replies: object
+):
+    one, _ = processes
+    server.returned = lambda names, _: replies
+    assert [one.request(user) for user in USERS] == ["s1", "s2", "s3"] * 3
+    assert one.store.breaker.last_error == f"commands: 1, replies: {replies!r}"
+    assert in_flight(one) == [0, 0, 0]
+
+
+def test_entry_that_is_no_text_is_replaced(processes: list[Process], server: DictionaryServer):
+    one, other = processes
+    assert one.request("ann") == "s1"
+    server.keep(b"\xff".decode("utf-8", "surrogateescape"))
+    server.returned = lambda names, replies: [
+        each.encode("utf-8", "surrogateescape") if isinstance(each, str) else each for each in replies
+    ]
+    moved = other.request("ann")
+    assert moved in ("s1", "s2", "s3")
+    assert [one.request("ann"), other.request("ann")] == [moved, moved]
+    assert (one.store.breaker.failures, other.store.breaker.failures) == (0, 0)
+
+
 def test_presence_marks_are_set_in_the_background(face: Face, processes: list[Process], server: DictionaryServer):
     one, _ = processes
     one.request("ann")

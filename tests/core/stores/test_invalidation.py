@@ -98,3 +98,30 @@ def test_invalidation_is_for_one_table(store, namespace, clock):
     namespace.local_cache, other.local_cache = FakeLocalCache(d=("s1", 1)), FakeLocalCache(d=("s1", 1))
     connected_feed(store, clock, [message(other, b"d s2"), [b"message", b"sticky:0:app/nobody", b"d s3"]])
     assert (namespace.local_cache["d"][0], other.local_cache["d"][0]) == ("s1", "s2")
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        [b"message", b"\xff\xfe", b"d s2"],
+        [b"subscribe", b"\xff", 1],
+        [b"message", 7, [b"d"]],
+        [b"message"],
+        [],
+        [[b"message"], b"sticky:0:app/sessions", b"d"],
+        b"PONG",
+        7,
+        None,
+    ],
+    ids=repr,
+)
+def test_what_is_no_invalidation_is_ignored(store, namespace, clock, received):
+    namespace.local_cache = cache = FakeLocalCache({"d": ("s1", 1)})
+    connected_feed(store, clock, [received])
+    assert cache == {"d": ("s1", 1)}
+
+
+def test_invalidation_with_a_text_that_names_no_server_is_applied(store, namespace, clock):
+    namespace.local_cache = cache = FakeLocalCache({"d": ("s1", 1)})
+    connected_feed(store, clock, [message(namespace, b"d \xff")])
+    assert cache["d"] == (store.read_reply(b"\xff"), namespace.epoch)

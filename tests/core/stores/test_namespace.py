@@ -2,7 +2,7 @@
 
 import pytest
 
-from sticky_core.errors import ConfigError, StoreFailure
+from sticky_core.errors import ConfigError
 from sticky_core.stores.redis import Redis
 from sticky_core.stores.store import FEED_TIMEOUT
 from tests.core.stores.feed import connected_feed, message
@@ -39,13 +39,6 @@ def test_digests_of_one_key_differ_by_table_and_secret(store, namespace):
 )
 def test_keys_of_all_types_have_a_digest(namespace, key, same):
     assert namespace.digest(key) == namespace.digest(same)
-
-
-def test_reply_is_a_text_or_none_or_a_store_failure(namespace):
-    assert namespace.read_reply(b"s1") == "s1"
-    assert namespace.read_reply(None) is None
-    with pytest.raises(StoreFailure, match="store redis://cache: refused"):
-        namespace.read_reply(StoreFailure("redis://cache", "refused"))
 
 
 def test_no_copy_is_fresh_before_a_client_listens(namespace):

@@ -58,7 +58,7 @@ class Process:
         """A client of `server` has sent a request, and the store has replied to the write."""
         assert self.table.namespace is not None
         query = self.table.query(self.table.namespace.touch("d", server))
-        query.reply = server.encode()
+        query.set_reply(server.encode())
         self.table.on_written("d", query, self.clock.monotonic())
 
     def listen(self) -> None:

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sticky_core.errors import ConfigError
-from sticky_core.stores.redis import Redis
+from sticky_core.errors import ConfigError, StoreFailure
+from sticky_core.stores.breaker import State
+from sticky_core.stores.redis import Redis, pack_commands
 from sticky_core.stores.store import HEARTBEAT_INTERVAL
 from tests.core.stores.feed import connected_feed
 
@@ -119,3 +120,45 @@ def test_background_commands_of_all_tables_are_due_once_a_second(store, namespac
     assert [command.command[1] for command in store.background_commands(clock.monotonic())] == [
         "sticky:app/sessions:bound:s3"
     ]
+
+
+@pytest.mark.parametrize("reply, text", [(b"s1", "s1"), ("s1", "s1"), (None, None), (b"", "")])
+def test_reply_is_a_text_or_nothing(store, reply, text):
+    assert store.read_reply(reply) == text
+    assert store.breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    "reply", [1, 0, 1.5, True, [b"s1"], [], {}, object(), ValueError("s1"), bytearray(b"s1")], ids=repr
+)
+def test_reply_that_is_no_text_is_a_failure_and_opens_the_breaker(store, reply, caplog):
+    caplog.set_level(logging.WARNING, "sticky_sessions")
+    failure = store.read_reply(reply)
+    assert isinstance(failure, StoreFailure)
+    assert failure.detail == f"a reply is a text or nothing, not {reply!r}"
+    assert store.breaker.state is State.OPEN
+    assert caplog.messages == [
+        f"store redis://cache: {failure.detail}; going on with what this process knows until it is back"
+    ]
+
+
+def test_failure_in_place_of_a_reply_is_returned_and_was_counted_before(store):
+    failure = StoreFailure("redis://cache", "refused")
+    assert store.read_reply(failure) is failure
+    assert store.breaker.failures == 0
+
+
+def test_only_the_beginning_of_a_long_reply_is_logged(store):
+    assert len(store.read_reply([b"x" * 100_000]).detail) < 200
+
+
+def test_bytes_that_are_no_text_are_sent_back_as_they_came_so_that_the_entry_can_be_replaced(store):
+    text = store.read_reply(b"s1\xff\xfe")
+    assert b"$4\r\ns1\xff\xfe\r\n" in pack_commands([("EVAL", text)])
+
+
+@pytest.mark.parametrize("replies", [None, [], [b"s1"], [b"s1", b"s1", b"s1"], b"s1", {1: b"s1", 2: b"s2"}], ids=repr)
+def test_client_that_does_not_return_one_reply_for_each_command_is_a_failure(store, replies):
+    with pytest.raises(StoreFailure, match="commands: 2, replies: "):
+        store.count_replies(replies, 2)
+    store.count_replies([b"s1", None], 2)

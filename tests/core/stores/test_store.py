@@ -16,9 +16,9 @@ def test_query_decides_by_its_number_whether_its_reply_is_fresh(
     query = StoreQuery(namespace.recall("d"), namespace.sequence)
     if changed:
         namespace.on_invalidation("d", "s2")
-    query.reply = b"s1"
-    text = namespace.read_reply(query.reply)
-    assert namespace.is_fresh(namespace.epoch_of("d", text, query.sequence)) is is_fresh
+    query.set_reply(b"s1")
+    assert query.reply == "s1"
+    assert namespace.is_fresh(namespace.epoch_of("d", query.reply, query.sequence)) is is_fresh
 
 
 def test_command_is_for_the_store_of_its_namespace(store: Redis, namespace: RedisNamespace):

@@ -1,6 +1,6 @@
 """Reservations: the first request of a client reserves its keys for a server before the request goes there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,20 +23,26 @@ def app(environ: object, start_response: object) -> list[bytes]:
 
 
 class FakeReservation:
-    """A key that has the server `owner`, by name. "": it is not usable. `in_store`: whether a store has the key."""
+    """A key that has the server `owner`, by name. "": it is not usable. `in_store`: whether a store has the key.
+    `raises_in`: the method that raises.
+    """
 
-    def __init__(self, owner: str, in_store: bool = False) -> None:
-        self.owner, self.in_store = owner, in_store
+    def __init__(self, owner: str, in_store: bool = False, raises_in: str = "") -> None:
+        self.owner, self.in_store, self.raises_in = owner, in_store, raises_in
         self.web: Backend | None = None
         self.confirmed: list[tuple[str, StoreQuery | None]] = []
         self.cancelled: list[Request] = []
 
     def query(self, server: Server) -> StoreQuery | None:
+        if self.raises_in == "query":
+            raise ValueError("no query")
         store: Any = object()
         return StoreQuery(StoreCommand(store, ("reserve", server.name)), 0) if self.in_store else None
 
     def confirm(self, server: Server, query: StoreQuery | None) -> Server | None:
         assert self.web is not None
+        if self.raises_in == "confirm":
+            raise ValueError("not confirmed")
         self.confirmed.append((server.name, query))
         return self.web[self.owner] if self.owner else None
 
@@ -127,3 +133,32 @@ def test_all_reservations_are_cancelled():
     request.reserve()
     cancel_reservations(request.state)
     assert [each.cancelled for each in reservations] == [[request.state], [request.state]]
+
+
+def resolve(reserve: Callable[[], Step]) -> None:
+    """Reserve, with the replies of stores."""
+    step = reserve()
+    assert isinstance(step, NeedStores)
+    step.then()
+
+
+@pytest.mark.parametrize("in_store", [False, True], ids=["in memory", "in a store"])
+@pytest.mark.parametrize("raises_in", ["query", "confirm"])
+def test_slot_is_released_if_a_reservation_raises(raises_in: str, in_store: bool):
+    request = ReservingRequest([FakeReservation("s1", in_store), FakeReservation("s1", in_store, raises_in)])
+    with pytest.raises(ValueError):
+        resolve(request.reserve)
+    assert request.in_flight == [0, 0]
+
+
+@pytest.mark.parametrize("in_store", [False, True], ids=["in memory", "in a store"])
+@pytest.mark.parametrize("owner", ["s1", "s2"], ids=["it has the key", "another server has the key"])
+def test_slot_is_released_once_if_the_next_step_raises(owner: str, in_store: bool):
+    request = ReservingRequest([FakeReservation(owner, in_store)])
+
+    def no_step(*_: object) -> Step:
+        raise ValueError("no step")
+
+    with pytest.raises(ValueError):
+        resolve(lambda: reserve(request.state, request.web["s1"], no_step, no_step))
+    assert request.in_flight == [0, 0]
