@@ -5,52 +5,45 @@ Also `wait`, by which the core waits for a backend's events on an event loop.
 
 from __future__ import annotations
 
-import inspect
-import logging
-import os
-import ssl
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
-from urllib.parse import unquote
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import anyio.to_thread
-from anyio.streams.tls import TLSStream
 
+from sticky_asgi.background.probes import Network, call_probe, check_app
 from sticky_asgi.background.task import BackgroundTask
 from sticky_asgi.interruptible import InterruptibleApp
-from sticky_asgi.messages import ASGIApp, Message, Scope, waker
+from sticky_asgi.messages import ASGIApp, scheduler, waker
 from sticky_core.backend.backend import Backend
 from sticky_core.backend.event_loop import EventLoop, Subscribe
-from sticky_core.errors import ServerFailure
-from sticky_core.health.agent import AgentReply
-from sticky_core.health.check import CheckResult, CheckStatus, probe_result
-from sticky_core.health.expect import MAX_BODY
+from sticky_core.health.agent import AgentCheck, AgentReply
+from sticky_core.health.check import CheckResult
 from sticky_core.health.runtime import CheckRuntime
-from sticky_core.http.tls import TLS
 from sticky_core.runtime.apps import Apps
 from sticky_core.server.server import Server
-from sticky_core.upstream.probe import AgentProbe, HttpProbe, NetworkProbe, result_from_exception, result_from_failure
+from sticky_core.upstream.probe import AgentProbe, NetworkProbe, ProbeFactory, checks_of
 
-_log = logging.getLogger("sticky_sessions")
-
-_READ = 65536
 #: how long after the start on an event loop the first checks begin, in seconds
 _START_DELAY = 0.05
+
+#: checks a server once, and records the result
+_CheckOnce = Callable[[], Awaitable[None]]
 
 
 class Checks(BackgroundTask):
     """The checks of one backend, on the event loop that owns them."""
 
+    _loop: asyncio.AbstractEventLoop | None  # None: an event loop of another library
+    _network: Network | None
+
     def __init__(self, backend: Backend, apps: Apps[ASGIApp]) -> None:
         super().__init__()
         self._backend = backend
         self._apps = apps
-        self._contexts: dict[Server, ssl.SSLContext] = {}
 
     @property
     def has_owner(self) -> bool:
@@ -72,6 +65,9 @@ class Checks(BackgroundTask):
     async def _run_forever(self) -> None:
         # An event loop that runs for one request ends before any check begins, which would have to be cancelled.
         await anyio.sleep(_START_DELAY)
+        native: object = anyio.lowlevel.current_token().native_token
+        self._loop = native if isinstance(native, asyncio.AbstractEventLoop) else None
+        self._network = Network(self._loop)
         async with anyio.create_task_group() as group:
             while True:
                 self._changed = anyio.Event()
@@ -87,243 +83,133 @@ class Checks(BackgroundTask):
 
     def remove(self, server: Server) -> None:
         """Forget a server that was removed."""
-        self._contexts.pop(server, None)
+        if self._network is not None:
+            self._network.remove(server)
 
     def _update_tasks(self, group: anyio.abc.TaskGroup) -> None:
         """Let one task run for each check of a server, and no others."""
         wanted = {
-            checking: (server, check)
-            for server in self._backend.servers
-            for checking, check in ((server.checking, self._check), (server.agent, self._check_agent))
-            if checking is not None
+            checking: (server, agent) for server in self._backend.servers for checking, agent in checks_of(server)
         }
         for checking in [each for each in self._tasks if each not in wanted]:
             self._tasks.pop(checking).cancel()
-        for checking, (server, check) in wanted.items():
+        for checking, (server, agent) in wanted.items():
             if checking not in self._tasks:
                 self._tasks[checking] = scope = anyio.CancelScope()
-                group.start_soon(self._check_forever, server, checking, check, scope)
+                check_once = self._agent_query(server, checking, agent) if agent else self._check(server, checking)
+                group.start_soon(self._check_forever, server, checking, check_once, scope)
 
     def _reset(self) -> None:
         super()._reset()
         self._tasks: dict[CheckRuntime, anyio.CancelScope] = {}
+        self._loop = self._network = None
 
     async def _check_forever(
-        self, server: Server, checking: CheckRuntime, check: Callable[..., Any], scope: anyio.CancelScope
+        self, server: Server, checking: CheckRuntime, check_once: _CheckOnce, scope: anyio.CancelScope
     ) -> None:
+        sleeper = _AsyncioSleeper(self._loop) if self._loop is not None else _Sleeper()
+        now = self._backend.clock.monotonic
         with scope:
-            now = self._backend.clock.monotonic
             while True:
-                woken = anyio.Event()
-                checking.wake = waker(woken)
+                checking.wake = sleeper.wake
                 if server.is_unresolved or (server.in_maint and checking is server.checking):
-                    await woken.wait()
+                    await sleeper.sleep(None)
                 elif (delay := checking.delay(now())) > 0.001:
-                    with anyio.move_on_after(delay):
-                        await woken.wait()
+                    await sleeper.sleep(delay)
                 else:
                     checking.wake = None
-                    await anyio.lowlevel.checkpoint()
-                    await check(server, checking)
+                    await check_once()
                     self._backend.monitor.run_due_timers()
 
-    async def _check(self, server: Server, checking: CheckRuntime) -> None:
-        started = anyio.current_time()
-        check = checking.check
-        if check.probe is not None:
-            result = await self._call_probe(check.probe, server, checking)
-        elif server.config.is_url:
-            result = await self._exchange(HttpProbe(server, checking), server, checking)
-        else:
+    def _check(self, server: Server, checking: CheckRuntime) -> _CheckOnce:
+        """Return the function that checks a server once."""
+        probe = self._probe_of(server, checking)
+
+        async def check_once() -> None:
+            started = anyio.current_time()
+            result = await probe()
+            result = replace(result, duration=anyio.current_time() - started)
+            self._backend.monitor.record_check(server, result, checking)
+
+        return check_once
+
+    def _probe_of(self, server: Server, checking: CheckRuntime) -> Callable[[], Awaitable[CheckResult]]:
+        function = checking.check.probe
+        if function is None and server.config.is_url:
+            factory = ProbeFactory(server, checking)
+            return lambda: self._exchange(factory.make(), server, checking)
+
+        async def probe_in_process() -> CheckResult:
+            await anyio.lowlevel.checkpoint()  # what is called may never wait
+            if function is not None:
+                return await call_probe(function, server, checking)
             app = self._apps[server]
-            result = await self._check_app(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
-        self._backend.monitor.record_check(server, replace(result, duration=anyio.current_time() - started), checking)
+            return await check_app(app.app if isinstance(app, InterruptibleApp) else app, server, checking)
 
-    async def _check_agent(self, server: Server, agent: CheckRuntime) -> None:
-        started = anyio.current_time()
-        probe = AgentProbe(server)
-        result = await self._exchange(probe, server, agent)
-        result = replace(result, duration=anyio.current_time() - started)
-        reply = probe.reply
-        self._backend.monitor.on_agent_reply(
-            server, AgentReply(result) if reply is None else replace(reply, result=result), agent
-        )
+        return probe_in_process
 
-    async def _call_probe(self, probe: Callable[[Any], Any], server: Server, checking: CheckRuntime) -> CheckResult:
-        """Call a user's probe."""
-        with anyio.move_on_after(checking.timeout):
-            try:
-                if inspect.iscoroutinefunction(probe) or inspect.iscoroutinefunction(type(probe).__call__):
-                    returned = await probe(server)
-                else:
-                    returned = await anyio.to_thread.run_sync(probe, server, abandon_on_cancel=True)
-                return probe_result(returned)
-            except ServerFailure as error:
-                return result_from_failure(error.failure)
-            except Exception as error:
-                return CheckResult(CheckStatus.L7RSP, info=f"{type(error).__name__}: {error}")
-        return CheckResult(CheckStatus.L7TOUT)
+    def _agent_query(self, server: Server, checking: CheckRuntime, agent: AgentCheck) -> _CheckOnce:
+        """Return the function that queries the agent of a server once."""
+        factory = ProbeFactory(server, checking, agent)
 
-    async def _exchange(self, probe: NetworkProbe, server: Server, checking: CheckRuntime) -> CheckResult:
-        """Connect to the server, send what `probe` sends, and feed it what arrives."""
-        started = anyio.current_time()
+        async def query_once() -> None:
+            started = anyio.current_time()
+            probe = factory.make()
+            assert isinstance(probe, AgentProbe)
+            result = await self._exchange(probe, server, checking)
+            result = replace(result, duration=anyio.current_time() - started)
+            reply = AgentReply(result) if probe.reply is None else replace(probe.reply, result=result)
+            self._backend.monitor.on_agent_reply(server, reply, checking)
+
+        return query_once
+
+    def _exchange(self, probe: NetworkProbe, server: Server, checking: CheckRuntime) -> Awaitable[CheckResult]:
+        assert self._network is not None
         connect, rest = checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
-        try:
-            with anyio.fail_after(connect):
-                stream = await self._connect(probe, server)
-        except TimeoutError:
-            return CheckResult(CheckStatus.L4TOUT)
-        except (ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            return CheckResult(CheckStatus.L6RSP, info=str(error))
-        except OSError as error:
-            return CheckResult(CheckStatus.L4CON, info=_error_text(error))
-        try:
-            result = probe.on_connected()
-            left = max(0.0, started + connect - anyio.current_time()) if rest is None else rest
-            with anyio.fail_after(left):
-                if result is None and probe.request:
-                    await stream.send(probe.request)
-                while result is None:
-                    try:
-                        data = await stream.receive(_READ)
-                    except (anyio.EndOfStream, anyio.BrokenResourceError, OSError):
-                        data = b""
-                    result = probe.feed(data)
-        except TimeoutError:
-            return CheckResult(CheckStatus.L7TOUT)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            return CheckResult(CheckStatus.SOCKERR, info=str(error))
-        finally:
-            await anyio.aclose_forcefully(stream)
-        return result
-
-    async def _connect(self, probe: NetworkProbe, server: Server) -> anyio.abc.ByteStream:
-        stream: anyio.abc.ByteStream
-        if probe.socket is not None:
-            stream = await anyio.connect_unix(probe.socket)
-        else:
-            stream = await anyio.connect_tcp(probe.host, probe.port)
-        if probe.tls:
-            tls = server.config.tls
-            try:
-                stream = await TLSStream.wrap(
-                    stream,
-                    hostname=(tls.sni if tls is not None else None) or probe.host,
-                    ssl_context=self._context(server),
-                    standard_compatible=False,
-                )
-            except BaseException:
-                await anyio.aclose_forcefully(stream)
-                raise
-        return stream
-
-    def _context(self, server: Server) -> ssl.SSLContext:
-        context = self._contexts.get(server)
-        if context is None:
-            context = self._contexts[server] = (server.config.tls or TLS()).context()
-        return context
-
-    async def _check_app(self, app: ASGIApp | None, server: Server, checking: CheckRuntime) -> CheckResult:
-        """Check an app in this process by a request."""
-        path = checking.check.path
-        if app is None:
-            return CheckResult(CheckStatus.L4CON, info="not started")
-        if path is None:
-            return CheckResult(CheckStatus.L4OK)
-        response = _RecordedResponse()
-        time_limit = anyio.move_on_after(checking.timeout)
-        try:
-            with time_limit:
-                await app(_scope(checking, path, server), response.make_receive(checking.check.payload), response.send)
-        except ServerFailure as error:
-            return result_from_failure(error.failure)
-        except _BodyLimitReached:
-            pass
-        except Exception as error:
-            if not response.finished:
-                return result_from_exception(error)
-        if time_limit.cancelled_caught and (not response.status or checking.expect.needs_body):
-            return CheckResult(CheckStatus.L7TOUT)
-        if not response.status:
-            return CheckResult(CheckStatus.L7RSP, info="no response")
-        return checking.judge(response.status, response.headers, response.body)
+        return self._network.exchange(probe, server, connect, rest)
 
 
-class _BodyLimitReached(Exception):
-    """The response's body is as long as the part that a check reads: the app need not send more."""
-
-
-class _RecordedResponse:
-    """The response of an app to a check."""
+class _Sleeper:
+    """Lets one task sleep, until it is woken from any thread."""
 
     def __init__(self) -> None:
-        self.status = 0
-        self.headers: list[tuple[str, str]] = []
-        self.body = b""
-        self.finished = False
+        self._schedule = scheduler()
+        self._woken = anyio.Event()
 
-    def make_receive(self, body: bytes) -> Callable[[], Any]:
-        """Make the `receive` of a request with `body`."""
-        received = False
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # the event loop has ended
+            self._schedule(lambda: self._woken.set())
 
-        async def receive() -> Message:
-            nonlocal received
-            if not received:
-                received = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            while not self.finished:
-                await anyio.sleep_forever()
-            return {"type": "http.disconnect"}
-
-        return receive
-
-    async def send(self, message: Message) -> None:
-        await anyio.lowlevel.checkpoint()
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            pairs = message.get("headers") or ()
-            self.headers = [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in pairs]
-        elif message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
-            if not message.get("more_body", False):
-                self.finished = True
-            elif len(self.body) >= MAX_BODY:
-                self.finished = True
-                raise _BodyLimitReached
+    async def sleep(self, seconds: float | None) -> None:
+        """Sleep until `wake` is called, for at most `seconds`; None: no limit."""
+        self._woken = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._woken.wait()
 
 
-def _scope(checking: CheckRuntime, target: str, server: Server) -> Scope:
-    check = checking.check
-    path, _, query = target.partition("?")
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in check.header_list]
-    if not any(name == b"host" for name, _ in headers):
-        headers.insert(0, (b"host", server.name.encode()))
-    if check.payload:
-        headers.append((b"content-length", b"%d" % len(check.payload)))
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": check.http_method,
-        "scheme": "http",
-        "path": unquote(path),
-        "raw_path": path.encode("latin-1"),
-        "root_path": "",
-        "query_string": query.encode("latin-1"),
-        "headers": headers,
-        "client": None,
-        "server": None,
-        "extensions": {},
-    }
+class _AsyncioSleeper:
+    """The same on asyncio, with a future and a timer: a cancel scope would cost ten times as much."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._woken: asyncio.Future[None] | None = None
 
-def _error_text(error: OSError) -> str:
-    """Return why a connection failed. anyio tries several addresses; its own error reports only that all failed."""
-    cause: BaseException | None = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
-    known = cause if isinstance(cause, OSError) else error
-    return os.strerror(known.errno) if known.errno else str(known)
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def sleep(self, seconds: float | None) -> None:
+        self._woken = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._end) if seconds is not None else None
+        try:
+            await self._woken
+        finally:
+            if timer is not None:
+                timer.cancel()
 
 
 async def wait(subscribe: Subscribe, at_most: float | None) -> None:

@@ -128,6 +128,10 @@ class Expect:
     def needs_body(self) -> bool:
         return isinstance(self.rule, Text | TextRegex)
 
+    @property
+    def needs_headers(self) -> bool:
+        return isinstance(self.rule, HeaderField)
+
     def judge(self, status: int, headers: Headers, body: bytes) -> StatusName:
         """Return the status of the check for a response. `body`: what has been read of its body. If that is empty,
         every rule about the body fails, negated ones too.

@@ -4,12 +4,18 @@ what they receive.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Literal
+
 from sticky_core.errors import Failure
-from sticky_core.health.agent import MAX_LINE, AgentReply, parse_reply
-from sticky_core.health.check import CheckResult, CheckStatus
-from sticky_core.health.expect import MAX_BODY
+from sticky_core.health.agent import MAX_LINE, AgentCheck, AgentReply, parse_reply
+from sticky_core.health.check import Check, CheckResult, CheckStatus
+from sticky_core.health.expect import MAX_BODY, Headers
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.http1 import BadResponse, ResponseParser
+from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 
@@ -33,49 +39,106 @@ def result_from_exception(error: BaseException) -> CheckResult:
     return CheckResult(CheckStatus.L7STS, 500, f"{type(error).__name__}: {error}")
 
 
-def check_location(server: Server) -> Location:
-    """Return where a check of `server` connects to. The server is a URL, or a template with an address that is not
-    resolved yet.
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeTarget:
+    """Where a check of a server connects to, and what it sends. Made once for each configuration of the server: parsing
+    its URL for every probe would cost as much as a connection.
     """
-    url = server.config.target or server.config.template
+
+    config: ServerConfig  #: the configuration that it was made for
+    host: str
+    port: int
+    socket: str | None  #: the path of a UNIX socket, used instead of host and port
+    ip_version: Literal[4, 6] | None  #: of `host` if that is an address; None: it is a name to resolve
+    tls: bool
+    method: str
+    request: bytes  #: empty: an established connection is enough
+
+    @classmethod
+    def of_check(cls, config: ServerConfig, check: Check) -> ProbeTarget:
+        location = _location(config)
+        request = b"" if check.path is None else _request(config, check, location)
+        # TLS also at a `port` of the check, where HAProxy too uses the server's setting
+        tls = location.scheme == "https"
+        port, version = check.port or location.port, _ip_version(location.host)
+        return cls(config, location.host, port, location.socket, version, tls, check.http_method, request)
+
+    @classmethod
+    def of_agent(cls, config: ServerConfig, agent: AgentCheck) -> ProbeTarget:
+        host = _location(config).host
+        return cls(config, host, agent.port, None, _ip_version(host), False, "", agent.send.encode())
+
+
+def _location(config: ServerConfig) -> Location:
+    """Return where a server listens. It is a URL, or a template with an address that is not resolved yet."""
+    url = config.target or config.template
     assert isinstance(url, str)
     return Location.parse(url)
+
+
+def _ip_version(host: str) -> Literal[4, 6] | None:
+    try:
+        return ip_address(host).version if "%" not in host else None  # the index of a scope has to be looked up
+    except ValueError:
+        return None
+
+
+def _request(config: ServerConfig, check: Check, location: Location) -> bytes:
+    lines = [f"{check.http_method} {location.base_path}{check.path} HTTP/1.1"]
+    if not any(name.lower() == "host" for name, _ in check.header_list):
+        lines.append(f"host: {Location.parse(config.host_url).authority}")
+    lines += [f"{name}: {value}" for name, value in check.header_list]
+    if check.payload:
+        lines.append(f"content-length: {len(check.payload)}")
+    lines += ["connection: close", "", ""]
+    return "\r\n".join(lines).encode("latin-1") + check.payload
+
+
+def checks_of(server: Server) -> Iterator[tuple[CheckRuntime, AgentCheck | None]]:
+    """Yield the running checks of a server: its check with None, and that of its agent with the agent's options."""
+    if server.checking is not None:
+        yield server.checking, None
+    agent, options = server.agent, server.config.agent_check
+    if agent is not None and options is not None:  # another thread may have removed one of the two just now
+        yield agent, options
+
+
+class ProbeFactory:
+    """Makes the probes of a server that is a URL: of its check, or of its agent if `agent` has the agent's options."""
+
+    def __init__(self, server: Server, checking: CheckRuntime, agent: AgentCheck | None = None) -> None:
+        self._server = server
+        self._checking = checking
+        self._agent = agent
+        self._target: ProbeTarget | None = None
+
+    def make(self) -> NetworkProbe:
+        """Return a probe of the server at its present address."""
+        config, target, agent = self._server.config, self._target, self._agent
+        if target is None or target.config is not config:
+            if agent is not None:
+                target = ProbeTarget.of_agent(config, agent)
+            else:
+                target = ProbeTarget.of_check(config, self._checking.check)
+            self._target = target
+        return AgentProbe(target) if agent is not None else HttpProbe(target, self._checking)
 
 
 class HttpProbe:
     """One check over a connection: an HTTP request, or only the connection if the check has no path."""
 
-    def __init__(self, server: Server, checking: CheckRuntime) -> None:
-        location = check_location(server)
-        check = checking.check
-        self.host, self.port, self.socket = location.host, check.port or location.port, location.socket
-        # also at a `port` of the check, where HAProxy too uses the server's setting
-        self.tls = location.scheme == "https"
+    def __init__(self, target: ProbeTarget, checking: CheckRuntime) -> None:
+        self.target = target
         self._checking = checking
-        self._authority = Location.parse(server.config.host_url).authority
-        #: the request to send; empty: an established connection is enough
-        self.request = b"" if check.path is None else self._build_request(location)
         self._parser: ResponseParser | None = None
         self._body = b""
 
-    def _build_request(self, location: Location) -> bytes:
-        check = self._checking.check
-        assert check.path is not None
-        lines = [f"{check.http_method} {location.base_path}{check.path} HTTP/1.1"]
-        if not any(name.lower() == "host" for name, _ in check.header_list):
-            lines.append(f"host: {self._authority}")
-        lines += [f"{name}: {value}" for name, value in check.header_list]
-        if check.payload:
-            lines.append(f"content-length: {len(check.payload)}")
-        lines += ["connection: close", "", ""]
-        return "\r\n".join(lines).encode("latin-1") + check.payload
-
     def on_connected(self) -> CheckResult | None:
         """Called when the connection is established. Return the result, or None if a request has to be sent."""
-        if not self.request:
+        if not self.target.request:
             return CheckResult(CheckStatus.L4OK)
         self._parser = ResponseParser()
-        self._parser.begin_response(self._checking.check.http_method)
+        self._parser.begin_response(self.target.method)
         return None
 
     def feed(self, data: bytes) -> CheckResult | None:
@@ -99,8 +162,11 @@ class HttpProbe:
         if not parser.status:
             return None
         self._body += parser.take_body()
-        if ended or not self._checking.expect.needs_body or len(self._body) >= MAX_BODY:
-            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in parser.headers]
+        expect = self._checking.expect
+        if ended or not expect.needs_body or len(self._body) >= MAX_BODY:
+            headers: Headers = ()
+            if expect.needs_headers:
+                headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in parser.headers]
             return self._checking.judge(parser.status, headers, self._body)
         return None
 
@@ -108,14 +174,8 @@ class HttpProbe:
 class AgentProbe:
     """One query of an agent."""
 
-    tls = False
-    socket: str | None = None
-
-    def __init__(self, server: Server) -> None:
-        config = server.config.agent_check
-        assert config is not None
-        self.host, self.port = check_location(server).host, config.port
-        self.request = config.send.encode()
+    def __init__(self, target: ProbeTarget) -> None:
+        self.target = target
         self._line = b""
         self.reply: AgentReply | None = None
 

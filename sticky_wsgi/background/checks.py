@@ -1,55 +1,87 @@
-"""Run the health checks of a backend in threads: one that schedules them, and one for each probe while it lasts."""
+"""Run the health checks of a backend in threads: one that schedules them, and others that probe, one probe at a time
+each. A thread that has probed takes the next probe that is due, and ends when there is none for a while.
+"""
 
 from __future__ import annotations
 
 import atexit
-import inspect
-import io
 import logging
-import socket
-import ssl
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any
-from urllib.parse import unquote
+from math import inf
 
 from sticky_core.backend.backend import Backend
-from sticky_core.errors import ServerFailure
-from sticky_core.health.agent import AgentReply
-from sticky_core.health.check import CheckResult, CheckStatus, probe_result
-from sticky_core.health.expect import MAX_BODY
+from sticky_core.health.agent import AgentCheck, AgentReply
+from sticky_core.health.check import CheckResult, CheckStatus
 from sticky_core.health.runtime import CheckRuntime
-from sticky_core.http.tls import TLS
 from sticky_core.runtime.apps import Apps
 from sticky_core.server.server import Server
-from sticky_core.upstream.probe import AgentProbe, HttpProbe, NetworkProbe, result_from_exception, result_from_failure
+from sticky_core.upstream.probe import AgentProbe, ProbeFactory, checks_of
+from sticky_wsgi.background.probes import Network, call_probe, check_app
 from sticky_wsgi.interruptible import InterruptibleApp
-from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
+from sticky_wsgi.messages import WSGIApp
 
 _log = logging.getLogger("sticky_sessions")
 
-_READ = 65536
 #: seconds until a server in maintenance is looked at again, and how much longer than its timeouts a probe may take
 PAUSE = 1.0
+#: seconds after which a thread without a probe ends
+_IDLE = 10.0
 
 
 class ScheduledCheck:
     """One check of one server, and whether a probe of it is running."""
 
-    def __init__(self, server: Server, checking: CheckRuntime) -> None:
+    def __init__(self, server: Server, checking: CheckRuntime, agent: AgentCheck | None) -> None:
         self.server = server
         self.checking = checking
-        self.is_agent = checking is server.agent
+        self.is_agent = agent is not None
+        self.factory = ProbeFactory(server, checking, agent)
+        self.entry = 0  #: the number of its valid entry in the schedule
         self.running = False  #: whether a thread probes
         self.cancelled = False  #: whether the server has this check no more
         self.started = 0.0  #: when the latest probe was started
         self.timed_out = False  #: whether the running probe has taken too long, and was recorded as a timeout
+
+
+class _Schedule:
+    """When to look at each check next, as a heap. Due times are those of the system's clock: a backend's clock that is
+    moved by hand passes no seconds.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, ScheduledCheck]] = []  # with outdated entries, which `pop_due` skips
+        self._numbers = count(1)
+
+    @property
+    def next(self) -> float:
+        """The earliest due time; infinity if there is none."""
+        return self._heap[0][0] if self._heap else inf
+
+    def put(self, each: ScheduledCheck, due: float) -> None:
+        """Look at a check when `due`, and not when it was due before."""
+        each.entry = next(self._numbers)
+        heappush(self._heap, (due, each.entry, each))
+
+    def pop_due(self, now: float) -> Iterator[ScheduledCheck]:
+        """Yield the checks that are due."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            _, number, each = heappop(heap)
+            if number == each.entry and not each.cancelled:
+                yield each
+
+    def compact(self, most: int) -> None:
+        """Drop the outdated entries if there are more than `most` entries."""
+        if len(self._heap) > most:
+            self._heap = [entry for entry in self._heap if entry[1] == entry[2].entry and not entry[2].cancelled]
+            heapify(self._heap)
 
 
 class Checks:
@@ -58,13 +90,21 @@ class Checks:
     def __init__(self, backend: Backend, apps: Apps[WSGIApp]) -> None:
         self._backend = backend
         self._apps = apps
-        self._contexts: dict[Server, ssl.SSLContext] = {}
+        self._network = Network()
+        self._reset()
+
+    def _reset(self) -> None:
         self._thread: threading.Thread | None = None
-        self._condition = threading.Condition()  # guards what follows; notified when there is something to do
+        self._lock = threading.Lock()  # guards what follows
+        self._changed = threading.Condition(self._lock)  # notified when a check is due before `_wakes_at`
         self._stopped = False
-        self._woken: set[ScheduledCheck] = set()
+        self._schedule = _Schedule()
+        self._wakes_at = 0.0  # until when the scheduling thread sleeps
         self._checks: dict[CheckRuntime, ScheduledCheck] = {}
         self._is_stale = False  # whether `_checks` may not be the backend's checks any more
+        self._due: deque[ScheduledCheck] = deque()  # to be probed now
+        self._has_due = threading.Condition(self._lock)  # notified when one is added
+        self._idle: set[threading.Thread] = set()  # threads that wait for it
 
     @property
     def has_owner(self) -> bool:
@@ -75,7 +115,7 @@ class Checks:
         """Start to check, unless another owner does."""
         if not self._backend.checked or not self._backend.acquire_checks(self):
             return
-        with self._condition:
+        with self._lock:
             if self._thread is not None:
                 return
             self._stopped = False
@@ -86,103 +126,102 @@ class Checks:
         _running.add(self)
 
     def stop(self) -> None:
-        """End the scheduling thread, and wait until it has ended."""
-        with self._condition:
-            thread, self._thread = self._thread, None
+        """End the threads, and wait until those have ended that do not probe at the moment."""
+        with self._lock:
+            threads, self._thread = [*self._idle, self._thread], None
             self._stopped = True
-            self._condition.notify_all()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            self._changed.notify_all()
+            self._has_due.notify_all()
+        for thread in threads:
+            if thread is not None and thread is not threading.current_thread():
+                thread.join()
         self._backend.release_checks(self)
 
     def update(self) -> None:
         """Start and cancel checks as the backend's servers now need it."""
-        with self._condition:
+        with self._lock:
             self._is_stale = True
-            self._condition.notify_all()
+            self._changed.notify()
 
     def remove(self, server: Server) -> None:
         """Forget a server that was removed."""
-        self._contexts.pop(server, None)
+        self._network.remove(server)
 
     def after_fork(self) -> None:
         """Forget the parent process's threads in a forked child, which has none of them."""
-        self._thread = None
-        self._condition = threading.Condition()
-        self._woken = set()
+        self._reset()
+
+    # The thread that schedules
+
+    def _run(self) -> None:
+        """Let probes begin when they are due. This thread never waits for one."""
+        while True:
+            with self._lock:
+                self._wakes_at = min(self._schedule.next, time.monotonic() + PAUSE)
+                left = self._wakes_at - time.monotonic()
+                if left > 0 and not self._stopped and not self._is_stale:
+                    self._changed.wait(left)
+                if self._stopped:
+                    break
+                self._wakes_at = 0.0
+                is_stale, self._is_stale = self._is_stale, False
+            if is_stale:
+                self._update_checks()
+            with self._lock:
+                due = list(self._schedule.pop_due(time.monotonic()))
+                overdue = [each for each in due if self._probe_if_due(each)]
+            for each in overdue:
+                self._record(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.started))
+            self._backend.monitor.run_due_timers()
+        for each in self._checks.values():
+            each.cancelled = True
+            each.checking.wake = None
         self._checks = {}
 
-    def _update_checks(self) -> list[ScheduledCheck]:
-        """Cancel the checks that no server has any more; return the new ones."""
+    def _update_checks(self) -> None:
+        """Cancel the checks that no server has any more, and begin the new ones."""
         wanted = {
-            checking: server
-            for server in self._backend.servers
-            for checking in (server.checking, server.agent)
-            if checking is not None
+            checking: (server, agent) for server in self._backend.servers for checking, agent in checks_of(server)
         }
         for checking in [each for each in self._checks if each not in wanted]:
             self._checks.pop(checking).cancelled = True
             checking.wake = None
-        new = [ScheduledCheck(server, checking) for checking, server in wanted.items() if checking not in self._checks]
-        for each in new:
-            self._checks[each.checking] = each
-            each.checking.wake = self._waker(each)
-        return new
+        for checking, (server, agent) in wanted.items():
+            if checking not in self._checks:
+                self._checks[checking] = each = ScheduledCheck(server, checking, agent)
+                checking.wake = self._waker(each)
+                with self._lock:
+                    self._schedule.put(each, 0.0)
 
-    def _run(self) -> None:
-        """Start probes when they are due. This thread never waits for one."""
-        backend, now = self._backend, self._backend.clock.monotonic
-        numbers = count()
-        # Due times are those of the system's clock: a backend's clock that is moved by hand passes no seconds.
-        schedule: list[tuple[float, int, ScheduledCheck]] = []
-        while True:
-            with self._condition:
-                left = schedule[0][0] - time.monotonic() if schedule else PAUSE
-                if left > 0 and not self._woken and not self._stopped and not self._is_stale:
-                    self._condition.wait(left)
-                if self._stopped:
-                    break
-                woken, self._woken = self._woken, set()
-                is_stale, self._is_stale = self._is_stale, False
-            for each in (*woken, *(self._update_checks() if is_stale else ())):
-                heappush(schedule, (0.0, next(numbers), each))
-            seen: set[ScheduledCheck] = set()
-            while schedule and schedule[0][0] <= time.monotonic():
-                each = heappop(schedule)[2]
-                if each in seen or each.cancelled:
-                    continue
-                seen.add(each)
-                wait = self._probe_if_due(each, now())
-                heappush(schedule, (time.monotonic() + wait, next(numbers), each))
-            schedule = _without_duplicates(schedule)
-            backend.monitor.run_due_timers()
-        for checking in self._checks:
-            checking.wake = None
-        self._checks = {}
-
-    def _probe_if_due(self, each: ScheduledCheck, now: float) -> float:
-        """Start a probe if it is due, or record that the running one takes too long. Return after how many seconds to
-        look again.
+    def _probe_if_due(self, each: ScheduledCheck) -> bool:
+        """Let a probe begin if it is due, and set when to look at the check again. Under the lock. Return whether the
+        running probe takes too long, and has to be recorded as a timeout.
         """
         server, checking = each.server, each.checking
+        now, is_overdue = time.monotonic(), False
+        delay = checking.delay(self._backend.clock.monotonic())
         if each.running:
-            overtime = time.monotonic() - each.started - self._timeout(each)
-            if overtime < 0:
-                return -overtime
-            if not each.timed_out:
+            left = each.started + self._timeout(each) - now
+            if left <= 0:
+                is_overdue = not each.timed_out
                 each.timed_out = True
-                self._record(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.started))
-            return max(checking.delay(now), 0.05)
-        if server.is_unresolved or (server.in_maint and checking is server.checking):
-            return PAUSE
-        delay = checking.delay(now)
-        if delay > 0.001:
-            return delay
-        if each.timed_out:
-            each.timed_out = False
-        each.running, each.started = True, time.monotonic()
-        threading.Thread(target=self._check, args=(each,), name=f"check of {server.name}", daemon=True).start()
-        return self._timeout(each)
+                left = max(delay, 0.05)
+            self._schedule.put(each, now + left)
+        elif server.is_unresolved or (server.in_maint and not each.is_agent):
+            self._schedule.put(each, now + PAUSE)
+        elif delay > 0.001:
+            self._schedule.put(each, now + delay)
+        else:
+            each.running, each.timed_out, each.started = True, False, now
+            self._schedule.put(each, now + self._timeout(each))
+            self._due.append(each)
+            if len(self._due) <= len(self._idle):
+                self._has_due.notify()
+            else:
+                name = f"check of {self._backend.name}"
+                threading.Thread(target=self._probe_forever, name=name, daemon=True).start()
+        self._schedule.compact(8 * len(self._checks) + 64)
+        return is_overdue
 
     def _timeout(self, each: ScheduledCheck) -> float:
         """Return how long a probe may take, in seconds; one over a socket ends by the socket's own timeouts."""
@@ -195,11 +234,62 @@ class Checks:
         """Make a callback that has the scheduling thread look at a check at once."""
 
         def wake() -> None:
-            with self._condition:
-                self._woken.add(each)
-                self._condition.notify_all()
+            with self._lock:
+                self._look_again(each, 0.0)
 
         return wake
+
+    def _look_again(self, each: ScheduledCheck, due: float) -> None:
+        """Look at a check when `due`, and wake the scheduling thread if it would sleep longer. Under the lock."""
+        if not each.cancelled:
+            self._schedule.put(each, due)
+            if due < self._wakes_at:
+                self._changed.notify()
+
+    # The threads that probe
+
+    def _probe_forever(self) -> None:
+        thread = threading.current_thread()
+        while True:
+            with self._lock:
+                while not self._due or self._stopped:
+                    if self._stopped:
+                        return
+                    self._idle.add(thread)
+                    is_notified = self._has_due.wait(_IDLE)
+                    self._idle.discard(thread)
+                    if not is_notified and not self._due:
+                        return
+                each = self._due.popleft()
+            self._check(each)
+
+    def _check(self, each: ScheduledCheck) -> None:
+        """Probe once, and record the result unless the probe has timed out before."""
+        started = time.monotonic()
+        reply: AgentReply | None = None
+        try:
+            result, reply = self._probe(each)
+        except Exception as error:  # whatever it is: the next check must run
+            _log.exception("a check of server %s has raised an exception", each.server.name)
+            result = CheckResult(CheckStatus.SOCKERR, info=str(error))
+        if not each.timed_out and not self._stopped:
+            self._record(each, replace(result, duration=time.monotonic() - started), reply)
+            self._backend.monitor.run_due_timers()
+        with self._lock:
+            each.running = False
+            self._look_again(each, time.monotonic() + each.checking.delay(self._backend.clock.monotonic()))
+
+    def _probe(self, each: ScheduledCheck) -> tuple[CheckResult, AgentReply | None]:
+        server, checking = each.server, each.checking
+        if checking.check.probe is not None:
+            return call_probe(checking.check.probe, server), None
+        if not server.config.is_url:
+            app = self._apps[server]
+            return check_app(app.app if isinstance(app, InterruptibleApp) else app, server, checking), None
+        connect, rest = checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
+        probe = each.factory.make()
+        result = self._network.exchange(probe, server, connect, rest)
+        return result, probe.reply if isinstance(probe, AgentProbe) else None
 
     def _record(self, each: ScheduledCheck, result: CheckResult, reply: AgentReply | None = None) -> None:
         if each.is_agent:
@@ -207,187 +297,6 @@ class Checks:
             self._backend.monitor.on_agent_reply(each.server, reply, each.checking)
         else:
             self._backend.monitor.record_check(each.server, result, each.checking)
-
-    def _check(self, each: ScheduledCheck) -> None:
-        """Probe once, and record the result unless the probe has timed out before."""
-        started = time.monotonic()
-        reply: AgentReply | None = None
-        try:
-            if each.is_agent:
-                probe = AgentProbe(each.server)
-                result = self._exchange(probe, each)
-                reply = probe.reply
-            elif each.checking.check.probe is not None:
-                result = _call_probe(each.checking.check.probe, each.server)
-            elif each.server.config.is_url:
-                result = self._exchange(HttpProbe(each.server, each.checking), each)
-            else:
-                app = self._apps[each.server]
-                result = _check_app(app.app if isinstance(app, InterruptibleApp) else app, each)
-        except Exception as error:  # whatever it is: the next check must run
-            _log.exception("a check of server %s has raised an exception", each.server.name)
-            result = CheckResult(CheckStatus.SOCKERR, info=str(error))
-        if not each.timed_out and not self._stopped:
-            self._record(each, replace(result, duration=time.monotonic() - started), reply)
-        each.running = False
-        self._waker(each)()
-
-    def _exchange(self, probe: NetworkProbe, each: ScheduledCheck) -> CheckResult:
-        """Connect to the server, send what `probe` sends, and feed it what arrives."""
-        started = time.monotonic()
-        connect, rest = each.checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
-        stream: socket.socket | None = None
-        try:
-            try:
-                if probe.socket is not None:
-                    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                    stream.settimeout(connect)
-                    stream.connect(probe.socket)
-                else:
-                    stream = socket.create_connection((probe.host, probe.port), connect)
-                if probe.tls:
-                    stream.settimeout(max(0.001, started + connect - time.monotonic()))
-                    stream = self._wrap_tls(stream, probe, each.server)
-            except TimeoutError:
-                return CheckResult(CheckStatus.L4TOUT)
-            except ssl.SSLError as error:
-                return CheckResult(CheckStatus.L6RSP, info=str(error))
-            except OSError as error:
-                return CheckResult(CheckStatus.L4CON, info=error.strerror or str(error))
-            result = probe.on_connected()
-            end = started + connect if rest is None else time.monotonic() + rest
-            try:
-                if result is None and probe.request:
-                    stream.settimeout(max(0.001, end - time.monotonic()))
-                    stream.sendall(probe.request)
-                while result is None:
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        return CheckResult(CheckStatus.L7TOUT)
-                    stream.settimeout(left)
-                    result = probe.feed(_receive(stream))
-            except TimeoutError:
-                return CheckResult(CheckStatus.L7TOUT)
-            except OSError as error:
-                return CheckResult(CheckStatus.SOCKERR, info=error.strerror or str(error))
-            return result
-        finally:
-            if stream is not None:
-                stream.close()
-
-    def _wrap_tls(self, stream: socket.socket, probe: NetworkProbe, server: Server) -> ssl.SSLSocket:
-        tls = server.config.tls or TLS()
-        context = self._contexts.get(server)
-        if context is None:
-            context = self._contexts[server] = tls.context()
-        try:
-            return context.wrap_socket(stream, server_hostname=tls.sni or probe.host)
-        except BaseException:
-            stream.close()
-            raise
-
-
-def _without_duplicates(schedule: list[tuple[float, int, ScheduledCheck]]) -> list[tuple[float, int, ScheduledCheck]]:
-    """Return the schedule with each check once, when it is first due."""
-    seen: set[ScheduledCheck] = set()
-    kept: list[tuple[float, int, ScheduledCheck]] = []
-    for entry in sorted(schedule):
-        if entry[2] not in seen:
-            seen.add(entry[2])
-            kept.append(entry)
-    return kept
-
-
-def _receive(stream: socket.socket) -> bytes:
-    """Return what arrives next; nothing if the connection is closed or reset."""
-    try:
-        return stream.recv(_READ)
-    except TimeoutError:
-        raise
-    except OSError:
-        return b""
-
-
-def _call_probe(probe: Callable[[Any], Any], server: Server) -> CheckResult:
-    """Call a user's probe."""
-    try:
-        returned = probe(server)
-        if inspect.iscoroutine(returned):
-            returned.close()
-            return CheckResult(CheckStatus.L7RSP, info="the probe is a coroutine function, which WSGI can't await")
-        return probe_result(returned)
-    except ServerFailure as error:
-        return result_from_failure(error.failure)
-    except Exception as error:
-        return CheckResult(CheckStatus.L7RSP, info=f"{type(error).__name__}: {error}")
-
-
-def _check_app(app: WSGIApp | None, each: ScheduledCheck) -> CheckResult:
-    """Check an app in this process by a request."""
-    path = each.checking.check.path
-    if app is None:
-        return CheckResult(CheckStatus.L4CON, info="not started")
-    if path is None:
-        return CheckResult(CheckStatus.L4OK)
-    status = 0
-    response_headers: Headers = []
-    body = b""
-
-    def start_response(line: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Callable[[bytes], object]:
-        nonlocal status, response_headers
-        status, response_headers = int(line[:3]), [*headers]
-        return write
-
-    def write(data: bytes) -> None:
-        nonlocal body
-        body += data
-
-    try:
-        items = app(_environ(each, path), start_response)
-        try:
-            for item in items:
-                body += item
-                if len(body) >= MAX_BODY:
-                    break
-        finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
-    except ServerFailure as error:
-        return result_from_failure(error.failure)
-    except Exception as error:
-        return result_from_exception(error)
-    if not status:
-        return CheckResult(CheckStatus.L7RSP, info="no response")
-    return each.checking.judge(status, response_headers, body)
-
-
-def _environ(each: ScheduledCheck, target: str) -> Environ:
-    check = each.checking.check
-    path, _, query = target.partition("?")
-    environ: Environ = {
-        "REQUEST_METHOD": check.http_method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote(path, "latin-1"),
-        "QUERY_STRING": query,
-        "SERVER_NAME": each.server.name,
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": each.server.name,
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(check.payload),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-    }
-    if check.payload:
-        environ["CONTENT_LENGTH"] = str(len(check.payload))
-    for name, value in check.header_list:
-        key = name.upper().replace("-", "_")
-        environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"] = value
-    return environ
 
 
 _running: weakref.WeakSet[Checks] = weakref.WeakSet()

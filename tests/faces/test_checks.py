@@ -9,6 +9,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Coroutine, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,9 +19,11 @@ import pytest
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.health.check import Check, CheckResult
+from sticky_core.health.runtime import CheckRuntime
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
+from tests.counting import count_calls
 from tests.faces.running import DEADLINE, running, until
 
 if TYPE_CHECKING:
@@ -154,6 +158,79 @@ def test_without_a_lifespan_checks_start_with_the_first_request(face: Face, libr
         anyio.run(request_and_wait, backend=library)
         assert check_count(face, "s1") >= before and backend.checks_are_free
         face.apps["s1"].seen.clear()
+
+
+@pytest.fixture
+def origin() -> Iterator[int]:
+    """The port of a server, in a thread of its own, that responds 200 and closes the connection."""
+
+    class Origin(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Origin)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("face", ["asgi"], indirect=True)
+def test_check_makes_at_most_twice_the_calls_of_a_connection_and_a_request(face: Face, origin: int) -> None:
+    async def ask(times: int) -> None:
+        for _ in range(times):
+            reader, writer = await asyncio.open_connection("127.0.0.1", origin)
+            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            await reader.read()
+            writer.close()
+
+    async def check(times: int) -> None:
+        server = Server("s1", f"http://127.0.0.1:{origin}")
+        backend = face.backend(server, check=Check("/", inter=DEADLINE))
+        record, done = backend.monitor.record_check, asyncio.Event()
+        results: list[CheckResult] = []
+
+        def count(server: Server, result: CheckResult, checking: CheckRuntime | None = None) -> None:
+            results.append(result)
+            record(server, result, checking)
+            assert checking is not None
+            checking.expedite(backend.clock.monotonic() + 0.002)
+            if len(results) == times:
+                done.set()
+
+        backend.monitor.record_check = count  # type: ignore[method-assign]
+        dispatcher: Any = face.dispatcher(backend)
+        async with dispatcher.lifespan():
+            await done.wait()
+        assert {result.status.name for result in results} == {"L7OK"}
+
+    def calls(work: Callable[[int], Coroutine[Any, Any, None]], times: int) -> int:
+        with asyncio.Runner() as runner:
+            return count_calls(lambda: runner.run(work(times)))
+
+    calls(check, 1)  # imports what it needs
+    asked, checked = (calls(work, 60) - calls(work, 10) for work in (ask, check))
+    assert checked < 2 * asked
+
+
+@pytest.mark.parametrize("face", ["wsgi"], indirect=True)
+def test_thread_that_has_probed_takes_further_probes(face: Face) -> None:
+    threads: list[threading.Thread] = []
+
+    def probe(server: Server) -> bool:
+        threads.append(threading.current_thread())
+        return True
+
+    backend = face.backend(face.server("s1"), check=Check(probe=probe, **OFTEN))
+    with running(face, backend):
+        until(lambda: len(threads) > 20)
+    assert len(set(threads)) < 10
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_server_in_maintenance_is_not_checked(face: Face) -> None:

@@ -7,18 +7,28 @@ import pytest
 
 pytest.importorskip("httptools")
 
+from sticky_core.backend.backend import Backend
 from sticky_core.errors import Failure
 from sticky_core.health.agent import MAX_LINE, AgentCheck
 from sticky_core.health.check import Check, CheckResult, CheckStatus
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.server.server import Server
-from sticky_core.upstream.probe import AgentProbe, HttpProbe, result_from_exception, result_from_failure
+from sticky_core.upstream.probe import (
+    AgentProbe,
+    HttpProbe,
+    ProbeFactory,
+    checks_of,
+    result_from_exception,
+    result_from_failure,
+)
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
 def probe(check: Check, url: str = "http://10.0.0.1:8080/base", **options: Any) -> HttpProbe:
-    return HttpProbe(Server("s1", url, **options), CheckRuntime(check, random.Random(1)))
+    made = ProbeFactory(Server("s1", url, **options), CheckRuntime(check, random.Random(1))).make()
+    assert isinstance(made, HttpProbe)
+    return made
 
 
 def judge(check: Check, *received: bytes) -> CheckResult | None:
@@ -33,14 +43,14 @@ def judge(check: Check, *received: bytes) -> CheckResult | None:
 
 
 def test_a_request_asks_for_the_path_after_the_base_path():
-    assert probe(Check("/health")).request == (
+    assert probe(Check("/health")).target.request == (
         b"GET /base/health HTTP/1.1\r\nhost: 10.0.0.1:8080\r\nconnection: close\r\n\r\n"
     )
 
 
 def test_a_request_has_the_method_headers_and_body_of_the_check():
     check = Check("/h", method="post", headers={"Host": "shop.example", "X-Check": "1"}, body="ping")
-    assert probe(check, "http://10.0.0.1").request == (
+    assert probe(check, "http://10.0.0.1").target.request == (
         b"POST /h HTTP/1.1\r\nHost: shop.example\r\nX-Check: 1\r\ncontent-length: 4\r\nconnection: close\r\n\r\nping"
     )
 
@@ -57,8 +67,8 @@ def test_a_request_has_the_method_headers_and_body_of_the_check():
     ids=["http", "https", "a port of its own", "a port of its own, with TLS", "a UNIX socket"],
 )
 def test_a_check_connects_where_the_server_listens(url: str, options: dict[str, Any], expected: tuple[object, ...]):
-    http_probe = probe(Check("/", **options), url)
-    assert (http_probe.host, http_probe.port, http_probe.socket, http_probe.tls) == expected
+    target = probe(Check("/", **options), url).target
+    assert (target.host, target.port, target.socket, target.tls) == expected
 
 
 def test_without_a_path_an_established_connection_is_enough():
@@ -117,12 +127,17 @@ def test_an_exception_of_an_app_counts_as_500():
 
 
 def agent() -> AgentProbe:
-    return AgentProbe(Server("s1", "http://10.0.0.1", agent_check=AgentCheck(9000, send="state\n")))
+    options = AgentCheck(9000, send="state\n")
+    server = Server("s1", "http://10.0.0.1", agent_check=options)
+    made = ProbeFactory(server, CheckRuntime(Check(), random.Random(1)), options).make()
+    assert isinstance(made, AgentProbe)
+    return made
 
 
 def test_an_agent_is_queried_at_its_port_of_the_host():
     query = agent()
-    assert (query.host, query.port, query.request, query.on_connected()) == ("10.0.0.1", 9000, b"state\n", None)
+    target = query.target
+    assert (target.host, target.port, target.request, query.on_connected()) == ("10.0.0.1", 9000, b"state\n", None)
 
 
 @pytest.mark.parametrize(
@@ -151,3 +166,38 @@ def test_a_line_that_does_not_end_is_parsed_at_its_maximum_length():
     result = query.feed(b"x")
     assert result is not None
     assert result.status is CheckStatus.L7RSP
+
+
+def test_a_url_is_parsed_once_for_all_probes_until_the_server_moves():
+    server = Server("s1", "http://10.0.0.1:8080")
+    Backend("web", [server], check=Check("/health"))
+    assert server.checking is not None
+    factory = ProbeFactory(server, server.checking)
+    target = factory.make().target
+    assert factory.make().target is target
+    server.target = "http://10.0.0.2:8080"
+    moved = factory.make().target
+    assert (moved.host, moved.request) == ("10.0.0.2", target.request.replace(b"10.0.0.1", b"10.0.0.2"))
+
+
+@pytest.mark.parametrize(
+    "url, version",
+    [
+        ("http://10.0.0.1", 4),
+        ("http://[::1]:8080", 6),
+        ("http://app.example", None),
+        ("http://[fe80::1%25eth0]", None),
+        ("unix:/run/app.sock", None),
+    ],
+    ids=["IPv4", "IPv6", "a name", "IPv6 with a scope", "a UNIX socket"],
+)
+def test_an_address_need_not_be_resolved(url: str, version: int | None):
+    assert probe(Check("/"), url).target.ip_version == version
+
+
+def test_a_server_has_its_check_and_that_of_its_agent():
+    options = AgentCheck(9000)
+    both, none = Server("s1", "http://10.0.0.1", agent_check=options), Server("s2", "http://10.0.0.2", check=False)
+    Backend("web", [both, none], check=Check())
+    assert list(checks_of(both)) == [(both.checking, None), (both.agent, options)]
+    assert list(checks_of(none)) == []
