@@ -36,8 +36,10 @@ __all__ = [
     "Transaction",
     "add_cookie",
     "count_client_disconnect",
+    "end_without_response",
     "event_loop",
     "find_transaction",
+    "flush_remaining_writes",
     "flush_writes",
     "scheduler",
     "send_page",
@@ -341,6 +343,19 @@ def count_client_disconnect(scope: Scope, send: Any) -> None:
 async def flush_writes(transaction: Transaction) -> None:
     """Send the queued writes to the stores."""
     complete_writes(transaction, await execute(pending_writes(transaction)))
+
+
+async def end_without_response(transaction: Transaction) -> None:
+    """Give up what is reserved for a server that sends no head, in stores as well, even if this task is cancelled."""
+    transaction.end_without_response()
+    await flush_remaining_writes(transaction)
+
+
+async def flush_remaining_writes(transaction: Transaction) -> None:
+    """Send the writes that are queued when a request ends without a response, even if this task is cancelled."""
+    if transaction.has_writes:
+        with anyio.CancelScope(shield=True):
+            await flush_writes(transaction)
 
 
 async def send_page(page: ErrorPage, scope: Scope, send: Send) -> None:

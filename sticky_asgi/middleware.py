@@ -18,6 +18,7 @@ from sticky_asgi.messages import (
     Scope,
     Send,
     add_cookie,
+    end_without_response,
     event_loop,
     flush_writes,
     send_page,
@@ -77,8 +78,10 @@ class DispatchApp:
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 await app(transaction.forwarded(), receive, transaction.send)
-                if decision.status or not transaction.holds_response:
+                if decision.status:
                     return
+                if not transaction.holds_response:
+                    return await end_without_response(transaction)
                 finished = False
             except ServerFailure as error:
                 failure = transaction.record_failure(error.failure)
@@ -87,8 +90,18 @@ class DispatchApp:
                 finished = False
             except Exception:
                 if transaction.app_raised():
+                    if not decision.status:
+                        await end_without_response(transaction)
                     raise
                 finished = False
+            except GeneratorExit:  # nothing can be awaited any more
+                if not decision.status:
+                    transaction.end_without_response()
+                raise
+            except BaseException:  # such as a cancellation
+                if not decision.status:
+                    await end_without_response(transaction)
+                raise
             finally:
                 transaction.release(server, finished)
                 if body is not None:

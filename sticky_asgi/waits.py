@@ -10,7 +10,7 @@ from collections.abc import Callable
 import anyio
 
 from sticky_asgi.body import Body
-from sticky_asgi.messages import Transaction, waker
+from sticky_asgi.messages import Transaction, flush_remaining_writes, waker
 from sticky_asgi.stores.client import execute
 from sticky_core.server.server import Server
 from sticky_core.transaction.steps import UNAVAILABLE, Need, NeedBody, NeedSlot, NeedStores, Step, Unavailable
@@ -32,9 +32,11 @@ async def resolve_wait(transaction: Transaction, step: Step, body: Body | None) 
         except BaseException:
             transaction.abandon(step)
             body.close()
+            await flush_remaining_writes(transaction)
             raise
         if body.client_gone and not isinstance(step, Server):
             transaction.abandon(step)
+            await flush_remaining_writes(transaction)
             return None
     return step
 

@@ -279,6 +279,23 @@ def flush_writes(transaction: Transaction) -> None:
     complete_writes(transaction, execute(pending_writes(transaction)))
 
 
+def end_without_response(transaction: Transaction) -> None:
+    """Give up what is reserved for a server that sends no head, in stores as well."""
+    transaction.end_without_response()
+    if transaction.has_writes:
+        flush_writes(transaction)
+
+
+def end_for_disconnected_client(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """End a request after its client has disconnected before the head: PEP 3333 requires one, which no client receives."""
+    count_client_disconnect(environ, start_response)
+    transaction = find_transaction(environ, start_response)
+    if transaction is not None and transaction.has_writes:
+        flush_writes(transaction)
+    start_response("499 Client Closed Request", [])
+    return []
+
+
 def start_page(page: ErrorPage, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Start a response of the middleware itself, and return its body."""
     start_response(f"{page.status} {page.reason}", page.headers)

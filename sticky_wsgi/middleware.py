@@ -15,7 +15,16 @@ from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.body import Body
-from sticky_wsgi.messages import KEY, Environ, StartResponse, Transaction, WSGIApp, flush_writes, start_page
+from sticky_wsgi.messages import (
+    KEY,
+    Environ,
+    StartResponse,
+    Transaction,
+    WSGIApp,
+    end_without_response,
+    flush_writes,
+    start_page,
+)
 from sticky_wsgi.waits import resolve_wait
 
 _log = logging.getLogger("sticky_sessions")
@@ -59,7 +68,7 @@ class DispatchApp:
                 if app is None:
                     raise ServerFailure(Failure.NOT_STARTED, server.name)
                 body = app(transaction.forwarded(), transaction.start_response)
-                is_held = not decision.status and transaction.holds_response
+                is_held = not decision.status and _has_no_response(transaction, body, environ)
                 if not is_held:
                     if body.__class__ is list or _is_whole(body, environ):
                         # the app has finished; servers recognise these bodies by type, so they are passed unchanged
@@ -78,8 +87,14 @@ class DispatchApp:
                 finished = False
             except Exception:
                 if transaction.app_raised():
+                    if not decision.status:
+                        end_without_response(transaction)
                     raise
                 finished = False
+            except BaseException:  # such as a timeout of gevent
+                if not decision.status:
+                    end_without_response(transaction)
+                raise
             finally:
                 if finished is not None:
                     transaction.release(server, finished)
@@ -158,6 +173,15 @@ def decision(request: WerkzeugRequest | Environ) -> Decision:
     return found
 
 
+def _has_no_response(transaction: Transaction, body: Iterable[bytes], environ: Environ) -> bool:
+    """Return whether the response of an app that has sent no head so far is held back, as another server is tried."""
+    if transaction.holds_response:
+        return True
+    if _is_whole(body, environ):  # then it sends none any more
+        end_without_response(transaction)
+    return False
+
+
 def _is_whole(body: Iterable[bytes], environ: Environ) -> bool:
     """Return whether the app has finished once it has returned `body`: a sequence without `close`, or the server's own
     wrapper of a file.
@@ -223,5 +247,7 @@ class TrackedBody:
             self._closed = True
             try:
                 self._close_body()
+                if not self._transaction.decision.status:
+                    end_without_response(self._transaction)
             finally:
                 self._transaction.release(self._server, True)

@@ -11,7 +11,7 @@ from sticky_core.server.server import Server
 from sticky_core.transaction.steps import UNAVAILABLE, Need, NeedBody, NeedSlot, NeedStores, Step, Unavailable
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import disconnect_check
-from sticky_wsgi.messages import Transaction
+from sticky_wsgi.messages import Transaction, flush_writes
 from sticky_wsgi.stores.client import execute
 from sticky_wsgi.upstream.connections import TICK
 
@@ -27,6 +27,8 @@ def resolve_wait(transaction: Transaction, step: Step) -> Server | None:
             step = advance()
         except BaseException:
             transaction.abandon(step)
+            if transaction.has_writes:
+                flush_writes(transaction)
             raise
     return step
 

@@ -59,5 +59,8 @@ def _slot_released_on_error(state: TransactionState[Any, Any], server: Server) -
 
 def cancel_reservations(state: TransactionState[Any, Any]) -> None:
     """Give the reserved keys up, as no server has responded."""
-    for reservation in state.reservations:
-        reservation.cancel(state)
+    reservations = state.reservations
+    if reservations:
+        state.set_reservations(())
+        for reservation in reservations:
+            reservation.cancel(state)

@@ -265,6 +265,16 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         """Count that the client has disconnected before the end, which is not the server's fault."""
         if not self.holds_response:  # else the response was given up, and the client is still there
             self.tried[-1].counters.cell[Total.CLI_ABRT] += 1
+            if not self.decision.status:
+                self.end_without_response()
+
+    def end_without_response(self) -> None:
+        """Give up what was reserved for a server that has sent no head and sends none any more, whatever the reason:
+        its app has raised, or returned nothing, or the client has disconnected. A head that a face makes up from here
+        on gets no mark. A face calls this before `release`, and then writes what is queued for stores.
+        """
+        cancel_reservations(self)
+        self.persisted = replace(self.persisted, needs_no_mark=True)
 
     def app_raised(self) -> bool:
         """Count an exception that the app has raised. Return whether it is to be raised again: not if its response is

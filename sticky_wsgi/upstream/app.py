@@ -19,6 +19,7 @@ from sticky_wsgi.messages import (
     StartResponse,
     WSGIApp,
     count_client_disconnect,
+    end_for_disconnected_client,
     headers_of,
     start_page,
     with_transaction,
@@ -97,9 +98,7 @@ class Upstream(CoreUpstream):
             connection = self._connections.open(self.timeouts.connect)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
         except ClientDisconnected:
-            count_client_disconnect(environ, start_response)
-            start_response("499 Client Closed Request", [])
-            return []
+            return end_for_disconnected_client(environ, start_response)
 
     def head(self, environ: Environ, method: str) -> OutgoingRequest:
         """Return the head of the request to the upstream for the client's request `environ`."""

@@ -81,6 +81,31 @@ def test_reservation_ends_with_its_request_if_no_server_responds():
     assert entries_by_clock(backend, keys) == {}
 
 
+def test_reservation_is_given_up_once_when_a_request_ends_without_a_response():
+    keys = make_table()
+    backend = make_backend(Stick.on(A, keys), count=1)
+    first = ScriptedTransaction(backend, headers=ONE)
+    first.start()
+    first.end_without_response()
+    assert entries_by_clock(backend, keys) == {}
+    second = ScriptedTransaction(backend, headers=ONE)
+    second.start()
+    first.end_without_response()
+    assert entries_by_clock(backend, keys) == {"x": "s1"}, "which is the second's by now"
+    assert first.respond(status=499).headers == []
+    assert entries_by_clock(backend, keys) == {"x": "s1"}
+
+
+def test_client_that_disconnects_after_the_head_keeps_its_entry():
+    keys = make_table()
+    backend = make_backend(Stick.on(A, keys), count=1)
+    transaction = ScriptedTransaction(backend, headers=ONE)
+    transaction.start()
+    transaction.respond()
+    transaction.client_disconnected()
+    assert entries_by_clock(backend, keys) == {"x": "s1"}
+
+
 def test_client_that_leaves_before_a_response_has_reserved_nothing():
     keys = make_table()
     backend = make_backend(Stick.on(A, keys), redispatch=False)
