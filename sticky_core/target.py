@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import ipaddress
 import re
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from sticky_core.errors import raise_problems
+from sticky_core.options.callables import argument_counts, is_async
 
 #: An ASGI or a WSGI application. The core never calls one, so the type is left open here; the faces check it.
 App = Callable[..., Any]
@@ -43,22 +43,18 @@ def forwarding_problem(app: object) -> str | None:
     )
 
 
-def possible_kinds(callee: object) -> frozenset[str]:
-    """Return what `callee` may be ("asgi", "wsgi", "factory") according to its signature; all three if it has none."""
-    if not callable(callee):
-        return frozenset()
-    try:
-        signature = inspect.signature(callee)
-    except (TypeError, ValueError):  # some builtins have none
-        return frozenset(_ARGUMENT_COUNTS)
-    fits: set[str] = set()
-    for kind, count in _ARGUMENT_COUNTS.items():
-        try:
-            signature.bind(*[None] * count)
-        except TypeError:
-            continue
-        fits.add(kind)
-    return frozenset(fits)
+def possible_kinds(callee: object) -> frozenset[Kind]:
+    """Return what `callee` may be: an ASGI app, a WSGI app, a factory; all three if it takes any arguments."""
+    fits = argument_counts(callee, _ARGUMENT_COUNTS.values())
+    if _ARGUMENT_COUNTS["asgi"] in fits and (is_async(callee) or _wraps_asgi(callee)):
+        return frozenset(("asgi",))
+    return frozenset(kind for kind, count in _ARGUMENT_COUNTS.items() if count in fits)
+
+
+def _wraps_asgi(callee: object) -> bool:
+    """Return whether `callee` is a wrapper of an ASGI app."""
+    wrapped: object = getattr(callee, "__wrapped__", None)
+    return is_async(wrapped) and _ARGUMENT_COUNTS["asgi"] in argument_counts(wrapped, _ARGUMENT_COUNTS.values())
 
 
 def target_problem(target: object, factory: object) -> str | None:
@@ -79,7 +75,7 @@ def target_problem(target: object, factory: object) -> str | None:
         return f"{target!r} takes no arguments, so it is a factory rather than an app: write factory={_name(target)}"
     if target is not None and not possible_kinds(target) & {"asgi", "wsgi"}:
         return f"{target!r} is neither an app nor a URL"
-    if inspect.iscoroutinefunction(factory):
+    if is_async(factory) and 0 in argument_counts(factory, (0,)):
         return (
             f"factory={factory!r} is async: a factory returns an app; put what it has to await into the app's lifespan"
         )

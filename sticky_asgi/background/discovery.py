@@ -26,6 +26,7 @@ from sticky_core.dns.resolvers import (
     answer_from_resolver,
     answer_from_system,
 )
+from sticky_core.options.callables import is_async
 from sticky_core.runtime.discovery import Discovery as CoreDiscovery
 from sticky_core.runtime.discovery import ResolvedName
 
@@ -135,9 +136,12 @@ async def _resolve(query: Query, resolvers: Resolvers) -> Answer:
     resolver: Any = resolvers.resolver
     try:
         if resolver is not None:
-            if inspect.iscoroutinefunction(resolver) or inspect.iscoroutinefunction(type(resolver).__call__):
+            if is_async(resolver):
                 return answer_from_resolver(await resolver(query))
-            return answer_from_resolver(await anyio.to_thread.run_sync(resolver, query, abandon_on_cancel=True))
+            returned: Any = await anyio.to_thread.run_sync(resolver, query, abandon_on_cancel=True)
+            if inspect.isawaitable(returned):  # a decorator of a coroutine function
+                returned = await returned
+            return answer_from_resolver(returned)
         if query.service or resolvers.nameservers:
             return await _query_nameservers(query, resolvers)
         infos = await anyio.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)

@@ -28,6 +28,7 @@ from sticky_core.health.check import CheckResult, CheckStatus, probe_result
 from sticky_core.health.expect import MAX_BODY
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
+from sticky_core.options.callables import is_async
 from sticky_core.server.server import Server
 from sticky_core.upstream.probe import NetworkProbe, ProbeTarget, result_from_exception, result_from_failure
 
@@ -199,10 +200,12 @@ async def call_probe(probe: Callable[[Any], Any], server: Server, checking: Chec
     """Call a user's probe."""
     with anyio.move_on_after(checking.timeout):
         try:
-            if inspect.iscoroutinefunction(probe) or inspect.iscoroutinefunction(type(probe).__call__):
+            if is_async(probe):
                 returned = await probe(server)
             else:
                 returned = await anyio.to_thread.run_sync(probe, server, abandon_on_cancel=True)
+                if inspect.isawaitable(returned):  # a decorator of a coroutine function
+                    returned = await returned
             return probe_result(returned)
         except ServerFailure as error:
             return result_from_failure(error.failure)

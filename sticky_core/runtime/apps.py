@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sticky_core.backend.backend import BackendComponent
 from sticky_core.backend.change import Change
+from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.events import Events, StateChange
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.errors import ConfigError, raise_problems
+from sticky_core.health.check import Check
 from sticky_core.http import http1
+from sticky_core.options.callables import is_async
 from sticky_core.runtime import discovery
 from sticky_core.server.config import ServerConfig
 from sticky_core.server.instance import new_instance
@@ -94,7 +97,23 @@ class Replicas(BackendComponent):
     def problems(self) -> Iterator[str]:
         """Describe the targets that this face can't serve."""
         found = self.server_problems(server.requested for server in self.backend.servers)
-        return (f"backend {self.backend.name}: {problem}" for problem in found)
+        yield from (f"backend {self.backend.name}: {problem}" for problem in found)
+        yield from self.config_problems(self.backend.config)
+
+    def config_problems(self, config: BackendConfig) -> Iterator[str]:
+        """Yield a problem for each probe that this face can't call."""
+        if self.kind != "wsgi":
+            return
+        probes = {"check": config.check.probe if config.check is not None else None}
+        for server in config.servers:
+            if isinstance(server.check, Check):
+                probes[f"server {server.name}: check"] = server.check.probe
+        for where, probe in probes.items():
+            if is_async(probe):
+                yield (
+                    f"backend {config.name}: {where}: probe {probe!r} is a coroutine function, which WSGI can't await: "
+                    "pass a plain function"
+                )
 
     def server_problems(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
         for config in servers:

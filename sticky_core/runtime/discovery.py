@@ -4,7 +4,6 @@ addresses from it. A face sends the queries, and sleeps between them.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 from collections.abc import Hashable, Iterator, Sequence
@@ -17,6 +16,7 @@ from sticky_core.dns import nameservers
 from sticky_core.dns.resolution import Resolution
 from sticky_core.dns.resolvers import Address, Answer, Query, Resolvers, Status, is_service
 from sticky_core.errors import ConfigError
+from sticky_core.options.callables import is_async
 from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 from sticky_core.target import Kind, Location
@@ -225,9 +225,7 @@ def problems_of(config: ServerConfig, kind: Kind) -> Iterator[str]:
                 nameservers.require()
             except ConfigError as error:
                 yield str(error)
-    elif kind == "wsgi" and (
-        inspect.iscoroutinefunction(resolver) or inspect.iscoroutinefunction(type(resolver).__call__)
-    ):
+    elif kind == "wsgi" and is_async(resolver):
         yield f"resolver {resolver!r} is a coroutine function, which WSGI can't await: pass a plain function"
 
 

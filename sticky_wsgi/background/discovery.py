@@ -5,6 +5,7 @@ while it lasts.
 from __future__ import annotations
 
 import atexit
+import inspect
 import socket
 import threading
 import weakref
@@ -139,7 +140,11 @@ def _resolve(query: Query, resolvers: Resolvers) -> Answer:
     resolver: Any = resolvers.resolver
     try:
         if resolver is not None:
-            return answer_from_resolver(resolver(query))
+            returned = resolver(query)
+            if inspect.iscoroutine(returned):
+                returned.close()
+                return Answer(Status.OTHER, info="the resolver is a coroutine function, which WSGI can't await")
+            return answer_from_resolver(returned)
         if query.service or resolvers.nameservers:
             return _query_nameservers(query, resolvers)
         infos = socket.getaddrinfo(query.name, None, type=socket.SOCK_STREAM)

@@ -2,6 +2,8 @@
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable
+from types import FunctionType
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,23 @@ def needs_a_config(config: object) -> Callable[..., object]:
 
 def needs_a_keyword(*, config: object) -> Callable[..., object]:
     return wsgi
+
+
+def wsgi_of_any(*args: object) -> Iterable[bytes]:
+    return []
+
+
+async def async_of_any(*args: object) -> None: ...
+
+
+def wrapping(wrapped: Callable[..., object], wrapper: Any) -> object:
+    """Return a copy of `wrapper` that declares to wrap `wrapped`."""
+    copy = FunctionType(wrapper.__code__, wrapper.__globals__)
+    return functools.update_wrapper(copy, wrapped)
+
+
+async def create_app_later() -> Callable[..., object]:
+    return asgi
 
 
 def wants_four(a: object, b: object, c: object, d: object) -> None: ...
@@ -107,6 +126,13 @@ class MadeWithAName:
         pytest.param(lambda *args: None, ANYTHING, id="lambda of any number"),
         pytest.param(lambda *args, **more: None, ANYTHING, id="lambda of anything"),
         pytest.param(functools.wraps(asgi)(lambda *args: None), {"asgi"}, id="wrapper that declares what it wraps"),
+        pytest.param(functools.wraps(asgi)(lambda scope, receive, send: None), {"asgi"}, id="wrapper of an app"),
+        pytest.param(wrapping(needs_a_config, wsgi_of_any), ANYTHING, id="wrapper of a function of one"),
+        pytest.param(wrapping(create_app, wsgi_of_any), ANYTHING, id="wrapper of a function of none"),
+        pytest.param(wrapping(needs_a_config, asgi), {"asgi"}, id="ASGI wrapper of a function of one"),
+        pytest.param(wrapping(create_app, wsgi), {"wsgi"}, id="WSGI wrapper of a function of none"),
+        pytest.param(functools.cache(create_app), {"factory"}, id="cached factory"),
+        pytest.param(async_of_any, {"asgi"}, id="coroutine function of any number"),
         pytest.param(dict, ANYTHING, id="builtin class without a signature"),
         pytest.param(print, ANYTHING, id="builtin of any number"),
         pytest.param(len, set(), id="builtin of one"),
@@ -143,6 +169,9 @@ def test_apps_of_real_frameworks_are_recognised():
         pytest.param(None, AsgiApp, id="class as a factory"),
         pytest.param(None, functools.partial(needs_a_config, 1), id="partial as a factory"),
         pytest.param(None, dict, id="builtin as a factory"),
+        pytest.param(wrapping(needs_a_config, wsgi_of_any), None, id="decorated WSGI app"),
+        pytest.param(wrapping(create_app, wsgi), None, id="app that wraps a function of none"),
+        pytest.param(None, functools.cache(create_app), id="cached factory"),
     ],
 )
 def test_a_valid_target_or_factory_has_no_problem(target: object, factory: object):
@@ -176,6 +205,13 @@ def test_a_valid_target_or_factory_has_no_problem(target: object, factory: objec
             None,
             "so it is a factory rather than an app",
             id="partial factory as a target",
+        ),
+        pytest.param(functools.cache(create_app), None, "so it is a factory", id="cached factory as a target"),
+        pytest.param(
+            None, create_app_later, "is async: a factory returns an app", id="coroutine function as a factory"
+        ),
+        pytest.param(
+            None, asgi, "so it is an app rather than a factory", id="coroutine function of three as a factory"
         ),
         pytest.param(needs_a_config, None, "is neither an app nor a URL", id="function of one as a target"),
         pytest.param(7, None, "7 is neither an app nor a URL", id="a number as a target"),

@@ -5,11 +5,13 @@ lifespan until the end.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from sticky_core.errors import Failure, ServerFailure
+from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.health.check import Check, CheckResult
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.persistence.cookie.config import Cookie
@@ -115,6 +117,42 @@ def test_probe_can_be_a_coroutine_function(face: Face) -> None:
         until(lambda: result(backend["s1"]).status.name == "L7OK")
         healthy = False
         until(lambda: backend["s1"].status == "DOWN")
+
+
+def test_decorated_coroutine_function_is_awaited_on_asgi_and_fails_the_check_on_wsgi(face: Face) -> None:
+    healthy = True
+
+    async def probe(server: Server) -> bool:
+        return healthy
+
+    @functools.wraps(probe)
+    def decorated(*args: Any) -> Any:
+        return probe(*args)
+
+    backend = face.backend(face.server("s1"), check=Check(probe=decorated, **OFTEN))
+    with running(face, backend):
+        if face.name == "asgi":
+            until(lambda: result(backend["s1"]).status.name == "L7OK")
+            healthy = False
+            until(lambda: backend["s1"].status == "DOWN")
+        else:
+            until(lambda: "the probe is a coroutine function" in str(result(backend["s1"])))
+
+
+@pytest.mark.parametrize("face", ["wsgi"], indirect=True)
+def test_probe_that_is_a_coroutine_function_is_refused_on_wsgi(face: Face) -> None:
+    async def probe(server: Server) -> bool:
+        return True
+
+    of_one = face.server("s1", check=Check(probe=probe))
+    with pytest.raises(ConfigError, match=r"backend web: server s1: check: probe .* which WSGI can't await"):
+        face.dispatcher(face.backend(of_one))
+    with pytest.raises(ConfigError, match=r"backend web: check: probe .* which WSGI can't await"):
+        face.dispatcher(face.backend(face.server("s1"), check=Check(probe=probe)))
+    backend = face.backend(face.server("s1"))
+    face.dispatcher(backend)
+    with pytest.raises(ConfigError, match="pass a plain function"):
+        backend.apply(replace(backend.config, check=Check(probe=probe)))
 
 
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)

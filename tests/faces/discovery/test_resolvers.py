@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,25 @@ def test_coroutine_function_is_awaited_on_asgi_and_refused_on_wsgi(face: Face, o
         return
     with running(face, backend) as run:
         assert run.address() == A
+
+
+def test_decorated_coroutine_function_is_awaited_on_asgi_and_gives_no_address_on_wsgi(
+    face: Face, origins: Origins, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def resolve(query: Query) -> list[str]:
+        await anyio.lowlevel.checkpoint()
+        return [A]
+
+    @functools.wraps(resolve)
+    def decorated(query: Query) -> Any:
+        return resolve(query)
+
+    with running(face, face.backend(*template(origins, decorated))) as run:
+        if face.name == "asgi":
+            assert run.address() == A
+        else:
+            assert run.get().status == 503
+            until(lambda: "the resolver is a coroutine function" in caplog.text)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
