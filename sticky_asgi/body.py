@@ -25,6 +25,7 @@ class Body:
     # Defaults of the class: most requests have no body, and set none of these.
     _at = 0  # how many messages this attempt has received
     _kept = 0  # bytes of bodies in the stored messages
+    _ahead_limit = 0  # so many bytes may be read ahead
     _reading = False
     _read_ended: anyio.Event | None = None  # set when the read in progress ends, for other readers
     _read_ahead_task: asyncio.Task[None] | None = None
@@ -124,11 +125,13 @@ class Body:
         """Let the next attempt read from the beginning."""
         self._at = 0
 
-    def watch(self, on_client_gone: Callable[[], object]) -> None:
+    def watch(self, on_client_gone: Callable[[], object], *, reads_on: bool = False) -> None:
         """Call `on_client_gone` when the client disconnects while nothing else reads (asyncio only). At most one
-        message that it sends before is stored for the next reader.
+        message that it sends before is stored for the next reader; with `reads_on`, as many as fit into the limit.
         """
         self._on_client_gone = on_client_gone
+        if reads_on:
+            self._ahead_limit = self._limit
         self._continue_watching()
 
     def unwatch(self) -> None:
@@ -155,9 +158,9 @@ class Body:
     @property
     def _may_read_ahead(self) -> bool:
         """Whether no message is unread, or only one that only a disconnect can follow: the end of a body, or the
-        beginning of a WebSocket.
+        beginning of a WebSocket; or more may be read ahead.
         """
-        if self._at == len(self._messages):
+        if self._at == len(self._messages) or self._kept < self._ahead_limit:
             return True
         last = self._messages[-1]
         return last["type"] == "websocket.connect" or (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import cast
 
 from starlette.requests import HTTPConnection
 
@@ -109,6 +110,9 @@ class DispatchApp:
                         body.close()
                     else:
                         body.rewind()
+            if body is None and (body := cast("Body | None", transaction.replayable_body)) is not None:
+                body.rewind()  # the app has begun to read through it
+                receive = body
             step = transaction.next() if body is None or not body.client_gone else UNAVAILABLE
             server = step if isinstance(step, Server) else None
             if body is None and server is None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import deque
+from collections.abc import Callable
 
+from sticky_asgi.body import Body
 from sticky_asgi.messages import HEADS, Message, Receive, Scope, Send
-from sticky_asgi.upstream.sweep import TimeoutSweep
+from sticky_asgi.upstream.sweep import TICK, TimeoutSweep
 from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, body_mode, pack_scope
 from sticky_asgi.workers.transaction import ForwardingTransaction
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
-from sticky_core.workers.backend import CONNECT_TIMEOUT, MAX_IDLE, Workers
+from sticky_core.workers.backend import CONNECT_TIMEOUT, HELLO_TIMEOUT, MAX_IDLE, Workers
 from sticky_core.workers.frames import Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
 
@@ -42,10 +45,31 @@ class PeerApp:
             except RequestNotRead:  # the peer had closed it while it was idle
                 continue
         connection = await self._connect(server, instance, transaction)
+        body: Body | None = None
+
+        def watch_client() -> None:
+            nonlocal body
+            body = _reader(scope, receive, transaction)
+            body.watch(connection.client_left, reads_on=True)
+
+        replayed = False
         try:
-            await connection.forward(scope, receive, send, transaction)
+            await self._wait_for_hello(connection, server, transaction, watch_client)
+            if body is not None:
+                body.unwatch()
+                if body.client_gone:
+                    return transaction.client_disconnected()
+            await connection.forward(scope, receive if body is None else body, send, transaction)
         except RequestNotRead:
             raise ServerFailure(Failure.CLOSED, server.name) from None
+        except ServerFailure:
+            replayed = not transaction.decision.status  # the next attempt reads from the same reader
+            raise
+        finally:
+            if body is not None:
+                body.unwatch()
+                if body is not receive and not replayed:
+                    body.close()
 
     async def query_key(self, *frame: object) -> str | None:
         """Send a query or a claim of a key, and return the owner that the peer replies; None if it knows none, or can't
@@ -55,7 +79,10 @@ class PeerApp:
         instance = server.instance
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                connection = self._take_idle(instance) or await self._connect(server, instance, None)
+                connection = self._take_idle(instance)
+                if connection is None:
+                    connection = await self._connect(server, instance, None)
+                    await self._wait_for_hello(connection, server, None, None)
                 return await connection.query_key(*frame)
         except (TimeoutError, ServerFailure):
             return None
@@ -72,25 +99,47 @@ class PeerApp:
     async def _connect(
         self, server: Server, instance: str, transaction: ForwardingTransaction | None
     ) -> PeerConnection:
-        """Open a connection, and wait until the peer has accepted it. ServerFailure if it doesn't."""
-        loop = asyncio.get_running_loop()
-        path = self._workers.slots.socket_path(self._number, instance)
+        """Open a connection, which the peer has not accepted yet. ServerFailure if that fails."""
+        connected = socket.socket(socket.AF_UNIX)
+        connected.setblocking(False)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await loop.create_unix_connection(lambda: PeerConnection(self, instance), path)
-        except TimeoutError:
-            raise ServerFailure(Failure.CONNECT_TIMEOUT, server.name) from None
+            # asyncio would take a connection for established that the kernel has refused because too many wait
+            connected.connect(self._workers.slots.socket_path(self._number, instance))
+            _, connection = await asyncio.get_running_loop().create_unix_connection(
+                lambda: PeerConnection(self, instance), sock=connected
+            )
+            return connection
+        except BlockingIOError:
+            failure = ServerFailure(Failure.CONNECT_TIMEOUT, server.name, "too many connections wait for the worker")
         except (ConnectionRefusedError, FileNotFoundError):
             self._peer_ended(server, instance, transaction)
-            raise ServerFailure(Failure.REFUSED, server.name, "the worker has ended") from None
+            failure = ServerFailure(Failure.REFUSED, server.name, "the worker has ended")
         except OSError as error:
-            raise ServerFailure(Failure.REFUSED, server.name, error.strerror or str(error)) from error
-        await connection.wait_for_hello()
-        if connection.closed:
+            failure = ServerFailure(Failure.REFUSED, server.name, error.strerror or str(error))
+        connected.close()
+        raise failure
+
+    async def _wait_for_hello(
+        self,
+        connection: PeerConnection,
+        server: Server,
+        transaction: ForwardingTransaction | None,
+        on_slow: Callable[[], None] | None,
+    ) -> None:
+        """Wait until the peer has accepted `connection`, or the client has disconnected. ServerFailure if the peer
+        closes it, or takes longer than HELLO_TIMEOUT. `on_slow`: called if it takes longer than a tick.
+        """
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT):
+                await connection.wait_for_hello(on_slow)
+        except TimeoutError:
+            raise ServerFailure(
+                Failure.CONNECT_TIMEOUT, server.name, f"the worker has not said hello for {HELLO_TIMEOUT:g} s"
+            ) from None
+        if connection.closed and not connection.client_gone:
             if not connection.is_foreign:
-                self._peer_ended(server, instance, transaction)
+                self._peer_ended(server, connection.instance, transaction)
             raise ServerFailure(Failure.REFUSED, server.name, "the worker has closed the connection at once")
-        return connection
 
     def _peer_ended(self, server: Server, instance: str, transaction: ForwardingTransaction | None) -> None:
         """Note that the worker `instance` does not listen any more."""
@@ -125,6 +174,15 @@ class PeerApp:
         self._idle.clear()
 
 
+def _reader(scope: Scope, receive: Receive, transaction: ForwardingTransaction) -> Body:
+    """Return a reader of the client's messages that stores them for another attempt."""
+    body = receive if isinstance(receive, Body) else Body(receive, transaction.snapshot.config.retry_body_limit)
+    transaction.body = body
+    if body_mode(scope) is BodyMode.ON_DEMAND:
+        body.awaits_continue = True
+    return body
+
+
 class PeerConnection(FramedConnection):
     """A connection to the worker `instance`, at the end that forwards: one request after another."""
 
@@ -144,7 +202,7 @@ class PeerConnection(FramedConnection):
         self._client_reader: asyncio.Task[None] | None = None
         self._client_was_read = False  # for the current request
         self._receive: Receive | None = None
-        self._client_gone = False
+        self.client_gone = False  #: whether the client of the current request has disconnected
 
     # What asyncio calls
 
@@ -196,12 +254,25 @@ class PeerConnection(FramedConnection):
 
     # What the peer's app calls
 
-    async def wait_for_hello(self) -> None:
-        """Wait until the peer has accepted the connection, or closed it. No time limit: a busy peer is slow to
-        accept, as it is slow to serve its own requests.
+    async def wait_for_hello(self, on_slow: Callable[[], None] | None) -> None:
+        """Wait until the peer has accepted the connection, or closed it, or the client has disconnected. Without a
+        hello the connection is closed. `on_slow`: called if this takes longer than a tick.
         """
-        while not self._hello_received and not self.closed:
-            await self._wait_for_frame()
+        timer = self.loop.call_later(TICK, on_slow) if on_slow is not None else None
+        try:
+            while not self._hello_received and not self.closed and not self.client_gone:
+                await self._wait_for_frame()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not self._hello_received or self.client_gone:
+                self.closed = True
+                self.transport.abort()
+
+    def client_left(self) -> None:
+        """Note that the client has disconnected while its request waits for the hello."""
+        self.client_gone = True
+        self._wake()
 
     async def forward(self, scope: Scope, receive: Receive, send: Send, transaction: ForwardingTransaction) -> None:
         """Forward a request, and send the response back. ServerFailure if the peer fails, RemoteAppError if the app
@@ -209,7 +280,7 @@ class PeerConnection(FramedConnection):
         """
         result = transaction.persisted
         mode = self._body_mode = body_mode(scope)
-        self._client_gone = self._client_was_read = False
+        self.client_gone = self._client_was_read = False
         self._receive = receive
         self._transaction = transaction
         self._is_websocket = scope["type"] == "websocket"
@@ -229,7 +300,7 @@ class PeerConnection(FramedConnection):
                     frame = inbox.popleft()
                     finished = frame[0] == Kind.END
                     for message in frame[2 if finished else 1 :]:
-                        if not self._client_gone:
+                        if not self.client_gone:
                             await self._send_to_client(message, send)
                     if finished:
                         if frame[1] is not None:
@@ -271,7 +342,7 @@ class PeerConnection(FramedConnection):
             if finished and not self._peer_stopping and not self.closed:
                 self._peer.release(self)
             else:
-                self.transport.close()
+                self.transport.abort()  # to close it would wait until the peer has read the query
         return owner if isinstance(owner, str) else None
 
     async def _send_to_client(self, message: Message, send: Send) -> None:
@@ -286,7 +357,7 @@ class PeerConnection(FramedConnection):
                 self._client_disconnected({"type": "http.disconnect"})
 
     def _client_disconnected(self, message: Message) -> None:
-        self._client_gone = True
+        self.client_gone = True
         self.send_message(message)
         self._transaction.client_disconnected()
 
@@ -306,7 +377,7 @@ class PeerConnection(FramedConnection):
             while not self.closed:
                 message = await receive()
                 if message["type"] in DISCONNECTS:
-                    if not self._client_gone:
+                    if not self.client_gone:
                         self._client_disconnected(message)
                     return
                 if self._body_mode is not BodyMode.EMPTY:  # else the peer has made the empty body itself

@@ -39,6 +39,7 @@ class PeerServer(FramedConnection):
         super().__init__()
         self._worker = worker
         self._request: ServedRequest | None = None  # the one in flight
+        self._claim_task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -55,8 +56,10 @@ class PeerServer(FramedConnection):
                         self._request.on_message(message)
             case Kind.KEY_QUERY:
                 keys = self._worker.workers.keys
-                self.send_frame(Kind.KEY_OWNER, keys.live_owner(str(frame[1])) if keys is not None else None)
+                self._send_owner(keys.live_owner(str(frame[1])) if keys is not None else None)
             case Kind.KEY_CLAIM:
+                if self._claim_task is not None and not self._claim_task.done():
+                    raise ValueError("a claim before the reply to the last one")
                 self._claim_task = self.loop.create_task(self._reply_to_claim(str(frame[1]), str(frame[2])))
             case Kind.REQUEST:
                 if self._request is not None:
@@ -69,7 +72,16 @@ class PeerServer(FramedConnection):
 
     async def _reply_to_claim(self, key: str, claimant: str) -> None:
         lookup = self._worker.key_lookup
-        self.send_frame(Kind.KEY_OWNER, await lookup.decide(key, claimant) if lookup is not None else claimant)
+        self._send_owner(await lookup.decide(key, claimant) if lookup is not None else claimant)
+
+    def _send_owner(self, owner: str | None) -> None:
+        """Reply to a query or a claim. A peer that does not read the replies loses its connection: they would fill the
+        memory.
+        """
+        if self._writable is not None:
+            self.transport.abort()
+        else:
+            self.send_frame(Kind.KEY_OWNER, owner)
 
     def request_finished(self, problem: str | None) -> None:
         """Send the end of the response. `problem`: the traceback of an exception of the app."""

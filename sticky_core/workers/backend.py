@@ -33,6 +33,9 @@ from sticky_core.workers.slots import MAX_WORKERS, WorkerSlot, WorkerSlots
 BACKLOG: Final = 2048
 #: The timeout of a connection to a peer, in seconds. The kernel accepts it, however busy the peer is.
 CONNECT_TIMEOUT: Final = 5.0
+#: How long a peer may take to accept a connection and send its hello, in seconds: a busy worker is slow to accept, as
+#: it is slow to serve its own requests. After that the request goes to another worker.
+HELLO_TIMEOUT: Final = 60.0
 #: how many idle connections to a peer are kept
 MAX_IDLE: Final = 64
 #: The weight of each worker. A worker has 16 points on the ring of a consistent hash for each unit: enough to spread

@@ -46,6 +46,14 @@ class FramedConnection:
                 if on_tick is not None:
                     on_tick()
 
+    def send_at_once(self, *frame: object) -> None:
+        """Send a small frame without waiting. OSError if the other end is closed, or has not read what was sent to it
+        before.
+        """
+        packed = self._pack(*frame)
+        if self.socket.send(packed, socket.MSG_DONTWAIT) < len(packed):
+            raise BlockingIOError
+
     def send_messages(self, *messages: object) -> None:
         """Send messages; bytes longer than PIECE are sent in pieces."""
         for message in messages:
@@ -85,6 +93,11 @@ class FramedConnection:
                 raise EOFError
             inbox.extend(self._feed(data))
         return inbox.popleft() if inbox else None
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether a further frame has been received."""
+        return bool(self._inbox)
 
     def has_input(self) -> bool:
         """Return whether data was received since the last frame, or the other end has closed. Makes a system call."""

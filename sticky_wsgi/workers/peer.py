@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
-from sticky_core.workers.backend import CONNECT_TIMEOUT, MAX_IDLE, Workers
+from sticky_core.workers.backend import CONNECT_TIMEOUT, HELLO_TIMEOUT, MAX_IDLE, Workers
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.body import Body
@@ -201,12 +201,20 @@ class PeerConnection(FramedConnection):
         self.finished = False  #: whether the end of the response, or the reply to a query, has been received
 
     def wait_for_hello(self, server: Server, on_tick: Callable[[], None]) -> None:
-        """Wait until the peer has accepted the connection. ServerFailure if it sends something else, RequestNotRead
-        if it closes the connection. It raises what `on_tick` raises.
+        """Wait until the peer has accepted the connection. ServerFailure if it sends something else or takes longer
+        than HELLO_TIMEOUT, RequestNotRead if it closes the connection. It raises what `on_tick` raises.
         """
         accepted = False
+        deadline = time.monotonic() + HELLO_TIMEOUT
+
+        def check() -> None:
+            on_tick()
+            if time.monotonic() > deadline:
+                detail = f"the worker has not said hello for {HELLO_TIMEOUT:g} s"
+                raise ServerFailure(Failure.CONNECT_TIMEOUT, server.name, detail)
+
         try:
-            accepted = self.receive_frame(on_tick) == (Kind.HELLO, self.instance)
+            accepted = self.receive_frame(check) == (Kind.HELLO, self.instance)
             if not accepted:
                 raise ServerFailure(Failure.REFUSED, server.name, "the hello of another worker than expected")
         except BadFrame as error:

@@ -54,6 +54,7 @@ class PeerServer(FramedConnection):
     def __init__(self, connected: socket.socket, worker: ServingWorker) -> None:
         super().__init__(connected)
         self._worker = worker
+        self._decides = False  # whether a claim is being decided
 
     def serve(self, frame: Frame) -> bool:
         """Serve the request in a frame. Return whether the connection can carry another one."""
@@ -65,12 +66,18 @@ class PeerServer(FramedConnection):
         return request.run()
 
     def reply_about_key(self, frame: Frame) -> None:
-        """Reply to a query or a claim of a key. ValueError if the frame is neither."""
+        """Reply to a query or a claim of a key. ValueError if the frame is neither, OSError if the peer does not read
+        the replies.
+        """
         keys = self._worker.workers.keys
         match frame:
             case (Kind.KEY_QUERY, str(key)):
-                self.send_frame(Kind.KEY_OWNER, keys.live_owner(key) if keys is not None else None)
+                # at once: while this thread waited, the worker would serve none of its peers
+                self.send_at_once(Kind.KEY_OWNER, keys.live_owner(key) if keys is not None else None)
             case (Kind.KEY_CLAIM, str(key), str(claimant)):
+                if self._decides:
+                    raise ValueError("a claim before the reply to the last one")
+                self._decides = True
                 # in a thread: this one queries the peers, which may query this worker at the same time
                 threading.Thread(target=self._reply_to_claim, args=(key, claimant), daemon=True).start()
             case _:
@@ -78,8 +85,12 @@ class PeerServer(FramedConnection):
 
     def _reply_to_claim(self, key: str, claimant: str) -> None:
         lookup = self._worker.key_lookup
-        with suppress(OSError):  # the claimant has closed the connection
-            self.send_frame(Kind.KEY_OWNER, lookup.decide(key, claimant) if lookup is not None else claimant)
+        owner = lookup.decide(key, claimant) if lookup is not None else claimant
+        self._decides = False
+        try:
+            self.send_at_once(Kind.KEY_OWNER, owner)
+        except OSError:  # the claimant has closed the connection, or does not read
+            self.abort()
 
     def abort(self) -> None:
         """Shut the socket down, while another thread may use it."""

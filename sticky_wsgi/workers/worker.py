@@ -148,16 +148,17 @@ class LocalWorker:
         no complete request.
         """
         try:
-            frame = connection.receive_available()
-            if frame is None:
-                return None
-            if frame[0] == Kind.REQUEST:
-                self._selector.unregister(connection.socket)
-                return frame
-            connection.reply_about_key(frame)
+            while (frame := connection.receive_available()) is not None:
+                if frame[0] == Kind.REQUEST:
+                    self._selector.unregister(connection.socket)
+                    return frame
+                connection.reply_about_key(frame)
+                if not connection.has_frame:
+                    return None
         except (BadFrame, ValueError, TypeError, LookupError) as error:
             warn_bad_frame(error)
-        except (EOFError, OSError, RuntimeError):  # the peer has closed it, or no thread can be started for the reply
+        # the peer has closed it, or does not read replies; or no thread can be started for the reply
+        except (EOFError, OSError, RuntimeError):
             pass
         else:
             return None
@@ -179,7 +180,7 @@ class LocalWorker:
             connection.close()
             return
         try:
-            connection.send_frame(Kind.HELLO, self.workers.slot.instance)
+            connection.send_at_once(Kind.HELLO, self.workers.slot.instance)
         except OSError:
             connection.close()
         else:

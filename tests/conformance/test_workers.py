@@ -492,6 +492,27 @@ def test_disconnect_of_a_client_reaches_the_worker_that_serves_it(pair, until):
     until(lambda: get_json(one, one.client(), "/left?client=x")["left"], "the app sees the disconnect")
 
 
+def test_clients_that_give_up_while_their_worker_is_stopped_leave_no_descriptor_in_another(pair, until):
+    one, other = pair
+    mark = one.client()
+    get_json(one, mark, "/echo")
+    there = other.client()
+    there.jar.update(mark.jar)
+    get_json(other, there, "/echo")  # the connection that stays
+    folder = Path(f"/proc/{other.process.pid}/fd")
+    before = len(list(folder.iterdir()))
+    one.process.send_signal(signal.SIGSTOP)
+    try:
+        clients = [there.open("/length", "POST", body=b"x" * 10) for _ in range(20)]
+        until(lambda: len(list(folder.iterdir())) >= before + 2 * 20 - 2, "the requests wait for the worker")
+        for each in clients:
+            each.abort()
+        until(lambda: len(list(folder.iterdir())) <= before, "the descriptors are closed")
+    finally:
+        one.process.send_signal(signal.SIGCONT)
+    assert get_json(other, there, "/echo")["pid"] == one.process.pid
+
+
 def test_exception_in_the_app_of_a_peer_is_a_500_and_is_logged_with_its_traceback(pair):
     one, other = pair
     mark = one.client()

@@ -521,6 +521,23 @@ async def test_a_watch_goes_on_between_the_pieces_that_are_read() -> None:
     assert calls == ["gone"], "no reader has called since, and yet the watch receives it"
 
 
+@pytest.mark.parametrize("pieces, is_noticed", [(3, True), (20, False)], ids=["within the limit", "beyond the limit"])
+@on_loop
+async def test_a_watch_that_reads_on_notices_the_disconnect_behind_a_body_up_to_the_limit(
+    pieces: int, is_noticed: bool
+) -> None:
+    sent = [request(b"0123456789", True)] * pieces
+    client, calls = FakeReceive(*sent, DISCONNECT), Calls()
+    body = AsgiBody(client, 100)
+    body.watch(calls.client_gone, reads_on=True)
+    for _ in range(pieces + 2):
+        await no_task_can_run()
+    assert (calls == ["gone"], client.receive_calls) == (is_noticed, 4 if is_noticed else 10)
+    body.unwatch()
+    body.rewind()
+    assert [await body() for _ in sent] == sent
+
+
 @on_loop
 async def test_a_watch_does_not_read_the_body_of_a_client_that_waits_for_a_100() -> None:
     """A call of `receive` sends a 100 (RFC 9110, 10.1.1)."""
