@@ -124,7 +124,7 @@ class StickTable:
         self.entries: Entries[TableKey] = Entries(entries or 1, self.expire, nopurge=nopurge, by_use=store is None)
         self._convert = keys.converter(type, length)
         self.namespace: TableNamespace | None = None
-        self._parsed: dict[str, tuple[TableHit, int]] = {}
+        self._parsed: dict[str, tuple[TableHit, int, str | None]] = {}
 
     def attach(self, backend_name: str) -> None:
         """Register a backend that uses the table. A shared table without a name is named after the first backend."""
@@ -148,7 +148,7 @@ class StickTable:
         """Return a key as an operator writes it; the digest where the table is shared."""
         return keys.readable(self.type if self.namespace is None else "string", key)
 
-    # For requests. Where the table is shared, an entry is kept as text with the epoch of the copy.
+    # For requests. Where the table is shared, the entries here are copies, each a text that `_Copy` parses.
 
     def look_up(self, key: TableKey, request: Request, now: float) -> TableHit | StoreQuery:
         """Use the entry of `key` and return its server, or the query that has to be sent to the store first."""
@@ -158,22 +158,28 @@ class StickTable:
             return TableHit(entry.server, True) if entry is not None else _MISS
         assert isinstance(key, str)
         if entry is not None:
-            hit, epoch = self._parsed.get(entry.server) or self._parse(entry.server)
+            hit, epoch, previous = self._parsed.get(entry.server) or self._parse(entry.server)
             if namespace.is_fresh(epoch):
                 if now - entry.began >= self.entries.step:
                     assert hit.server is not None
                     request.queue_write(self, key, namespace.touch(key, hit.server))
                 return hit
-        recall = namespace.recall(key)
-        query = request.store_query(recall)
-        return self._hit_from_reply(key, query, now) if query is not None else StoreQuery(recall, namespace.sequence)
+            if previous is not None:  # the store may not have been there when the client was moved
+                assert hit.server is not None
+                return self._query(key, namespace.move(key, previous, hit.server), request, now)
+        return self._query(key, namespace.recall(key), request, now)
 
-    def _parse(self, copy: str) -> tuple[TableHit, int]:
+    def _query(self, key: str, command: StoreCommand, request: Request, now: float) -> TableHit | StoreQuery:
+        """Return what the store has replied to `command`, or the query that has to be sent first."""
+        query = request.store_query(command)
+        return self._hit_from_reply(key, query, now) if query is not None else self.query(command)
+
+    def _parse(self, copy: str) -> tuple[TableHit, int, str | None]:
         """Parse the text of a copy, once for all keys with the same text."""
-        text, epoch = _unpack(copy)
+        text, epoch, previous = _Copy.parse(copy)
         if len(self._parsed) >= _MAX_PARSED:
             self._parsed = {}
-        self._parsed[copy] = parsed = TableHit(text, True), epoch
+        self._parsed[copy] = parsed = TableHit(text, True), epoch, previous
         return parsed
 
     def _hit_from_reply(self, key: str, query: StoreQuery, now: float) -> TableHit:
@@ -183,14 +189,15 @@ class StickTable:
             self._keep_copy(key, reply, query.sequence, now)
             return TableHit(reply, True)
         copy = self.entries.get(key, now)
-        return TableHit(_unpack(copy)[0] if copy is not None else None, isinstance(reply, StoreFailure))
+        text = _Copy.parse(copy).text if copy is not None else None
+        return TableHit(text, isinstance(reply, StoreFailure))
 
     def peek(self, key: TableKey, now: float) -> str | None:
         """Return the server of `key` without using the entry or sending a query; None if there is no fresh copy."""
         copy = self.entries.peek(key, now)
         if copy is None or self.namespace is None:
             return copy
-        text, epoch = _unpack(copy)
+        text, epoch, _ = _Copy.parse(copy)
         return text if self.namespace.is_fresh(epoch) else None
 
     def reserve(self, key: TableKey, previous: str | None, server: str) -> StoreQuery | None:
@@ -213,7 +220,8 @@ class StickTable:
         reply = query.reply
         if isinstance(reply, StoreFailure):  # without the store, at least all requests in this process agree
             replaced = self.entries.peek(key, now) if previous else None
-            return _unpack(self.entries.reserve(key, _pack(server, 0), now, replaced))[0]
+            unwritten = _Copy(server, 0, self._previous_in_store(key, previous, now) if previous else None)
+            return _Copy.parse(self.entries.reserve(key, unwritten.pack(), now, replaced)).text
         text = reply or server
         self._keep_copy(key, text, query.sequence, now)
         return text
@@ -225,8 +233,18 @@ class StickTable:
             self.entries.put(key, server, now)
             return
         assert isinstance(key, str)
+        if previous is not None:
+            previous = self._previous_in_store(key, previous, now)
+        self.entries.put(key, _Copy(server, 0, previous).pack(), now)  # it counts if the store does not reply
         command = namespace.put(key, server) if previous is None else namespace.move(key, previous, server)
         request.queue_write(self, key, command)
+
+    def _previous_in_store(self, key: TableKey, previous: str, now: float) -> str:
+        """Return the server that the store has for `key`, as far as is known, where `previous` is the one here: they
+        differ if the client was moved while the store did not reply.
+        """
+        copy = self.entries.peek(key, now)
+        return (_Copy.parse(copy).previous if copy is not None else None) or previous
 
     def forget_entry(self, key: TableKey, server: str, request: Request) -> None:
         """Delete the entry of `key`, unless it belongs to another server than `server` by now."""
@@ -253,9 +271,9 @@ class StickTable:
         if text.isprintable():  # else it names no server
             self.namespace.presence.record(text)
         epoch = self.namespace.epoch_of(key, text, sequence)
-        self.entries.put(key, _pack(text, epoch), now)
+        self.entries.put(key, _Copy(text, epoch).pack(), now)
         if self.namespace.epoch_of(key, text, sequence) != epoch:  # another thread has invalidated it just now
-            self.entries.put(key, _pack(text, 0), now)
+            self.entries.put(key, _Copy(text, 0).pack(), now)
 
     def on_invalidation(self, digest: str, text: str | None, epoch: int) -> None:
         """Apply that another process has moved a key, or deleted its entry. Called from any thread."""
@@ -263,7 +281,7 @@ class StickTable:
         if text is None:
             self.entries.forget(digest)
         elif self.entries.peek(digest, now) is not None:
-            self.entries.put(digest, _pack(text, epoch), now)
+            self.entries.put(digest, _Copy(text, epoch).pack(), now)
 
     # For operators
 
@@ -274,7 +292,7 @@ class StickTable:
     def __iter__(self) -> Iterator[Entry]:
         """Yield all entries in this process (HAProxy `show table`). Others may be added and removed meanwhile."""
         for key, kept, left in self.entries.items(self.clock.monotonic()):
-            yield Entry(self.key_text(key), kept if self.namespace is None else _unpack(kept)[0], left)
+            yield Entry(self.key_text(key), kept if self.namespace is None else _Copy.parse(kept).text, left)
 
     def __getitem__(self, sample: Key) -> str:
         """Return the server of a key, without using the entry; KeyError if there is none."""
@@ -363,15 +381,30 @@ class StickTable:
         return f"<StickTable {self.name or self.type}: {len(self)}/{self.entries.size}>"
 
 
-def _pack(text: str, epoch: int) -> str:
-    """Return the text that the copy of an entry is kept as."""
-    return f"{epoch} {text}"
+class _Copy(NamedTuple):
+    """What a process keeps of an entry of a shared table.
 
+    - `text`: names the server.
+    - `epoch`: in which the copy was made; 0: it was never fresh.
+    - `previous`: names the server that the store may still have, as it did not reply when the client was moved from
+      there, or has not replied yet. None: the store has `text`, or had nothing.
+    """
 
-def _unpack(copy: str) -> tuple[str, int]:
-    """Return text and epoch of a copy."""
-    epoch, _, text = copy.partition(" ")
-    return text, int(epoch)
+    text: str
+    epoch: int
+    previous: str | None = None
+
+    def pack(self) -> str:
+        """Return the copy as a text: one takes half the memory of a tuple."""
+        return f"{self.epoch} {self.text}" if self.previous is None else f"- {self.previous} {self.text}"
+
+    @classmethod
+    def parse(cls, packed: str) -> _Copy:
+        epoch, _, text = packed.partition(" ")
+        if epoch != "-":
+            return cls(text, int(epoch))
+        previous, _, text = text.partition(" ")  # it has no space: it was the name or the address of a server
+        return cls(text, 0, previous)
 
 
 def _size(size: int | str) -> int | None:

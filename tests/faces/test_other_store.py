@@ -104,6 +104,57 @@ def test_while_the_store_fails_each_process_keeps_its_clients_and_no_request_wai
     assert one.store.breaker.state is State.CLOSED
 
 
+def test_client_that_is_moved_while_the_store_fails_stays_where_it_is(
+    processes: list[Process], server: DictionaryServer
+):
+    one, other = processes
+    assert [one.request(user) for user in USERS[:3]] == ["s1", "s2", "s3"]
+    server.is_down = True
+    one.backend["s1"].state = "maint"
+    moved = one.request(USERS[0])
+    assert moved in ("s2", "s3")
+    assert [one.request(USERS[0]) for _ in range(4)] == [moved] * 4
+
+    server.is_down = False  # with the entries from before
+    one.backend["s1"].state = "ready"
+    server.clock.advance(LONGEST_PAUSE)
+    assert [process.request(USERS[0]) for process in (one, other, one)] == [moved] * 3
+
+
+def test_client_that_is_moved_twice_while_the_store_fails_stays_at_the_last_server(
+    processes: list[Process], server: DictionaryServer
+):
+    one, other = processes
+    assert one.request("ann") == "s1"
+    server.is_down = True
+    one.backend["s1"].state = "maint"
+    second = one.request("ann")
+    one.backend[str(second)].state = "maint"
+    third = one.request("ann")
+    assert {second, third} == {"s2", "s3"}
+
+    server.is_down = False
+    one.backend["s1"].state = one.backend[str(second)].state = "ready"
+    server.clock.advance(LONGEST_PAUSE)
+    assert [process.request("ann") for process in (one, other, one)] == [third] * 3
+
+
+def test_client_that_another_process_has_moved_while_the_store_failed_here_is_followed(
+    processes: list[Process], server: DictionaryServer
+):
+    one, other = processes
+    assert [one.request("ann"), other.request("ann")] == ["s1", "s1"]
+    server.is_down = True
+    one.backend["s1"].state = "maint"
+    moved = one.request("ann")
+    server.is_down = False
+    other.backend["s1"].state = other.backend[str(moved)].state = "maint"
+    elsewhere = other.request("ann")
+    assert elsewhere not in ("s1", moved)
+    server.clock.advance(LONGEST_PAUSE)
+    assert [one.request("ann"), other.request("ann")] == [elsewhere] * 2
+
+
 def test_with_fail_requests_that_need_the_store_get_503(face: Face, server: DictionaryServer):
     process = Process(face, server, on_store_failure="fail")
     server.is_down = True
