@@ -287,7 +287,7 @@ def end_without_response(transaction: Transaction) -> None:
 
 
 def end_for_disconnected_client(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """End a request after its client has disconnected before the head: PEP 3333 requires one, which no client receives."""
+    """End a request after its client has disconnected before the head, which PEP 3333 requires all the same."""
     count_client_disconnect(environ, start_response)
     transaction = find_transaction(environ, start_response)
     if transaction is not None and transaction.has_writes:
