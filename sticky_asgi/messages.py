@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
-from urllib.parse import quote
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
@@ -14,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sticky_asgi.stores.client import execute
 from sticky_core.http.error_page import ErrorPage
-from sticky_core.http.forwarding import PATH_SAFE
+from sticky_core.http.request_target import request_path
 from sticky_core.transaction.status_retry import StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
@@ -137,10 +136,8 @@ class Transaction(CoreTransaction[Scope, Send]):
 
     @property
     def path(self) -> str:
-        raw: bytes | None = self.raw_request.get("raw_path")
-        if not raw:
-            return quote(self.raw_request["path"], safe=PATH_SAFE)
-        return raw.decode("latin-1").partition("?")[0]
+        scope = self.raw_request
+        return request_path(scope.get("raw_path") or None, scope.get("root_path") or "", scope["path"])
 
     @property
     def query(self) -> str:

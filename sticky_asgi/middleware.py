@@ -28,6 +28,7 @@ from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
+from sticky_core.http.request_target import decoded_path
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_core.transaction.steps import UNAVAILABLE
@@ -208,7 +209,7 @@ class StickyMiddleware(DispatchApp):
     def _replicas_for(self, scope: Scope) -> Replicas | None:
         if self._error is not None or scope["type"] not in ("http", "websocket"):
             return None
-        backend = self._frontend.backend(_path(scope))
+        backend = self._frontend.backend(decoded_path(scope["path"], scope.get("root_path") or ""))
         return self._replicas[backend] if backend is not None else None
 
     async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -229,10 +230,3 @@ def decision(request: HTTPConnection | Scope) -> Decision:
     if found is None:
         raise LookupError("no decision here: the request has not come through StickyMiddleware or a Dispatcher")
     return found
-
-
-def _path(scope: Scope) -> str:
-    """Return the path without root_path, which servers and mounts put before it."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path

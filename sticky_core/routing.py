@@ -10,6 +10,7 @@ from sticky_core.backend.backend import Backend, BackendComponent
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
 from sticky_core.errors import ConfigError, raise_problems
+from sticky_core.http.request_target import problem_of_decoded_path
 from sticky_core.persistence.cookie_scope import CookieScope, CookieScopeIndex
 
 
@@ -141,6 +142,8 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
     for prefix in routes:
         if not prefix.startswith("/") or (prefix != "/" and prefix.endswith("/")):
             yield f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself"
+        if (problem := problem_of_decoded_path(prefix)) is not None:
+            yield f"route {prefix!r}: {problem}"
     if not _are_backends(routes):
         others = (each for each in cast("Mapping[str, object]", routes).values() if not isinstance(each, Backend))
         yield from (f"{each!r} is no Backend: write Backend(name, servers=[...])" for each in others)

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Protocol, cast
-from urllib.parse import quote
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.http.error_page import ErrorPage
-from sticky_core.http.forwarding import PATH_SAFE
 from sticky_core.http.http1 import Header
+from sticky_core.http.request_target import request_path
 from sticky_core.transaction.status_retry import StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
@@ -107,10 +106,9 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
     def path(self) -> str:
         environ = self.raw_request
         raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-        if raw is None:
-            path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-            return quote(path.encode("latin-1"), safe=PATH_SAFE)
-        return raw.partition("?")[0]
+        root: str = environ.get("SCRIPT_NAME") or ""
+        path: str = environ.get("PATH_INFO") or ""
+        return request_path(raw.encode("latin-1") if raw else None, root, root + path, "latin-1")
 
     @property
     def query(self) -> str:

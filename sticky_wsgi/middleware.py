@@ -11,6 +11,7 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure, raise_problems
+from sticky_core.http.request_target import decoded_path
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_wsgi.apps import Replicas
@@ -157,7 +158,10 @@ class StickyMiddleware(DispatchApp):
         self._only_replicas = self._replicas[self._frontend.only] if self._frontend.only is not None else None
 
     def _replicas_for(self, environ: Environ) -> Replicas | None:
-        backend = self._frontend.backend(environ.get("PATH_INFO") or "/")
+        path: str = environ.get("PATH_INFO") or "/"
+        if not path.isascii():
+            path = path.encode("latin-1").decode("utf-8", "replace")  # as routes are written
+        backend = self._frontend.backend(decoded_path(path))
         return self._replicas[backend] if backend is not None else None
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

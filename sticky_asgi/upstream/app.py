@@ -24,7 +24,8 @@ from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.fork import register
 from sticky_core.http import http1
 from sticky_core.http.error_page import error_page
-from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest, request_target
+from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest
+from sticky_core.http.request_target import request_target
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT

@@ -16,8 +16,8 @@ class Uri(Hashing):
     """`whole`: whether the query is hashed as well, bool, False.
     `len`: how many characters are hashed, int, 0 for all.
     `depth`: how many directories are hashed, int, 0 for all.
-    `path_only`: hash the path without the scheme and authority of an absolute form, bool. We only get the path from the
-    web server, so it changes nothing here.
+    `path_only`: hash the path without the scheme and authority of an absolute form, bool. Here nothing else is ever
+    hashed, so it changes nothing.
 
     The other options are those of `Hashing`.
     """

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.errors import Failure, ServerFailure, raise_problems
@@ -132,11 +132,8 @@ class _Kind(Enum):
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _AUTHORITY = re.compile(r"[!-.0-;=?-\[\]-~]+")
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")  # the absolute form, less its path (RFC 9112, 3.2.2)
 # What a target must not contain. Non-ASCII bytes are allowed, since some clients send them.
 _not_in_target = re.compile(rb"[\x00-\x20\x7f]").search
-#: The characters besides letters and digits that need no quoting in a path (RFC 3986, 3.3).
-PATH_SAFE = "/:@!$&'()*+,;=~-._"
 
 _IPV4 = re.compile(r"[0-9.]+")
 _IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%.*)?")
@@ -222,45 +219,6 @@ def _without_lookalikes(lines: list[bytes]) -> Iterator[bytes]:
         name = line.partition(b":")[0]
         if b"_" not in name or name.replace(b"_", b"-") not in names:
             yield line
-
-
-def request_target(raw: bytes | None, root: str, path: str, query: bytes, charset: str = "utf-8") -> bytes:
-    """Return the request target as the client sent it, without the path that the app is mounted under.
-
-    `raw`: path and optionally query as received, if the web server provides it; otherwise `path` is quoted again.
-    `root`, `path`: unquoted, and decoded by `charset` with surrogate escapes (PEP 383). `query`: without its question
-    mark.
-    """
-    if raw is None:
-        raw = quote(path, safe=PATH_SAFE, encoding=charset, errors="surrogateescape").encode()
-    if root or raw[:1] != b"/":
-        absolute = _ABSOLUTE.match(raw)
-        raw = strip_root(
-            raw[absolute.end() :] if absolute is not None else raw, root.encode(charset, "surrogateescape")
-        )
-        if raw[:1] in b"?":
-            raw = b"/" + raw
-    return b"%b?%b" % (raw, query) if query else raw
-
-
-def strip_root(raw: bytes, root: bytes) -> bytes:
-    """Return the part of the quoted path `raw` after the unquoted `root`; all of `raw` if `root` is not its prefix,
-    since some web servers leave it out.
-    """
-    end = len(root)
-    if raw[:end] != root or b"%" in root:
-        end = 0
-        for byte in root:
-            here = raw[end : end + 1]
-            if here == b"%" and byte != 0x25:
-                here = unquote_to_bytes(raw[end : end + 3])
-                width = 3
-            else:
-                width = 3 if here == b"%" and raw[end : end + 3] == b"%25" else 1
-            if here != bytes((byte,)):
-                return raw
-            end += width
-    return raw[end:] if raw[end : end + 1] in (b"/", b"", b"?") else raw
 
 
 def leaves_base_path(target: bytes) -> bool:

@@ -76,7 +76,9 @@ class Request(Protocol):
 
     @property
     def path(self) -> str:
-        """The path as it was sent: percent-encoded, without the query (latin-1, a character per byte)."""
+        """The path as it was sent: percent-encoded, without the query, what the app is mounted under, and the scheme
+        and authority of an absolute form (latin-1, a character per byte). See `request_target`.
+        """
         ...
 
     @property

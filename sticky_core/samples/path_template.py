@@ -6,12 +6,15 @@ import re
 
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
+from sticky_core.http.request_target import decode_path, problem_of_decoded_path
 
 
 class PathTemplate:
     """The parts of the path that are in braces in a template such as `/rooms/{id}`, with or without further segments
     behind it; slashes join several parts. A part has one character at least and no slash; where a segment has several,
     as `{name}.{type}`, each takes as much as it can, the first first.
+
+    Paths are compared decoded, as apps see them, so all spellings of one path have one key.
 
     Each character of a path is compared a bounded number of times. A regular expression would try every way to divide a
     segment, which takes cubic time for three parts.
@@ -21,10 +24,13 @@ class PathTemplate:
         pieces = re.split(r"\{(\w+)\}", text)
         if len(pieces) < 3 or any(not piece.isidentifier() for piece in pieces[1::2]):
             raise ConfigError(f"key {text!r} has nothing in braces: write /rooms/{{id}}, or a sample such as 'path'")
+        problem = problem_of_decoded_path(text)
+        if problem is not None:
+            raise ConfigError(f"key {text!r}: {problem}")
         # of each segment the literals around its parts; one literal: the segment has no part
         self._segments: list[list[str]] = [[""]]
         for literal in pieces[::2]:
-            first, *others = literal.split("/")
+            first, *others = literal.encode().decode("latin-1").split("/")
             self._segments[-1][-1] += first
             self._segments += ([other] for other in others)
             self._segments[-1].append("")
@@ -34,7 +40,7 @@ class PathTemplate:
             self._segments.pop()
 
     def __call__(self, request: Request) -> str | None:
-        segments = request.path.split("/", len(self._segments))
+        segments = decode_path(request.path).split("/", len(self._segments))
         if len(segments) < len(self._segments) + self._has_more:
             return None
         found: list[str] = []

@@ -46,9 +46,9 @@ def src(request: Request) -> Address | None:
     return parse_address(request.src)
 
 
-def path(request: Request) -> str:
-    """The path, without the query."""
-    return request.path
+def path(request: Request) -> str | None:
+    """The path, without the query and the part that the app is mounted under; None for `OPTIONS *`, which has none."""
+    return request.path if request.path != "*" else None
 
 
 def method(request: Request) -> str:

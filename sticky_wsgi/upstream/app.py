@@ -7,7 +7,8 @@ from http import HTTPStatus
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.error_page import error_page
-from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest, request_target
+from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest
+from sticky_core.http.request_target import request_target
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT

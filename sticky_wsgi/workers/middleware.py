@@ -47,8 +47,9 @@ class StickyWorkers(DispatchApp):
     - `secret`: what signs the cookie (see `Cookie`). Default: the environment variable `STICKY_SECRET`, else a secret
       that the workers generate, which is lost when the last of them ends.
     - `key`: what decides about a request before any cookie: a sample as text (`"hdr(Mcp-Session-Id)"`,
-      `"url_param(sid)"`), a path with braces (`"/rooms/{id}"`), or a function of the request. Workers learn keys from
-      requests and responses, and agree on the owner of a new one. Default None. HAProxy's twin is `stick on`.
+      `"url_param(sid)"`), a path with braces (`"/rooms/{id}"`, decoded, as the app sees it), or a function of the
+      request. Workers learn keys from requests and responses, and agree on the owner of a new one. Default None.
+      HAProxy's twin is `stick on`.
     - `slots`: over how many workers keys are spread by a consistent hash, instead of being learned; an int from 1 to
       128. Default None: keys are learned. HAProxy's twin is `hash-type consistent`.
     - `on_lost`: what happens to a client after its worker has ended. `"rebind"` (default): another worker serves it and

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import ModuleType
 from typing import Any, Literal
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from wsgiref.validate import validator
 
 import pytest
@@ -199,6 +200,17 @@ class Client(ABC):
         self._add(request, headers, peer, body)
         self._pieces = [body[at : at + pieces] for at in range(0, len(body) or 1, pieces)] if pieces else [body]
         return self._exchange(request)
+
+    def get(self, target: str, *, mount: str = "", has_raw_target: bool = True) -> RecordedResponse:
+        """Send a GET with this request target, percent-encoded, to the app below `mount`. `has_raw_target`: the server
+        passes the target on as it was sent, beside the decoded path.
+        """
+        request = self._request("/", (), "GET", "http", "")
+        self._set_target(request, target, mount, has_raw_target)
+        return self._exchange(request)
+
+    @abstractmethod
+    def _set_target(self, request: dict[str, Any], target: str, mount: str, has_raw_target: bool) -> None: ...
 
     @abstractmethod
     def _add(self, request: dict[str, Any], headers: Sequence[Header], peer: str, body: bytes) -> None: ...
@@ -393,6 +405,11 @@ class AsgiClient(Client):
             "extensions": {},
         }
 
+    def _set_target(self, request: dict[str, Any], target: str, mount: str, has_raw_target: bool) -> None:
+        path, _, query = target.partition("?")
+        request |= {"path": unquote(path), "root_path": mount, "query_string": query.encode()}
+        request["raw_path"] = path.encode("latin-1") if has_raw_target else None
+
     def _add(self, request: dict[str, Any], headers: Sequence[Header], peer: str, body: bytes) -> None:
         request["headers"] += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         request["client"] = (peer, 50000) if peer else None
@@ -506,6 +523,14 @@ class WsgiClient(Client):
         for text in cookies:
             environ["HTTP_COOKIE"] = text
         return environ
+
+    def _set_target(self, request: dict[str, Any], target: str, mount: str, has_raw_target: bool) -> None:
+        parts = urlsplit(target)
+        path = unquote_to_bytes(parts.path).decode("latin-1")
+        script = mount.encode().decode("latin-1")
+        request |= {"SCRIPT_NAME": script, "PATH_INFO": path.removeprefix(script), "QUERY_STRING": parts.query}
+        if has_raw_target:
+            request["RAW_URI"] = target
 
     def _add(self, request: dict[str, Any], headers: Sequence[Header], peer: str, body: bytes) -> None:
         for name, value in headers:

@@ -19,7 +19,12 @@ from tests.core.samples.requests import make_request
         ("/rooms/{id}", "/rooms/7", "7"),
         ("/rooms/{id}", "/rooms/7/chat", "7"),
         ("/rooms/{id}", "/rooms/7/", "7"),
-        ("/rooms/{id}", "/rooms/a%20b", "a%20b"),
+        ("/rooms/{id}", "/rooms/a%20b", "a b"),
+        ("/rooms/{id}", "/%72ooms/%7Eann", "~ann"),
+        ("/rooms/{id}", "/rooms/a%2Fb", "a"),
+        ("/r\u00e4ume/{id}", "/r%C3%A4ume/7", "7"),
+        ("/rooms/{n\u00fammer}", "/rooms/%C3%A4", "\xc3\xa4"),
+        ("/rooms/{id}", "*", None),
         ("/rooms/{id}", "/rooms/", None),
         ("/rooms/{id}", "/rooms", None),
         ("/rooms/{id}", "/other/7", None),
@@ -46,6 +51,19 @@ from tests.core.samples.requests import make_request
 )
 def test_path_template_takes_the_part_in_braces_from_the_path(template, path, key):
     assert PathTemplate(template)(make_request(path=path)) == key
+
+
+@pytest.mark.parametrize(
+    "template, problem",
+    [
+        ("/a%20b/{id}", "key '/a%20b/{id}': paths are compared decoded: write '/a b/{id}'"),
+        ("/rooms?id={id}", "key '/rooms?id={id}': a path ends before the query"),
+    ],
+)
+def test_template_that_would_never_match_is_refused(template, problem):
+    with pytest.raises(ConfigError) as refused:
+        PathTemplate(template)
+    assert problem in str(refused.value)
 
 
 @pytest.mark.parametrize("template", ["/rooms", "/rooms/{}", "/rooms/{7}", "/rooms/{a b}"])

@@ -77,8 +77,9 @@ class GroupWorker(ABC):
         cookie: str = "",
         headers: Sequence[Header] = (),
         scheme: str = "http",
+        mount: str = "",
     ) -> Response:
-        """Send a request to this worker, and return the response."""
+        """Send a request to this worker, and return the response. `mount`: what a server or app around it serves."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -103,7 +104,8 @@ class AsgiWorker(GroupWorker):
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        seen = SeenRequest(scope["path"], scope["query_string"].decode(), headers, scope.get("sticky"))
+        path = scope["path"].removeprefix(scope["root_path"])
+        seen = SeenRequest(path, scope["query_string"].decode(), headers, scope.get("sticky"))
         response = self.respond(seen)
         found = [(name.lower().encode(), value.encode()) for name, value in response.headers]
         await asgi.respond(send, response.body, response.status, found)
@@ -122,10 +124,18 @@ class AsgiWorker(GroupWorker):
         cookie: str = "",
         headers: Sequence[Header] = (),
         scheme: str = "http",
+        mount: str = "",
     ) -> Response:
         raw = [(name.lower().encode(), value.encode()) for name, value in headers]
         client = self._run(
-            self._worker.request(path=path, query_string=query.encode(), cookie=cookie, headers=raw, scheme=scheme)
+            self._worker.request(
+                path=mount + path,
+                root_path=mount,
+                query_string=query.encode(),
+                cookie=cookie,
+                headers=raw,
+                scheme=scheme,
+            )
         )
         found = [(name.decode(), value.decode()) for name, value in client.sent[0]["headers"]]
         return Response(client.status, found, client.body)
@@ -177,13 +187,14 @@ class WsgiWorker(GroupWorker):
         cookie: str = "",
         headers: Sequence[Header] = (),
         scheme: str = "http",
+        mount: str = "",
     ) -> Response:
         variables = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers}
         if cookie:
             variables["HTTP_COOKIE"] = cookie
         variables["HTTP_HOST"] = "example.org"
         variables["wsgi.url_scheme"] = scheme
-        response = self._server.request(path, query, **variables)
+        response = self._server.request(path, query, SCRIPT_NAME=mount, **variables)
         return Response(int(response.status[:3]), response.headers, response.data)
 
     def stop(self) -> None:

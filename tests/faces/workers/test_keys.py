@@ -51,6 +51,15 @@ def test_hashed_keys_are_spread_over_the_workers_and_all_workers_send_them_to_th
         assert last == [home] if home is not workers[2] else len(last) == 1
 
 
+@pytest.mark.parametrize("options", [{"slots": 3}, {}], ids=["hashed", "learned"])
+def test_key_in_the_path_is_found_below_a_mount(start, options):
+    workers = [start(key="/rooms/{id}", **options) for _ in range(3)]
+    for _ in range(4):
+        for worker in workers:
+            worker.request("/rooms/7/chat", mount="/app")
+    assert sorted(len(worker.seen) for worker in workers) == [0, 0, 12]
+
+
 def test_hashed_key_of_the_query_decides_which_worker_serves(start):
     workers = [start(key="url_param(room)", slots=2) for _ in range(2)]
     for number in range(12):
