@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -52,17 +53,12 @@ class BackendConfig:
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
             yield "a name is made of letters, digits and - _ . :"
-        names = [server.name for server in self.servers]
-        if not names:
+        if not self.servers:
             yield "has no servers"
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"has {names.count(name)} servers called {name}: give each a name of its own"
-        cookies = [cookie.name for cookie in self.cookie_scopes]
-        for name in sorted({name for name in cookies if cookies.count(name) > 1}):
-            yield (
-                f"persists by cookie {name} in {cookies.count(name)} ways that would undo each other: "
-                "give each a name of its own"
-            )
+        for name, count in _repeated(server.name for server in self.servers):
+            yield f"has {count} servers called {name}: give each a name of its own"
+        for name, count in _repeated(cookie.name for cookie in self.cookie_scopes):
+            yield f"persists by cookie {name} in {count} ways that would undo each other: give each a name of its own"
         yield from Retries(self.retries, self.retry_on, self.redispatch).problems()
         if self.retry_body_limit < 0:
             yield f"retry_body_limit {self.retry_body_limit} is below 0"
@@ -138,3 +134,8 @@ class BackendConfig:
                         f"server {server.name}: check: port is for URLs, and this is an app: give it a check of its "
                         "own, or check=False"
                     )
+
+
+def _repeated(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the names that occur more than once, sorted, each with how often it occurs."""
+    return sorted((name, count) for name, count in Counter(names).items() if count > 1)

@@ -57,9 +57,10 @@ class PersistenceSet:
         self.max_idle = max((each.max_idle for each in members), default=0.0)
 
     def _problems_of_shared_tables(self) -> Iterator[str]:
-        names = [table.name for table in self.tables if table.store is not None]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"{names.count(name)} shared tables are called {name}: give each a name= of its own"
+        names = Counter(table.name for table in self.tables if table.store is not None)
+        for name, count in sorted(names.items()):
+            if count > 1:
+                yield f"{count} shared tables are called {name}: give each a name= of its own"
 
     @property
     def stores(self) -> tuple[SharedStore, ...]:

@@ -1,7 +1,8 @@
 """Signed texts. A signed value is valid only in the one form in which we write it.
 
-itsdangerous makes the signatures, but does not verify them: it decodes their base64 leniently, so that `value + "="`
-would be valid too. Instead the payload is signed again, and the value is valid if it is exactly the same text.
+The keys and the form of the values are those of itsdangerous. It does not verify them: it decodes their base64
+leniently, so that `value + "="` would be valid too. Instead the payload is signed again, and the value is valid if it
+is exactly the same text. It does not sign them either: it would derive the key anew for each value.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 
 from itsdangerous import Signer
@@ -54,20 +56,21 @@ class Signing:
 
     def __init__(self, keys: Sequence[bytes], *purpose: str) -> None:
         salt = "/".join(("sticky-sessions", *purpose))
-        # one Signer per key: a Signer with a list of keys does not tell which of them matched
-        self._signers = [
-            Signer(key, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256) for key in reversed(keys)
+        # one Signer for each key: a Signer with a list of keys does not tell which of them matched
+        self._keys = [
+            Signer(key, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
+            for key in reversed(keys)
         ]
-        self._digest_keys = [signer.derive_key() for signer in self._signers]
 
     @property
     def keys(self) -> range:
         """The numbers of the keys. 0 is the newest, with which values are signed."""
-        return range(len(self._signers))
+        return range(len(self._keys))
 
     def sign(self, payload: str, key: int = 0) -> str:
         """Return `payload.signature`."""
-        return self._signers[key].sign(payload).decode("ascii")
+        signature = urlsafe_b64encode(hmac.digest(self._keys[key], payload.encode(), "sha256"))
+        return f"{payload}.{signature.rstrip(b'=').decode('ascii')}"
 
     def verify(self, value: str) -> tuple[str, int] | None:
         """Return the payload of a signed value and the number of the key that has signed it, or None if no key signs
@@ -82,4 +85,4 @@ class Signing:
 
     def digest(self, text: str, key: int = 0) -> str:
         """Return a keyed digest of `text`, 32 hexadecimal digits, which does not reveal `text`."""
-        return hmac.digest(self._digest_keys[key], b"opaque/" + text.encode(), "sha256").hex()[:32]
+        return hmac.digest(self._keys[key], b"opaque/" + text.encode(), "sha256").hex()[:32]

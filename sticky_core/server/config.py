@@ -66,6 +66,20 @@ class TemplateOptions(TypedDict, total=False):
     fail_timeout: Duration | None
 
 
+# Each option with its types, and what to write. None comes first: most options are not given, and to test for a
+# protocol takes long.
+_TYPES = (
+    ("name", str, "a text"),
+    ("cookie", None | str, "its id in cookies, as a text"),
+    ("check", None | Check, "check=Check('/health')"),
+    ("agent_check", None | AgentCheck, "agent_check=AgentCheck(port)"),
+    ("track", None | str | Tracked, "the other server, or its name"),
+    ("tls", None | TLS, "tls=TLS(...)"),
+    ("max_fails", int, "how many requests may fail, or 0 for any number"),
+    ("pool_max_conn", None | int, "how many connections are kept"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """The configuration of a server. `Server` documents the options."""
@@ -101,16 +115,7 @@ class ServerConfig:
 
     def _type_problems(self) -> Iterator[str]:
         """Yield a problem for each option of the wrong type. They are reported before the values are checked."""
-        for name, kind, write in (
-            ("name", str, "a text"),
-            ("cookie", str | None, "its id in cookies, as a text"),
-            ("check", Check | None, "check=Check('/health')"),
-            ("agent_check", AgentCheck | None, "agent_check=AgentCheck(port)"),
-            ("track", str | Tracked | None, "the other server, or its name"),
-            ("tls", TLS | None, "tls=TLS(...)"),
-            ("max_fails", int, "how many requests may fail, or 0 for any number"),
-            ("pool_max_conn", int | None, "how many connections are kept"),
-        ):
+        for name, kind, write in _TYPES:
             given: object = getattr(self, name)
             if not isinstance(given, kind) and not (name == "check" and given is False):
                 yield f"{name}={given!r} has the wrong type: write {write}"

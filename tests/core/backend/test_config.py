@@ -4,7 +4,9 @@ import pytest
 
 from sticky_core.backend.backend import Backend, BackendConfig
 from sticky_core.balance import LeastConn, Random, RoundRobin
+from sticky_core.errors import ConfigError
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.config import ServerConfig
 from tests.core.backend.backends import servers
 
 
@@ -47,3 +49,33 @@ def test_balance_is_text_or_a_value(balance: str | RoundRobin, expected: object)
 def test_defaults_are_those_of_the_documentation():
     config = Backend("web", servers("s1")).config
     assert (config.balance, config.persist, config.retries, config.unavailable) == (RoundRobin(), (), 3, "redispatch")
+
+
+class CountedName(str):
+    """A name that counts how often names are compared."""
+
+    __slots__ = ()
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.comparisons += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_names_of_servers_are_not_compared_each_with_each():
+    configs = tuple(ServerConfig(name=CountedName(f"s{number}"), target="http://10.0.0.1") for number in range(200))
+    CountedName.comparisons = 0
+    BackendConfig(name="web", servers=configs, balance=RoundRobin())
+    assert CountedName.comparisons < len(configs)
+
+
+def test_a_name_that_several_servers_have_is_reported_once():
+    configs = tuple(ServerConfig(name=name, target="http://10.0.0.1") for name in ("b", "a", "b", "c", "a", "b"))
+    with pytest.raises(ConfigError) as refused:
+        BackendConfig(name="web", servers=configs, balance=RoundRobin())
+    assert [problem.rpartition(":")[0] for problem in refused.value.problems] == [
+        "backend web: has 2 servers called a",
+        "backend web: has 3 servers called b",
+    ]
