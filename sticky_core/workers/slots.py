@@ -4,14 +4,23 @@ each worker slot, and the sockets of the workers. Their names show which instanc
 Only files are touched here; the faces open the sockets. A worker takes the lowest free worker slot and holds its lock
 until it ends, however it ends. Its socket is called `<slot>.<instance>.sock`, so a listing of the directory shows all
 workers, and no name is ever used twice: a process that finds that no worker listens at a socket may remove it.
+
+Workers of one parent process are a group. Process ids are unique only within a PID namespace, and containers may share
+the directory, so the name of a group has both. Each worker holds a shared lock of the directory of its group. So a
+process may remove that of a group that has ended, even if it can't see the parent: it removes only what it can lock
+exclusively. (systemd-tmpfiles also removes nothing from a directory that is locked.)
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +39,9 @@ STALE_AFTER: Final = 60.0
 
 SOCKET_SUFFIX: Final = ".sock"
 
+#: The directory of the group of one parent process: PID namespace, parent, number of the app. No `name=` begins so.
+_GROUP_OF_PARENT: Final = re.compile("@([0-9a-f]*)-([0-9]+)-[0-9]+")
+
 
 class WorkerSlots:
     """The directory of one group of workers. ConfigError if it is not private to this user."""
@@ -42,17 +54,27 @@ class WorkerSlots:
 
     @classmethod
     def of_group(
-        cls, name: str | None, app: int, clock: Clock, directory: str | os.PathLike[str] | None = None
+        cls,
+        name: str | None,
+        app: int,
+        clock: Clock,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        namespace: str | None = None,
     ) -> WorkerSlots:
         """Return the worker slots that this process shares with its peers: all processes of the same parent, or all of
         the group `name`. `app`: the number of this app among those of a process that have workers. `directory`: where
-        to put them, instead of the system's temporary directory.
+        to put them, instead of the system's temporary directory. `namespace`: the PID namespace, hexadecimal; by
+        default this process's.
         """
         base = Path(directory) if directory is not None else Path(tempfile.gettempdir()) / f"sticky-{os.geteuid()}"
         _make_private(base)
         if name is None:
-            _remove_stale_groups(base, clock)
-        slots = cls(base / (f"{os.getppid()}-{app}" if name is None else name), clock)
+            if namespace is None:
+                namespace = _pid_namespace()
+            _remove_stale_groups(base, clock, namespace)
+            name = f"@{namespace}-{os.getppid()}-{app}"
+        slots = cls(base / name, clock)
         _make_private(slots.path)
         longest = os.fsencode(slots.path / f"{MAX_WORKERS}.{'0' * 16}{SOCKET_SUFFIX}")
         if len(longest) > MAX_SOCKET_PATH:
@@ -84,18 +106,45 @@ class WorkerSlots:
         """Acquire the lowest free worker slot for the worker `instance`, and remove the sockets that an earlier worker
         has left there. ConfigError if all are taken.
         """
-        fcntl = _fcntl()
-        for number in range(1, MAX_WORKERS + 1):
-            lock = os.open(self.path / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                continue
-            for stale in self.path.glob(f"{number}.*{SOCKET_SUFFIX}*"):
-                stale.unlink(missing_ok=True)
-            return WorkerSlot(self, number, instance, lock)
+        directory = self._lock_directory()
+        try:
+            for number in range(1, MAX_WORKERS + 1):
+                lock = self._lock_slot(number)
+                if lock is not None:
+                    for stale in self.path.glob(f"{number}.*{SOCKET_SUFFIX}*"):
+                        stale.unlink(missing_ok=True)
+                    return WorkerSlot(self, number, instance, (lock, directory))
+        except BaseException:
+            os.close(directory)
+            raise
+        os.close(directory)
         raise ConfigError(f"StickyWorkers: all {MAX_WORKERS} worker slots in {self.path} are taken: run fewer workers")
+
+    def _lock_directory(self) -> int:
+        """Lock the directory, so that no process removes it while this worker runs. Return the descriptor."""
+        fcntl = _fcntl()
+        while True:
+            try:
+                directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:  # another process has just removed it, as that of a group that has ended
+                _make_private(self.path)
+                continue
+            with suppress(OSError):  # a file system without locks of directories: nothing removes this one then
+                fcntl.flock(directory, fcntl.LOCK_SH)
+            if _is_at(directory, self.path):
+                return directory
+            os.close(directory)
+
+    def _lock_slot(self, number: int) -> int | None:
+        """Lock a worker slot and return the descriptor; None if the worker slot is taken."""
+        fcntl = _fcntl()
+        lock = os.open(self.path / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return lock
 
     def changed_instances(self) -> dict[int, str] | None:
         """Return the instances of all published workers, by the number of their worker slot; None if nothing has
@@ -132,10 +181,10 @@ class WorkerSlots:
 class WorkerSlot:
     """The worker slot of one worker. It is held until it is released, or the process ends."""
 
-    def __init__(self, slots: WorkerSlots, number: int, instance: str, lock: int) -> None:
+    def __init__(self, slots: WorkerSlots, number: int, instance: str, locks: Sequence[int]) -> None:
         self.number = number
         self.instance = instance
-        self._lock: int | None = lock
+        self._locks = locks  # descriptors of the locked files
         self.path = slots.socket_path(number, instance)
         #: where to bind the socket, before peers can see it
         self.draft_path = self.path + "~"
@@ -156,9 +205,9 @@ class WorkerSlot:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Close the lock file, and leave the worker slot to the parent. Called in a forked child."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
+        """Close the lock files, and leave the worker slot to the parent. Called in a forked child."""
+        locks, self._locks = self._locks, ()
+        for lock in locks:
             os.close(lock)  # the lock itself ends with the last process that has the file open
 
 
@@ -182,20 +231,52 @@ def _make_private(path: Path) -> None:
         )
 
 
-def _remove_stale_groups(base: Path, clock: Clock) -> None:
-    """Remove the directories of unnamed groups after their parent process has ended."""
-    for group in base.iterdir():
-        parent = group.name.partition("-")[0]
-        if not parent.isdecimal() or _process_exists(int(parent)):
+def _pid_namespace() -> str:
+    """Return what tells apart processes with the same id: an id of the host's start and of the PID namespace there, as
+    hexadecimal text. Empty where the system has no PID namespaces.
+    """
+    known = b""
+    with suppress(OSError):
+        known += b"%d " % os.stat("/proc/self/ns/pid").st_ino
+    with suppress(OSError):
+        known += Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    return sha256(known).hexdigest()[:8] if known else ""
+
+
+def _remove_stale_groups(base: Path, clock: Clock, namespace: str) -> None:
+    """Remove the directories of groups that have ended: no worker has locked the directory, and the parent process has
+    ended, if it is in this PID namespace.
+    """
+    for path in base.iterdir():
+        group = _GROUP_OF_PARENT.fullmatch(path.name)
+        if group is None or (group[1] == namespace and _process_exists(int(group[2]))):
             continue
-        try:
-            # a group that starts now, under a process id that was used before, keeps its directory
-            if group.lstat().st_mtime < clock.wall() - STALE_AFTER:
-                for file in group.iterdir():
-                    file.unlink()
-                group.rmdir()
-        except OSError:  # another worker removes it at the same time
-            pass
+        with suppress(OSError):  # a worker holds its lock, or another process removes it at the same time
+            _remove_group(path, clock)
+
+
+def _remove_group(path: Path, clock: Clock) -> None:
+    """Remove the directory of a group, unless it was changed a short time ago: workers may be about to start. OSError
+    if a worker has locked it.
+    """
+    fcntl = _fcntl()
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(directory, path) and os.fstat(directory).st_mtime < clock.wall() - STALE_AFTER:
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+    finally:
+        os.close(directory)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file or directory is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _process_exists(pid: int) -> bool:

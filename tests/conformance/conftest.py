@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,10 +73,14 @@ def launch(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
     started: list[ServerProcess] = []
 
     def launched(
-        kind: str, *arguments: str, cwd: Path = ROOT, variables: Mapping[str, str] | None = None
+        kind: str,
+        *arguments: str,
+        cwd: Path = ROOT,
+        variables: Mapping[str, str] | None = None,
+        container: Sequence[str] = (),
     ) -> ServerProcess:
         port = free_port()
-        command = command_of(KINDS[kind], port, arguments)
+        command = [*container, *command_of(KINDS[kind], port, arguments)]
         served = ServerProcess(KINDS[kind], command, port, cwd, tmp_path / f"{kind}-{len(started)}.log", variables)
         started.append(served)
         return served

@@ -5,6 +5,7 @@ its session, whichever process accepts its connection.
 import json
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 from collections import Counter
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 import socketio  # type: ignore[import-untyped]
 from requests import Session
+
+from tests.conformance.servers import start
 
 #: With so few connections for each worker, one worker can't accept all of ours.
 GTHREAD = "gunicorn -k gthread --threads 4 --worker-connections 5 -w 3"
@@ -139,6 +142,24 @@ def client_of_each_worker(served, until, workers=WORKERS):
 
     until(more, "a client of each worker")
     return found
+
+
+@pytest.fixture
+def contained(launch):
+    """Starts a server as the first process of a PID namespace of its own, as in a container that shares the file
+    system.
+    """
+    container = ("unshare", "--pid", "--fork", "--kill-child")
+    try:
+        subprocess.run([*container, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("unshare --pid: no program, or no permission")
+
+    def start_contained(command, **variables):
+        server, *arguments = command.split()
+        return start(lambda: launch(server, *arguments, variables=variables, container=container))
+
+    return start_contained
 
 
 #: those that show nothing that the others do not show
@@ -502,3 +523,22 @@ def test_clients_of_flask_socketio_lose_their_session_without_stickiness(started
 
     until(session_is_lost, "a request at a worker that does not have the session")
     assert "Invalid session" in served.output
+
+
+def test_apps_in_containers_that_share_the_directory_are_not_peers_and_do_not_remove_each_others_workers(
+    started, contained, until, directory
+):
+    sticky = {"directory": str(directory / "run")}
+    served = started("sync", sticky)
+    clients = client_of_each_worker(served, until)
+    for path in (directory / "run").iterdir():
+        os.utime(path, (0, 0))  # as if its workers had started long ago
+    one, other = (contained(SERVERS["sync"][0], STICKY=json.dumps(sticky)) for _ in range(2))
+    at_one = one.client()
+    counts = [get_json(at_one, "/count?client=x")["n"] for _ in range(3)]
+    at_other = replace(other.client(), jar={**at_one.jar})
+    content = get_json(at_other, "/count?client=x")
+    assert (counts, content["n"], content["reason"]) == ([1, 2, 3], 1, "other instance")
+    assert get_json(at_one, "/count?client=x")["n"] == 4
+    wrong, _ = count_wrong(list(clients.values()), 10)
+    assert wrong == 0

@@ -1,5 +1,6 @@
 """A worker slot is held by a lock that ends with its process, and the names of sockets show which workers run."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -138,29 +139,80 @@ def test_path_that_is_too_long_for_a_socket_is_refused_at_startup(tmp_path):
         WorkerSlots.of_group("group", 1, SystemClock(), path)
 
 
+def group_of_parent(path, app=1, namespace="a1", **more):
+    """The worker slots of the processes of this test's parent."""
+    return WorkerSlots.of_group(None, app, more.get("clock", SystemClock()), path / "run", namespace=namespace)
+
+
 def test_processes_of_one_parent_are_a_group_and_each_app_has_its_own(tmp_path):
-    one = WorkerSlots.of_group(None, 1, SystemClock(), tmp_path / "run")
+    one, same = (WorkerSlots.of_group(None, 1, SystemClock(), tmp_path / "run") for _ in range(2))
     other = WorkerSlots.of_group(None, 2, SystemClock(), tmp_path / "run")
-    assert one.path.name == f"{os.getppid()}-1"
+    assert one.path == same.path
+    assert one.path.name.endswith(f"-{os.getppid()}-1")
     assert other.path != one.path
 
 
-def test_directory_of_a_group_whose_parent_has_ended_is_removed_after_a_while(tmp_path):
+def test_processes_of_two_containers_are_not_a_group_although_their_parents_have_the_same_id(tmp_path):
+    one, same, other = (group_of_parent(tmp_path, namespace=namespace) for namespace in ("a1", "a1", "b2"))
+    assert (one.path == same.path, one.path == other.path) == (True, False)
+
+
+def test_pid_namespace_is_that_of_this_process_on_this_host(monkeypatch):
+    here = slots_module._pid_namespace()
+    assert here == slots_module._pid_namespace()
+    monkeypatch.setattr(os, "stat", lambda path: os.stat_result((0, 4711, *[0] * 8)))
+    assert slots_module._pid_namespace() != here
+
+
+#: groups without a worker: the name of the directory, and whether another group's start removes it after a while
+ENDED_GROUPS = {
+    "the parent has ended": ("@a1-{ended}-1", True),
+    "the parent runs": ("@a1-{running}-1", False),
+    "the parent is in another namespace, with an id that is unused here": ("@b2-{ended}-1", True),
+    "the parent is in another namespace, with an id that is used here": ("@b2-{running}-1", True),
+    "a name": ("shop", False),
+    "a name with digits": ("{ended}-1", False),
+}
+
+
+@pytest.mark.parametrize("name, is_removed", ENDED_GROUPS.values(), ids=ENDED_GROUPS)
+@pytest.mark.parametrize("runs", [False, True], ids=["without a worker", "with a worker"])
+def test_directory_of_a_group_is_removed_after_its_workers_and_its_parent_have_ended(tmp_path, name, is_removed, runs):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    run = tmp_path / "run"
-    stale = WorkerSlots(run / f"{process.pid}-1", SystemClock())
-    live = WorkerSlots(run / f"{os.getpid()}-1", SystemClock())
-    named = WorkerSlots(run / "named", SystemClock())
-    for slots in (stale, live, named):
-        slots.path.mkdir(parents=True, mode=0o700)
-        published(slots, "a").after_fork()
-    run.chmod(0o700)
-    created = os.stat(stale.path).st_mtime
-    WorkerSlots.of_group(None, 1, ManualClock(wall=created + slots_module.STALE_AFTER - 1), run)
-    assert stale.path.exists()
-    WorkerSlots.of_group(None, 1, ManualClock(wall=created + slots_module.STALE_AFTER + 1), run)
-    assert [slots.path.exists() for slots in (stale, live, named)] == [False, True, True]
+    group = WorkerSlots(tmp_path / "run" / name.format(ended=process.pid, running=os.getpid()), SystemClock())
+    group.path.mkdir(parents=True, mode=0o700)
+    group.path.parent.chmod(0o700)
+    worker = published(group, "a")
+    if not runs:
+        worker.after_fork()  # its locks are released, as by a killed process
+    changed = os.stat(group.path).st_mtime
+    group_of_parent(tmp_path, clock=ManualClock(wall=changed + slots_module.STALE_AFTER - 1))
+    assert os.path.exists(worker.path)
+    group_of_parent(tmp_path, clock=ManualClock(wall=changed + slots_module.STALE_AFTER + 1))
+    assert os.path.exists(worker.path) == (runs or not is_removed)
+    assert group.path.exists() == (runs or not is_removed)
+
+
+def test_worker_starts_although_the_directory_of_its_group_was_just_removed(tmp_path, monkeypatch):
+    slots = group_of_parent(tmp_path)
+    slots.path.rmdir()
+    first = published(slots, "a")
+    first.release()
+    flock = fcntl.flock
+    removed: list[Path] = []
+
+    def remove_before_the_lock(descriptor, operation):
+        if operation == fcntl.LOCK_SH and not removed:
+            removed.append(slots.path)
+            (slots.path / "1.lock").unlink()
+            slots.path.rmdir()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_before_the_lock)
+    second = published(slots, "b")
+    assert removed and os.path.exists(second.path)
+    assert as_another_process(slots).acquire("c").number == 2
 
 
 def test_config_error_if_all_worker_slots_are_taken(slots, monkeypatch):
