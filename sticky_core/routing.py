@@ -26,11 +26,10 @@ class Frontend:
         problems = list(_route_problems(routes))
         if not _are_backends(routes):
             raise_problems(problems)
-        longest_first = sorted(routes.items(), key=lambda route: -len(route[0]))
-        self._routes = [(prefix, f"{prefix}/", backend) for prefix, backend in longest_first if prefix != "/"]
         self._default = routes.get("/")
+        self._by_prefix = _by_prefix(routes)
         #: the backend that serves every path, if one does
-        self.only = self._default if not self._routes else None
+        self.only = self._default if not self._by_prefix else None
         #: each backend once, in the order of the routes
         self.backends = tuple(dict.fromkeys(routes.values()))
         #: the cookies that the backends insert
@@ -52,10 +51,19 @@ class Frontend:
 
     def backend(self, path: str) -> Backend | None:
         """Return the backend that serves `path`, or None if no route matches."""
-        for prefix, segment, backend in self._routes:
-            if path.startswith(segment) or path == prefix:
-                return backend
-        return self._default
+        found = self._default
+        end = 0
+        while end >= 0:  # a look-up for each segment, until no route goes on
+            end = path.find("/", end + 1)
+            entry = self._by_prefix.get(path[:end] if end >= 0 else path)
+            if entry is None:
+                break
+            backend, goes_on = entry
+            if backend is not None:
+                found = backend
+            if not goes_on:
+                break
+        return found
 
 
 class SharedCookieNames(BackendComponent):
@@ -134,6 +142,24 @@ class SharedCookieNames(BackendComponent):
         self._replace_scopes(self._scopes)
         for frontend in self._live_frontends:
             frontend.cookie_scopes.add(self, self._scopes)
+
+
+def _by_prefix(routes: Mapping[str, Backend]) -> dict[str, tuple[Backend | None, bool]]:
+    """Return for each prefix of a route, segment by segment, the backend, if the prefix is a route itself, and whether
+    longer routes begin with it. Without the route `/`.
+    """
+    prefixes: dict[str, tuple[Backend | None, bool]] = {}
+    for route, backend in routes.items():
+        if route == "/":
+            continue
+        _, goes_on = prefixes.get(route, (None, False))
+        prefixes[route] = backend, goes_on
+        end = route.find("/", 1)
+        while end >= 0:
+            backend_there, _ = prefixes.get(route[:end], (None, False))
+            prefixes[route[:end]] = backend_there, True
+            end = route.find("/", end + 1)
+    return prefixes
 
 
 def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:

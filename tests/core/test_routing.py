@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sticky_core.backend.backend import Backend, BackendComponent, BackendConfig
 from sticky_core.backend.change import Change
@@ -74,6 +76,66 @@ def test_a_route_matches_whole_segments_and_the_longest_wins(frontend: Frontend,
 def test_the_order_in_which_routes_are_written_does_not_matter(order: int):
     routes = [("/api/v2", backend("v2")), ("/api", backend("api"))][::order]
     assert Frontend(dict(routes)).backend("/api/v2/x") is dict(routes)["/api/v2"]
+
+
+PATHS = st.lists(st.sampled_from(["", "a", "b", "ab"]), min_size=1, max_size=5).map("/".join)
+
+
+@given(st.sets(PATHS.map(lambda path: f"/{path}".rstrip("/") or "/")), st.one_of(PATHS, PATHS.map("/{}".format)))
+def test_route_is_the_longest_of_those_that_the_path_begins_with(prefixes: set[str], path: str):
+    routes = {prefix: Backend(f"b{number}", [Server("s1", app)]) for number, prefix in enumerate(sorted(prefixes))}
+    matching = [prefix for prefix in routes if prefix == "/" or path == prefix or path.startswith(f"{prefix}/")]
+    longest = routes[max(matching, key=len)] if matching else None
+    assert (Frontend(routes).backend(path) if routes else None) is longest
+
+
+class CountedPath(str):
+    """A path that counts how often a part of it is looked up, and how many characters these parts have."""
+
+    lookups = 0
+    characters = 0
+
+    def __getitem__(self, key):
+        return CountedPath(super().__getitem__(key))
+
+    def __hash__(self):
+        CountedPath.lookups += 1
+        CountedPath.characters += len(self)
+        return super().__hash__()
+
+    def __eq__(self, other):
+        return super().__eq__(other)
+
+
+def cost(frontend: Frontend, path: str) -> tuple[int, int, int]:
+    """Return how many calls are made, prefixes looked up and characters hashed to find the route of `path`."""
+    CountedPath.lookups = CountedPath.characters = 0
+    counted = CountedPath(path)
+    frontend.backend(counted)
+    lookups, characters = CountedPath.lookups, CountedPath.characters
+    return count_calls(lambda: frontend.backend(path)), lookups, characters
+
+
+@pytest.mark.parametrize(
+    "path, lookups",
+    [("/s0", 1), ("/s0/x/y/z", 1), ("/x/y/z", 1), ("/deep/and/deeper", 3), ("/deep/and/deeper/s0/x/y", 4), ("/", 1)],
+)
+def test_look_ups_are_as_many_as_segments_that_routes_have_whatever_the_number_of_routes(path: str, lookups: int):
+    web = backend("web")
+    costs = {}
+    for number in (10, 1_000, 10_000):
+        routes = {f"/s{each}": web for each in range(number)} | {
+            f"/deep/and/deeper/s{each}": web for each in range(number)
+        }
+        costs[number] = cost(Frontend(routes), path)
+    assert costs[10] == costs[1_000] == costs[10_000]
+    assert costs[10][1] == lookups
+
+
+@pytest.mark.parametrize("path", ["/" * 50_000, "/a" * 25_000, "/s" + "0" * 50_000])
+def test_long_path_is_looked_up_in_linear_time(path: str):
+    calls, lookups, characters = cost(Frontend({"/s": backend("web"), "/a/a": backend("api")}), path)
+    assert calls < 20 and lookups <= 3 and characters <= len(path)
 
 
 @pytest.mark.parametrize("path", ["/", "", "/other", "/apix"])
