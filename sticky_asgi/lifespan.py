@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -28,6 +29,19 @@ _SEEN = "sticky.lifespans"
 
 _STOPPING = "the application is ending"
 
+#: what the scope of a request has, and that of a lifespan has not
+_ONLY_IN_REQUESTS = (
+    "method",
+    "path",
+    "raw_path",
+    "query_string",
+    "headers",
+    "scheme",
+    "http_version",
+    "client",
+    "server",
+)
+
 
 class AppWithState:
     """A replica with a state of its lifespan: each request gets a shallow copy of it, over the state of the server."""
@@ -41,6 +55,41 @@ class AppWithState:
         await self._app(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
+class StartFailure:
+    """Why an app has not started.
+
+    - `reason`: the reason as text, for the operator.
+    - `error`: the exception that the app raised; None if it raised none.
+    - `is_announced`: whether servers are to be sent `lifespan.startup.failed`. An app that raises without having sent
+      it leaves the decision to the server: `--lifespan on` ends there, `auto` serves without a lifespan.
+    - `replica`: the name of the replica; empty for the app around the replicas.
+    """
+
+    reason: str
+    error: Exception | None = None
+    is_announced: bool = True
+    replica: str = ""
+
+    def of(self, name: str) -> StartFailure:
+        """Return the failure as that of the replica `name`."""
+        return replace(self, reason=f"{name} failed to start: {self.reason}", replica=name)
+
+    def with_reason(self) -> RuntimeError:
+        """Return an exception with the reason as its text, and the app's exception as its cause."""
+        made = RuntimeError(self.reason)
+        made.__cause__ = self.error
+        return made
+
+    def as_raised(self) -> Exception:
+        """Return the exception to be raised to the server: that of the app itself where the server expects one."""
+        if self.error is None or (self.replica and self.is_announced):
+            return self.with_reason()
+        if self.replica:
+            self.error.add_note(self.reason)
+        return self.error
+
+
 class Lifespan:
     """The lifespan of one app: a task that runs until `stop`."""
 
@@ -51,12 +100,16 @@ class Lifespan:
         self._stop = anyio.Event()
         self._stopped = anyio.Event()
         self._started = False
+        self._startup_failure: str | None = None  # the message of `lifespan.startup.failed`
+        self._speaks_another_protocol = False
         self._failure: str | None = None
+        #: why the app has no lifespan, in its own words; None if it has one
+        self.absence: str | None = None
 
-    async def run(self, *, task_status: TaskStatus[str | None]) -> None:
+    async def run(self, *, task_status: TaskStatus[StartFailure | None]) -> None:
         """Report why the app can't start, or None; then run until the app returns."""
 
-        def report(failure: str | None) -> None:
+        def report(failure: StartFailure | None) -> None:
             if not self._started:
                 self._started = True
                 task_status.started(failure)
@@ -65,23 +118,35 @@ class Lifespan:
             match message["type"]:
                 case "lifespan.startup.complete":
                     report(None)
-                case "lifespan.startup.failed":
-                    report(_reason(message))
+                case "lifespan.startup.failed":  # reported once the app has returned, or raised the reason
+                    self._startup_failure = _reason(message)
+                    self._stop.set()
                 case "lifespan.shutdown.failed":
                     self._failure = _reason(message)
                     self._stopped.set()
-                case _:
+                case kind:
+                    self._speaks_another_protocol = not kind.startswith("lifespan.")
                     self._stopped.set()
 
+        failure: StartFailure | None = None
         try:
             await self.app(self._scope, self._receive, send)
+            if self._startup_failure is not None:
+                failure = StartFailure(self._startup_failure)
         except Exception as error:
-            # An app that raises before its first message has no lifespan: servers go on without it, and so does this.
-            if self._started and not self._stopped.is_set():
-                self._failure = f"{type(error).__name__}: {error}"
+            text = _text(error)
+            if self._startup_failure is not None:
+                failure = StartFailure(self._startup_failure, error)
+            elif self._started:
+                if not self._stopped.is_set():
+                    self._failure = text
+            elif self._speaks_another_protocol or (not self._startup_received and _refuses_scope(error)):
+                self.absence = text
+            else:
+                failure = StartFailure(text, error, is_announced=False)
         finally:
             self._stopped.set()
-            report(None)
+            report(failure)
 
     async def _receive(self) -> Message:
         if not self._startup_received:
@@ -98,7 +163,31 @@ class Lifespan:
 
 
 def _reason(message: Message) -> str:
-    return message.get("message") or "no reason given"
+    text: str = message.get("message") or "no reason given"
+    return text.rstrip()
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _refuses_scope(error: Exception) -> bool:
+    """Return whether an app that raised `error`, and had received no message, refuses the type of a lifespan's scope.
+    An app without a lifespan raises there (ASGI, Lifespan Protocol), and so does one that is broken, as when a
+    middleware can't be made: only the exception shows which of them it is.
+    """
+    text = str(error).lower()
+    match error:
+        case NotImplementedError():
+            return True
+        case AssertionError() if not text:  # `assert scope["type"] == "http"`
+            return True
+        case KeyError(args=[key]) if key in _ONLY_IN_REQUESTS:
+            return True
+        case TypeError():  # such as an argument with the name scope that a middleware lacks
+            return "lifespan" in text
+        case _:
+            return "lifespan" in text or "scope" in text
 
 
 class Lifespans:
@@ -116,7 +205,7 @@ class Lifespans:
         self._stopping = False
         self._jobs: deque[Job] = deque()  # to run on this event loop, put there by any thread
 
-    async def start(self, group: TaskGroup) -> str | None:
+    async def start(self, group: TaskGroup) -> StartFailure | None:
         """Start all lifespans, or none. Return why one can't start, or None."""
         self._group = group
         self._schedule: Schedule = scheduler()
@@ -128,10 +217,9 @@ class Lifespans:
             await self.stop()
         return failure
 
-    async def _start_all(self) -> str | None:
+    async def _start_all(self) -> StartFailure | None:
         if self._app is not None:
-            state: State = self._scope.get("state", {})
-            failure = await self._start("", self._app, state)
+            failure = await self._start("", self._app, self._scope.get("state"))
             if failure is not None:
                 return failure
         for replicas in self._replicas:
@@ -153,29 +241,33 @@ class Lifespans:
             replicas.checks.start_in(self._group)
         return None
 
-    async def _start_replica(self, replicas: Replicas, server: Server) -> str | None:
+    async def _start_replica(self, replicas: Replicas, server: Server) -> StartFailure | None:
         name = f"backend {replicas.backend.name}: replica {server.name}"
         try:
             app = replicas.apps[server]
             if app is None:
                 app = replicas.build_app(server)
         except Exception as error:
-            return f"{name} failed to start: {type(error).__name__}: {error}"
+            return StartFailure(_text(error), error).of(name)
         if app is None or server.config.is_url:
             return None  # an app at a URL has its lifespan in another process
         seen = self._seen.get(id(app))
         state: State = {} if seen is None else seen[1]
         if seen is None and (failure := await self._start(name, app, state)) is not None:
-            return f"{name} failed to start: {failure}"
+            return failure.of(name)
         self._app_of[server] = id(app)
         if state:
             replicas.apps[server] = AppWithState(app, state)
         return None
 
-    async def _start(self, name: str, app: ASGIApp, state: State) -> str | None:
-        self._seen[id(app)] = app, state
-        lifespan = Lifespan(app, {**self._scope, "state": state, _SEEN: self._seen})
-        failure: str | None = await self._group.start(lifespan.run)
+    async def _start(self, name: str, app: ASGIApp, state: State | None) -> StartFailure | None:
+        """Start the lifespan of `app`. `state`: None if the server has none."""
+        self._seen[id(app)] = app, {} if state is None else state
+        own = {} if state is None else {"state": state}
+        lifespan = Lifespan(app, {**self._scope, **own, _SEEN: self._seen})
+        failure: StartFailure | None = await self._group.start(lifespan.run)
+        if lifespan.absence is not None:
+            _log.info("%s has no lifespan, and is served without one: %s", name or "the app", lifespan.absence)
         if failure is None:
             self._running[id(app)] = name, lifespan
         else:
@@ -188,7 +280,7 @@ class Lifespans:
         replicas.apps[server] = None
         failure = await self._start_replica(replicas, server)
         if failure is not None:
-            raise RuntimeError(failure)
+            raise failure.with_reason()
 
     # Called from any thread
 
@@ -216,16 +308,16 @@ class Lifespans:
         """Start the servers that `change` adds, then call `on_ready`."""
 
         async def start() -> None:
-            failure: str | None = None
+            failure: StartFailure | None = None
             try:
                 for server in change.added:
-                    failure = _STOPPING  # unless the start of the replica gives another reason
+                    failure = StartFailure(_STOPPING)  # unless the start of the replica gives another reason
                     if not self._stopping:
                         failure = None if server.config.is_url else await self._start_replica(replicas, server)
                     if failure is not None:
                         break
             finally:
-                on_ready(None if failure is None else RuntimeError(failure))
+                on_ready(None if failure is None else failure.with_reason())
                 if self._stopping:
                     for server in change.added:
                         await self._stop(server)
@@ -287,6 +379,11 @@ class Lifespans:
             _log.error("at shutdown: %s", problem)
         return problems
 
+    def record_absence(self) -> None:
+        """Record that requests will come although no lifespan runs, which the operator knows by now."""
+        for replicas in self._replicas:
+            replicas.has_warned = True
+
     def release(self) -> None:
         """Release the replicas, stopped or not: the next lifespan starts them anew."""
         for replicas in self._owned:
@@ -305,7 +402,8 @@ async def serve_lifespan(
 ) -> None:
     """Serve a server's lifespan for `app` and the replicas behind it. `error`: why startup fails.
 
-    A failure is sent and then raised, as in Starlette: servers read the message, its TestClient the exception.
+    A failure is sent and then raised, as in Starlette: servers read the message, its TestClient the exception. If an
+    app raises without having sent anything, its exception is raised likewise.
     """
     await receive()
     if error is not None:
@@ -313,7 +411,7 @@ async def serve_lifespan(
         raise error
     lifespans = Lifespans(app, replicas, scope)
     problems: list[str] = []
-    failure: str | None = None
+    failure: StartFailure | None = None
     try:
         async with anyio.create_task_group() as group:
             failure = await lifespans.start(group)
@@ -324,8 +422,17 @@ async def serve_lifespan(
     finally:
         lifespans.release()
     if failure is not None:
-        await send({"type": "lifespan.startup.failed", "message": failure})
-        raise RuntimeError(failure)
+        if failure.is_announced:
+            await send({"type": "lifespan.startup.failed", "message": failure.reason})
+        else:
+            lifespans.record_absence()
+            _log.warning(
+                "%s%s. This was raised in the lifespan, and lifespan.startup.failed was not sent: with `--lifespan on` "
+                "a server ends here, otherwise it serves requests, and no lifespan runs.",
+                "" if failure.replica else "the app failed to start: ",
+                failure.reason,
+            )
+        raise failure.as_raised()
     if problems:
         await send({"type": "lifespan.shutdown.failed", "message": "; ".join(problems)})
         raise RuntimeError("; ".join(problems))
@@ -339,7 +446,7 @@ async def lifespan_of(replicas: Replicas) -> AsyncGenerator[None]:
     """
     lifespans = Lifespans(None, [replicas], {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}})
     raised: BaseException | None = None
-    failure: str | None = None
+    failure: StartFailure | None = None
     try:
         async with anyio.create_task_group() as group:
             failure = await lifespans.start(group)
@@ -355,4 +462,4 @@ async def lifespan_of(replicas: Replicas) -> AsyncGenerator[None]:
     if raised is not None:
         raise raised
     if failure is not None:
-        raise RuntimeError(failure)
+        raise failure.with_reason()

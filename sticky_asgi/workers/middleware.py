@@ -132,10 +132,7 @@ class StickyWorkers(DispatchApp):
         if self._error is not None:
             raise self._error
         async with self._start_lock:
-            if self._can_have_peers is None:
-                spawned = multiprocessing.parent_process() is not None
-                self._can_have_peers = can_have_peers(self._config, spawned, os.environ.get("SERVER_SOFTWARE", ""))
-            if not self._can_have_peers or self._worker is not None:
+            if not self._may_have_peers() or self._worker is not None:
                 return
             worker = LocalWorker(self._config, self.app, self._app_number, state, self._directory, self._log)
             await worker.listen()
@@ -143,7 +140,15 @@ class StickyWorkers(DispatchApp):
             self._only_replicas = worker.workers.component(WorkerReplicas)
             self._only_replicas.start()
 
+    def _may_have_peers(self) -> bool:
+        if self._can_have_peers is None:
+            spawned = multiprocessing.parent_process() is not None
+            self._can_have_peers = can_have_peers(self._config, spawned, os.environ.get("SERVER_SOFTWARE", ""))
+        return self._can_have_peers
+
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._error is None and not self._may_have_peers():
+            return await self.app(scope, receive, send)
         drained = False
         failed: Exception | None = None
 

@@ -2,21 +2,23 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 import sticky_asgi
 from sticky_asgi import Server
 from tests.conformance.contract import DEADLINE, backend, hello, request
+from tests.conformance.servers import SECRET
 
 pytestmark = pytest.mark.usefixtures("no_open_resources")
 
@@ -167,6 +169,209 @@ async def test_app_without_lifespan_support_is_served(reaction):
         assert (await request(middleware)).body == (await request(middleware, "/cart")).body == b"hello"
 
     assert await run_lifespan(middleware, send_requests, state={}) == UP_AND_DOWN
+
+
+class NeedsKey:
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        raise AssertionError("unreachable")
+
+
+def with_a_forgotten_argument() -> ASGIApp:
+    return Starlette(middleware=[Middleware(NeedsKey)])  # type: ignore[arg-type]  # the mistake
+
+
+def that_raises(error: Exception, received: bool) -> Callable[[], ASGIApp]:
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            if received:
+                await receive()
+            raise error
+        await hello(scope, receive, send)
+
+    return lambda: app
+
+
+#: apps that raise in their lifespan without having sent anything, and what they raise
+BROKEN = {
+    "a middleware lacks an argument": (with_a_forgotten_argument, TypeError, "missing 1 required positional argument"),
+    "raises": (that_raises(OSError("no database"), False), OSError, "no database"),
+    "raises after lifespan.startup": (that_raises(OSError("no database"), True), OSError, "no database"),
+    "an assertion fails after lifespan.startup": (that_raises(AssertionError(), True), AssertionError, ""),
+    "an assertion with a message fails": (that_raises(AssertionError("no key"), False), AssertionError, "no key"),
+    "a setting is missing": (that_raises(KeyError("DATABASE"), False), KeyError, "DATABASE"),
+}
+
+#: what is around the app, and how the log names the app then; empty: only the server logs
+AROUND: dict[str, tuple[Callable[[Callable[[], ASGIApp], LifespanApps], ASGIApp], str]] = {
+    "StickyWorkers": (lambda create, apps: sticky_asgi.StickyWorkers(create()), ""),
+    "StickyWorkers with peers": (
+        lambda create, apps: sticky_asgi.StickyWorkers(create(), name="broken", secret=SECRET),
+        "the app failed to start: ",
+    ),
+    "StickyMiddleware": (
+        lambda create, apps: sticky_asgi.StickyMiddleware(create(), routes={"/cart": backend(*apps.replicas("r1"))}),
+        "the app failed to start: ",
+    ),
+    "the route of a StickyMiddleware": (
+        lambda create, apps: sticky_asgi.StickyMiddleware(
+            apps.app("r1"), routes={"/cart": backend(Server("r2", factory=create))}
+        ),
+        "backend web: replica r2 failed to start: ",
+    ),
+    "Dispatcher": (
+        lambda create, apps: sticky_asgi.Dispatcher(
+            backend(*apps.replicas("r1"), Server("r2", factory=create), *apps.replicas("r3"))
+        ),
+        "backend web: replica r2 failed to start: ",
+    ),
+}
+
+
+async def startup() -> Message:
+    return {"type": "lifespan.startup"}
+
+
+async def never_sent(message: Message) -> None:
+    pytest.fail(f"{message} was sent")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "where, what",
+    [
+        *((where, "a middleware lacks an argument") for where in AROUND),
+        *(("Dispatcher", what) for what in list(BROKEN)[1:]),
+    ],
+)
+async def test_app_that_raises_in_its_lifespan_is_not_reported_as_started(where, what, caplog, tasks):
+    around, log = AROUND[where]
+    create, kind, text = BROKEN[what]
+    apps = LifespanApps()
+    app = around(create, apps)
+    before = tasks()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+    with pytest.raises(kind, match=text or None) as raised, anyio.fail_after(DEADLINE):
+        await app(scope, startup, never_sent)  # as without us: `--lifespan on` ends the server then, `auto` serves
+    assert apps.events in ([], ["r1 started", "r1 ended"])  # rolled back
+    assert tasks() == before
+    if log:
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert record.getMessage().startswith(f"{log}{kind.__name__}") and text in record.getMessage()
+        assert not log.startswith("backend") or log in "".join(raised.value.__notes__)
+    else:
+        assert caplog.records == []
+
+
+@pytest.mark.parametrize("around, log", AROUND.values(), ids=AROUND)
+def test_client_of_starlette_raises_what_the_app_raises_in_its_lifespan(around, log):
+    app = around(with_a_forgotten_argument, LifespanApps())
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'key'"), TestClient(app):
+        pytest.fail("it has started")
+
+
+def test_app_around_that_announces_that_it_fails_raises_its_own_exception():
+    apps = LifespanApps(app="startup")
+    middleware = sticky_asgi.StickyMiddleware(apps.app("app"), routes={"/cart": backend(*apps.replicas("r1"))})
+    with pytest.raises(OSError, match=r"^app has no database$"), TestClient(middleware):
+        pytest.fail("it has started")
+
+
+@pytest.mark.anyio
+async def test_replicas_are_served_after_a_lifespan_that_has_failed(caplog):
+    create, _, _ = BROKEN["raises"]
+    dispatcher = sticky_asgi.Dispatcher(backend(Server("r1", factory=create), Server("r2", factory=create)))
+    with pytest.raises(OSError, match="no database"):
+        await dispatcher({"type": "lifespan", "asgi": {"version": "3.0"}}, startup, never_sent)
+    assert [(await request(dispatcher)).body for _ in range(2)] == [b"hello", b"hello"]
+    assert len(caplog.records) == 1  # the reason, and not that requests came before any lifespan
+
+
+@pytest.mark.anyio
+async def test_server_that_raises_in_its_lifespan_is_not_added():
+    apps = LifespanApps()
+    shop = backend(*apps.replicas("r1"))
+    dispatcher = sticky_asgi.Dispatcher(shop)
+
+    async def add() -> None:
+        with pytest.raises(RuntimeError, match="backend web: replica r2 failed to start: TypeError") as raised:
+            await shop.add(Server("r2", factory=with_a_forgotten_argument))
+        assert isinstance(raised.value.__cause__, TypeError)
+        assert [server.name for server in shop.servers] == ["r1"]
+
+    assert await run_lifespan(dispatcher, add, state={}) == UP_AND_DOWN
+
+
+async def asserts_http(scope, receive, send):
+    assert scope["type"] == "http"
+
+
+async def is_not_implemented(scope, receive, send):
+    raise NotImplementedError(scope["type"])
+
+
+async def refuses_as_django(scope, receive, send):
+    raise ValueError(f"Django can only handle ASGI/HTTP connections, not {scope['type']}.")
+
+
+async def refuses_as_asgiref(scope, receive, send):
+    raise ValueError("WSGI wrapper received a non-HTTP scope")
+
+
+async def reads_the_path(scope, receive, send):
+    scope["path"].startswith("/")
+
+
+async def responds_to_everything(scope, receive, send):
+    await hello(scope, receive, send)
+    scope["path"].startswith("/")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "app",
+    [
+        asserts_http,
+        is_not_implemented,
+        refuses_as_django,
+        refuses_as_asgiref,
+        reads_the_path,
+        responds_to_everything,
+    ],
+)
+async def test_app_that_refuses_the_scope_of_a_lifespan_has_none_and_others_keep_theirs(app, caplog):
+    caplog.set_level(logging.INFO)
+    apps = LifespanApps()
+    dispatcher = sticky_asgi.Dispatcher(backend(*apps.replicas("r1"), Server("bare", app)))
+    assert await run_lifespan(dispatcher, state={}) == UP_AND_DOWN
+    assert apps.events == ["r1 started", "r1 ended"]
+    assert "backend web: replica bare has no lifespan, and is served without one: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "mode, wrapped",
+    [
+        ("on", "Dispatcher"),
+        ("auto", "StickyWorkers with peers"),
+        *(
+            pytest.param(mode, wrapped, marks=pytest.mark.long)
+            for mode in ("on", "auto")
+            for wrapped in ("nothing", "StickyWorkers", "StickyWorkers with peers", "StickyMiddleware", "Dispatcher")
+        ),
+    ],
+)
+def test_server_does_with_an_app_that_raises_in_its_lifespan_what_it_does_without_us(mode, wrapped, launch):
+    served = launch("uvicorn", "--lifespan", mode, "broken_lifespan:app", variables={"WRAPPED": wrapped})
+    if mode == "on":
+        assert not served.comes_up()
+        assert served.ends() == 3
+        assert "Traceback" in served.output and "Application startup failed. Exiting." in served.output
+    else:
+        assert served.comes_up()
+        assert "ASGI 'lifespan' protocol appears unsupported." in served.output
+        assert served.client().request("/").status == 500
+    assert "missing 1 required positional argument: 'key'" in served.output
+    assert "requests came before any lifespan" not in served.output
 
 
 @pytest.mark.anyio
