@@ -68,6 +68,8 @@ class Failure(Enum):
     TIMEOUT = "no response in time", True, 504, "response-timeout"
     #: the request is ambiguous, so it is not forwarded; the client is at fault, no server is
     NOT_FORWARDABLE = "request can't be forwarded", True, 400, ""
+    #: the client stopped sending in the middle of its request; no server is at fault
+    CLIENT_TIMEOUT = "no more of the request in time", True, 408, ""
     #: the server responded with a status after which the request is retried at another server
     RETRIED_STATUS = "response not passed on", True, 502, ""
     #: the server closed the connection, or stopped sending, in the middle of its response
@@ -82,7 +84,7 @@ class Failure(Enum):
     @property
     def is_server_fault(self) -> bool:
         """Whether the failure counts against the server (its health, its max_fails)."""
-        return self is not Failure.NOT_FORWARDABLE and self is not Failure.SHUT
+        return self not in (Failure.NOT_FORWARDABLE, Failure.CLIENT_TIMEOUT, Failure.SHUT)
 
 
 class ServerFailure(Exception):

@@ -149,12 +149,22 @@ class Upstream(CoreUpstream):
         if outgoing.expects_continue:
             body.awaits_continue = True  # to call `receive` makes the server in front send the client a 100
         else:
-            first = await (body() if outgoing.framing is Framing.UNDECLARED else body.next_if_arrived())
+            first = await body.next_if_arrived()
+            if first is None and outgoing.framing is Framing.UNDECLARED:
+                first = await self._first_of_body(body)
             if first is not None:
                 if first["type"] == "http.disconnect":
                     return count_client_disconnect(scope, send)
                 outgoing = _with_framing(outgoing, first)
         await self._send_request(scope, outgoing, first, body, send)
+
+    async def _first_of_body(self, body: Body) -> Message:
+        """Wait for the first message of a body. ServerFailure if the client sends none in time."""
+        try:
+            async with asyncio.timeout(self.timeouts.client):
+                return await body.receive_shielded()
+        except TimeoutError:
+            raise ServerFailure(Failure.CLIENT_TIMEOUT) from None
 
     def _send_request(
         self, scope: Scope, outgoing: OutgoingRequest, first: Message | None, body: Body, send: Send
@@ -198,7 +208,7 @@ class Upstream(CoreUpstream):
                 connection.write(outgoing.head + _framed(outgoing, _whole_body(outgoing, first), True))
             else:
                 connection.write(outgoing.head)
-                upload = asyncio.ensure_future(_upload(connection, outgoing, first, body))
+                upload = asyncio.ensure_future(_upload(connection, outgoing, first))
             while not response.status:
                 if await connection.wait() and connection.raise_or_client_gone():
                     return count_client_disconnect(scope, send)
@@ -265,7 +275,7 @@ class Upstream(CoreUpstream):
             connections = self._by_loop.get(loop)
             if connections is None:
                 connections = Connections(
-                    loop, self._location, self._context, self._sni, self._build_pool(), self.timeouts.server
+                    loop, self._location, self._context, self._sni, self._build_pool(), self.timeouts
                 )
                 self._by_loop[loop] = connections
         connections.thread = threading.get_ident()
@@ -332,7 +342,7 @@ def _framed(outgoing: OutgoingRequest, data: bytes, last: bool) -> bytes:
     return chunk + b"0\r\n\r\n" if last else chunk
 
 
-async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Message | None, body: Body) -> None:
+async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Message | None) -> None:
     """Send the body as it arrives, no faster than the upstream reads it."""
     response = connection.response
     if first is None:
@@ -341,7 +351,7 @@ async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Mess
             if response.status or connection.closed:
                 response.reusable = False  # the upstream still expects the body that the head announced
                 return
-        message = await body.receive_shielded()
+        message = await connection.receive()
         outgoing = _with_framing(outgoing, message)
     else:
         message = first
@@ -358,4 +368,4 @@ async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Mess
         if last or (left == 0 and outgoing.framing is Framing.LENGTH):
             return
         await connection.drain()
-        message = await body.receive_shielded()
+        message = await connection.receive()

@@ -14,9 +14,11 @@ from collections.abc import Awaitable
 from typing import cast
 
 from sticky_asgi.body import Body
+from sticky_asgi.messages import Message
 from sticky_asgi.upstream.sweep import TICK, TimeoutSweep
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.http1 import BadResponse, ResponseParser
+from sticky_core.http.timeouts import TimeoutSeconds
 from sticky_core.target import Location
 from sticky_core.upstream.pool import Pool
 
@@ -47,6 +49,7 @@ class Connection(FlowControlProtocol):
 
     __slots__ = (
         "_active_at",
+        "_awaits_client",
         "_began_at",
         "_buffered",
         "_connections",
@@ -54,6 +57,7 @@ class Connection(FlowControlProtocol):
         "_poll",
         "_reading_paused",
         "_task",
+        "_unsent",
         "_waiter",
         "body",
         "client_gone",
@@ -88,7 +92,9 @@ class Connection(FlowControlProtocol):
         self._task: asyncio.Task[object] | None = None
         #: the body of the request in flight, by which its client is watched
         self.body: Body | None = None
-        self._active_at = 0  # number of the sweep in which the server last did something, or a wait for it began
+        self._active_at = 0  # number of the sweep in which an end last did something, or a wait for it began
+        self._awaits_client = False  # whether the wait is for more of the client's body, not for the server
+        self._unsent = 0  # bytes in the transport's write buffer at the latest sweep during a `drain`
         self._began_at = 0  # number of the sweep in which the exchange began
 
     # What asyncio calls
@@ -152,7 +158,19 @@ class Connection(FlowControlProtocol):
         """Wait while the transport's write buffer is above its limit."""
         writable = self._writable
         if writable is not None and not self.closed:
+            self._active_at = self.sweep.number
             await writable
+            self._active_at = self.sweep.number
+
+    async def receive(self) -> Message:
+        """Return the next message of the client. Meanwhile the client's timeout counts, and the server's does not."""
+        assert self.body is not None
+        self._awaits_client = True
+        self._active_at = self.sweep.number
+        try:
+            return await self.body.receive_shielded()
+        finally:
+            self._awaits_client = False
             self._active_at = self.sweep.number
 
     def wait(self) -> Awaitable[bool]:
@@ -246,11 +264,26 @@ class Connection(FlowControlProtocol):
         else:
             if number > self._began_at + 1 and not body.watched:
                 body.watch(self.on_client_gone)
-            if number - self._active_at > self._connections.timeout_ticks and (
-                self._waiter is not None or self._writable is not None
-            ):
-                self._fail(Failure.TRUNCATED if self.response.status else Failure.TIMEOUT, "silent for too long")
-                self.transport.abort()
+            self._check_timeout(number)
+
+    def _check_timeout(self, number: int) -> None:
+        """Fail the exchange if the end that is waited for has done nothing for too long."""
+        connections = self._connections
+        if self._writable is not None and (unsent := self.transport.get_write_buffer_size()) != self._unsent:
+            self._unsent = unsent
+            self._active_at = number  # the server reads, if slowly
+        if (self._waiter is None and self._writable is None) or self._continue is not None:
+            return
+        silent = number - self._active_at
+        if self._awaits_client:
+            if silent <= connections.client_timeout_ticks:
+                return
+            self._fail(Failure.CLIENT_TIMEOUT)
+        elif silent > connections.timeout_ticks:
+            self._fail(Failure.TRUNCATED if self.response.status else Failure.TIMEOUT, "silent for too long")
+        else:
+            return
+        self.transport.abort()
 
     def on_client_gone(self) -> None:
         """The client has disconnected: close the connection, by which the server learns of it."""
@@ -311,12 +344,12 @@ class Connections:
         context: ssl.SSLContext | None,
         sni: str | None,
         pool: Pool[Connection],
-        timeout: float,
+        timeouts: TimeoutSeconds,
     ) -> None:
-        """`timeout`: how long the server may be silent, in seconds."""
         self.loop = loop
         self.thread = 0  #: the thread in which the event loop was last seen; `Upstream.connections` writes it
-        self.timeout_ticks = max(1, round(timeout / TICK))
+        self.timeout_ticks = max(1, round(timeouts.server / TICK))
+        self.client_timeout_ticks = max(1, round(timeouts.client / TICK))
         self.sweep = TimeoutSweep.for_loop(loop)
         self._location = location
         self._context = context

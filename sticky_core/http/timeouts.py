@@ -16,10 +16,14 @@ class Timeouts:
 
     - `connect`: to establish a connection to a server, TLS included, duration, 5 s; also the longest pause before the
       same server is tried again, though at most 1 s (`timeout connect`).
-    - `server`: for the first byte of a response, and between two parts of it, duration, 60 s (`timeout server`).
+    - `server`: for the server to take in more of a request, then for the first byte of the response, and between two
+      parts of it, duration, 60 s (`timeout server`). It does not count while more of the request is awaited from the
+      client.
     - `queue`: for a slot at a server that has reached its `maxconn`, duration, as `connect` by default (`timeout
       queue`).
     - `tunnel`: between two messages of a WebSocket, duration, 1 h (`timeout tunnel`).
+    - `client`: between two parts of the body of a request that is being forwarded, duration, 60 s; then the client
+      gets a 408 (`timeout client`, nginx `client_body_timeout`). On WSGI the web server in front decides that.
 
     Raises `ConfigError` for a value that is not a duration above 0.
     """
@@ -28,6 +32,7 @@ class Timeouts:
     server: Duration = 60
     queue: Duration | None = None
     tunnel: Duration = 3600
+    client: Duration = 60
 
     def __post_init__(self) -> None:
         raise_problems(self._problems())
@@ -44,7 +49,11 @@ class Timeouts:
     def in_seconds(self) -> TimeoutSeconds:
         connect = seconds(self.connect)
         return TimeoutSeconds(
-            connect, seconds(self.server), connect if self.queue is None else seconds(self.queue), seconds(self.tunnel)
+            connect,
+            seconds(self.server),
+            connect if self.queue is None else seconds(self.queue),
+            seconds(self.tunnel),
+            seconds(self.client),
         )
 
 
@@ -56,3 +65,4 @@ class TimeoutSeconds:
     server: float
     queue: float
     tunnel: float
+    client: float

@@ -249,15 +249,17 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
 
     def record_failure(self, failure: Failure) -> Failure:
         """Record that the server, not the app in it, failed, and return the failure as it is to be raised: after the
-        head of a response, every failure has truncated it.
+        head of a response, every failure of a server has truncated it.
         """
         if self.holds_response:
             return failure  # of a response that is not wanted any more
         decision = self.decision
-        if decision.status:
+        if decision.status and failure is not Failure.CLIENT_TIMEOUT:
             failure = Failure.TRUNCATED
         decision.failures += (failure,)
-        if failure is not Failure.NOT_FORWARDABLE:
+        if failure is Failure.CLIENT_TIMEOUT:
+            self.tried[-1].counters.cell[Total.CLI_ABRT] += 1
+        elif failure is not Failure.NOT_FORWARDABLE:
             self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1
         return failure
 

@@ -211,9 +211,13 @@ _STATUS_LINES = _StatusLines((status.value, f"{status.value} {status.phrase}") f
 
 
 def _read(body: Body) -> bytes:
-    """Read the next piece of a body. ClientDisconnected if the server in front can't read it."""
+    """Read the next piece of a body. ClientDisconnected if the server in front can't read it, ServerFailure if the
+    client has sent none for as long as that server waits.
+    """
     try:
         return body.read(_PIECE)
+    except TimeoutError:
+        raise ServerFailure(Failure.CLIENT_TIMEOUT) from None
     except OSError:
         raise ClientDisconnected from None
 

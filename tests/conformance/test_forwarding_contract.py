@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 import sticky_asgi
 import sticky_wsgi
-from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure
+from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure, Timeouts
 from sticky_core.server.counters import Total
 from sticky_wsgi import messages
 
@@ -257,6 +257,38 @@ def test_client_that_disconnects_is_counted_at_its_server(target, options, a, lo
     received.wait_closed()
     future.result(DEADLINE)
     assert (web["a"].counters[Total.CLI_ABRT], len(web["a"].in_flight)) == (1, 0)
+
+
+class Upload(Exchange):
+    """An exchange with a client that sends `pieces` of a body, and then nothing."""
+
+    def __init__(self, scope: dict[str, object], *pieces: bytes) -> None:
+        super().__init__(scope)
+        self._pieces = [*pieces]
+
+    async def receive(self) -> dict[str, object]:
+        if not self._pieces:
+            await self.left.wait()
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._pieces.pop(0), "more_body": True}
+
+
+def test_body_that_no_header_declares_is_awaited_for_the_timeout_of_the_client(a, loop):
+    scope = scope_of(method="POST", http_version="2")
+    app = sticky_asgi.Upstream(a.url, timeouts=Timeouts(client=0.2))
+    exchange = asyncio.run_coroutine_threadsafe(Upload(scope).of(app), loop).result(DEADLINE)
+    assert exchange.status == 408
+    assert a.open_connections() == 0
+
+
+def test_wait_for_a_100_is_not_a_wait_for_the_server(a, loop):
+    """A server need not send one; the body is sent without it after a second."""
+    headers = [(b"host", b"shop.test"), (b"expect", b"100-continue"), (b"content-length", b"5")]
+    app = sticky_asgi.Upstream(a.url, timeouts=Timeouts(server=0.3))
+    with a.responding(echo):
+        upload = Upload(scope_of(method="POST", headers=headers), b"hello")
+        exchange = asyncio.run_coroutine_threadsafe(upload.of(app), loop).result(DEADLINE)
+    assert (exchange.status, exchange.body) == (200, b"/ hello")
 
 
 @pytest.mark.parametrize("takes", [0, 1, 2])
@@ -536,6 +568,19 @@ def test_client_that_disconnects_is_counted_at_its_server_on_wsgi(target, option
         assert b"".join(response.items) == b""
     received.wait_closed()
     assert (web["a"].counters[Total.CLI_ABRT], len(web["a"].in_flight)) == (1, 0)
+
+
+def test_input_that_takes_too_long_gives_a_408(wsgi_app, a):
+    class SilentInput(io.BytesIO):
+        def read(self, size=-1):
+            raise TimeoutError
+
+    environ = environ_of("/", "POST") | {"CONTENT_LENGTH": "5", "wsgi.input": SilentInput()}
+    with run_app(wsgi_app, environ) as results:
+        pass
+    with closing(results[0]) as response:
+        assert response.heads[-1][0].startswith("408")
+    assert a.has_no_request()
 
 
 def test_incomplete_response_raises_in_the_server(wsgi_app, a):

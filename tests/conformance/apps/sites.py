@@ -78,6 +78,10 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
     site("less-patient-again", a(), b(), retry_on="response-timeout", timeouts=Timeouts(server=1))
     site("patient", a(URLS["late"]), redispatch=False, retries=3, timeouts=Timeouts(connect=1, server=LONG))
 
+    once: dict[str, Any] = {"max_fails": 1, "fail_timeout": LONG}  # one failure takes the server down
+    site("patient-with-clients", a(**once), b(), timeouts=Timeouts(server=SHORT, client=LONG))
+    site("impatient-with-clients", a(**once), b(), timeouts=Timeouts(server=LONG, client=SHORT))
+
     # slots
     site("one", a(maxconn=1), timeouts=Timeouts(queue=LONG))
     site("one-at-once", a(maxconn=1), timeouts=Timeouts(queue=SHORT))
@@ -104,6 +108,7 @@ def counts(backend: Any) -> dict[str, dict[str, int]]:
     return {"queue": {"waiting": waiting, "in_flight": 0}} | {
         server.name: {
             "in_flight": len(server.in_flight),
+            "aborted": server.counters[Total.CLI_ABRT],
             "responses": sum(server.counters[total] for total in Total if Total.HRSP_2XX <= total <= Total.HRSP_5XX),
             "failed": server.counters[Total.ECON] + server.counters[Total.ERESP],
         }

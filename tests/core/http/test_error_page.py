@@ -5,7 +5,9 @@ import pytest
 from sticky_core.http.error_page import RETRY_AFTER, error_page
 
 
-@pytest.mark.parametrize("status, reason", [(502, "Bad Gateway"), (503, "Service Unavailable")])
+@pytest.mark.parametrize(
+    "status, reason", [(408, "Request Timeout"), (502, "Bad Gateway"), (503, "Service Unavailable")]
+)
 def test_a_page_is_complete_and_explains_the_error(status: int, reason: str):
     answer = error_page(status)
     headers = dict(answer.headers)

@@ -9,28 +9,31 @@ from sticky_core.http.timeouts import Timeouts, TimeoutSeconds
 @pytest.mark.parametrize(
     "timeouts, expected",
     [
-        pytest.param(Timeouts(), TimeoutSeconds(5, 60, 5, 3600), id="by default"),
+        pytest.param(Timeouts(), TimeoutSeconds(5, 60, 5, 3600, 60), id="by default"),
         pytest.param(
-            Timeouts(connect=2), TimeoutSeconds(2, 60, 2, 3600), id="a place is waited for as long as a connection"
+            Timeouts(connect=2), TimeoutSeconds(2, 60, 2, 3600, 60), id="a place is waited for as long as a connection"
         ),
-        pytest.param(Timeouts(connect=2, queue=7), TimeoutSeconds(2, 60, 7, 3600), id="unless it is given"),
+        pytest.param(Timeouts(connect=2, queue=7), TimeoutSeconds(2, 60, 7, 3600, 60), id="unless it is given"),
         pytest.param(
             Timeouts(connect="250ms", server="1m", queue="1500us", tunnel="8h"),
-            TimeoutSeconds(0.25, 60, 0.0015, 28_800),
+            TimeoutSeconds(0.25, 60, 0.0015, 28_800, 60),
             id="in HAProxy's text",
         ),
-        pytest.param(Timeouts(connect=0.5, server="30"), TimeoutSeconds(0.5, 30, 0.5, 3600), id="numbers are seconds"),
+        pytest.param(Timeouts(client="10s"), TimeoutSeconds(5, 60, 5, 3600, 10), id="of the client"),
+        pytest.param(
+            Timeouts(connect=0.5, server="30"), TimeoutSeconds(0.5, 30, 0.5, 3600, 60), id="numbers are seconds"
+        ),
     ],
 )
 def test_timeouts_are_seconds(timeouts: Timeouts, expected: TimeoutSeconds):
     seconds = timeouts.in_seconds
-    assert (seconds.connect, seconds.server, seconds.queue, seconds.tunnel) == pytest.approx(
-        (expected.connect, expected.server, expected.queue, expected.tunnel)
+    assert (seconds.connect, seconds.server, seconds.queue, seconds.tunnel, seconds.client) == pytest.approx(
+        (expected.connect, expected.server, expected.queue, expected.tunnel, expected.client)
     )
     assert timeouts.in_seconds is seconds
 
 
-@pytest.mark.parametrize("name", ["connect", "server", "queue", "tunnel"])
+@pytest.mark.parametrize("name", ["connect", "server", "queue", "tunnel", "client"])
 @pytest.mark.parametrize(
     "duration, problem",
     [
@@ -53,7 +56,7 @@ def test_an_invalid_timeout_is_refused(name: str, duration: float | str, problem
     assert problem in said
 
 
-@pytest.mark.parametrize("name", ["connect", "server", "tunnel"])
+@pytest.mark.parametrize("name", ["connect", "server", "tunnel", "client"])
 def test_only_the_queue_timeout_may_be_none(name: str):
     with pytest.raises(ConfigError, match=f"timeouts: {name}: None is not a duration"):
         Timeouts(**{name: None})  # type: ignore[arg-type]

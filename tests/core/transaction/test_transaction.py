@@ -91,6 +91,25 @@ def test_failure_after_the_head_of_a_response_has_truncated_it():
     assert request.decision.failures == (Failure.TRUNCATED,)
 
 
+def test_client_that_stops_sending_is_the_clients_failure_even_after_the_head_of_a_response():
+    web = backend()
+    request = ScriptedTransaction(web)
+    request.start()
+    assert request.record_failure(Failure.CLIENT_TIMEOUT) is Failure.CLIENT_TIMEOUT
+    request.decision.status = 200
+    assert request.record_failure(Failure.CLIENT_TIMEOUT) is Failure.CLIENT_TIMEOUT
+    counters = web["s1"].counters
+    assert [counters[total] for total in (Total.CLI_ABRT, Total.ERESP, Total.ECON)] == [2, 0, 0]
+
+
+def test_client_that_stops_sending_gets_a_408_and_no_other_server_is_tried():
+    web = backend(retry_on="all-retryable-errors")
+    request = ScriptedTransaction(web)
+    request.start()
+    assert request.fail(Failure.CLIENT_TIMEOUT) is None
+    assert request.unavailable_response().status == 408
+
+
 def test_exception_of_the_app_and_a_client_that_leaves_are_counted_at_the_server():
     web = backend()
     request = ScriptedTransaction(web)
