@@ -18,6 +18,7 @@ class Decision:
     __slots__ = (
         "_failures",
         "_has_no_response",
+        "_missing_keys",
         "_outer",
         "attempts",
         "backend",
@@ -92,6 +93,15 @@ class Decision:
         self._has_no_response = has_no_response
 
     @property
+    def missing_keys(self) -> tuple[str, ...]:
+        """Why samples had no key, where there is more to say than that they had none: a body was too long."""
+        return getattr(self, "_missing_keys", ())
+
+    @missing_keys.setter
+    def missing_keys(self, missing_keys: tuple[str, ...]) -> None:
+        self._missing_keys = missing_keys
+
+    @property
     def server(self) -> str | None:
         """The name of the server that has the request, or has sent the response; None if none could take it."""
         return None if not self.attempts or self.has_no_response else self.attempts[-1]
@@ -100,6 +110,8 @@ class Decision:
     def why(self) -> str:
         """The decision as a sentence."""
         reason = self.reason.value if self.claimed is None else f"{self.claimed}: {self.reason.value}"
+        if self.missing_keys:
+            reason = f"{reason} ({'; '.join(self.missing_keys)})"
         if self.server is None:
             return f"{reason}; no server could take the request"
         return reason if self.claim is Claim.VALID else f"{reason}; balance chose {self.server}"

@@ -99,6 +99,12 @@ class Request(Protocol):
         """
         ...
 
+    def note_missing_key(self, why: str) -> None:
+        """Note in the decision why a sample has no key, such as a body that is too long. `why`: words of the
+        configuration and nothing of the request, since decisions are kept.
+        """
+        ...
+
     def store_query(self, command: StoreCommand) -> StoreQuery | None:
         """Return the query that sent `command` to a store for this request, with its reply; None if none did."""
         ...

@@ -18,6 +18,7 @@ from typing import cast
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request
+from sticky_core.samples.json_reader import read_field
 from sticky_core.samples.values import Address, Key, parse_address, path_parameter, pick_value, query_parameter
 
 __all__ = [
@@ -132,7 +133,7 @@ class path_param:
 @dataclass(frozen=True, slots=True)
 class form:
     """The value of a field of a form in the body, as it was sent (application/x-www-form-urlencoded); None if it does
-    not end within the first `limit` bytes. These are read before a server is chosen.
+    not end within the first `limit` bytes. These are read before a server is chosen; the body may be longer.
     """
 
     name: str
@@ -145,17 +146,23 @@ class form:
         if _content_type(request) != "application/x-www-form-urlencoded":
             return None
         body = request.peek(self.limit + 1).decode("latin-1")
-        if len(body) > self.limit:  # the last field may go on
+        is_cut = len(body) > self.limit
+        if is_cut:  # the last field may go on
             body = body[: body.rfind("&") + 1]
         wanted = f"{self.name}="
-        found = (field[len(wanted) :] for field in body.split("&") if field.startswith(wanted))
-        return next(found, None)
+        for field in body.split("&"):
+            if field.startswith(wanted):
+                return field[len(wanted) :]
+        if is_cut:
+            request.note_missing_key(_too_long("form", self.name, self.limit))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class json_field:
-    """A text or number of a JSON object in the body, by its name, or `"user.id"` for one of an inner object. None if
-    the body is longer than `limit` bytes. It is read before a server is chosen.
+    """A text or number of a JSON object in the body, by its name, or `"user.id"` for one of an inner object; None if it
+    does not end within the first `limit` bytes. These are read before a server is chosen; the body may be longer, and
+    what follows the field is not looked at. Of several fields with one name the first counts.
     """
 
     name: str
@@ -169,7 +176,12 @@ class json_field:
         if kind != "application/json" and not kind.endswith("+json"):
             return None
         body = request.peek(self.limit + 1)
-        return _pick(body, self.name) if len(body) <= self.limit else None
+        try:
+            return _key(read_field(body[: self.limit], self.name.split(".")))
+        except (ValueError, RecursionError):
+            if len(body) > self.limit:
+                request.note_missing_key(_too_long("json_field", self.name, self.limit))
+            return None
 
 
 def _problems_of_field(sample: str, name: str, limit: int) -> Iterator[str]:
@@ -177,6 +189,10 @@ def _problems_of_field(sample: str, name: str, limit: int) -> Iterator[str]:
         yield f"{sample}: a field has a name"
     if not 0 < limit <= _LONGEST_PEEK:
         yield f"{sample}: a limit of {limit} bytes is not within 1..{_LONGEST_PEEK}: the body is kept in memory"
+
+
+def _too_long(sample: str, name: str, limit: int) -> str:
+    return f"{sample}({name!a}): not within the first {limit} bytes of the body"
 
 
 def bearer(request: Request) -> str | None:
@@ -222,6 +238,11 @@ def _pick(document: bytes, name: str) -> str | None:
         if not isinstance(found, dict):
             return None
         found = cast("dict[str, object]", found).get(part)
+    return _key(found)
+
+
+def _key(found: object) -> str | None:
+    """Return a text or number of a JSON document as a key; None for other values, and texts that can't be printed."""
     if isinstance(found, str):
         return found.encode().decode("latin-1") if found.isprintable() else None
     return str(found) if isinstance(found, int | float) and not isinstance(found, bool) else None

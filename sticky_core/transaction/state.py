@@ -169,6 +169,11 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
         """Set the first `limit` bytes of the body, or all of it."""
         self._peeked = beginning, limit
 
+    def note_missing_key(self, why: str) -> None:
+        missing_keys = self.decision.missing_keys
+        if why not in missing_keys:  # the request may be recognised again, once stores have replied
+            self.decision.missing_keys = (*missing_keys, why)
+
     def store_query(self, command: StoreCommand) -> StoreQuery | None:
         queries: dict[StoreCommand, StoreQuery] = getattr(self, "_queries", {})
         return queries.get(command)

@@ -54,6 +54,9 @@ class FakeRequest(Request):
     def peek(self, limit: int) -> bytes:
         return b""
 
+    def note_missing_key(self, why: str) -> None:
+        raise AssertionError("there is no decision")
+
     def store_query(self, command: StoreCommand) -> StoreQuery | None:
         return None
 

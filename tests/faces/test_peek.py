@@ -75,6 +75,34 @@ def test_json_is_read_as_well(face: Face):
     assert [response.seen.body for response in responses if response.seen is not None] == bodies
 
 
+@pytest.mark.parametrize(
+    "persist, options",
+    [
+        (Stick.on(samples.json_field("user", LIMIT)), {}),
+        ((), {"balance": Hash(samples.json_field("user", LIMIT))}),
+    ],
+    ids=["a stick rule", "balance"],
+)
+def test_chat_that_grows_past_the_limit_keeps_its_server(face: Face, persist: Any, options: dict[str, Any]):
+    post = face.client(over(face, *([persist] if persist else []), **options))
+    bodies = [b'{"user": "ann", "messages": ["' + b"x" * size + b'"]}' for size in (1, LIMIT, 200_000)]
+    responses = [post(method="POST", headers=[JSON], body=body) for body in bodies]
+    assert len({response.server for response in responses}) == 1
+    assert [response.seen.body for response in responses if response.seen is not None] == bodies
+
+
+def test_decision_says_that_a_body_was_too_long_for_its_key(face: Face):
+    post = face.client(over(face, Stick.on(samples.json_field("user", LIMIT)), Stick.on(USER)), debug=True)
+    response = post(method="POST", headers=[JSON], body=b'{"messages": ["' + b"x" * LIMIT + b'"], "user": "ann"}')
+    note = "json_field('user'): not within the first 100 bytes of the body"
+    assert response.decision.missing_keys == (note,)
+    assert response.decision.why == f"request has no key ({note}); balance chose s1"
+    assert f'why="request has no key ({note}); balance chose s1"' in response.all("x-sticky")[0]
+    response = post(method="POST", headers=[FORM], body=b"x" * 2 * LIMIT + b"&user=ann")
+    assert response.decision.missing_keys == ("form('user'): not within the first 100 bytes of the body",)
+    assert post(method="POST", headers=[FORM], body=b"user=ann").decision.missing_keys == ()
+
+
 def test_a_request_without_such_a_body_is_not_held_up(face: Face):
     get = face.client(over(face, Stick.on(USER)))
     assert [get().server for _ in range(3)] == ["s1", "s2", "s3"]

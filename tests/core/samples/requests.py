@@ -13,6 +13,7 @@ class FakeRequest:
     def __init__(self, src: str, path: str, query: str, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         self.src, self.path, self.query, self._headers, self._body = src, path, query, list(headers), body
         self.peeked = 0  # how many bytes of the body were peeked at
+        self.missing_keys: list[str] = []
 
     def header(self, name: str) -> list[str]:
         return [value for key, value in self._headers if key == name]
@@ -20,6 +21,9 @@ class FakeRequest:
     @property
     def cookies(self) -> tuple[str, ...]:
         return tuple(self.header("cookie"))
+
+    def note_missing_key(self, why: str) -> None:
+        self.missing_keys.append(why)
 
     def peek(self, limit: int) -> bytes:
         self.peeked = max(self.peeked, limit)

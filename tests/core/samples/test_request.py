@@ -201,7 +201,7 @@ def test_form_is_a_field_that_ends_within_the_limit(body, value):
         (b'{"user": {"id": "7"}}', "user.id", "7"),
         (b'{"user": {"id": "7"}}', "user", None),
         (b'{"user": "bob"}', "user.id", None),
-        (b'{"user": "a", "user": "b"}', "user", "b"),
+        (b'{"user": "a", "user": "b"}', "user", "a"),
         (b'{"other": "bob"}', "user", None),
         (b'["user"]', "user", None),
         (b'"user"', "user", None),
@@ -215,9 +215,12 @@ def test_form_is_a_field_that_ends_within_the_limit(body, value):
         (b'{"user": "a\\u0000b"}', "user", None),
         (b'{"user": ""}', "user", ""),
         (b'{"user": ' + b"9" * 10_000 + b"}", "user", None),
-        (b'{"user": "bob", "more": ' + b"[" * 16_000 + b"}", "user", None),
+        (b'{"user": "bob", "more": ' + b"[" * 16_000 + b"}", "user", "bob"),
+        (b'{"more": ' + b"[" * 16_000 + b"]" * 16_000 + b', "user": "bob"}', "user", None),
         (b'{"a":' * 3_000 + b"1" + b"}" * 3_000, "a.a", None),
-        (b'{"user": "bob"}' + b" " * 20_000, "user", None),
+        (b'{"user": "bob"}' + b" " * 20_000, "user", "bob"),
+        (b'{"user": "bob", "text": "' + b"x" * 20_000 + b'"}', "user", "bob"),
+        (b'{"text": "' + b"x" * 20_000 + b'", "user": "bob"}', "user", None),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -225,6 +228,53 @@ def test_json_field_is_a_text_or_a_number_of_a_document_within_the_limit(body, n
     request = make_request(headers=JSON, body=body)
     assert json_field(name)(request) == value
     assert cast(FakeRequest, request).peeked <= 16385
+
+
+@pytest.mark.parametrize("limit", [1, 8, 9, 10, 16, 17, 18, 19, 40])
+def test_json_field_ends_within_the_limit_or_is_none(limit):
+    body = b'{"user": 123.5e7, "text": ""}'
+    assert json_field("user", limit)(make_request(headers=JSON, body=body)) == ("1235000000.0" if limit >= 17 else None)
+
+
+@pytest.mark.parametrize(
+    "sample, headers, start",
+    [(form("user", 50), FORM, b"user=bob&text="), (json_field("user", 50), JSON, b'{"user": "bob", "text": "')],
+    ids=["a form", "JSON"],
+)
+def test_key_does_not_change_when_the_body_grows_past_the_limit(sample, headers, start):
+    assert {sample(make_request(headers=headers, body=start + b"x" * size)) for size in range(200)} == {"bob"}
+
+
+@pytest.mark.parametrize(
+    "sample, headers, body, notes",
+    [
+        (form("a", 20), FORM, b"b=" + b"x" * 20 + b"&a=1", ["form('a'): not within the first 20 bytes of the body"]),
+        (form("a", 20), FORM, b"a=" + b"x" * 20, ["form('a'): not within the first 20 bytes of the body"]),
+        (form("a", 20), FORM, b"a=1&b=" + b"x" * 20, []),
+        (form("a", 20), FORM, b"b=1", []),
+        (
+            json_field("a.b", 20),
+            JSON,
+            b'{"c": "' + b"x" * 20 + b'", "a": {"b": 1}}',
+            ["json_field('a.b'): not within the first 20 bytes of the body"],
+        ),
+        (
+            json_field("a\n\u00e9", 20),
+            JSON,
+            b"{" + b" " * 20,
+            ["json_field('a\\n\\xe9'): not within the first 20 bytes of the body"],
+        ),
+        (json_field("a", 20), JSON, b'{"a": 1, "c": "' + b"x" * 20, []),
+        (json_field("a", 20), JSON, b'{"c": 1}' + b" " * 20, []),
+        (json_field("a", 20), JSON, b'{"a": {}, "c": "' + b"x" * 20, []),
+        (json_field("a", 20), JSON, b'{"c": 1', []),
+        (json_field("a", 20), [], b"x" * 50, []),
+    ],
+)
+def test_missing_key_of_a_body_that_is_too_long_is_noted(sample, headers, body, notes):
+    request = make_request(headers=headers, body=body)
+    sample(request)
+    assert cast(FakeRequest, request).missing_keys == notes
 
 
 @pytest.mark.parametrize(
