@@ -16,7 +16,7 @@ from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, body_mode, pack_
 from sticky_asgi.workers.transaction import ForwardingTransaction
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
-from sticky_core.workers.backend import CONNECT_TIMEOUT, HELLO_TIMEOUT, MAX_IDLE, Workers
+from sticky_core.workers.backend import CLAIM_TIMEOUT, HELLO_TIMEOUT, MAX_IDLE, QUERY_TIMEOUT, Workers
 from sticky_core.workers.frames import Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
 
@@ -78,7 +78,7 @@ class PeerApp:
         server = self._workers.servers[self._number - 1]
         instance = server.instance
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(CLAIM_TIMEOUT if frame[0] == Kind.KEY_CLAIM else QUERY_TIMEOUT):
                 connection = self._take_idle(instance)
                 if connection is None:
                     connection = await self._connect(server, instance, None)

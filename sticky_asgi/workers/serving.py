@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
+from collections.abc import Container
 from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
@@ -60,7 +61,7 @@ class PeerServer(FramedConnection):
             case Kind.KEY_CLAIM:
                 if self._claim_task is not None and not self._claim_task.done():
                     raise ValueError("a claim before the reply to the last one")
-                self._claim_task = self.loop.create_task(self._reply_to_claim(str(frame[1]), str(frame[2])))
+                self._claim_task = self.loop.create_task(self._reply_to_claim(str(frame[1]), str(frame[2]), frame[3:]))
             case Kind.REQUEST:
                 if self._request is not None:
                     raise ValueError("a request before the end of the last one")
@@ -70,9 +71,9 @@ class PeerServer(FramedConnection):
             case _:
                 raise ValueError(f"a frame of kind {frame[0]}")
 
-    async def _reply_to_claim(self, key: str, claimant: str) -> None:
+    async def _reply_to_claim(self, key: str, claimant: str, silent: Container[object]) -> None:
         lookup = self._worker.key_lookup
-        self._send_owner(await lookup.decide(key, claimant) if lookup is not None else claimant)
+        self._send_owner(await lookup.decide(key, claimant, silent) if lookup is not None else claimant)
 
     def _send_owner(self, owner: str | None) -> None:
         """Reply to a query or a claim. A peer that does not read the replies loses its connection: they would fill the

@@ -36,6 +36,11 @@ CONNECT_TIMEOUT: Final = 5.0
 #: How long a peer may take to accept a connection and send its hello, in seconds: a busy worker is slow to accept, as
 #: it is slow to serve its own requests. After that the request goes to another worker.
 HELLO_TIMEOUT: Final = 60.0
+#: How long the reply to a query of a key is awaited, in seconds. A peer that does not reply is taken for one that knows
+#: no owner.
+QUERY_TIMEOUT: Final = 5.0
+#: The same for a claim of a key: longer, because the arbiter queries its peers meanwhile.
+CLAIM_TIMEOUT: Final = 2 * QUERY_TIMEOUT + 1
 #: how many idle connections to a peer are kept
 MAX_IDLE: Final = 64
 #: The weight of each worker. A worker has 16 points on the ring of a consistent hash for each unit: enough to spread

@@ -31,7 +31,9 @@ class Kind:
     SHUTDOWN: Final = 5  #: the worker is about to end: send no new request, and close after the current one
     WANT_BODY: Final = 6  #: the app reads the body: send it, or the next piece of it
     KEY_QUERY: Final = 7  #: a key: which worker owns it?
-    KEY_CLAIM: Final = 8  #: a key, and the worker that is to own it if it has no owner
+    KEY_CLAIM: Final = (
+        8  #: a key; the worker that is to own it if it has no owner; the slots of workers that did not reply
+    )
     KEY_OWNER: Final = 9  #: the reply to either: the owner, or None
 
 

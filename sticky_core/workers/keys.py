@@ -6,7 +6,8 @@ worker meets a key it renews it: in a request that it accepts or that a peer for
 A worker that receives a request with a key that it does not know *claims* the key at its *arbiter*: one of the live
 workers, computed from the key, so that all workers choose the same one. The arbiter queries all peers. If one of them
 knows the owner, the owner stays; otherwise the worker with the first claim owns the key, and later claims get its name
-as the reply. The arbiter knows nothing that its peers do not know, so nothing is lost when it ends.
+as the reply. The arbiter knows nothing that its peers do not know, so nothing is lost when it ends: a claim to which it
+does not reply goes to the next arbiter, which is computed from the same workers without it.
 
 `KeyArbitration` has these rules as generators: they yield what has to be sent or waited for (`QueryPeers`, `WaitFor`),
 receive the replies, and return the owner. The faces only send and receive.
@@ -15,7 +16,7 @@ receive the replies, and return the owner. The faces only send and receive.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -135,9 +136,12 @@ class KeyTable:
         """Return the servers of the other workers that run."""
         return self._membership.live_peers()
 
-    def arbiter(self, key: str) -> Server:
-        """Return the arbiter of `key`. All workers compute the same one while no worker starts or ends."""
-        live = sorted((self.own_server, *self.live_peers()), key=lambda server: server.id)
+    def arbiter(self, key: str, silent: Container[int] = ()) -> Server:
+        """Return the arbiter of `key`. All workers compute the same one while no worker starts or ends. `silent`: the
+        worker slots of those that have not replied to a claim of the key.
+        """
+        live = [server for server in (self.own_server, *self.live_peers()) if server.id not in silent]
+        live.sort(key=lambda server: server.id)
         return live[crc32(key_bytes(key)) % len(live)]
 
     def learn(self, key: str, owner: str) -> None:
@@ -178,12 +182,10 @@ class KeyTable:
         if key is not None:
             self.learn(key, instance.id_with_instance(server.name, server.instance))
 
-    def record_claim(self, key: str, owner: str | None, previous: str | None) -> None:
-        """Record the arbiter's reply to a claim; None: it did not reply, so this worker takes the key. `previous`: the
-        last known owner before.
-        """
-        self.learn(key, owner if owner is not None else self.own_id)
-        if owner is None or owner == self.own_id:
+    def record_claim(self, key: str, owner: str, previous: str | None) -> None:
+        """Record the arbiter's reply to a claim. `previous`: the last known owner before."""
+        self.learn(key, owner)
+        if owner == self.own_id:
             if len(self._claimed) > _MAX_CLAIMED:  # requests that ended before they continued
                 self._claimed.clear()
             self._claimed[key] = (
@@ -250,17 +252,25 @@ class KeyArbitration(Generic[E]):
             return
         try:
             keys = self._keys
-            arbiter, previous = keys.arbiter(key), keys.last_owner(key)
-            if arbiter is keys.own_server:
-                owner: str | None = yield from self.decide(key, keys.own_id)
-            else:
-                owner = first_owner((yield QueryPeers((arbiter,), (Kind.KEY_CLAIM, key, keys.own_id))))
+            previous = keys.last_owner(key)
+            silent: list[int] = []
+            owner: str | None = None
+            while owner is None:
+                arbiter = keys.arbiter(key, silent)
+                if arbiter is keys.own_server:
+                    owner = yield from self.decide(key, keys.own_id, silent)
+                else:
+                    replies = yield QueryPeers((arbiter,), (Kind.KEY_CLAIM, key, keys.own_id, *silent))
+                    owner = first_owner(replies)
+                    silent.append(arbiter.id)
             keys.record_claim(key, owner, previous)
         finally:
             self._claims.end(key)
 
-    def decide(self, key: str, claimant: str) -> Procedure[E, str]:
-        """As the arbiter, return the owner of `key`: the worker that owns it already, else `claimant`."""
+    def decide(self, key: str, claimant: str, silent: Container[object] = ()) -> Procedure[E, str]:
+        """As the arbiter, return the owner of `key`: the worker that owns it already, else `claimant`. `silent`: the
+        worker slots of peers that have not replied to the claimant, and are not queried.
+        """
         keys = self._keys
         while (owner := keys.live_owner(key)) is None:
             running = self._decisions.begin(key)
@@ -269,7 +279,11 @@ class KeyArbitration(Generic[E]):
                 continue
             try:
                 # the claimant is not queried: it would not claim a key that it knows
-                peers = [peer for peer in keys.live_peers() if not claimant.startswith(f"{peer.name}@")]
+                peers = [
+                    peer
+                    for peer in keys.live_peers()
+                    if not claimant.startswith(f"{peer.name}@") and peer.id not in silent
+                ]
                 replies = yield QueryPeers(peers, (Kind.KEY_QUERY, key))
                 keys.learn(key, first_owner(replies) or claimant)
             finally:

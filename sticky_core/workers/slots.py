@@ -8,7 +8,7 @@ workers, and no name is ever used twice: a process that finds that no worker lis
 Workers of one parent process are a group. Process ids are unique only within a PID namespace, and containers may share
 the directory, so the name of a group has both. Each worker holds a shared lock of the directory of its group. So a
 process may remove that of a group that has ended, even if it can't see the parent: it removes only what it can lock
-exclusively. (systemd-tmpfiles also removes nothing from a directory that is locked.)
+exclusively.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ waits.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TypeVar
 
 from sticky_core.server.server import Server
@@ -29,9 +29,9 @@ class KeyLookup:
             self._run(self._arbitration.claim(str(command[0])))
         return [None] * len(commands)
 
-    def decide(self, key: str, claimant: str) -> str:
-        """As the arbiter of `key`, return its owner."""
-        return self._run(self._arbitration.decide(key, claimant))
+    def decide(self, key: str, claimant: str, silent: Container[object]) -> str:
+        """As the arbiter of `key`, return its owner. `silent`: the worker slots of peers that are not queried."""
+        return self._run(self._arbitration.decide(key, claimant, silent))
 
     def _run(self, procedure: Procedure[threading.Event, T]) -> T:
         """Perform the steps of a procedure of the core, and return its result."""

@@ -11,7 +11,14 @@ from typing import Any, Final
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
-from sticky_core.workers.backend import CONNECT_TIMEOUT, HELLO_TIMEOUT, MAX_IDLE, Workers
+from sticky_core.workers.backend import (
+    CLAIM_TIMEOUT,
+    CONNECT_TIMEOUT,
+    HELLO_TIMEOUT,
+    MAX_IDLE,
+    QUERY_TIMEOUT,
+    Workers,
+)
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.body import Body
@@ -119,7 +126,7 @@ class PeerApp:
         """Send a query or a claim of a key, and return the owner that the peer replies; None if it knows none, or can't
         be reached in time.
         """
-        deadline = time.monotonic() + CONNECT_TIMEOUT
+        deadline = time.monotonic() + (CLAIM_TIMEOUT if frame[0] == Kind.KEY_CLAIM else QUERY_TIMEOUT)
 
         def check_deadline() -> None:
             if time.monotonic() > deadline:

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -74,18 +74,18 @@ class PeerServer(FramedConnection):
             case (Kind.KEY_QUERY, str(key)):
                 # at once: while this thread waited, the worker would serve none of its peers
                 self.send_at_once(Kind.KEY_OWNER, keys.live_owner(key) if keys is not None else None)
-            case (Kind.KEY_CLAIM, str(key), str(claimant)):
+            case (Kind.KEY_CLAIM, str(key), str(claimant), *silent):
                 if self._decides:
                     raise ValueError("a claim before the reply to the last one")
                 self._decides = True
                 # in a thread: this one queries the peers, which may query this worker at the same time
-                threading.Thread(target=self._reply_to_claim, args=(key, claimant), daemon=True).start()
+                threading.Thread(target=self._reply_to_claim, args=(key, claimant, silent), daemon=True).start()
             case _:
                 raise ValueError(f"a frame of kind {frame[0]}")
 
-    def _reply_to_claim(self, key: str, claimant: str) -> None:
+    def _reply_to_claim(self, key: str, claimant: str, silent: Container[object]) -> None:
         lookup = self._worker.key_lookup
-        owner = lookup.decide(key, claimant) if lookup is not None else claimant
+        owner = lookup.decide(key, claimant, silent) if lookup is not None else claimant
         self._decides = False
         try:
             self.send_at_once(Kind.KEY_OWNER, owner)

@@ -66,9 +66,13 @@ def arbitration(keys):
     return KeyArbitration(keys, FakeEvent)
 
 
-def key_with_arbiter(keys, name):
-    """Return a key that has the worker `name` as arbiter."""
-    return next(key for number in range(1000) if keys.arbiter(key := f"key-{number}").name == name)
+def key_with_arbiter(keys, name, next_name=None):
+    """Return a key that has the worker `name` as arbiter; `next_name`: if that does not reply, this one."""
+    for key in (f"key-{number}" for number in range(1000)):
+        arbiter = keys.arbiter(key)
+        if arbiter.name == name and next_name in (None, keys.arbiter(key, [arbiter.id]).name):
+            return key
+    raise AssertionError("no such key")
 
 
 def run(procedure, replies=()):
@@ -151,8 +155,6 @@ def test_arbiter_is_a_live_worker(membership, keys):
         pytest.param(W1, W2, W1, Reason.OTHER_INSTANCE, id="the key of a worker that has ended is given to this one"),
         pytest.param(W2, None, W2, None, id="a peer owns it"),
         pytest.param(W2, W3, W2, None, id="a peer owns it after another one"),
-        pytest.param(None, None, W1, Reason.NO_ENTRY, id="the arbiter does not reply about a new key"),
-        pytest.param(None, W2, W1, Reason.OTHER_INSTANCE, id="the arbiter does not reply about an ended worker's key"),
     ],
 )
 def test_result_of_a_claim_is_recorded_with_its_reason(keys, owner, previous, recorded, reason):
@@ -295,7 +297,6 @@ def test_arbiter_gives_the_key_of_a_worker_that_has_ended_to_the_next_claimant(m
     [
         pytest.param(W2, W2, None, id="a peer owns it"),
         pytest.param(W1, W1, Reason.NO_ENTRY, id="this worker is given it"),
-        pytest.param(None, W1, Reason.NO_ENTRY, id="the arbiter can't be reached"),
     ],
 )
 def test_key_of_another_arbiter_is_claimed_there(keys, arbitration, reply, owner, reason):
@@ -303,6 +304,44 @@ def test_key_of_another_arbiter_is_claimed_there(keys, arbitration, reply, owner
     steps, _ = run(arbitration.claim(key), [[reply]])
     assert steps == [(["w3"], (Kind.KEY_CLAIM, key, W1))]
     assert (keys.last_owner(key), keys.pop_claim_reason(key)) == (owner, reason)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["it has just ended", "it runs and does not react"])
+@pytest.mark.parametrize(
+    "known, owner, reason",
+    [
+        pytest.param(W2, W2, None, id="a survivor owns it"),
+        pytest.param(None, W1, Reason.NO_ENTRY, id="no survivor knows it"),
+    ],
+)
+def test_claim_to_which_the_arbiter_does_not_reply_is_decided_by_the_next_arbiter(
+    membership, keys, arbitration, ends, known, owner, reason
+):
+    here, there = key_with_arbiter(keys, "w3", "w1"), key_with_arbiter(keys, "w3", "w2")
+    if ends:
+        membership.ends("w3")
+        membership.refresh_peers = lambda: None  # which is found out only when the connection is refused
+    claims = [(["w3"], (Kind.KEY_CLAIM, key, W1)) for key in (here, there)]
+    assert run(arbitration.claim(here), [[None], [known]])[0] == [claims[0], (["w2"], (Kind.KEY_QUERY, here))]
+    assert (keys.last_owner(here), keys.pop_claim_reason(here)) == (owner, reason)
+    steps, _ = run(arbitration.claim(there), [[None], [known or W1]])
+    assert steps == [claims[1], (["w2"], (Kind.KEY_CLAIM, there, W1, 3))]
+    assert (keys.last_owner(there), keys.pop_claim_reason(there)) == (owner, reason)
+
+
+def test_claim_is_decided_by_the_claimant_if_no_peer_replies(keys, arbitration):
+    key = key_with_arbiter(keys, "w3", "w2")
+    steps, _ = run(arbitration.claim(key), [[None], [None], []])
+    assert steps == [
+        (["w3"], (Kind.KEY_CLAIM, key, W1)),
+        (["w2"], (Kind.KEY_CLAIM, key, W1, 3)),
+        ([], (Kind.KEY_QUERY, key)),
+    ]
+    assert keys.last_owner(key) == W1
+
+
+def test_arbiter_does_not_query_peers_that_have_not_replied_to_the_claimant(arbitration):
+    assert run(arbitration.decide("k", W1, [3]), [[W2]]) == ([(["w2"], (Kind.KEY_QUERY, "k"))], W2)
 
 
 def test_key_of_the_own_arbiter_is_decided_here(keys, arbitration):

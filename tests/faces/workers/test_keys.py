@@ -145,6 +145,15 @@ def test_session_is_found_after_a_request_that_took_longer_than_keys_are_kept(st
     assert one_more.request(headers=headers).status == 200
 
 
+def test_session_is_found_although_the_arbiter_of_its_key_was_just_killed(start):
+    one, other, third = (start(session_app, key="hdr(Mcp-Session-Id)", cookie=None) for _ in range(3))
+    names = [one.request().header("mcp-session-id") for _ in range(40)]
+    name = next(name for name in names if third.backend.keys.arbiter(name).name == "w2")
+    other.kill()
+    assert third.request(headers=[("Mcp-Session-Id", name)]).status == 200
+    assert one.request(headers=[("Mcp-Session-Id", name)]).status == 200
+
+
 def test_new_key_is_owned_by_the_worker_that_accepts_its_first_request(start):
     workers = [start(key="/rooms/{id}") for _ in range(3)]
     for number in range(9):

@@ -3,6 +3,7 @@ the requests that are forwarded to them; and peers that do not read what they ha
 """
 
 import asyncio
+import fcntl
 import os
 import socket
 from contextlib import closing
@@ -25,8 +26,10 @@ def stalled(folder):
     """The socket of a worker in the second worker slot that accepts no connection."""
     (folder / "run" / "group").mkdir(mode=0o700, parents=True)
     (folder / "run").chmod(0o700)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "run" / "group" / f"2.{INSTANCE}.sock"))
+    group = folder / "run" / "group"
+    with (group / "2.lock").open("w") as lock, socket.socket(socket.AF_UNIX) as listener:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        listener.bind(str(group / f"2.{INSTANCE}.sock"))
         listener.listen(100)
         yield listener
 
@@ -168,13 +171,25 @@ def test_worker_at_which_too_many_connections_wait_is_not_taken_for_another_user
 
 def test_query_of_a_worker_that_accepts_nothing_leaves_no_descriptor(run, stalled, monkeypatch):
     async def test(start):
-        monkeypatch.setattr(peer_module, "CONNECT_TIMEOUT", 0.05)
+        monkeypatch.setattr(peer_module, "QUERY_TIMEOUT", 0.05)
         front = await start(key="path")
         before = descriptors()
         peer = front.app._worker.peers[2]
         assert await peer.query_key(Kind.KEY_QUERY, "k") is None
         await asyncio.sleep(0)
         assert descriptors() == before
+
+    run(test)
+
+
+def test_key_is_found_although_its_arbiter_does_not_react(run, stalled, monkeypatch):
+    async def test(start):
+        owner, front = await start(key="path", cookie=None), await start(key="path", cookie=None)
+        path = next(path for path in map("/{}".format, range(100)) if front.backend.keys.arbiter(path).name == "w2")
+        monkeypatch.setattr(peer_module, "CLAIM_TIMEOUT", 0.1)
+        owner.backend.keys.learn(path, owner.backend.keys.own_id)
+        assert (await front.request(path=path)).status == 200
+        assert (len(owner.inner.scopes), len(front.inner.scopes)) == (1, 0)
 
     run(test)
 
@@ -202,7 +217,7 @@ def test_peer_that_queries_and_never_reads_the_replies_loses_its_connection(run)
 
 def test_second_claim_on_a_connection_before_the_reply_to_the_first_closes_it(run, stalled, monkeypatch, caplog):
     async def test(start):
-        monkeypatch.setattr(peer_module, "CONNECT_TIMEOUT", 0.05)
+        monkeypatch.setattr(peer_module, "QUERY_TIMEOUT", 0.05)
         owner = await start(key="path")
         reader, writer = await asyncio.open_unix_connection(owner.backend.slot.path)
         writer.write(Frames().pack(Kind.KEY_CLAIM, "k", "w9@9") + Frames().pack(Kind.KEY_CLAIM, "l", "w9@9"))

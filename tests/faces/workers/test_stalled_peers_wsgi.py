@@ -2,6 +2,7 @@
 read what they have asked for.
 """
 
+import fcntl
 import os
 import socket
 from contextlib import closing, suppress
@@ -21,8 +22,10 @@ HALVES = {"key": "path", "slots": 2, "cookie": None}
 def stalled(folder):
     """The socket of a worker in the second worker slot that accepts no connection."""
     (folder / "group").mkdir(mode=0o700, exist_ok=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "group" / f"2.{INSTANCE}.sock"))
+    group = folder / "group"
+    with (group / "2.lock").open("w") as lock, socket.socket(socket.AF_UNIX) as listener:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        listener.bind(str(group / f"2.{INSTANCE}.sock"))
         listener.listen(100)
         yield listener
 
@@ -58,11 +61,21 @@ def test_clients_that_give_up_while_their_worker_accepts_nothing_leave_no_descri
 
 
 def test_query_of_a_worker_that_accepts_nothing_leaves_no_descriptor(stalled, worker, monkeypatch):
-    monkeypatch.setattr(peer_module, "CONNECT_TIMEOUT", 0.05)
+    monkeypatch.setattr(peer_module, "QUERY_TIMEOUT", 0.05)
     front = worker(RecordingApp(), key="path")
     before = descriptors()
     assert front.app._worker.peers[2].query_key(Kind.KEY_QUERY, "k") is None
     assert descriptors() == before
+
+
+def test_key_is_found_although_its_arbiter_does_not_react(stalled, worker, monkeypatch):
+    owner, front = (worker(RecordingApp(), key="path", cookie=None) for _ in range(2))
+    keys = front.app.workers.keys
+    path = next(path for path in map("/{}".format, range(100)) if keys.arbiter(path).name == "w2")
+    monkeypatch.setattr(peer_module, "CLAIM_TIMEOUT", 0.1)
+    owner.app.workers.keys.learn(path, owner.app.workers.keys.own_id)
+    assert front.request(path).status == "200 OK"
+    assert (len(owner.app.app.seen), len(front.app.app.seen)) == (1, 0)
 
 
 def test_peer_that_queries_and_never_reads_the_replies_loses_its_connection_and_the_others_are_served(pair):
@@ -79,7 +92,7 @@ def test_peer_that_queries_and_never_reads_the_replies_loses_its_connection_and_
 
 
 def test_second_claim_on_a_connection_before_the_reply_to_the_first_closes_it(stalled, worker, monkeypatch, caplog):
-    monkeypatch.setattr(peer_module, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(peer_module, "QUERY_TIMEOUT", 0.5)
     owner = worker(RecordingApp(), key="path")
     with closing(socket.socket(socket.AF_UNIX)) as connection:
         connection.settimeout(DEADLINE)
