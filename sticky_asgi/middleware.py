@@ -62,7 +62,7 @@ class DispatchApp:
                 key = value if key is None else add_cookie(key, value)
         try:
             step = transaction.first(key)
-        finally:  # also if a function of the configuration raises: middleware around this one may read the decision
+        finally:  # also if something raises here: middleware around this one may read the decision
             decision = transaction.decision
             if KEY in scope:
                 decision.outer = scope[KEY]

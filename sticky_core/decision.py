@@ -56,7 +56,7 @@ class Decision:
         try:
             return self.claim_outcome
         except AttributeError:
-            if not self.attempts:  # a function of the configuration has raised before anything was recognised
+            if not self.attempts:  # something has raised before anything was recognised
                 return Claim.NONE, Reason.NO_PERSISTENCE, None
             return Claim.VALID, Reason.BOUND, self.attempts[0]
 

@@ -52,7 +52,7 @@ class DispatchApp:
         transaction.client_send = start_response
         try:
             step = transaction.first(environ.get("HTTP_COOKIE"))
-        finally:  # also if a function of the configuration raises: middleware around this one may read the decision
+        finally:  # also if something raises here: middleware around this one may read the decision
             decision = transaction.decision
             if KEY in environ:
                 decision.outer = environ[KEY]

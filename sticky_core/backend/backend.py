@@ -16,6 +16,7 @@ from sticky_core.backend.change_lock import ChangeLock
 from sticky_core.backend.component import BackendComponent
 from sticky_core.backend.config import BackendConfig, OnEmpty, Unavailable
 from sticky_core.backend.events import Events, StateChange
+from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
@@ -99,6 +100,9 @@ class Backend:
     the log, and the servers of other backends are notified of a change while none of them is held, so a callback may
     change something in turn, or wait for a thread that does. Factories are called under the change lock; the functions
     that balance calls with a request, such as samples, are called under `Placement.lock`.
+
+    A function that raises (a sample, a condition, a key of balance, `log`) fails no request: there is no key, the
+    condition is false. The first exception of each is logged, and `function_failures.counts` has their numbers.
 
     Raises `ConfigError` with every problem found. Safe to use from any thread, and after a fork.
     """
@@ -197,6 +201,8 @@ class Backend:
         self.rng: Rng = rng if rng is not None else random
         self.servers_by_name: dict[str, Server] = {}
         self.components: dict[object, BackendComponent] = {}
+        #: how often functions of the configuration have raised (`counts`); requests go on without them
+        self.function_failures = FunctionFailures(name)
         self._checks_owner: object = None
 
         problems += (f"backend {name}: {problem}" for problem in attach_problems(servers))
@@ -384,6 +390,7 @@ class Backend:
         self.reconfigure.after_fork()
         self.placement.after_fork()
         self.monitor.after_fork()
+        self.function_failures.after_fork()
         self._checks_owner = None
         for component in self.components.values():
             component.after_fork()

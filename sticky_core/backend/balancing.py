@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from sticky_core.balance.algorithm import AddressAware, Algorithm, Balance, ClockAware, HashAware, LatencyAware
 from sticky_core.clock import Clock, Rng
-from sticky_core.http.messages import Request
+from sticky_core.http.messages import BodyNeeded, Request
 from sticky_core.server.server import Server
 
 
@@ -73,6 +73,30 @@ class Balancing:
             and (self._balance, self._allbackups) == (balance, allbackups)
         )
 
+    def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
+        """Return the server that the algorithm chooses; None if there is none. If an algorithm of the user raises, one
+        of the electable servers with the fewest requests in flight.
+        """
+        try:
+            return self.algorithm.choose(request, avoid)
+        except BodyNeeded:
+            raise
+        except Exception as error:
+            request.function_failed("balance", self._balance, error, is_locked=True)
+            return _least_busy(self.active, avoid)
+
+    def choose_backup(self, request: Request, avoid: Container[Server]) -> Server | None:
+        """Return the backup for a new client: the one that their algorithm chooses, else the first that is usable."""
+        if self.backup_algorithm is None:
+            return next((server for server in self.backups if server.electable and server not in avoid), None)
+        try:
+            return self.backup_algorithm.choose(request, avoid)
+        except BodyNeeded:
+            raise
+        except Exception as error:
+            request.function_failed("balance", self._balance, error, is_locked=True)
+            return _least_busy(self.backups, avoid)
+
     def choose_last_resort(self, request: Request, avoid: Container[Server]) -> Server | None:
         """Return a server for a new client where none is electable: one that drains, has weight 0, or wants no new
         clients; None if there is none either. Such clients are spread evenly. Those past the deadline of their drain
@@ -133,3 +157,9 @@ class Balancing:
 def _preference(server: Server) -> tuple[bool, bool]:
     """Return the rank of a server where none is electable: the lowest comes first."""
     return not server.usable, server.config.backup
+
+
+def _least_busy(servers: Sequence[Server], avoid: Container[Server]) -> Server | None:
+    """Return one of the electable servers with the fewest requests in flight; None if there is none."""
+    electable = [server for server in servers if server.electable and server not in avoid]
+    return min(electable, key=lambda server: len(server.in_flight), default=None)

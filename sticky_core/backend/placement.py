@@ -53,20 +53,15 @@ class Placement:
         with self.lock:
             if snapshot is not self._backend.snapshot:
                 snapshot.refresh()
-            server = snapshot.balancing.algorithm.choose(request, tried)
+            server = snapshot.balancing.choose(request, tried)
             return server if server is not None else self._choose_fallback(snapshot, request, tried)
 
     def _choose_fallback(self, snapshot: Snapshot, request: Request, tried: Container[Server]) -> Server | None:
         """Return a server if balance has none: a backup, or one that drains or has weight 0."""
         balancing = snapshot.balancing
-        if balancing.backup_algorithm is not None:
-            server = balancing.backup_algorithm.choose(request, tried)
-            if server is not None:
-                return server
-        else:
-            for server in balancing.backups:
-                if server.electable and server not in tried:
-                    return server
+        server = balancing.choose_backup(request, tried)
+        if server is not None:
+            return server
         # HAProxy responds 503 here; a server that drains is still better than none
         return balancing.choose_last_resort(request, tried)
 
@@ -92,7 +87,7 @@ class Placement:
                 avoid += bound.as_tuple
             balancing = snapshot.balancing
             affinity = balancing.algorithm.preserve_affinity
-            server = balancing.algorithm.choose(
+            server = balancing.choose(
                 request, avoid if affinity == "always" else _TriedOrFull(avoid, self.queue, affinity)
             )
             if server is not None:

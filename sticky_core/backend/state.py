@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sticky_core.backend.component import BackendComponent
 from sticky_core.backend.config import BackendConfig
+from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.clock import Clock, Rng
 from sticky_core.decision import Decision
@@ -24,3 +25,4 @@ class BackendState(Protocol):
     config: BackendConfig  #: the configuration applied last; the weight of servers may have been assigned since
     servers_by_name: dict[str, Server]
     components: dict[object, BackendComponent]
+    function_failures: FunctionFailures

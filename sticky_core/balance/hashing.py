@@ -26,7 +26,7 @@ from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError, raise_problems
-from sticky_core.http.messages import Request
+from sticky_core.http.messages import BodyNeeded, Request
 from sticky_core.samples.values import Key, key_bytes, parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import host_and_port
@@ -204,7 +204,10 @@ class Hashing:
             table = StaticMap(servers, rng, self.start)
         else:
             table = ConsistentTable(servers, rng, self.start, self.hash_key, bound)
-        return HashAlgorithm(self.build_digest(kind), table, bound, self.hash_preserve_affinity)
+        function: object = getattr(self, "key", self)
+        return HashAlgorithm(
+            self.build_digest(kind), table, bound, self.hash_preserve_affinity, type(self).__name__.lower(), function
+        )
 
     def build_digest(self, kind: HashType) -> Callable[[Request], int | None]:
         """Return the function that hashes a request, or returns None if the request has no key."""
@@ -215,7 +218,10 @@ class Hashing:
 
 
 class HashAlgorithm:
-    """The algorithm of every `Hashing`: hashes a request and looks up its server in a table."""
+    """The algorithm of every `Hashing`: hashes a request and looks up its server in a table.
+
+    `word`, `function`: the name of the balance, and the function that returns its keys, for logs.
+    """
 
     counts_requests: bool
     preserve_affinity: Affinity
@@ -226,7 +232,10 @@ class HashAlgorithm:
         table: HashTable,
         bound: HashBalanceFactor | None,
         preserve_affinity: Affinity,
+        word: str,
+        function: object,
     ) -> None:
+        self._place, self._function = f"the key of balance {word}", function
         self.counts_requests = bound is not None
         self.preserve_affinity = preserve_affinity
         self._digest = digest
@@ -234,11 +243,17 @@ class HashAlgorithm:
         self._bound = bound
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        digest = self._digest(request)
+        digest = self.hash_of(request)
         return self._table.next_server(avoid) if digest is None else self._table.find(digest, avoid)
 
     def hash_of(self, request: Request) -> int | None:
-        return self._digest(request)
+        try:
+            return self._digest(request)
+        except BodyNeeded:
+            raise
+        except Exception as error:
+            request.function_failed(self._place, self._function, error, is_locked=True)
+            return None
 
     def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(number, ())

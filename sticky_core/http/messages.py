@@ -120,6 +120,12 @@ class Request(Protocol):
         """Whether all that was read of the body can be read again."""
         ...
 
+    def function_failed(self, place: str, function: object, error: Exception, *, is_locked: bool = False) -> None:
+        """Count that `function`, which the user has passed as `place`, has raised for this request, which goes on
+        without it. `is_locked`: the backend's lock is held.
+        """
+        ...
+
     @property
     def secure(self) -> bool:
         """Whether the client uses TLS: whether `scheme` is `https` or `wss`."""

@@ -47,6 +47,7 @@ class Reason(Enum):
     NO_KEY = "request has no key"
     NO_ENTRY = "not in the table"
     NO_PERSISTENCE = "no persistence configured"
+    RAISED = "persistence has raised an exception"
 
 
 class Mark(Enum):
@@ -124,6 +125,7 @@ NO_COOKIE = PersistenceResult(Claim.NONE, Reason.NO_COOKIE)
 NO_KEY = PersistenceResult(Claim.NONE, Reason.NO_KEY)
 NO_ENTRY = PersistenceResult(Claim.NONE, Reason.NO_ENTRY)
 NO_PERSISTENCE = PersistenceResult(Claim.NONE, Reason.NO_PERSISTENCE)
+RAISED = PersistenceResult(Claim.NONE, Reason.RAISED, needs_no_mark=True)
 
 
 def unusable_reason(server: Server) -> Reason:

@@ -10,13 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
 from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.persistence import FastPath, Persistence, UsedTable, no_fast_path
 from sticky_core.server.server import Server
 
 #: returns, as true or false, whether a rule applies to a request
 Condition = Callable[[Request], object]
+
+
+def holds(condition: Condition, request: Request, place: str) -> bool:
+    """Return whether `condition`, which the user has passed as `place`, returns true; it is false if it raises."""
+    try:
+        return bool(condition(request))
+    except BodyNeeded:
+        raise
+    except Exception as error:
+        request.function_failed(place, condition, error)
+        return False
 
 
 class RuleOptions(Protocol):
@@ -48,7 +59,7 @@ class RuledPersistence:
         by_name = {server.name: server for server in servers}
         self._persist_on_down = options.persist_on_down
         self._force_persist = options.force_persist
-        self._use_server = [(by_name[name], condition) for name, condition in options.use_server]
+        self._use_server = [(by_name[name], condition, f"use_server {name}") for name, condition in options.use_server]
         self._persistence = persistence
         self.max_idle = 0.0 if persistence is None else persistence.max_idle
         # conditions are evaluated for each request, so the fast path can't be used
@@ -67,13 +78,13 @@ class RuledPersistence:
         return () if self._persistence is None else self._persistence.tables
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
-        is_forced = self._force_persist is not None and bool(self._force_persist(request))
+        is_forced = self._force_persist is not None and holds(self._force_persist, request, "force_persist")
         accept_down = self._persist_on_down or is_forced
         result = NO_PERSISTENCE
         if self._persistence is not None:
             result = self._persistence.recognise(request, accept_down=accept_down)
-        for server, condition in self._use_server:
-            if (server.usable or accept_down) and condition(request):
+        for server, condition, place in self._use_server:
+            if (server.usable or accept_down) and holds(condition, request, place):
                 return replace(_unused(result), server=server, overrides_claim=True, is_forced=is_forced)
         return replace(result, is_forced=True, needs_no_mark=False) if is_forced else result
 
@@ -106,9 +117,9 @@ class IgnorablePersistence:
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         result = self._persistence.recognise(request, accept_down=accept_down)
-        if self._ignore_persist is None or not self._ignore_persist(request):
+        if self._ignore_persist is None or not holds(self._ignore_persist, request, "ignore_persist"):
             return result
-        if self._force_persist is not None and self._force_persist(request):
+        if self._force_persist is not None and holds(self._force_persist, request, "force_persist"):
             return result
         return replace(_unused(result), server=None, is_ignored=True)
 

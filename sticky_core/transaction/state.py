@@ -189,6 +189,9 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
         self._writes = writes
         writes.append((table, key, table.query(command)))
 
+    def function_failed(self, place: str, function: object, error: Exception, *, is_locked: bool = False) -> None:
+        self.owner.function_failures.record(place, function, error, is_locked=is_locked)
+
     @property
     def has_writes(self) -> bool:
         """Whether writes wait for `flush_writes`."""

@@ -17,7 +17,7 @@ from sticky_core.decision import Decision
 from sticky_core.errors import Failure, StoreFailure
 from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.http.messages import BodyNeeded, ResponseHead
-from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Reason
+from sticky_core.persistence.claim import NO_PERSISTENCE, RAISED, Claim, Mark, Reason
 from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.transaction.reservations import cancel_reservations, reserve
@@ -75,6 +75,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         except BodyNeeded as needed:
             self.set_result(NO_PERSISTENCE)
             return NeedBody(needed.limit, self.recognise)
+        except Exception as error:  # not one of the functions that a persistence calls, which it catches itself
+            self.function_failed("persist", persistence, error)
+            self.forwarded_cookies = None
+            result = RAISED
         if result.needs_no_mark and (self.has_writes or self.debug):
             result = replace(result, needs_no_mark=False)
         self.set_result(result)
@@ -177,6 +181,8 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             server = owner.placement.choose(snapshot, self, self._tried)
         except BodyNeeded as needed:
             return NeedBody(needed.limit, lambda: self.choose(until))
+        if owner.function_failures.pending:
+            owner.function_failures.publish()
         if server is None:
             return UNAVAILABLE
         server.in_flight.append(None)
@@ -188,7 +194,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             bound.in_flight.append(None)
             return self.seat(bound, bound)
         snapshot = self.snapshot
-        placed = self.owner.placement.acquire_or_enqueue(snapshot, self, bound, self._tried)
+        owner = self.owner
+        placed = owner.placement.acquire_or_enqueue(snapshot, self, bound, self._tried)
+        if owner.function_failures.pending:
+            owner.function_failures.publish()
         if isinstance(placed, Ticket):
             if until is None:
                 until = snapshot.clock.monotonic() + snapshot.config.timeouts.in_seconds.queue
@@ -239,10 +248,14 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         replaces its head (PEP 3333, `exc_info`).
         """
         persistence = self.snapshot.persistence
-        if persistence is not None:
-            result = self.persisted
+        result = self.persisted
+        if persistence is not None and result.reason is not Reason.RAISED:
             is_bound = result.claim is _VALID or result.overrides_claim
-            mark = persistence.stamp_response(result, self.tried[-1], is_bound, self, response)
+            try:
+                mark = persistence.stamp_response(result, self.tried[-1], is_bound, self, response)
+            except Exception as error:
+                self.function_failed("persist", persistence, error)
+                mark = Mark.NONE
             self.decision.written_mark = mark
         if self.debug:
             response.add(DEBUG_HEADER, str(self.decision))
@@ -299,7 +312,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             del self.client_send
             log = self.owner.log
             if log is not None:
-                log(self.decision)
+                try:
+                    log(self.decision)
+                except Exception as error:
+                    self.function_failed("log", log, error)
 
     def unavailable_response(self) -> ErrorPage:
         """Return the response of ours where no server has sent one. The transaction ends here; what is queued for
@@ -324,4 +340,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         del self.client_send
         log = self.owner.log
         if log is not None:
-            log(self.decision)
+            try:
+                log(self.decision)
+            except Exception as error:
+                self.function_failed("log", log, error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from sticky_core.clock import Clock
-from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
 from sticky_core.persistence.claim import NO_ENTRY, NO_KEY, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.cookie_scope import CookieScope
@@ -90,7 +90,13 @@ class LearnedKeysRuntime:
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         keys = self._keys
-        key = keys.table_key(keys.sample(request))
+        try:
+            key = keys.table_key(keys.sample(request))
+        except BodyNeeded:
+            raise
+        except Exception as error:
+            request.function_failed("key of StickyWorkers", keys.sample, error)
+            return NO_KEY
         if key is None:
             return NO_KEY
         last_owner = keys.last_owner(key)

@@ -60,6 +60,9 @@ class FakeRequest(Request):
     def store_query(self, command: StoreCommand) -> StoreQuery | None:
         return None
 
+    def function_failed(self, place: str, function: object, error: Exception, *, is_locked: bool = False) -> None:
+        raise AssertionError(f"{place}: {function!r} is not expected to raise") from error
+
     def queue_write(self, table: SharedTable, key: str, command: StoreCommand) -> None:
         raise AssertionError("there is no store")
 

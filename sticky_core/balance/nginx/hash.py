@@ -20,7 +20,7 @@ from sticky_core.balance.ring import Ring
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
-from sticky_core.http.messages import Request
+from sticky_core.http.messages import BodyNeeded, Request
 from sticky_core.samples.request import Sample
 from sticky_core.samples.values import Key, key_bytes
 from sticky_core.server.server import Server
@@ -149,15 +149,23 @@ class NginxHashAlgorithm:
         self._turns = turns
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
-        key = self._sample(request)
-        server: Server | None = None
-        if key is not None and key != "":
-            server = self._table.find(key_bytes(key), avoid)
+        key = self._key(request)
+        server = self._table.find(key, avoid) if key is not None else None
         return server if server is not None else self._turns.choose(request, avoid)
 
     def hash_of(self, request: Request) -> int | None:
-        key = self._sample(request)
-        return None if key is None or key == "" else crc32(key_bytes(key))
+        key = self._key(request)
+        return None if key is None else crc32(key)
+
+    def _key(self, request: Request) -> bytes | None:
+        try:
+            key = self._sample(request)
+            return None if key is None or key == "" else key_bytes(key)
+        except BodyNeeded:
+            raise
+        except Exception as error:
+            request.function_failed("the key of balance hash", self._sample, error, is_locked=True)
+            return None
 
     def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(b"%d" % number, ())

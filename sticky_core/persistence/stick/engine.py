@@ -107,7 +107,7 @@ class StickEngine:
             table = rule.table
             if rule.stores and table in stored:
                 continue  # HAProxy does not match such a rule either
-            if rule.when is not None and not rule.when(request):
+            if not rule.applies_to(request):
                 continue
             key = rule.request_key(request)
             if key is None:
@@ -196,7 +196,7 @@ class StickEngine:
                     if each.table is table and each.bound_text is not None:
                         table.forget_entry(each.key, each.bound_text, request)
                 stored = [each for each in stored if each.table is not table]
-            elif (key := rule.response_key(response)) is not None:
+            elif (key := rule.response_key(response, request)) is not None:
                 learned[table] = key
         if server.config.non_stick:
             return Mark.NONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
-from sticky_core.persistence.rules import Condition
+from sticky_core.persistence.rules import Condition, holds
 from sticky_core.samples import response as res
 from sticky_core.samples.request import Sample
 from sticky_core.stick_table.table import StickTable
@@ -38,18 +38,32 @@ class StickRule:
     def request_key(self, request: Request) -> TableKey | None:
         """Return the key of a request, or None if no sample returns one."""
         for sample in self.request_samples:
-            key = self.table.key(sample(request))
+            try:
+                key = self.table.key(sample(request))
+            except BodyNeeded:
+                raise
+            except Exception as error:
+                request.function_failed("the key of a stick rule", sample, error)
+                continue
             if key is not None:
                 return key
         return None
 
-    def response_key(self, response: ResponseHead) -> TableKey | None:
-        """Return the key in a response, or None if no sample returns one."""
+    def response_key(self, response: ResponseHead, request: Request) -> TableKey | None:
+        """Return the key in the response to `request`, or None if no sample returns one."""
         for sample in self.response_samples:
-            key = self.table.key(sample(response))
+            try:
+                key = self.table.key(sample(response))
+            except Exception as error:
+                request.function_failed("the key of a stick rule, from a response", sample, error)
+                continue
             if key is not None:
                 return key
         return None
+
+    def applies_to(self, request: Request) -> bool:
+        """Return whether the rule applies to `request`."""
+        return self.when is None or holds(self.when, request, "the condition of a stick rule")
 
     def is_ended_by(self, response: ResponseHead, now: float) -> bool:
         """Return whether a response deletes the cookie with the key. `now`: in seconds since the epoch."""
@@ -60,6 +74,6 @@ class StickRule:
         was not kept.
         """
         try:
-            return self.when is None or bool(self.when(request))
+            return self.applies_to(request)
         except BodyNeeded:
             return False

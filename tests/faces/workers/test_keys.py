@@ -207,3 +207,18 @@ def test_key_counts_more_than_the_cookie(start):
     one.request("/rooms/1", cookie=mark)
     assert other.paths == ["/rooms/1"] * 2
     assert other.request(cookie=mark).body == b"2"
+
+
+@pytest.mark.parametrize("slots", [None, 2], ids=["learned", "hashed"])
+def test_key_that_raises_leaves_the_request_to_the_cookie(start, slots, caplog):
+    def room(request):
+        raise LookupError("no room")
+
+    options = {} if slots is None else {"slots": slots}
+    workers = [start(key=room, **options) for _ in range(2)]
+    mark = workers[0].request().mark
+    for worker in workers:
+        assert worker.request(cookie=mark).status == 200
+    assert [len(worker.seen) for worker in workers] == [3, 0]
+    records = [each for each in caplog.records if "has raised LookupError('no room')" in each.getMessage()]
+    assert len(records) >= 2 and all(each.exc_info for each in records)
