@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import CellType
 from typing import Protocol
 
 from sticky_asgi.background.checks import Checks
@@ -117,7 +118,8 @@ class Replicas(CoreReplicas):
             super().retire(server, on_done)
 
     def _warn_without_lifespan(self) -> None:
-        if not self.has_warned and not all(server.config.is_url for server in self.apps):
+        apps = [app for server, app in self.apps.items() if app is not None and not server.config.is_url]
+        if not self.has_warned and any(map(may_have_lifespan, apps)):
             self.has_warned = True
             _log.warning(
                 "backend %s: requests came before any lifespan, so the lifespans of its replicas do not run. If the "
@@ -138,3 +140,20 @@ class Replicas(CoreReplicas):
         else:
             self.build_app(server)
         self.make_interruptible(server.as_tuple)
+
+
+def may_have_lifespan(app: object) -> bool:
+    """Return False if `app` is a Starlette or FastAPI app with the lifespan that these have by default, which does
+    nothing. Whether another app has a lifespan only a call would show.
+    """
+    router: object = getattr(app, "router", app)
+    return not _does_nothing(getattr(router, "lifespan_context", None))
+
+
+def _does_nothing(lifespan: object) -> bool:
+    if type(lifespan).__name__ == "_DefaultLifespan":
+        router: object = getattr(lifespan, "_router", None)  # with the handlers of FastAPI's `on_event`
+        return not (getattr(router, "on_startup", None) or getattr(router, "on_shutdown", None))
+    # FastAPI's `include_router` makes a function of the app's lifespan and that of the router
+    cells: Sequence[CellType] = getattr(lifespan, "__closure__", None) or ()
+    return len(cells) > 0 and all(_does_nothing(cell.cell_contents) for cell in cells)

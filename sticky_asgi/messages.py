@@ -141,7 +141,7 @@ class Transaction(CoreTransaction[Scope, Send]):
 
     @property
     def query(self) -> str:
-        query: bytes = self.raw_request["query_string"]
+        query: bytes = self.raw_request.get("query_string", b"")
         return query.decode("latin-1")
 
     @property

@@ -53,7 +53,26 @@ def headers_of(environ: Environ) -> list[Header]:
     """Return the headers of a request as they came, as far as PEP 3333 keeps them, with names in lower case."""
     keys = tuple(environ)
     header_keys = _HEADER_KEYS.young.get(keys) or _header_keys(keys)
-    return [(name, value.encode("latin-1")) for key, name in header_keys if (value := environ[key]) or key not in _BARE]
+    try:
+        return [
+            (name, value.encode("latin-1"))
+            for key, name in header_keys
+            if (value := environ[key]) != "" or key not in _BARE
+        ]
+    except AttributeError:  # a test client has put numbers there, or None
+        return [
+            (name, str(value).encode("latin-1"))
+            for key, name in header_keys
+            if (value := environ[key]) is not None and (value != "" or key not in _BARE)
+        ]
+
+
+def content_length(environ: Environ) -> str:
+    """Return the Content-Length of a request; empty if it has none. Test clients and frameworks write an int as well as
+    a text.
+    """
+    length: str | int | None = environ.get("CONTENT_LENGTH")
+    return "" if length is None else str(length)
 
 
 def _header_keys(keys: tuple[str, ...]) -> Sequence[tuple[str, bytes]]:
@@ -81,7 +100,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
     @property
     def method(self) -> str:
-        method: str = self.raw_request["REQUEST_METHOD"]
+        method: str = self.raw_request.get("REQUEST_METHOD", "GET")
         return method
 
     @property
@@ -91,11 +110,9 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
 
     def header(self, name: str) -> Sequence[str]:
         key = name.upper().replace("-", "_")
-        if key in _BARE:
-            value = self.raw_request.get(key)
-            return (value,) if value else ()
-        value = self.raw_request.get(f"HTTP_{key}")
-        return () if value is None else (value,)
+        is_bare = key in _BARE
+        value = self.raw_request.get(key if is_bare else f"HTTP_{key}")
+        return () if value is None or (is_bare and value == "") else (str(value),)
 
     @property
     def peer(self) -> str:
@@ -297,4 +314,4 @@ def end_for_disconnected_client(environ: Environ, start_response: StartResponse)
 def start_page(page: ErrorPage, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Start a response of the middleware itself, and return its body."""
     start_response(f"{page.status} {page.reason}", page.headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.body]
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [page.body]

@@ -134,11 +134,14 @@ class Upstream(CoreUpstream):
         return self._heads.build(
             method,
             request_target(
-                scope.get("raw_path") or None, scope.get("root_path") or "", scope["path"], scope["query_string"]
+                scope.get("raw_path") or None,
+                scope.get("root_path") or "",
+                scope["path"],
+                scope.get("query_string", b""),
             ),
             scope["headers"],
             peer=client[0] if client else None,
-            secure=scope["scheme"] in ("https", "wss"),
+            secure=scope.get("scheme") in ("https", "wss"),
             is_undeclared=scope.get("http_version", "1.1")[0] > "1",
             upgrade=upgrade,
             accepts_trailers=_accepts_trailers(scope),

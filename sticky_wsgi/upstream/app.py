@@ -79,9 +79,9 @@ class Upstream(CoreUpstream):
 
     def forward(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Forward a request. ServerFailure if the upstream fails, before the head of its response or after it."""
-        given: object = environ["wsgi.input"]
+        given: object = environ.get("wsgi.input")
         body = given if isinstance(given, Body) else Body(environ, 0)
-        method: str = environ["REQUEST_METHOD"]
+        method: str = environ.get("REQUEST_METHOD", "GET")
         outgoing = self.head(environ, method)
         repeatable = method in IDEMPOTENT
         try:
@@ -132,7 +132,7 @@ class Upstream(CoreUpstream):
         response = connection.response
         streams = False
         try:
-            connection.begin(environ["REQUEST_METHOD"], disconnect_check(environ))
+            connection.begin(environ.get("REQUEST_METHOD", "GET"), disconnect_check(environ))
             if outgoing.has_body:
                 _upload(connection, outgoing, first, body)
             else:

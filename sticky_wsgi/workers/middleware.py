@@ -167,8 +167,9 @@ class StickyWorkers(DispatchApp):
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if self._can_have_peers is None:
-            spawned = environ["wsgi.multiprocess"] or multiprocessing.parent_process() is not None
-            self._can_have_peers = not environ["wsgi.run_once"] and can_have_peers(self._config, spawned, "")
+            # some test clients leave these keys out
+            spawned = environ.get("wsgi.multiprocess", False) or multiprocessing.parent_process() is not None
+            self._can_have_peers = not environ.get("wsgi.run_once", False) and can_have_peers(self._config, spawned, "")
         if not self._can_have_peers:
             return self.app(environ, start_response)
         self.start(_server_threads(environ, start_response))
@@ -185,7 +186,7 @@ class StickyWorkers(DispatchApp):
 
 def _server_threads(environ: Environ, start_response: StartResponse) -> int | None:
     """Return in how many threads the server calls the app; None: in several, and their number is not known."""
-    if not environ["wsgi.multithread"]:
+    if not environ.get("wsgi.multithread", True):
         return 1
     # PEP 3333 has no key for their number. gunicorn's `start_response` is a method of an object with its settings.
     settings: Any = getattr(getattr(start_response, "__self__", None), "cfg", None)

@@ -44,7 +44,7 @@ class ForwardedRequest:
         self.transaction = transaction
         self.server = self.transaction.tried[-1]
         self._client_gone = disconnect_check(environ)
-        source: object = environ["wsgi.input"]
+        source: object = environ.get("wsgi.input")
         self._body = source if isinstance(source, Body) else Body(environ, 0)
         #: the body, if it goes with the request; None: it is sent as the app reads it
         self.body: bytes | None = self._read_small_body(environ)

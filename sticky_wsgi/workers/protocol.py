@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sticky_wsgi.messages import Environ
+from sticky_wsgi.messages import Environ, content_length
 
 #: In bytes: a body up to this length is read before the request is forwarded, and is sent with it, so that no thread of
 #: the peer waits for a slow client.
@@ -26,11 +26,11 @@ def sends_body(environ: Environ) -> bool:
     """Return whether a request has a body, or may have one."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return True
-    length: str = environ.get("CONTENT_LENGTH") or ""
-    return length != "0" and (length != "" or not environ["SERVER_PROTOCOL"].startswith("HTTP/1"))
+    length = content_length(environ)
+    return length != "0" and (length != "" or not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1"))
 
 
 def has_small_body(environ: Environ) -> bool:
     """Return whether a body is known to be small enough to be sent with its request."""
-    length: str = environ.get("CONTENT_LENGTH") or ""
+    length = content_length(environ)
     return "HTTP_TRANSFER_ENCODING" not in environ and length.isdecimal() and int(length) <= EAGER_BODY

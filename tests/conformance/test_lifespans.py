@@ -3,15 +3,16 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 import pytest
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message
 
@@ -65,8 +66,14 @@ class LifespanApps:
         if self.failures.get(name) == "factory":
             raise OSError(f"{name} has no disk")
 
+        async def state(request: Request) -> JSONResponse:
+            return JSONResponse(request.scope["state"])
+
+        return Starlette(routes=[Route("/{path:path}", state)], lifespan=self.lifespan(name))
+
+    def lifespan(self, name: str) -> Callable[[object], AbstractAsyncContextManager[Mapping[str, object]]]:
         @asynccontextmanager
-        async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, object]]:
+        async def lifespan(app: object) -> AsyncIterator[Mapping[str, object]]:
             if self.failures.get(name) == "startup":
                 raise OSError(f"{name} has no database")
             self.events.append(f"{name} started")
@@ -75,10 +82,7 @@ class LifespanApps:
             if self.failures.get(name) == "shutdown":
                 raise OSError(f"{name} has lost its keys")
 
-        async def state(request: Request) -> JSONResponse:
-            return JSONResponse(request.scope["state"])
-
-        return Starlette(routes=[Route("/{path:path}", state)], lifespan=lifespan)
+        return lifespan
 
     def replicas(self, *names: str) -> list[Server]:
         return [Server(name, factory=lambda name=name: self.app(name)) for name in names]  # type: ignore[misc]
@@ -491,6 +495,47 @@ def test_mounted_dispatcher_without_a_lifespan_serves_and_warns_once(caplog):
     (record,) = caplog.records
     assert "dispatcher.lifespan()" in record.getMessage()
     assert apps.events == []
+
+
+def fastapi_with_routers() -> ASGIApp:
+    app = FastAPI()
+    for path in ("/cart", "/shop"):
+        router = APIRouter(prefix=path)
+        router.add_api_route("/", lambda: "hello")
+        app.include_router(router)
+    return app
+
+
+def fastapi_with_a_handler() -> ASGIApp:
+    app = FastAPI()
+    app.router.on_startup.append(lambda: None)
+    return app
+
+
+def fastapi_with_a_router_that_has_a_lifespan() -> ASGIApp:
+    app = FastAPI()
+    router = APIRouter(lifespan=LifespanApps().lifespan("router"))
+    app.include_router(router)
+    return app
+
+
+@pytest.mark.parametrize(
+    "create, warns",
+    [
+        pytest.param(Starlette, False, id="Starlette"),
+        pytest.param(FastAPI, False, id="FastAPI"),
+        pytest.param(fastapi_with_routers, False, id="FastAPI with routers"),
+        pytest.param(lambda: Router([]), False, id="router of Starlette"),
+        pytest.param(lambda: LifespanApps().app("app"), True, id="Starlette with a lifespan"),
+        pytest.param(lambda: FastAPI(lifespan=LifespanApps().lifespan("app")), True, id="FastAPI with a lifespan"),
+        pytest.param(fastapi_with_a_handler, True, id="FastAPI with a handler of its start"),
+        pytest.param(fastapi_with_a_router_that_has_a_lifespan, True, id="FastAPI with a router that has a lifespan"),
+        pytest.param(lambda: hello, True, id="an app that does not show whether it has one"),
+    ],
+)
+def test_missing_lifespan_is_warned_about_only_where_a_replica_may_have_one(create, warns, caplog):
+    TestClient(sticky_asgi.Dispatcher(backend(Server("s1", factory=create), Server("s2", factory=create)))).get("/")
+    assert [("requests came before any lifespan" in message) for message in caplog.messages] == [True] * warns
 
 
 @pytest.mark.anyio

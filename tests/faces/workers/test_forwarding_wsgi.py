@@ -37,6 +37,15 @@ def test_environ_is_the_same_in_the_own_worker_and_in_a_peer(pair):
     assert remote["wsgi.version"] == (1, 0)
 
 
+def test_body_with_a_length_that_is_an_int_is_forwarded(pair):
+    app = RecordingApp(lambda environ, start_response: respond(start_response, environ["wsgi.input"].read()))
+    front, _, cookie = pair(app)
+    environ = front.environ(method="POST", body=b"a small one", **cookie) | {"CONTENT_LENGTH": 11}
+    response = front.open(environ)
+    assert b"".join(response.body) == b"a small one"
+    close(response.body)
+
+
 def test_objects_in_the_environ_are_not_forwarded(pair):
     app = RecordingApp()
     front, _, cookie = pair(app)
