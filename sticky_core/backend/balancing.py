@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 
-from sticky_core.balance.algorithm import AddressAware, Algorithm, Balance, ClockAware, HashAware, LatencyAware
+from sticky_core.balance.algorithm import (
+    AddressAware,
+    Algorithm,
+    Balance,
+    ClockAware,
+    HashAware,
+    LatencyAware,
+    MembershipAware,
+)
 from sticky_core.clock import Clock, Rng
 from sticky_core.http.messages import BodyNeeded, Request
 from sticky_core.server.server import Server
 
 
 class Balancing:
-    """A `Balance` that runs over servers. Snapshots that differ only in other options share it. Called under the
-    backend's lock.
+    """A `Balance` that runs over servers. Snapshots that differ only in other options share it. Snapshots with other
+    servers share it where the algorithm can go on: then it chooses among the servers of the snapshot in force, and a
+    request of an earlier snapshot avoids those that its snapshot does not have. Called under the backend's lock.
 
     - `balance`: the configured balance.
     - `servers`: all servers, backups included, in the order in which they were declared.
@@ -38,9 +47,9 @@ class Balancing:
         self._allbackups = allbackups
         self._rng = rng
         self._clock = clock
-        self._is_backup: Mapping[Server, bool] = {server: server.config.backup for server in servers}
-        self.active = tuple(server for server in servers if not server.config.backup)
-        self.backups = tuple(server for server in servers if server.config.backup)
+        self._is_backup = {server: server.config.backup for server in servers}
+        self._active: tuple[Server, ...] | None = None  # None: not listed since a change
+        self._backups: tuple[Server, ...] | None = None
         self._last_turns: dict[Server, int] = {}  # of the servers that `choose_last_resort` has returned
         self._turn = 0
         self._build()
@@ -64,6 +73,58 @@ class Balancing:
         if isinstance(algorithm, ClockAware):
             algorithm.use_clock(self._clock)
         return algorithm
+
+    @property
+    def active(self) -> tuple[Server, ...]:
+        """The servers that are no backups, in the order of declaration."""
+        if self._active is None:
+            self._active = tuple(server for server in self._servers if not self._is_backup[server])
+        return self._active
+
+    @property
+    def backups(self) -> tuple[Server, ...]:
+        """The backups, in the order of declaration."""
+        if self._backups is None:
+            self._backups = tuple(server for server in self._servers if self._is_backup[server])
+        return self._backups
+
+    def can_replace(self, added: Sequence[Server], removed: Sequence[Server], *, is_last: bool) -> bool:
+        """Return whether the algorithms can go on if `added` are added and `removed` are removed. `is_last`: whether
+        the added servers come after all others in the order of declaration.
+        """
+        if 2 * (len(added) + len(removed)) > len(self._servers):
+            return False  # to build new ones costs less
+        has_added = {server.config.backup for server in added}  # True: backups; False: others
+        has_changed = has_added | {self._is_backup[server] for server in removed}
+        for is_backup, algorithm in ((False, self.algorithm), (True, self.backup_algorithm)):
+            if algorithm is not None and is_backup in has_changed:
+                if not isinstance(algorithm, MembershipAware):
+                    return False
+                if is_backup in has_added and algorithm.order_matters and not is_last:
+                    return False
+        return True
+
+    def replace_servers(self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]) -> None:
+        """Choose among `servers` from now on: `added` are new, and `removed` are no longer among them. Only if
+        `can_replace`.
+        """
+        for server in removed:
+            algorithm = self._algorithms.pop(server, None)
+            if isinstance(algorithm, MembershipAware):
+                algorithm.removed(server)
+            del self._is_backup[server], self._addresses[server]
+            self._last_turns.pop(server, None)
+        for server in added:
+            self._is_backup[server] = server.config.backup
+            self._addresses[server] = server.config.target
+            algorithm = self.backup_algorithm if server.config.backup else self.algorithm
+            if isinstance(algorithm, MembershipAware):
+                algorithm.added(server)
+                self._algorithms[server] = algorithm
+        self._servers = tuple(servers)
+        if any(server.config.backup for server in (*added, *removed)):
+            self._backups = None
+        self._active = None
 
     def fits(self, balance: Balance, servers: Sequence[Server], allbackups: bool) -> bool:
         """Return whether another configuration, with these options, can use it as it is."""

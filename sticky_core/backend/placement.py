@@ -51,10 +51,21 @@ class Placement:
         if self.deadlines.next < inf:
             self.run_due_timers()
         with self.lock:
-            if snapshot is not self._backend.snapshot:
-                snapshot.refresh()
-            server = snapshot.balancing.choose(request, tried)
-            return server if server is not None else self._choose_fallback(snapshot, request, tried)
+            self._catch_up(snapshot)
+            avoid = self._avoided(snapshot, tried)
+            server = snapshot.balancing.choose(request, avoid)
+            return server if server is not None else self._choose_fallback(snapshot, request, avoid)
+
+    def _catch_up(self, snapshot: Snapshot) -> None:
+        """Notify the balancing of an earlier snapshot of the present states, unless the one in force has the same."""
+        if snapshot.balancing is not self._backend.snapshot.balancing:
+            snapshot.refresh()
+
+    def _avoided(self, snapshot: Snapshot, tried: Container[Server]) -> Container[Server]:
+        """Return the servers to avoid for a request of `snapshot`: those that were tried, and, if its balancing has
+        gone on with other servers, those that `snapshot` does not have.
+        """
+        return tried if snapshot is self._backend.snapshot else _TriedOrForeign(tried, snapshot.members)
 
     def _choose_fallback(self, snapshot: Snapshot, request: Request, tried: Container[Server]) -> Server | None:
         """Return a server if balance has none: a backup, or one that drains or has weight 0."""
@@ -76,15 +87,14 @@ class Placement:
         """
         if self.deadlines.next < inf:
             self.run_due_timers()
-        avoid = tried
         with self.lock:
-            if snapshot is not self._backend.snapshot:
-                snapshot.refresh()
+            self._catch_up(snapshot)
+            avoid = self._avoided(snapshot, tried)
             if bound is not None:
                 placed = self._acquire_or_enqueue_at(bound, snapshot, tried)
                 if placed is not None or not snapshot.retries.redispatch or snapshot.unavailable == "fail":
                     return placed
-                avoid += bound.as_tuple
+                avoid = self._avoided(snapshot, tried + bound.as_tuple)
             balancing = snapshot.balancing
             affinity = balancing.algorithm.preserve_affinity
             server = balancing.choose(
@@ -223,6 +233,21 @@ class Placement:
             server.counters.renew_lock()
             server.in_flight.clear()
         self._backend.snapshot.balancing.after_fork()
+
+
+class _TriedOrForeign:
+    """Servers that are not chosen for a request of an earlier snapshot: those that were tried, and those that this
+    snapshot does not have.
+    """
+
+    __slots__ = ("_members", "_tried")
+
+    def __init__(self, tried: Container[Server], members: Container[Server]) -> None:
+        self._tried = tried
+        self._members = members
+
+    def __contains__(self, server: object) -> bool:
+        return isinstance(server, Server) and (server in self._tried or server not in self._members)
 
 
 class _TriedOrFull:

@@ -62,6 +62,26 @@ class ClockAware(Protocol):
 
 
 @runtime_checkable
+class MembershipAware(Protocol):
+    """An algorithm that goes on when servers are added and removed. Without this, it is built anew."""
+
+    @property
+    def order_matters(self) -> bool:
+        """Whether its choices depend on the order of declaration. If so, a server that is not added as the last one
+        needs a new algorithm.
+        """
+        ...
+
+    def added(self, server: Server) -> None:
+        """`server` may be chosen from now on; it comes after all others."""
+        ...
+
+    def removed(self, server: Server) -> None:
+        """`server` must not be chosen any more, and no method is called for it any more."""
+        ...
+
+
+@runtime_checkable
 class AddressAware(Protocol):
     """An algorithm that uses the addresses of servers."""
 

@@ -55,6 +55,7 @@ class Ewma:
 class EwmaAlgorithm:
     """The algorithm of `Ewma`."""
 
+    order_matters = False
     counts_requests = False  # it reads the requests in flight of the servers that it has drawn
     preserve_affinity: Affinity = "maxconn"
 
@@ -108,3 +109,11 @@ class EwmaAlgorithm:
 
     def state_changed(self, server: Server) -> None:
         self._sampler.state_changed(server)
+
+    def added(self, server: Server) -> None:
+        self._latencies[server] = None
+        self._sampler.added(server)
+
+    def removed(self, server: Server) -> None:
+        self._sampler.removed(server)
+        del self._latencies[server]

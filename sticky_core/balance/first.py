@@ -11,7 +11,7 @@ returns None, all skipped servers are tested once more.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from heapq import heappop, heappush
@@ -48,17 +48,35 @@ class FirstAlgorithm:
     """
 
     counts_requests = True
+    order_matters = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server]) -> None:
-        self._servers = servers
-        self._numbers = {server: number for number, server in enumerate(servers)}
-        self._statuses = [_Status.UNUSABLE] * len(servers)
+        self._build(servers)
+
+    def _build(self, servers: Iterable[Server]) -> None:
+        self._servers = list(servers)  # those that were removed included: no other server may take their place
+        self._numbers = {server: number for number, server in enumerate(self._servers)}
+        self._statuses = [_Status.UNUSABLE] * len(self._servers)
         self._heap: list[int] = []  # a heap of numbers; those of servers that are no candidates any more are ignored
-        self._in_heap = [False] * len(servers)  # whether the number of each server is in the heap
+        self._in_heap = [False] * len(self._servers)  # whether the number of each server is in the heap
         self._skipped: set[int] = set()
-        for server in servers:
+        for server in self._servers:
             self.state_changed(server)
+
+    def added(self, server: Server) -> None:
+        self._numbers[server] = len(self._servers)
+        self._servers.append(server)
+        self._statuses.append(_Status.UNUSABLE)
+        self._in_heap.append(False)
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        number = self._numbers.pop(server)
+        self._skipped.discard(number)
+        self._statuses[number] = _Status.UNUSABLE
+        if 2 * len(self._numbers) < len(self._servers):
+            self._build(self._numbers)
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
         heap, statuses = self._heap, self._statuses

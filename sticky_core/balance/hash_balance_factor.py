@@ -17,7 +17,7 @@ class HashBalanceFactor:
     """Limits the load of each server to `percent` of the mean. Has to be notified of every request."""
 
     def __init__(self, servers: Sequence[Server], percent: int) -> None:
-        self._servers = servers
+        self._servers = dict.fromkeys(servers)  # in order
         self._percent = percent
         self._in_flight = 0
         self._weight_ranges: dict[
@@ -33,6 +33,15 @@ class HashBalanceFactor:
         self._in_flight -= 1
 
     def state_changed(self) -> None:
+        self._stale = True
+
+    def added(self, server: Server) -> None:
+        self._servers[server] = None
+        self._stale = True
+
+    def removed(self, server: Server) -> None:
+        del self._servers[server]
+        self._weight_ranges.pop(server, None)
         self._stale = True
 
     def allows(self, server: Server) -> bool:

@@ -149,6 +149,10 @@ class HashTable(Protocol):
 
     def state_changed(self, server: Server) -> None: ...
 
+    def added(self, server: Server) -> None: ...
+
+    def removed(self, server: Server) -> None: ...
+
     def address_changed(self, server: Server) -> None: ...
 
 
@@ -237,6 +241,8 @@ class HashAlgorithm:
     ) -> None:
         self._place, self._function = f"the key of balance {word}", function
         self.counts_requests = bound is not None
+        # a map has the order of declaration, and so have the shares that `hash_balance_factor` allows
+        self.order_matters = bound is not None or not isinstance(table, ConsistentTable)
         self.preserve_affinity = preserve_affinity
         self._digest = digest
         self._table = table
@@ -271,6 +277,16 @@ class HashAlgorithm:
         if self._bound is not None:
             self._bound.state_changed()
 
+    def added(self, server: Server) -> None:
+        self._table.added(server)
+        if self._bound is not None:
+            self._bound.added(server)
+
+    def removed(self, server: Server) -> None:
+        self._table.removed(server)
+        if self._bound is not None:
+            self._bound.removed(server)
+
     def address_changed(self, server: Server) -> None:
         self._table.address_changed(server)
 
@@ -286,10 +302,10 @@ class ConsistentTable:
         hash_key: HashKey,
         bound: HashBalanceFactor | None,
     ) -> None:
-        self._numbers = {server: number for number, server in enumerate(servers)}
+        self._numbers = {server: number for number, server in enumerate(servers)}  # on the ring
         self._hash_key: HashKey = hash_key
         # The backend may have numbered the servers, backups included, as HAProxy does; otherwise from 1 on.
-        self._ids: list[int] = [getattr(server, "id", number) for number, server in enumerate(servers, 1)]
+        self._ids = {server: getattr(server, "id", number) for number, server in enumerate(servers, 1)}
         self._ring = Ring(servers, self._points)
         self._rng = rng
         self._start = start
@@ -301,11 +317,21 @@ class ConsistentTable:
 
     def _points(self, number: int, count: int) -> list[int]:
         """Return the first `count` points of the server with this number."""
-        at = ring_base(self._ring.servers[number], self._ids[number], self._hash_key)
+        server = self._ring.servers[number]
+        at = ring_base(server, self._ids[server], self._hash_key)
         return [avalanche(at + nth) for nth in range(count)]
 
     def state_changed(self, server: Server) -> None:
         self._ring.resize(self._numbers[server], eweight(server))
+
+    def added(self, server: Server) -> None:
+        self._ids[server] = getattr(server, "id", len(self._ids) + 1)
+        self._numbers[server] = self._ring.add(server)
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        self._ring.remove(self._numbers.pop(server))
+        del self._ids[server]
 
     def address_changed(self, server: Server) -> None:
         if self._hash_key in ("addr", "addr-port"):

@@ -52,6 +52,7 @@ class LeastConnAlgorithm:
     """The algorithm of `LeastConn`."""
 
     counts_requests = True
+    order_matters = False
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng) -> None:
@@ -114,6 +115,15 @@ class LeastConnAlgorithm:
         elif entry.load >= 0:
             del self._groups[entry.load][entry]
             entry.load = -1.0
+
+    def added(self, server: Server) -> None:
+        self._entries[server] = _Entry(server)
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        entry = self._entries.pop(server)
+        if entry.load >= 0:
+            del self._groups[entry.load][entry]
 
     def _move(self, entry: _Entry, load: float) -> None:
         """Move the entry to the end of the group of its load."""

@@ -66,6 +66,8 @@ class RandomAlgorithm:
         self._draws = draws
         self._bound = bound
         self._distinct = distinct
+        # the shares that `hash_balance_factor` allows are rounded in the order of declaration
+        self.order_matters = bound is not None
         self._simple = draws == 2 and bound is None and not distinct
 
     def choose(self, request: Request, avoid: Container[Server]) -> Server | None:
@@ -96,6 +98,16 @@ class RandomAlgorithm:
         self._sampler.state_changed(server)
         if self._bound is not None:
             self._bound.state_changed()
+
+    def added(self, server: Server) -> None:
+        self._sampler.added(server)
+        if self._bound is not None:
+            self._bound.added(server)
+
+    def removed(self, server: Server) -> None:
+        self._sampler.removed(server)
+        if self._bound is not None:
+            self._bound.removed(server)
 
 
 def _less_loaded(one: Server, other: Server) -> Server:

@@ -3,15 +3,16 @@ is removed, only its keys move; when it returns, only these move back.
 
 The points of a server are always the same and in a fixed order; its weight decides how many of them, from the first on,
 are active. Inactive points stay on the ring and are skipped, so it costs nothing if a server is disabled or enabled, or
-if its weight falls; when a weight exceeds its former maximum, the new points are sorted in. When most points are
-inactive, the ring is rebuilt without them.
+if its weight falls. When a weight exceeds its former maximum, or a server is added, the new points are inserted one by
+one, or, if they are many, sorted in with all others. When most points are inactive, the ring is rebuilt without them.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from sticky_core.errors import ConfigError
 from sticky_core.server.server import Server
@@ -22,6 +23,12 @@ _POSITION, _SERVER = 32, 16
 _LOW = 0xFFFF
 MAX_SERVERS = 1 << 16
 _STRETCH = 8  # about how many points a look-up bisects; an index on the upper bits finds them
+# Points are inserted one by one if they are at most this share of all; otherwise sorting is quicker. The index is
+# renewed after as many: until then a look-up bisects so many more, which is a few steps.
+_FEW = 1 / 64
+
+
+_REMOVED = cast(Server, None)  # in place of a server that was removed: no point has its number
 
 
 class Ring:
@@ -30,7 +37,8 @@ class Ring:
     def __init__(self, servers: Sequence[Server], points: Callable[[int, int], Sequence[int]]) -> None:
         if len(servers) > MAX_SERVERS:
             raise ConfigError(f"a consistent hash takes at most {MAX_SERVERS} servers, and these are {len(servers)}")
-        self.servers = servers
+        self.servers = list(servers)  #: by number; the number of a server that was removed may be given to another
+        self._free_numbers: list[int] = []
         self._points_of = points
         self._points = array("Q")
         self._active = [0] * len(servers)  # how many points of each server are active
@@ -38,6 +46,7 @@ class Ring:
         self.active_count = 0  #: how many points are active, of all servers
         self._index = array("I", (0, 0))  # the first point of each stretch of the ring
         self._shift = 32
+        self._shifted = 0  # how many points were inserted and removed since the index was made
         self._stale = False
         self._invalid: set[int] = set()
 
@@ -49,8 +58,49 @@ class Ring:
         """Make the first `count` points of a server active."""
         self.active_count += count - self._active[number]
         self._active[number] = count
-        if count > self._stored[number] or self.active_count * 2 < len(self):
+        if self.active_count * 2 < len(self):
             self._stale = True
+        elif count > self._stored[number] and not self._stale:
+            missing = self._numbered_points(number, self._stored[number], count)
+            if self._has_space_for(missing):
+                for point in missing:
+                    insort(self._points, point)
+                self._stored[number] = count
+
+    def add(self, server: Server) -> int:
+        """Add a server without points, and return its number."""
+        number = self._free_numbers.pop() if self._free_numbers else len(self.servers)
+        if number >= MAX_SERVERS:
+            raise ConfigError(f"a consistent hash takes at most {MAX_SERVERS} servers: remove some before you add more")
+        self.servers[number : number + 1] = [server]
+        self._active[number : number + 1] = self._stored[number : number + 1] = [0]
+        return number
+
+    def remove(self, number: int) -> None:
+        """Remove a server with its points."""
+        points = self._numbered_points(number, 0, self._stored[number])
+        self.active_count -= self._active[number]
+        self._active[number] = 0
+        if self._stale or not self._has_space_for(points):
+            self.invalidate_points(number)
+        else:
+            for point in points:
+                del self._points[bisect_left(self._points, point)]
+            self._stored[number] = 0
+        self.servers[number] = _REMOVED
+        self._free_numbers.append(number)
+
+    def _numbered_points(self, number: int, begin: int, end: int) -> list[int]:
+        """Return the points of a server from `begin` to `end`, as they are stored."""
+        positions = self._points_of(number, end) if begin < end else ()
+        server = number << _SERVER
+        return [positions[nth] << _POSITION | server | nth for nth in range(begin, end)]
+
+    def _has_space_for(self, points: Sequence[int]) -> bool:
+        """Return whether these points can be inserted or removed one by one; if not, the ring is stale."""
+        self._shifted += len(points)
+        self._stale = self._shifted > len(self) * _FEW
+        return not self._stale
 
     def invalidate_points(self, number: int) -> None:
         """The points of a server have new positions: compute them again."""
@@ -71,9 +121,7 @@ class Ring:
         points = self._points.tolist()
         for number, (stored, count) in enumerate(zip(self._stored, self._active, strict=True)):
             if count > stored:
-                positions = self._points_of(number, count)
-                server = number << _SERVER
-                points += [positions[nth] << _POSITION | server | nth for nth in range(stored, count)]
+                points += self._numbered_points(number, stored, count)
                 self._stored[number] = count
         points.sort()
         self._points = array("Q", points)
@@ -81,13 +129,17 @@ class Ring:
         self._shift = 32 - bits
         begins = (bisect_left(points, stretch << self._shift + _POSITION) for stretch in range(1 << bits))
         self._index = array("I", [*begins, len(points)])
+        self._shifted = 0
 
     def at_or_after(self, digest: int) -> int:
         """Return the first active point from `digest` on. There has to be one."""
         if self._stale:
             self.rebuild()
         stretch = digest >> self._shift
-        at = bisect_left(self._points, digest << _POSITION, self._index[stretch], self._index[stretch + 1])
+        begin, end = self._index[stretch], self._index[stretch + 1]
+        if self._shifted:
+            begin, end = max(begin - self._shifted, 0), min(end + self._shifted, len(self._points))
+        at = bisect_left(self._points, digest << _POSITION, begin, end)
         if at == len(self._points):
             at = 0
         point = self._points[at]
@@ -97,8 +149,8 @@ class Ring:
         """Return the server of the point that `at_or_after` finds. Written out, since two calls would slow down each
         choice.
         """
-        if self._stale:
-            self.rebuild()
+        if self._stale or self._shifted:
+            return self.server_of(self.at_or_after(digest))
         points, index, stretch = self._points, self._index, digest >> self._shift
         at = bisect_left(points, digest << _POSITION, index[stretch], index[stretch + 1])
         point = points[at] if at < len(points) else points[0]

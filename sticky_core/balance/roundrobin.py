@@ -80,6 +80,7 @@ class RoundRobinAlgorithm:
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
         self._members = [_Member(server, number) for number, server in enumerate(servers)]
         self._member_of = dict(zip(servers, self._members, strict=True))
+        self._free_numbers: list[int] = []  # of servers that were removed
         self._rng = rng
         self._start = start
         self._is_started = False
@@ -174,8 +175,9 @@ class RoundRobinAlgorithm:
     released = acquired
 
     def state_changed(self, server: Server) -> None:
-        member = self._member_of[server]
-        weight = eweight(server)
+        self._set_weight(self._member_of[server], eweight(server))
+
+    def _set_weight(self, member: _Member, weight: int) -> None:
         before, member.weight = member.weight, weight
         if weight == before:
             return
@@ -201,6 +203,22 @@ class RoundRobinAlgorithm:
             if member.due < self._turn + 2:
                 member.due = self._turn + period
             self._schedule(member)
+
+    @property
+    def order_matters(self) -> bool:
+        """Whether no server has had a turn yet: then the order of declaration is that of the first turns."""
+        return not self._is_started
+
+    def added(self, server: Server) -> None:
+        number = self._free_numbers.pop() if self._free_numbers else len(self._members)
+        member = self._member_of[server] = _Member(server, number)
+        self._members[number : number + 1] = [member]
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        member = self._member_of.pop(server)
+        self._set_weight(member, 0)
+        self._free_numbers.append(member.number)
 
     def _first(self, entries: list[int], avoid: Container[Server]) -> _Member | None:
         """Return the first server in a heap that is not to be avoided. Its entry stays in the heap until its next entry

@@ -45,6 +45,14 @@ class StaticMap:
             self._weights[server] = weight
             self._stale = True
 
+    def added(self, server: Server) -> None:
+        self._weights[server] = 0
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        if self._weights.pop(server):
+            self._stale = True
+
     def address_changed(self, server: Server) -> None:
         """Nothing to do: addresses are not used."""
 

@@ -41,6 +41,7 @@ class StaticRRAlgorithm:
     """The algorithm of `StaticRR`."""
 
     counts_requests = False
+    order_matters = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, table: StaticMap) -> None:
@@ -56,3 +57,9 @@ class StaticRRAlgorithm:
 
     def state_changed(self, server: Server) -> None:
         self._map.state_changed(server)
+
+    def added(self, server: Server) -> None:
+        self._map.added(server)
+
+    def removed(self, server: Server) -> None:
+        self._map.removed(server)

@@ -34,8 +34,19 @@ class WeightedSampler:
             self._add(server, weight)
         self._update_bounds()
 
+    def added(self, server: Server) -> None:
+        self.weights[server] = 0
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        self._set_weight(server, 0)
+        del self.weights[server]
+        self._index.pop(server, None)
+
     def state_changed(self, server: Server) -> None:
-        weight = eweight(server)
+        self._set_weight(server, eweight(server))
+
+    def _set_weight(self, server: Server, weight: int) -> None:
         before, self.weights[server] = self.weights[server], weight
         if weight == before:
             return

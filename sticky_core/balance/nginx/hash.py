@@ -63,6 +63,8 @@ class ModuloTable:
     def __init__(self, servers: Sequence[Server]) -> None:
         self._shares = WeightRanges(servers)
         self.state_changed = self._shares.state_changed
+        self.added = self._shares.added
+        self.removed = self._shares.removed
 
     def address_changed(self, server: Server) -> None:
         """Nothing to do: addresses are not used."""
@@ -87,10 +89,21 @@ class KetamaTable:
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._numbers = {server: number for number, server in enumerate(servers)}
-        self._ring = Ring(servers, lambda number, count: ketama_points(crc32(nginx_name(servers[number])), count))
+        self._ring = Ring(servers, self._points)
         for server in servers:
             self.state_changed(server)
         self._ring.rebuild()
+
+    def _points(self, number: int, count: int) -> list[int]:
+        """Return the first `count` points of the server with this number."""
+        return ketama_points(crc32(nginx_name(self._ring.servers[number])), count)
+
+    def added(self, server: Server) -> None:
+        self._numbers[server] = self._ring.add(server)
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        self._ring.remove(self._numbers.pop(server))
 
     def state_changed(self, server: Server) -> None:
         self._ring.resize(self._numbers[server], eweight(server) * _POINTS // SCALE)
@@ -138,6 +151,7 @@ def nginx_name(server: Server) -> bytes:
 class NginxHashAlgorithm:
     """The algorithm of `NginxHash`."""
 
+    order_matters = True
     counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
@@ -178,6 +192,14 @@ class NginxHashAlgorithm:
     def state_changed(self, server: Server) -> None:
         self._table.state_changed(server)
         self._turns.state_changed(server)
+
+    def added(self, server: Server) -> None:
+        self._table.added(server)
+        self._turns.added(server)
+
+    def removed(self, server: Server) -> None:
+        self._table.removed(server)
+        self._turns.removed(server)
 
     def address_changed(self, server: Server) -> None:
         self._table.address_changed(server)

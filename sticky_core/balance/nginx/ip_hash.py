@@ -49,6 +49,7 @@ class IpHash:
 class IpHashAlgorithm:
     """The algorithm of `IpHash`."""
 
+    order_matters = True
     counts_requests = False
     preserve_affinity: Affinity = "maxconn"
 
@@ -91,6 +92,14 @@ class IpHashAlgorithm:
     def state_changed(self, server: Server) -> None:
         self._shares.state_changed(server)
         self._turns.state_changed(server)
+
+    def added(self, server: Server) -> None:
+        self._shares.added(server)
+        self._turns.added(server)
+
+    def removed(self, server: Server) -> None:
+        self._shares.removed(server)
+        self._turns.removed(server)
 
 
 def address_numbers(octets: bytes) -> Iterator[int]:

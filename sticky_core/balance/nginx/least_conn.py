@@ -44,11 +44,13 @@ class NginxLeastConn:
 class NginxLeastConnAlgorithm:
     """The algorithm of `NginxLeastConn`: a schedule for each load, and a heap of the loads."""
 
+    order_matters = True
     counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
         self._members = {server: Member(server, number) for number, server in enumerate(servers)}
+        self._next_number = len(servers)
         self._load: dict[Server, float] = {}
         self._schedules: dict[float, SmoothSchedule] = {}
         self._loads: list[float] = []
@@ -99,6 +101,17 @@ class NginxLeastConnAlgorithm:
             self._schedules[load].remove(member)
         if weight:
             self._add_to(member, len(server.in_flight) / weight, weight)
+
+    def added(self, server: Server) -> None:
+        self._members[server] = Member(server, self._next_number)
+        self._next_number += 1
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        member = self._members.pop(server)
+        load = self._load.pop(server, None)
+        if load is not None:
+            self._schedules[load].remove(member)
 
     def _add_to(self, member: Member, load: float, weight: int) -> None:
         self._load[member.server] = load

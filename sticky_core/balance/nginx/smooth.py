@@ -159,11 +159,13 @@ class SmoothSchedule:
 class SmoothAlgorithm:
     """The algorithm of `Smooth`."""
 
+    order_matters = True
     counts_requests = True
     preserve_affinity: Affinity = "maxconn"
 
     def __init__(self, servers: Sequence[Server], rng: Rng, start: int | None) -> None:
         self._members = {server: Member(server, number) for number, server in enumerate(servers)}
+        self._next_number = len(servers)
         self._schedule = SmoothSchedule()
         self._rng = rng
         self._start = start
@@ -200,3 +202,13 @@ class SmoothAlgorithm:
                 self._schedule.remove(member)
             if weight:
                 self._schedule.add(member, weight)
+
+    def added(self, server: Server) -> None:
+        self._members[server] = Member(server, self._next_number)
+        self._next_number += 1
+        self.state_changed(server)
+
+    def removed(self, server: Server) -> None:
+        member = self._members.pop(server)
+        if member.weight:
+            self._schedule.remove(member)

@@ -17,7 +17,7 @@ class WeightRanges:
     """Maps numbers to servers."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
-        self._servers = servers
+        self._servers = list(servers)
         self._weights = {server: server.weight for server in servers}
         self._update_bounds()
 
@@ -28,6 +28,16 @@ class WeightRanges:
         if self._weights[server] != server.weight:
             self._weights[server] = server.weight
             self._update_bounds()
+
+    def added(self, server: Server) -> None:
+        self._servers.append(server)
+        self._weights[server] = server.weight
+        self._update_bounds()
+
+    def removed(self, server: Server) -> None:
+        self._servers.remove(server)
+        del self._weights[server]
+        self._update_bounds()
 
     def first_usable(self, numbers: Iterable[int], avoid: Container[Server]) -> Server | None:
         """Return the first server of `numbers` that is electable and not to be avoided, or None."""

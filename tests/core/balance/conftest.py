@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from sticky_core.balance.algorithm import Algorithm, Balance
+from sticky_core.balance.algorithm import Algorithm, Balance, MembershipAware
 from sticky_core.clock import Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
@@ -55,10 +55,29 @@ class Bench:
         for server in self.servers:
             server.attach(self._changed)
         self._numbers = count(1)
+        self._added = count(1)
 
     def _changed(self, server: Server) -> None:
         server.refresh_state()
         self.algorithm.state_changed(server)
+
+    def add(self, weight: int = 1, target: object = app, id: int | None = None) -> Server:
+        """Add a server as the last one."""
+        server = Server(f"added{next(self._added)}", target, weight=weight)  # type: ignore[arg-type]
+        if id is not None:
+            server.id = id
+        self.servers.append(server)
+        assert isinstance(self.algorithm, MembershipAware)
+        self.algorithm.added(server)
+        server.attach(self._changed)
+        return server
+
+    def remove(self, server: Server) -> None:
+        """Remove a server; those after it have another number then."""
+        self.servers.remove(server)
+        assert isinstance(self.algorithm, MembershipAware)
+        self.algorithm.removed(server)
+        server.remove()
 
     def choose(self, avoid: Container[Server] = (), client: Client | None = None) -> Server | None:
         request = Client(next(self._numbers)) if client is None else client

@@ -3,6 +3,8 @@
 import random
 import threading
 from collections import Counter
+from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -29,10 +31,12 @@ from sticky_core.balance import (
     Uri,
     UrlParam,
 )
+from sticky_core.balance.algorithm import HashAware
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import src
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
+from tests.counting import count_calls
 
 
 def user(request: Request) -> str:
@@ -234,6 +238,102 @@ def test_one_server_of_many_is_found_when_all_others_are_avoided(bench, balance,
     alone = on.servers[222]
     others = set(on.servers) - {alone}
     assert {on.choose(others) for _ in range(10)} == {alone}
+
+
+# -- servers are added and removed
+
+
+@every_balance
+def test_an_added_server_is_chosen_and_a_removed_one_is_not(bench, balance, near):
+    on = bench(balance, [1, 2, 1])
+    on.sequence(5)
+    on.add(2)
+    assert on.reachable() == "1234"
+    for _ in range(3):
+        on.remove(on.servers[0])
+        assert on.reachable() == "1234"[: len(on.servers)]
+        on.sequence(3)
+    on.remove(on.servers[0])
+    assert on.choose() is None
+    on.add()
+    assert on.sequence(3) == "111"
+
+
+@pytest.mark.parametrize("balance, near", [param for param in BALANCES if param.values[1] in (EXACT, CHANCE)])
+def test_requests_are_shared_by_weight_after_servers_were_added_and_removed(bench, balance, near):
+    on = bench(balance, [1, 5, 2])
+    on.sequence(7)
+    on.add(3)
+    on.remove(on.servers[1])
+    on.add(4)
+    on.sequence(100)
+    shares = Counter(on.serve() for _ in range(3000))
+    for number, weight in enumerate((1, 2, 3, 4), 1):
+        assert shares[number] == pytest.approx(300 * weight, rel=max(near, 0.02))
+
+
+# nginx numbers all servers, also those that are down; leastconn begins at a random one of all, and a ring at a random
+# point, also of those that are down
+LIKE_MAINTENANCE = [
+    param for param in BALANCES if not isinstance(param.values[0], IpHash | NginxHash | LeastConn | Hash)
+]
+
+
+@pytest.mark.parametrize("balance, near", [*LIKE_MAINTENANCE, FIRST])
+def test_an_added_server_is_like_one_that_leaves_maintenance_and_a_removed_one_like_one_that_enters_it(
+    bench, balance, near
+):
+    known, changed = bench(balance, [2, 1, 1]), bench(balance, [2, 1])
+    late = known.servers[2]
+    late.state = AdminState.MAINT
+    assert known.sequence(5) == changed.sequence(5)
+    late.state = AdminState.READY
+    added = changed.add(id=3)
+    assert known.sequence(19) == changed.sequence(19)
+    late.state = AdminState.MAINT
+    changed.remove(added)
+    assert known.sequence(11) == changed.sequence(11)
+
+
+HASHES = [param for param in BALANCES if isinstance(cast(Any, param.values[0]).build([], random.Random(1)), HashAware)]
+
+
+@pytest.mark.parametrize("balance, near", HASHES)
+@settings(max_examples=8)
+@given(ops=st.lists(st.tuples(st.sampled_from(["add", "remove", "weigh", "choose"]), st.integers(0, 11)), max_size=25))
+def test_hashes_have_the_same_servers_as_if_all_had_been_there_from_the_start(bench, balance, near, ops):
+    on = bench(balance, [1, 2, 1, 3] * 20, targets=lambda number: f"http://10.0.0.{number}")
+    ids = count(1)
+    for server in on.servers:
+        server.id = next(ids)
+    for what, which in ops:
+        if what == "add":
+            number = next(ids)
+            on.add(1 + which % 3, f"http://10.0.1.{number - 80}", number)
+        elif what == "remove":
+            on.remove(on.servers[which * 7 % len(on.servers)])
+        elif what == "weigh":
+            on.servers[which].weight = which % 4 + 1
+        else:
+            on.choose()
+    fresh = balance.build(on.servers, random.Random(1))
+    for number in range(0, 2**32, 2**26 + 12345):
+        assert on.algorithm.server_for_hash(number) is fresh.server_for_hash(number)
+
+
+@every_balance
+def test_to_add_or_remove_a_server_costs_the_same_however_many_there_are(bench, balance, near):
+    on, larger = bench(balance, [1] * 150), bench(balance, [1] * 300)
+
+    def add_and_remove(each: Any) -> None:
+        each.add()
+        each.remove(each.servers[70])
+
+    for each in (on, larger):
+        each.choose()
+        each.add()  # the first one may have to renew an index
+    cost, cost_among_more = (count_calls(partial(add_and_remove, each)) for each in (on, larger))
+    assert cost_among_more < 1.2 * cost + 10
 
 
 # -- while it runs
