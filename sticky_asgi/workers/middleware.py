@@ -13,7 +13,6 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
 
 from sticky_asgi.lifespan import serve_lifespan
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, event_loop
@@ -127,14 +126,14 @@ class StickyWorkers(DispatchApp):
         else:
             await self.app(scope, receive, send)
 
-    async def _start(self, state: dict[str, Any] | None) -> None:
-        """Take a worker slot, and listen. `state`: what the lifespan leaves for requests, if there is a lifespan."""
+    async def _start(self, lifespan: Scope | None) -> None:
+        """Take a worker slot, and listen. `lifespan`: the scope of the lifespan, if there is one."""
         if self._error is not None:
             raise self._error
         async with self._start_lock:
             if not self._may_have_peers() or self._worker is not None:
                 return
-            worker = LocalWorker(self._config, self.app, self._app_number, state, self._directory, self._log)
+            worker = LocalWorker(self._config, self.app, self._app_number, lifespan, self._directory, self._log)
             await worker.listen()
             self._worker = worker
             self._only_replicas = worker.workers.component(WorkerReplicas)
@@ -149,6 +148,7 @@ class StickyWorkers(DispatchApp):
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._error is None and not self._may_have_peers():
             return await self.app(scope, receive, send)
+        given = {**scope}  # as the server, or an app around this one, has made it; the app may write into it
         drained = False
         failed: Exception | None = None
 
@@ -164,7 +164,7 @@ class StickyWorkers(DispatchApp):
             nonlocal failed
             if message["type"] == "lifespan.startup.complete":
                 try:
-                    await self._start(scope.get("state"))
+                    await self._start(given)
                 except (ConfigError, OSError) as error:
                     failed = error
                     await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})

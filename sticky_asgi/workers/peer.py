@@ -28,15 +28,19 @@ class RequestNotRead(Exception):
 
 
 class PeerApp:
-    """The worker in another worker slot, as an app: it forwards each request there."""
+    """The worker in another worker slot, as an app: it forwards each request there. `report_lost_names`: called with
+    the scope of each request.
+    """
 
-    def __init__(self, workers: Workers, number: int) -> None:
+    def __init__(self, workers: Workers, number: int, report_lost_names: Callable[[Scope], None]) -> None:
         self._workers = workers
         self._number = number
+        self._report_lost_names = report_lost_names
         self._idle: list[PeerConnection] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         transaction = ForwardingTransaction.of(send)
+        self._report_lost_names(scope)
         server = transaction.tried[-1]
         instance = server.instance
         while (connection := self._take_idle(instance)) is not None:

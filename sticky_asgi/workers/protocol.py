@@ -4,11 +4,11 @@ is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Final, cast
 
-from sticky_asgi.messages import Message, Scope
+from sticky_asgi.messages import KEY, TRANSACTION, Message, Scope
 from sticky_core.workers.frames import Frame
 
 #: The keys of a scope that are forwarded: those that servers set (ASGI 3, HTTP and WebSocket), no others.
@@ -27,6 +27,10 @@ FORWARDED_KEYS: Final = (
     "server",
     "subprotocols",
 )
+#: the keys that a server, or this middleware, may have put into a scope
+SERVER_KEYS: Final = frozenset((*FORWARDED_KEYS, "extensions", "state", KEY, TRANSACTION))
+#: the keys of a lifespan's scope that are not the same in the scopes of requests
+LIFESPAN_KEYS: Final = frozenset(("type", "asgi", "state"))
 #: The extensions that work from another process: those that consist of messages, none that passes file descriptors.
 FORWARDED_EXTENSIONS: Final = frozenset(
     (
@@ -79,6 +83,19 @@ def pack_scope(scope: Scope) -> Iterator[object]:
     items = cast("dict[str, object]", scope)
     for name in FORWARDED_KEYS:
         yield items.get(name, False)
+
+
+def lost_names(scope: Scope, constants: Mapping[str, object], state: Mapping[str, object] | None) -> set[str]:
+    """Return the names that middleware has put into a scope, or its state, and that `pack_scope` leaves out.
+    `constants`, `state`: what each scope of this worker has from its lifespan.
+    """
+    items = cast("dict[str, object]", scope)
+    names = {name for name in items.keys() - SERVER_KEYS if items[name] is not constants.get(name, items)}
+    found = cast("dict[str, object]", items.get("state") or {})
+    for name, value in found.items():
+        if state is None or state.get(name, found) is not value:
+            names.add(f"state[{name!r}]")
+    return names
 
 
 def unpack_scope(frame: Frame) -> Scope:

@@ -26,6 +26,7 @@ class ServingWorker(Protocol):
 
     app: ASGIApp
     state: dict[str, Any] | None
+    constants: dict[str, Any]
     workers: Workers
     key_lookup: KeyLookup | None
 
@@ -138,6 +139,7 @@ class ServedRequest:
         """Have the app serve the request, and send the end of the response."""
         scope, peer_request = self._scope, self._peer_request
         scope[KEY] = peer_request.decision
+        scope.update(self._worker.constants)
         if self._worker.state is not None:
             scope["state"] = dict(self._worker.state)
         problem: str | None = None

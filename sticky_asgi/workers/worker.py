@@ -6,17 +6,25 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from sticky_asgi.messages import ASGIApp
+from sticky_asgi.messages import ASGIApp, Scope
 from sticky_asgi.stores import client as stores
 from sticky_asgi.workers.keys import KeyLookup
 from sticky_asgi.workers.peer import PeerApp
+from sticky_asgi.workers.protocol import LIFESPAN_KEYS, lost_names
 from sticky_asgi.workers.serving import PeerServer
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError
 from sticky_core.workers.backend import BACKLOG, Workers, join_workers
 from sticky_core.workers.config import WorkersConfig
+from sticky_core.workers.lost_names import LostNames
+
+#: what to do so that middleware around `StickyWorkers` loses nothing
+WAY_OUT: Final = (
+    "Put StickyWorkers around all other middleware: write app = StickyWorkers(app) behind the others, instead of "
+    "app.add_middleware(StickyWorkers)"
+)
 
 
 class LocalWorker:
@@ -25,7 +33,7 @@ class LocalWorker:
     - `config`: the options of the group.
     - `app`: the app that it serves.
     - `app_number`: the number of the app among those of this process that have workers.
-    - `state`: what the lifespan leaves for requests; None if there is no lifespan.
+    - `lifespan`: the scope of the lifespan as it came in; None if there is no lifespan.
     - `directory`: where the workers find each other; None: in the system's temporary directory.
     - `log`: called with the `Decision` of each request.
 
@@ -37,7 +45,7 @@ class LocalWorker:
         config: WorkersConfig,
         app: ASGIApp,
         app_number: int,
-        state: dict[str, Any] | None,
+        lifespan: Scope | None,
         directory: str | os.PathLike[str] | None,
         log: Callable[[Decision], None] | None,
     ) -> None:
@@ -46,7 +54,12 @@ class LocalWorker:
         except RuntimeError:
             raise ConfigError("StickyWorkers needs asyncio, and this event loop is not asyncio's") from None
         self.app = app
-        self.state = state
+        given: dict[str, Any] = {**lifespan} if lifespan is not None else {}
+        #: what the lifespan leaves for requests; None if there is no lifespan
+        self.state: dict[str, Any] | None = given.get("state")
+        #: what an app around this one puts into each scope, even that of the lifespan (Starlette: `app`)
+        self.constants = {name: given[name] for name in given.keys() - LIFESPAN_KEYS}
+        self._lost_names = LostNames("scope", WAY_OUT)
         self.connections: set[PeerServer] = set()
         self.peers: dict[int, PeerApp] = {}
         self._all_closed = asyncio.Event()
@@ -58,8 +71,14 @@ class LocalWorker:
             stores.register_client(keys, self.key_lookup)
 
     def _build_peer(self, workers: Workers, number: int) -> PeerApp:
-        peer = self.peers[number] = PeerApp(workers, number)
+        peer = self.peers[number] = PeerApp(workers, number, self._report_lost_names)
         return peer
+
+    def _report_lost_names(self, scope: Scope) -> None:
+        """Warn of what middleware has put into the scope of a request that is forwarded."""
+        names = lost_names(scope, self.constants, self.state)
+        if names:
+            self._lost_names.report(names)
 
     async def listen(self) -> None:
         """Listen for peers, and let them find this worker. OSError if the socket can't be opened."""

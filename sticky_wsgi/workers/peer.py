@@ -20,13 +20,14 @@ from sticky_core.workers.backend import (
     Workers,
 )
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
+from sticky_core.workers.lost_names import LostNames
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import disconnect_check
 from sticky_wsgi.messages import Environ, StartResponse
 from sticky_wsgi.upstream.connections import ClientDisconnected, set_tick_timeout
 from sticky_wsgi.workers.link import FramedConnection, is_own_user, warn_bad_frame
-from sticky_wsgi.workers.protocol import EAGER_BODY, has_small_body, pack_environ, sends_body
+from sticky_wsgi.workers.protocol import EAGER_BODY, has_small_body, lost_names, pack_environ, sends_body
 from sticky_wsgi.workers.transaction import ForwardingTransaction
 
 #: how many new connections to a peer are tried if it closes each before it has read the request
@@ -88,15 +89,19 @@ class ForwardedRequest:
 
 
 class PeerApp:
-    """The worker in another worker slot, as an app: it forwards each request there."""
+    """The worker in another worker slot, as an app: it forwards each request there. `names`: those that forwarded
+    requests lose.
+    """
 
-    def __init__(self, workers: Workers, number: int) -> None:
+    def __init__(self, workers: Workers, number: int, names: LostNames) -> None:
         self._workers = workers
         self._number = number
+        self._lost_names = names
         self._idle: list[PeerConnection] = []
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         transaction = ForwardingTransaction.of(start_response)
+        self._lost_names.report(lost_names(environ))
         try:
             request = ForwardedRequest(environ, transaction)
             try:

@@ -22,6 +22,11 @@ def pack_environ(environ: Environ) -> dict[str, Any]:
     return {name: value for name, value in environ.items() if value.__class__ in FORWARDED_TYPES}
 
 
+def lost_names(environ: Environ) -> set[str]:
+    """Return the names of what `pack_environ` leaves out."""
+    return {name for name, value in environ.items() if value.__class__ not in FORWARDED_TYPES}
+
+
 def sends_body(environ: Environ) -> bool:
     """Return whether a request has a body, or may have one."""
     if "HTTP_TRANSFER_ENCODING" in environ:

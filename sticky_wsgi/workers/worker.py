@@ -19,6 +19,7 @@ from sticky_core.decision import Decision
 from sticky_core.workers.backend import BACKLOG, Workers, join_workers
 from sticky_core.workers.config import WorkersConfig
 from sticky_core.workers.frames import BadFrame, Frame, Kind
+from sticky_core.workers.lost_names import LostNames, is_known_in_environ
 from sticky_wsgi.messages import WSGIApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.upstream.connections import TICK
@@ -30,6 +31,11 @@ from sticky_wsgi.workers.transaction import Permits
 
 _log = logging.getLogger("sticky_sessions")
 
+#: what to do so that middleware around `StickyWorkers` loses nothing
+WAY_OUT: Final = (
+    "Put StickyWorkers around all other middleware: write app.wsgi_app = StickyWorkers(app.wsgi_app), or "
+    "app = StickyWorkers(app), behind the others"
+)
 #: how many forwarded requests are served at the same time where the number of the server's threads is not known
 DEFAULT_THREADS: Final = 32
 
@@ -66,6 +72,7 @@ class LocalWorker:
             for _ in range(threads):
                 self.permits.put(None)
         self.peers: dict[int, PeerApp] = {}
+        self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
         own_app = CountedApp(app, self.permits)
         self.workers = join_workers(config, own_app, app_number, self._build_peer, directory=directory, log=log)
         self.key_lookup: KeyLookup | None = None
@@ -82,7 +89,7 @@ class LocalWorker:
         self._lock = threading.Lock()  # guards `stopping`, `_busy` and `_waiting`
 
     def _build_peer(self, workers: Workers, number: int) -> PeerApp:
-        peer = self.peers[number] = PeerApp(workers, number)
+        peer = self.peers[number] = PeerApp(workers, number, self._lost_names)
         return peer
 
     def listen(self) -> None:

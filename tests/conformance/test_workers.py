@@ -128,6 +128,7 @@ def assert_sticky(served, until, clients, requests, workers=WORKERS):
         return len(responses) > 1  # the kernel chooses the worker that accepts, and may choose one for all
 
     until(more, "clients at more than one worker")
+    assert "middleware around" not in served.output  # nothing that the server sets is taken for a middleware's
 
 
 # From here on under uvicorn, and under gunicorn where its processes matter: the workers do the same under all servers.
@@ -524,6 +525,21 @@ def test_exception_in_the_app_of_a_peer_is_a_500_and_is_logged_with_its_tracebac
     assert "the app is broken" in other.output
     assert "in boom" in other.output
     assert get_json(other, there, "/echo")["state"]["pid"] == json.loads(one.client().request("/memory").body)["pid"]
+
+
+def test_what_middleware_around_it_adds_is_missed_in_forwarded_requests_and_named_once(serve):
+    with tempfile.TemporaryDirectory(prefix="sticky-") as folder:
+        sticky = json.dumps({"name": "pair", "directory": f"{folder}/run"})
+        command = ALONE.replace("workers_asgi", "workers_around_asgi").split()
+        one, other = (serve(*command, variables={"STICKY": sticky}) for _ in range(2))
+        mark = one.client()
+        assert get_json(one, mark, "/seen") == {"session": True, "app": True}
+        there = other.client()
+        there.jar.update(mark.jar)
+        for _ in range(2):
+            assert get_json(other, there, "/seen") == {"session": False, "app": True}
+        assert other.output.count("has put session into the scope") == 1
+        assert other.output.count("middleware around") == 1
 
 
 def test_key_has_one_worker_whichever_accepts_its_requests(started, until):

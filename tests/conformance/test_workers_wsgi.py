@@ -181,6 +181,7 @@ def test_all_requests_of_a_client_are_counted_by_one_worker_and_without_stickine
     clients = client_of_each_worker(served, until)
     wrong, responses = count_wrong([replace(client, jar={**client.jar}) for client in clients.values()] * 7, 20)
     assert wrong == 0
+    assert "middleware around" not in served.output  # nothing that the server sets is taken for a middleware's
     assert responses == dict.fromkeys(clients, 140)
     # own requests and forwarded ones together are never more at the same time than the server would run
     assert all(get_json(client, "/memory")["most"] <= SERVERS[name][1] for client in clients.values())

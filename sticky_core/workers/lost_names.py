@@ -1,0 +1,81 @@
+"""What middleware around `StickyWorkers` adds to a request: the worker that serves a forwarded request does not get it,
+which is warned of.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Set
+from typing import Final
+
+_log = logging.getLogger("sticky_sessions")
+
+
+class LostNames:
+    """The names that forwarded requests have lost. Each is reported once.
+
+    - `where`: where middleware puts such names: "scope", "environ".
+    - `way_out`: what to write so that nothing is lost.
+    - `is_known`: returns whether a name need not be reported: servers set it, or apps do not need it.
+    """
+
+    def __init__(self, where: str, way_out: str, is_known: Callable[[str], bool] | None = None) -> None:
+        self._where = where
+        self._way_out = way_out
+        self._is_known = is_known
+        self._seen: set[str] = set()
+        self._lock = threading.Lock()
+
+    def report(self, names: Set[str]) -> None:
+        """Log those of `names` that were not reported before."""
+        if names <= self._seen:
+            return
+        with self._lock:
+            new = names - self._seen
+            self._seen |= new
+        if self._is_known is not None:
+            new = {name for name in new if not self._is_known(name)}
+        if new:
+            _log.warning(
+                "StickyWorkers: middleware around StickyWorkers has put %s into the %s, and requests that another "
+                "worker serves do not have that. %s",
+                ", ".join(sorted(new)),
+                self._where,
+                self._way_out,
+            )
+
+
+#: the first parts of the names under which servers put objects into an environ
+_SERVERS: Final = frozenset(
+    (
+        "asgi",
+        "cheroot",
+        "eventlet",
+        "gevent",
+        "granian",
+        "gunicorn",
+        "meinheld",
+        "mod_wsgi",
+        "sticky",
+        "uwsgi",
+        "waitress",
+        "wsgi",
+        "x-wsgiorg",
+    )
+)
+#: the names under which Werkzeug's server, debugger, ProxyFix and Request put what no app needs
+_WERKZEUG: Final = frozenset(
+    (
+        "werkzeug.debug.preserve_context",
+        "werkzeug.proxy_fix.orig",
+        "werkzeug.request",
+        "werkzeug.server.shutdown",
+        "werkzeug.socket",
+    )
+)
+
+
+def is_known_in_environ(name: str) -> bool:
+    """Return whether a name in an environ need not be reported."""
+    return name.partition(".")[0] in _SERVERS or name in _WERKZEUG
