@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sticky_core.errors import ConfigError
-from sticky_core.target import App, Factory, possible_kinds, require_factory
+from sticky_core.target import App, Factory, possible_kinds, require_factory, require_made_app
 
 if TYPE_CHECKING:
     from sticky_core.testing.cluster import Cluster, ClusterFactory
@@ -23,8 +23,10 @@ def sticky_cluster() -> Iterator[ClusterFactory]:
     with ExitStack() as stack:
 
         def start(create_app: Factory, *args: Any, **options: Any) -> Cluster[Any]:
-            require_factory(create_app, "sticky_cluster")
+            require_factory(create_app, "sticky_cluster", "sticky_cluster(create_app)")
             app = create_app()
+            if not possible_kinds(app) & {"asgi", "wsgi"}:
+                require_made_app(app, create_app, "asgi")
             made = [app]  # becomes the first replica: `create_app` is called once for each
             cluster = _cluster_class(app)(lambda: made.pop() if made else create_app(), *args, **options)
             return stack.enter_context(cluster)

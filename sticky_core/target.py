@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import re
 from collections.abc import Callable
@@ -103,10 +104,48 @@ def name_problem(url: str) -> str | None:
     return f"{url}: {location.host} is an address already: write Server(name, {url!r})"
 
 
-def require_factory(factory: object, where: str) -> None:
-    """Raise a ConfigError that begins with `where` unless `factory` is a valid factory."""
+def require_factory(factory: object, where: str, call: str) -> None:
+    """Raise a ConfigError that begins with `where` unless `factory` is a valid factory. `call`: how it is passed, such
+    as `Cluster(create_app)`.
+    """
     problem = target_problem(None, factory)
+    if isinstance(factory, str):
+        problem = f"{factory!r} is no function: write {call}, with a function that returns an app"
+        if has_scheme(factory):
+            problem += f"; a server at a URL is Server(name, {factory!r})"
+    elif "factory" not in possible_kinds(factory) and possible_kinds(factory):
+        problem = (
+            f"{factory!r} needs arguments, so it is an app rather than a factory, and each replica needs an app of its "
+            f"own: make it in a function, `def create_app(): ... return app`, and write {call}"
+        )
     raise_problems([f"{where}: {problem}"] if problem is not None else ())
+
+
+def require_made_app(app: object, factory: object, kind: Kind, other: str = "") -> None:
+    """Raise a ConfigError unless `app`, which `factory` has returned, is an app of `kind`. `other`: where an app of the
+    other kind is served; by default, the package.
+    """
+    raise_problems(filter(None, [_problem_of_made_app(app, _name(factory), kind, other)]))
+
+
+def _problem_of_made_app(app: object, factory: str, kind: Kind, other: str) -> str | None:
+    if app is None:
+        return f"factory {factory} returned None: it has to end with `return app`"
+    if inspect.iscoroutine(app):
+        app.close()
+        return (
+            f"factory {factory} returned a coroutine: a factory returns an app; put what it has to await into the "
+            "app's lifespan"
+        )
+    kinds = possible_kinds(app)
+    if kind in kinds:
+        return forwarding_problem(app)
+    problem = f"factory {factory} returned {app!r}, which is no {kind.upper()} app"
+    if kinds & {"asgi", "wsgi"}:
+        return f"{problem}: {other or f'import from {OTHER_FACE[kind]}'}"
+    if "factory" in kinds:
+        return f"{problem}, but takes no arguments: write `return {_name(app)}()`"
+    return f"{problem}: it has to end with `return app`"
 
 
 @dataclass(frozen=True, slots=True)

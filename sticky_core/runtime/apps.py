@@ -14,7 +14,7 @@ from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.events import Events, StateChange
 from sticky_core.backend.snapshot import Snapshot
-from sticky_core.errors import ConfigError, raise_problems
+from sticky_core.errors import ConfigError
 from sticky_core.health.check import Check
 from sticky_core.http import http1
 from sticky_core.options.callables import is_async
@@ -23,7 +23,7 @@ from sticky_core.server.config import ServerConfig
 from sticky_core.server.instance import new_instance
 from sticky_core.server.server import Server
 from sticky_core.server.state import Health
-from sticky_core.target import OTHER_FACE, App, Kind, forwarding_problem, possible_kinds
+from sticky_core.target import OTHER_FACE, App, Kind, possible_kinds, require_made_app
 from sticky_core.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class Replicas(BackendComponent):
             app = None if server.is_unresolved else self._upstream_of(server).app
         elif config.factory is not None:
             app = config.factory()
-            raise_problems(filter(None, [forwarding_problem(app)]))
+            require_made_app(app, config.factory, self.kind)
             server.instance = self._new_instance(server)
         else:
             assert config.target is not None and not isinstance(config.target, str)

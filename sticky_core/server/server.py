@@ -16,7 +16,7 @@ from sticky_core.server.config import ServerConfig, TemplateOptions
 from sticky_core.server.state import AdminState
 from sticky_core.server.status import ServerStatus
 from sticky_core.server.template import expand_template
-from sticky_core.target import App, Factory
+from sticky_core.target import App, Factory, require_factory
 
 
 class Server(ServerStatus):
@@ -121,6 +121,9 @@ class Server(ServerStatus):
         """Return `n` new servers `r1`, `r2`, …, each with an app of its own made by `factory`: several replicas of one
         app, each with its own memory.
         """
+        require_factory(factory, "replicas", f"Server.replicas(create_app, {n!r})")
+        if not isinstance(cast(object, n), int):
+            raise ConfigError(f"replicas: n={n!r} is no number: write how many servers")
         if n < 1:
             raise ConfigError(f"replicas: n={n} is below 1: write how many servers")
         return [cls(f"{prefix}{number}", factory=factory) for number in range(1, n + 1)]

@@ -14,12 +14,12 @@ from sticky_core.balance import RoundRobin
 from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
-from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
+from sticky_core.errors import Failure, ServerFailure, raise_problems
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
-from sticky_core.target import OTHER_FACE, App, Factory, Kind, possible_kinds, require_factory
+from sticky_core.target import OTHER_FACE, App, Factory, Kind, require_factory, require_made_app
 
 #: signs the cookies of tests, and must sign no others
 SECRET = "a secret for tests and nothing else"
@@ -93,7 +93,7 @@ class Cluster(Generic[Client]):
         seed: int = 0,
         name: str = "cluster",
     ) -> None:
-        require_factory(create_app, "cluster")
+        require_factory(create_app, "cluster", "Cluster(create_app)")
         raise_problems([f"cluster: {replicas} replicas can't serve requests: at least 1 can"] if replicas < 1 else ())
         self._create_app = create_app
         self._killed: set[str] = set()
@@ -117,9 +117,7 @@ class Cluster(Generic[Client]):
     def _factory(self, name: str) -> Factory:
         def create() -> App:
             app = self._create_app()
-            if self.kind not in possible_kinds(app):
-                other = OTHER_FACE[self.kind]
-                raise ConfigError(f"{app!r} is no {self.kind.upper()} app: use Cluster of {other}.testing")
+            require_made_app(app, self._create_app, self.kind, f"use Cluster of {OTHER_FACE[self.kind]}.testing")
             return self._make_killable(name, app)
 
         return create

@@ -1,13 +1,15 @@
 """The target of a server: apps of both kinds, factories, URLs; anything else is refused with a reason."""
 
 import functools
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from types import FunctionType
 from typing import Any
 
 import pytest
 
-from sticky_core.target import Kind, Location, host_and_port, possible_kinds, target_problem
+from sticky_core.errors import ConfigError
+from sticky_core.target import Kind, Location, host_and_port, possible_kinds, require_made_app, target_problem
 
 ANYTHING: set[Kind] = {"asgi", "wsgi", "factory"}
 
@@ -56,7 +58,7 @@ def wrapping(wrapped: Callable[..., object], wrapper: Any) -> object:
     return functools.update_wrapper(copy, wrapped)
 
 
-async def create_app_later() -> Callable[..., object]:
+async def create_app_later() -> object:
     return asgi
 
 
@@ -229,6 +231,46 @@ def test_an_invalid_target_or_factory_is_refused_with_the_way_out(target: object
     message = target_problem(target, factory)
     assert message is not None
     assert problem in message
+
+
+@pytest.mark.parametrize(
+    "made, kind, problem",
+    [
+        pytest.param(asgi, "asgi", None, id="ASGI app"),
+        pytest.param(WsgiApp(), "wsgi", None, id="WSGI app"),
+        pytest.param(lambda *args: None, "wsgi", None, id="app of any number of arguments"),
+        pytest.param(None, "asgi", "factory create_app returned None: it has to end with `return app`", id="nothing"),
+        pytest.param(
+            wsgi,
+            "asgi",
+            r"factory create_app returned .*, which is no ASGI app: import from sticky_wsgi",
+            id="WSGI app",
+        ),
+        pytest.param(
+            asgi,
+            "wsgi",
+            r"factory create_app returned .*, which is no WSGI app: import from sticky_asgi",
+            id="ASGI app",
+        ),
+        pytest.param(
+            AsgiApp, "asgi", r".*, which is no ASGI app, but takes no arguments: write `return AsgiApp\(\)`", id="class"
+        ),
+        pytest.param("app", "asgi", r".* returned 'app', which is no ASGI app: it has to end with .*", id="text"),
+    ],
+)
+def test_what_a_factory_returns_is_an_app_of_the_face(made: object, kind: Kind, problem: str | None):
+    if problem is None:
+        require_made_app(made, create_app, kind)
+        return
+    with pytest.raises(ConfigError, match=f"^{problem}$"):
+        require_made_app(made, create_app, kind)
+
+
+def test_coroutine_that_a_factory_returns_is_closed():
+    made = create_app_later()
+    with pytest.raises(ConfigError, match="factory create_app returned a coroutine: a factory returns an app"):
+        require_made_app(made, create_app, "asgi")
+    assert inspect.getcoroutinestate(made) == inspect.CORO_CLOSED
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,20 @@ def test_it(sticky_cluster):
     outcome.stdout.fnmatch_lines(["E *ValueError: no database"])
 
 
+def test_factory_that_returns_nothing_fails_the_test_with_the_line_to_write(run: Run) -> None:
+    outcome = run(
+        """
+def create_app():
+    pass
+
+def test_it(sticky_cluster):
+    sticky_cluster(create_app)
+"""
+    )
+    outcome.assert_outcomes(failed=1)
+    outcome.stdout.fnmatch_lines(["E *factory create_app returned None: it has to end with `return app`"])
+
+
 def test_only_the_needed_test_client_is_imported(run: Run) -> None:
     outcome = run(
         """

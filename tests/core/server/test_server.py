@@ -74,8 +74,20 @@ def test_number_of_replicas_below_1_is_refused(n: int):
 
 
 def test_replicas_of_an_app_rather_than_a_factory_are_refused():
-    with pytest.raises(ConfigError, match="pass it as the target"):
+    with pytest.raises(
+        ConfigError, match=r"replicas: .* rather than a factory, .* write Server.replicas\(create_app, 3\)"
+    ):
         Server.replicas(app, 3)  # type: ignore[arg-type] # what a caller without types may hand over
+
+
+def test_replicas_of_a_url_are_refused_with_the_server_to_write():
+    with pytest.raises(ConfigError, match=r"replicas: .*; a server at a URL is Server\(name, 'http://10.0.0.1'\)"):
+        Server.replicas("http://10.0.0.1", 3)  # type: ignore[arg-type] # what a caller without types may hand over
+
+
+def test_number_of_replicas_that_is_a_text_is_refused():
+    with pytest.raises(ConfigError, match="replicas: n='3' is no number: write how many servers"):
+        Server.replicas(create_app, "3")  # type: ignore[arg-type] # what a caller without types may hand over
 
 
 @pytest.mark.parametrize(

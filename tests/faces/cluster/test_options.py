@@ -85,7 +85,7 @@ def test_cluster_without_replicas_is_a_config_error(start, replicas):
 
 def test_app_in_place_of_a_factory_is_a_config_error(start, variant, shop):
     app = variant.create(shop)()
-    with pytest.raises(ConfigError, match="rather than a factory"):
+    with pytest.raises(ConfigError, match=r"cluster: .* rather than a factory, .* write Cluster\(create_app\)"):
         variant.cluster(app, **variant.options)
 
 
