@@ -14,7 +14,7 @@ from sticky_core.balance.algorithm import (
     MembershipAware,
 )
 from sticky_core.clock import Clock, Rng
-from sticky_core.http.messages import BodyNeeded, Request
+from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 
 
@@ -140,8 +140,6 @@ class Balancing:
         """
         try:
             return self.algorithm.choose(request, avoid)
-        except BodyNeeded:
-            raise
         except Exception as error:
             request.function_failed("balance", self._balance, error, is_locked=True)
             return _least_busy(self.active, avoid)
@@ -152,8 +150,6 @@ class Balancing:
             return next((server for server in self.backups if server.electable and server not in avoid), None)
         try:
             return self.backup_algorithm.choose(request, avoid)
-        except BodyNeeded:
-            raise
         except Exception as error:
             request.function_failed("balance", self._balance, error, is_locked=True)
             return _least_busy(self.backups, avoid)

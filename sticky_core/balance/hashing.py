@@ -26,7 +26,7 @@ from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError, raise_problems
-from sticky_core.http.messages import BodyNeeded, Request
+from sticky_core.http.messages import Request
 from sticky_core.samples.values import Key, key_bytes, parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import host_and_port
@@ -255,8 +255,6 @@ class HashAlgorithm:
     def hash_of(self, request: Request) -> int | None:
         try:
             return self._digest(request)
-        except BodyNeeded:
-            raise
         except Exception as error:
             request.function_failed(self._place, self._function, error, is_locked=True)
             return None

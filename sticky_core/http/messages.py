@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from sticky_core.stores.store import StoreCommand, StoreQuery
 
 
-class BodyNeeded(Exception):
+class BodyNeeded(BaseException):
     """The first `limit` bytes of the request's body are needed. The dispatch loop reads them, and repeats the step that
-    raised this.
+    raised this. No `Exception`: a function of the user that reads the body has not failed.
     """
 
     def __init__(self, limit: int) -> None:

@@ -11,7 +11,7 @@ from math import inf
 from sticky_core.clock import Clock
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
-from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
+from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
@@ -83,8 +83,6 @@ class RouteEngine:
             try:
                 key = sample(request)
                 text = "" if key is None else cookies.unquote(key_text(key))
-            except BodyNeeded:
-                raise
             except Exception as error:
                 request.function_failed("the route", sample, error)
                 continue

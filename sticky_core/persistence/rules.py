@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
+from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_PERSISTENCE, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.persistence import FastPath, Persistence, UsedTable, no_fast_path
 from sticky_core.server.server import Server
@@ -23,8 +23,6 @@ def holds(condition: Condition, request: Request, place: str) -> bool:
     """Return whether `condition`, which the user has passed as `place`, returns true; it is false if it raises."""
     try:
         return bool(condition(request))
-    except BodyNeeded:
-        raise
     except Exception as error:
         request.function_failed(place, condition, error)
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from sticky_core.clock import Clock
-from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
+from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_ENTRY, NO_KEY, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.cookie_scope import CookieScope
@@ -92,8 +92,6 @@ class LearnedKeysRuntime:
         keys = self._keys
         try:
             key = keys.table_key(keys.sample(request))
-        except BodyNeeded:
-            raise
         except Exception as error:
             request.function_failed("key of StickyWorkers", keys.sample, error)
             return NO_KEY

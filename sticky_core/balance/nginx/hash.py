@@ -20,7 +20,7 @@ from sticky_core.balance.ring import Ring
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError
-from sticky_core.http.messages import BodyNeeded, Request
+from sticky_core.http.messages import Request
 from sticky_core.samples.request import Sample
 from sticky_core.samples.values import Key, key_bytes
 from sticky_core.server.server import Server
@@ -175,8 +175,6 @@ class NginxHashAlgorithm:
         try:
             key = self._sample(request)
             return None if key is None or key == "" else key_bytes(key)
-        except BodyNeeded:
-            raise
         except Exception as error:
             request.function_failed("the key of balance hash", self._sample, error, is_locked=True)
             return None

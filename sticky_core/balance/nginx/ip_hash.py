@@ -14,7 +14,7 @@ from sticky_core.balance.nginx.weight_ranges import WeightRanges
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
-from sticky_core.http.messages import BodyNeeded, Request
+from sticky_core.http.messages import Request
 from sticky_core.samples import request as samples
 from sticky_core.samples.request import Sample
 from sticky_core.samples.values import Key, parse_address
@@ -68,8 +68,6 @@ class IpHashAlgorithm:
         try:
             key = self._sample(request)
             address = parse_address(key) if isinstance(key, str) else key
-        except BodyNeeded:
-            raise
         except Exception as error:
             request.function_failed("the key of balance ip_hash", self._sample, error, is_locked=True)
             return None

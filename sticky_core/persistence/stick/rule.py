@@ -40,8 +40,6 @@ class StickRule:
         for sample in self.request_samples:
             try:
                 key = self.table.key(sample(request))
-            except BodyNeeded:
-                raise
             except Exception as error:
                 request.function_failed("the key of a stick rule", sample, error)
                 continue
