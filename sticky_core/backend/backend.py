@@ -20,11 +20,12 @@ from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
-from sticky_core.backend.plan import Plan, moved_keys, moved_sessions
+from sticky_core.backend.plan import Plan, moved_keys, moved_sessions, notes_on_cookies
 from sticky_core.backend.reconfigure import Reconfigure, trial_copies
 from sticky_core.backend.retries import Retries
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.backend.tracking import find_tracked, register
+from sticky_core.backend.trial_marks import TrialPersistences, moved_marks
 from sticky_core.backend.validation import attach_problems, type_problems
 from sticky_core.balance import RoundRobin, parse_balance
 from sticky_core.balance.algorithm import Balance
@@ -311,19 +312,25 @@ class Backend:
         with self.reconfigure.change_lock:
             change = self.reconfigure.draft(new, {})
         removed = {server.name: replacement for server, replacement in change.removed.items()}
+        before = [server.trial_copy(server.requested) for server in self.servers]
+        after = trial_copies(change)
+        assert change.trial_persistences is not None
         return Plan(
             added=tuple(server.name for server in change.added if server not in change.removed.values()),
             removed=tuple(name for name, replacement in removed.items() if replacement is None),
             restarted=tuple(name for name, replacement in removed.items() if replacement is not None),
             changed=tuple(server.name for server in change.changed),
-            sessions=moved_sessions(self.snapshot.sessions(), change.removed),
-            keys=moved_keys(
-                self.config,
-                [server.trial_copy(server.requested) for server in self.servers],
-                new,
-                trial_copies(change),
-                keys,
+            options=change.options,
+            is_reordered=change.is_reordered,
+            marks=moved_marks(
+                TrialPersistences(self.config, before, self.clock),
+                TrialPersistences(new, after, self.clock),
+                before,
+                {*removed},
             ),
+            sessions=moved_sessions(self.snapshot.persistences, change.trial_persistences, removed),
+            keys=moved_keys(self.config, before, new, after, keys),
+            notes=tuple(notes_on_cookies(self.config, new)),
         )
 
     # What happens to the servers

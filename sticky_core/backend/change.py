@@ -10,6 +10,7 @@ from typing import Any
 from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.milestone import Milestone
 from sticky_core.backend.snapshot import Snapshot
+from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 
@@ -45,9 +46,11 @@ class Change:
         self.changed = dict(changed)
         #: the options of the backend that change
         self.options = config.changed_options(before)
-        self._is_reordered = [each.name for each in config.servers] != [each.name for each in before.servers]
+        self._before = before
         #: the snapshot to put in force, if it was built beforehand
         self.snapshot: Snapshot | None = None
+        #: its persistences, over servers as they would be
+        self.trial_persistences: PersistenceSet | None = None
         #: the exception with which the change has failed
         self.failure: BaseException | None = None
         #: reached when the last request at the removed servers is over, and they are ended
@@ -112,13 +115,18 @@ class Change:
             self.retired.reach()
 
     @property
+    def is_reordered(self) -> bool:
+        """Whether the servers that stay are in another order."""
+        return _common_names(self.config, self._before) != _common_names(self._before, self.config)
+
+    @property
     def summary(self) -> str:
         """`+s4 -s1 ~s2, changed options: retries`: the servers that are added, removed and changed, and the names of
         the backend's options that change.
         """
         parts = [f"+{server.name}" for server in self.added] + [f"-{server.name}" for server in self.removed]
         servers = " ".join([*parts, *(f"~{server.name}" for server in self.changed)])
-        if not servers and self._is_reordered:
+        if not servers and self.is_reordered:
             servers = "the same servers in another order"
         options = f"changed options: {', '.join(self.options)}" if self.options else ""
         return ", ".join(filter(None, (servers, options))) or "nothing changes"
@@ -126,3 +134,9 @@ class Change:
     def __repr__(self) -> str:
         state = "failed" if self.failure is not None else "in force" if self.is_in_force else "being prepared"
         return f"<Change of {self.config.name}: {self.summary}, {state}>"
+
+
+def _common_names(config: BackendConfig, other: BackendConfig) -> list[str]:
+    """Return the names of the servers that both have, in the order of `config`."""
+    names = {each.name for each in other.servers}
+    return [each.name for each in config.servers if each.name in names]

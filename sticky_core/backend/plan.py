@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from sticky_core.backend.config import BackendConfig
 from sticky_core.balance.algorithm import Balance, HashAware
 from sticky_core.balance.hashing import Hashing, HashType
+from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.server.server import Server
 
 #: From one server to another, by name; None: the server that balance chooses.
@@ -25,19 +26,27 @@ class Plan:
     - `added`, `removed`: servers by name.
     - `restarted`: servers with another app, so that their memory is empty.
     - `changed`: servers that are changed in place.
+    - `options`: options of the backend that change, by name.
+    - `is_reordered`: whether the servers are in another order.
+    - `marks`: the servers from which clients that are bound by a cookie or a route would move, each with the server to
+      which they would; None: the server that balance chooses. They are in no table, so they can't be counted.
+    - `notes`: what else the change means to clients, as sentences.
     - `sessions`: how many of the sessions in stick tables would move, by `(from, to)` servers.
     - `keys`: which share of all hash keys would move, 0 to 1, by `(from, to)` servers, estimated with random keys; None
       if balance does not hash keys.
 
-    Clients bound by a cookie are in no table: those of the servers in `removed` and `restarted` move, and no others.
     """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    is_reordered: bool = False
+    marks: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     sessions: Mapping[FromTo, int] = field(default_factory=dict[FromTo, int])
     keys: Mapping[FromTo, float] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def moved_sessions(self) -> int:
@@ -57,9 +66,13 @@ class Plan:
                 ("removed", self.removed),
                 ("restarted", self.restarted),
                 ("changed", self.changed),
+                ("options", self.options),
             )
             if names
         ]
+        if self.is_reordered:
+            lines.append("the same servers in another order")
+        lines += (f"cookies {_arrow(from_to)}" for from_to in self.marks.items())
         lines += (
             f"sessions {_arrow(from_to)}: {count}"
             for from_to, count in sorted(self.sessions.items(), key=_largest_first)
@@ -68,6 +81,7 @@ class Plan:
             f"keys {_arrow(from_to)}: {share:.2%}"
             for from_to, share in sorted((self.keys or {}).items(), key=_largest_first)
         )
+        lines += self.notes
         return "\n".join(lines) or "nothing changes"
 
 
@@ -80,9 +94,35 @@ def _largest_first(item: tuple[FromTo, float]) -> float:
     return -item[1]
 
 
-def moved_sessions(sessions: Mapping[Server, int], removed: Container[Server]) -> dict[FromTo, int]:
-    """Return those of `sessions`, counted by server, that lose their server: balance chooses another one for them."""
-    return {(server.name, None): count for server, count in sessions.items() if server in removed}
+def moved_sessions(before: PersistenceSet, after: PersistenceSet, gone: Container[str]) -> dict[FromTo, int]:
+    """Return how many entries of the stick tables of `before` lead to another server under `after`, or to none: then
+    balance chooses one. `gone`: servers that are removed or start anew. Every entry is read.
+    """
+    moved: Counter[FromTo] = Counter()
+    used_after = {used.table: used for each in after.members for used in each.tables}
+    for table, used in {used.table: used for each in before.members for used in each.tables}.items():
+        new = used_after.get(table)
+        for text, count in table.per_server().items():
+            server = used.server_of(text)
+            if server is None:
+                continue
+            now = new.server_of(text) if new is not None else None
+            name = now.name if now is not None and now.name not in gone else None
+            if name != server.name:
+                moved[server.name, name] += count
+    return dict(moved)
+
+
+def notes_on_cookies(before: BackendConfig, after: BackendConfig) -> Iterator[str]:
+    """Yield a sentence for each cookie that browsers would keep beside its successor of the same name."""
+    scopes = {scope.name: scope for scope in before.cookie_scopes if scope.is_inserted}
+    for scope in after.cookie_scopes:
+        was = scopes.get(scope.name)
+        if was is not None and (was.path, was.domains) != (scope.path, scope.domains):
+            yield (
+                f"cookie {scope.name} has another path or domain, so browsers keep the one that they have beside a new "
+                "one: a client that has moved to another server returns once its former server is back"
+            )
 
 
 def moved_keys(

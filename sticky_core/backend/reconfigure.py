@@ -105,6 +105,7 @@ class Reconfigure:
                     before=None if changed else backend.snapshot,
                 )
                 change.snapshot = None if changed else trial
+                change.trial_persistences = trial.persistences
         raise_problems(problems)
         return change
 
@@ -117,6 +118,7 @@ class Reconfigure:
     def apply(self, config: BackendConfig, given: Mapping[str, Server]) -> Change:
         """Put `config` in force, at once or when all components are ready. Under the change lock."""
         change = self.draft(config, given)
+        change.trial_persistences = None  # only a plan needs it
         components = list(self._backend.components.values())
         change.wait_for(components)
         self._pending = change

@@ -73,8 +73,8 @@ class RouteEngine:
         self.fast_path = no_fast_path()  # samples may look at more than the Cookie header
         self._groups: dict[str, list[Server]] = {}
         for server in servers:
-            if server.config.cookie_id:
-                self._groups.setdefault(server.config.cookie_id, []).append(server)
+            if server_id := server.config.cookie_id or server.former_cookie_id:
+                self._groups.setdefault(server_id, []).append(server)
         self._valid = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
         self._longest = max(map(len, self._groups), default=0)
 
@@ -87,10 +87,10 @@ class RouteEngine:
                 request.function_failed("the route", sample, error)
                 continue
             if text:
-                return self._choose(self._servers_with_route(text), accept_down)
+                return self._choose(self.servers_with_route(text), accept_down)
         return NO_COOKIE
 
-    def _servers_with_route(self, text: str) -> Sequence[Server]:
+    def servers_with_route(self, text: str) -> Sequence[Server]:
         """Return the servers with the route at the end of `text`. A longer text than the longest route is searched only
         in its last characters.
         """

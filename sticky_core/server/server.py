@@ -31,7 +31,8 @@ class Server(ServerStatus):
     - `cookie`: its id in cookies. Several servers may have the same id: the first usable one gets the client. `""`: no
       id. By default its name; a backup has no id by default. HAProxy `cookie`.
     - `backup`: whether it gets requests only while no other server can. By default it has no cookie id, so that clients
-      leave it when other servers are back. Default False. HAProxy `backup`.
+      leave it when other servers are back; those of a server that `Backend.apply` makes a backup stay. Default False.
+      HAProxy `backup`.
     - `non_stick`: whether stick tables do not learn its clients. Default False. HAProxy `non-stick`.
     - `stateless`: whether the app keeps nothing in this process that a client would miss, so that cookies stay valid
       after a restart. Default False.
@@ -61,7 +62,7 @@ class Server(ServerStatus):
     not differ from the one before.
     """
 
-    __slots__ = ("_on_move", "as_tuple", "id", "name_as_tuple", "requested")
+    __slots__ = ("_on_move", "as_tuple", "former_cookie_id", "id", "name_as_tuple", "requested")
 
     def __init__(
         self,
@@ -158,6 +159,8 @@ class Server(ServerStatus):
         #: the configuration as the user has given it; `config` is the one in force, with the address assigned at run
         #: time
         self.requested = config
+        #: The id in the cookies of its clients from before it became a backup, which has none: they stay. Empty: none.
+        self.former_cookie_id = ""
         #: its number within its backend, from 1 (HAProxy `id`); set by the backend
         self.id: int
         #: `(self,)`, made once: the `tried` of most requests
@@ -203,9 +206,16 @@ class Server(ServerStatus):
             return replace(requested, target=self.config.target)
         return requested
 
+    def _former_cookie_id_under(self, requested: ServerConfig) -> str:
+        """Return `former_cookie_id` as it is once `requested` is applied."""
+        if not requested.backup or requested.cookie is not None:
+            return ""
+        return self.former_cookie_id if self.requested.backup else self.requested.cookie_id
+
     def update(self, requested: ServerConfig) -> None:
         """Apply a configuration, where it differs from the one before. Under the backend's lock."""
         config, before = self.effective_config(requested), self.requested
+        self.former_cookie_id = self._former_cookie_id_under(requested)
         if requested.weight != before.weight:
             self._weight = requested.weight
         if requested.maxconn != before.maxconn:
@@ -231,6 +241,7 @@ class Server(ServerStatus):
         """Return a copy as it would be under `requested`. It belongs to no backend, and gets no requests."""
         copy = Server.of(self.effective_config(requested))
         copy.id = self.id
+        copy.former_cookie_id = self._former_cookie_id_under(requested)
         copy._state, copy._health, copy._instance = self._state, self.health, self._instance
         if requested.weight == self.requested.weight:
             copy._weight = self._weight

@@ -17,11 +17,15 @@ from sticky_asgi import Dispatcher as AsgiDispatcher
 from sticky_core.backend.backend import Backend, BackendConfig
 from sticky_core.backend.change import Change
 from sticky_core.backend.events import StateChange
+from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
 from sticky_core.health.check import Check
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.route import Route
+from sticky_core.samples.request import cook
 from sticky_core.server.server import Server
+from sticky_core.server.state import Health
 from tests.faces.running import DEADLINE, running, until
 
 if TYPE_CHECKING:
@@ -47,6 +51,46 @@ def test_added_server_serves_and_clients_of_the_others_stay(face: Face) -> None:
         for server, mark in marks.items():
             response = run.get(cookie=mark)
             assert response.server == server and not response.all("set-cookie")
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        PLAIN,
+        SIGNED,
+        Cookie("SERVERID", secret="a secret of these tests", opaque=True),
+        Cookie("SERVERID", secret="a secret of these tests", maxidle="1h"),
+    ],
+    ids=["plain", "signed", "opaque", "dated"],
+)
+def test_clients_of_a_server_that_becomes_a_backup_stay_and_new_ones_get_no_mark_there(
+    face: Face, cookie: Cookie
+) -> None:
+    clock = ManualClock()
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=cookie, clock=clock)
+    with running(face, backend) as run:
+        mark = next(response.mark for response in (run.get(), run.get()) if response.server == "s2")
+        assert backend.plan(with_server(backend.config, "s2", backup=True)).marks == {}
+        run.apply(lambda: backend.apply(with_server(backend.config, "s2", backup=True)))
+        run.apply(lambda: backend.apply(with_server(backend.config, "s1", weight=7)))
+        assert {run.get().server for _ in range(4)} == {"s1"}
+        clock.advance(1800)  # half of the time after which a dated mark would expire
+        response = run.get(cookie=mark)
+        assert (response.server, response.decision.claim) == ("s2", Claim.VALID)
+        mark = response.mark if response.all("set-cookie") else mark
+        clock.advance(2000)
+        assert run.get(cookie=mark).server == "s2", "and a dated mark was renewed"
+        backend["s1"].health = Health.DOWN
+        new = run.get()
+        assert (new.server, new.all("set-cookie")) == ("s2", [])
+        run.apply(lambda: backend.apply(with_server(backend.config, "s2", backup=False)))
+        assert run.get().mark.startswith("SERVERID=")
+
+
+def test_clients_of_a_server_that_becomes_a_backup_stay_by_their_route(face: Face) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=Route(cook("JSESSIONID")))
+    backend.apply(with_server(backend.config, "s2", backup=True))
+    assert face.client(backend)(cookie="JSESSIONID=abc.s2").server == "s2"
 
 
 def test_clients_of_a_removed_server_are_balanced_and_get_a_new_cookie(face: Face) -> None:

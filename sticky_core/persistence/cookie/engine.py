@@ -184,7 +184,7 @@ class CookieEngine:
             return mark
         if self._settings.postonly and request.method != "POST":
             return mark
-        if not self._ids.of(server):
+        if not self._ids.are_written(server, is_bound):
             # HAProxy deletes the cookie in every response; here only if the client has sent one
             if result.claim is Claim.NONE:
                 return mark
@@ -208,7 +208,7 @@ class CookieEngine:
             self._writer.remove_application_cookies(response)
             return Mark.DELETED
         edit = self._mode.edit_value
-        if edit is None or not self._ids.of(server):
+        if edit is None or not self._ids.are_written(server, is_bound):
             return Mark.PASSED
         value = self._values.make(server)
         self._writer.edit_application_cookies(response, lambda own: edit(value, own))

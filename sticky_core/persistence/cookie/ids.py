@@ -28,6 +28,7 @@ class CookieIds:
         self._signing = signing
         self._servers_of: dict[str, list[Server]] = {}
         self._ids_of: dict[Server, tuple[str, ...]] = {}
+        self._former: set[Server] = set()  # their ids are recognised, and written to their own clients only
         raise_problems(f"cookie {settings.name}: {problem}" for problem in self._add(servers))
         self.longest_value = _value_length(max(map(len, self._servers_of), default=0))
 
@@ -38,6 +39,10 @@ class CookieIds:
     def of(self, server: Server) -> tuple[str, ...]:
         """Return the ids of a server, the one that is written first; empty if the server has no id."""
         return self._ids_of[server]
+
+    def are_written(self, server: Server, is_bound: bool) -> bool:
+        """Return whether a client of `server` gets its id. `is_bound`: whether the client is bound to it already."""
+        return bool(self._ids_of[server]) and (is_bound or server not in self._former)
 
     def _add(self, servers: Sequence[Server]) -> Iterator[str]:
         """Give each server its ids, and yield the problems."""
@@ -53,6 +58,9 @@ class CookieIds:
                         "give it a cookie= of its own, or use opaque"
                     )
                     continue
+            if not server_id and server.former_cookie_id:
+                server_id = server.former_cookie_id
+                self._former.add(server)
             if server_id and not cookies.is_value(server_id):
                 yield (f"the name of server {server.name} can't be a cookie's value: give it a cookie= of its own")
             for character, reason in self._reserved_characters():

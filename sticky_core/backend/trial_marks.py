@@ -1,0 +1,151 @@
+"""Which clients that are bound by a cookie would move under another configuration. No request is needed for that: for
+each server a mark is made as the one configuration makes it, and recognised as the other one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
+
+from sticky_core.backend.config import BackendConfig
+from sticky_core.clock import Clock
+from sticky_core.http import cookies
+from sticky_core.http.messages import SharedTable
+from sticky_core.persistence.claim import NO_COOKIE, Claim
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.follow import Follow
+from sticky_core.persistence.persistence import Persist, Persistence
+from sticky_core.persistence.route import RouteEngine
+from sticky_core.server.server import Server
+from sticky_core.stores.store import StoreCommand, StoreQuery
+
+
+class TrialRequest:
+    """A request with these cookies, and nothing else."""
+
+    def __init__(self, pairs: Sequence[str]) -> None:
+        self.cookies: tuple[str, ...] = ("; ".join(pairs),) if pairs else ()
+        self.cookie_key: Hashable = self.cookies or None
+        self.forwarded_cookies: object = None
+
+    def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
+        self.cookies = tuple(texts)
+
+    def header(self, name: str) -> Sequence[str]:
+        return ()
+
+    def peek(self, limit: int) -> bytes:
+        return b""
+
+    def store_query(self, command: StoreCommand) -> StoreQuery | None:
+        return None
+
+    def queue_write(self, table: SharedTable, key: str, command: StoreCommand) -> None:
+        """Nothing is written."""
+
+    def function_failed(self, place: str, function: object, error: Exception, *, is_locked: bool = False) -> None:
+        """Nothing is counted: there is no client."""
+
+    def note_missing_key(self, why: str) -> None:
+        """Nothing is noted: there is no decision."""
+
+    method = "POST"
+    peer = src = query = ""
+    path = "/"
+    scheme = "https"
+    secure = replayable = True
+
+
+class TrialResponse:
+    """The head of a response with which the application sets these cookies."""
+
+    def __init__(self, set_cookies: Sequence[str]) -> None:
+        self.set_cookies = list(set_cookies)
+
+    @property
+    def sets_cookies(self) -> bool:
+        return bool(self.set_cookies)
+
+    def edit_cookies(self, new: Callable[[str], str | None]) -> None:
+        edited = map(new, self.set_cookies)
+        self.set_cookies = [each for each in edited if each is not None]
+
+    def header(self, name: str) -> Sequence[str]:
+        return ()
+
+    @property
+    def cache_control(self) -> str:
+        return ""
+
+    def add(self, name: str, value: str) -> None:
+        if name == "set-cookie":
+            self.set_cookies.append(value)
+
+
+class TrialPersistences:
+    """The persistences of one configuration that need no table, over trial copies of its servers."""
+
+    def __init__(self, config: BackendConfig, servers: Sequence[Server], clock: Clock) -> None:
+        built = [(persist, persist.build(config.name, servers, clock)) for persist in config.persist]
+        self._members = [(persist, engine) for persist, engine in built if not engine.tables]
+
+    def marks_of(self, server: Server) -> list[str]:
+        """Return the cookies, as `name=value`, of a client that `server` has served."""
+        pairs: list[str] = []
+        for persist, engine in self._members:
+            response = TrialResponse([*_application_cookies(persist, server)])
+            with suppress(Exception):  # of a persistence of the user's
+                engine.stamp_response(NO_COOKIE, server, False, TrialRequest(()), response)
+                pairs += (text.partition(";")[0] for text in response.set_cookies)
+        return pairs
+
+    def route_of(self, server: Server) -> str:
+        """Return the route of `server`, which the application writes; empty if no route is read, or it has none."""
+        has_routes = any(isinstance(engine, RouteEngine) for _, engine in self._members)
+        return server.config.cookie_id if has_routes else ""
+
+    def find(self, pairs: Sequence[str], route: str) -> str | None:
+        """Return the name of the server that a client with these marks is bound to, usable or not; None if it is bound
+        to none.
+        """
+        for _, engine in self._members:
+            name = self._find_by(engine, pairs, route)
+            if name is not None:
+                return name
+        return None
+
+    def _find_by(self, engine: Persistence, pairs: Sequence[str], route: str) -> str | None:
+        if isinstance(engine, RouteEngine):
+            return next((server.name for server in engine.servers_with_route(route) if route), None)
+        with suppress(Exception):  # of a persistence of the user's
+            result = engine.recognise(TrialRequest(pairs))
+            if result.server is not None and result.claim in (Claim.VALID, Claim.DOWN):
+                return result.server.name
+        return None
+
+
+def _application_cookies(persist: Persist, server: Server) -> Iterator[str]:
+    """Yield the Set-Cookie values by which the application takes part in a persistence."""
+    if isinstance(persist, Follow):
+        yield f"{persist.application}=1"
+    elif isinstance(persist, Cookie) and persist.mode != "insert" and cookies.is_value(server.config.cookie_id):
+        yield f"{persist.name}={server.config.cookie_id}"
+
+
+def moved_marks(
+    before: TrialPersistences, after: TrialPersistences, servers: Sequence[Server], gone: set[str]
+) -> dict[str, str | None]:
+    """Return, for each of `servers` from which the clients that are bound by a cookie would move, the server to which
+    they would; None: balance chooses one. `servers`: trial copies as before. `gone`: those of them that are removed or
+    start anew.
+    """
+    moved: dict[str, str | None] = {}
+    for server in servers:
+        pairs, route = before.marks_of(server), before.route_of(server)
+        was = before.find(pairs, route)
+        if was is None or was in moved:
+            continue
+        now = after.find(pairs, route)
+        if was in gone or now != was:
+            moved[was] = None if now in gone else now
+    return moved
