@@ -159,9 +159,7 @@ class StickyMiddleware(DispatchApp):
 
     def _replicas_for(self, environ: Environ) -> Replicas | None:
         path: str = environ.get("PATH_INFO") or "/"
-        if not path.isascii():
-            path = path.encode("latin-1").decode("utf-8", "replace")  # as routes are written
-        backend = self._frontend.backend(decoded_path(path))
+        backend = self._frontend.backend(decoded_path(path if path.isascii() else _unicode(path)))
         return self._replicas[backend] if backend is not None else None
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -184,6 +182,14 @@ def _has_no_response(transaction: Transaction, body: Iterable[bytes], environ: E
     if _is_whole(body, environ):  # then it sends none any more
         end_without_response(transaction)
     return False
+
+
+def _unicode(path: str) -> str:
+    """Return a path of an environ, which has a character per byte (PEP 3333), as routes are written."""
+    try:
+        return path.encode("latin-1").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return path  # an environ that no server has made
 
 
 def _is_whole(body: Iterable[bytes], environ: Environ) -> bool:

@@ -5,7 +5,8 @@ its clients do not do themselves, the faces add.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,13 +15,13 @@ import sticky_asgi.stores.client
 import sticky_wsgi.stores.client
 from sticky_asgi import Stick, StickTable, hdr
 from sticky_core.backend.backend import Backend
-from sticky_core.errors import ConfigError
+from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.stores.breaker import LONGEST_PAUSE, State
 from sticky_core.stores.store import HEARTBEAT_INTERVAL
-from tests.faces.dictionary_store import DictionaryServer, DictionaryStore
+from tests.faces.dictionary_store import DictionaryNamespace, DictionaryServer, DictionaryStore
 
 if TYPE_CHECKING:
-    from tests.faces.conftest import Face
+    from tests.faces.conftest import Face, RecordedResponse
 
 PATIENCE = 300.0  # seconds for what takes milliseconds
 EXPIRE = 80.0
@@ -30,11 +31,13 @@ USERS = [f"user-{number}" for number in range(9)]
 class Process:
     """A backend as another process would have it: with a store and a table of its own."""
 
-    def __init__(self, face: Face, server: DictionaryServer, **options: Any) -> None:
+    def __init__(
+        self, face: Face, server: DictionaryServer, servers: Mapping[str, Any] = MappingProxyType({}), **options: Any
+    ) -> None:
         self.store = DictionaryStore(server, **options)
         self.table = StickTable("string", expire=EXPIRE, store=self.store, clock=server.clock)
         self.backend: Backend = face.backend(
-            *(face.server(name, stateless=True) for name in ("s1", "s2", "s3")),
+            *(face.server(name, stateless=True, **servers) for name in ("s1", "s2", "s3")),
             persist=Stick.on(hdr("x-user"), self.table),
             clock=server.clock,
         )
@@ -44,6 +47,10 @@ class Process:
         """Send a request of `user` and return the server of the response, or its status."""
         response = self._client(headers=[("x-user", user)])
         return response.server or response.status
+
+    def outcome(self, user: str) -> RecordedResponse:
+        """Send a request of `user` that may raise, and return the outcome."""
+        return self._client.outcome(headers=[("x-user", user)])
 
 
 @pytest.fixture
@@ -228,6 +235,30 @@ def test_entry_that_is_no_text_is_replaced(processes: list[Process], server: Dic
     assert moved in ("s1", "s2", "s3")
     assert [one.request("ann"), other.request("ann")] == [moved, moved]
     assert (one.store.breaker.failures, other.store.breaker.failures) == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["digest", "recall", "reserve", "move", "put", "touch", "forget"])
+def test_slot_is_released_where_a_namespace_raises(
+    face: Face, server: DictionaryServer, method: str, monkeypatch: pytest.MonkeyPatch
+):
+    process = Process(face, server, servers={"maxconn": 1})
+    assert [process.request(user) for user in ("ann", "bob")] == ["s1", "s2"]
+
+    def raising(*_: object) -> object:
+        raise RuntimeError("no command")
+
+    monkeypatch.setattr(DictionaryNamespace, method, raising)
+    for user in ("ann", "eve"):
+        process.outcome(user)
+        assert in_flight(process) == [0, 0, 0]
+    process.backend["s1"].state = "maint"
+    for name in ("s2", "s3"):
+        process.outcome("ann")
+        assert in_flight(process) == [0, 0, 0]
+        face.apps[name].raises = ServerFailure(Failure.NOT_STARTED, name)
+    process.outcome("bob")
+    assert in_flight(process) == [0, 0, 0]
+    close(face, process)
 
 
 def test_presence_marks_are_set_in_the_background(face: Face, processes: list[Process], server: DictionaryServer):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import sticky_wsgi
 from sticky_core.balance.uri import Uri
 from sticky_core.http.messages import Request
 from sticky_core.samples.path_template import PathTemplate
@@ -79,6 +80,21 @@ def test_route_that_is_not_ascii_matches(face: Face):
     middleware = face.middleware(face.validated(face.app("app")), {"/caf\xe9": face.backend(face.server("s1"))})
     assert face.client(middleware).get("/caf%C3%A9/7").server == "s1"
     assert face.client(middleware).get("/caf%C3%A8/7").server == "app"
+    assert face.client(middleware).get("/caf%E9/7").server == "app", "no UTF-8"
+
+
+def test_environ_that_a_test_has_made_may_have_characters_that_are_no_bytes():
+    def app(environ: object, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"routed"]
+
+    def other(environ: object, start_response: Any) -> list[bytes]:
+        raise AssertionError("not routed")
+
+    web = sticky_wsgi.Backend("web", [sticky_wsgi.Server("s1", app)], persist=())
+    middleware = sticky_wsgi.StickyMiddleware(other, routes={"/\u20ac": web})
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/\u20ac/7"}
+    assert middleware(environ, lambda *head: lambda data: None) == [b"routed"]
 
 
 @pytest.mark.parametrize(
