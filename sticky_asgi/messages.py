@@ -12,6 +12,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sticky_asgi.stores.client import execute
+from sticky_core.http.cookies import CookieKey
 from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.request_target import request_path
 from sticky_core.transaction.status_retry import StatusRetry
@@ -24,7 +25,6 @@ __all__ = [
     "TRANSACTION",
     "VARIANTS",
     "ASGIApp",
-    "CookieKey",
     "Headers",
     "Message",
     "Receive",
@@ -33,7 +33,7 @@ __all__ = [
     "Send",
     "StatusRetryTransaction",
     "Transaction",
-    "add_cookie",
+    "cookie_key",
     "count_client_disconnect",
     "end_without_response",
     "event_loop",
@@ -43,6 +43,7 @@ __all__ = [
     "scheduler",
     "send_page",
     "waker",
+    "with_joined_cookies",
     "with_transaction",
 ]
 
@@ -56,10 +57,6 @@ Headers = list[Header]
 
 #: the messages that carry the head of a response
 HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-
-
-#: the value of the Cookie header; a tuple of the values where there are several headers
-CookieKey = bytes | tuple[bytes, ...] | None
 
 
 #: for each Cookie header of the request, the header that the server gets instead; None: it gets none
@@ -101,13 +98,45 @@ def waker(woken: anyio.Event) -> Callable[[], bool]:
     return wake
 
 
-def add_cookie(key: CookieKey, value: bytes) -> CookieKey:
-    """Return the key of these Cookie headers and one more."""
-    return (*_values(key), value)
+def cookie_key(scope: Scope) -> CookieKey:
+    """Return the key of the Cookie headers of a request that has some: the value of the only one, or all values."""
+    values = tuple([value for name, value in scope["headers"] if name == b"cookie"])
+    return values[0] if len(values) == 1 else values
 
 
 def _values(key: CookieKey) -> tuple[bytes, ...]:
-    return () if key is None else (key,) if isinstance(key, bytes) else key
+    return cast("tuple[bytes, ...]", () if key is None else key if isinstance(key, tuple) else (key,))
+
+
+def with_joined_cookies(scope: Scope) -> Scope:
+    """Return the scope with one Cookie header in the place of the fields into which clients may split it in HTTP/2 and
+    later (RFC 9113, 8.2.3); the same scope if it has none to join.
+    """
+    if scope.get("http_version", "1.1")[0] < "2":
+        return scope
+    values = [value for name, value in scope["headers"] if name == b"cookie"]
+    if len(values) < 2:
+        return scope
+    joined: Headers = []
+    for name, value in scope["headers"]:
+        if name != b"cookie":
+            joined.append((name, value))
+        elif values:
+            joined.append((name, b"; ".join(values)))
+            values.clear()
+    return {**scope, "headers": joined}
+
+
+def _with_cookies(headers: Headers, forwarded: ForwardedCookies) -> Headers:
+    """Return the headers with these in the place of the Cookie headers, one for one; None: the header is removed."""
+    cookies = iter(forwarded)
+    edited: Headers = []
+    for name, value in headers:
+        if name != b"cookie":
+            edited.append((name, value))
+        elif (cookie := next(cookies)[1]) is not None:
+            edited.append(cookie)
+    return edited
 
 
 class Transaction(CoreTransaction[Scope, Send]):
@@ -149,12 +178,11 @@ class Transaction(CoreTransaction[Scope, Send]):
         forwarded = cast("ForwardedCookies | None", self.forwarded_cookies)
         if forwarded is not None:
             return tuple(["" if header is None else header[1].decode("latin-1") for _, header in forwarded])
-        return tuple([value.decode("latin-1") for value in _values(cast("CookieKey", self.cookie_key))])
+        return tuple([value.decode("latin-1") for value in _values(self.cookie_key)])
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
         forwarded: ForwardedCookies = []
-        for number, value in enumerate(_values(cast("CookieKey", self.cookie_key))):
-            text = texts[number]
+        for value, text in zip(_values(self.cookie_key), texts, strict=True):
             forwarded.append(((b"cookie", value), (b"cookie", text.encode("latin-1")) if text else None))
         self.forwarded_cookies = forwarded
 
@@ -165,8 +193,12 @@ class Transaction(CoreTransaction[Scope, Send]):
         """
         raw_request = self.raw_request
         headers = [*raw_request["headers"]]
-        if self.forwarded_cookies is not None:
-            for header, forwarded in self.forwarded_cookies:
+        cookies = self.forwarded_cookies
+        if cookies is not None:
+            if len(cookies) > 1:
+                headers = _with_cookies(headers, cookies)
+            else:
+                ((header, forwarded),) = cookies
                 try:
                     at = headers.index(header)
                 except ValueError:  # pairs need not be tuples
@@ -270,10 +302,11 @@ class HeldResponse:
 class Head:
     """The headers of a response, to be stamped. A change makes a copy, and leaves the app's own list as it is."""
 
-    __slots__ = ("headers", "sets_cookies")
+    __slots__ = ("_is_copy", "headers", "sets_cookies")
 
     def __init__(self, headers: Headers, sets_cookies: bool) -> None:
         self.headers = headers
+        self._is_copy = False
         self.sets_cookies = sets_cookies
 
     def _values(self, wanted: bytes) -> list[str]:
@@ -300,9 +333,13 @@ class Head:
                 value = text.encode("latin-1")
             headers.append((name, value))
         self.headers = headers
+        self._is_copy = True
 
     def add(self, name: str, value: str) -> None:
-        self.headers = [*self.headers, (name.encode("latin-1"), value.encode("latin-1"))]
+        if not self._is_copy:
+            self.headers = [*self.headers]
+            self._is_copy = True
+        self.headers.append((name.encode("latin-1"), value.encode("latin-1")))
 
 
 def _transaction_of(send: Any) -> Transaction | None:

@@ -14,20 +14,21 @@ from sticky_asgi.lifespan import lifespan_of, serve_lifespan
 from sticky_asgi.messages import (
     KEY,
     ASGIApp,
-    CookieKey,
     Receive,
     Scope,
     Send,
-    add_cookie,
+    cookie_key,
     end_without_response,
     event_loop,
     flush_writes,
     send_page,
+    with_joined_cookies,
 )
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
+from sticky_core.http.cookies import CookieKey
 from sticky_core.http.request_target import decoded_path
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
@@ -53,13 +54,17 @@ class DispatchApp:
         transaction = replicas.transaction_class()
         transaction.snapshot = replicas.snapshot
         transaction.owner = replicas.backend
-        transaction.raw_request = scope
+        transaction.raw_request = request = scope
         transaction.client_send = send
         # in line: a call costs as much as the loop
         key: CookieKey = None
         for name, value in scope["headers"]:
             if name == b"cookie":
-                key = value if key is None else add_cookie(key, value)
+                if key is not None:
+                    request = transaction.raw_request = with_joined_cookies(scope)
+                    key = cookie_key(request)
+                    break
+                key = value
         try:
             step = transaction.first(key)
         finally:  # also if something raises here: middleware around this one may read the decision
@@ -67,6 +72,8 @@ class DispatchApp:
             if KEY in scope:
                 decision.outer = scope[KEY]
             scope[KEY] = decision
+            if request is not scope:
+                request[KEY] = decision
         if self._debug:
             transaction.enable_debug()
         body: Body | None = None

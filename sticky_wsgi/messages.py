@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.http.error_page import ErrorPage
@@ -135,7 +135,7 @@ class Transaction(CoreTransaction[Environ, StartResponse]):
     @property
     def cookies(self) -> tuple[str, ...]:
         # servers join several Cookie headers, so there is one
-        return () if self.cookie_key is None else tuple(self.forwarded_cookies or (cast("str", self.cookie_key),))
+        return tuple(self.forwarded_cookies or (self.cookie_key,)) if isinstance(self.cookie_key, str) else ()
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
         self.forwarded_cookies = texts
@@ -224,10 +224,11 @@ _CODES = _Codes(
 class Head:
     """The headers of a response, to be stamped. A change makes a copy, and leaves the app's own list as it is."""
 
-    __slots__ = ("headers", "sets_cookies")
+    __slots__ = ("_is_copy", "headers", "sets_cookies")
 
     def __init__(self, headers: Headers, sets_cookies: bool) -> None:
         self.headers = headers
+        self._is_copy = False
         self.sets_cookies = sets_cookies
 
     def _values(self, wanted: str) -> list[str]:
@@ -251,9 +252,13 @@ class Head:
             if text is not None:
                 headers.append((name, text))
         self.headers = headers
+        self._is_copy = True
 
     def add(self, name: str, value: str) -> None:
-        self.headers = [*self.headers, (name.title(), value)]
+        if not self._is_copy:
+            self.headers = [*self.headers]
+            self._is_copy = True
+        self.headers.append((name.title(), value))
 
 
 def _transaction_of(start_response: Any) -> Transaction | None:

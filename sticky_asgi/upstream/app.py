@@ -17,6 +17,7 @@ from sticky_asgi.messages import (
     Send,
     count_client_disconnect,
     send_page,
+    with_joined_cookies,
     with_transaction,
 )
 from sticky_asgi.upstream.connections import Connection, Connections
@@ -84,7 +85,7 @@ class Upstream(CoreUpstream):
         """Forward a request; respond with an error page if the upstream fails before it has responded."""
         if scope["type"] == "lifespan":
             return await self._lifespan(receive, send)
-        scope = with_transaction(scope, send)
+        scope = with_joined_cookies(with_transaction(scope, send))
         body = Body(receive, RETRY_BODY_LIMIT)
         started = False
 

@@ -4,7 +4,7 @@ each server a mark is made as the one configuration makes it, and recognised as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from sticky_core.backend.config import BackendConfig
@@ -25,7 +25,7 @@ class TrialRequest:
 
     def __init__(self, pairs: Sequence[str]) -> None:
         self.cookies: tuple[str, ...] = ("; ".join(pairs),) if pairs else ()
-        self.cookie_key: Hashable = self.cookies or None
+        self.cookie_key: cookies.CookieKey = self.cookies or None
         self.forwarded_cookies: object = None
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:

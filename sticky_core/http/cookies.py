@@ -4,7 +4,8 @@ A Cookie header is read as HAProxy reads it: pairs are delimited by `;` or `,` (
 comma) outside double quotes, white space around names and values does not count, names compare exactly, and pairs with
 a name that begins with `$` belong to the pair before them (RFC 2109, 4.4). What is not our cookie keeps every byte.
 
-Text is latin-1: one character per byte, so nothing that a client sends is lost or refused.
+Text is latin-1: one character per byte, so nothing that a client sends is lost or refused. But not everything is read:
+`MAX_HEADERS`, `MAX_LENGTH` and `MAX_CANDIDATES` are the limits.
 """
 
 from __future__ import annotations
@@ -12,61 +13,93 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from email.utils import mktime_tz, parsedate_tz
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
 
 from sticky_core.http.dates import http_date, nginx_date
 
 _SPACE = " \t"
 
-# One pair, up to its delimiter. Alternatives exclude each other, so the match takes linear time; an unclosed quote
-# runs to the end of the text.
-_PAIR = re.compile(
-    r"""[ \t]* (?P<name> [^=;,]* )
-        (?: = [ \t]* (?P<value> (?: [^;,"] | "(?:[^"\\]|\\.)*(?:"|\\?\Z) )* ) )?
-        (?= [;,] | \Z )""",
-    re.VERBOSE | re.DOTALL,
-)
+# What is read of the cookies that a client sends. Reading takes linear time, and these bound it.
+
+#: How many Cookie headers of a request are read; with more of them, none is. A browser sends one, and the fields into
+#: which it may split that one in HTTP/2 and later count as one.
+MAX_HEADERS: Final = 64
+#: How much of the Cookie header of a request is read, in bytes: cookies that begin behind it are not found, and stay
+#: in the header. Several headers that are longer together are not read at all. HAProxy refuses a request with a head of
+#: that length, nginx and Apache one with a header of half of it.
+MAX_LENGTH: Final = 16384
+#: How many different values of one cookie are verified, of those that a request has: each takes a signature for each
+#: secret.
+MAX_CANDIDATES: Final = 12
+
+#: Stands for the Cookie headers of a request: its only one, or all if there are several; None: there are none.
+CookieKey: TypeAlias = str | bytes | tuple[str | bytes, ...] | None
+
+#: stands for Cookie headers that are not read
+UNREAD: Final[tuple[()]] = ()
 
 
-class Pair(NamedTuple):
-    """One pair of a Cookie text. `text[start:stop]` is the pair without its delimiters, `text[value_start:value_stop]`
-    its value. `value_start` is -1 for a pair without `=`.
+def limited_key(key: tuple[str | bytes, ...]) -> tuple[str | bytes, ...]:
+    """Return the key of several Cookie headers, or `UNREAD` if there are more than are read, or longer ones."""
+    return key if len(key) <= MAX_HEADERS and sum(map(len, key)) <= MAX_LENGTH else UNREAD
+
+
+# The value of a pair, up to its delimiter. No part is given back once it has matched, so a match takes linear time; an
+# unclosed quote runs to the end of the text.
+_VALUE = r'(?:[^;,"]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))*+'
+_PAIR = rf"[^=;,]*+(?:={_VALUE})?+"
+_ATTRIBUTE = rf"[ \t]*+\${_PAIR}"
+
+_matches_attributes = re.compile(rf"{_ATTRIBUTE}(?:[;,]{_ATTRIBUTE})*+", re.DOTALL).fullmatch
+_match_attributes_behind = re.compile(rf"(?:[;,]{_ATTRIBUTE})*+", re.DOTALL).match
+
+
+@lru_cache(maxsize=256)
+def _patterns(name: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the pattern of pairs that are not called `name`, each with its delimiter, and that of one that is."""
+    begin = rf"[ \t]*+{re.escape(name)}[ \t]*+="
+    others = re.compile(rf"(?:(?!{begin}){_PAIR}[;,])*+", re.DOTALL)
+    return others, re.compile(rf"{begin}[ \t]*+({_VALUE})", re.DOTALL)
+
+
+class _Found(NamedTuple):
+    """A cookie in a Cookie text. `text[start:stop]` is its pair, without the delimiters, and `text[value_start:
+    value_stop]` is its value.
     """
 
-    name: str
-    value: str
     start: int
     stop: int
     value_start: int
     value_stop: int
+    value: str
 
 
-def pairs(text: str) -> list[Pair]:
-    """Return all pairs of a Cookie text, those without a name and empty ones included."""
-    found: list[Pair] = []
+def _find(text: str, name: str) -> list[_Found]:
+    """Return the cookies called `name` that begin within the first `MAX_LENGTH` bytes of a Cookie text."""
+    others, ours = _patterns(name)
+    found: list[_Found] = []
     at = 0
-    while True:
-        match = _PAIR.match(text, at)
-        assert match is not None  # every part of the pattern may be empty, up to the next delimiter
-        name, value = match["name"].rstrip(_SPACE), match["value"]
-        if value is None:
-            found.append(Pair(name, "", at, match.end(), -1, -1))
-        else:
-            start = match.start("value")
-            value = value.rstrip(_SPACE)
-            found.append(Pair(name, value, at, match.end(), start, start + len(value)))
+    while at <= min(len(text), MAX_LENGTH):
+        skipped = others.match(text, at, MAX_LENGTH)
+        match = ours.match(text, skipped.end()) if skipped is not None else None
+        if match is None:
+            break
+        value = match[1].rstrip(_SPACE)
+        begin = match.start(1)
+        found.append(_Found(match.start(), match.end(), begin, begin + len(value), value))
         at = match.end() + 1
-        if at > len(text):
-            return found
+    return found
 
 
 def take(text: str, name: str) -> tuple[Sequence[str], str]:
-    """Return the values of every cookie called `name`, in order, with their quotes; and `text` without these cookies.
+    """Return the values of the cookies called `name`, in order, with their quotes; and `text` without these cookies.
 
     The `$` attributes that follow a cookie are removed with it. If there were no other cookies, the rest is empty.
+    Cookies that begin behind the first `MAX_LENGTH` bytes count as others.
     """
     head, found, tail = text.partition(name + "=")
-    if found and (not head or head[-2:] == "; "):
+    if found and (not head or head[-2:] == "; ") and len(head) <= MAX_LENGTH:
         # The usual case: one cookie of this name, in a text as browsers write it. The rest is not parsed.
         value, more, rest = tail.partition("; ")
         if not (
@@ -85,46 +118,41 @@ def take(text: str, name: str) -> tuple[Sequence[str], str]:
     elif name not in text:
         return (), text
     # Any other text: quoted, delimited by commas, with `$` attributes, unusual spaces, several cookies of this name.
-    every = pairs(text)
-    ours = [pair.value for pair in every if pair.name == name and pair.value_start >= 0]
-    return ours, _without(text, every, name) if ours else text
+    ours = _find(text, name)
+    return [each.value for each in ours], _without(text, ours) if ours else text
 
 
-def _without(text: str, found: Sequence[Pair], name: str) -> str:
-    kept: list[str] = []  # the pieces that stay, each with its delimiter before it, except the first
-    removing = foreign = False
-    tidy = False  # a pair was removed before this one: one space after the delimiter, none if it is the first now
-    for pair in found:
-        ours = pair.name == name and pair.value_start >= 0
-        if ours or (removing and pair.name.startswith("$")):
-            removing = tidy = True
-            continue
-        removing = False
-        foreign = foreign or not pair.name.startswith("$")
-        delimiter = text[pair.start - 1 : pair.start]
-        piece = text[pair.start : pair.stop]
-        if tidy:
-            piece = piece.lstrip(_SPACE)
-            if kept:
-                kept[-1] = kept[-1].rstrip(_SPACE)
-                piece = f"{delimiter} {piece}"
-            tidy = False
-        elif kept:
-            piece = delimiter + piece
-        kept.append(piece)
-    return "".join(kept) if foreign else ""
+def _without(text: str, ours: Sequence[_Found]) -> str:
+    """Return a Cookie text without some of its cookies and the `$` attributes that follow each."""
+    kept: list[str] = []  # what stays between these cookies, each piece with the delimiter before it, except the first
+    is_foreign = False  # whether there is a pair that is not an attribute
+    at = 0  # where the next piece begins
+    for start, stop in (*((each.start, each.stop) for each in ours), (len(text) + 1, len(text) + 1)):
+        if at < start:
+            piece = text[at : start - 1]
+            is_foreign = is_foreign or "$" not in piece or not _matches_attributes(piece)
+            if at:  # one space after the delimiter, none if the piece is the first now
+                piece = piece.lstrip(_SPACE)
+                if kept:
+                    kept[-1] = kept[-1].rstrip(_SPACE)
+                    piece = f"{text[at - 1]} {piece}"
+            kept.append(piece)
+        attributes = _match_attributes_behind(text, stop)
+        at = (attributes.end() if attributes is not None else stop) + 1
+    return "".join(kept) if is_foreign else ""
 
 
 def replace(text: str, name: str, new: Callable[[str], str]) -> str:
-    """Return `text` with the value of every cookie called `name` replaced by what `new` returns for it."""
+    """Return `text` with the value of each cookie called `name` that `take` returns replaced by what `new` returns for
+    it.
+    """
     if name not in text:
         return text
     pieces: list[str] = []
     at = 0
-    for pair in pairs(text):
-        if pair.name == name and pair.value_start >= 0:
-            pieces += text[at : pair.value_start], new(pair.value)
-            at = pair.value_stop
+    for each in _find(text, name):
+        pieces += text[at : each.value_start], new(each.value)
+        at = each.value_stop
     return "".join(pieces) + text[at:]
 
 
@@ -278,7 +306,7 @@ def nginx_attribute_text(
 # RFC 9110, 5.6.2 (token), and RFC 6265, 4.1.1 (cookie-octet)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _OCTETS = re.compile(r"[!\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
-_ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
+_ATTRIBUTE_TEXT = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
 
 
 def is_name(text: str) -> bool:
@@ -297,4 +325,4 @@ def is_value(text: str) -> bool:
 
 def is_attribute(text: str) -> bool:
     """Return whether `text` can be an attribute of Set-Cookie: printable ASCII without `;`."""
-    return _ATTRIBUTE.fullmatch(text) is not None
+    return _ATTRIBUTE_TEXT.fullmatch(text) is not None

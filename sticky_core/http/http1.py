@@ -326,7 +326,9 @@ class ResponseParser:
         self._is_simple = False
 
     def handle_connection(self, value: bytes) -> None:
-        self._connection_options = [*(self._connection_options or ()), *connection_options(value)]
+        if self._connection_options is None:
+            self._connection_options = []
+        self._connection_options += connection_options(value)
         self._is_simple = False
 
     def handle_trailer(self, value: bytes) -> None:

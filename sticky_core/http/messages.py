@@ -4,8 +4,10 @@ classes of its own for both, and reads only what is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+from sticky_core.http.cookies import CookieKey
 
 if TYPE_CHECKING:
     from sticky_core.stores.store import StoreCommand, StoreQuery
@@ -38,9 +40,9 @@ class Request(Protocol):
 
     __slots__ = ()
 
-    #: stands for the Cookie headers as they came, as the key under which earlier results are remembered; None: there
-    #: are no Cookie headers
-    cookie_key: Hashable
+    #: Stands for the Cookie headers as they came, as the key under which earlier results are remembered. None: there
+    #: are no Cookie headers; `cookies.UNREAD`: there are, but more or longer ones than are read.
+    cookie_key: CookieKey
 
     #: The Cookie headers for the server, in the face's own form (`set_forwarded_cookies`); None: as they came. It
     #: is the same for all requests with this `cookie_key`, so it is remembered and set again.
@@ -48,7 +50,9 @@ class Request(Protocol):
 
     @property
     def cookies(self) -> tuple[str, ...]:
-        """The values of the Cookie headers for the server, in order."""
+        """The values of the Cookie headers for the server, in order; none if they are more or longer than what is read
+        (`sticky_core.http.cookies.MAX_HEADERS`, `MAX_LENGTH`).
+        """
         ...
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:

@@ -5,10 +5,12 @@ The letters of `Claim` and `Mark` are the third and fourth of HAProxy's terminat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from sticky_core.http import cookies
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreQuery
@@ -30,6 +32,7 @@ class Reason(Enum):
     """Why the claim turned out as it did."""
 
     NO_COOKIE = "no cookie"
+    UNREAD = "more cookies than are read"
     EMPTY = "empty cookie"
     UNKNOWN = "names no server"
     FORGED = "not signed by us"
@@ -122,10 +125,18 @@ class PersistenceResult:
 
 
 NO_COOKIE = PersistenceResult(Claim.NONE, Reason.NO_COOKIE)
+UNREAD_COOKIES = PersistenceResult(Claim.NONE, Reason.UNREAD)
 NO_KEY = PersistenceResult(Claim.NONE, Reason.NO_KEY)
 NO_ENTRY = PersistenceResult(Claim.NONE, Reason.NO_ENTRY)
 NO_PERSISTENCE = PersistenceResult(Claim.NONE, Reason.NO_PERSISTENCE)
 RAISED = PersistenceResult(Claim.NONE, Reason.RAISED, needs_no_mark=True)
+
+
+def no_cookie(texts: Sequence[str]) -> PersistenceResult:
+    """Return the result for a request without the cookie. `texts`: the request's Cookie headers, as far as they are
+    read (`Request.cookies`).
+    """
+    return NO_COOKIE if texts and len(texts[0]) <= cookies.MAX_LENGTH else UNREAD_COOKIES
 
 
 def unusable_reason(server: Server) -> Reason:

@@ -13,7 +13,7 @@ from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.options.unset import UNSET
-from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult
+from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, no_cookie
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie, name_prefix
 from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.cookie_scope import CookieScope
@@ -111,10 +111,11 @@ class FollowEngine(CookieEngine):
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
             return NO_COOKIE
+        texts = request.cookies
         # Checked first: for a header without the application's cookie, no result of our cookie must be cached.
-        if not any(cookies.take(text, self._application)[0] for text in request.cookies):
-            self._take(request.cookies, request)
-            return NO_COOKIE
+        if not any(cookies.take(text, self._application)[0] for text in texts):
+            self._take(texts, request)
+            return no_cookie(texts)
         return super().recognise(request, accept_down=accept_down)
 
     def stamp_response(

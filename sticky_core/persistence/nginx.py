@@ -15,7 +15,15 @@ from sticky_core.durations import LONGEST, Duration, problems_of_duration, secon
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
+from sticky_core.persistence.claim import (
+    NO_COOKIE,
+    Claim,
+    Mark,
+    PersistenceResult,
+    Reason,
+    no_cookie,
+    unusable_reason,
+)
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.values import parse_address
@@ -133,11 +141,12 @@ class NginxCookieEngine:
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         if request.cookie_key is None:
             return NO_COOKIE
-        for text in request.cookies:
+        texts = request.cookies
+        for text in texts:
             values, _ = cookies.take(text, self._name)
             if values:
                 return self._choose(values[0], accept_down)
-        return NO_COOKIE
+        return no_cookie(texts)
 
     def _choose(self, value: str, accept_down: bool) -> PersistenceResult:
         if not value:

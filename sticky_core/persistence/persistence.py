@@ -5,11 +5,12 @@ Persistence does not know the balance algorithm. The server that it finds gets t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
+from sticky_core.http.cookies import CookieKey
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Mark, PersistenceResult
 from sticky_core.persistence.cookie_scope import CookieScope
@@ -18,7 +19,7 @@ from sticky_core.stick_table.table import StickTable
 
 #: Results that do not depend on the time, by `cookie_key`: the server, the result, and the Cookie headers to forward
 #: (`Request.forwarded_cookies`).
-FastPath = TwoGenerationCache[Hashable, tuple[Server, PersistenceResult, Sequence[object] | None]]
+FastPath = TwoGenerationCache[CookieKey, tuple[Server, PersistenceResult, Sequence[object] | None]]
 
 
 def no_fast_path() -> FastPath:

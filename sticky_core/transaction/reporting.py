@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from sticky_core.errors import Failure
+from sticky_core.http.cookies import CookieKey
 from sticky_core.server.server import Server
 from sticky_core.transaction.state import ClientSend, RawRequest
 from sticky_core.transaction.steps import NeedBody, NeedSlot, NeedStores, Step
@@ -18,7 +19,7 @@ class Reporting(Transaction[RawRequest, ClientSend]):
 
     __slots__ = ()
 
-    def first(self, cookie_key: Hashable) -> Step:
+    def first(self, cookie_key: CookieKey) -> Step:
         return self._start_timer(super().first(cookie_key))
 
     def next(self) -> Step:

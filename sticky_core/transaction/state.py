@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from sticky_core.decision import Decision
+from sticky_core.http.cookies import CookieKey
 from sticky_core.http.messages import BodyNeeded, Request, SharedTable
 from sticky_core.persistence.claim import PersistenceResult, Reservation
 from sticky_core.server.server import Server
@@ -70,7 +71,7 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     client_send: ClientSend  #: takes the response; not set any more once the request is finished
 
     body: ReplayableBody | None  #: set only where the body may have to be read again
-    cookie_key: Hashable
+    cookie_key: CookieKey
     forwarded_cookies: Any
     decision: Decision
     persisted: PersistenceResult  #: what persistence has recognised

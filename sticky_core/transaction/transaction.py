@@ -9,12 +9,13 @@ the `unavailable_response`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sticky_core.backend.queue import Ticket
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, StoreFailure
+from sticky_core.http.cookies import CookieKey, limited_key
 from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.http.messages import BodyNeeded, ResponseHead
 from sticky_core.persistence.claim import NO_PERSISTENCE, RAISED, Claim, Mark, Reason
@@ -39,8 +40,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
 
     # Steps
 
-    def first(self, cookie_key: Hashable) -> Step:
-        """Return the first step: the server that the client is bound to, else one that balance chooses."""
+    def first(self, cookie_key: CookieKey) -> Step:
+        """Return the first step: the server that the client is bound to, else one that balance chooses.
+        `cookie_key`: stands for the Cookie headers of the request.
+        """
         snapshot = self.snapshot
         self.decision = decision = Decision()
         decision.backend = snapshot.name
@@ -59,7 +62,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
                     # set, as this need not be the server of the first attempt
                     decision.claim_outcome = _VALID, Reason.BOUND, server.name
                     return self.place(server)
-        self.cookie_key = cookie_key
+        self.cookie_key = limited_key(cookie_key) if isinstance(cookie_key, tuple) else cookie_key
         self._tried = decision.attempts = ()
         return self.recognise()
 

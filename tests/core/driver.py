@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
+from sticky_core.http.cookies import CookieKey
 from sticky_core.server.server import Server
 from sticky_core.transaction.status_retry import StatusRetry
 from sticky_core.transaction.steps import Need, NeedSlot, Step, Unavailable
@@ -20,7 +19,7 @@ class DrivenTransaction(StatusRetry[str, None]):
         self.wait = None if isinstance(step, Server | Unavailable) else step
         return step if isinstance(step, Server) else None
 
-    def first_server(self, cookie_key: Hashable) -> Server | None:
+    def first_server(self, cookie_key: CookieKey) -> Server | None:
         return self._take(self.first(cookie_key))
 
     def next_server(self) -> Server | None:

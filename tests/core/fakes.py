@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sticky_core.backend.backend import Backend
 from sticky_core.errors import Failure
+from sticky_core.http.cookies import CookieKey
 from sticky_core.http.messages import Request, SharedTable
 from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreCommand, StoreQuery
@@ -18,7 +19,7 @@ class FakeRequest(Request):
     """A request that has nothing but cookies, a method, and whether it came over TLS."""
 
     def __init__(self, cookies: Sequence[str] = (), method: str = "GET", secure: bool = False) -> None:
-        self.cookie_key: Hashable = tuple(cookies) or None
+        self.cookie_key: CookieKey = tuple(cookies) or None
         self.forwarded_cookies: Sequence[object] | None = None
         self._method = method
         self._secure = secure

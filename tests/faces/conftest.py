@@ -184,9 +184,10 @@ class Client(ABC):
         peer: str = "192.0.2.1",
         body: bytes = b"",
         pieces: int = 0,
+        http_version: str = "1.1",
     ) -> RecordedResponse:
         """The same, but an exception of the app is in `raised`, beside what was sent before it. `pieces`: the body is
-        sent chunked, in pieces of this size in bytes.
+        sent chunked, in pieces of this size in bytes. `http_version`: as ASGI servers report it.
         """
         texts = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
         joint = self._face.cookie_separators[0] if joint is None else joint
@@ -198,6 +199,8 @@ class Client(ABC):
         elif body:
             headers = [*headers, ("content-length", str(len(body)))]
         self._add(request, headers, peer, body)
+        if self._face.name == "asgi":
+            request["http_version"] = http_version
         self._pieces = [body[at : at + pieces] for at in range(0, len(body) or 1, pieces)] if pieces else [body]
         return self._exchange(request)
 

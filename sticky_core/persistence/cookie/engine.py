@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
@@ -10,7 +10,15 @@ from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
+from sticky_core.persistence.claim import (
+    NO_COOKIE,
+    Claim,
+    Mark,
+    PersistenceResult,
+    Reason,
+    no_cookie,
+    unusable_reason,
+)
 from sticky_core.persistence.cookie.ids import CookieIds
 from sticky_core.persistence.cookie.settings import CookieSettings
 from sticky_core.persistence.cookie.values import LONGEST_REMEMBERED, REMEMBERED, Candidates, CookieValues
@@ -52,7 +60,7 @@ class CookieEngine:
         self._is_dated = settings.is_dated
         self._renew_after = settings.renew_after
         self.max_idle = settings.max_idle or inf
-        self._parsed_headers: TwoGenerationCache[Hashable, tuple[Candidates, Sequence[object] | None]]
+        self._parsed_headers: TwoGenerationCache[cookies.CookieKey, tuple[Candidates, Sequence[object] | None]]
         self.fast_path: FastPath
         self._forget_results()
 
@@ -89,7 +97,7 @@ class CookieEngine:
         texts = request.cookies
         values = self._take(texts, request)
         if not values:
-            return NO_COOKIE
+            return no_cookie(texts)
         if len(values) > 1:
             return self._best(values, accept_down)
         found = self._values.look_up(values[0])
@@ -104,15 +112,15 @@ class CookieEngine:
         return result
 
     def _take(self, texts: Sequence[str], request: Request) -> Sequence[str]:
-        """Return the values of the cookie and then of its fallback in a request, each value once. Edit the cookies that
-        the server gets, if the mode requires it.
+        """Return the values of the cookie and then of its fallback in a request, each value once, and no more than are
+        verified. Edit the cookies that the server gets, if the mode requires it.
         """
-        values: Sequence[str] = ()
+        values: list[str] = []
         rest = [*texts]
         for name in self._names:
             for number, text in enumerate(rest):
                 found, rest[number] = cookies.take(text, name)
-                values = [*values, *found] if values else found
+                values += found
         if not values:
             return ()
         if self._strips_requests:
@@ -120,7 +128,7 @@ class CookieEngine:
         elif self._mode.has_prefix:
             request.set_forwarded_cookies([cookies.replace(text, self.name, _without_prefix) for text in texts])
             values = [cookies.unquote(value).partition("~")[0] for value in values]
-        return values if len(self._names) == 1 else [*dict.fromkeys(values)]
+        return values if len(values) == 1 else [*dict.fromkeys(values)][: cookies.MAX_CANDIDATES]
 
     def _best(self, values: Sequence[str], accept_down: bool) -> PersistenceResult:
         """Return the result of the first value that binds the request; else of the last value that is not invalid; else

@@ -228,15 +228,6 @@ def test_any_latin_1_text_is_read_and_none_refused(before: str, after: str):
     assert (list(found), left) == taken_slowly(text, NAME)
 
 
-@given(texts)
-def test_pairs_lie_side_by_side_and_cover_the_text(text: str):
-    found = cookies.pairs(text)
-    assert [text[pair.start : pair.stop] for pair in found] == [piece for _, piece in delimited(text)]
-    for pair in found:
-        if pair.value_start >= 0:
-            assert text[pair.value_start : pair.value_stop] == pair.value
-
-
 # -- long texts: a megabyte each, so that a reader that looks at anything again and again never comes back
 
 MEGABYTE = 1_000_000
@@ -296,9 +287,51 @@ def test_a_long_text_before_or_after_ours_is_read_to_its_end(text: str):
 
 
 @pytest.mark.usefixtures("patience")
-def test_ours_a_hundred_thousand_times_are_all_found_and_all_taken():
+def test_of_ours_a_hundred_thousand_times_the_first_are_taken_and_the_rest_stays():
     values, left = cookies.take("SRV=A; " * 100_000, NAME)
-    assert (len(values), left) == (100_000, "")
+    read = -(-cookies.MAX_LENGTH // len("SRV=A; "))
+    assert (len(values), left) == (read, "SRV=A; " * (100_000 - read))
+
+
+# -- the limit of what is read
+
+
+@pytest.mark.parametrize("odd", ["", ' "'], ids=["as browsers write it", "with a quote"])
+@pytest.mark.parametrize(
+    ("begins", "is_read"), [(cookies.MAX_LENGTH, True), (cookies.MAX_LENGTH + 1, False)], ids=["at the limit", "behind"]
+)
+def test_cookie_that_begins_behind_the_limit_is_not_read_and_stays(begins: int, is_read: bool, odd: str):
+    before = "a=" + "x" * (begins - len("a=;"))
+    text = f"{before}; SRV=A; b=2{odd}"
+    values, left = cookies.take(text, NAME)
+    assert (list(values), left) == ((["A"], f"{before}; b=2{odd}") if is_read else ([], text))
+    assert cookies.replace(text, NAME, str.lower) == (text.replace("SRV=A", "SRV=a") if is_read else text)
+
+
+@pytest.mark.parametrize("odd", ["", "; $Path=/", '; c="'], ids=["as browsers write it", "attributes", "a quote"])
+def test_cookie_that_begins_within_the_limit_is_read_to_its_end(odd: str):
+    value = "x" * 4 * cookies.MAX_LENGTH
+    values, left = cookies.take(f"a=1; SRV={value}; b=2{odd}", NAME)
+    assert (list(values), left) == ([value], f"a=1; b=2{odd}")
+
+
+def test_what_is_not_read_stays_as_it_is_behind_what_was_taken():
+    rest = "SRV=B;b =  2 ,$x;" * cookies.MAX_LENGTH
+    values, left = cookies.take(f"SRV=A;{'c;' * (cookies.MAX_LENGTH // 2)}{rest}", NAME)
+    assert (list(values), left) == (["A"], f"{'c;' * (cookies.MAX_LENGTH // 2)}{rest}")
+
+
+@pytest.mark.parametrize(
+    ("key", "is_read"),
+    [
+        ((b"x",) * cookies.MAX_HEADERS, True),
+        ((b"x",) * (cookies.MAX_HEADERS + 1), False),
+        ((b"x" * (cookies.MAX_LENGTH - 1), b"x"), True),
+        ((b"x" * cookies.MAX_LENGTH, b"x"), False),
+    ],
+)
+def test_headers_that_are_too_many_or_too_long_are_not_read(key: tuple[bytes, ...], is_read: bool):
+    assert cookies.limited_key(key) == (key if is_read else cookies.UNREAD)
 
 
 @pytest.mark.usefixtures("patience")

@@ -1,11 +1,12 @@
 """A mark names the instance of a replica, and is valid for that one only."""
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
 
+from sticky_core.http.cookies import CookieKey
 from sticky_core.http.messages import Request
 from sticky_core.persistence.claim import Claim, PersistenceResult, Reason
 from sticky_core.persistence.cookie import values as values_module
@@ -100,7 +101,7 @@ class InterruptedRequest:
             self._action()
 
     @property
-    def cookie_key(self) -> Hashable:
+    def cookie_key(self) -> CookieKey:
         self._access()
         return (self._text,)
 
