@@ -10,6 +10,7 @@ from collections.abc import Callable
 import anyio
 
 from sticky_asgi.messages import Message, Receive
+from sticky_core.decision import Decision
 
 #: what `receive` returns again and again after a disconnect
 DISCONNECT: Message = {"type": "http.disconnect"}
@@ -32,13 +33,16 @@ class Body:
     _on_client_gone: Callable[[], object] | None = None
     _disconnect = DISCONNECT
     client_gone = False  #: whether the client has disconnected
+    client_left_first = False
     #: Whether the client waits for a 100 before it sends its body: a read would send one, so nothing is read ahead.
     awaits_continue = False
     replayable = True
     discarded = False
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, limit: int, decision: Decision | None = None) -> None:
+        """`decision`: that about the request, which holds the status of the response."""
         self._receive = receive
+        self._decision = decision
         self._limit = limit
         self._messages: list[Message] = []
 
@@ -102,6 +106,9 @@ class Body:
         self._reading = True
         try:
             self._store(await self._receive())
+        except Exception:
+            self._on_disconnect()
+            raise
         finally:
             self._reading = False
             if self._read_ended is not None:
@@ -112,14 +119,18 @@ class Body:
     def _store(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.disconnect":
-            self.client_gone = True
+            self._on_disconnect()
         else:
             if kind == "http.request":
                 self._kept += len(message.get("body", b""))
             elif kind == "websocket.disconnect":
-                self.client_gone = True
+                self._on_disconnect()
                 self._disconnect = message
             self._messages.append(message)
+
+    def _on_disconnect(self) -> None:
+        self.client_gone = True
+        self.client_left_first = self._decision is None or self._decision.status < 500
 
     def rewind(self) -> None:
         """Let the next attempt read from the beginning."""

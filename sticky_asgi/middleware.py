@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from sticky_asgi.apps import Replicas
 from sticky_asgi.body import Body
+from sticky_asgi.clients import is_disconnect
 from sticky_asgi.lifespan import lifespan_of, serve_lifespan
 from sticky_asgi.messages import (
     KEY,
@@ -78,8 +79,9 @@ class DispatchApp:
             transaction.enable_debug()
         body: Body | None = None
         server = step if isinstance(step, Server) else None
-        if replicas.needs_replay or server is None:
-            receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
+        # the usual request without a body is spared the reader
+        if replicas.needs_replay or server is None or scope.get("method", "GET") != "GET":
+            receive = transaction.body = body = Body(receive, replicas.retry_body_limit, decision)
         while server is not None or (server := await resolve_wait(transaction, step, body)) is not None:
             finished = True
             try:
@@ -97,8 +99,8 @@ class DispatchApp:
                 if decision.status:  # the client has got a head: all that is left is to end the response
                     raise ServerFailure(failure, server.name) from error
                 finished = False
-            except Exception:
-                if transaction.app_raised():
+            except Exception as error:
+                if transaction.app_raised(is_disconnect(error, send)):
                     if not decision.status:
                         await end_without_response(transaction)
                     raise
@@ -124,7 +126,7 @@ class DispatchApp:
             step = transaction.next() if body is None or not body.client_gone else UNAVAILABLE
             server = step if isinstance(step, Server) else None
             if body is None and server is None:
-                receive = transaction.body = body = Body(receive, replicas.retry_body_limit)
+                receive = transaction.body = body = Body(receive, replicas.retry_body_limit, decision)
         if not transaction.finished:
             page = transaction.unavailable_response()
             try:

@@ -5,9 +5,10 @@ again.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from sticky_core.decision import Decision
 from sticky_wsgi.messages import Environ, content_length
 
 #: how many bytes beyond the limit are stored until the next read
@@ -21,11 +22,23 @@ class Body:
     that.
     """
 
-    __slots__ = ("_at", "_input", "_left", "_limit", "_stored", "discarded", "replayable")
+    __slots__ = (
+        "_at",
+        "_decision",
+        "_input",
+        "_left",
+        "_limit",
+        "_stored",
+        "client_left_first",
+        "discarded",
+        "replayable",
+    )
 
-    def __init__(self, environ: Environ, limit: int) -> None:
+    def __init__(self, environ: Environ, limit: int, decision: Decision | None = None) -> None:
+        """`decision`: that about the request, which holds the status of the response."""
         given: Any = environ.get("wsgi.input")  # some test clients leave it out
         self._input: Any = given if given is not None else io.BytesIO()
+        self._decision = decision
         length = content_length(environ)
         # A server that ends the input itself may not know the length before (PEP 3333 does not mention this case).
         self._left: int | None = int(length) if length.isdecimal() else 0
@@ -36,6 +49,7 @@ class Body:
         self._at = 0  # how many of these bytes this attempt has read
         self.replayable = True
         self.discarded = False
+        self.client_left_first = False
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
@@ -46,12 +60,12 @@ class Body:
         again = self._read_stored(size)
         if len(again) == size:
             return again
-        return again + self._store(self._input.read(self._readable(size - len(again))))
+        return again + self._store(self._read_input(self._input.read, self._readable(size - len(again))))
 
     def peek(self, limit: int) -> bytes:
         """Return the first `limit` bytes of the body, or all of it if it is shorter. Readers receive them as well."""
         while len(self._stored) < limit:
-            piece = self._input.read(self._readable(limit - len(self._stored)))
+            piece = self._read_input(self._input.read, self._readable(limit - len(self._stored)))
             if not piece:
                 break
             if self._left is not None:
@@ -69,7 +83,7 @@ class Body:
                 return line[:cut] if cut else line
             return line + self.readline(-1 if size is None or size < 0 else size - len(line))
         most = self._left if size is None or size < 0 else self._readable(size)
-        return self._store(self._input.readline() if most is None else self._input.readline(most))
+        return self._store(self._read_input(self._input.readline, -1 if most is None else most))
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:
         lines: list[bytes] = []
@@ -84,6 +98,22 @@ class Body:
     def __iter__(self) -> Iterator[bytes]:
         while line := self.readline():
             yield line
+
+    def _read_input(self, read: Callable[..., bytes], size: int) -> bytes:
+        """Read from the server's input. An exception, and an end before that of the body, mean that the client has
+        disconnected.
+        """
+        try:
+            piece = read() if size < 0 else read(size)
+        except Exception:
+            self._on_disconnect()
+            raise
+        if not piece and size and self._left:
+            self._on_disconnect()
+        return piece
+
+    def _on_disconnect(self) -> None:
+        self.client_left_first = self._decision is None or self._decision.status < 500
 
     def _readable(self, size: int) -> int:
         return size if self._left is None else min(size, self._left)

@@ -59,8 +59,9 @@ class DispatchApp:
             environ[KEY] = decision
         if self._debug:
             transaction.enable_debug()
-        if replicas.needs_replay:
-            environ["wsgi.input"] = transaction.body = Body(environ, replicas.retry_body_limit)
+        # the usual request without a body is spared the reader
+        if replicas.needs_replay or environ.get("REQUEST_METHOD", "GET") != "GET":
+            environ["wsgi.input"] = transaction.body = Body(environ, replicas.retry_body_limit, decision)
         server = step if isinstance(step, Server) else None
         while server is not None or (server := resolve_wait(transaction, step)) is not None:
             finished: bool | None = True

@@ -52,7 +52,7 @@ def _body(transaction: Transaction) -> Body:
     body = transaction.replayable_body
     if body is None:
         environ = transaction.raw_request
-        body = Body(environ, transaction.snapshot.config.retry_body_limit)
+        body = Body(environ, transaction.snapshot.config.retry_body_limit, transaction.decision)
         environ["wsgi.input"] = transaction.body = body
     assert isinstance(body, Body)
     return body

@@ -347,7 +347,16 @@ def _framed(outgoing: OutgoingRequest, data: bytes, last: bool) -> bytes:
 
 
 async def _upload(connection: Connection, outgoing: OutgoingRequest, first: Message | None) -> None:
-    """Send the body as it arrives, no faster than the upstream reads it."""
+    """Send the body as it arrives, no faster than the upstream reads it. An exception of the client's `receive` is
+    raised where the response is awaited.
+    """
+    try:
+        await _send_body(connection, outgoing, first)
+    except Exception as error:
+        connection.on_receive_error(error)
+
+
+async def _send_body(connection: Connection, outgoing: OutgoingRequest, first: Message | None) -> None:
     response = connection.response
     if first is None:
         if outgoing.expects_continue:

@@ -84,7 +84,8 @@ class Connection(FlowControlProtocol):
         self._waiter: asyncio.Future[bool] | None = None
         self._poll: select.poll | None = None
         self._continue: asyncio.Event | None = None
-        self.failure: ServerFailure | None = None  #: how the server has failed
+        #: how the server has failed, or what the client's `receive` has raised
+        self.failure: Exception | None = None
         self.client_gone = False  #: whether the client has disconnected
         self.task_cancelled = (
             False  #: whether the sweep has cancelled the request's task because the client has disconnected
@@ -190,7 +191,9 @@ class Connection(FlowControlProtocol):
         return waiter
 
     def raise_or_client_gone(self) -> bool:
-        """Return whether the client has disconnected. ServerFailure if the server has failed."""
+        """Return whether the client has disconnected. ServerFailure if the server has failed; an exception of the
+        client's `receive` is raised as it is.
+        """
         if self.failure is not None:
             raise self.failure
         return self.client_gone
@@ -218,6 +221,13 @@ class Connection(FlowControlProtocol):
         that was sent for a whole request.
         """
         self._fail(Failure.NOT_FORWARDABLE, detail)
+        self.transport.abort()
+
+    def on_receive_error(self, error: Exception) -> None:
+        """The client's `receive` has raised: the upstream must not take the part that was sent for a whole request."""
+        if self.failure is None:
+            self.failure = error
+        self._wake()
         self.transport.abort()
 
     def _wake(self) -> None:

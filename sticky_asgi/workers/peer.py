@@ -180,7 +180,8 @@ class PeerApp:
 
 def _reader(scope: Scope, receive: Receive, transaction: ForwardingTransaction) -> Body:
     """Return a reader of the client's messages that stores them for another attempt."""
-    body = receive if isinstance(receive, Body) else Body(receive, transaction.snapshot.config.retry_body_limit)
+    limit = transaction.snapshot.config.retry_body_limit
+    body = receive if isinstance(receive, Body) else Body(receive, limit, transaction.decision)
     transaction.body = body
     if body_mode(scope) is BodyMode.ON_DEMAND:
         body.awaits_continue = True

@@ -9,6 +9,7 @@ from collections.abc import Container
 from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
+from sticky_asgi.clients import is_disconnect
 from sticky_asgi.messages import HEADS, KEY, ASGIApp, Head, Headers, Message, Scope
 from sticky_asgi.workers.keys import KeyLookup
 from sticky_asgi.workers.link import FramedConnection
@@ -128,7 +129,7 @@ class ServedRequest:
             self._inbox.append({"type": "http.request", "body": b"", "more_body": False})
         self._must_request_body = mode is BodyMode.ON_DEMAND
         self._disconnect: Message = _WEBSOCKET_DISCONNECT if self._is_websocket else _HTTP_DISCONNECT
-        self._client_gone = False
+        self._client_gone = self._client_left_first = False
         self._response_complete = False
         self._woken: asyncio.Future[None] | None = None
         asgi = cast("dict[str, object]", scope.get("asgi") or {})
@@ -147,7 +148,7 @@ class ServedRequest:
         try:
             await self._worker.app(scope, self.receive, self.send)
         except Exception as error:
-            peer_request.app_raised()
+            peer_request.app_raised(self._client_left_first or is_disconnect(error, self.send))
             problem = "".join(traceback.format_exception(error))
         except BaseException:  # the event loop ends: there will be no response
             self._connection.transport.abort()
@@ -159,7 +160,7 @@ class ServedRequest:
     def on_message(self, message: Message) -> None:
         """Take a message of the client."""
         if message["type"] in DISCONNECTS:
-            self._client_gone = True
+            self._on_disconnect()
             self._disconnect = message
         else:
             self._inbox.append(message)
@@ -167,8 +168,12 @@ class ServedRequest:
 
     def peer_disconnected(self) -> None:
         """The connection to the peer is closed, and with it the one to the client."""
-        self._client_gone = True
+        self._on_disconnect()
         self._wake()
+
+    def _on_disconnect(self) -> None:
+        self._client_gone = True
+        self._client_left_first = self._decision.status < 500
 
     def close_websocket(self) -> None:
         """Close a WebSocket, because this worker is about to end: it would outlast the drain timeout."""

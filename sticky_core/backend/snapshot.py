@@ -46,7 +46,8 @@ class Snapshot:
     name: str
     unavailable: Unavailable
     counts_requests: bool  #: whether `acquired` and `released` must be called: for balance, or because of `maxconn`
-    needs_replay: bool  #: whether a request may have to be read more than once, or watched while it waits
+    #: whether a request may have to be read more than once, or whether it matters when its client disconnects
+    needs_replay: bool
     checked: bool  #: whether some servers have checks or agents
     observes: bool  #: whether results and latencies of requests must be recorded
     shuts_down_sessions: bool  #: whether requests in flight at a server that goes down are ended (`on_marked_down`)
@@ -85,6 +86,7 @@ class Snapshot:
         max_fails = _max_fails_by_server(servers)
         limited = any(server.config.maxconn for server in servers)
         checks = [(server, check) for server in servers if (check := config.check_of(server.config)) is not None]
+        observes = balancing.timed is not None or any(max_fails.values()) or any(check.observe for _, check in checks)
         return cls(
             config=config,
             servers=servers,
@@ -101,11 +103,9 @@ class Snapshot:
             name=config.name,
             unavailable=config.unavailable,
             counts_requests=balancing.algorithm.counts_requests or limited,
-            needs_replay=retries.needs_replay or limited or any(server.config.is_url for server in servers),
+            needs_replay=retries.needs_replay or limited or observes or any(server.config.is_url for server in servers),
             checked=bool(checks) or any(server.config.agent_check is not None for server in servers),
-            observes=balancing.timed is not None
-            or any(max_fails.values())
-            or any(check.observe for _, check in checks),
+            observes=observes,
             shuts_down_sessions=any(check.on_marked_down is not None for _, check in checks),
             shuts_down_backup_sessions=any(
                 check.on_marked_up is not None and not server.config.backup for server, check in checks

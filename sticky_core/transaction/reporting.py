@@ -46,13 +46,15 @@ class Reporting(Transaction[RawRequest, ClientSend]):
     def record_failure(self, failure: Failure) -> Failure:
         is_server_fault = failure.is_server_fault
         failure = super().record_failure(failure)
-        if is_server_fault and not self.holds_response:
+        if is_server_fault and not self.holds_response and not self.client_left_first:
             self._report(self.tried[-1], len(self.tried), failure, 0)
         return failure
 
-    def app_raised(self) -> bool:
-        counts = super().app_raised()
-        if counts:
+    def app_raised(self, is_disconnect: bool = False) -> bool:
+        counts = super().app_raised(is_disconnect)
+        if counts and self.client_left_first:
+            self._reported_attempts = len(self.tried)  # there is nothing to report of this attempt
+        elif counts:
             self._report(self.tried[-1], len(self.tried), None, 500)
         return counts
 
@@ -67,5 +69,6 @@ class Reporting(Transaction[RawRequest, ClientSend]):
         status = self.decision.status
         attempts = len(self.tried)
         if status and getattr(self, "_reported_attempts", 0) < attempts and server is self.tried[-1]:
-            self._report(server, attempts, None, status)
+            if status < 500 or not self.client_left_first:  # an app may respond with 500 to a client that has gone
+                self._report(server, attempts, None, status)
         super().release(server, finished)

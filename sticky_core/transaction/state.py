@@ -34,6 +34,13 @@ class ReplayableBody(Protocol):
         """Whether a part of what was read is lost, so that no further server can get the body."""
         ...
 
+    @property
+    def client_left_first(self) -> bool:
+        """Whether the client has disconnected before a response of status 500 or above began. What an attempt does
+        after that says nothing about its server.
+        """
+        ...
+
     def rewind(self) -> None:
         """Let the next attempt read the body from its beginning."""
         ...
@@ -45,6 +52,7 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     # Most requests never set those with an underscore, and setting a slot costs as much as reading it.
     __slots__ = (
         "_asked_at",
+        "_client_left",
         "_debug",
         "_next_server",
         "_peeked",
@@ -77,6 +85,7 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     persisted: PersistenceResult  #: what persistence has recognised
 
     _asked_at: float  # when the current attempt began (`Reporting`)
+    _client_left: bool  # whether its disconnect has been counted
     _next_server: Server | None  # chosen while the response of the current one was held back (`StatusRetry`)
     _peeked: tuple[bytes, int]  # the beginning of the body, and how many bytes were asked for
     _queries: dict[StoreCommand, StoreQuery]  # queries that stores have replied to
@@ -223,3 +232,9 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     def replayable(self) -> bool:
         body = self.replayable_body
         return body is None or body.replayable
+
+    @property
+    def client_left_first(self) -> bool:
+        """Whether the client is known to have disconnected before its request failed."""
+        body = self.replayable_body
+        return getattr(self, "_client_left", False) or (body is not None and body.client_left_first)

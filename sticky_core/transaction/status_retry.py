@@ -27,7 +27,7 @@ class StatusRetry(Transaction[RawRequest, ClientSend]):
         """Return whether a response with this status is held back. The server that is tried next gets its slot now, so
         that the response passes if no server has one.
         """
-        if status not in self.snapshot.retries.statuses or not may_execute_twice(self):
+        if status not in self.snapshot.retries.statuses or not may_execute_twice(self) or self.client_left_first:
             return False
         decision = self.decision
         failures, result = decision.failures, self.persisted

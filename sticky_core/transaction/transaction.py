@@ -273,8 +273,8 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         if decision.status and failure is not Failure.CLIENT_TIMEOUT:
             failure = Failure.TRUNCATED
         decision.failures += (failure,)
-        if failure is Failure.CLIENT_TIMEOUT:
-            self.tried[-1].counters.cell[Total.CLI_ABRT] += 1
+        if failure is Failure.CLIENT_TIMEOUT or self.client_left_first:
+            self._count_disconnect()
         elif failure is not Failure.NOT_FORWARDABLE:
             self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1
         return failure
@@ -282,9 +282,14 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
     def client_disconnected(self) -> None:
         """Count that the client has disconnected before the end, which is not the server's fault."""
         if not self.holds_response:  # else the response was given up, and the client is still there
-            self.tried[-1].counters.cell[Total.CLI_ABRT] += 1
+            self._count_disconnect()
             if not self.decision.status:
                 self.end_without_response()
+
+    def _count_disconnect(self) -> None:
+        if not getattr(self, "_client_left", False):  # else it is counted, and an exception follows from it
+            self._client_left = True
+            self.tried[-1].counters.cell[Total.CLI_ABRT] += 1
 
     def end_without_response(self) -> None:
         """Give up what was reserved for a server that has sent no head and sends none any more, whatever the reason:
@@ -294,13 +299,17 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         cancel_reservations(self)
         self.persisted = replace(self.persisted, needs_no_mark=True)
 
-    def app_raised(self) -> bool:
+    def app_raised(self, is_disconnect: bool = False) -> bool:
         """Count an exception that the app has raised. Return whether it is to be raised again: not if its response is
-        held back, as another server is tried.
+        held back, as another server is tried. `is_disconnect`: whether the exception says that the client has
+        disconnected. What an app raises once its client is known to have disconnected is counted alike.
         """
         if self.holds_response:
             return False
-        self.tried[-1].counters.cell[Total.ERESP] += 1
+        if is_disconnect or self.client_left_first:
+            self._count_disconnect()
+        else:
+            self.tried[-1].counters.cell[Total.ERESP] += 1
         return True
 
     def release(self, server: Server, finished: bool) -> None:

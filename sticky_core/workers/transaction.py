@@ -131,9 +131,9 @@ class PeerRequest:
         if keys is not None and self._key is not None:
             keys.begin_use(self, self._key, keys.own_id)
 
-    def app_raised(self) -> None:
-        """Count an exception of the app."""
-        self._server.counters.cell[Total.ERESP] += 1
+    def app_raised(self, is_disconnect: bool) -> None:
+        """Count an exception of the app. `is_disconnect`: whether the client had disconnected before."""
+        self._server.counters.cell[Total.CLI_ABRT if is_disconnect else Total.ERESP] += 1
 
     def finish(self) -> None:
         """Count the response, and the request as no longer in flight."""

@@ -55,6 +55,12 @@ class PeerServer(FramedConnection):
         super().__init__(connected)
         self._worker = worker
         self._decides = False  # whether a claim is being decided
+        self.client_left = False  #: whether the client of the request in flight is known to have disconnected
+
+    def on_disconnect(self) -> PeerDisconnected:
+        """Note that the peer has closed the connection during a request, and return the exception to raise."""
+        self.client_left = True
+        return PeerDisconnected("the client has disconnected")
 
     def serve(self, frame: Frame) -> bool:
         """Serve the request in a frame. Return whether the connection can carry another one."""
@@ -158,9 +164,10 @@ class ServedRequest:
                     self.write(item)
             self._finish(rest)
         except PeerDisconnected:
+            self._peer_request.app_raised(True)
             return False
         except BaseException as error:
-            self._peer_request.app_raised()
+            self._peer_request.app_raised(self._connection.client_left)
             problem = "".join(traceback.format_exception(error))
         finally:
             _close(body)
@@ -194,7 +201,7 @@ class ServedRequest:
             try:
                 self._connection.send_messages(*self._with_head((item,)))
             except OSError:
-                raise PeerDisconnected("the client has disconnected") from None
+                raise self._connection.on_disconnect() from None
 
     def _finish(self, items: Iterable[bytes]) -> None:
         """Send the last pieces of the body, and the end of the response."""
@@ -205,7 +212,7 @@ class ServedRequest:
                 messages = []
             self._connection.send_frame(Kind.END, None, *messages)
         except OSError:
-            raise PeerDisconnected("the client has disconnected") from None
+            raise self._connection.on_disconnect() from None
 
     def _with_head(self, items: Iterable[bytes]) -> list[Any]:
         """Return the items, with the head before them if it has not been sent."""
@@ -234,7 +241,7 @@ class RemoteBody(io.RawIOBase):
             self._connection.send_frame(Kind.WANT_BODY, len(buffer))
             frame = self._connection.receive_frame()
         except (EOFError, OSError):
-            raise PeerDisconnected("the client has disconnected") from None
+            raise self._connection.on_disconnect() from None
         match frame:
             case (Kind.MESSAGES, bytes(piece)) if len(piece) <= len(buffer):
                 buffer[: len(piece)] = piece

@@ -16,6 +16,5 @@ CORE: tuple[frozenset[str], ...] = (
     frozenset({"exports", "pytest_plugin"}),
 )
 
-# A command, what it shows, and WebSockets need ASGI; WSGI has no event loop to watch a client on.
+# A command, what it shows, and WebSockets need ASGI.
 ONLY_IN_ASGI = {"cli", "demo", "lifespan", "upstream/sweep", "upstream/websockets", "background/task"}
-ONLY_IN_WSGI = {"clients"}

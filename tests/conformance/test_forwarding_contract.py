@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -271,6 +271,27 @@ class Upload(Exchange):
             await self.left.wait()
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": self._pieces.pop(0), "more_body": True}
+
+
+class BodyRefused(Exception):
+    """What a middleware between server and app may raise out of `receive`, such as for a body that is too large."""
+
+
+def test_exception_of_receive_ends_the_request_and_is_no_failure_of_the_server(a, loop):
+    class RefusedUpload(Upload):
+        async def receive(self) -> dict[str, object]:
+            if not self._pieces:
+                raise BodyRefused
+            return await super().receive()
+
+    web = Backend("web", servers=[Server("a", a.url, max_fails=1), Server("b", a.url, max_fails=1)], balance="first")
+    upload = RefusedUpload(scope_of(method="POST", headers=[(b"content-length", b"10")]), b"hello")
+    future = asyncio.run_coroutine_threadsafe(upload.of(sticky_asgi.Dispatcher(web)), loop)
+    assert a.next_request().wire.read_all() == b"hello"
+    with pytest.raises(BodyRefused):
+        future.result(DEADLINE)
+    counters = web["a"].counters
+    assert (counters[Total.CLI_ABRT], counters[Total.ERESP], web["a"].status) == (1, 0, "UP")
 
 
 def test_body_that_no_header_declares_is_awaited_for_the_timeout_of_the_client(a, loop):
@@ -568,6 +589,25 @@ def test_client_that_disconnects_is_counted_at_its_server_on_wsgi(target, option
         assert b"".join(response.items) == b""
     received.wait_closed()
     assert (web["a"].counters[Total.CLI_ABRT], len(web["a"].in_flight)) == (1, 0)
+
+
+@pytest.mark.parametrize("error", [OSError("reset"), ValueError("a bad chunk"), None], ids=["OSError", "other", "end"])
+def test_input_that_ends_early_is_no_failure_of_the_server(error, a):
+    class EndingInput(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            piece = super().read(size)
+            if not piece and error is not None:
+                raise error
+            return piece
+
+    servers = [sticky_wsgi.Server(name, a.url, max_fails=1) for name in "ab"]
+    web = sticky_wsgi.Backend("web", servers=servers, balance="first")
+    environ = environ_of("/", "POST") | {"CONTENT_LENGTH": "10", "wsgi.input": EndingInput(b"hello")}
+    with suppress(ValueError):
+        AppResponse(sticky_wsgi.Dispatcher(web), environ).close()
+    assert a.next_request().wire.read_all() == b"hello"
+    counters = web["a"].counters
+    assert (counters[Total.CLI_ABRT], counters[Total.ERESP], web["a"].status) == (1, 0, "UP")
 
 
 def test_input_that_takes_too_long_gives_a_408(wsgi_app, a):

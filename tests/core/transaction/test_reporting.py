@@ -1,5 +1,6 @@
 """Reporting: what the monitor gets for each attempt, once, and how long the server took."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from sticky_core.balance import RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.errors import Failure
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.server.counters import Total
 from sticky_core.server.server import Server
 from sticky_core.transaction.reporting import Reporting
 from sticky_core.transaction.status_retry import StatusRetry
@@ -111,6 +113,65 @@ def test_client_that_leaves_before_a_response_is_not_reported(monkeypatch: pytes
     observed.request.client_disconnected()
     observed.request.release(observed.web["s1"], True)
     assert observed.reports == []
+
+
+@dataclass
+class BodyOfClient:
+    """The body of a request, of which the client has disconnected, or not."""
+
+    client_left_first: bool
+    replayable: bool = True
+    discarded: bool = False
+
+    def rewind(self) -> None: ...
+
+
+def abandoned(monkeypatch: pytest.MonkeyPatch) -> Observed:
+    """Return a request with a client that has disconnected while a server had it."""
+    observed = Observed(monkeypatch)
+    observed.request.start()
+    observed.request.body = BodyOfClient(True)
+    return observed
+
+
+def test_exception_after_the_client_has_disconnected_is_counted_as_its_disconnect_and_not_reported(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    observed = abandoned(monkeypatch)
+    assert observed.request.app_raised()
+    observed.request.decision.status = 500  # some frameworks respond, and raise then
+    observed.request.release(observed.web["s1"], True)
+    assert observed.reports == []
+    counters = observed.web["s1"].counters
+    assert (counters[Total.CLI_ABRT], counters[Total.ERESP]) == (1, 0)
+
+
+def test_exception_that_says_that_the_client_has_disconnected_is_not_reported(monkeypatch: pytest.MonkeyPatch):
+    observed = Observed(monkeypatch)
+    observed.request.start()
+    assert observed.request.app_raised(is_disconnect=True)
+    observed.request.release(observed.web["s1"], True)
+    assert observed.reports == []
+    assert observed.web["s1"].counters[Total.CLI_ABRT] == 1
+
+
+@pytest.mark.parametrize("status, reported", [(200, 1), (404, 1), (500, 0), (503, 0)])
+def test_response_of_an_error_after_the_client_has_disconnected_is_not_reported(
+    monkeypatch: pytest.MonkeyPatch, status: int, reported: int
+):
+    observed = abandoned(monkeypatch)
+    observed.request.respond(status=status)
+    assert len(observed.reports) == reported
+
+
+def test_failure_after_the_client_has_disconnected_is_not_reported(monkeypatch: pytest.MonkeyPatch):
+    observed = abandoned(monkeypatch)
+    observed.request.record_failure(Failure.CLOSED)
+    observed.request.record_failure(Failure.NOT_FORWARDABLE)
+    observed.request.release(observed.web["s1"], True)
+    assert observed.reports == []
+    counters = observed.web["s1"].counters
+    assert (counters[Total.CLI_ABRT], counters[Total.ERESP]) == (1, 0)
 
 
 @pytest.mark.parametrize("status, reports", [(503, [("s1", None, 503, 2.0)]), (500, [])])

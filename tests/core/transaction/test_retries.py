@@ -136,6 +136,7 @@ class FakeBody:
 
     replayable: bool = True
     discarded: bool = False
+    client_left_first: bool = False
 
     def rewind(self) -> None: ...
 

@@ -165,6 +165,7 @@ def test_writes_are_queued_in_order_until_they_are_cleared():
 class FakeBody:
     replayable: bool
     discarded: bool = False
+    client_left_first: bool = False
 
     def rewind(self) -> None: ...
 

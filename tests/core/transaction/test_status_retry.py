@@ -85,6 +85,16 @@ def test_response_is_sent_if_the_same_server_has_no_second_slot():
     assert totals(server, Total.WRETR, Total.WREDIS) == [0, 0]
 
 
+class AbandonedBody:
+    """The body of a request with a client that has disconnected."""
+
+    replayable = True
+    discarded = False
+    client_left_first = True
+
+    def rewind(self) -> None: ...
+
+
 @pytest.mark.parametrize("status, held", [(503, True), (500, False), (200, False), (404, False)])
 def test_only_configured_statuses_are_held_back(status: int, held: bool):
     request, _ = begin_request(build_retrying_backend())
@@ -112,6 +122,13 @@ def test_failure_of_a_response_that_is_held_back_is_not_recorded():
     assert request.decision.failures == (Failure.RETRIED_STATUS,)
     for server in backend.servers:
         assert totals(server, Total.ERESP, Total.ECON, Total.CLI_ABRT) == [0, 0, 0]
+
+
+def test_response_to_a_client_that_has_disconnected_is_sent():
+    """Its server has responded so because the body was incomplete, and the next one would as well."""
+    request, _ = begin_request(build_retrying_backend())
+    request.body = AbandonedBody()
+    assert not request.hold_response(503)
 
 
 @pytest.mark.parametrize("method, held", [("GET", True), ("PUT", True), ("POST", False), ("PATCH", False)])

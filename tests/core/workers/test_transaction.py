@@ -176,6 +176,16 @@ def test_exception_of_the_app_is_counted_as_a_failed_response(join):
     workers = join()
     request = PeerRequest(workers, "VALID", "BOUND", None)
     request.start()
-    request.app_raised()
+    request.app_raised(False)
     request.finish()
     assert workers.own_server.counters.cell[Total.ERESP] == 1
+
+
+def test_exception_because_the_client_has_disconnected_is_counted_as_its_disconnect(join):
+    workers = join()
+    request = PeerRequest(workers, "VALID", "BOUND", None)
+    request.start()
+    request.app_raised(True)
+    request.finish()
+    counters = workers.own_server.counters
+    assert (counters[Total.CLI_ABRT], counters[Total.ERESP]) == (1, 0)

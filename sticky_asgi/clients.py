@@ -1,0 +1,64 @@
+"""Whether an exception of an app says that its client has disconnected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, cast
+
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
+
+from sticky_asgi.messages import Transaction
+
+
+def is_disconnect(error: BaseException, send: Any) -> bool:
+    """Return whether `error`, or what it was raised from, is Starlette's exception for a client that has disconnected,
+    or an OSError out of the client's `send` (ASGI 2.4). An OSError of the app's own, such as that of a database, is
+    neither.
+    """
+    return any(
+        isinstance(each, (ClientDisconnect, WebSocketDisconnect))
+        or (isinstance(each, OSError) and _was_raised_in(each, send))
+        for each in _with_causes(error)
+    )
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, the exceptions in it if it is a group, and those that they were raised from."""
+    found: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is None or id(each) in found:
+            continue
+        found.add(id(each))
+        yield each
+        left += (each.__cause__, each.__context__)
+        if isinstance(each, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", each).exceptions
+
+
+def _was_raised_in(error: BaseException, send: Any) -> bool:
+    """Return whether `error` has passed through the code of `send`."""
+    code = _code_of(send)
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code is code:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _code_of(send: Any) -> object:
+    """Return the code that runs when `send` is awaited; an object that is no code if it is not written in Python."""
+    while True:
+        transaction = getattr(send, "__self__", None)
+        if isinstance(transaction, Transaction):  # that of a dispatcher around this one: its `send` only passes on
+            send = transaction.client_send
+        elif isinstance(send, partial):
+            send = cast("partial[object]", send).func
+        else:
+            break
+    method = send if hasattr(send, "__func__") or hasattr(send, "__code__") else type(send).__call__
+    return getattr(getattr(method, "__func__", method), "__code__", method)
