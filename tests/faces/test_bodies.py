@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sticky_asgi.body import Body as AsgiBody
+from sticky_core.errors import Failure, ServerFailure
 from sticky_wsgi.body import Body as WsgiBody
+from tests.faces.conftest import Face
 
 slow = settings(deadline=None)  # a slow machine is no failure
 Message = dict[str, Any]
@@ -725,3 +727,27 @@ def test_two_readers_share_one_receive_on_trio_too() -> None:
         assert calls == [request(b"a"), DISCONNECT]
 
     trio.run(test)
+
+
+# -- a server that reads the body and then turns out not to have executed the request
+
+
+@pytest.mark.parametrize("pieces", [0, 3], ids=["with a length", "chunked"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_next_server_gets_the_body_that_a_server_has_read_without_executing_the_request(
+    face: Face, method: str, pieces: int
+) -> None:
+    not_executed = ServerFailure(Failure.REFUSED, "s1")
+    request = face.client(face.backend(face.server("s1", raises=not_executed), face.server("s2")))
+    response = request(method=method, body=b"7 bytes", pieces=pieces)
+    assert [each.body for each in response.tried] == [b"7 bytes", b"7 bytes"]
+    assert (response.status, response.server) == (200, "s2")
+
+
+def test_body_beyond_the_limit_is_not_replayed_in_part(face: Face) -> None:
+    not_executed = ServerFailure(Failure.REFUSED, "s1")
+    request = face.client(
+        face.backend(face.server("s1", raises=not_executed), face.server("s2"), retry_body_limit=1000)
+    )
+    response = request(method="POST", body=bytes(200_000), pieces=50_000)
+    assert (response.status, len(response.tried)) == (503, 1)
