@@ -4,25 +4,33 @@ installs both: `pip install 'sticky-sessions[serve]'`.
 
 from __future__ import annotations
 
+import difflib
 import errno
+import importlib
 import importlib.util
 import ipaddress
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sticky_asgi import __version__
 from sticky_asgi.messages import ASGIApp
 from sticky_asgi.workers.middleware import StickyWorkers
 from sticky_core.errors import ConfigError
+from sticky_core.options.callables import is_async
+from sticky_core.target import own_app_problem, possible_kinds, require_made_app
 from sticky_core.workers import frames
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import click
 
 _REQUIRED = ("click", "uvicorn")
@@ -92,7 +100,7 @@ def _commands() -> click.Group:
     def run(app: str, host: str, port: int, workers: int, factory: bool) -> None:
         import uvicorn
 
-        if (problem := _app_problem(app)) is not None:
+        if (problem := _app_problem(app, factory)) is not None:
             raise click.ClickException(problem)
         os.environ[_APP] = json.dumps([app, factory])
         uvicorn.run("sticky_asgi.cli:create_run", factory=True, host=host, port=port, workers=workers)
@@ -110,16 +118,35 @@ def create_run() -> ASGIApp:
 
     name, factory = json.loads(os.environ[_APP])
     app = import_from_string(name)
-    if factory:
-        app = app()
-    return app if isinstance(app, StickyWorkers) else StickyWorkers(app)
+    try:
+        if factory:
+            create_app, app = app, app()
+            require_made_app(app, create_app, "asgi")
+        return _with_workers(app)
+    except ConfigError as error:
+        sys.stderr.write(f"Error: {name}: {error}\n")
+        parent = multiprocessing.parent_process()
+        if parent is not None and parent.pid is not None:
+            os.kill(parent.pid, signal.SIGTERM)  # or uvicorn starts the worker again and again
+        sys.exit(1)
+
+
+def _with_workers(app: Any) -> ASGIApp:
+    if isinstance(app, StickyWorkers):
+        return app
+    if own_app_problem(app, "asgi", "StickyWorkers") is not None:  # Quart
+        if not isinstance(app.asgi_app, StickyWorkers):
+            app.asgi_app = StickyWorkers(app.asgi_app)
+        served: ASGIApp = app
+        return served
+    return StickyWorkers(app)
 
 
 def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _app_problem(app: str) -> str | None:
+def _app_problem(app: str, factory: bool) -> str | None:
     """Return why `app` can't be served, or None. Checked before workers are started: uvicorn restarts again and again
     workers that fail to import the app.
     """
@@ -136,9 +163,75 @@ def _app_problem(app: str) -> str | None:
         found = importlib.util.find_spec(module)
     except ImportError:
         found = None
-    if found is not None:
+    if found is None:
+        return f"module {module!r} is not found: change to the directory that contains it, or install it"
+    # In a process of its own: what the module starts and loads stays out of the parent of the workers.
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_problem, args=(sender, app, factory))
+    process.start()
+    sender.close()
+    try:
+        problem: str | None = receiver.recv()
+    except EOFError:  # it has ended at the import: so will the workers, and print why
+        problem = None
+    process.join()
+    return problem
+
+
+def _send_problem(sender: Connection, app: str, factory: bool) -> None:
+    sender.send(_problem_of_import(app, factory))
+
+
+def _problem_of_import(app: str, factory: bool) -> str | None:
+    """Import `app`, and return why it can't be served, or None."""
+    module, _, name = app.partition(":")
+    try:
+        imported = importlib.import_module(module)
+    except ConfigError as error:
+        return f"module {module!r} can't be imported: {error}"
+    except Exception as error:
+        traceback.print_exc()
+        return f"module {module!r} can't be imported: {type(error).__name__}: {error}"
+    value: object = imported
+    for part in name.split("."):
+        if not hasattr(value, part):
+            return _missing_problem(module, name, imported)
+        value = getattr(value, part)
+    return _kind_problem(app, value, factory)
+
+
+def _missing_problem(module: str, name: str, imported: object) -> str:
+    """Return a message for a name that the module lacks, with the nearest one, or else the apps that it has."""
+    names = [key for key in vars(imported) if not key.startswith("_")]
+    near = difflib.get_close_matches(name, names, 1)
+    apps = near or [key for key in names if possible_kinds(vars(imported)[key]) == frozenset(("asgi",))]
+    write = f": write {' or '.join(f'{module}:{key}' for key in apps)}" if apps else ""
+    return f"module {module!r} has no {name!r}{write}"
+
+
+def _kind_problem(app: str, value: object, factory: bool) -> str | None:
+    """Return why `value`, the object with the name `app`, can't be served, or None."""
+    kinds = possible_kinds(value)
+    if factory:
+        if is_async(value) and "factory" in kinds:
+            return f"{app} is async: a factory returns an app; put what it has to await into the app's lifespan"
+        if "factory" in kinds:
+            return None
+        if kinds:
+            return f"{app} needs arguments, so it is an app rather than a factory: leave out --factory"
+        return f"{app} can't be called without arguments, so it is no factory"
+    if "asgi" in kinds:
         return None
-    return f"module {module!r} is not found: change to the directory that contains it, or install it"
+    if "factory" in kinds:
+        return f"{app} takes no arguments, so it is a factory rather than an app: add --factory"
+    if "wsgi" in kinds:
+        own = "app.wsgi_app = StickyWorkers(app.wsgi_app)" if hasattr(value, "wsgi_app") else "app = StickyWorkers(app)"
+        return (
+            f"{app} is a WSGI app, and this serves ASGI apps: import StickyWorkers from sticky_wsgi, write {own}, and "
+            f"run gunicorn -w 4 {app}"
+        )
+    return f"{app} is no app: {value!r}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

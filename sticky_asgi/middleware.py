@@ -28,11 +28,12 @@ from sticky_asgi.messages import (
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
-from sticky_core.errors import ConfigError, Failure, ServerFailure, raise_problems
+from sticky_core.errors import ConfigError, Failure, ServerFailure, collect_problems, raise_problems
 from sticky_core.http.cookies import CookieKey
 from sticky_core.http.request_target import decoded_path
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
+from sticky_core.target import own_app_problem, require_app
 from sticky_core.transaction.steps import UNAVAILABLE
 
 
@@ -204,7 +205,12 @@ class StickyMiddleware(DispatchApp):
         self._error: ConfigError | None = None
         self._replicas: dict[Backend, Replicas] = {}
         try:
-            self._frontend = Frontend.build(backend, routes)
+            problems: list[str] = []
+            with collect_problems(problems):
+                require_app(app, "asgi", "StickyMiddleware")
+            with collect_problems(problems):
+                self._frontend = Frontend.build(backend, routes)
+            raise_problems(problems)
             self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
             raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         except ConfigError as error:
@@ -227,7 +233,11 @@ class StickyMiddleware(DispatchApp):
         elif self._error is not None:
             raise self._error
         else:
-            await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            except RecursionError:
+                raise_problems(filter(None, [own_app_problem(self.app, "asgi", "StickyMiddleware")]))
+                raise
 
 
 def decision(request: HTTPConnection | Scope) -> Decision:

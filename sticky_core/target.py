@@ -22,6 +22,8 @@ Kind = Literal["asgi", "wsgi", "factory"]
 OTHER_FACE: dict[Kind, str] = {"asgi": "sticky_wsgi", "wsgi": "sticky_asgi"}
 
 _ARGUMENT_COUNTS: dict[Kind, int] = {"factory": 0, "wsgi": 2, "asgi": 3}  # how many arguments each is called with
+#: the attribute that holds the app of a framework's object, for middleware around it: Quart's, Flask's
+_OWN_APP: dict[Kind, str] = {"asgi": "asgi_app", "wsgi": "wsgi_app"}
 _SCHEMES = ("http://", "https://", "unix:")
 _PORTS = {"http": 80, "https": 443}
 
@@ -85,6 +87,38 @@ def target_problem(target: object, factory: object) -> str | None:
             return f"factory={factory!r} needs arguments, so it is an app rather than a factory: pass it as the target"
         return f"factory={factory!r} cannot be called without arguments"
     return None
+
+
+def app_problem(app: object, kind: Kind, around: str) -> str | None:
+    """Return why `app` can't be the app inside the middleware `around`, such as "StickyWorkers", which serves apps of
+    `kind`, and how to fix it; None if it may be one.
+    """
+    kinds = possible_kinds(app)
+    if kind in kinds:
+        return None
+    if kinds & {"asgi", "wsgi"}:
+        other = OTHER_FACE[kind]
+        article, has = ("an", "ASGI") if kind == "wsgi" else ("a", "WSGI")
+        return f"{app!r} is {article} {has} app: write `from {other} import {around}`"
+    if "factory" in kinds:
+        return f"{app!r} takes no arguments, so it is a factory rather than an app: write {around}({_name(app)}())"
+    return f"{app!r} is no {kind.upper()} app: pass the app itself"
+
+
+def own_app_problem(app: object, kind: Kind, around: str) -> str | None:
+    """Return what to write instead of `around(app)` if `app`, such as a Flask object, calls its attribute `wsgi_app` or
+    `asgi_app`: with the middleware in that place, the two would call each other. None for other apps.
+    """
+    own = _OWN_APP[kind]
+    if not callable(getattr(type(app), own, None)):
+        return None
+    return f"{around}: {app!r} has its app in {own}: write app.{own} = {around}(app.{own}), and serve app"
+
+
+def require_app(app: object, kind: Kind, around: str) -> None:
+    """Raise a ConfigError if `app` can't be the app inside the middleware `around`."""
+    problem = app_problem(app, kind, around)
+    raise_problems([f"{around}: {problem}"] if problem is not None else ())
 
 
 def has_scheme(text: str) -> bool:

@@ -10,10 +10,11 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
-from sticky_core.errors import Failure, ServerFailure, raise_problems
+from sticky_core.errors import Failure, ServerFailure, collect_problems, raise_problems
 from sticky_core.http.request_target import decoded_path
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
+from sticky_core.target import own_app_problem, require_app
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.body import Body
 from sticky_wsgi.messages import (
@@ -153,7 +154,12 @@ class StickyMiddleware(DispatchApp):
     ) -> None:
         self.app = app
         self._debug = debug
-        self._frontend = Frontend.build(backend, routes)
+        problems: list[str] = []
+        with collect_problems(problems):
+            require_app(app, "wsgi", "StickyMiddleware")
+        with collect_problems(problems):
+            self._frontend = Frontend.build(backend, routes)
+        raise_problems(problems)
         self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
         raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         self._only_replicas = self._replicas[self._frontend.only] if self._frontend.only is not None else None
@@ -164,7 +170,11 @@ class StickyMiddleware(DispatchApp):
         return self._replicas[backend] if backend is not None else None
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        return self.app(environ, start_response)
+        try:
+            return self.app(environ, start_response)
+        except RecursionError:
+            raise_problems(filter(None, [own_app_problem(self.app, "wsgi", "StickyMiddleware")]))
+            raise
 
 
 def decision(request: WerkzeugRequest | Environ) -> Decision:

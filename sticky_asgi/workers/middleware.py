@@ -21,11 +21,12 @@ from sticky_asgi.workers.transaction import WorkerReplicas
 from sticky_asgi.workers.worker import LocalWorker
 from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import ConfigError
+from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.fork import register
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import Secret
 from sticky_core.samples.request import Sample
+from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_peers
 
@@ -92,17 +93,23 @@ class StickyWorkers(DispatchApp):
         self._can_have_peers: bool | None = None  # None: not known before the first request or lifespan
         self._start_lock = asyncio.Lock()
         self._worker: LocalWorker | None = None
+        problems: list[str] = []
         try:
-            self._config = WorkersConfig(
-                name=name,
-                cookie=cookie,
-                secret=secret,
-                key=key,
-                slots=slots,
-                on_lost=on_lost,
-                retry_on=retry_on,
-                drain=drain,
-            )
+            with collect_problems(problems):
+                require_app(app, "asgi", "StickyWorkers")
+            problems += filter(None, [own_app_problem(app, "asgi", "StickyWorkers")])
+            with collect_problems(problems):
+                self._config = WorkersConfig(
+                    name=name,
+                    cookie=cookie,
+                    secret=secret,
+                    key=key,
+                    slots=slots,
+                    on_lost=on_lost,
+                    retry_on=retry_on,
+                    drain=drain,
+                )
+            raise_problems(problems)
         except ConfigError as error:
             if event_loop() is None:
                 raise

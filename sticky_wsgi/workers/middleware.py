@@ -26,6 +26,7 @@ from sticky_core.fork import register
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.signing import Secret
 from sticky_core.samples.request import Sample
+from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_peers
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp
@@ -104,6 +105,9 @@ class StickyWorkers(DispatchApp):
         self._worker: LocalWorker | None = None
         self._threads = threads
         problems: list[str] = []
+        with collect_problems(problems):
+            require_app(app, "wsgi", "StickyWorkers")
+        problems += filter(None, [own_app_problem(app, "wsgi", "StickyWorkers")])
         with collect_problems(problems):
             self._config = WorkersConfig(
                 name=name,
