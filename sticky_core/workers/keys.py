@@ -89,8 +89,8 @@ class KeyTable:
         self.table = StickTable("string", size=_TABLE_SIZE, expire=_EXPIRE, length=_KEY_LENGTH)
         # keys that this worker has claimed and owns, until the request that claimed them continues
         self._claimed: dict[str, Reason] = {}
-        # the key of each request in flight, and the owner that serves it: such a key is in use until the request ends
-        self._in_use: dict[object, tuple[str, str]] = {}
+        # The key of each request in flight, the owner that serves it, and until when the use at its beginning counts.
+        self._in_use: dict[object, tuple[str, str, float]] = {}
         self._renew_at = -inf  # when the keys in `_in_use` are to be renewed
 
     def read_reply(self, reply: object) -> None:
@@ -151,19 +151,21 @@ class KeyTable:
 
     def begin_use(self, request: object, key: str, owner: str) -> None:
         """Record that `owner` serves `request`, which has the key: the key is in use until `end_use`, however long the
-        request takes. Another live owner stays.
+        request takes. The owner was recorded before (`learn`, `renew`).
         """
-        self._in_use[request] = key, owner
-        self._renew(key, owner)
+        self._in_use[request] = key, owner, self._renew_at
 
     def end_use(self, request: object) -> None:
         """Record that `request` has ended; it need not have a key."""
         used = self._in_use.get(request)
         if used is not None:
-            self._renew(*used)
+            key, owner, renew_at = used
+            if self.table.clock.monotonic() >= renew_at:  # else the table has the use from its beginning
+                self.renew(key, owner)
             self._in_use.pop(request, None)
 
-    def _renew(self, key: str, owner: str) -> None:
+    def renew(self, key: str, owner: str) -> None:
+        """Record that `owner` owns the key, unless another live worker does."""
         if self.last_owner(key) != owner and self.live_owner(key) is None:
             self.table[key] = owner
 
@@ -171,7 +173,7 @@ class KeyTable:
         """Renew the keys of requests in flight. This is done before a look-up, so nothing finds that they have expired,
         and no timer is needed.
         """
-        for key, owner in list(self._in_use.values()):
+        for key, owner, _ in list(self._in_use.values()):
             self.table.entries.reserve(key, owner, now)
         self._renew_at = now + self.table.entries.step
 

@@ -129,6 +129,7 @@ class PeerRequest:
         self._server.in_flight.append(None)
         keys = self._keys
         if keys is not None and self._key is not None:
+            keys.renew(self._key, keys.own_id)
             keys.begin_use(self, self._key, keys.own_id)
 
     def app_raised(self, is_disconnect: bool) -> None:

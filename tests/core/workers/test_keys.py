@@ -202,7 +202,7 @@ def test_key_is_forgotten_an_hour_after_its_last_use(keys):
         pytest.param(lambda keys, arbitration: keys.learn("k", W2), id="a response issues it, or has served it"),
         pytest.param(lambda keys, arbitration: keys.live_owner("k"), id="a peer queries it"),
         pytest.param(lambda keys, arbitration: run(arbitration.decide("k", W3)), id="a peer claims it at its arbiter"),
-        pytest.param(lambda keys, arbitration: keys.end_use("r") or keys.begin_use("r", "k", W2), id="it is forwarded"),
+        pytest.param(lambda keys, arbitration: keys.renew("k", W2), id="a request with it is forwarded"),
     ],
 )
 def test_key_is_kept_as_long_as_it_is_met(keys, arbitration, meet):
@@ -211,7 +211,6 @@ def test_key_is_kept_as_long_as_it_is_met(keys, arbitration, meet):
     for _ in range(10):
         clock.advance(3000)
         meet(keys, arbitration)
-    keys.end_use("r")
     assert keys.table.peek("k", clock.monotonic()) == W2
     clock.advance(3600 * 1.2)
     assert keys.last_owner("k") is None
@@ -230,6 +229,7 @@ def test_key_that_was_used_last_is_evicted_last(membership, monkeypatch):
 
 def test_key_of_a_request_in_flight_is_kept_however_long_that_takes(keys):
     keys.table.clock = clock = ManualClock()
+    keys.learn("k", W1)
     keys.begin_use("a stream", "k", W1)
     for _ in range(3):
         clock.advance(3 * 3600)
@@ -243,13 +243,16 @@ def test_key_of_a_request_in_flight_is_kept_however_long_that_takes(keys):
 
 
 def test_end_of_a_request_does_not_take_its_key_from_a_later_owner(membership, keys):
+    keys.table.clock = clock = ManualClock()
     membership.refresh_peers()
+    keys.learn("k", W2)
     keys.begin_use("a request", "k", W2)
+    clock.advance(3600)
     keys.learn("k", W3)
     keys.end_use("a request")
     assert keys.last_owner("k") == W3
     membership.ends("w3")
-    keys.begin_use("another", "k", W2)
+    keys.renew("k", W2)
     assert keys.last_owner("k") == W2
 
 
