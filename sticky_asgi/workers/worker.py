@@ -11,6 +11,7 @@ from typing import Any, Final
 from sticky_asgi.messages import ASGIApp, Scope
 from sticky_asgi.stores import client as stores
 from sticky_asgi.workers.keys import KeyLookup
+from sticky_asgi.workers.link import listens
 from sticky_asgi.workers.peer import PeerApp
 from sticky_asgi.workers.protocol import LIFESPAN_KEYS, lost_names
 from sticky_asgi.workers.serving import PeerServer
@@ -63,7 +64,7 @@ class LocalWorker:
         self.connections: set[PeerServer] = set()
         self.peers: dict[int, PeerApp] = {}
         self._all_closed = asyncio.Event()
-        self.workers = join_workers(config, app, app_number, self._build_peer, directory=directory, log=log)
+        self.workers = join_workers(config, app, app_number, self._build_peer, listens, directory=directory, log=log)
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:

@@ -174,6 +174,7 @@ def join_workers(
     app: App,
     app_number: int,
     build_peer: Callable[[Workers, int], App],
+    listens: Callable[[str], bool],
     *,
     directory: str | os.PathLike[str] | None = None,
     log: Callable[[Decision], None] | None = None,
@@ -187,6 +188,7 @@ def join_workers(
     - `app`: the app that this process serves.
     - `app_number`: the number of the app among those of this process that have workers.
     - `build_peer`: builds the app that forwards to the worker in another worker slot.
+    - `listens`: returns whether a process listens at the socket with this path.
     - `directory`: the directory in which the workers find each other; by default the system's temporary directory.
     - `log`, `clock`, `rng`: as in `Backend`.
 
@@ -194,7 +196,7 @@ def join_workers(
     """
     clock = clock if clock is not None else SystemClock()
     slots = WorkerSlots.of_group(config.name, app_number, clock, directory)
-    slot = slots.acquire(instance.new_instance(clock, rng if rng is not None else random))
+    slot = slots.acquire(instance.new_instance(clock, rng if rng is not None else random), listens)
     try:
         return Workers(config, slots, slot, app, build_peer, log=log, clock=clock, rng=rng)
     except BaseException:

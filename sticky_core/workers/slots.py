@@ -2,8 +2,10 @@
 each worker slot, and the sockets of the workers. Their names show which instance listens in which worker slot.
 
 Only files are touched here; the faces open the sockets. A worker takes the lowest free worker slot and holds its lock
-until it ends, however it ends. Its socket is called `<slot>.<instance>.sock`, so a listing of the directory shows all
-workers, and no name is ever used twice: a process that finds that no worker listens at a socket may remove it.
+until it ends, however it ends. (Programs that clean temporary directories may remove the lock file. So a worker slot in
+which a worker listens is taken, too.) Its socket is called `<slot>.<instance>.sock`, so a listing of the directory
+shows all workers, and no name is ever used twice: a process that finds that no worker listens at a socket may remove
+it.
 
 Workers of one parent process are a group. Process ids are unique only within a PID namespace, and containers may share
 the directory, so the name of a group has both. Each worker holds a shared lock of the directory of its group. So a
@@ -18,7 +20,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
@@ -102,18 +104,24 @@ class WorkerSlots:
             draft.unlink()
         return path.read_text()
 
-    def acquire(self, instance: str) -> WorkerSlot:
+    def acquire(self, instance: str, listens: Callable[[str], bool] = lambda path: False) -> WorkerSlot:
         """Acquire the lowest free worker slot for the worker `instance`, and remove the sockets that an earlier worker
-        has left there. ConfigError if all are taken.
+        has left there. `listens`: returns whether a process listens at the socket with this path. ConfigError if all
+        are taken.
         """
         directory = self._lock_directory()
         try:
             for number in range(1, MAX_WORKERS + 1):
                 lock = self._lock_slot(number)
-                if lock is not None:
-                    for stale in self.path.glob(f"{number}.*{SOCKET_SUFFIX}*"):
-                        stale.unlink(missing_ok=True)
-                    return WorkerSlot(self, number, instance, (lock, directory))
+                if lock is None:
+                    continue
+                left = list(self.path.glob(f"{number}.*{SOCKET_SUFFIX}*"))
+                if any(listens(str(path)) for path in left):
+                    os.close(lock)
+                    continue
+                for path in left:
+                    path.unlink(missing_ok=True)
+                return WorkerSlot(self, number, instance, (lock, directory))
         except BaseException:
             os.close(directory)
             raise

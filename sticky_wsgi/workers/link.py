@@ -122,6 +122,19 @@ def _pieces(message: object) -> Iterator[object]:
         yield view[at : at + PIECE]
 
 
+def listens(path: str) -> bool:
+    """Return whether a process listens at the UNIX socket with this path."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(path)
+        except BlockingIOError:  # it has not accepted the connections before
+            return True
+        except OSError:
+            return False
+        return True
+
+
 def is_own_user(end: socket.socket) -> bool:
     """Return whether the process at the other end of a UNIX socket is this user's."""
     if not hasattr(socket, "SO_PEERCRED"):  # not Linux: there only the private directory keeps other users out

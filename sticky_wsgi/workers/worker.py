@@ -24,7 +24,7 @@ from sticky_wsgi.messages import WSGIApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.upstream.connections import TICK
 from sticky_wsgi.workers.keys import KeyLookup
-from sticky_wsgi.workers.link import is_own_user, warn_bad_frame
+from sticky_wsgi.workers.link import is_own_user, listens, warn_bad_frame
 from sticky_wsgi.workers.peer import PeerApp
 from sticky_wsgi.workers.serving import CountedApp, PeerServer
 from sticky_wsgi.workers.transaction import Permits
@@ -74,7 +74,9 @@ class LocalWorker:
         self.peers: dict[int, PeerApp] = {}
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
         own_app = CountedApp(app, self.permits)
-        self.workers = join_workers(config, own_app, app_number, self._build_peer, directory=directory, log=log)
+        self.workers = join_workers(
+            config, own_app, app_number, self._build_peer, listens, directory=directory, log=log
+        )
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:

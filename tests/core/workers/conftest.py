@@ -39,7 +39,9 @@ def join(folder: Path) -> Iterator[Callable[..., Workers]]:
 
     def join(**options: Any) -> Workers:
         config = WorkersConfig(**{"name": "group", "secret": SECRET, **options})
-        workers = join_workers(config, app, 1, lambda workers, number: app, directory=folder / "run")
+        workers = join_workers(
+            config, app, 1, lambda workers, number: app, lambda path: False, directory=folder / "run"
+        )
         started.append(workers)
         publish(workers)
         return workers

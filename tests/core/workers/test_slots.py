@@ -55,6 +55,15 @@ def test_socket_that_the_last_worker_has_left_in_a_worker_slot_is_removed(slots)
     assert as_another_process(slots).changed_instances() == {1: "b"}
 
 
+def test_worker_slot_in_which_a_worker_listens_is_taken_although_its_lock_file_was_removed(slots):
+    live = published(slots, "a")
+    (slots.path / "1.lock").unlink()  # as programs do that clean temporary directories
+    assert as_another_process(slots).acquire("b", lambda path: path == live.path).number == 2
+    assert os.path.exists(live.path)
+    assert as_another_process(slots).acquire("c", lambda path: False).number == 1
+    assert not os.path.exists(live.path)
+
+
 def test_published_workers_are_listed_when_something_has_changed(slots):
     assert slots.changed_instances() is None
     one, other = published(slots, "a"), slots.acquire("b")
