@@ -359,15 +359,20 @@ async def _forward_messages(
 
 async def _forward_from_client(upstream: UpstreamWebSocket, body: Body) -> None:
     """Forward the client's messages until it closes."""
-    code, reason = _DROPPED, ""
+    code: int = _DROPPED
+    reason: str | None = None
     try:
         while True:
             message: Message = await body()
             if message["type"] == "websocket.disconnect":
-                code, reason = message.get("code") or _NO_CODE, message.get("reason") or ""
+                code, reason = message.get("code") or _NO_CODE, message.get("reason")
+                if code == _NO_CODE and reason is None:
+                    # So uvicorn reports a client that is lost; of one that closes without a code it adds an empty
+                    # reason. Granian reports both like this.
+                    code = _DROPPED
                 return
             text: str | None = message.get("text")
             data = message.get("bytes") or b""
             await upstream.send(TextMessage(data=text) if text is not None else BytesMessage(data=data))
     finally:
-        upstream.on_client_closed(code, reason)
+        upstream.on_client_closed(code, reason or "")

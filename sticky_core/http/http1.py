@@ -34,13 +34,14 @@ END_TO_END: Final = frozenset(
 )
 
 #: Headers that are valid for one connection only (RFC 9110, 7.6.1, and older ones), so they are not forwarded.
+#: Proxy-Authorization is not one of them: a request's is forwarded, as by HAProxy. Nor is Proxy-Authenticate, but an
+#: app on WSGI may not send it (PEP 3333).
 HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
         b"http2-settings",
         b"keep-alive",
         b"proxy-authenticate",
-        b"proxy-authorization",
         b"proxy-connection",
         b"te",
         b"trailer",
@@ -415,7 +416,9 @@ class ResponseParser:
 #: The names of headers as received: the name in lower case, and the method for a header that is not simply passed on.
 #: An empty name: the header is dropped (hop-by-hop headers, and those that our web server adds itself).
 _HEADERS: dict[bytes, tuple[bytes, Callable[[ResponseParser, bytes], None] | None]] = dict.fromkeys(
-    (*HOP_BY_HOP, b"date", b"server"), (b"", None)
+    # an app on WSGI may not send Proxy-Authorization, which means nothing in a response
+    (*HOP_BY_HOP, b"proxy-authorization", b"date", b"server"),
+    (b"", None),
 )
 _HEADERS.update(
     {

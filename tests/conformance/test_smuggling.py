@@ -22,7 +22,7 @@ VALUE = re.compile(r"[\t -~\x80-\xff]*")
 SIZE = re.compile(rb"[0-9a-fA-F]{1,8}\r\n")
 HOP_BY_HOP = {
     *("connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings"),
-    *("proxy-authorization", "proxy-authenticate"),
+    "proxy-authenticate",
 }
 
 

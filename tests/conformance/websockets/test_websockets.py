@@ -69,8 +69,9 @@ def test_hop_by_hop_headers_are_not_forwarded(gateway, origin):
         connection="Upgrade, X-Hop",
     )
     request = origin.next_connection().request
-    for name in ("x-hop", "keep-alive", "proxy-authorization", "proxy-connection", "te"):
+    for name in ("x-hop", "keep-alive", "proxy-connection", "te"):
         assert request.values(name) == []
+    assert request.values("proxy-authorization") == ["Basic eDp5"]
     assert request.values("x-end-to-end") == ["1"]
 
 
@@ -321,7 +322,7 @@ def test_close_of_the_origin_without_a_code_carries_no_1005(connected):
 def test_close_of_the_client_without_a_code_carries_no_1005(gateway, connected):
     client, upstream = connected()
     client.close()
-    if gateway.server == "hypercorn":  # reports a client that disconnects without a close
+    if gateway.server in ("hypercorn", "granian"):  # which report it as they report a client that is lost
         assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT
     else:
         assert upstream.read_close() == (None, "")
@@ -416,7 +417,7 @@ def test_client_that_disconnects_without_a_close_ends_the_origins_connection(con
     client.send_frame("text", "tea")
     assert upstream.read_message() == ("text", b"tea")
     getattr(client, disconnect)()
-    assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT  # uvicorn reports a close without a code
+    assert upstream.complete_close() is None
 
 
 @pytest.mark.parametrize("disconnect", ["close_socket", "reset_socket"], ids=["closes", "resets"])
@@ -426,7 +427,7 @@ def test_client_that_disconnects_before_the_response_ends_the_origins_connection
     getattr(client, disconnect)()
     if gateway.server == "granian":  # reports it to its apps only after they accept
         upstream.accept()
-    assert upstream.complete_close() in CLOSE_OF_A_LOST_CLIENT
+    assert upstream.complete_close() is None
 
 
 def test_client_that_disconnects_while_the_origin_sends_ends_the_origins_connection(connected):
@@ -741,7 +742,7 @@ def test_message_to_the_server_has_one_key_that_is_not_none(open_websocket, kind
         ({"code": 4001, "reason": "the cup is empty"}, (4001, "the cup is empty")),
         ({"code": 1001, "reason": None}, (1001, "")),
         ({"code": 1005, "reason": ""}, (None, "")),
-        ({}, (None, "")),
+        ({"reason": ""}, (None, "")),
     ],
     ids=["a code", "a code and a reason", "a reason of None", "1005", "no code"],
 )
@@ -751,6 +752,14 @@ def test_disconnect_is_forwarded_as_a_close(open_websocket, message, received):
     assert upstream.read_close() == received
     upstream.close()
     assert upstream.has_ended()
+    assert conversation.has_ended() == []
+
+
+@pytest.mark.parametrize("message", [{"code": 1006, "reason": ""}, {"code": 1005}, {}], ids=["1006", "1005", "no code"])
+def test_loss_of_the_client_is_a_loss_to_the_upstream(open_websocket, message):
+    conversation, upstream = open_websocket
+    conversation.send_frame(type="websocket.disconnect", **message)
+    assert upstream.complete_close() is None
     assert conversation.has_ended() == []
 
 

@@ -185,7 +185,6 @@ def test_dot_segments_that_leave_the_base_path_are_found_however_they_are_writte
         b"http2-settings",
         b"keep-alive",
         b"proxy-authenticate",
-        b"proxy-authorization",
         b"proxy-connection",
         b"te",
         b"trailer",
@@ -194,6 +193,12 @@ def test_dot_segments_that_leave_the_base_path_are_found_however_they_are_writte
 )
 def test_hop_by_hop_headers_are_not_passed_on(name: bytes):
     assert sent([HOST, (name, b"x"), (b"x-a", b"1")]) == [(b"x-a", b"1"), HOST]
+
+
+def test_proxy_authorization_is_passed_on_as_by_haproxy():
+    credentials = b"proxy-authorization", b"Basic YTpi"
+    assert sent([HOST, credentials]) == [credentials, HOST]
+    assert sent([HOST, (b"connection", b"proxy-authorization"), credentials]) == [HOST]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def theirs(reads: Sequence[bytes], method: str, closed: bool) -> Read | str:
 def passed_on(headers: Sequence[Header], status: int) -> list[Header]:
     """The headers of an answer that go further (RFC 9110, 7.6.1), less Date and Server."""
     named = [name for key, value in headers if key == b"connection" for name in connection_options(value)]
-    gone = {*HOP_BY_HOP, b"date", b"server", *filter(is_removable, named)}
+    gone = {*HOP_BY_HOP, b"proxy-authorization", b"date", b"server", *filter(is_removable, named)}
     if status in (204, 304):
         gone.add(b"content-length")
     return [(name, value) for name, value in headers if name not in gone]
