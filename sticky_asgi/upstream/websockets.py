@@ -135,12 +135,13 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
         raise ServerFailure(Failure.BAD_RESPONSE, detail=f"status {response.status} where 101 was expected")
     if "websocket.http.response" not in (scope.get("extensions") or ()):
         return await send({"type": "websocket.close", "code": 1000})
-    body = b""
+    beginning = bytearray()
     # A body of usual size is sent in one message: not all servers accept several.
-    while not response.finished and len(body) < WINDOW:
+    while not response.finished and len(beginning) < WINDOW:
         if await connection.wait() and connection.raise_or_client_gone():
             return count_client_disconnect(scope, send)
-        body += connection.take()
+        beginning += connection.take()
+    body = bytes(beginning)
     await send({"type": "websocket.http.response.start", "status": response.status, "headers": response.headers})
     while not response.finished:
         await send({"type": "websocket.http.response.body", "body": body, "more_body": True})

@@ -181,6 +181,8 @@ _COMMON_NAMES = (
 ).split()
 #: The known names in lower case: how the line begins, and the kind of header; None: it is simply passed on.
 _NAMES = {name: (name + b": ", kind) for name, kind in (dict.fromkeys(_COMMON_NAMES) | _KINDS).items()}
+# Longer lines about a client are not cached, since the client may choose any Host.
+_LONGEST_CACHED = 1024
 # Accessing a member of an Enum costs as much as a few dict look-ups, on every request.
 _IS_HOST, _IS_CONNECTION = _Kind.HOST, _Kind.CONNECTION
 
@@ -359,11 +361,12 @@ class RequestHeads:
         return OutgoingRequest.framed(b"\r\n".join(lines), framing, length or 0, expects_continue)
 
     def _cached_client_lines(self, about: tuple[str | None, bool, bytes | None]) -> bytes:
-        """Return `_client_lines` for a request without such headers, and cache them."""
+        """Return `_client_lines` for a request without such headers, and cache them unless they are long."""
         client = self._cached.get(about)
         if client is None:
             client = self._client_lines(None, *about)
-            self._cached.put(about, client)
+            if len(client) <= _LONGEST_CACHED:
+                self._cached.put(about, client)
         return client
 
     def _client_lines(

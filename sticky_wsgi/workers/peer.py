@@ -60,10 +60,10 @@ class ForwardedRequest:
         self.transaction.raw_request["wsgi.input"] = self._body
         if not has_small_body(environ):
             return None
-        body = b""
+        pieces: list[bytes] = []
         while piece := self.read(EAGER_BODY):
-            body += piece
-        return body
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def read(self, size: int) -> bytes:
         """Return more of the body. ClientDisconnected if the client disconnects before its end."""

@@ -87,6 +87,8 @@ def _cost(function: Callable[..., Any], args: Sequence[Any], result: Any) -> int
         return 0
     if isinstance(on, re.Pattern):
         return _cost_of_pattern(name, args, result)
+    if name == "raw_decode":  # of a JSON decoder
+        return int(result[1]) - int(args[1])
     if name in ("find", "index") and isinstance(on, _TEXTS) and len(args) > 1:
         return (int(result) + 1 if result >= 0 else len(on)) - int(args[1])
     if name in ("rfind", "rindex") and isinstance(on, _TEXTS) and len(args) > 2:

@@ -207,6 +207,17 @@ BODIES: dict[str, Shape] = {
     "ampersands": lambda n: Sent([FORM], body=b"&" * n + b"sid=x"),
     "parameters of the type": lambda n: Sent([("content-type", FORM[1] + ";a=b" * n)], body=b"sid=x"),
 }
+JSON = ("content-type", "application/json")
+DOCUMENTS: dict[str, Shape] = {
+    "fields": lambda n: Sent([JSON], body=json.dumps({**{f"a{at}": at for at in range(n)}, "sid": "x"}).encode()),
+    "a deep list": lambda n: Sent([JSON], body=b'{"a":' + b"[" * n + b"]" * n + b',"sid":"x"}'),
+    "deep objects": lambda n: Sent([JSON], body=b'{"a":' * n + b"1" + b"}" * n),
+    "a long list": lambda n: Sent([JSON], body=json.dumps({"a": [*range(n)], "sid": "x"}).encode()),
+    "escapes": lambda n: Sent([JSON], body=b'{"a":"' + b"\\n" * n + b'","sid":"x"}'),
+    "spaces": lambda n: Sent([JSON], body=b" " * n + b"{" + b"\n" * n + b'"sid" : "x" }'),
+    "a cut document": lambda n: Sent([JSON], body=b'{"a":"' + b"x" * n),
+    "parameters of the type": lambda n: Sent([("content-type", JSON[1] + ";a=b" * n)], body=b'{"sid":"x"}'),
+}
 ANYTHING: dict[str, Shape] = {"cookie lines": COOKIES["lines"], "headers": LISTS["other headers"]}
 
 SECRET = "a secret of this test"
@@ -273,6 +284,8 @@ OPTIONS: dict[str, tuple[Options, dict[str, Shape]]] = {
     "bearer": (stick(samples.bearer), TOKENS),
     "jwt": (stick(samples.jwt("sub")), TOKENS),
     "form": (stick(samples.form("sid", 1 << 20)), BODIES),
+    "json_field": (stick(samples.json_field("sid", 1 << 20)), DOCUMENTS),
+    "json_field, an inner one": (stick(samples.json_field("a.a.sid", 1 << 20)), DOCUMENTS),
     "lower": (stick(lower(samples.hdr("x-a"))), LISTS),
     "prefix": (stick(prefix(samples.hdr("x-a"), 8)), LISTS),
     "digest": (stick(digest(samples.hdr("x-a"))), LISTS),

@@ -11,9 +11,11 @@ from sticky_core.http import forwarding
 from sticky_core.http.forwarding import (
     Forward,
     Framing,
+    RequestHeads,
     leaves_base_path,
 )
 from sticky_core.http.http1 import HOP_BY_HOP, MAX_KNOWN_NAMES, Header
+from sticky_core.target import Location
 from tests.core.http.heads import ADDS_NOTHING, CHUNKED, CLIENT, HOST, LENGTH, PROXY, made, parsed, refused, sent
 
 # -- the request line and ordinary headers
@@ -394,6 +396,16 @@ def test_memory_for_unknown_names_is_bounded():
     finally:
         for name in list(known)[before:]:
             del known[name]
+
+
+def test_memory_for_hosts_is_bounded():
+    heads = RequestHeads(Location.parse("http://upstream.example"), Forward())
+    for number in range(100):
+        heads.build("GET", b"/", [(b"host", b"%d" % number + b"x" * 60000)], peer=None, secure=False)
+    assert len(heads._cached) == 0
+    for number in range(3000):
+        heads.build("GET", b"/", [(b"host", b"%d.example" % number)], peer=None, secure=False)
+    assert 1024 <= len(heads._cached) <= 2048
 
 
 # -- any input
