@@ -5,13 +5,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
+from urllib.parse import quote
 
 from sticky_core.backend.backend import Backend, BackendComponent
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.request_target import problem_of_decoded_path
-from sticky_core.persistence.cookie_scope import CookieScope, CookieScopeIndex
+from sticky_core.persistence.cookie_scope import CookieScope, CookieScopeIndex, covers_route
+from sticky_core.persistence.follow import Follow
+from sticky_core.persistence.persistence import Persist
 
 
 class Frontend:
@@ -34,6 +37,12 @@ class Frontend:
         self.backends = tuple(dict.fromkeys(routes.values()))
         #: the cookies that the backends insert
         self.cookie_scopes = CookieScopeIndex[SharedCookieNames]()
+        self._routes_of: dict[Backend, list[str]] = {}
+        for route, backend in routes.items():
+            if _is_route(route):
+                self._routes_of.setdefault(backend, []).append(route)
+        for backend in self.backends:
+            problems += self.path_problems(backend, backend.config)
         cookie_names = [backend.component(SharedCookieNames) for backend in self.backends]
         for each in cookie_names:
             problems += each.attach(self)
@@ -48,6 +57,18 @@ class Frontend:
         if (backend is None) is (routes is None):
             raise ConfigError("a middleware needs either a backend (for every path) or routes={'/path': backend, ...}")
         return cls({"/": backend} if backend is not None else routes or {})
+
+    def path_problems(self, backend: Backend, config: BackendConfig) -> Iterator[str]:
+        """Yield a problem for each cookie that browsers would not send to a route of `backend`, under `config`."""
+        scopes = dict.fromkeys(scope for persist in config.persist for scope in _written_scopes(persist))
+        for route in self._routes_of.get(backend, ()):
+            for scope in scopes:
+                if not covers_route(scope.path, route):
+                    yield (
+                        f"backend {config.name}: browsers would not send cookie {scope.name} with path={scope.path!r} "
+                        f"to the route {route!r}, so no client would stay at its server: leave path out, or write "
+                        f"path={quote(route)!r}, with what a server or proxy removes from the path before it"
+                    )
 
     def backend(self, path: str) -> Backend | None:
         """Return the backend that serves `path`, or None if no route matches."""
@@ -113,6 +134,8 @@ class SharedCookieNames(BackendComponent):
         added = [scope for scope in config.cookie_scopes if scope not in self._scopes]
         overlaps = self._overlaps(added, self._live_frontends)
         yield from dict.fromkeys(_clash(config.name, scope, other, same) for scope, other, same in overlaps)
+        for frontend in self._live_frontends:
+            yield from frontend.path_problems(self._backend, config)
 
     def prepare(self, change: Change, on_ready: Callable[[Exception | None], None]) -> None:
         # Check again, now that the other backends can see these cookies: of two that change at the same moment, at
@@ -166,7 +189,7 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
     if not routes:
         yield "routes is empty: name at least one path and its backend, such as routes={'/': backend}"
     for prefix in routes:
-        if not prefix.startswith("/") or (prefix != "/" and prefix.endswith("/")):
+        if not _is_route(prefix):
             yield f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself"
         if (problem := problem_of_decoded_path(prefix)) is not None:
             yield f"route {prefix!r}: {problem}"
@@ -178,6 +201,16 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
     for backend in dict.fromkeys(routes.values()):
         if names.setdefault(backend.name, backend) is not backend:
             yield f"two backends are called {backend.name}: give each a name of its own"
+
+
+def _is_route(prefix: str) -> bool:
+    return prefix == "/" or (prefix.startswith("/") and not prefix.endswith("/"))
+
+
+def _written_scopes(persist: Persist) -> Iterable[CookieScope]:
+    """Return the scopes of the cookies that `persist` inserts, wherever their attributes come from."""
+    scopes = persist.written_scopes() if isinstance(persist, Follow) else persist.cookie_scopes()
+    return [scope for scope in scopes if scope.is_inserted]
 
 
 def _are_backends(routes: Mapping[str, object]) -> bool:

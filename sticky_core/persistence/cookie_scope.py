@@ -14,6 +14,7 @@ import threading
 from collections.abc import Hashable, Iterable, Iterator
 from itertools import product
 from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 from sticky_core import fork
 
@@ -27,6 +28,27 @@ class CookieScope(NamedTuple):
     path: str = "/"
     domains: tuple[str, ...] = ()  #: empty: browsers send it only to the host that has set it
     is_inserted: bool = True  #: True: the persistence sets the cookie; False: the application does, and we edit it
+
+
+def is_sent_to(cookie_path: str, path: str) -> bool:
+    """Return whether browsers send a cookie with `cookie_path` to `path` and all paths below it (RFC 6265, 5.1.4)."""
+    if cookie_path == path:
+        return True
+    return path.startswith(cookie_path) and (cookie_path.endswith("/") or path[len(cookie_path)] == "/")
+
+
+def covers_route(cookie_path: str, route: str) -> bool:
+    """Return whether browsers send a cookie with `cookie_path` to the route `route`, which is percent-decoded, at the
+    root of the host or behind another path: what a server or an app around this one puts before the route
+    (`root_path`, SCRIPT_NAME) may be in the cookie's path only. Where the route is `/` that may be all of it.
+    """
+    if route == "/":
+        return True
+    decoded = unquote(cookie_path)
+    if is_sent_to(decoded, route):
+        return True
+    # Behind another path: the end of the cookie's path is the route, or a path that contains it.
+    return any(containing and decoded.endswith(containing) for containing in _containing_paths(route))
 
 
 # The name; a path and whether it is the cookie's own rather than one that contains it; a domain likewise.

@@ -93,6 +93,10 @@ class Follow:
         """Return no scope if attributes are copied: then the application decides where browsers send the cookie."""
         return self.cookie.cookie_scopes() if self.attributes == "own" else ()
 
+    def written_scopes(self) -> tuple[CookieScope, ...]:
+        """Return the scopes that the cookie has where there are no attributes to copy."""
+        return self.cookie.cookie_scopes()
+
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> FollowEngine:
         return FollowEngine(self, backend, servers, clock)
 

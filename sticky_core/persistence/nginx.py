@@ -80,12 +80,14 @@ class NginxCookie:
         for option, value in (("domain", self.domain), ("path", self.path)):
             if value is not None and (not cookies.is_attribute(value) or " " in value):
                 yield f"{option} {value!r} can't be written: printable ASCII without a space or a semicolon"
+        if self.path is not None and not self.path.startswith("/"):
+            yield f"path {self.path!r} does not begin with /: browsers ignore it: write path={'/' + self.path!r}"
         if self.samesite is not None and self.samesite not in get_args(SameSite):
             yield f"samesite {self.samesite!r} is none of {', '.join(get_args(SameSite))}"
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
         """Return no scope if there is no path: then browsers derive it from the path of the request."""
-        if self.path is None or not self.path.startswith("/"):
+        if self.path is None:
             return ()
         return (CookieScope(self.name, self.path, (self.domain,) if self.domain is not None else ()),)
 

@@ -175,6 +175,67 @@ def test_a_middleware_has_either_a_backend_or_routes(both: bool):
         Frontend.build(backend("web") if both else None, {"/": backend("api")} if both else None)
 
 
+ROUTE_PATHS = [
+    pytest.param("/cart", "/", True, id="the whole host"),
+    pytest.param("/cart", "/cart", True, id="the route"),
+    pytest.param("/cart/items", "/cart", True, id="a path that contains the route"),
+    pytest.param("/cart", "/shop/cart", True, id="the route behind another path"),
+    pytest.param("/cart/items", "/shop/cart", True, id="a path that contains the route behind another path"),
+    pytest.param("/caf\u00e9", "/caf%C3%A9", True, id="percent-encoded"),
+    pytest.param("/", "/shop", True, id="every path, behind another path"),
+    pytest.param("/cart", "/shop", False, id="another path"),
+    pytest.param("/cart", "/Cart", False, id="another case"),
+    pytest.param("/cart", "/cart/", False, id="a slash at the end"),
+    pytest.param("/cart", "/cart/items", False, id="a part of the route"),
+    pytest.param("/cart", "/car", False, id="a part of a segment"),
+    pytest.param("/cart", "/shopcart", False, id="the end of a segment"),
+    pytest.param("/cart", "/shop/cart/", False, id="behind another path with a slash at the end"),
+]
+
+WITH_PATH: dict[str, Callable[[str], Persist]] = {
+    "Cookie": lambda path: plain(path=path),
+    "fallback": lambda path: plain(path=path, fallback=FallbackCookie("B")),
+    "NginxCookie": lambda path: NginxCookie("route", path=path),
+    "Follow with attributes of its own": lambda path: Follow("SID", plain(path=path), attributes="own"),
+    "Follow with copied attributes": lambda path: Follow("SID", plain(path=path)),
+}
+
+
+@pytest.mark.parametrize("route, path, covers", ROUTE_PATHS)
+@pytest.mark.parametrize("persist", WITH_PATH.values(), ids=WITH_PATH)
+def test_cookie_that_browsers_do_not_send_to_its_route_is_refused(
+    persist: Callable[[str], Persist], route: str, path: str, covers: bool
+):
+    cart = backend("cart", persist(path))
+    if covers:
+        Frontend({route: cart})
+        return
+    with pytest.raises(ConfigError) as refused:
+        Frontend({route: cart})
+    assert refused.value.problems[0].startswith("backend cart: browsers would not send cookie ")
+    assert f"with path={path!r} to the route {route!r}" in refused.value.problems[0]
+    assert f"leave path out, or write path={route!r}" in refused.value.problems[0]
+
+
+def test_path_of_a_cookie_that_only_the_application_sets_is_the_application_s():
+    Frontend({"/cart": backend("cart", plain(mode="passive"), Cookie("SID", mode="prefix", secret="a" * 20))})
+
+
+def test_path_has_to_cover_all_routes_of_the_backend():
+    cart = backend("cart", plain(path="/cart"))
+    with pytest.raises(ConfigError, match="to the route '/basket'"):
+        Frontend({"/cart": cart, "/basket": cart})
+
+
+def test_change_to_a_path_that_does_not_cover_the_route_is_refused():
+    cart = backend("cart", plain())
+    frontend = Frontend({"/cart": cart})
+    with pytest.raises(ConfigError, match="browsers would not send cookie SERVERID with path='/basket'"):
+        cart.apply(replace(cart.config, persist=(plain(path="/basket"),)))
+    cart.apply(replace(cart.config, persist=(plain(path="/cart"),)))
+    assert frontend.backend("/cart") is cart
+
+
 def test_two_backends_of_one_name_are_refused():
     with pytest.raises(ConfigError, match="two backends are called web"):
         Frontend({"/a": backend("web"), "/b": backend("web")})
@@ -234,7 +295,13 @@ def test_two_cookies_of_one_name_that_a_browser_would_mix_up_are_refused(one: Pe
     ],
 )
 def test_cookies_that_cannot_meet_are_left_alone(one: Persist, other: Persist):
-    Frontend({"/a": backend("web", one), "/b": backend("api", other)})
+    Frontend({route_of(one, "/a"): backend("web", one), route_of(other, "/b"): backend("api", other)})
+
+
+def route_of(persist: Persist, route: str) -> str:
+    """Return the path of the cookie, or `route` if it has none."""
+    path = getattr(persist, "path", None)
+    return path if isinstance(path, str) else route
 
 
 def test_one_backend_under_two_routes_does_not_meet_itself():

@@ -110,7 +110,8 @@ class Cookie:
     - `samesite`: `"Lax"`, `"Strict"`, `"None"`, or None: no attribute. Default: `"Lax"`; None if `signed=False`
       (HAProxy `attr "SameSite=…"`).
     - `partitioned`: True or False. Default: False (HAProxy `attr Partitioned`).
-    - `path`: text. Default: `/`, as HAProxy has it.
+    - `path`: text. Default: `/`, as HAProxy has it. It has to cover the routes of the backend: browsers compare it
+      exactly, so `/Cart` and `/cart/` do not cover the route `/cart`.
     - `domain`: text, or a list of texts; one attribute for each. Default: none (HAProxy `domain`).
     - `attr`: text, or a list of texts; further attributes, written unchanged. Default: none (HAProxy `attr`).
     - `max_age`: a duration, how long browsers keep the cookie. Default: until the browser is closed.

@@ -88,6 +88,9 @@ def test_scope_is_known_if_the_cookie_has_a_path():
     "options, problem",
     [
         pytest.param({"name": "a b"}, "a cookie's name is made of letters", id="name"),
+        pytest.param(
+            {"path": "shop"}, "path 'shop' does not begin with /: browsers ignore it: write path='/shop'", id="p"
+        ),
         pytest.param({"expires": 0}, "expires 0 is not within 1..2147483647 seconds", id="expires 0"),
         pytest.param({"expires": "soon"}, "expires: 'soon' is not a duration", id="expires no time"),
         pytest.param({"domain": "a;b"}, "domain 'a;b' can't be written", id="domain"),
