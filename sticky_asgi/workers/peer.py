@@ -12,7 +12,7 @@ from sticky_asgi.body import Body
 from sticky_asgi.messages import HEADS, Message, Receive, Scope, Send
 from sticky_asgi.upstream.sweep import TICK, TimeoutSweep
 from sticky_asgi.workers.link import FramedConnection
-from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, body_mode, pack_scope
+from sticky_asgi.workers.protocol import DISCONNECTS, Additions, BodyMode, body_mode, pack_scope
 from sticky_asgi.workers.transaction import ForwardingTransaction
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
@@ -28,24 +28,24 @@ class RequestNotRead(Exception):
 
 
 class PeerApp:
-    """The worker in another worker slot, as an app: it forwards each request there. `report_lost_names`: called with
-    the scope of each request.
+    """The worker in another worker slot, as an app: it forwards each request there. `find_additions`: returns what
+    middleware has put into a scope.
     """
 
-    def __init__(self, workers: Workers, number: int, report_lost_names: Callable[[Scope], None]) -> None:
+    def __init__(self, workers: Workers, number: int, find_additions: Callable[[Scope], Additions | None]) -> None:
         self._workers = workers
         self._number = number
-        self._report_lost_names = report_lost_names
+        self._find_additions = find_additions
         self._idle: list[PeerConnection] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         transaction = ForwardingTransaction.of(send)
-        self._report_lost_names(scope)
+        additions = self._find_additions(scope)
         server = transaction.tried[-1]
         instance = server.instance
         while (connection := self._take_idle(instance)) is not None:
             try:
-                return await connection.forward(scope, receive, send, transaction)
+                return await connection.forward(scope, additions, receive, send, transaction)
             except RequestNotRead:  # the peer had closed it while it was idle
                 continue
         connection = await self._connect(server, instance, transaction)
@@ -63,7 +63,7 @@ class PeerApp:
                 body.unwatch()
                 if body.client_gone:
                     return transaction.client_disconnected()
-            await connection.forward(scope, receive if body is None else body, send, transaction)
+            await connection.forward(scope, additions, receive if body is None else body, send, transaction)
         except RequestNotRead:
             raise ServerFailure(Failure.CLOSED, server.name) from None
         except ServerFailure:
@@ -279,7 +279,14 @@ class PeerConnection(FramedConnection):
         self.client_gone = True
         self._wake()
 
-    async def forward(self, scope: Scope, receive: Receive, send: Send, transaction: ForwardingTransaction) -> None:
+    async def forward(
+        self,
+        scope: Scope,
+        additions: Additions | None,
+        receive: Receive,
+        send: Send,
+        transaction: ForwardingTransaction,
+    ) -> None:
         """Forward a request, and send the response back. ServerFailure if the peer fails, RemoteAppError if the app
         there does, RequestNotRead if the peer has not read the request.
         """
@@ -290,7 +297,12 @@ class PeerConnection(FramedConnection):
         self._transaction = transaction
         self._is_websocket = scope["type"] == "websocket"
         self.send_frame(
-            Kind.REQUEST, result.claim.name, result.reason.name, transaction.key, mode.value, *pack_scope(scope)
+            Kind.REQUEST,
+            result.claim.name,
+            result.reason.name,
+            transaction.key,
+            mode.value,
+            *pack_scope(scope, additions),
         )
         if mode is BodyMode.AT_ONCE:
             self._start_client_reader()

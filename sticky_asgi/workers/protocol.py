@@ -5,6 +5,7 @@ is sent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, cast
 
@@ -47,8 +48,11 @@ DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
 #: code of `websocket.close`: the service restarts (RFC 6455 registry)
 SERVICE_RESTART: Final = 1012
 
-#: where the extensions, and then the values of FORWARDED_KEYS, begin in a request frame
-_EXTENSIONS_AT: Final = 5
+#: The types of values that middleware may have put into a scope and that are forwarded (`is_plain`).
+PLAIN_TYPES: Final = frozenset((str, bytes, bool, float, type(None)))
+
+#: where the items of `pack_scope` begin in a request frame
+_SCOPE_AT: Final = 5
 
 
 class BodyMode(Enum):
@@ -72,40 +76,78 @@ def body_mode(scope: Scope) -> BodyMode:
     return mode
 
 
-def pack_scope(scope: Scope) -> Iterator[object]:
-    """Yield the items of a request frame that make its scope: the extensions, then the value of each forwarded key, or
-    False where the scope has none (no key has that value).
+@dataclass(slots=True)
+class Additions:
+    """What middleware around `StickyWorkers` has put into a scope and into its state. `lost`: the names of what can't
+    be forwarded.
+    """
+
+    scope: dict[str, object] = field(default_factory=dict)
+    state: dict[str, object] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+
+    def add(self, name: object, value: object, where: dict[str, object], full_name: str) -> None:
+        """Add a value to `where`, which is `scope` or `state`, if it can be forwarded, else its full name to `lost`."""
+        if isinstance(name, str) and is_plain(value):
+            where[name] = value
+        else:
+            self.lost.add(full_name)
+
+
+def find_additions(
+    scope: Scope, constants: Mapping[str, object], state: Mapping[str, object] | None
+) -> Additions | None:
+    """Return what middleware has put into a scope; None if it has put nothing there. `constants`, `state`: what each
+    scope of this worker has from its lifespan.
+    """
+    items = cast("dict[object, object]", scope)
+    in_scope = items.keys() - SERVER_KEYS
+    in_state: object = items.get("state")
+    if not in_scope and not in_state:
+        return None
+    found = Additions()
+    for name in in_scope:
+        value = items[name]
+        if value is not constants.get(cast(str, name), items):
+            found.add(name, value, found.scope, f"{name}")
+    if not isinstance(in_state, dict | None):
+        found.lost.add("state")
+        return found
+    for name, value in cast("dict[object, object]", in_state or {}).items():
+        if state is None or value is not state.get(cast(str, name), items):
+            found.add(name, value, found.state, f"state[{name!r}]")
+    return found
+
+
+def is_plain(value: object) -> bool:
+    """Return whether a value that middleware has added can be forwarded: text, bytes, a truth value, a number of at
+    most 64 bits, or None. A change of any other would not come back.
+    """
+    kind = value.__class__
+    return kind in PLAIN_TYPES or (kind is int and -(1 << 63) <= cast(int, value) < 1 << 63)
+
+
+def pack_scope(scope: Scope, additions: Additions | None) -> Iterator[object]:
+    """Yield the items of a request frame that make its scope: the extensions, what middleware has put into the scope
+    and into its state, then the value of each forwarded key, or False where the scope has none (no key has that value).
     """
     extensions = scope.get("extensions")
     if extensions:
         extensions = {name: value for name, value in extensions.items() if name in FORWARDED_EXTENSIONS}
     yield extensions
+    yield additions.scope or None if additions is not None else None
+    yield additions.state or None if additions is not None else None
     items = cast("dict[str, object]", scope)
     for name in FORWARDED_KEYS:
         yield items.get(name, False)
 
 
-def lost_names(scope: Scope, constants: Mapping[str, object], state: Mapping[str, object] | None) -> set[str]:
-    """Return the names that middleware has put into a scope, or its state, and that `pack_scope` leaves out.
-    `constants`, `state`: what each scope of this worker has from its lifespan.
+def unpack_scope(frame: Frame, constants: Mapping[str, object], state: Mapping[str, object] | None) -> Scope:
+    """Return the scope in a request frame, as servers make it. `constants`, `state`: what each scope of this worker has
+    from its lifespan. ValueError, TypeError or KeyError if the frame has no scope.
     """
-    items = cast("dict[str, object]", scope)
-    names = {name for name in items.keys() - SERVER_KEYS if items[name] is not constants.get(name, items)}
-    found = cast("dict[str, object]", items.get("state") or {})
-    for name, value in found.items():
-        if state is None or state.get(name, found) is not value:
-            names.add(f"state[{name!r}]")
-    return names
-
-
-def unpack_scope(frame: Frame) -> Scope:
-    """Return the scope in a request frame, as servers make it. ValueError, TypeError or KeyError if it has none."""
-    scope: Scope = {
-        name: value
-        for name, value in zip(FORWARDED_KEYS, frame[_EXTENSIONS_AT + 1 :], strict=True)
-        if value is not False
-    }
-    extensions = frame[_EXTENSIONS_AT]
+    extensions, in_scope, in_state, *values = frame[_SCOPE_AT:]
+    scope: Scope = {name: value for name, value in zip(FORWARDED_KEYS, values, strict=True) if value is not False}
     if extensions is not None:
         scope["extensions"] = dict(extensions)
     if scope["type"] not in ("http", "websocket"):
@@ -113,6 +155,11 @@ def unpack_scope(frame: Frame) -> Scope:
     scope["headers"] = list(scope.get("headers", ()))
     if "subprotocols" in scope:
         scope["subprotocols"] = list(scope["subprotocols"])
+    scope.update(constants)
+    if in_scope is not None:
+        scope = {**dict(in_scope), **scope}
+    if state is not None or in_state is not None:
+        scope["state"] = {**(state or {}), **dict(in_state or {})}
     return scope
 
 

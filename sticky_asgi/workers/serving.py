@@ -68,7 +68,8 @@ class PeerServer(FramedConnection):
                 if self._request is not None:
                     raise ValueError("a request before the end of the last one")
                 peer_request = PeerRequest(self._worker.workers, *frame[1:4])
-                self._request = ServedRequest(self, self._worker, peer_request, unpack_scope(frame), BodyMode(frame[4]))
+                scope = unpack_scope(frame, self._worker.constants, self._worker.state)
+                self._request = ServedRequest(self, self._worker, peer_request, scope, BodyMode(frame[4]))
                 self._request.task = self.loop.create_task(self._request.run())
             case _:
                 raise ValueError(f"a frame of kind {frame[0]}")
@@ -140,9 +141,6 @@ class ServedRequest:
         """Have the app serve the request, and send the end of the response."""
         scope, peer_request = self._scope, self._peer_request
         scope[KEY] = peer_request.decision
-        scope.update(self._worker.constants)
-        if self._worker.state is not None:
-            scope["state"] = dict(self._worker.state)
         problem: str | None = None
         peer_request.start()
         try:

@@ -13,7 +13,7 @@ from sticky_asgi.stores import client as stores
 from sticky_asgi.workers.keys import KeyLookup
 from sticky_asgi.workers.link import listens
 from sticky_asgi.workers.peer import PeerApp
-from sticky_asgi.workers.protocol import LIFESPAN_KEYS, lost_names
+from sticky_asgi.workers.protocol import LIFESPAN_KEYS, Additions, find_additions
 from sticky_asgi.workers.serving import PeerServer
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError
@@ -72,14 +72,15 @@ class LocalWorker:
             stores.register_client(keys, self.key_lookup)
 
     def _build_peer(self, workers: Workers, number: int) -> PeerApp:
-        peer = self.peers[number] = PeerApp(workers, number, self._report_lost_names)
+        peer = self.peers[number] = PeerApp(workers, number, self._find_additions)
         return peer
 
-    def _report_lost_names(self, scope: Scope) -> None:
-        """Warn of what middleware has put into the scope of a request that is forwarded."""
-        names = lost_names(scope, self.constants, self.state)
-        if names:
-            self._lost_names.report(names)
+    def _find_additions(self, scope: Scope) -> Additions | None:
+        """Return what middleware has put into the scope of a request that is forwarded; warn of what is lost."""
+        additions = find_additions(scope, self.constants, self.state)
+        if additions is not None and additions.lost:
+            self._lost_names.report(additions.lost)
+        return additions
 
     async def listen(self) -> None:
         """Listen for peers, and let them find this worker. OSError if the socket can't be opened."""

@@ -21,7 +21,7 @@ import sticky_wsgi
 from sticky_asgi.messages import Head as AsgiHead
 from sticky_asgi.messages import Message
 from sticky_asgi.upstream.app import Upstream as AsgiUpstream
-from sticky_asgi.workers.protocol import body_mode, pack_scope
+from sticky_asgi.workers.protocol import body_mode, find_additions, pack_scope
 from sticky_core.balance import Hash, Hdr, NginxHash, Source, Uri, UrlParam
 from sticky_core.http import cookies
 from sticky_core.http.forwarding import Forward, RequestHeads, leaves_base_path
@@ -668,7 +668,7 @@ def _(n: int) -> Any:
 @reader("a scope for a peer")
 def _(n: int) -> Any:
     scope = LISTS["other headers"](n).scope()
-    return lambda: [body_mode(scope), *pack_scope(scope)]
+    return lambda: [body_mode(scope), *pack_scope(scope, find_additions(scope, {}, None))]
 
 
 @reader("an environ for a peer")

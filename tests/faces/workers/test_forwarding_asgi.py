@@ -53,7 +53,7 @@ def test_scope_is_forwarded_except_what_works_only_in_its_own_process(run):
             "method": "DELETE",
             "client": ("2001:db8::1", 0),
             "server": ("/run/app.sock", None),
-            "state": {"from": "the server"},
+            "state": {"from": "a middleware", "socket": object()},
             "app": object(),
             "extensions": {
                 "http.response.trailers": {},
@@ -65,7 +65,7 @@ def test_scope_is_forwarded_except_what_works_only_in_its_own_process(run):
         await other.request(headers=raw, cookie=mark, **original)
         (seen,) = one.inner.scopes[1:]
         assert seen.pop("sticky").server == "w1"
-        assert seen.pop("state") == {"memory": one.inner}
+        assert seen.pop("state") == {"memory": one.inner, "from": "a middleware"}
         assert seen["headers"] == [(b"host", b"example.org"), *raw]
         local = {"state", "app", "extensions"}
         assert {name: seen[name] for name in original if name not in local} == {

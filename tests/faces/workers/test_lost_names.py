@@ -13,7 +13,10 @@ from tests.faces.workers.wsgi import RecordingApp
 ADDED_TO_SCOPE = {
     "a session": ({"session": {}}, "session"),
     "a user": ({"user": object(), "auth": object()}, "auth, user"),
-    "an entry of the state": ({"state": {"tenant": 1}}, "state['tenant']"),
+    "an entry of the state": ({"state": {"tenant": object()}}, "state['tenant']"),
+    "a number of more than 64 bits": ({"number": 1 << 64}, "number"),
+    "an entry of the state under a number": ({"state": {7: "seven"}}, "state[7]"),
+    "a state that is no dict": ({"state": (1, 2)}, "state"),
 }
 
 
@@ -35,13 +38,27 @@ def test_what_middleware_adds_to_the_scope_is_named_at_the_first_forwarded_reque
     run(test)
 
 
+def test_text_and_numbers_that_middleware_adds_are_forwarded(run, caplog):
+    async def test(start):
+        one, other = await start(), await start()
+        mark = (await one.request()).mark
+        added = {"tenant": "a", "trace": b"1", "attempt": -(1 << 63), "share": 0.5, "is_admin": False, "user": None}
+        await other.request(cookie=mark, **added, state={"memory": other.inner, "request_id": "77", "other": None})
+        seen = one.inner.scopes[-1]
+        assert {name: seen[name] for name in added} == added
+        assert seen["state"] == {"memory": one.inner, "request_id": "77", "other": None}
+        assert "middleware around" not in caplog.text
+
+    run(test)
+
+
 def test_state_of_the_lifespan_is_not_taken_for_a_middlewares_unless_that_has_replaced_it(run, caplog):
     async def test(start):
         one, other = await start(), await start()
         mark = (await one.request()).mark
         await other.request(cookie=mark, state={"memory": other.inner}, extensions={})
         assert "middleware around" not in caplog.text
-        await other.request(cookie=mark, state={"memory": None})
+        await other.request(cookie=mark, state={"memory": object()})
         assert "has put state['memory'] into" in caplog.text
 
     run(test)

@@ -121,16 +121,24 @@ def test_drain_timeout_ends_the_forwarded_requests_in_flight(run):
         pytest.param(b"\0\0\0\0", id="an empty frame"),
         pytest.param(Frames().pack(99), id="an unknown kind"),
         pytest.param(Frames().pack(Kind.REQUEST), id="a request without anything"),
-        pytest.param(Frames().pack(Kind.REQUEST, "VALID", "BOUND", None, 1, None, *[False] * 13), id="no type"),
         pytest.param(
-            Frames().pack(Kind.REQUEST, "WHAT", "BOUND", None, 1, None, "http", *[False] * 12), id="an unknown claim"
+            Frames().pack(Kind.REQUEST, "VALID", "BOUND", None, 1, None, None, None, *[False] * 13), id="no type"
         ),
         pytest.param(
-            Frames().pack(Kind.REQUEST, "VALID", "BOUND", None, 9, None, "http", *[False] * 12),
+            Frames().pack(Kind.REQUEST, "WHAT", "BOUND", None, 1, None, None, None, "http", *[False] * 12),
+            id="an unknown claim",
+        ),
+        pytest.param(
+            Frames().pack(Kind.REQUEST, "VALID", "BOUND", None, 9, None, None, None, "http", *[False] * 12),
             id="an unknown body mode",
         ),
         pytest.param(
-            Frames().pack(Kind.REQUEST, "VALID", "BOUND", 4, 1, None, "http", *[False] * 12), id="a key that is no text"
+            Frames().pack(Kind.REQUEST, "VALID", "BOUND", None, 1, None, 5, None, "http", *[False] * 12),
+            id="additions that are no mapping",
+        ),
+        pytest.param(
+            Frames().pack(Kind.REQUEST, "VALID", "BOUND", 4, 1, None, None, None, "http", *[False] * 12),
+            id="a key that is no text",
         ),
     ],
 )
