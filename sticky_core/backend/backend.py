@@ -209,7 +209,8 @@ class Backend:
         problems += (f"backend {name}: {problem}" for problem in attach_problems(servers))
         for number, server in enumerate(servers, 1):
             server.id = number
-        tracked = find_tracked(self, servers, problems)
+        named = {server.name: server for server in servers}.get
+        tracked = find_tracked(self, servers, named, problems)
         if config is not None:
             with collect_problems(problems):
                 #: the snapshot in force

@@ -198,7 +198,7 @@ class Balancing:
 
     def refresh_address(self, server: Server) -> None:
         """Notify the algorithm if the address of `server` was changed while another snapshot was in force."""
-        if server.config.target != self._addresses[server]:
+        if server in self._addresses and server.config.target != self._addresses[server]:
             self.address_changed(server)
 
     def record_latency(self, server: Server, seconds: float) -> None:

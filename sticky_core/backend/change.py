@@ -4,14 +4,14 @@ has the steps).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from sticky_core.backend.config import BackendConfig
+from sticky_core.backend.difference import ServerDifference
 from sticky_core.backend.milestone import Milestone
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.persistence.persistence_set import PersistenceSet
-from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 
 
@@ -22,10 +22,7 @@ class Change:
 
     - `config`: the new configuration.
     - `before`: the one in force until now.
-    - `servers`: its servers, in order.
-    - `added`: servers that are new, replacements included.
-    - `removed`: servers that are removed, each with the server that replaces it under the same name, or None.
-    - `changed`: servers that stay but get another configuration, each with its new configuration.
+    - `difference`: what is different about its servers; `servers`, `added`, `removed` and `changed` are taken from it.
     - `poll`: called regularly while a caller waits for `retired`.
     """
 
@@ -33,22 +30,21 @@ class Change:
         self,
         config: BackendConfig,
         before: BackendConfig,
-        servers: Sequence[Server],
-        added: Sequence[Server],
-        removed: Mapping[Server, Server | None],
-        changed: Mapping[Server, ServerConfig],
+        difference: ServerDifference,
         poll: Callable[[], object],
     ) -> None:
         self.config = config
-        self.servers = tuple(servers)
-        self.added = tuple(added)
-        self.removed = dict(removed)
-        self.changed = dict(changed)
+        self.difference = difference
+        self.servers = difference.servers
+        self.added = difference.added
+        self.removed = difference.removed
+        self.changed = difference.changed
         #: the options of the backend that change
         self.options = config.changed_options(before)
-        self._before = before
         #: the snapshot to put in force, if it was built beforehand
         self.snapshot: Snapshot | None = None
+        #: whether the snapshot is derived from the one in force, in proportion to the change
+        self.is_derived = False
         #: its persistences, over servers as they would be
         self.trial_persistences: PersistenceSet | None = None
         #: the exception with which the change has failed
@@ -117,7 +113,7 @@ class Change:
     @property
     def is_reordered(self) -> bool:
         """Whether the servers that stay are in another order."""
-        return _common_names(self.config, self._before) != _common_names(self._before, self.config)
+        return not self.difference.keeps_order
 
     @property
     def summary(self) -> str:
@@ -134,9 +130,3 @@ class Change:
     def __repr__(self) -> str:
         state = "failed" if self.failure is not None else "in force" if self.is_in_force else "being prepared"
         return f"<Change of {self.config.name}: {self.summary}, {state}>"
-
-
-def _common_names(config: BackendConfig, other: BackendConfig) -> list[str]:
-    """Return the names of the servers that both have, in the order of `config`."""
-    names = {each.name for each in other.servers}
-    return [each.name for each in config.servers if each.name in names]

@@ -55,8 +55,10 @@ class BackendConfig:
             yield "a name is made of letters, digits and - _ . :"
         if not self.servers:
             yield "has no servers"
-        for name, count in _repeated(server.name for server in self.servers):
-            yield f"has {count} servers called {name}: give each a name of its own"
+        names = [server.name for server in self.servers]
+        if len(set(names)) < len(names):
+            for name, count in _repeated(names):
+                yield f"has {count} servers called {name}: give each a name of its own"
         for name, count in _repeated(cookie.name for cookie in self.cookie_scopes):
             yield f"persists by cookie {name} in {count} ways that would undo each other: give each a name of its own"
         yield from Retries(self.retries, self.retry_on, self.redispatch).problems()
@@ -67,6 +69,10 @@ class BackendConfig:
         yield from self._problems_of_choice()
         yield from self._problems_of_rules()
         yield from self._problems_of_checks()
+
+    @property
+    def _has_backups(self) -> bool:
+        return any(server.backup for server in self.servers)
 
     def check_of(self, server: ServerConfig) -> Check | None:
         """Return the check of a server: its own, else the backend's; None if it is not checked."""
@@ -95,7 +101,7 @@ class BackendConfig:
                 yield "panic_threshold has no effect without on_empty='panic'"
             if not 0 <= self.panic_threshold <= 1:
                 yield f"panic_threshold {self.panic_threshold!r} is not a share: write 0.5 for half of the servers"
-        if self.allbackups and not any(server.backup for server in self.servers):
+        if self.allbackups and not self._has_backups:
             yield "allbackups has no effect without servers that have backup=True"
 
     def _problems_of_rules(self) -> Iterator[str]:
@@ -107,7 +113,7 @@ class BackendConfig:
         for name in ("force_persist", "ignore_persist"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 yield f"{name} {getattr(self, name)!r} is no condition: pass a function of the request"
-        names = {server.name for server in self.servers}
+        names = {server.name for server in self.servers} if self.use_server else set[str]()
         for name, condition in self.use_server:
             if name not in names:
                 yield f"use_server names {name}, and there is no such server"
@@ -115,16 +121,16 @@ class BackendConfig:
                 yield f"use_server: {condition!r} is no condition: pass a function of the request"
 
     def _problems_of_checks(self) -> Iterator[str]:
-        for server in self.servers:
-            if server.check is False and self.check is None:
-                yield f"server {server.name}: check=False has no effect: the backend has no check either"
-        own = [server.check for server in self.servers if server.check]
-        if any(check.on_marked_up for check in (self.check, *own) if check) and not any(
-            server.backup for server in self.servers
-        ):
+        if self.check is None:
+            for server in self.servers:
+                if server.check is False:
+                    yield f"server {server.name}: check=False has no effect: the backend has no check either"
+        own = [server for server in self.servers if server.check]
+        marked_up = [server for server in own if server.check and server.check.on_marked_up]
+        if (marked_up or (self.check is not None and self.check.on_marked_up)) and not self._has_backups:
             yield "check: on_marked_up has no effect without servers that have backup=True"
-        for server in self.servers:
-            if server.backup and server.check and server.check.on_marked_up:
+        for server in marked_up:
+            if server.backup:
                 yield f"server {server.name}: check: on_marked_up has no effect on a backup: leave it out"
         checks = self.check
         if checks is not None and checks.port is not None:

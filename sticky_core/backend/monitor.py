@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from math import inf
 
 from sticky_core.backend.announcements import Announcements
@@ -38,6 +39,7 @@ class Monitor:
         self.panics = False
         self._is_empty = False  # whether no server was serving clients at the last change
         self._status: dict[Server, str] = {}  # as it was announced
+        self._counted: dict[Server, tuple[bool, str]] = {}  # as what each server is counted in `_counts`
         self._counts: Counter[tuple[bool, str]] = Counter()  # backups (True) and others by status
         placement.run_due_timers = self.run_due_timers
 
@@ -47,10 +49,10 @@ class Monitor:
         for server in snapshot.servers:
             server.refresh_state(now)
             self._status[server] = server.status
+            self._count(server)
             if not server.electable:  # balance takes it to be electable until it is notified
                 snapshot.state_changed(server)
             self._deadlines.update(server)
-        self._count_statuses()
         self.refresh_timers()
 
     # A server changes
@@ -74,9 +76,7 @@ class Monitor:
         self._deadlines.update(server)
         after = self._status[server] = server.status
         if after != before:
-            backup = server.config.backup
-            self._counts[backup, before] -= 1
-            self._counts[backup, after] += 1
+            self._count(server)
             self._announce(server, before, after)
         if server.drained and not drained:
             self._announce(server, after, "DRAINED")
@@ -93,16 +93,18 @@ class Monitor:
         self._placement.wake(woken)
         self.announcements.publish(servers)
 
-    def on_swap(self, change: Change, now: float) -> list[Ticket]:
-        """Watch the servers of the snapshot that was put in force, and no longer those that `change` removes. Under the
-        lock. Return the tickets that have left the queue, for `publish`.
+    def on_swap(self, change: Change, servers: Iterable[Server], now: float) -> list[Ticket]:
+        """Watch the servers of the snapshot that was put in force, and no longer those that `change` removes.
+        `servers`: those that may have another state now. Under the lock. Return the tickets that have left the queue,
+        for `publish`.
         """
-        servers = self._backend.snapshot.servers
         woken: list[Ticket] = []
         for server in servers:
             server.refresh_state(now, self.panics)
             self._deadlines.update(server)
-        self._count_statuses()
+            self._count(server)
+        for server in change.removed:
+            self._counts[self._counted.pop(server)] -= 1
         replacements = set(change.removed.values())
         for server in change.added:
             if server not in replacements:
@@ -118,8 +120,14 @@ class Monitor:
 
     # Panic
 
-    def _count_statuses(self) -> None:
-        self._counts = Counter((server.config.backup, server.status) for server in self._backend.snapshot.servers)
+    def _count(self, server: Server) -> None:
+        """Count a server with its present status."""
+        before, after = self._counted.get(server), (server.config.backup, server.status)
+        if before != after:
+            if before is not None:
+                self._counts[before] -= 1
+            self._counts[after] += 1
+            self._counted[server] = after
 
     def _count_serving(self, backup: bool) -> int:
         return sum(

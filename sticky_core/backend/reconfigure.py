@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from sticky_core.backend.change import Change
 from sticky_core.backend.change_lock import ChangeLock
 from sticky_core.backend.component import BackendComponent
 from sticky_core.backend.config import BackendConfig
+from sticky_core.backend.difference import ServerDifference
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
 from sticky_core.backend.queue import Ticket
@@ -28,6 +29,27 @@ from sticky_core.health.check import Check
 from sticky_core.health.runtime import CheckRuntime, stagger_first_checks
 from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
+
+
+class ServerIds:
+    """The numbers of the servers of one backend, from 1 on (HAProxy `id`)."""
+
+    def __init__(self, count: int) -> None:
+        self._next = count + 1  # this one and all after it are free
+        self._free: list[int] = []  # those before it that are free, sorted
+
+    def lowest(self, count: int, released: Iterable[int]) -> list[int]:
+        """Return the `count` lowest numbers that are free, if `released` are free as well."""
+        free = sorted((*self._free[:count], *released))[:count]
+        return [*free, *range(self._next, self._next + count - len(free))]
+
+    def update(self, added: Iterable[Server], removed: Iterable[Server]) -> None:
+        """Record that `added` have their numbers now, and that those of `removed` are free unless they have them."""
+        used = {server.id for server in added}
+        released = {server.id for server in removed}
+        self._next = max((self._next, *(number + 1 for number in used)))
+        if released or not used.isdisjoint(self._free):
+            self._free = sorted({*self._free, *released} - used)
 
 
 class Reconfigure:
@@ -48,7 +70,8 @@ class Reconfigure:
         now = self._backend.clock.monotonic()
         for server in snapshot.servers:
             self._register(server)
-        self._set_up(snapshot, tracked)
+        self._set_up(snapshot, snapshot.servers, tracked)
+        self._ids = ServerIds(len(snapshot.servers))
         self._monitor.start(now)
 
     # Draft
@@ -65,49 +88,79 @@ class Reconfigure:
             raise ConfigError(f"{where}another change is being prepared: await it first")
         if config.name != backend.name:
             problems.append(f"{where}the configuration is that of backend {config.name}")
-        servers: list[Server] = []
-        added: list[Server] = []
-        replacements: dict[Server, Server | None] = {}
-        changed: dict[Server, ServerConfig] = {}
-        for requested in config.servers:
-            server = backend.servers_by_name.get(requested.name)
-            if server is None or requested.has_another_app_than(server.requested):
-                replacement = given.get(requested.name) or Server.of(requested)
-                if server is not None:
-                    replacements[server] = replacement
-                added.append(replacement)
-                server = replacement
-            elif requested != server.requested:
-                with collect_problems(problems, where):
-                    server.effective_config(requested)
-                    changed[server] = requested
-            servers.append(server)
-        remaining = set(servers)
-        removed = {server: replacements.get(server) for server in backend.snapshot.servers if server not in remaining}
-        change = Change(config, backend.config, servers, added, removed, changed, self.retire_idle)
-        _assign_ids(change)
+        difference = ServerDifference.find(backend.snapshot.servers, backend.config.servers, config.servers, given)
+        change = Change(config, backend.config, difference, self.retire_idle)
+        for server, requested in change.changed.items():
+            with collect_problems(problems, where):
+                server.effective_config(requested)
+        self._assign_ids(change)
         problems += (
             f"{where}server {server.name} is tracked by {tracker.name}: remove that first, or both"
-            for server in removed
+            for server in change.removed
             for tracker in server.trackers
-            if tracker not in removed and tracker not in remaining
+            if tracker not in change.removed and tracker not in backend.snapshot.members
         )
-        find_tracked(backend, servers, problems)
-        starting = [*(server.requested for server in added), *changed.values()]
+        self._find_tracked(change, problems)
+        starting = [*(server.requested for server in change.added), *change.changed.values()]
         for component in backend.components.values():
             problems += (where + problem for problem in component.server_problems(starting))
             problems += component.config_problems(config)
         if not problems:
             with collect_problems(problems):
-                trial = self._build(
-                    config,
-                    trial_copies(change) if changed else change.servers,
-                    before=None if changed else backend.snapshot,
-                )
-                change.snapshot = None if changed else trial
-                change.trial_persistences = trial.persistences
+                self._try(change)
         raise_problems(problems)
         return change
+
+    def _try(self, change: Change) -> None:
+        """Find out whether a snapshot can be built for `change`. ConfigError if it can't."""
+        snapshot, config = self._backend.snapshot, change.config
+        change.is_derived = snapshot.can_derive(config, change.difference)
+        if change.is_derived:
+            change.trial_persistences = snapshot.try_persistences(config, change.difference)
+            return
+        trial = self._build(
+            config,
+            trial_copies(change) if change.changed else change.servers,
+            before=None if change.changed else snapshot,
+        )
+        change.snapshot = None if change.changed else trial
+        change.trial_persistences = trial.persistences
+
+    def _assign_ids(self, change: Change) -> None:
+        """Give new servers the lowest numbers that are free (HAProxy `id`), so that others keep theirs, and with that
+        their points on a ring. A replacement has the number of the server that it replaces.
+        """
+        replacements: set[Server] = set()
+        for server, replacement in change.removed.items():
+            if replacement is not None:
+                replacement.id = server.id
+                replacements.add(replacement)
+        new = [server for server in change.added if server not in replacements]
+        free = (server.id for server, replacement in change.removed.items() if replacement is None)
+        for server, number in zip(new, self._ids.lowest(len(new), free), strict=True):
+            server.id = number
+
+    def _find_tracked(self, change: Change, problems: list[str]) -> dict[Server, Server]:
+        """Return the servers that are tracked, by the servers that may track another one after `change` than before."""
+        difference = change.difference
+        gone = {server.name for server in difference.removed}
+        new = {server.name: server for server in difference.added}
+
+        def named(name: str) -> Server | None:
+            return new.get(name) if name in new or name in gone else self._backend.servers_by_name.get(name)
+
+        return find_tracked(self._backend, self._retracked(change), named, problems, difference.changed)
+
+    def _retracked(self, change: Change) -> list[Server]:
+        """Return the servers that may track another server after `change` than before: those that are new or changed,
+        and those that track one that is removed or changed.
+        """
+        members = self._backend.snapshot.members
+        trackers = (tracker for server in (*change.removed, *change.changed) for tracker in server.trackers)
+        tracking = (
+            each for each in trackers if isinstance(each, Server) and each in members and each not in change.removed
+        )
+        return [*dict.fromkeys((*change.added, *change.changed, *tracking))]
 
     def _build(self, config: BackendConfig, servers: Sequence[Server], before: Snapshot | None) -> Snapshot:
         backend = self._backend
@@ -163,12 +216,14 @@ class Reconfigure:
         """Put a change in force. Under the change lock."""
         backend, monitor = self._backend, self._monitor
         self._pending = None
+        before, difference = backend.snapshot, change.difference
+        changes_ids = difference.changes_ids
         for server, requested in change.changed.items():
             self._update(server, requested)
         snapshot = change.snapshot
-        if snapshot is None:
-            snapshot = self._build(change.config, change.servers, backend.snapshot)
-        tracked = find_tracked(backend, change.servers, [])
+        if snapshot is None and not change.is_derived:
+            snapshot = self._build(change.config, change.servers, before)
+        tracked = self._find_tracked(change, [])
         woken: list[Ticket] = []
         components = list(backend.components.values())
         with self._placement.lock:
@@ -176,15 +231,24 @@ class Reconfigure:
             for server, replacement in change.removed.items():
                 if replacement is not None:
                     replacement.inherit_from(server)
+            if snapshot is None:
+                snapshot = before.derive(change.config, difference, changes_ids)
             for server in change.added:
                 self._register(server)
-            self._set_up(snapshot, tracked)
-            snapshot.refresh()
+            affected = self._affected(change, before, snapshot)
+            self._set_up(snapshot, affected, tracked)
+            if change.is_derived and (change.added or change.removed):
+                for server in change.added:
+                    server.refresh_state(now, monitor.panics)
+                snapshot.balancing.replace_servers(change.servers, change.added, tuple(change.removed))
+            snapshot.refresh(affected)
             backend.snapshot = snapshot
             backend.config = change.config
             for server in change.removed:
+                server.draining.has_clients_elsewhere = partial(before.has_clients_elsewhere, server)
                 woken += self._unregister(server)
-            woken += monitor.on_swap(change, now)
+            woken += monitor.on_swap(change, affected, now)
+            self._ids.update(change.added, change.removed)
             for component in components:
                 component.swap(change, snapshot)
             monitor.refresh_timers()
@@ -197,6 +261,15 @@ class Reconfigure:
             component.after_swap(change)
         change.complete()
         self.retire_idle()
+
+    def _affected(self, change: Change, before: Snapshot, snapshot: Snapshot) -> Sequence[Server]:
+        """Return the servers of `snapshot` that are not set up as they must be, or have other states under it."""
+        is_alike = (before.counts_requests, before.max_idle, before.has_single_server) == (
+            snapshot.counts_requests,
+            snapshot.max_idle,
+            snapshot.has_single_server,
+        )
+        return self._retracked(change) if change.is_derived and is_alike and not change.options else snapshot.servers
 
     def _update(self, server: Server, requested: ServerConfig) -> None:
         """Change a server in place."""
@@ -211,7 +284,11 @@ class Reconfigure:
 
     def _register(self, server: Server) -> None:
         self._backend.servers_by_name[server.name] = server
+        server.draining.has_clients_elsewhere = partial(self._has_clients_elsewhere, server)
         server.attach(self._monitor.on_change, self.move)
+
+    def _has_clients_elsewhere(self, server: Server) -> bool:
+        return self._backend.snapshot.has_clients_elsewhere(server)
 
     def _unregister(self, server: Server) -> list[Ticket]:
         """Detach a server from the backend. Return the tickets that have left the queue."""
@@ -224,18 +301,18 @@ class Reconfigure:
         server.remove()
         return self._placement.queue.dismiss(server)
 
-    def _set_up(self, snapshot: Snapshot, tracked: Mapping[Server, Server]) -> None:
-        """Set what the servers of `snapshot` get from their backend: checks, agents, tracking, drain. Under the lock,
-        except at the start.
+    def _set_up(self, snapshot: Snapshot, servers: Iterable[Server], tracked: Mapping[Server, Server]) -> None:
+        """Set what `servers` of `snapshot` get from their backend: checks, agents, tracking, drain. Those that may
+        track another server than before are among the servers. Under the lock, except at the start.
         """
         new_checks: list[CheckRuntime] = []
         new_agents: list[CheckRuntime] = []
-        for server in snapshot.servers:
+        for server in servers:
             server.draining.max_idle = snapshot.max_idle
-            server.draining.has_clients_elsewhere = partial(snapshot.has_clients_elsewhere, server)
-            server.max_fails.limit = snapshot.max_fails[server]
+            server.max_fails.limit = snapshot.max_fails_of(server)
             server.counts_requests = snapshot.counts_requests
-            track(server, tracked.get(server))
+            if server.requested.track is None or server in tracked:
+                track(server, tracked.get(server))
             server.checking = self._renew(server.checking, snapshot.config.check_of(server.config), new_checks)
             server.agent = self._renew(server.agent, _check_of_agent(server.config.agent_check), new_agents)
         stagger_first_checks(new_checks)
@@ -313,24 +390,6 @@ class Reconfigure:
         self._pending = None
         self._retiring.clear()
         self._update_on_release()
-
-
-def _assign_ids(change: Change) -> None:
-    """Give new servers the lowest numbers that are free (HAProxy `id`), so that others keep theirs, and with that their
-    points on a ring. A replacement has the number of the server that it replaces.
-    """
-    for server, replacement in change.removed.items():
-        if replacement is not None:
-            replacement.id = server.id
-    replacements = set(change.removed.values())
-    used = {server.id for server in change.servers if server not in change.added or server in replacements}
-    number = 0
-    for server in change.added:
-        if server not in replacements:
-            number += 1
-            while number in used:
-                number += 1
-            server.id = number
 
 
 def trial_copies(change: Change) -> list[Server]:

@@ -8,18 +8,20 @@ before it is put in force, and nothing changes it after that. It refers to live 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sticky_core.backend.balancing import Balancing
 from sticky_core.backend.config import BackendConfig, Unavailable
+from sticky_core.backend.difference import ServerDifference
 from sticky_core.backend.retries import Retries
 from sticky_core.clock import Clock, Rng
 from sticky_core.decision import Decision
-from sticky_core.errors import collect_problems, raise_problems
+from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.http.trusted_proxies import Networks
 from sticky_core.persistence.persistence import Persistence
 from sticky_core.persistence.persistence_set import PersistenceSet
+from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.shared_store import SharedStore
@@ -39,7 +41,7 @@ class Snapshot:
     balancing: Balancing
     persistence: Persistence | None
     persistences: PersistenceSet
-    max_fails: Mapping[Server, int]  #: `max_fails` of each server; 0: failed requests are not counted
+    kinds: Mapping[str, int]  #: how many servers are of each kind that decides an option below (`_kinds_of`)
     max_idle: float  #: for how many seconds a client may stay away and is still recognised
 
     # Copies of options, and what follows from them: requests read these.
@@ -82,35 +84,121 @@ class Snapshot:
         for table in persistences.tables:
             if table.namespace is not None:
                 table.namespace.presence.extend_expiry(persistences.max_idle)
+        kinds = Counter(kind for server in config.servers for kind in _kinds_of(config, server))
+        return cls._assemble(
+            config, servers, frozenset(servers), kinds, balancing, persistences, log, clock, before=before
+        )
+
+    def can_derive(self, config: BackendConfig, difference: ServerDifference) -> bool:
+        """Return whether `derive` can build the snapshot of `config`. Only before servers are changed."""
+        has_same_servers = not (difference.added or difference.removed or difference.changed)
+        return (
+            difference.keeps_order
+            and not difference.changes_backups
+            and _has_same_persistence(config, self.config)
+            and (has_same_servers or self.persistences.is_reusable)
+            and (config.balance, config.allbackups) == (self.config.balance, self.config.allbackups)
+            and self.balancing.can_replace(difference.added, tuple(difference.removed), is_last=difference.is_last)
+        )
+
+    def try_persistences(self, config: BackendConfig, difference: ServerDifference) -> PersistenceSet:
+        """Return the persistences that `derive` would build, with copies of the servers that are changed, as they would
+        be. Raise ConfigError if they can't work with the servers that are added and changed.
+        """
+        copies = [server.trial_copy(requested) for server, requested in difference.changed.items()]
+        added, removed = (*difference.added, *copies), (*difference.removed, *difference.changed)
+        if not added and not removed:
+            return self.persistences
+        problems: list[str] = []
+        with collect_problems(problems, f"backend {config.name}: "):
+            return self.persistences.with_servers(config, (*difference.servers, *copies), added, removed)
+        raise ConfigError(*problems)
+
+    def derive(self, config: BackendConfig, difference: ServerDifference, changes_ids: Sequence[Server]) -> Snapshot:
+        """Build the snapshot of `config`, which differs from this one by `difference` and perhaps in other options, in
+        proportion to what differs. The balancing is the same: `Balancing.replace_servers` is still to be called.
+
+        `changes_ids`: the servers that have got another id.
+        """
+        added, removed = difference.added, tuple(difference.removed)
+        persistences, members = self.persistences, self.members
+        if added or removed or changes_ids:
+            persistences = persistences.with_servers(
+                config, difference.servers, (*added, *changes_ids), (*removed, *changes_ids)
+            )
+            members = members.difference(removed).union(added)
+        if config.check == self.config.check:
+            kinds = Counter(self.kinds)
+            kinds.subtract(kind for server in difference.before for kind in _kinds_of(config, server))
+            kinds.update(kind for server in difference.after for kind in _kinds_of(config, server))
+        else:
+            kinds = Counter(kind for server in config.servers for kind in _kinds_of(config, server))
+        return self._assemble(
+            config,
+            difference.servers,
+            members,
+            kinds,
+            self.balancing,
+            persistences,
+            self.log,
+            self.clock,
+            before=self,
+        )
+
+    @classmethod
+    def _assemble(
+        cls,
+        config: BackendConfig,
+        servers: tuple[Server, ...],
+        members: frozenset[Server],
+        kinds: Mapping[str, int],
+        balancing: Balancing,
+        persistences: PersistenceSet,
+        log: Callable[[Decision], None] | None,
+        clock: Clock,
+        *,
+        before: Snapshot | None,
+    ) -> Snapshot:
         retries = Retries(config.retries, config.retry_on, config.redispatch)
-        max_fails = _max_fails_by_server(servers)
-        limited = any(server.config.maxconn for server in servers)
-        checks = [(server, check) for server in servers if (check := config.check_of(server.config)) is not None]
-        observes = balancing.timed is not None or any(max_fails.values()) or any(check.observe for _, check in checks)
+        is_limited = kinds["maxconn"] > 0
+        has_max_fails = kinds["backup with max_fails"] or (kinds["max_fails"] and not _is_alone(kinds))
+        observes = balancing.timed is not None or bool(has_max_fails) or kinds["observe"] > 0
+        forward = config.forward
         return cls(
             config=config,
             servers=servers,
-            members=frozenset(servers),
+            members=members,
             log=log,
             clock=clock,
             retries=retries,
-            trusted_proxies=Networks(config.forward.trusted_proxies),
+            trusted_proxies=before.trusted_proxies
+            if before is not None and before.config.forward is forward
+            else Networks(forward.trusted_proxies),
             balancing=balancing,
             persistence=persistences.persistence,
             persistences=persistences,
-            max_fails=max_fails,
+            kinds=kinds,
             max_idle=persistences.max_idle,
             name=config.name,
             unavailable=config.unavailable,
-            counts_requests=balancing.algorithm.counts_requests or limited,
-            needs_replay=retries.needs_replay or limited or observes or any(server.config.is_url for server in servers),
-            checked=bool(checks) or any(server.config.agent_check is not None for server in servers),
+            counts_requests=balancing.algorithm.counts_requests or is_limited,
+            needs_replay=retries.needs_replay or is_limited or observes or kinds["url"] > 0,
+            checked=kinds["check"] > 0 or kinds["agent"] > 0,
             observes=observes,
-            shuts_down_sessions=any(check.on_marked_down is not None for _, check in checks),
-            shuts_down_backup_sessions=any(
-                check.on_marked_up is not None and not server.config.backup for server, check in checks
-            ),
+            shuts_down_sessions=kinds["on_marked_down"] > 0,
+            shuts_down_backup_sessions=kinds["on_marked_up"] > 0,
         )
+
+    @property
+    def has_single_server(self) -> bool:
+        """Whether only one server is no backup."""
+        return _is_alone(self.kinds)
+
+    def max_fails_of(self, server: Server) -> int:
+        """Return `max_fails` of a server; 0: failed requests are not counted. The only server that is no backup has
+        none: like nginx, we never take it out because of failed requests.
+        """
+        return 0 if self.has_single_server and not server.config.backup else server.config.max_fails
 
     @property
     def tables(self) -> tuple[StickTable, ...]:
@@ -138,9 +226,9 @@ class Snapshot:
         if self.persistence is not None:
             self.persistence.state_changed(server)
 
-    def refresh(self) -> None:
-        """Notify balance and persistence of the present state and address of every server."""
-        for server in self.servers:
+    def refresh(self, servers: Iterable[Server] | None = None) -> None:
+        """Notify balance and persistence of the present state and address of these servers, or of all."""
+        for server in self.servers if servers is None else servers:
             self.balancing.refresh_address(server)
             self.state_changed(server)
 
@@ -157,7 +245,12 @@ def _build_balancing(
 def _build_persistences(
     config: BackendConfig, servers: tuple[Server, ...], clock: Clock, before: Snapshot | None
 ) -> PersistenceSet:
-    if before is not None and servers == before.servers and _has_same_persistence(config, before.config):
+    if (
+        before is not None
+        and servers == before.servers
+        and _has_same_persistence(config, before.config)
+        and [each.cookie_id for each in config.servers] == [each.cookie_id for each in before.config.servers]
+    ):
         return before.persistences
     return PersistenceSet(config, servers, clock)
 
@@ -169,12 +262,32 @@ def _has_same_persistence(config: BackendConfig, before: BackendConfig) -> bool:
         before.force_persist,
         before.ignore_persist,
         before.use_server,
-    ) and [each.cookie_id for each in config.servers] == [each.cookie_id for each in before.servers]
+    )
 
 
-def _max_fails_by_server(servers: tuple[Server, ...]) -> dict[Server, int]:
-    """Return `max_fails` of each server. The only server that is no backup has none: like nginx, we never take it out
-    because of failed requests.
-    """
-    alone = sum(not server.config.backup for server in servers) == 1
-    return {server: 0 if alone and not server.config.backup else server.config.max_fails for server in servers}
+def _kinds_of(config: BackendConfig, server: ServerConfig) -> Iterator[str]:
+    """Yield what a server is, as far as it decides what requests need: the names of its options."""
+    if not server.backup:
+        yield "active"
+    if server.maxconn:
+        yield "maxconn"
+    if server.is_url:
+        yield "url"
+    if server.max_fails:
+        yield "backup with max_fails" if server.backup else "max_fails"
+    if server.agent_check is not None:
+        yield "agent"
+    check = config.check_of(server)
+    if check is not None:
+        yield "check"
+        if check.observe:
+            yield "observe"
+        if check.on_marked_down is not None:
+            yield "on_marked_down"
+        if check.on_marked_up is not None and not server.backup:
+            yield "on_marked_up"
+
+
+def _is_alone(kinds: Mapping[str, int]) -> bool:
+    """Return whether only one server is no backup."""
+    return kinds["active"] == 1

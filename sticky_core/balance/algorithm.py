@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.clock import Clock, Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
+
+#: stands in an index for a server that was removed, so that the index does not hold it; it is never read
+NO_SERVER = cast(Server, None)
 
 
 class Algorithm(Protocol):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from heapq import heappop, heappush
 
+from sticky_core.balance.algorithm import NO_SERVER
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.clock import Rng
@@ -73,6 +74,7 @@ class FirstAlgorithm:
 
     def removed(self, server: Server) -> None:
         number = self._numbers.pop(server)
+        self._servers[number] = NO_SERVER
         self._skipped.discard(number)
         self._statuses[number] = _Status.UNUSABLE
         if 2 * len(self._numbers) < len(self._servers):

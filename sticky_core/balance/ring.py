@@ -12,8 +12,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
+from sticky_core.balance.algorithm import NO_SERVER
 from sticky_core.errors import ConfigError
 from sticky_core.server.server import Server
 
@@ -26,9 +26,6 @@ _STRETCH = 8  # about how many points a look-up bisects; an index on the upper b
 # Points are inserted one by one if they are at most this share of all; otherwise sorting is quicker. The index is
 # renewed after as many: until then a look-up bisects so many more, which is a few steps.
 _FEW = 1 / 64
-
-
-_REMOVED = cast(Server, None)  # in place of a server that was removed: no point has its number
 
 
 class Ring:
@@ -87,7 +84,7 @@ class Ring:
             for point in points:
                 del self._points[bisect_left(self._points, point)]
             self._stored[number] = 0
-        self.servers[number] = _REMOVED
+        self.servers[number] = NO_SERVER
         self._free_numbers.append(number)
 
     def _numbered_points(self, number: int, begin: int, end: int) -> list[int]:

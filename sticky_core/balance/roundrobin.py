@@ -18,6 +18,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
+from sticky_core.balance.algorithm import NO_SERVER
 from sticky_core.balance.eweight import MAX_EWEIGHT, eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
@@ -218,6 +219,7 @@ class RoundRobinAlgorithm:
     def removed(self, server: Server) -> None:
         member = self._member_of.pop(server)
         self._set_weight(member, 0)
+        member.server = NO_SERVER
         self._free_numbers.append(member.number)
 
     def _first(self, entries: list[int], avoid: Container[Server]) -> _Member | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, get_args
@@ -25,6 +26,7 @@ from sticky_core.persistence.claim import (
     unusable_reason,
 )
 from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.groups import regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.values import parse_address
 from sticky_core.server.server import Server
@@ -115,12 +117,26 @@ class NginxCookieEngine:
         )
         self.fast_path = no_fast_path()  # every response sets the cookie
         self._servers = servers
-        raise_problems(self._problems())
-        self._valid = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
+        raise_problems(self._problems(servers))
+        self._valid = valid_results(servers)
         self._update_ids()
 
-    def _problems(self) -> Iterator[str]:
-        for server in self._servers:
+    def with_servers(
+        self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
+    ) -> NginxCookieEngine:
+        engine = copy(self)
+        engine._servers = servers
+        raise_problems(engine._problems(added))
+        engine._ids = dict(self._ids)
+        lost = [(engine._ids.pop(server), server) for server in removed]
+        engine._ids.update((server, nginx_id(server)) for server in added)
+        gained = [(engine._ids[server], server) for server in added]
+        engine._groups = regroup(self._groups, servers, filter(_has_id, gained), filter(_has_id, lost))
+        engine._valid = renew_results(self._valid, added, removed)
+        return engine
+
+    def _problems(self, servers: Sequence[Server]) -> Iterator[str]:
+        for server in servers:
             if len(server.config.cookie or "") > LONGEST_ROUTE:
                 yield (
                     f"nginx cookie {self._name}: server {server.name}: nginx has no route longer than {LONGEST_ROUTE} "
@@ -184,6 +200,10 @@ class NginxCookieEngine:
             expiry = cookies.nginx_expires(self._clock.wall() + self._expires, self._expires)
         response.add("set-cookie", cookies.set_cookie(self._name, server_id, expiry, self._attributes))
         return Mark.UPDATED if is_bound else Mark.INSERTED
+
+
+def _has_id(pair: tuple[str, Server]) -> bool:
+    return bool(pair[0])
 
 
 def nginx_id(server: Server) -> str:

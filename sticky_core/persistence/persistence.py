@@ -6,7 +6,7 @@ Persistence does not know the balance algorithm. The server that it finds gets t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
@@ -73,6 +73,19 @@ class Persistence(Protocol):
 
     def state_changed(self, server: Server) -> None:
         """Update what depends on the state, health, address or instance of `server`: one of them has changed."""
+        ...
+
+
+@runtime_checkable
+class ReusablePersistence(Protocol):
+    """A persistence that makes a copy of itself for other servers, in less time than it takes to build one."""
+
+    def with_servers(
+        self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
+    ) -> Persistence:
+        """Return a copy for `servers`: without `removed`, and with `added`, which `Persist.build` accepts. A server
+        with another id is in both. This persistence stays as it is, for the requests of the snapshot that has it.
+        """
         ...
 
 

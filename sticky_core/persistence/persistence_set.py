@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Protocol
 
 from sticky_core.clock import Clock
 from sticky_core.errors import collect_problems, raise_problems
 from sticky_core.persistence.chain import PersistenceChain
-from sticky_core.persistence.persistence import Persist, Persistence
+from sticky_core.persistence.persistence import Persist, Persistence, ReusablePersistence
 from sticky_core.persistence.rules import IgnorablePersistence, RuleOptions, with_rules
 from sticky_core.persistence.stick.config import group_stick_rules
 from sticky_core.server.server import Server
@@ -39,22 +40,49 @@ class PersistenceSet:
 
     def __init__(self, options: PersistenceOptions, servers: Sequence[Server], clock: Clock) -> None:
         problems: list[str] = []
-        members: list[Persistence] = []
+        self._engines: list[Persistence] = []
         for persist in group_stick_rules(options.persist):
             with collect_problems(problems):
-                persistence = persist.build(options.name, servers, clock)
-                if options.ignore_persist is not None and not persistence.tables:
-                    persistence = IgnorablePersistence(options, persistence)
-                members.append(persistence)
-        self.members: Sequence[Persistence] = members
+                self._engines.append(persist.build(options.name, servers, clock))
         self.tables: tuple[StickTable, ...] = tuple(
-            dict.fromkeys(used.table for each in members for used in each.tables)
+            dict.fromkeys(used.table for each in self._engines for used in each.tables)
         )
         problems += self._problems_of_shared_tables()
         raise_problems(problems)
-        combined = (PersistenceChain(members) if len(members) > 1 else members[0]) if members else None
+        self.max_idle = max((each.max_idle for each in self._engines), default=0.0)
+        self._combine(options, servers)
+
+    def _combine(self, options: PersistenceOptions, servers: Sequence[Server]) -> None:
+        self.members: Sequence[Persistence] = [
+            IgnorablePersistence(options, each) if options.ignore_persist is not None and not each.tables else each
+            for each in self._engines
+        ]
+        combined = PersistenceChain(self.members) if len(self.members) > 1 else next(iter(self.members), None)
         self.persistence = with_rules(options, servers, combined)
-        self.max_idle = max((each.max_idle for each in members), default=0.0)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether `with_servers` can be called."""
+        return all(isinstance(each, ReusablePersistence) for each in self._engines)
+
+    def with_servers(
+        self,
+        options: PersistenceOptions,
+        servers: Sequence[Server],
+        added: Sequence[Server],
+        removed: Sequence[Server],
+    ) -> PersistenceSet:
+        """Return a copy for `servers`: without `removed`, and with `added`. A server with another id is in both. The
+        options are the same but for the servers.
+        """
+        changed = copy(self)
+        changed._engines = [
+            each.with_servers(servers, added, removed)
+            for each in self._engines
+            if isinstance(each, ReusablePersistence)
+        ]
+        changed._combine(options, servers)
+        return changed
 
     def _problems_of_shared_tables(self) -> Iterator[str]:
         names = Counter(table.name for table in self.tables if table.store is not None)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import inf
 
@@ -14,6 +15,7 @@ from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.groups import regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.request import Sample
 from sticky_core.samples.values import key_text
@@ -61,6 +63,14 @@ def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
         yield "route: separator is empty: leave it out, the whole text may be a route as well"
 
 
+def _route_of(server: Server) -> str:
+    return server.config.cookie_id or server.former_cookie_id
+
+
+def _has_route(pair: tuple[str, Server]) -> bool:
+    return bool(pair[0])
+
+
 class RouteEngine:
     """`Route` for the servers of one backend."""
 
@@ -72,11 +82,25 @@ class RouteEngine:
         self._separator = route.separator
         self.fast_path = no_fast_path()  # samples may look at more than the Cookie header
         self._groups: dict[str, list[Server]] = {}
-        for server in servers:
-            if server_id := server.config.cookie_id or server.former_cookie_id:
-                self._groups.setdefault(server_id, []).append(server)
-        self._valid = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._routes = {server: _route_of(server) for server in servers}
+        for server, route_of_server in self._routes.items():
+            if route_of_server:
+                self._groups.setdefault(route_of_server, []).append(server)
+        self._valid = valid_results(servers)
         self._longest = max(map(len, self._groups), default=0)
+
+    def with_servers(
+        self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
+    ) -> RouteEngine:
+        engine = copy(self)
+        engine._routes = dict(self._routes)
+        lost = [(engine._routes.pop(server), server) for server in removed]
+        engine._routes.update((server, _route_of(server)) for server in added)
+        gained = [(engine._routes[server], server) for server in added]
+        engine._groups = regroup(self._groups, servers, filter(_has_route, gained), filter(_has_route, lost))
+        engine._longest = max((self._longest, *(len(route) for route, _ in gained)))
+        engine._valid = renew_results(self._valid, added, removed)
+        return engine
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         for sample in self._samples:

@@ -10,6 +10,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from sticky_core.balance.algorithm import NO_SERVER
 from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.nginx.smooth import Member, SmoothSchedule
@@ -112,6 +113,7 @@ class NginxLeastConnAlgorithm:
         load = self._load.pop(server, None)
         if load is not None:
             self._schedules[load].remove(member)
+        member.server = NO_SERVER
 
     def _add_to(self, member: Member, load: float, weight: int) -> None:
         self._load[member.server] = load

@@ -16,6 +16,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
+from sticky_core.balance.algorithm import NO_SERVER
 from sticky_core.balance.eweight import eweight
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
@@ -212,3 +213,4 @@ class SmoothAlgorithm:
         member = self._members.pop(server)
         if member.weight:
             self._schedule.remove(member)
+        member.server = NO_SERVER

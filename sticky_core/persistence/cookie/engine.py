@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from math import inf
 
@@ -63,6 +64,15 @@ class CookieEngine:
         self._parsed_headers: TwoGenerationCache[cookies.CookieKey, tuple[Candidates, Sequence[object] | None]]
         self.fast_path: FastPath
         self._forget_results()
+
+    def with_servers(
+        self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
+    ) -> CookieEngine:
+        engine = copy(self)
+        engine._ids = self._ids.with_servers(servers, added, removed)
+        engine._values = self._values.with_servers(engine._ids, added, removed)
+        engine._forget_results()
+        return engine
 
     def state_changed(self, server: Server) -> None:
         """Make new values if the server has another instance, or with `dynamic` another address."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.persistence import xxh64
 from sticky_core.persistence.cookie.dates import DATES_LENGTH
 from sticky_core.persistence.cookie.settings import CookieSettings
+from sticky_core.persistence.groups import regroup
 from sticky_core.persistence.signing import SIGNATURE_LENGTH, Signing
 from sticky_core.server import instance
 from sticky_core.server.server import Server
@@ -29,7 +31,12 @@ class CookieIds:
         self._servers_of: dict[str, list[Server]] = {}
         self._ids_of: dict[Server, tuple[str, ...]] = {}
         self._former: set[Server] = set()  # their ids are recognised, and written to their own clients only
-        raise_problems(f"cookie {settings.name}: {problem}" for problem in self._add(servers))
+        problems: list[str] = []
+        for server in servers:
+            ids = self._ids_of[server] = self._make_ids(server, problems)
+            for each in ids:
+                self._servers_of.setdefault(each, []).append(server)
+        raise_problems(f"cookie {settings.name}: {problem}" for problem in problems)
         self.longest_value = _value_length(max(map(len, self._servers_of), default=0))
 
     def servers(self, server_id: str) -> Sequence[Server] | None:
@@ -44,34 +51,50 @@ class CookieIds:
         """Return whether a client of `server` gets its id. `is_bound`: whether the client is bound to it already."""
         return bool(self._ids_of[server]) and (is_bound or server not in self._former)
 
-    def _add(self, servers: Sequence[Server]) -> Iterator[str]:
-        """Give each server its ids, and yield the problems."""
+    def with_servers(self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]) -> CookieIds:
+        """Return a copy for `servers`: without `removed`, and with `added`."""
+        ids = copy(self)
+        ids._ids_of = dict(self._ids_of)
+        ids._former = self._former.difference(removed)
+        lost = [(each, server) for server in removed for each in ids._ids_of.pop(server)]
+        problems: list[str] = []
+        for server in added:
+            ids._ids_of[server] = ids._make_ids(server, problems)
+        raise_problems(f"cookie {self._settings.name}: {problem}" for problem in problems)
+        gained = [(each, server) for server in added for each in ids._ids_of[server]]
+        ids._servers_of = regroup(self._servers_of, servers, gained, lost)
+        ids.longest_value = max((self.longest_value, *(_value_length(len(each)) for each, _ in gained)))
+        return ids
+
+    def sharing(self, servers: Iterable[Server]) -> list[Server]:
+        """Return `servers` and those that share an id with one of them."""
+        ids = {each for server in servers for each in self._ids_of[server]}
+        return [*dict.fromkeys((*servers, *(server for each in ids for server in self._servers_of[each])))]
+
+    def _make_ids(self, server: Server, problems: list[str]) -> tuple[str, ...]:
+        """Return the ids of a server. Append what is wrong with them to `problems`."""
         dynamic_key = self._settings.dynamic_key
-        for server in servers:
-            server_id = server.config.cookie_id
-            if dynamic_key is not None and server.config.cookie is None:
-                try:
-                    server_id = _dynamic_id(dynamic_key, server)
-                except ValueError as error:
-                    yield (
-                        f"dynamic needs the address of server {server.name} ({error}): "
-                        "give it a cookie= of its own, or use opaque"
-                    )
-                    continue
-            if not server_id and server.former_cookie_id:
-                server_id = server.former_cookie_id
-                self._former.add(server)
-            if server_id and not cookies.is_value(server_id):
-                yield (f"the name of server {server.name} can't be a cookie's value: give it a cookie= of its own")
-            for character, reason in self._reserved_characters():
-                if character in server_id:
-                    yield f"server {server.name}: {character!r} in cookie {server_id!r} {reason}"
-            ids: tuple[str, ...] = (server_id,) if server_id else ()
-            if ids and self._settings.is_opaque and self._signing is not None:
-                ids = tuple(self._signing.digest(server_id, key) for key in self._signing.keys)
-            self._ids_of[server] = ids
-            for each in ids:
-                self._servers_of.setdefault(each, []).append(server)
+        server_id = server.config.cookie_id
+        if dynamic_key is not None and server.config.cookie is None:
+            try:
+                server_id = _dynamic_id(dynamic_key, server)
+            except ValueError as error:
+                problems.append(
+                    f"dynamic needs the address of server {server.name} ({error}): "
+                    "give it a cookie= of its own, or use opaque"
+                )
+                return ()
+        if not server_id and server.former_cookie_id:
+            server_id = server.former_cookie_id
+            self._former.add(server)
+        if server_id and not cookies.is_value(server_id):
+            problems.append(f"the name of server {server.name} can't be a cookie's value: give it a cookie= of its own")
+        for character, reason in self._reserved_characters():
+            if character in server_id:
+                problems.append(f"server {server.name}: {character!r} in cookie {server_id!r} {reason}")
+        if server_id and self._settings.is_opaque and self._signing is not None:
+            return tuple(self._signing.digest(server_id, key) for key in self._signing.keys)
+        return (server_id,) if server_id else ()
 
     def _reserved_characters(self) -> Iterator[tuple[str, str]]:
         """Yield each character that an id must not contain, and the reason."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
@@ -59,6 +60,24 @@ class CookieValues:
         self._has_warned = False
         for server in servers:
             self.update(server)
+
+    def with_servers(self, ids: CookieIds, added: Sequence[Server], removed: Sequence[Server]) -> CookieValues:
+        """Return a copy with `ids`, without the values of `removed`, and with those of `added`."""
+        values = copy(self)
+        values._ids = ids
+        values._instances, values._current = dict(self._instances), dict(self._current)
+        values._undated, values._undated_of = dict(self._undated), dict(self._undated_of)
+        for server in removed:
+            for value in values._undated_of.pop(server):
+                values._undated.pop(value, None)
+            values._current.pop(server, None)
+            del values._instances[server]
+        # the servers that shared an id with a removed one have it still
+        left = [server for each in removed for lost in self._ids.of(each) for server in ids.servers(lost) or ()]
+        for server in ids.sharing(dict.fromkeys((*added, *left))):
+            values.update(server)
+        values._dated = TwoGenerationCache(REMEMBERED)
+        return values
 
     def has_other_instance(self, server: Server) -> bool:
         """Return whether a server has another instance now than the one that its values name."""

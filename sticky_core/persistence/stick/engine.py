@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import cast
 
 from sticky_core.clock import Clock
 from sticky_core.errors import raise_problems
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_ENTRY, NO_KEY, Claim, Mark, PersistenceResult, Reason, unusable_reason
+from sticky_core.persistence.groups import renew_results, valid_results
 from sticky_core.persistence.persistence import no_fast_path
 from sticky_core.persistence.stick.rule import StickRule, TableKey
 from sticky_core.persistence.stick.servers import BackendTable, ServerTexts
@@ -89,7 +91,17 @@ class StickEngine:
         raise_problems(_problems_of_servers(servers, tables))
         self._texts = ServerTexts(servers)
         self.tables = [BackendTable(table, self._texts) for table in tables]
-        self._valid = {server: PersistenceResult(Claim.VALID, Reason.BOUND, server) for server in servers}
+        self._valid = valid_results(servers)
+
+    def with_servers(
+        self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
+    ) -> StickEngine:
+        raise_problems(_problems_of_servers(added, [each.table for each in self.tables]))
+        engine = copy(self)
+        engine._texts = self._texts.with_servers(added, removed)
+        engine.tables = [BackendTable(each.table, engine._texts) for each in self.tables]
+        engine._valid = renew_results(self._valid, added, removed)
+        return engine
 
     def state_changed(self, server: Server) -> None:
         self._texts.update(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 from sticky_core.server.server import Server
@@ -16,12 +17,26 @@ class ServerTexts:
     """
 
     def __init__(self, servers: Sequence[Server]) -> None:
-        self._servers = servers
+        self._named = {server.name: server for server in servers}
         self._server_of: dict[str, Server] = {}
         self._by_name: dict[Server, str] = {}
         self._by_address: dict[Server, str] = {}
         for server in servers:
             self.update(server)
+
+    def with_servers(self, added: Sequence[Server], removed: Sequence[Server]) -> ServerTexts:
+        """Return a copy without `removed` and with `added`."""
+        texts = copy(self)
+        texts._named, texts._server_of = dict(self._named), dict(self._server_of)
+        texts._by_name, texts._by_address = dict(self._by_name), dict(self._by_address)
+        for server in removed:
+            del texts._named[server.name]
+            for names in (texts._by_name, texts._by_address):
+                texts._release(names.pop(server), server)
+        for server in added:
+            texts._named[server.name] = server
+            texts.update(server)
+        return texts
 
     def update(self, server: Server) -> None:
         """Update the texts of a server that may have another instance or another address."""
@@ -33,10 +48,17 @@ class ServerTexts:
     def _set(self, texts: dict[Server, str], server: Server, text: str) -> None:
         before = texts.get(server)
         if before != text:
-            if before is not None and self._server_of.get(before) is server:
-                del self._server_of[before]
             texts[server] = text
+            if before is not None:
+                self._release(before, server)
             self._server_of[text] = server
+
+    def _release(self, text: str, server: Server) -> None:
+        """Let `text` no longer stand for `server`; if another server has the same address, it stands for that."""
+        if self._server_of.get(text) is server:
+            del self._server_of[text]
+            if text in self._by_address.values():
+                self._server_of[text] = next(other for other, address in self._by_address.items() if address == text)
 
     def text_of(self, server: Server, table: StickTable) -> str:
         """Return the text that stands for `server` in `table`."""
@@ -49,7 +71,7 @@ class ServerTexts:
     def server_of_other_instance(self, text: str) -> Server | None:
         """Return the server that `text` names, whatever the instance in it; None if there is no such server."""
         name = text.partition("@")[0]
-        return self._server_of.get(name) or next((server for server in self._servers if server.name == name), None)
+        return self._server_of.get(name) or self._named.get(name)
 
 
 class BackendTable(NamedTuple):

@@ -1,14 +1,19 @@
 """Reconfigure: servers are added, removed and changed at run time."""
 
 import gc
+import random
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
 from sticky_core.backend.backend import Backend, BackendConfig
-from sticky_core.balance import LeastConn, RoundRobin
+from sticky_core.balance import First, LeastConn, Random, RoundRobin, Source
 from sticky_core.balance.algorithm import Balance
+from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
 from sticky_core.health.check import Check
 from sticky_core.persistence.claim import Claim, Reason
@@ -31,6 +36,7 @@ from tests.core.backend.backends import (
     urls,
     with_changed_server,
 )
+from tests.counting import count_calls
 
 
 def test_added_server_gets_requests_and_bound_clients_stay():
@@ -216,3 +222,131 @@ def test_sessions_in_a_stick_table_survive_a_change():
     table["192.0.2.9"] = "s2"
     web.add(*urls(3))
     assert {serve(web, src="192.0.2.9") for _ in range(4)} == {"s2"}
+
+
+def test_server_that_others_track_cannot_track_one_itself_after_a_change():
+    web = build_backend([*urls(1, 2), Server("s3", url(3), track="s1")])
+    with pytest.raises(ConfigError, match="server s3: track: s1 has no health of its own"):
+        web.apply(with_changed_server(web.config, "s1", track="s2"))
+    assert (web["s1"].tracks, web["s3"].tracks) == (None, web["s1"])
+    web.apply(with_changed_server(web.config, "s3", track="s2"))
+    web.apply(with_changed_server(web.config, "s1", track="s2"))
+    assert web["s1"].tracks is web["s3"].tracks is web["s2"]
+
+
+# -- what a change costs, and that it leads to what a backend made anew would be
+
+
+def cost_of(change: Callable[[Backend], Callable[[], object]], count: int, **options: Any) -> int:
+    """Return how many calls a change of a backend of `count` servers makes. Earlier changes have filled caches."""
+    web = build_backend(urls(*range(1, count + 1)), **options)
+    for number in (201, 202):
+        web.add(Server(f"s{number}", url(number)))
+    web.remove("s201")
+    return count_calls(change(web))
+
+
+def changing(**options: Any) -> Callable[[Backend], Callable[[], object]]:
+    return lambda web: partial(web.apply, with_changed_server(web.config, "s7", **options))
+
+
+CHANGES = [
+    pytest.param(lambda web: partial(web.add, Server("s250", url(250))), id="add"),
+    pytest.param(lambda web: partial(web.remove, "s7"), id="remove"),
+    pytest.param(changing(weight=5), id="another weight"),
+    pytest.param(changing(cookie="x"), id="another id"),
+    pytest.param(changing(target=url(251)), id="another address"),
+    pytest.param(changing(check=Check("/x")), id="another check"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "balance",
+    [RoundRobin(), LeastConn(), Source(hash_type="consistent"), Random()],
+    ids=["roundrobin", "leastconn", "source, consistent", "random"],
+)
+def test_change_of_one_server_costs_the_same_however_many_there_are(
+    change: Callable[[Backend], Callable[[], object]], balance: Balance
+):
+    cost, cost_among_more = (cost_of(change, count, balance=balance) for count in (60, 120))
+    assert cost_among_more < 1.05 * cost + 20
+
+
+def facts(web: Backend) -> dict[str, object]:
+    """Return what follows from the configuration of a backend and its servers."""
+    snapshot = web.snapshot
+    known: dict[str, object] = {
+        name: getattr(snapshot, name)
+        for name in (
+            "max_idle",
+            "name",
+            "counts_requests",
+            "needs_replay",
+            "checked",
+            "observes",
+            "shuts_down_sessions",
+            "shuts_down_backup_sessions",
+        )
+    }
+    known["kinds"] = {kind: count for kind, count in snapshot.kinds.items() if count}
+    known["servers"] = [server.name for server in snapshot.servers]
+    known["members"] = {server.name for server in snapshot.members}
+    known["active"] = [server.name for server in snapshot.balancing.active]
+    known["backups"] = [server.name for server in snapshot.balancing.backups]
+    known["of servers"] = {
+        server.name: (
+            server.usable,
+            server.electable,
+            server.counts_requests,
+            server.max_fails.limit,
+            server.checking is not None and server.checking.check,
+            server.tracks is not None and server.tracks.name,
+            {tracker.name for tracker in server.trackers},
+            server.draining.max_idle,
+        )
+        for server in snapshot.servers
+    }
+    return known
+
+
+def any_server(number: int, rng: random.Random, names: Sequence[str]) -> ServerConfig:
+    kinds: list[dict[str, Any]] = [
+        {"maxconn": 3},
+        {"max_fails": 2},
+        {"backup": True},
+        {"check": Check("/x", observe="layer7", on_marked_down="shutdown-sessions")},
+        {"track": rng.choice(names)},
+        {"cookie": "shared"},
+        {},
+    ]
+    return ServerConfig(name=f"s{number}", target=url(number), **rng.choice(kinds))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_changed_backend_is_like_one_made_with_its_configuration(seed: int):
+    rng = random.Random(seed)
+    balance = rng.choice([RoundRobin(start=0), LeastConn(), Source(), First()])
+    web = build_backend(urls(1, 2, 3, 4, 5, 6), balance=balance, check=rng.choice([None, Check()]))
+    for number in range(10, 22):
+        configs = [*web.config.servers]
+        what = rng.choice(["add", "add", "insert", "remove", "change", "move"])
+        place = rng.randrange(len(configs))
+        new = any_server(number, rng, [config.name for config in configs[:2]])
+        if what == "add":
+            configs.append(new)
+        elif what == "insert":
+            configs.insert(place, new)
+        elif what == "remove":
+            del configs[place]
+        elif what == "change":
+            configs[place] = replace(new, name=configs[place].name, target=configs[place].target)
+        else:
+            configs.insert(0, configs.pop(place))
+        try:
+            changed = web.apply(replace(web.config, servers=tuple(configs)))
+        except ConfigError:  # a server that another one tracks was removed, or tracks one itself now
+            continue
+        assert changed.is_in_force
+        fresh = Backend.of(web.config, clock=ManualClock())
+        assert facts(web) == facts(fresh)
