@@ -1,4 +1,4 @@
-"""Whether an exception of an app says that its client has disconnected."""
+"""Whether an exception of an app says that its client has disconnected, and how a response to it is broken off."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def is_disconnect(error: BaseException, send: Any) -> bool:
         or (isinstance(each, OSError) and _was_raised_in(each, send))
         for each in _with_causes(error)
     )
+
+
+#: the packages of web servers that break the connection off when an app returns before its response is complete
+_SERVERS = ("uvicorn", "hypercorn", "granian")
+
+
+def breaks_off_incomplete(send: Any) -> bool:
+    """Return whether an incomplete response is broken off when the app returns: `send` is that of a web server of which
+    this is known. An exception does the same, and the web server logs its traceback. A middleware in between might
+    complete the response, so it must get the exception.
+    """
+    return type(getattr(_innermost(send), "__self__", None)).__module__.partition(".")[0] in _SERVERS
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
@@ -50,15 +62,27 @@ def _was_raised_in(error: BaseException, send: Any) -> bool:
     return False
 
 
+#: the modules of the middlewares that every Starlette app has: they pass messages on as they are, and complete nothing
+_STARLETTE = ("starlette.middleware.errors", "starlette._exception_handler")
+
+
+def _innermost(send: Any) -> Any:
+    """Return the `send` that the dispatchers around this one, and the app that it is a middleware of, pass messages
+    to.
+    """
+    while True:
+        if isinstance(transaction := getattr(send, "__self__", None), Transaction):
+            send = transaction.client_send
+        elif getattr(send, "__module__", None) in _STARLETTE and "send" in send.__code__.co_freevars:
+            send = send.__closure__[send.__code__.co_freevars.index("send")].cell_contents
+        else:
+            return send
+
+
 def _code_of(send: Any) -> object:
     """Return the code that runs when `send` is awaited; an object that is no code if it is not written in Python."""
-    while True:
-        transaction = getattr(send, "__self__", None)
-        if isinstance(transaction, Transaction):  # that of a dispatcher around this one: its `send` only passes on
-            send = transaction.client_send
-        elif isinstance(send, partial):
-            send = cast("partial[object]", send).func
-        else:
-            break
+    send = _innermost(send)
+    if isinstance(send, partial):
+        send = cast("partial[object]", send).func
     method = send if hasattr(send, "__func__") or hasattr(send, "__code__") else type(send).__call__
     return getattr(getattr(method, "__func__", method), "__code__", method)

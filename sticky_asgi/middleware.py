@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from sticky_asgi.apps import Replicas
 from sticky_asgi.body import Body
-from sticky_asgi.clients import is_disconnect
+from sticky_asgi.clients import breaks_off_incomplete, is_disconnect
 from sticky_asgi.lifespan import lifespan_of, serve_lifespan
 from sticky_asgi.messages import (
     KEY,
@@ -97,8 +97,11 @@ class DispatchApp:
                 finished = False
             except ServerFailure as error:
                 failure = transaction.record_failure(error.failure)
-                if decision.status:  # the client has got a head: all that is left is to end the response
-                    raise ServerFailure(failure, server.name) from error
+                if decision.status:  # the client has got a head: all that is left is to break the response off
+                    transaction.log_truncation(failure, error)
+                    if scope["type"] == "http" and breaks_off_incomplete(send):
+                        return
+                    raise ServerFailure(failure, server.name, error.detail) from error
                 finished = False
             except Exception as error:
                 if transaction.app_raised(is_disconnect(error, send)):

@@ -17,6 +17,7 @@ from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.body import Body
+from sticky_wsgi.clients import truncation
 from sticky_wsgi.messages import (
     KEY,
     Environ,
@@ -85,8 +86,9 @@ class DispatchApp:
                 _discard(body)
             except ServerFailure as error:
                 failure = transaction.record_failure(error.failure)
-                if decision.status:  # the client has got a head: all that is left is to end the response
-                    raise ServerFailure(failure, server.name) from error
+                if decision.status:  # the client has got a head: all that is left is to break the response off
+                    transaction.log_truncation(failure, error)
+                    raise truncation(environ, failure, server.name, error.detail) from error
                 finished = False
             except Exception:
                 if transaction.app_raised():
@@ -254,7 +256,10 @@ class TrackedBody:
             for item in self._items:  # noqa: UP028
                 yield item
         except ServerFailure as error:
-            raise ServerFailure(self._transaction.record_failure(error.failure), self._server.name) from error
+            transaction = self._transaction
+            failure = transaction.record_failure(error.failure)
+            transaction.log_truncation(failure, error)
+            raise truncation(transaction.raw_request, failure, self._server.name, error.detail) from error
         except Exception:
             self._transaction.app_raised()
             raise

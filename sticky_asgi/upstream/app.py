@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable
 from contextlib import suppress
 
 from sticky_asgi.body import Body
+from sticky_asgi.clients import breaks_off_incomplete
 from sticky_asgi.messages import (
     ASGIApp,
     Message,
@@ -16,6 +18,7 @@ from sticky_asgi.messages import (
     Scope,
     Send,
     count_client_disconnect,
+    find_transaction,
     send_page,
     with_joined_cookies,
     with_transaction,
@@ -31,6 +34,8 @@ from sticky_core.http.timeouts import Timeouts
 from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
+
+_log = logging.getLogger("sticky_sessions")
 
 #: How long the upstream's 100 is awaited for a client that expects one, in seconds; then the body is sent without it
 #: (RFC 9110, 10.1.1).
@@ -98,6 +103,11 @@ class Upstream(CoreUpstream):
             await self.forward(scope, body, send_and_note)
         except ServerFailure as error:
             if started:
+                if find_transaction(scope, send) is not None:
+                    raise  # the dispatcher handles it
+                _log.warning("Upstream %s: %s", self.url, error)
+                if scope["type"] == "http" and breaks_off_incomplete(send):
+                    return
                 raise
             await send_page(error_page(error.failure.status), scope, send)
         finally:

@@ -182,12 +182,16 @@ class UpstreamWebSocket(FlowControlProtocol):
             self.connection_lost(None)
 
     def data_received(self, data: bytes) -> None:
+        if self.closed is not None:
+            return  # nothing that follows a close frame counts (RFC 6455, 5.5.1)
         if not self._is_closing:
             self._active_at = self._sweep.number
         try:
             self._frames.receive_data(data)
             for event in self._frames.events():
                 self._on_event(event)
+                if self.closed is not None:
+                    break
         except RemoteProtocolError:
             self._drop(_FAILED, "")
         if self._unread_size > WINDOW and not self._reading_paused:
@@ -200,14 +204,14 @@ class UpstreamWebSocket(FlowControlProtocol):
             case TextMessage() | BytesMessage():
                 self._on_part(cast("MessagePart[Any]", event))
             case Ping():
-                self._transport.write(self._frames.send(event.response()))
+                self._write(event.response())
             case CloseConnection(code=code, reason=reason):
                 # wsproto also makes this event of frames that it can't read; then the state is still OPEN
                 if self._frames.state is ConnectionState.OPEN:
                     return self._drop(_FAILED, "")
                 self.closed = int(code), reason or ""
                 if self._frames.state is ConnectionState.REMOTE_CLOSING:
-                    self._transport.write(self._frames.send(event.response()))
+                    self._write(event.response())
             case _:
                 pass
 

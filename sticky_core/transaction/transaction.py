@@ -9,12 +9,13 @@ the `unavailable_response`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 from sticky_core.backend.queue import Ticket
 from sticky_core.decision import Decision
-from sticky_core.errors import Failure, StoreFailure
+from sticky_core.errors import Failure, ServerFailure, StoreFailure
 from sticky_core.http.cookies import CookieKey, limited_key
 from sticky_core.http.error_page import ErrorPage, error_page
 from sticky_core.http.messages import BodyNeeded, ResponseHead
@@ -25,6 +26,8 @@ from sticky_core.transaction.reservations import cancel_reservations, reserve
 from sticky_core.transaction.retry import Retry, choose_retry, may_retry, pause
 from sticky_core.transaction.state import ClientSend, RawRequest, TransactionState
 from sticky_core.transaction.steps import UNAVAILABLE, NeedBody, NeedSlot, NeedStores, Step
+
+_log = logging.getLogger("sticky_sessions")
 
 #: the response header that `debug=True` adds
 DEBUG_HEADER = "x-sticky"
@@ -278,6 +281,15 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         elif failure is not Failure.NOT_FORWARDABLE:
             self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1
         return failure
+
+    def log_truncation(self, failure: Failure, error: ServerFailure) -> None:
+        """Log, in one line, why the response to a client that has got its head is broken off. `failure`: as it was
+        returned by `record_failure` for `error`.
+        """
+        level = logging.WARNING if failure.is_server_fault else logging.INFO
+        detail = error.detail or (error.failure.text if error.failure is not failure else "")
+        what = f"{failure.text}: {detail}" if detail else failure.text
+        _log.log(level, "Server %s/%s: %s", self.decision.backend, self.tried[-1].name, what)
 
     def client_disconnected(self) -> None:
         """Count that the client has disconnected before the end, which is not the server's fault."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 
@@ -14,18 +15,21 @@ from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 from sticky_wsgi.body import Body
-from sticky_wsgi.clients import disconnect_check
+from sticky_wsgi.clients import disconnect_check, truncation
 from sticky_wsgi.messages import (
     Environ,
     StartResponse,
     WSGIApp,
     count_client_disconnect,
     end_for_disconnected_client,
+    find_transaction,
     headers_of,
     start_page,
     with_transaction,
 )
 from sticky_wsgi.upstream.connections import ClientDisconnected, Connection, Connections
+
+_log = logging.getLogger("sticky_sessions")
 
 #: how much of a body is read and sent at once, in bytes
 _PIECE = 16384
@@ -152,7 +156,7 @@ class Upstream(CoreUpstream):
             if response.finished:
                 return [response.take_body()]
             streams = True
-            return _ResponseBody(connection, environ, start_response)
+            return _ResponseBody(self.url, connection, environ, start_response)
         finally:
             if not streams:
                 connection.end()
@@ -169,7 +173,8 @@ class Upstream(CoreUpstream):
 class _ResponseBody:
     """The body of a response as it arrives. Closing it early closes the connection."""
 
-    def __init__(self, connection: Connection, environ: Environ, start_response: StartResponse) -> None:
+    def __init__(self, url: str, connection: Connection, environ: Environ, start_response: StartResponse) -> None:
+        self._url = url
         self._connection = connection
         self._environ = environ
         self._start_response = start_response
@@ -192,6 +197,11 @@ class _ResponseBody:
                 connection.broken = True
                 count_client_disconnect(self._environ, self._start_response)
                 raise StopIteration from None
+            except ServerFailure as error:
+                if find_transaction(self._environ, self._start_response) is not None:
+                    raise  # the dispatcher handles it
+                _log.warning("Upstream %s: %s", self._url, error)
+                raise truncation(self._environ, error.failure, self._url, error.detail) from error
 
     def close(self) -> None:
         connection = self._connection

@@ -364,6 +364,25 @@ def test_incomplete_response_is_visible_to_the_client(field, sent, how, front, a
     assert a.has_no_request() and b.has_no_request()  # and is not retried
 
 
+@pytest.mark.parametrize("site", ["plain", "alone"])
+@pytest.mark.parametrize("field", ["Content-Length: 20", "Transfer-Encoding: chunked"])
+def test_incomplete_response_is_logged_in_one_line_and_without_a_traceback(site, field, front, a, until):
+    before = len(front.served.output)
+    client = front.request("GET /", site=site)
+    received = a.next_request()
+    received.head("200 OK", field)
+    received.send(b"a\r\n0123456789\r\n")
+    client.wait_for(b"0123456789")
+    received.close()
+    head = client.head()
+    with pytest.raises(AssertionError, match="the connection ended before"):
+        client.body(head)
+    until(lambda: "response cut short" in front.served.output[before:], "a line in the log")
+    lines = front.served.output[before:].splitlines()
+    assert len([line for line in lines if "response cut short" in line]) == 1
+    assert not [line for line in lines if "Traceback" in line]
+
+
 def is_visibly_incomplete(client) -> bool:
     """Whether a client can see that the response is incomplete."""
     try:

@@ -1,5 +1,5 @@
-"""Clients that disconnect during an upload: what their request's app raises or responds then is not an error of its
-server, whichever exception it is.
+"""Clients that disconnect during an upload, and responses that are broken off: what an app raises or responds with
+after its client has disconnected is not an error of its server, whichever exception it is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -19,6 +20,7 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 import sticky_asgi
 import sticky_wsgi
 from sticky_core.balance import RoundRobin
+from sticky_core.errors import Failure, ServerFailure
 from sticky_core.health.check import Check
 from sticky_core.server.counters import Total
 
@@ -326,3 +328,72 @@ def test_error_that_does_not_come_from_a_disconnect_is_the_replicas_on_wsgi(opti
     dispatcher.replicas.stop()
     assert backend["s1"].counters[Total.CLI_ABRT] == 0
     assert backend["s1"].status == "DOWN"
+
+
+# -- responses that are broken off
+
+
+class ServerOf:
+    """A web server's `send`. Its class is in the module that a test names."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+
+
+async def is_cut_short(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    raise ServerFailure(Failure.TRUNCATED)
+
+
+class Around:
+    """A middleware that completes responses, as Starlette's BaseHTTPMiddleware does."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_on(message: dict[str, Any]) -> None:
+            await send(message)
+
+        await self.app(scope, receive, send_on)
+        await send({"type": "http.response.body", "body": b""})
+
+
+def in_starlette(app: Any) -> Any:
+    return Starlette(middleware=[Middleware(sticky_asgi.StickyMiddleware, routes={"/": backend_of_app(app)})])
+
+
+def backend_of_app(app: Any) -> Any:
+    return sticky_asgi.Backend("web", [sticky_asgi.Server("s1", app)])
+
+
+@pytest.mark.parametrize(
+    "module, build, raises",
+    [
+        ("uvicorn.protocols.http.httptools_impl", lambda app: sticky_asgi.Dispatcher(backend_of_app(app)), False),
+        ("hypercorn.protocol.http_stream", lambda app: sticky_asgi.Dispatcher(backend_of_app(app)), False),
+        ("granian._granian", lambda app: sticky_asgi.Dispatcher(backend_of_app(app)), False),
+        ("uvicorn", in_starlette, False),
+        ("uvicorn", lambda app: Around(sticky_asgi.Dispatcher(backend_of_app(app))), True),
+        ("daphne", lambda app: sticky_asgi.Dispatcher(backend_of_app(app)), True),
+    ],
+    ids=["uvicorn", "hypercorn", "granian", "Starlette's middleware", "a middleware around", "another server"],
+)
+def test_response_is_broken_off_without_an_exception_where_that_is_known_to_work(
+    module: str, build: Callable[[Any], Any], raises: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server: Any = type("Server", (ServerOf,), {"__module__": module})()
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    app = build(is_cut_short)
+    if raises:
+        with pytest.raises(ServerFailure):
+            asyncio.run(app(scope, Leaving().receive, server.send))
+    else:
+        asyncio.run(app(scope, Leaving().receive, server.send))
+    assert [message["type"] for message in server.messages] == ["http.response.start"]
+    assert [each.getMessage() for each in caplog.records if "cut short" in each.getMessage()] == [
+        "Server web/s1: response cut short"
+    ]

@@ -10,6 +10,7 @@ import base64
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -406,6 +407,31 @@ def test_protocol_error_of_the_origin_closes_it_and_is_a_1011(connected, frames)
     client.close(1011)
     assert client.has_ended()
     assert upstream.has_ended()
+
+
+def test_frames_behind_a_close_of_the_origin_are_ignored(connected):
+    client, upstream = connected()
+    tea, late = upstream.frame("text", "tea"), upstream.frame("text", "late") + upstream.frame("ping", "late")
+    upstream.send(tea + b"\x88\x02\x03\xe8" + late)
+    assert client.read_message() == ("text", b"tea")
+    assert client.read_close()[0] == 1000
+    assert upstream.read_close()[0] == 1000
+    with suppress(OSError):  # the connection may be closed already
+        upstream.send(late)
+    client.close(1000)
+    assert client.has_ended()
+
+
+def test_ping_of_an_origin_that_has_received_the_close_does_no_harm(gateway, connected):
+    if gateway.server in ("hypercorn", "granian"):
+        pytest.skip("hypercorn passes 1006 to its apps, however a client has closed, and granian a code only")
+    client, upstream = connected()
+    client.close(4001)
+    assert upstream.read_close()[0] == 4001
+    upstream.send_frame("ping", "still here")
+    upstream.close(4001)
+    assert upstream.has_ended()
+    assert client.read_close()[0] == 4001
 
 
 # Disconnects.

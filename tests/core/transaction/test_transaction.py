@@ -5,7 +5,7 @@ import pytest
 from sticky_core.backend.backend import Backend
 from sticky_core.balance import RoundRobin
 from sticky_core.clock import ManualClock
-from sticky_core.errors import Failure
+from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.claim import Claim, Mark, Reason
 from sticky_core.persistence.cookie.config import Cookie
@@ -89,6 +89,30 @@ def test_failure_after_the_head_of_a_response_has_truncated_it():
     request.decision.status = 200
     assert request.record_failure(Failure.TIMEOUT) is Failure.TRUNCATED
     assert request.decision.failures == (Failure.TRUNCATED,)
+
+
+@pytest.mark.parametrize(
+    "error, level, text",
+    [
+        (ServerFailure(Failure.TRUNCATED, detail="silent"), "WARNING", "Server web/s1: response cut short: silent"),
+        (ServerFailure(Failure.TRUNCATED), "WARNING", "Server web/s1: response cut short"),
+        (
+            ServerFailure(Failure.CLOSED),
+            "WARNING",
+            "Server web/s1: response cut short: closed before the response",
+        ),
+        (ServerFailure(Failure.CLIENT_TIMEOUT), "INFO", "Server web/s1: no more of the request in time"),
+    ],
+)
+def test_truncated_response_is_logged_in_one_line(
+    caplog: pytest.LogCaptureFixture, error: ServerFailure, level: str, text: str
+):
+    request = ScriptedTransaction(backend())
+    request.start()
+    request.decision.status = 200
+    with caplog.at_level("INFO"):
+        request.log_truncation(request.record_failure(error.failure), error)
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [(level, text)]
 
 
 def test_client_that_stops_sending_is_the_clients_failure_even_after_the_head_of_a_response():
