@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,7 @@ from sticky_asgi.messages import ASGIApp, Message, Receive, Schedule, Scope, Sen
 from sticky_asgi.stores import client as stores
 from sticky_core.backend.change import Change
 from sticky_core.errors import ConfigError
+from sticky_core.persistence.nesting import InsertedCookie, nested_problems
 from sticky_core.server.server import Server
 
 _log = logging.getLogger("sticky_sessions")
@@ -26,6 +27,9 @@ Job = Callable[[], Coroutine[Any, Any, None]]
 
 #: the key of a lifespan's scope under which nested middlewares note the apps that have a lifespan already
 _SEEN = "sticky.lifespans"
+
+#: the key of a lifespan's scope under which nested middlewares find the cookies that those around them insert
+_COOKIES = "sticky.cookies"
 
 _STOPPING = "the application is ending"
 
@@ -398,19 +402,24 @@ async def serve_lifespan(
     scope: Scope,
     receive: Receive,
     send: Send,
+    cookies: Sequence[InsertedCookie],
     error: ConfigError | None = None,
 ) -> None:
-    """Serve a server's lifespan for `app` and the replicas behind it. `error`: why startup fails.
+    """Serve a server's lifespan for `app` and the replicas behind it. `cookies`: those that the dispatcher inserts.
+    `error`: why startup fails.
 
     A failure is sent and then raised, as in Starlette: servers read the message, its TestClient the exception. If an
     app raises without having sent anything, its exception is raised likewise.
     """
     await receive()
+    around: tuple[InsertedCookie, ...] = scope.get(_COOKIES, ())
+    problems = nested_problems(around, cookies)
+    error = ConfigError(*problems) if error is None and problems else error
     if error is not None:
         await send({"type": "lifespan.startup.failed", "message": f"ConfigError: {error}"})
         raise error
-    lifespans = Lifespans(app, replicas, scope)
-    problems: list[str] = []
+    lifespans = Lifespans(app, replicas, {**scope, _COOKIES: (*around, *cookies)})
+    problems = []
     failure: StartFailure | None = None
     try:
         async with anyio.create_task_group() as group:

@@ -31,13 +31,14 @@ from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, collect_problems, raise_problems
 from sticky_core.http.cookies import CookieKey
 from sticky_core.http.request_target import decoded_path
+from sticky_core.persistence.nesting import InsertedCookie, InsertsCookies, cookies_inside, nested_problems
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.transaction.steps import UNAVAILABLE
 
 
-class DispatchApp:
+class DispatchApp(InsertsCookies):
     """Dispatches a request once its backend is known."""
 
     _only_replicas: Replicas | None  #: the apps of every request's backend; None: call `_replicas_for`
@@ -73,6 +74,7 @@ class DispatchApp:
             decision = transaction.decision
             if KEY in scope:
                 decision.outer = scope[KEY]
+                replicas.check_outer(scope[KEY])
             scope[KEY] = decision
             if request is not scope:
                 request[KEY] = decision
@@ -163,13 +165,16 @@ class Dispatcher(DispatchApp):
         self._debug = debug
         raise_problems(self.replicas.problems())
 
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        return self.replicas.backend.inserted_cookies()
+
     def _replicas_for(self, scope: Scope) -> None:
         return None
 
     async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             raise ValueError(f"a dispatcher takes http, websocket and lifespan, not {scope['type']}")
-        await serve_lifespan(None, [self.replicas], scope, receive, send)
+        await serve_lifespan(None, [self.replicas], scope, receive, send, self.inserted_cookies())
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
         """Run the lifespans of the replicas, for an app that this dispatcher is mounted in: Starlette passes no
@@ -214,6 +219,7 @@ class StickyMiddleware(DispatchApp):
             with collect_problems(problems):
                 self._frontend = Frontend.build(backend, routes)
             raise_problems(problems)
+            raise_problems(nested_problems(self._frontend.inserted_cookies(), cookies_inside(app)))
             self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
             raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         except ConfigError as error:
@@ -224,6 +230,9 @@ class StickyMiddleware(DispatchApp):
             if self._frontend.only is not None:
                 self._only_replicas = self._replicas[self._frontend.only]
 
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        return [] if self._error is not None else self._frontend.inserted_cookies()
+
     def _replicas_for(self, scope: Scope) -> Replicas | None:
         if self._error is not None or scope["type"] not in ("http", "websocket"):
             return None
@@ -232,7 +241,8 @@ class StickyMiddleware(DispatchApp):
 
     async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await serve_lifespan(self.app, self._replicas.values(), scope, receive, send, self._error)
+            cookies = self.inserted_cookies()
+            await serve_lifespan(self.app, self._replicas.values(), scope, receive, send, cookies, self._error)
         elif self._error is not None:
             raise self._error
         else:

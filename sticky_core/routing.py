@@ -14,6 +14,7 @@ from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.request_target import problem_of_decoded_path
 from sticky_core.persistence.cookie_scope import CookieScope, CookieScopeIndex, covers_route
 from sticky_core.persistence.follow import Follow
+from sticky_core.persistence.nesting import InsertedCookie
 from sticky_core.persistence.persistence import Persist
 
 
@@ -57,6 +58,10 @@ class Frontend:
         if (backend is None) is (routes is None):
             raise ConfigError("a middleware needs either a backend (for every path) or routes={'/path': backend, ...}")
         return cls({"/": backend} if backend is not None else routes or {})
+
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        """Return the cookies that the backends insert."""
+        return [cookie for backend in self.backends for cookie in backend.inserted_cookies()]
 
     def path_problems(self, backend: Backend, config: BackendConfig) -> Iterator[str]:
         """Yield a problem for each cookie that browsers would not send to a route of `backend`, under `config`."""

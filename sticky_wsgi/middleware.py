@@ -12,6 +12,7 @@ from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure, collect_problems, raise_problems
 from sticky_core.http.request_target import decoded_path
+from sticky_core.persistence.nesting import AROUND, InsertedCookie, InsertsCookies, cookies_inside, nested_problems
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
@@ -33,7 +34,7 @@ from sticky_wsgi.waits import resolve_wait
 _log = logging.getLogger("sticky_sessions")
 
 
-class DispatchApp:
+class DispatchApp(InsertsCookies):
     """Dispatches a request once its backend is known."""
 
     _only_replicas: Replicas | None  #: the apps of every request's backend; None: call `_replicas_for`
@@ -58,6 +59,7 @@ class DispatchApp:
             decision = transaction.decision
             if KEY in environ:
                 decision.outer = environ[KEY]
+                replicas.check_outer(environ[KEY])
             environ[KEY] = decision
         if self._debug:
             transaction.enable_debug()
@@ -134,6 +136,9 @@ class Dispatcher(DispatchApp):
         self._debug = debug
         raise_problems(self.replicas.problems())
 
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        return self.replicas.backend.inserted_cookies()
+
 
 class StickyMiddleware(DispatchApp):
     """WSGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
@@ -162,9 +167,14 @@ class StickyMiddleware(DispatchApp):
         with collect_problems(problems):
             self._frontend = Frontend.build(backend, routes)
         raise_problems(problems)
+        self._inserted_cookies = self._frontend.inserted_cookies()
+        raise_problems(nested_problems(self._inserted_cookies, cookies_inside(app)))
         self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
         raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         self._only_replicas = self._replicas[self._frontend.only] if self._frontend.only is not None else None
+
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        return self._frontend.inserted_cookies()
 
     def _replicas_for(self, environ: Environ) -> Replicas | None:
         path: str = environ.get("PATH_INFO") or "/"
@@ -172,11 +182,14 @@ class StickyMiddleware(DispatchApp):
         return self._replicas[backend] if backend is not None else None
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        token = AROUND.set((*AROUND.get(), *self._inserted_cookies))
         try:
             return self.app(environ, start_response)
         except RecursionError:
             raise_problems(filter(None, [own_app_problem(self.app, "wsgi", "StickyMiddleware")]))
             raise
+        finally:
+            AROUND.reset(token)
 
 
 def decision(request: WerkzeugRequest | Environ) -> Decision:

@@ -24,6 +24,7 @@ from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.fork import register
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
 from sticky_core.samples.request import Sample
 from sticky_core.target import own_app_problem, require_app
@@ -110,11 +111,17 @@ class StickyWorkers(DispatchApp):
                     drain=drain,
                 )
             raise_problems(problems)
+            raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))
         except ConfigError as error:
             if event_loop() is None:
                 raise
             self._error = error
         register(self)
+
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        if self._error is not None:
+            return []
+        return [InsertedCookie(self, "StickyWorkers", scope) for scope in self._config.cookie_scopes]
 
     @property
     def workers(self) -> Workers | None:
@@ -179,7 +186,8 @@ class StickyWorkers(DispatchApp):
             await send(message)
 
         try:
-            await serve_lifespan(self.app, (), scope, receive_and_drain, start_and_send, self._error)
+            cookies = self.inserted_cookies()
+            await serve_lifespan(self.app, (), scope, receive_and_drain, start_and_send, cookies, self._error)
         except BaseExceptionGroup:
             if failed is not None:
                 raise failed from None

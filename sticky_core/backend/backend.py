@@ -36,6 +36,7 @@ from sticky_core.fork import register as register_at_fork
 from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
+from sticky_core.persistence.nesting import InsertedCookie
 from sticky_core.persistence.persistence import Persist, Persistence
 from sticky_core.persistence.rules import Condition
 from sticky_core.server.drain import POLL_INTERVAL
@@ -381,6 +382,11 @@ class Backend:
         with self.placement.lock:
             if self._checks_owner is owner:
                 self._checks_owner = None
+
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        """Return the cookies that the persistences of the configuration in force insert."""
+        where = f"backend {self.name}"
+        return [InsertedCookie(self, where, scope) for scope in self.config.cookie_scopes if scope.is_inserted]
 
     def component(self, kind: Callable[[Backend], T]) -> T:
         """Return the component of this kind, made by the first call: what a face attaches to a backend, such as its

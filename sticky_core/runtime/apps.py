@@ -5,6 +5,7 @@ process that serves.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,10 +15,12 @@ from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
 from sticky_core.backend.events import Events, StateChange
 from sticky_core.backend.snapshot import Snapshot
-from sticky_core.errors import ConfigError
+from sticky_core.decision import Decision
+from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.health.check import Check
 from sticky_core.http import http1
 from sticky_core.options.callables import is_async
+from sticky_core.persistence.nesting import AROUND, InsertedCookie, cookies_inside, nested_problems
 from sticky_core.runtime import discovery
 from sticky_core.server.config import ServerConfig
 from sticky_core.server.instance import new_instance
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("sticky_sessions")
 
 A = TypeVar("A")
+
+#: the apps of all backends of this process
+_all: weakref.WeakSet[Replicas] = weakref.WeakSet()
 
 
 class Apps(dict[Server, A | None]):
@@ -81,6 +87,8 @@ class Replicas(BackendComponent):
         self._interruptible_apps: dict[Server, InterruptibleApp] = {}
         self._shuts_down_backup_sessions = False
         self._events: Events | None = None  # once a server may end requests early
+        self._has_warned_of_cookies = self._has_checked_outer = self._has_checked_around = False
+        _all.add(self)
         self._use_snapshot(self.snapshot)
 
     def _use_snapshot(self, snapshot: Snapshot) -> None:
@@ -130,6 +138,12 @@ class Replicas(BackendComponent):
                     f"{where}: {config.target!r} is no {self.kind.upper()} app: "
                     f"import from {other}, or pass another app"
                 )
+            elif config.target is not None:
+                yield from (f"{where}: {problem}" for problem in self._nested_problems(config.target))
+
+    def _nested_problems(self, app: object) -> list[str]:
+        """Return a problem for each cookie that a dispatcher inside `app` inserts as this backend does."""
+        return nested_problems(self.backend.inserted_cookies(), cookies_inside(app))
 
     def get_ready(self) -> None:
         """Build the apps, unless they are built, and run the timers that are due. Call this before a request while
@@ -137,9 +151,30 @@ class Replicas(BackendComponent):
         """
         if not self.apps_built:
             self.build_apps()
+        if not self._has_checked_around:
+            self._has_checked_around = True
+            self.warn_of_cookies(AROUND.get())
         self.backend.monitor.run_due_timers()
         if not self._has_timers:
             self._update_readiness()
+
+    def warn_of_cookies(self, around: Iterable[InsertedCookie]) -> None:
+        """Log a warning, once, if the cookies `around` are inserted by dispatchers around this one, and overlap its."""
+        problems = nested_problems(around, self.backend.inserted_cookies())
+        if problems and not self._has_warned_of_cookies:
+            self._has_warned_of_cookies = True
+            for problem in problems:
+                _log.warning("%s", problem)
+
+    def check_outer(self, outer: Decision) -> None:
+        """Log a warning, once, if the dispatcher that has made the decision `outer` inserts a cookie that this one
+        inserts: it removes that from the requests, or overwrites it.
+        """
+        if self._has_checked_outer:
+            return
+        self._has_checked_outer = True
+        others = [each.backend for each in list(_all) if each.backend.name == outer.backend]
+        self.warn_of_cookies([cookie for other in others for cookie in other.inserted_cookies()])
 
     def build_apps(self) -> bool:
         """Build all apps. Return False if they are built already, or are being built by a caller further up."""
@@ -231,6 +266,7 @@ class Replicas(BackendComponent):
         elif config.factory is not None:
             app = config.factory()
             require_made_app(app, config.factory, self.kind)
+            raise_problems(self._nested_problems(app))
             server.instance = self._new_instance(server)
         else:
             assert config.target is not None and not isinstance(config.target, str)

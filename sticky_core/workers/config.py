@@ -10,6 +10,7 @@ from typing import Final, Literal
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.signing import VARIABLE, Secret
 from sticky_core.samples.parser import parse_sample
 from sticky_core.samples.path_template import PathTemplate
@@ -92,6 +93,14 @@ class WorkersConfig:
         if self.cookie is None or isinstance(self.cookie, Cookie):
             return self.cookie
         return Cookie(self.cookie, secret=self._configured_secret or generated_secret)
+
+    @property
+    def cookie_scopes(self) -> Sequence[CookieScope]:
+        """The cookies that the workers insert."""
+        cookie = self.cookie
+        if cookie is None:
+            return ()
+        return cookie.cookie_scopes() if isinstance(cookie, Cookie) else (CookieScope(cookie),)
 
     @property
     def needs_generated_secret(self) -> bool:

@@ -24,6 +24,7 @@ from sticky_core.durations import Duration, seconds
 from sticky_core.errors import collect_problems, raise_problems
 from sticky_core.fork import register
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
 from sticky_core.samples.request import Sample
 from sticky_core.target import own_app_problem, require_app
@@ -124,7 +125,11 @@ class StickyWorkers(DispatchApp):
                 f"StickyWorkers: threads {threads} is not above 0: leave it out, or write the number of threads"
             )
         raise_problems(problems)
+        raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))
         register(self)
+
+    def inserted_cookies(self) -> list[InsertedCookie]:
+        return [InsertedCookie(self, "StickyWorkers", scope) for scope in self._config.cookie_scopes]
 
     @property
     def workers(self) -> Workers | None:
