@@ -461,9 +461,9 @@ def test_the_clashes_of_twice_as_many_backends_are_found_at_twice_the_cost():
 @pytest.mark.parametrize("cookie", COOKIES)
 def test_another_cookie_of_a_backend_costs_the_same_however_many_others_there_are(cookie: Callable[[int], Cookie]):
     costs: list[int] = []
-    for count in (10, 40):
+    for count in (10, 10, 40):  # the first fills caches, such as that of the log's levels
         routes = many(count, cookie)
         frontend = Frontend(routes)
         changed = frontend.backends[3]
         costs.append(count_calls(partial(changed.apply, replace(changed.config, persist=(plain("New"),)))))
-    assert costs[0] == costs[1]
+    assert costs[1] == costs[2]
