@@ -36,6 +36,7 @@ from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.transaction.steps import UNAVAILABLE
+from sticky_core.upstream.local_limits import is_local_limit
 
 
 class DispatchApp(InsertsCookies):
@@ -106,7 +107,7 @@ class DispatchApp(InsertsCookies):
                     raise ServerFailure(failure, server.name, error.detail) from error
                 finished = False
             except Exception as error:
-                if transaction.app_raised(is_disconnect(error, send)):
+                if transaction.app_raised(is_disconnect(error, send), is_local_limit(error)):
                     if not decision.status:
                         await end_without_response(transaction)
                     raise

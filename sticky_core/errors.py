@@ -58,6 +58,8 @@ class Failure(Enum):
     TLS = "TLS failed", False, 503, "conn-failure"
     #: a replica (an app in this process) that has not started
     NOT_STARTED = "not started", False, 503, "conn-failure"
+    #: this process could not open a connection: a limit of its own is reached, and no server is at fault
+    LOCAL_LIMIT = "no connection can be opened here", False, 503, "conn-failure"
     #: the server closed the connection after it got the request and before it sent a response
     CLOSED = "closed before the response", True, 502, "empty-response"
     #: a state change of this or of another server ended the requests in flight (`shutdown-sessions`)
@@ -84,7 +86,7 @@ class Failure(Enum):
     @property
     def is_server_fault(self) -> bool:
         """Whether the failure counts against the server (its health, its max_fails)."""
-        return self not in (Failure.NOT_FORWARDABLE, Failure.CLIENT_TIMEOUT, Failure.SHUT)
+        return self not in (Failure.NOT_FORWARDABLE, Failure.CLIENT_TIMEOUT, Failure.LOCAL_LIMIT, Failure.SHUT)
 
 
 class ServerFailure(Exception):

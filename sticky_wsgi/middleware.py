@@ -16,6 +16,7 @@ from sticky_core.persistence.nesting import AROUND, InsertedCookie, InsertsCooki
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
+from sticky_core.upstream.local_limits import is_local_limit
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import truncation
@@ -92,8 +93,8 @@ class DispatchApp(InsertsCookies):
                     transaction.log_truncation(failure, error)
                     raise truncation(environ, failure, server.name, error.detail) from error
                 finished = False
-            except Exception:
-                if transaction.app_raised():
+            except Exception as error:
+                if transaction.app_raised(is_local_limit=is_local_limit(error)):
                     if not decision.status:
                         end_without_response(transaction)
                     raise
@@ -273,8 +274,8 @@ class TrackedBody:
             failure = transaction.record_failure(error.failure)
             transaction.log_truncation(failure, error)
             raise truncation(transaction.raw_request, failure, self._server.name, error.detail) from error
-        except Exception:
-            self._transaction.app_raised()
+        except Exception as error:
+            self._transaction.app_raised(is_local_limit=is_local_limit(error))
             raise
 
     def _close_body(self) -> None:

@@ -30,6 +30,7 @@ from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
 from sticky_core.options.callables import is_async
 from sticky_core.server.server import Server
+from sticky_core.upstream.local_limits import connect_result
 from sticky_core.upstream.probe import NetworkProbe, ProbeTarget, result_from_exception, result_from_failure
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Network:
         except (ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             return CheckResult(CheckStatus.L6RSP, info=str(error))
         except OSError as error:
-            return CheckResult(CheckStatus.L4CON, info=_error_text(error))
+            return connect_result(error, _error_text(error), anyio.current_time())
         try:
             left = max(0.0, started + connect - anyio.current_time()) if rest is None else rest
             result = probe.on_connected()

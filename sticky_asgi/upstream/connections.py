@@ -20,6 +20,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.http.timeouts import TimeoutSeconds
 from sticky_core.target import Location
+from sticky_core.upstream.local_limits import connect_failure
 from sticky_core.upstream.pool import Pool
 
 #: How many bytes of a body are buffered for a slow client before reading from the upstream is paused.
@@ -391,7 +392,7 @@ class Connections:
         except ssl.SSLError as error:
             raise ServerFailure(Failure.TLS, detail=str(error)) from error
         except OSError as error:
-            raise ServerFailure(Failure.REFUSED, detail=error.strerror or str(error)) from error
+            raise connect_failure(error, self.loop.time()) from error
         except asyncio.CancelledError:
             if body.client_gone and not _is_cancelled():
                 return None

@@ -16,6 +16,7 @@ from sticky_asgi.workers.protocol import DISCONNECTS, Additions, BodyMode, body_
 from sticky_asgi.workers.transaction import ForwardingTransaction
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
+from sticky_core.upstream.local_limits import connect_failure
 from sticky_core.workers.backend import CLAIM_TIMEOUT, HELLO_TIMEOUT, MAX_IDLE, QUERY_TIMEOUT, Workers
 from sticky_core.workers.frames import Frame, Kind
 from sticky_core.workers.transaction import RemoteAppError
@@ -104,14 +105,16 @@ class PeerApp:
         self, server: Server, instance: str, transaction: ForwardingTransaction | None
     ) -> PeerConnection:
         """Open a connection, which the peer has not accepted yet. ServerFailure if that fails."""
-        connected = socket.socket(socket.AF_UNIX)
+        loop = asyncio.get_running_loop()
+        try:
+            connected = socket.socket(socket.AF_UNIX)
+        except OSError as error:
+            raise connect_failure(error, loop.time(), server.name) from error
         connected.setblocking(False)
         try:
             # asyncio would take a connection for established that the kernel has refused because too many wait
             connected.connect(self._workers.slots.socket_path(self._number, instance))
-            _, connection = await asyncio.get_running_loop().create_unix_connection(
-                lambda: PeerConnection(self, instance), sock=connected
-            )
+            _, connection = await loop.create_unix_connection(lambda: PeerConnection(self, instance), sock=connected)
             return connection
         except BlockingIOError:
             failure = ServerFailure(Failure.CONNECT_TIMEOUT, server.name, "too many connections wait for the worker")
@@ -119,7 +122,7 @@ class PeerApp:
             self._peer_ended(server, instance, transaction)
             failure = ServerFailure(Failure.REFUSED, server.name, "the worker has ended")
         except OSError as error:
-            failure = ServerFailure(Failure.REFUSED, server.name, error.strerror or str(error))
+            failure = connect_failure(error, loop.time(), server.name)
         connected.close()
         raise failure
 

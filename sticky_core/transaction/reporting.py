@@ -50,9 +50,9 @@ class Reporting(Transaction[RawRequest, ClientSend]):
             self._report(self.tried[-1], len(self.tried), failure, 0)
         return failure
 
-    def app_raised(self, is_disconnect: bool = False) -> bool:
-        counts = super().app_raised(is_disconnect)
-        if counts and self.client_left_first:
+    def app_raised(self, is_disconnect: bool = False, is_local_limit: bool = False) -> bool:
+        counts = super().app_raised(is_disconnect, is_local_limit)
+        if counts and (is_local_limit or self.client_left_first):
             self._reported_attempts = len(self.tried)  # there is nothing to report of this attempt
         elif counts:
             self._report(self.tried[-1], len(self.tried), None, 500)

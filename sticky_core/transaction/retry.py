@@ -46,6 +46,8 @@ def choose_retry(state: TransactionState[Any, Any], failure: Failure, number: in
     """Return where the retry with this number (from 1) goes, after `failure` of the last attempt."""
     if number > state.snapshot.retries.retries:
         return Retry.NOWHERE
+    if failure is Failure.LOCAL_LIMIT:  # it would be met at another server as well, and the client would be moved
+        return Retry.SAME_SERVER_AFTER_PAUSE
     if goes_elsewhere(state, number):
         return Retry.OTHER_SERVER
     # A server that has responded, in whatever way, needs no pause. An app in this process never does.

@@ -278,7 +278,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         decision.failures += (failure,)
         if failure is Failure.CLIENT_TIMEOUT or self.client_left_first:
             self._count_disconnect()
-        elif failure is not Failure.NOT_FORWARDABLE:
+        elif failure is not Failure.NOT_FORWARDABLE and failure is not Failure.LOCAL_LIMIT:
             self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1
         return failure
 
@@ -311,10 +311,11 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         cancel_reservations(self)
         self.persisted = replace(self.persisted, needs_no_mark=True)
 
-    def app_raised(self, is_disconnect: bool = False) -> bool:
+    def app_raised(self, is_disconnect: bool = False, is_local_limit: bool = False) -> bool:
         """Count an exception that the app has raised. Return whether it is to be raised again: not if its response is
         held back, as another server is tried. `is_disconnect`: whether the exception says that the client has
         disconnected. What an app raises once its client is known to have disconnected is counted alike.
+        `is_local_limit`: whether the exception is a limit of this process, such as that of open files.
         """
         if self.holds_response:
             return False

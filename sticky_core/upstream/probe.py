@@ -18,24 +18,28 @@ from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 from sticky_core.target import Location
+from sticky_core.upstream.local_limits import is_local_limit
 
 #: the check status of each failure; `SOCKERR` for the others
-_FAILED = {
+_STATUSES = {
     Failure.REFUSED: CheckStatus.L4CON,
     Failure.NOT_STARTED: CheckStatus.L4CON,
     Failure.CONNECT_TIMEOUT: CheckStatus.L4TOUT,
     Failure.TLS: CheckStatus.L6RSP,
     Failure.TIMEOUT: CheckStatus.L7TOUT,
+    Failure.LOCAL_LIMIT: CheckStatus.UNK,
 }
 
 
 def result_from_failure(failure: Failure) -> CheckResult:
     """Return the result of a check that ended with a failure, without a response."""
-    return CheckResult(_FAILED.get(failure, CheckStatus.SOCKERR), info=failure.text)
+    return CheckResult(_STATUSES.get(failure, CheckStatus.SOCKERR), info=failure.text)
 
 
 def result_from_exception(error: BaseException) -> CheckResult:
     """Return the result of a check during which the app raised: a web server would respond 500."""
+    if is_local_limit(error):
+        return CheckResult(CheckStatus.UNK, info=f"{type(error).__name__}: {error}")
     return CheckResult(CheckStatus.L7STS, 500, f"{type(error).__name__}: {error}")
 
 

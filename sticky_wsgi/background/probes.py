@@ -20,6 +20,7 @@ from sticky_core.health.expect import MAX_BODY
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
 from sticky_core.server.server import Server
+from sticky_core.upstream.local_limits import connect_result
 from sticky_core.upstream.probe import NetworkProbe, ProbeTarget, result_from_exception, result_from_failure
 from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
 
@@ -50,7 +51,7 @@ class Network:
             except ssl.SSLError as error:
                 return CheckResult(CheckStatus.L6RSP, info=str(error))
             except OSError as error:
-                return CheckResult(CheckStatus.L4CON, info=error.strerror or str(error))
+                return connect_result(error, error.strerror or str(error), time.monotonic())
             result = probe.on_connected()
             end = started + connect if rest is None else time.monotonic() + rest
             try:

@@ -22,6 +22,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.fork import register
 from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.target import Location
+from sticky_core.upstream.local_limits import connect_failure
 from sticky_core.upstream.pool import Pool
 
 #: seconds between two checks of the clock and of the client, which is how late a timeout may be
@@ -221,7 +222,7 @@ class Connections:
         except ssl.SSLError as error:
             failure = ServerFailure(Failure.TLS, detail=str(error))
         except OSError as error:
-            failure = ServerFailure(Failure.REFUSED, detail=error.strerror or str(error))
+            failure = connect_failure(error, time.monotonic())
         if connected is not None:
             connected.close()
         raise failure

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
+from sticky_core.upstream.local_limits import connect_failure
 from sticky_core.workers.backend import (
     CLAIM_TIMEOUT,
     CONNECT_TIMEOUT,
@@ -165,7 +166,10 @@ class PeerApp:
         closes the connection at once. It raises what `on_tick` raises.
         """
         name, instance = server.name, server.instance
-        connected = socket.socket(socket.AF_UNIX)
+        try:
+            connected = socket.socket(socket.AF_UNIX)
+        except OSError as error:
+            raise connect_failure(error, time.monotonic(), name) from error
         try:
             connected.settimeout(CONNECT_TIMEOUT)
             connected.connect(self._workers.slots.socket_path(self._number, instance))
@@ -182,7 +186,7 @@ class PeerApp:
                 self._workers.forget_peer(server, instance)
             failure = ServerFailure(Failure.REFUSED, name, "the worker has ended")
         except OSError as error:
-            failure = ServerFailure(Failure.REFUSED, name, error.strerror or str(error))
+            failure = connect_failure(error, time.monotonic(), name)
         else:
             connection.wait_for_hello(server, on_tick)
             return connection

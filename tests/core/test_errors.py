@@ -53,6 +53,7 @@ def test_failures_of_the_client_or_of_an_operator_do_not_count_against_the_serve
     assert {failure for failure in Failure if not failure.is_server_fault} == {
         Failure.NOT_FORWARDABLE,
         Failure.CLIENT_TIMEOUT,
+        Failure.LOCAL_LIMIT,
         Failure.SHUT,
     }
 

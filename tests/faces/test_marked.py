@@ -378,5 +378,6 @@ def test_failures_that_are_no_fault_of_the_server() -> None:
     assert {failure for failure in Failure if not failure.is_server_fault} == {
         Failure.NOT_FORWARDABLE,
         Failure.CLIENT_TIMEOUT,
+        Failure.LOCAL_LIMIT,
         Failure.SHUT,
     }
