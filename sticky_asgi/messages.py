@@ -195,15 +195,12 @@ class Transaction(CoreTransaction[Scope, Send]):
         headers = [*raw_request["headers"]]
         cookies = self.forwarded_cookies
         if cookies is not None:
-            if len(cookies) > 1:
+            try:
+                ((header, forwarded),) = cookies
+                at = headers.index(header)
+            except ValueError:  # there are several Cookie headers, or the pairs of the scope are no tuples
                 headers = _with_cookies(headers, cookies)
             else:
-                ((header, forwarded),) = cookies
-                try:
-                    at = headers.index(header)
-                except ValueError:  # pairs need not be tuples
-                    headers = [(name, value) for name, value in headers]
-                    at = headers.index(header)
                 if forwarded is None:
                     del headers[at]
                 else:
