@@ -94,7 +94,7 @@ class Decision:
 
     @property
     def missing_keys(self) -> tuple[str, ...]:
-        """Why samples had no key, where there is more to say than that they had none: a body was too long."""
+        """Why samples had no key, if there is more to say than that they had none: a body or cookies were too long."""
         return getattr(self, "_missing_keys", ())
 
     @missing_keys.setter

@@ -45,6 +45,13 @@ def limited_key(key: tuple[str | bytes, ...]) -> tuple[str | bytes, ...]:
     return key if len(key) <= MAX_HEADERS and sum(map(len, key)) <= MAX_LENGTH else UNREAD
 
 
+def are_cut(texts: Sequence[str]) -> bool:
+    """Return whether more was sent than is read. `texts`: what is read of the Cookie headers of a request that has
+    some (`Request.cookies`).
+    """
+    return not texts or len(texts[0]) > MAX_LENGTH
+
+
 # The value of a pair, up to its delimiter. No part is given back once it has matched, so a match takes linear time; an
 # unclosed quote runs to the end of the text.
 _VALUE = r'(?:[^;,"]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))*+'

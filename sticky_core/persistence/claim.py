@@ -133,10 +133,10 @@ RAISED = PersistenceResult(Claim.NONE, Reason.RAISED, needs_no_mark=True)
 
 
 def no_cookie(texts: Sequence[str]) -> PersistenceResult:
-    """Return the result for a request without the cookie. `texts`: the request's Cookie headers, as far as they are
-    read (`Request.cookies`).
+    """Return the result for a request that has Cookie headers, but not the cookie. `texts`: what is read of them
+    (`Request.cookies`).
     """
-    return NO_COOKIE if texts and len(texts[0]) <= cookies.MAX_LENGTH else UNREAD_COOKIES
+    return UNREAD_COOKIES if cookies.are_cut(texts) else NO_COOKIE
 
 
 def unusable_reason(server: Server) -> Reason:

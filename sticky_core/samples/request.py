@@ -73,10 +73,13 @@ class cook:
             raise ConfigError(f"cook({self.name}): this can't be the name of a cookie")
 
     def __call__(self, request: Request) -> str | None:
-        for text in request.cookies:
+        texts = request.cookies
+        for text in texts:
             values, _ = cookies.take(text, self.name)
             if values:
                 return cookies.unquote(values[0])
+        if request.cookie_key is not None and cookies.are_cut(texts):
+            request.note_missing_key(f"cook({self.name}): more cookies than are read")
         return None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import cast
 
+from sticky_core.http.cookies import CookieKey
 from sticky_core.http.messages import Request
 
 
@@ -21,6 +22,10 @@ class FakeRequest:
     @property
     def cookies(self) -> tuple[str, ...]:
         return tuple(self.header("cookie"))
+
+    @property
+    def cookie_key(self) -> CookieKey:
+        return self.cookies or None
 
     def note_missing_key(self, why: str) -> None:
         self.missing_keys.append(why)
