@@ -98,14 +98,14 @@ class Replicas(CoreReplicas):
         super().after_swap(change)
         self.make_interruptible(change.added)
         self.discovery.update()
-        self._update_checks()
+        self._update_checks(change.checked_servers)
 
     def after_move(self, server: Server) -> None:
         super().after_move(server)
-        self._update_checks()
+        self._update_checks(server.as_tuple)
 
-    def _update_checks(self) -> None:
-        self.checks.update()
+    def _update_checks(self, servers: Sequence[Server] | None) -> None:
+        self.checks.update(servers)
         if self.lifespans is not None and not (self.checks.has_owner and self.discovery.has_owner):
             self.lifespans.start_background_tasks(self)
 

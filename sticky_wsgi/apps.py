@@ -62,11 +62,11 @@ class Replicas(CoreReplicas):
     def after_swap(self, change: Change) -> None:
         super().after_swap(change)
         self.discovery.update()
-        self.checks.update()
+        self.checks.update(change.checked_servers)
 
     def after_move(self, server: Server) -> None:
         super().after_move(server)
-        self.checks.update()
+        self.checks.update(server.as_tuple)
 
     def retire(self, server: Server, on_done: Callable[[], None]) -> None:
         self.checks.remove(server)

@@ -6,7 +6,7 @@ Also `wait`, by which the core waits for a backend's events on an event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -39,6 +39,7 @@ class Checks(BackgroundTask):
 
     _loop: asyncio.AbstractEventLoop | None  # None: an event loop of another library
     _network: Network | None
+    _stale: list[Server]  # servers that may have other checks than those that run
 
     def __init__(self, backend: Backend, apps: Apps[ASGIApp]) -> None:
         super().__init__()
@@ -69,39 +70,53 @@ class Checks(BackgroundTask):
         self._loop = native if isinstance(native, asyncio.AbstractEventLoop) else None
         self._network = Network(self._loop)
         async with anyio.create_task_group() as group:
+            self._update_tasks(group, self._backend.servers)
             while True:
-                self._changed = anyio.Event()
-                self._update_tasks(group)
                 await self._changed.wait()
+                self._changed = anyio.Event()
+                self._update_stale(group)
 
-    def update(self) -> None:
-        """Start and cancel checks as the backend's servers now need it. Safe to call from any thread."""
+    def update(self, servers: Sequence[Server] | None) -> None:
+        """Start and cancel the checks of `servers` as they are needed now; None: of all servers. Safe to call from any
+        thread.
+        """
         schedule = self._schedule
         if schedule is not None:
             with suppress(RuntimeError):  # the event loop has just ended, and with it the checks
-                schedule(lambda: self._changed.set())
+                schedule(lambda: self._update_soon(servers))
+
+    def _update_soon(self, servers: Sequence[Server] | None) -> None:
+        self._stale += self._backend.servers if servers is None else servers
+        self._changed.set()
 
     def remove(self, server: Server) -> None:
         """Forget a server that was removed."""
         if self._network is not None:
             self._network.remove(server)
 
-    def _update_tasks(self, group: anyio.abc.TaskGroup) -> None:
-        """Let one task run for each check of a server, and no others."""
-        wanted = {
-            checking: (server, agent) for server in self._backend.servers for checking, agent in checks_of(server)
-        }
-        for checking in [each for each in self._tasks if each not in wanted]:
-            self._tasks.pop(checking).cancel()
-        for checking, (server, agent) in wanted.items():
-            if checking not in self._tasks:
-                self._tasks[checking] = scope = anyio.CancelScope()
-                check_once = self._agent_query(server, checking, agent) if agent else self._check(server, checking)
-                group.start_soon(self._check_forever, server, checking, check_once, scope)
+    def _update_stale(self, group: anyio.abc.TaskGroup) -> None:
+        stale, self._stale = self._stale, []
+        self._update_tasks(group, stale)
+
+    def _update_tasks(self, group: anyio.abc.TaskGroup, servers: Iterable[Server]) -> None:
+        """Let one task run for each check of these servers, and no others."""
+        for server in servers:
+            wanted = dict(checks_of(server)) if server in self._backend.snapshot.members else {}
+            running = self._tasks.setdefault(server, {})
+            for checking in [each for each in running if each not in wanted]:
+                running.pop(checking).cancel()
+            for checking, agent in wanted.items():
+                if checking not in running:
+                    running[checking] = scope = anyio.CancelScope()
+                    check_once = self._agent_query(server, checking, agent) if agent else self._check(server, checking)
+                    group.start_soon(self._check_forever, server, checking, check_once, scope)
+            if not running:
+                del self._tasks[server]
 
     def _reset(self) -> None:
         super()._reset()
-        self._tasks: dict[CheckRuntime, anyio.CancelScope] = {}
+        self._tasks: dict[Server, dict[CheckRuntime, anyio.CancelScope]] = {}
+        self._stale = []
         self._loop = self._network = None
 
     async def _check_forever(

@@ -287,8 +287,9 @@ class Backend:
                 for name in names
                 if name not in self.servers_by_name
             )
-            remaining = tuple(server for server in self.config.servers if server.name not in names)
-            return self.reconfigure.apply(replace(self.config, servers=remaining), {})
+            gone = set(names)
+            remaining = [server for server in self.config.servers if server.name not in gone]
+            return self.reconfigure.apply(replace(self.config, servers=tuple(remaining)), {})
 
     def apply(self, new: BackendConfig) -> Change:
         """Replace the configuration in force by `new`, under load.

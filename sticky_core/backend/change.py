@@ -111,6 +111,11 @@ class Change:
             self.retired.reach()
 
     @property
+    def checked_servers(self) -> tuple[Server, ...] | None:
+        """The servers that may have other checks than before, removed ones included; None: all."""
+        return None if "check" in self.options else (*self.added, *self.removed, *self.changed)
+
+    @property
     def is_reordered(self) -> bool:
         """Whether the servers that stay are in another order."""
         return not self.difference.keeps_order

@@ -273,6 +273,8 @@ def _kinds_of(config: BackendConfig, server: ServerConfig) -> Iterator[str]:
         yield "maxconn"
     if server.is_url:
         yield "url"
+    if server.template is not None:
+        yield "template"
     if server.max_fails:
         yield "backup with max_fails" if server.backup else "max_fails"
     if server.agent_check is not None:

@@ -99,7 +99,8 @@ class Replicas(BackendComponent):
         self._shuts_down_backup_sessions = snapshot.shuts_down_backup_sessions
         if (snapshot.shuts_down_sessions or snapshot.shuts_down_backup_sessions) and self._events is None:
             self._events = self.backend.events(self._on_state_change)
-        self.make_interruptible(snapshot.servers)
+        if snapshot.shuts_down_sessions or snapshot.shuts_down_backup_sessions:
+            self.make_interruptible(snapshot.servers)
         self.snapshot = snapshot
 
     def problems(self) -> Iterator[str]:
@@ -293,15 +294,14 @@ class Replicas(BackendComponent):
         self._prepared_upstreams.clear()
         if self.apps_built:
             rebuild_all = (config.timeouts, config.forward) != (before.timeouts, before.forward)
-            for server in change.servers:
-                if server in change.added:
+            added = set(change.added)
+            for server in change.servers if rebuild_all else (*change.added, *change.changed):
+                if server in added:
                     wanted = server.config
-                elif rebuild_all or server in change.changed:
+                else:
                     wanted = server.effective_config(change.changed.get(server, server.requested))
                     if not rebuild_all and _connection_config(wanted) == _connection_config(server.config):
                         continue
-                else:
-                    continue
                 if wanted.is_url:
                     is_resolved = wanted.target is not None
                     self._prepared_upstreams[server] = (

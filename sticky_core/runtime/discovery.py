@@ -73,6 +73,8 @@ class Discovery(BackendComponent):
         return names
 
     def _update(self) -> None:
+        if not self._names and not self.backend.snapshot.kinds["template"]:
+            return
         wanted: dict[Hashable, list[Server]] = {}
         for server in self.backend.servers:
             key = _key(server.config)

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -100,8 +100,8 @@ class Checks:
         self._stopped = False
         self._schedule = _Schedule()
         self._wakes_at = 0.0  # until when the scheduling thread sleeps
-        self._checks: dict[CheckRuntime, ScheduledCheck] = {}
-        self._is_stale = False  # whether `_checks` may not be the backend's checks any more
+        self._checks: dict[Server, dict[CheckRuntime, ScheduledCheck]] = {}
+        self._stale: list[Server] = []  # servers that may have other checks than those in `_checks`
         self._due: deque[ScheduledCheck] = deque()  # to be probed now
         self._has_due = threading.Condition(self._lock)  # notified when one is added
         self._idle: set[threading.Thread] = set()  # threads that wait for it
@@ -119,7 +119,7 @@ class Checks:
             if self._thread is not None:
                 return
             self._stopped = False
-            self._is_stale = True
+            self._stale = list(self._backend.servers)
             name = f"checks of {self._backend.name}"
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
@@ -137,10 +137,10 @@ class Checks:
                 thread.join()
         self._backend.release_checks(self)
 
-    def update(self) -> None:
-        """Start and cancel checks as the backend's servers now need it."""
+    def update(self, servers: Sequence[Server] | None) -> None:
+        """Start and cancel the checks of `servers` as they are needed now; None: of all servers."""
         with self._lock:
-            self._is_stale = True
+            self._stale += self._backend.servers if servers is None else servers
             self._changed.notify()
 
     def remove(self, server: Server) -> None:
@@ -155,43 +155,50 @@ class Checks:
 
     def _run(self) -> None:
         """Let probes begin when they are due. This thread never waits for one."""
-        while True:
-            with self._lock:
-                self._wakes_at = min(self._schedule.next, time.monotonic() + PAUSE)
-                left = self._wakes_at - time.monotonic()
-                if left > 0 and not self._stopped and not self._is_stale:
-                    self._changed.wait(left)
-                if self._stopped:
-                    break
-                self._wakes_at = 0.0
-                is_stale, self._is_stale = self._is_stale, False
-            if is_stale:
-                self._update_checks()
-            with self._lock:
-                due = list(self._schedule.pop_due(time.monotonic()))
-                overdue = [each for each in due if self._probe_if_due(each)]
-            for each in overdue:
-                self._record(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.started))
-            self._backend.monitor.run_due_timers()
-        for each in self._checks.values():
+        while self._wait():
+            self._work()
+        for each in (each for checks in self._checks.values() for each in checks.values()):
             each.cancelled = True
             each.checking.wake = None
         self._checks = {}
 
-    def _update_checks(self) -> None:
-        """Cancel the checks that no server has any more, and begin the new ones."""
-        wanted = {
-            checking: (server, agent) for server in self._backend.servers for checking, agent in checks_of(server)
-        }
-        for checking in [each for each in self._checks if each not in wanted]:
-            self._checks.pop(checking).cancelled = True
-            checking.wake = None
-        for checking, (server, agent) in wanted.items():
-            if checking not in self._checks:
-                self._checks[checking] = each = ScheduledCheck(server, checking, agent)
-                checking.wake = self._waker(each)
-                with self._lock:
-                    self._schedule.put(each, 0.0)
+    def _wait(self) -> bool:
+        """Wait until a check is due, or others are needed, for a pause at most. Return False at the end."""
+        with self._lock:
+            self._wakes_at = min(self._schedule.next, time.monotonic() + PAUSE)
+            left = self._wakes_at - time.monotonic()
+            if left > 0 and not self._stopped and not self._stale:
+                self._changed.wait(left)
+            self._wakes_at = 0.0
+            return not self._stopped
+
+    def _work(self) -> None:
+        with self._lock:
+            stale, self._stale = self._stale, []
+        self._update_checks(stale)
+        with self._lock:
+            due = list(self._schedule.pop_due(time.monotonic()))
+            overdue = [each for each in due if self._probe_if_due(each)]
+        for each in overdue:
+            self._record(each, CheckResult(CheckStatus.L7TOUT, duration=time.monotonic() - each.started))
+        self._backend.monitor.run_due_timers()
+
+    def _update_checks(self, servers: Iterable[Server]) -> None:
+        """Cancel the checks that these servers have no more, and begin their new ones."""
+        for server in servers:
+            wanted = dict(checks_of(server)) if server in self._backend.snapshot.members else {}
+            running = self._checks.setdefault(server, {})
+            for checking in [each for each in running if each not in wanted]:
+                running.pop(checking).cancelled = True
+                checking.wake = None
+            for checking, agent in wanted.items():
+                if checking not in running:
+                    running[checking] = each = ScheduledCheck(server, checking, agent)
+                    checking.wake = self._waker(each)
+                    with self._lock:
+                        self._schedule.put(each, 0.0)
+            if not running:
+                del self._checks[server]
 
     def _probe_if_due(self, each: ScheduledCheck) -> bool:
         """Let a probe begin if it is due, and set when to look at the check again. Under the lock. Return whether the
@@ -262,6 +269,7 @@ class Checks:
                         return
                 each = self._due.popleft()
             self._check(each)
+            del each  # an idle thread keeps no server alive
 
     def _check(self, each: ScheduledCheck) -> None:
         """Probe once, and record the result unless the probe has timed out before."""

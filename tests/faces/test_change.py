@@ -26,6 +26,7 @@ from sticky_core.persistence.route import Route
 from sticky_core.samples.request import cook
 from sticky_core.server.server import Server
 from sticky_core.server.state import Health
+from tests.counting import count_calls
 from tests.faces.running import DEADLINE, running, until
 
 if TYPE_CHECKING:
@@ -232,6 +233,24 @@ def test_checks_can_be_switched_on_and_off(face: Face) -> None:
         until(lambda: backend["s2"].status == "DOWN")
         run.apply(lambda: backend.apply(replace(backend.config, check=None)))
         assert backend["s2"].status == "UP"
+
+
+def test_change_of_one_server_costs_the_same_however_many_there_are(face: Face) -> None:
+    """In calls; copies of lists and dictionaries of all servers are one call each."""
+
+    def costs(count: int) -> tuple[int, int]:
+        servers = [face.package.Server(f"s{number}", f"http://10.0.0.{number}") for number in range(1, count + 1)]
+        backend = face.backend(*servers, persist=PLAIN, check=Check("/health", inter=DEADLINE))
+        dispatcher: Any = face.dispatcher(backend)
+        dispatcher.replicas.build_apps()
+        for number in (201, 202):  # caches are filled, and indexes renewed
+            backend.add(face.package.Server(f"s{number}", f"http://10.0.0.{number}"))
+        new = face.package.Server("new", "http://10.0.0.250")
+        return count_calls(lambda: backend.add(new)), count_calls(lambda: backend.remove("s7"))
+
+    costs(30)
+    for cost, cost_among_more in zip(costs(60), costs(120), strict=True):
+        assert cost_among_more < 1.05 * cost + 30
 
 
 def test_removed_server_is_freed(face: Face) -> None:
