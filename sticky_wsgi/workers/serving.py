@@ -28,7 +28,7 @@ class ServingWorker(Protocol):
     """The worker for which `PeerServer` serves: `LocalWorker`."""
 
     app: WSGIApp
-    permits: Permits
+    permits: Permits | None
     workers: Workers
     key_lookup: KeyLookup | None
 
@@ -36,15 +36,14 @@ class ServingWorker(Protocol):
 class CountedApp:
     """The app itself, which takes a permit of this worker for each request that this worker has accepted."""
 
-    def __init__(self, app: WSGIApp, permits: Permits) -> None:
+    def __init__(self, app: WSGIApp, permits: Permits | None) -> None:
         self._app = app
         self._permits = permits
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         permits = self._permits
         if permits is not None:
-            permits.get()
-            ForwardingTransaction.of(start_response).permits = permits
+            ForwardingTransaction.of(start_response).permit = permits.acquire()
         return self._app(environ, start_response)
 
 
@@ -137,8 +136,7 @@ class ServedRequest:
     def run(self) -> bool:
         """Have the app serve the request, under a permit. Return whether the connection can carry another one."""
         permits, peer_request = self._worker.permits, self._peer_request
-        if permits is not None:
-            permits.get()
+        permit = permits.acquire() if permits is not None else None
         try:
             if self._connection.has_input():  # the client has disconnected while the request waited
                 return False
@@ -148,8 +146,8 @@ class ServedRequest:
             finally:
                 peer_request.finish()
         finally:
-            if permits is not None:
-                permits.put(None)
+            if permit is not None:
+                permit.release()
 
     def _run_app(self) -> bool:
         body: Iterable[bytes] = ()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from queue import SimpleQueue
-from typing import Any, TypeAlias, cast
+from queue import Empty, SimpleQueue
+from threading import get_ident
+from typing import Any, cast
 
 from sticky_core.backend.backend import Backend
 from sticky_core.server.server import Server
@@ -12,16 +13,55 @@ from sticky_core.workers.transaction import PeerTransaction, key_mixins
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.messages import VARIANTS, Environ, HeldResponse, StartResponse, Transaction, WSGIApp
 
-#: permits to run the app, an item for each request that may run at the same time; None: any number may run
-Permits: TypeAlias = SimpleQueue[None] | None
+
+class Permit:
+    """The permission to run the app for one request."""
+
+    __slots__ = ("_free", "thread")
+
+    def __init__(self, free: SimpleQueue[Permit]) -> None:
+        self._free = free
+        self.thread = 0  #: the identifier of the thread that holds it; 0: none
+
+    def release(self) -> None:
+        """Let another request have it."""
+        self.thread = 0
+        self._free.put(self)
+
+
+class Permits:
+    """As many permits as requests may be in the app at the same time."""
+
+    __slots__ = ("_all", "_free")
+
+    def __init__(self, count: int) -> None:
+        self._free: SimpleQueue[Permit] = SimpleQueue()
+        self._all = [Permit(self._free) for _ in range(count)]
+        for each in self._all:
+            self._free.put(each)
+
+    def acquire(self) -> Permit | None:
+        """Wait for a permit, and return it. None: all are held, one of them by this thread, and no further one is
+        needed: the app calls itself while it serves a request, or a test client has not closed the last response.
+        To wait would be for ever.
+        """
+        thread = get_ident()
+        try:
+            permit = self._free.get_nowait()
+        except Empty:
+            if any(each.thread == thread for each in self._all):
+                return None
+            permit = self._free.get()
+        permit.thread = thread
+        return permit
 
 
 class ForwardingTransaction(PeerTransaction[Environ, StartResponse], Transaction):
     """A transaction that may be forwarded to a peer, and holds a permit of this worker while the app here serves it."""
 
-    __slots__ = ("permits",)
+    __slots__ = ("permit",)
 
-    permits: Permits  #: where its permit goes back; set while it holds one
+    permit: Permit | None  #: set while it holds one
 
     @staticmethod
     def of(start_response: Any) -> ForwardingTransaction:
@@ -37,10 +77,10 @@ class ForwardingTransaction(PeerTransaction[Environ, StartResponse], Transaction
         return transaction
 
     def release(self, server: Server, finished: bool) -> None:
-        permits = getattr(self, "permits", None)
-        if permits is not None:
-            self.permits = None
-            permits.put(None)
+        permit = getattr(self, "permit", None)
+        if permit is not None:
+            self.permit = None
+            permit.release()
         super().release(server, finished)
 
 

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import Final
 
 from sticky_core.decision import Decision
@@ -66,11 +65,7 @@ class LocalWorker:
         log: Callable[[Decision], None] | None,
     ) -> None:
         self.app = app
-        self.permits: Permits = None
-        if threads is not None:
-            self.permits = SimpleQueue()
-            for _ in range(threads):
-                self.permits.put(None)
+        self.permits = Permits(threads) if threads is not None else None
         self.peers: dict[int, PeerApp] = {}
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
         own_app = CountedApp(app, self.permits)

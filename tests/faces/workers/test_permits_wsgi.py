@@ -1,6 +1,7 @@
 """How many requests the app of a WSGI worker serves at the same time: its own, and those that peers forward."""
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -75,3 +76,37 @@ def test_keys_are_looked_up_while_all_permits_are_held(worker):
     crowd.gate.set()
     for each in held:
         each.join(DEADLINE)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_app_that_calls_itself_while_it_serves_a_request_does_not_wait_for_a_permit(worker, threads):
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/batch":
+            paths = environ["QUERY_STRING"].split(",")
+            return respond(start_response, *(owner.request(path, HTTP_COOKIE=owner.cookie).data for path in paths))
+        return respond(start_response, environ["PATH_INFO"].encode())
+
+    front, owner = worker(app, threads=threads), worker(app, threads=threads)
+    owner.request()
+    responses = []
+    for server in (owner, front):  # in the thread of the server, and in a thread that serves peers
+        run_together(
+            *[lambda server=server: responses.append(server.request("/batch", "/a,/b", HTTP_COOKIE=owner.cookie).data)]
+            * threads
+        )
+    assert responses == [b"/a/b"] * 2 * threads
+    wait_until(lambda: not owner.app.workers.own_server.in_flight, "no request in flight")
+
+
+def test_response_that_a_test_client_has_not_closed_does_not_keep_the_next_request_waiting(worker):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return iter([environ["PATH_INFO"].encode()])
+
+    server = worker(app, threads=1)
+    bodies: list[Any] = []
+    run_together(lambda: bodies.extend(server.open(server.environ(path)).body for path in ("/a", "/b", "/c")))
+    assert [list(body) for body in bodies] == [[b"/a"], [b"/b"], [b"/c"]]
+    for body in bodies:
+        close(body)
+    assert not server.app.workers.own_server.in_flight
