@@ -22,7 +22,24 @@ from sticky_asgi.messages import Head as AsgiHead
 from sticky_asgi.messages import Message
 from sticky_asgi.upstream.app import Upstream as AsgiUpstream
 from sticky_asgi.workers.protocol import body_mode, find_additions, pack_scope
-from sticky_core.balance import Hash, Hdr, NginxHash, Source, Uri, UrlParam
+from sticky_core.balance import (
+    Ewma,
+    First,
+    Hash,
+    Hdr,
+    IpHash,
+    LeastConn,
+    NginxHash,
+    NginxLeastConn,
+    NginxRandom,
+    Random,
+    RoundRobin,
+    Smooth,
+    Source,
+    StaticRR,
+    Uri,
+    UrlParam,
+)
 from sticky_core.http import cookies
 from sticky_core.http.forwarding import Forward, RequestHeads, leaves_base_path
 from sticky_core.http.http1 import Header, ResponseParser
@@ -236,6 +253,10 @@ def stick(sample: Any, type: KeyType = "string") -> Options:
     return lambda: {"persist": Stick.on(sample, table(type))}
 
 
+def _balance(algorithm: Callable[[], Any]) -> Options:
+    return lambda: {"balance": algorithm()}
+
+
 #: The options of a backend, and the shapes of what they read.
 OPTIONS: dict[str, tuple[Options, dict[str, Shape]]] = {
     "no persistence": (dict, ANYTHING),
@@ -281,6 +302,7 @@ OPTIONS: dict[str, tuple[Options, dict[str, Shape]]] = {
     "a path template": (stick(PathTemplate("/{a}.{b}.{c}/x")), PATHS),
     "src": (stick(samples.src), ADDRESSES),
     "scheme": (stick(samples.scheme), SCHEMES),
+    "method": (stick(samples.method), ANYTHING),
     "bearer": (stick(samples.bearer), TOKENS),
     "jwt": (stick(samples.jwt("sub")), TOKENS),
     "form": (stick(samples.form("sid", 1 << 20)), BODIES),
@@ -293,6 +315,7 @@ OPTIONS: dict[str, tuple[Options, dict[str, Shape]]] = {
     "field, the last": (stick(field(samples.path, -1, "/;.")), PATHS),
     "ipmask": (stick(ipmask(samples.hdr("x-forwarded-for"), 24)), ADDRESSES),
     "balance source": (lambda: {"balance": Source()}, ADDRESSES),
+    "balance ip_hash": (lambda: {"balance": IpHash()}, ADDRESSES),
     "balance uri": (lambda: {"balance": Uri(whole=True)}, PATHS | QUERIES),
     "balance uri, directories": (lambda: {"balance": Uri(depth=3)}, PATHS),
     "balance url_param": (lambda: {"balance": UrlParam("sid", check_post=True)}, QUERIES | BODIES),
@@ -303,6 +326,10 @@ OPTIONS: dict[str, tuple[Options, dict[str, Shape]]] = {
     ),
     "balance hash": (lambda: {"balance": Hash(samples.path)}, PATHS),
     "balance hash, nginx": (lambda: {"balance": NginxHash(samples.path)}, PATHS),
+    **{
+        f"balance {algorithm.__name__}": (_balance(algorithm), ANYTHING)
+        for algorithm in (Ewma, First, LeastConn, NginxLeastConn, NginxRandom, Random, RoundRobin, Smooth, StaticRR)
+    },
     **{
         f"a table of type {type}": (
             stick(samples.hdr("x-a"), type),
