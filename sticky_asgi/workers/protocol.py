@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from sticky_asgi.messages import KEY, TRANSACTION, Message, Scope
 from sticky_core.workers.frames import Frame
+from sticky_core.workers.lost_names import is_plain
 
 #: The keys of a scope that are forwarded: those that servers set (ASGI 3, HTTP and WebSocket), no others.
 FORWARDED_KEYS: Final = (
@@ -47,9 +48,6 @@ FORWARDED_EXTENSIONS: Final = frozenset(
 DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
 #: code of `websocket.close`: the service restarts (RFC 6455 registry)
 SERVICE_RESTART: Final = 1012
-
-#: The types of values that middleware may have put into a scope and that are forwarded (`is_plain`).
-PLAIN_TYPES: Final = frozenset((str, bytes, bool, float, type(None)))
 
 #: where the items of `pack_scope` begin in a request frame
 _SCOPE_AT: Final = 5
@@ -117,14 +115,6 @@ def find_additions(
         if state is None or value is not state.get(cast(str, name), items):
             found.add(name, value, found.state, f"state[{name!r}]")
     return found
-
-
-def is_plain(value: object) -> bool:
-    """Return whether a value that middleware has added can be forwarded: text, bytes, a truth value, a number of at
-    most 64 bits, or None. A change of any other would not come back.
-    """
-    kind = value.__class__
-    return kind in PLAIN_TYPES or (kind is int and -(1 << 63) <= cast(int, value) < 1 << 63)
 
 
 def pack_scope(scope: Scope, additions: Additions | None) -> Iterator[object]:

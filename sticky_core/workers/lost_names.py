@@ -1,5 +1,5 @@
-"""What middleware around `StickyWorkers` adds to a request: the worker that serves a forwarded request does not get it,
-which is warned of.
+"""What middleware around `StickyWorkers` adds to a request: the worker that serves a forwarded request gets text and
+numbers, but no objects, which is warned of.
 """
 
 from __future__ import annotations
@@ -7,9 +7,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Set
-from typing import Final
+from typing import Final, cast
 
 _log = logging.getLogger("sticky_sessions")
+
+
+#: the types of the values that are forwarded, whichever they are
+PLAIN_TYPES: Final = frozenset((str, bytes, bool, float, type(None)))
+
+
+def is_plain(value: object) -> bool:
+    """Return whether a value can be forwarded: text, bytes, a truth value, a number (an int: of at most 64 bits), or
+    None. A change of any other would not come back, and streams, sockets and functions work only in their process.
+    """
+    kind = value.__class__
+    return kind in PLAIN_TYPES or (kind is int and -(1 << 63) <= cast(int, value) < 1 << 63)
 
 
 class LostNames:

@@ -6,25 +6,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sticky_core.workers.lost_names import is_plain
 from sticky_wsgi.messages import Environ, content_length
 
 #: In bytes: a body up to this length is read before the request is forwarded, and is sent with it, so that no thread of
 #: the peer waits for a slow client.
 EAGER_BODY: Final = 65536
 
-#: The types of the values of an environ that are forwarded. The rest (streams, sockets, functions) works only in the
-#: process of its server.
-FORWARDED_TYPES: Final = frozenset((str, int, float, bool, bytes, type(None)))
-
 
 def pack_environ(environ: Environ) -> dict[str, Any]:
     """Return the part of an environ that is forwarded."""
-    return {name: value for name, value in environ.items() if value.__class__ in FORWARDED_TYPES}
+    return {name: value for name, value in environ.items() if value.__class__ is str or is_plain(value)}
 
 
 def lost_names(environ: Environ) -> set[str]:
     """Return the names of what `pack_environ` leaves out."""
-    return {name for name, value in environ.items() if value.__class__ not in FORWARDED_TYPES}
+    return {name for name, value in environ.items() if value.__class__ is not str and not is_plain(value)}
 
 
 def sends_body(environ: Environ) -> bool:

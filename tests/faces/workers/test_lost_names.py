@@ -96,12 +96,18 @@ def test_what_an_app_around_it_puts_into_every_scope_is_there_in_forwarded_reque
 def test_objects_that_middleware_adds_to_the_environ_are_named_at_the_first_forwarded_request(pair, caplog):
     app = RecordingApp()
     front, owner, cookie = pair(app)
-    added = {"beaker.session": {}, "user": "text is forwarded", "wsgi.file_wrapper": list, "gunicorn.socket": None}
+    added = {
+        "beaker.session": {},
+        "number": 1 << 64,
+        "user": "text is forwarded",
+        "wsgi.file_wrapper": list,
+        "gunicorn.socket": None,
+    }
     owner.request(**cookie, **added)
     assert "middleware around" not in caplog.text
     for _ in range(2):
         front.request(**cookie, **added)
-    assert caplog.text.count("has put beaker.session into the environ") == 1
+    assert caplog.text.count("has put beaker.session, number into the environ") == 1
     assert caplog.text.count("middleware around") == 1
     assert "app.wsgi_app = StickyWorkers(app.wsgi_app)" in caplog.text
     assert "beaker.session" not in app.seen[-1] and app.seen[-1]["user"] == "text is forwarded"
