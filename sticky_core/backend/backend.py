@@ -20,15 +20,15 @@ from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
-from sticky_core.backend.plan import Plan, moved_keys, moved_sessions, notes_on_cookies
+from sticky_core.backend.plan import FromTo, Plan, moved_keys, moved_sessions, notes_on_cookies
 from sticky_core.backend.reconfigure import Reconfigure, trial_copies
 from sticky_core.backend.retries import Retries
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.backend.tracking import find_tracked, register
-from sticky_core.backend.trial_marks import TrialPersistences, moved_marks
+from sticky_core.backend.trial_marks import TrialPersistences, moved_marks, servers_with_marks
 from sticky_core.backend.validation import attach_problems, type_problems
 from sticky_core.balance import RoundRobin, parse_balance
-from sticky_core.balance.algorithm import Balance
+from sticky_core.balance.algorithm import Balance, HashAware
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
@@ -309,14 +309,13 @@ class Backend:
 
     def plan(self, new: BackendConfig, *, keys: int = 10_000) -> Plan:
         """Return what `apply` would do, and how many clients would move from which server to which. Nothing is changed.
-        `keys`: with how many random hash keys the share of moved keys is estimated. Raises `ConfigError` as `apply`
-        does.
+        `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes: that takes as
+        long as building balance anew twice, so among thousands of servers call it in a thread. Raises `ConfigError` as
+        `apply` does.
         """
         with self.reconfigure.change_lock:
             change = self.reconfigure.draft(new, {})
         removed = {server.name: replacement for server, replacement in change.removed.items()}
-        before = [server.trial_copy(server.requested) for server in self.servers]
-        after = trial_copies(change)
         assert change.trial_persistences is not None
         return Plan(
             added=tuple(server.name for server in change.added if server not in change.removed.values()),
@@ -325,16 +324,32 @@ class Backend:
             changed=tuple(server.name for server in change.changed),
             options=change.options,
             is_reordered=change.is_reordered,
-            marks=moved_marks(
-                TrialPersistences(self.config, before, self.clock),
-                TrialPersistences(new, after, self.clock),
-                before,
-                {*removed},
-            ),
+            marks=self._moved_marks(change),
             sessions=moved_sessions(self.snapshot.persistences, change.trial_persistences, removed),
-            keys=moved_keys(self.config, before, new, after, keys),
+            keys=self._moved_keys(change, keys),
             notes=tuple(notes_on_cookies(self.config, new)),
         )
+
+    def _moved_marks(self, change: Change) -> dict[str, str | None]:
+        """Return where clients would move from that are bound by a cookie, and to which servers. If the snapshot is
+        derived, only servers with the marks of a server that is added, removed or changed are looked at.
+        """
+        gone = {server.name for server in change.removed}
+        if change.is_derived and change.trial_persistences is not None:
+            before = TrialPersistences.of(self.config, self.snapshot.persistences)
+            after = TrialPersistences.of(change.config, change.trial_persistences)
+            sharing = servers_with_marks(before, after, change.trial_servers)
+            concerned = dict.fromkeys((*change.removed, *change.changed, *(self[name] for name in sorted(sharing))))
+            return moved_marks(before, after, [*concerned], gone)
+        servers = [server.trial_copy(server.requested) for server in self.servers]
+        before = TrialPersistences(self.config, servers, self.clock)
+        return moved_marks(before, TrialPersistences(change.config, trial_copies(change), self.clock), servers, gone)
+
+    def _moved_keys(self, change: Change, count: int) -> dict[FromTo, float] | None:
+        if not isinstance(self.snapshot.balancing.algorithm, HashAware):
+            return None
+        before = [server.trial_copy(server.requested) for server in self.servers]
+        return moved_keys(self.config, before, change.config, trial_copies(change), count)
 
     # What happens to the servers
 

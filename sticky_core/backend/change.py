@@ -47,6 +47,8 @@ class Change:
         self.is_derived = False
         #: its persistences, over servers as they would be
         self.trial_persistences: PersistenceSet | None = None
+        #: the servers that are added, and copies of those that are changed, as they would be, if `is_derived`
+        self.trial_servers: tuple[Server, ...] = ()
         #: the exception with which the change has failed
         self.failure: BaseException | None = None
         #: reached when the last request at the removed servers is over, and they are ended

@@ -116,7 +116,9 @@ class Reconfigure:
         snapshot, config = self._backend.snapshot, change.config
         change.is_derived = snapshot.can_derive(config, change.difference)
         if change.is_derived:
-            change.trial_persistences = snapshot.try_persistences(config, change.difference)
+            copies = [server.trial_copy(requested) for server, requested in change.changed.items()]
+            change.trial_persistences = snapshot.try_persistences(config, change.difference, copies)
+            change.trial_servers = (*change.added, *copies)
             return
         trial = self._build(
             config,
@@ -171,7 +173,7 @@ class Reconfigure:
     def apply(self, config: BackendConfig, given: Mapping[str, Server]) -> Change:
         """Put `config` in force, at once or when all components are ready. Under the change lock."""
         change = self.draft(config, given)
-        change.trial_persistences = None  # only a plan needs it
+        change.trial_persistences, change.trial_servers = None, ()  # only a plan needs them
         components = list(self._backend.components.values())
         change.wait_for(components)
         self._pending = change

@@ -101,17 +101,20 @@ class Snapshot:
             and self.balancing.can_replace(difference.added, tuple(difference.removed), is_last=difference.is_last)
         )
 
-    def try_persistences(self, config: BackendConfig, difference: ServerDifference) -> PersistenceSet:
-        """Return the persistences that `derive` would build, with copies of the servers that are changed, as they would
-        be. Raise ConfigError if they can't work with the servers that are added and changed.
+    def try_persistences(
+        self, config: BackendConfig, difference: ServerDifference, copies: Sequence[Server]
+    ) -> PersistenceSet:
+        """Return the persistences that `derive` would build, with `copies` of the servers that are changed, as they
+        would be. Raise ConfigError if they can't work with the servers that are added and changed.
         """
-        copies = [server.trial_copy(requested) for server, requested in difference.changed.items()]
         added, removed = (*difference.added, *copies), (*difference.removed, *difference.changed)
         if not added and not removed:
             return self.persistences
+        copy_of = dict(zip(difference.changed, copies, strict=True))
+        servers = tuple(map(copy_of.get, difference.servers, difference.servers)) if copies else difference.servers
         problems: list[str] = []
         with collect_problems(problems, f"backend {config.name}: "):
-            return self.persistences.with_servers(config, (*difference.servers, *copies), added, removed)
+            return self.persistences.with_servers(config, servers, added, removed)
         raise ConfigError(*problems)
 
     def derive(self, config: BackendConfig, difference: ServerDifference, changes_ids: Sequence[Server]) -> Snapshot:

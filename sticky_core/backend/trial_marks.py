@@ -4,8 +4,9 @@ each server a mark is made as the one configuration makes it, and recognised as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import Self
 
 from sticky_core.backend.config import BackendConfig
 from sticky_core.clock import Clock
@@ -15,7 +16,9 @@ from sticky_core.persistence.claim import NO_COOKIE, Claim
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.persistence import Persist, Persistence
+from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.persistence.route import RouteEngine
+from sticky_core.persistence.stick.config import group_stick_rules
 from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreCommand, StoreQuery
 
@@ -83,10 +86,20 @@ class TrialResponse:
 
 
 class TrialPersistences:
-    """The persistences of one configuration that need no table, over trial copies of its servers."""
+    """The persistences of one configuration that need no table."""
 
     def __init__(self, config: BackendConfig, servers: Sequence[Server], clock: Clock) -> None:
         built = [(persist, persist.build(config.name, servers, clock)) for persist in config.persist]
+        self._use(built)
+
+    @classmethod
+    def of(cls, config: BackendConfig, persistences: PersistenceSet) -> Self:
+        """Return those of `persistences`, which are those of `config`."""
+        used = cls.__new__(cls)
+        used._use(zip(group_stick_rules(config.persist), persistences.engines, strict=True))
+        return used
+
+    def _use(self, built: Iterable[tuple[Persist, Persistence]]) -> None:
         self._members = [(persist, engine) for persist, engine in built if not engine.tables]
 
     def marks_of(self, server: Server) -> list[str]:
@@ -124,6 +137,14 @@ class TrialPersistences:
         return None
 
 
+def servers_with_marks(
+    persistences: TrialPersistences, others: TrialPersistences, servers: Sequence[Server]
+) -> set[str]:
+    """Return the names of the servers that have, under `persistences`, the marks that `servers` have under `others`."""
+    found = (persistences.find(others.marks_of(server), others.route_of(server)) for server in servers)
+    return {name for name in found if name is not None}
+
+
 def _application_cookies(persist: Persist, server: Server) -> Iterator[str]:
     """Yield the Set-Cookie values by which the application takes part in a persistence."""
     if isinstance(persist, Follow):
@@ -136,8 +157,7 @@ def moved_marks(
     before: TrialPersistences, after: TrialPersistences, servers: Sequence[Server], gone: set[str]
 ) -> dict[str, str | None]:
     """Return, for each of `servers` from which the clients that are bound by a cookie would move, the server to which
-    they would; None: balance chooses one. `servers`: trial copies as before. `gone`: those of them that are removed or
-    start anew.
+    they would; None: balance chooses one. `servers`: as before. `gone`: those that are removed or start anew.
     """
     moved: dict[str, str | None] = {}
     for server in servers:

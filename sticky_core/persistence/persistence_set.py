@@ -30,7 +30,8 @@ class PersistenceOptions(RuleOptions, Protocol):
 class PersistenceSet:
     """The persistences of one backend.
 
-    - `members`: the persistences, in the order of the configuration.
+    - `engines`: the persistences, in the order of the configuration, with consecutive stick rules as one.
+    - `members`: the same with the rule `ignore_persist`.
     - `persistence`: all members as one, with the backend's rules; None if there is neither a persistence nor a rule.
     - `max_idle`: how many seconds after its last request a client is still recognised.
     - `tables`: the stick tables in use, each once.
@@ -40,22 +41,22 @@ class PersistenceSet:
 
     def __init__(self, options: PersistenceOptions, servers: Sequence[Server], clock: Clock) -> None:
         problems: list[str] = []
-        self._engines: list[Persistence] = []
+        self.engines: list[Persistence] = []
         for persist in group_stick_rules(options.persist):
             with collect_problems(problems):
-                self._engines.append(persist.build(options.name, servers, clock))
+                self.engines.append(persist.build(options.name, servers, clock))
         self.tables: tuple[StickTable, ...] = tuple(
-            dict.fromkeys(used.table for each in self._engines for used in each.tables)
+            dict.fromkeys(used.table for each in self.engines for used in each.tables)
         )
         problems += self._problems_of_shared_tables()
         raise_problems(problems)
-        self.max_idle = max((each.max_idle for each in self._engines), default=0.0)
+        self.max_idle = max((each.max_idle for each in self.engines), default=0.0)
         self._combine(options, servers)
 
     def _combine(self, options: PersistenceOptions, servers: Sequence[Server]) -> None:
         self.members: Sequence[Persistence] = [
             IgnorablePersistence(options, each) if options.ignore_persist is not None and not each.tables else each
-            for each in self._engines
+            for each in self.engines
         ]
         combined = PersistenceChain(self.members) if len(self.members) > 1 else next(iter(self.members), None)
         self.persistence = with_rules(options, servers, combined)
@@ -63,7 +64,7 @@ class PersistenceSet:
     @property
     def is_reusable(self) -> bool:
         """Whether `with_servers` can be called."""
-        return all(isinstance(each, ReusablePersistence) for each in self._engines)
+        return all(isinstance(each, ReusablePersistence) for each in self.engines)
 
     def with_servers(
         self,
@@ -76,10 +77,8 @@ class PersistenceSet:
         options are the same but for the servers.
         """
         changed = copy(self)
-        changed._engines = [
-            each.with_servers(servers, added, removed)
-            for each in self._engines
-            if isinstance(each, ReusablePersistence)
+        changed.engines = [
+            each.with_servers(servers, added, removed) for each in self.engines if isinstance(each, ReusablePersistence)
         ]
         changed._combine(options, servers)
         return changed

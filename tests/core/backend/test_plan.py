@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from tests.core.backend.backends import app, build_backend, names, other_app, serve, url, urls, with_changed_server
+from tests.counting import count_calls
 
 
 @pytest.mark.parametrize(
@@ -217,3 +219,26 @@ def test_sessions_by_address_move_with_another_target():
     table["a"], table["b"] = "10.0.0.1:80", "10.0.0.2:80"
     swapped = with_changed_server(with_changed_server(web.config, "s1", target=url(2)), "s2", target=url(9))
     assert web.plan(swapped).sessions == {("s1", None): 1, ("s2", "s1"): 1}
+
+
+@pytest.mark.parametrize(
+    "options, moved",
+    [
+        pytest.param({"weight": 5}, {}, id="another weight"),
+        pytest.param({"cookie": "x"}, {"s7": None}, id="another id"),
+        pytest.param({"cookie": "s9"}, {"s7": None, "s9": "s7"}, id="the id of another server"),
+        pytest.param(None, {"s7": None}, id="removed"),
+    ],
+)
+def test_plan_for_one_server_costs_the_same_however_many_there_are(
+    options: dict[str, Any] | None, moved: dict[str, str | None]
+):
+    costs: list[int] = []
+    for count in (60, 120):
+        web = build_backend(urls(*range(1, count + 1)), persist=[plain(), Route(cook("SID"))])
+        new = replace(web.config, servers=tuple(each for each in web.config.servers if each.name != "s7"))
+        if options is not None:
+            new = with_changed_server(web.config, "s7", **options)
+        assert web.plan(new).marks == moved
+        costs.append(count_calls(partial(web.plan, new)))
+    assert costs[1] < 1.05 * costs[0] + 20
