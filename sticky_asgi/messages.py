@@ -15,7 +15,7 @@ from sticky_asgi.stores.client import execute
 from sticky_core.http.cookies import CookieKey
 from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.request_target import request_path
-from sticky_core.transaction.status_retry import StatusRetry
+from sticky_core.transaction.status_retry import KEPT_BODY_LIMIT, StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
 from sticky_core.transaction.variants import TransactionVariants
@@ -258,18 +258,19 @@ class StatusRetryTransaction(StatusRetry[Scope, Send], Transaction):
 
 VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction)
 
-#: how many bytes of a response that is held back are discarded before its app gets an OSError
-MAX_DISCARDED = 65536
-
 
 class ResponseDiscarded(OSError):
     """The response is discarded, because another server is tried instead."""
+
+    def __init__(self, held: HeldResponse) -> None:
+        super().__init__("another server is tried instead")
+        self.held = held
 
 
 class HeldResponse:
     """The `send` of one attempt. Once its response is held back, nothing of it reaches the client."""
 
-    __slots__ = ("_is_held", "_is_upstream", "_left", "transaction")
+    __slots__ = ("_is_held", "_is_upstream", "_left", "_messages", "transaction")
 
     def __init__(self, transaction: StatusRetryTransaction) -> None:
         self.transaction = transaction
@@ -277,7 +278,8 @@ class HeldResponse:
             transaction.tried[-1].config.target, str
         )  # its response may be discarded at once
         self._is_held = False
-        self._left = MAX_DISCARDED
+        self._left = KEPT_BODY_LIMIT
+        self._messages: list[Message] = []  # of the response that is held back, while they can be kept
 
     async def send(self, message: Message) -> None:
         transaction = self.transaction
@@ -289,11 +291,33 @@ class HeldResponse:
             ):
                 return await Transaction.send(transaction, message)
             self._is_held = True
+            if not message.get("trailers", False):
+                self._messages.append({**message, "headers": list(message.get("headers") or ())})
+            if self._is_upstream:
+                raise ResponseDiscarded(self)
+            return
         self._left -= len(message.get("body", b""))
-        if self._is_upstream:
-            raise ResponseDiscarded
         if self._left < 0:
+            self._messages.clear()
             raise OSError("the response is not wanted any more: another server is tried instead")
+        if self._messages:
+            self._keep(message)
+
+    def _keep(self, message: Message) -> None:
+        """Keep a message of the response, which may be passed on if no other server responds."""
+        if message["type"] not in ("http.response.body", "websocket.http.response.body"):
+            self._messages.clear()  # an extension, of which only the server knows whether more follows
+            return
+        self._messages.append(message)
+        if not message.get("more_body", False):
+            self.transaction.keep_response([*self._messages])
+            self._messages.clear()
+
+    def keep_body(self, body: bytes) -> None:
+        """Keep the response of an upstream, of which this is the whole body."""
+        if self._messages and len(body) <= KEPT_BODY_LIMIT:
+            kind = self._messages[0]["type"].removesuffix("start") + "body"
+            self._keep({"type": kind, "body": body})
 
 
 class Head:

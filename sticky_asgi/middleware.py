@@ -15,9 +15,11 @@ from sticky_asgi.lifespan import lifespan_of, serve_lifespan
 from sticky_asgi.messages import (
     KEY,
     ASGIApp,
+    Message,
     Receive,
     Scope,
     Send,
+    Transaction,
     cookie_key,
     end_without_response,
     event_loop,
@@ -134,7 +136,9 @@ class DispatchApp(InsertsCookies):
             server = step if isinstance(step, Server) else None
             if body is None and server is None:
                 receive = transaction.body = body = Body(receive, replicas.retry_body_limit, decision)
-        if not transaction.finished:
+        if not transaction.finished and (kept := transaction.restore_response()) is not None:
+            await _send_kept(transaction, kept, body)
+        elif not transaction.finished:
             page = transaction.unavailable_response()
             try:
                 if transaction.has_writes:
@@ -252,6 +256,18 @@ class StickyMiddleware(DispatchApp):
             except RecursionError:
                 raise_problems(filter(None, [own_app_problem(self.app, "asgi", "StickyMiddleware")]))
                 raise
+
+
+async def _send_kept(transaction: Transaction, messages: list[Message], body: Body | None) -> None:
+    """Send the response that was held back, as no other server has responded."""
+    try:
+        for message in messages:
+            if body is None or not body.client_gone:
+                await Transaction.send(transaction, message)
+    finally:
+        transaction.finish_restored()
+        if body is not None:
+            body.close()
 
 
 def decision(request: HTTPConnection | Scope) -> Decision:

@@ -20,6 +20,7 @@ class Decision:
         "_has_no_response",
         "_missing_keys",
         "_outer",
+        "_responder",
         "attempts",
         "backend",
         "claim_outcome",
@@ -104,7 +105,13 @@ class Decision:
     @property
     def server(self) -> str | None:
         """The name of the server that has the request, or has sent the response; None if none could take it."""
-        return None if not self.attempts or self.has_no_response else self.attempts[-1]
+        if not self.attempts or self.has_no_response:
+            return None
+        return getattr(self, "_responder", self.attempts[-1])
+
+    @server.setter
+    def server(self, server: str) -> None:
+        self._responder = server
 
     @property
     def why(self) -> str:

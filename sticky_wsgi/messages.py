@@ -11,7 +11,7 @@ from sticky_core.cache import TwoGenerationCache
 from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.http1 import Header
 from sticky_core.http.request_target import request_path
-from sticky_core.transaction.status_retry import StatusRetry
+from sticky_core.transaction.status_retry import KEPT_BODY_LIMIT, StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
 from sticky_core.transaction.variants import TransactionVariants
@@ -180,6 +180,18 @@ class StatusRetryTransaction(StatusRetry[Environ, StartResponse], Transaction):
         """A `start_response` for each attempt: a response that was held back must not reach the client later."""
         return HeldResponse(self).start_response
 
+    def set_held_head(self, status: str, headers: Headers, written: list[bytes]) -> None:
+        """Take the head of the response that is held back, and the list of what `write` takes of its body."""
+        self._held_head = status, [*headers], written
+
+    def keep_head(self) -> None:
+        """Keep the head of the response that is held back; the dispatcher keeps its body."""
+        _, _, written = self._held_head
+        if sum(map(len, written)) <= KEPT_BODY_LIMIT:
+            self.keep_response(self._held_head)
+        else:
+            self.keep_response(None)
+
 
 VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction)
 
@@ -187,11 +199,13 @@ VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction)
 class HeldResponse:
     """The `start_response` of one attempt. Once its response is held back, nothing of it reaches the client."""
 
-    __slots__ = ("_is_held", "transaction")
+    __slots__ = ("_is_held", "_left", "_written", "transaction")
 
     def __init__(self, transaction: StatusRetryTransaction) -> None:
         self.transaction = transaction
         self._is_held = False
+        self._left = KEPT_BODY_LIMIT
+        self._written: list[bytes] = []  # by `write`, of the response that is held back
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /) -> Write:
         transaction = self.transaction
@@ -199,11 +213,14 @@ class HeldResponse:
             if transaction.decision.status or not transaction.hold_response(_CODES[status]):
                 return Transaction.start_response(transaction, status, headers, exc_info)
             self._is_held = True
-        return _discard
+            transaction.set_held_head(status, headers, self._written)
+        return self._write
 
-
-def _discard(_: bytes) -> None:
-    """The `write` of a response that is held back."""
+    def _write(self, data: bytes) -> None:
+        """The `write` of a response that is held back. What is beyond the limit makes it too long to be kept."""
+        if self._left >= 0:
+            self._left -= len(data)
+            self._written.append(data)
 
 
 class _Codes(dict[str, int]):

@@ -24,6 +24,7 @@ from sticky_wsgi.messages import (
     KEY,
     Environ,
     StartResponse,
+    StatusRetryTransaction,
     Transaction,
     WSGIApp,
     end_without_response,
@@ -67,6 +68,7 @@ class DispatchApp(InsertsCookies):
         # the usual request without a body is spared the reader
         if replicas.needs_replay or environ.get("REQUEST_METHOD", "GET") != "GET":
             environ["wsgi.input"] = transaction.body = Body(environ, replicas.retry_body_limit, decision)
+        held: HeldBody | None = None
         server = step if isinstance(step, Server) else None
         while server is not None or (server := resolve_wait(transaction, step)) is not None:
             finished: bool | None = True
@@ -86,7 +88,11 @@ class DispatchApp(InsertsCookies):
                         finished = None  # the close of the body releases the slot
                         return body
                 finished = False
-                _discard(body)
+                if held is not None:
+                    held.discard()
+                held = HeldBody(body)
+                if isinstance(transaction, StatusRetryTransaction):
+                    transaction.keep_head()
             except ServerFailure as error:
                 failure = transaction.record_failure(error.failure)
                 if decision.status:  # the client has got a head: all that is left is to break the response off
@@ -106,11 +112,23 @@ class DispatchApp(InsertsCookies):
             finally:
                 if finished is not None:
                     transaction.release(server, finished)
+                if held is not None and finished is not False:
+                    held.discard()
             replayable_body = transaction.replayable_body
             if replayable_body is not None:
                 replayable_body.rewind()
             step = transaction.next()
             server = step if isinstance(step, Server) else None
+        if (kept := transaction.restore_response()) is not None:
+            status, headers, written = kept
+            try:
+                Transaction.start_response(transaction, status, headers)
+            finally:
+                transaction.finish_restored()
+            assert held is not None
+            return held.after(written)
+        if held is not None:
+            held.discard()
         page = transaction.unavailable_response()
         if transaction.has_writes:
             flush_writes(transaction)
@@ -235,18 +253,38 @@ def _close(body: Iterable[bytes]) -> None:
         close()
 
 
-def _discard(body: Iterable[bytes]) -> None:
-    """Close the body of a response that was held back, without having read it."""
-    try:
-        _close(body.body if isinstance(body, TrackedBody) else body)
-    except Exception:
-        _log.exception("the close of a response that was held back failed")
+class HeldBody:
+    """The body of a response that is held back. It is read only if no other server responds, and then passed on."""
+
+    __slots__ = ("_body", "_items")
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._items = body.items if isinstance(body, TrackedBody) else body
+        self._body = body.body if isinstance(body, TrackedBody) else body
+
+    def after(self, written: list[bytes]) -> HeldBody:
+        """Return the body with what its app has written before."""
+        self._items = chain(written, self._items)
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._items)
+
+    def close(self) -> None:
+        _close(self._body)
+
+    def discard(self) -> None:
+        """Close the body unread: another server has responded."""
+        try:
+            self.close()
+        except Exception:
+            _log.exception("the close of a response that was held back failed")
 
 
 class TrackedBody:
     """The body of a response on its way to the client. Its close releases the server's slot, once."""
 
-    __slots__ = ("_closed", "_items", "_server", "_transaction", "body")
+    __slots__ = ("_closed", "_server", "_transaction", "body", "items")
 
     def __init__(self, transaction: Transaction, server: Server, body: Iterable[bytes]) -> None:
         self._transaction = transaction
@@ -254,11 +292,11 @@ class TrackedBody:
         self.body = body
         self._closed = False
         try:
-            self._items: Iterator[bytes] = iter(body)
+            self.items: Iterator[bytes] = iter(body)
             if not transaction.decision.status:
                 # A generator that responds at its first item: until then it may fail, and another server can be tried.
-                for first in self._items:
-                    self._items = chain((first,), self._items)
+                for first in self.items:
+                    self.items = chain((first,), self.items)
                     break
         except BaseException:
             self._close_body()
@@ -267,7 +305,7 @@ class TrackedBody:
     def __iter__(self) -> Iterator[bytes]:
         try:
             # not `yield from`: that would close the app's iterable as well, which must be closed once
-            for item in self._items:  # noqa: UP028
+            for item in self.items:  # noqa: UP028
                 yield item
         except ServerFailure as error:
             transaction = self._transaction

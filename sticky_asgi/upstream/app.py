@@ -12,6 +12,7 @@ from sticky_asgi.body import Body
 from sticky_asgi.clients import breaks_off_incomplete
 from sticky_asgi.messages import (
     ASGIApp,
+    HeldResponse,
     Message,
     Receive,
     ResponseDiscarded,
@@ -32,6 +33,7 @@ from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRe
 from sticky_core.http.request_target import request_target
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.server.config import ServerConfig
+from sticky_core.transaction.status_retry import KEEP_TIMEOUT, KEPT_BODY_LIMIT
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 
@@ -256,7 +258,8 @@ class Upstream(CoreUpstream):
             if not connection.task_cancelled or task is None or task.uncancel():
                 raise
             return count_client_disconnect(scope, send)
-        except ResponseDiscarded:
+        except ResponseDiscarded as discarded:
+            await _keep(connection, discarded.held)
             connection.client_gone = not response.finished
             return
         except OSError:  # `send` raises it when the client has disconnected
@@ -346,6 +349,27 @@ def _whole_body(outgoing: OutgoingRequest, message: Message) -> bytes:
     if outgoing.framing is Framing.LENGTH and len(data) != outgoing.length:
         raise ServerFailure(Failure.NOT_FORWARDABLE, detail="the body is not as long as Content-Length says")
     return data
+
+
+async def _keep(connection: Connection, held: HeldResponse) -> None:
+    """Read the rest of a response that is held back, so that it can be passed on if no other server responds: if it is
+    short, and arrives soon.
+    """
+    response = connection.response
+    body = b""
+    try:
+        async with asyncio.timeout(KEEP_TIMEOUT):
+            while True:
+                while part := connection.take():
+                    body += part
+                if response.finished or len(body) > KEPT_BODY_LIMIT:
+                    break
+                if await connection.wait():
+                    return
+    except TimeoutError:
+        return
+    if response.finished:
+        held.keep_body(body)
 
 
 def _framed(outgoing: OutgoingRequest, data: bytes, last: bool) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from sticky_core.decision import Decision
+from sticky_core.errors import Failure
 from sticky_core.http.cookies import CookieKey
 from sticky_core.http.messages import BodyNeeded, Request, SharedTable
 from sticky_core.persistence.claim import PersistenceResult, Reservation
@@ -54,6 +55,9 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
         "_asked_at",
         "_client_left",
         "_debug",
+        "_held",
+        "_held_head",
+        "_kept",
         "_next_server",
         "_peeked",
         "_queries",
@@ -85,6 +89,9 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     persisted: PersistenceResult  #: what persistence has recognised
 
     _asked_at: float  # when the current attempt began (`Reporting`)
+    _held: tuple[Server, tuple[Failure, ...], PersistenceResult]  # before the response was held back (`StatusRetry`)
+    _held_head: Any  # the head of the response that is held back, on WSGI
+    _kept: tuple[Server, tuple[Failure, ...], PersistenceResult, Any]  # the latest `_held` with the whole response
     _client_left: bool  # whether its disconnect has been counted
     _next_server: Server | None  # chosen while the response of the current one was held back (`StatusRetry`)
     _peeked: tuple[bytes, int]  # the beginning of the body, and how many bytes were asked for

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sticky_core.backend.queue import Ticket
 from sticky_core.decision import Decision
@@ -341,6 +342,19 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
                     log(self.decision)
                 except Exception as error:
                     self.function_failed("log", log, error)
+
+    def restore_response(self) -> Any:
+        """Return the latest response that was held back and kept whole, to be sent after all: no other server has
+        responded. The transaction is at its server again. None if there is no such response (`StatusRetry`).
+        """
+        return None
+
+    def finish_restored(self) -> None:
+        """End the transaction after the response of `restore_response` was sent."""
+        cell = self.tried[-1].counters.cell
+        cell[self.decision.status // 100] += 1
+        cell[Total.NO_RESPONSE] -= 1  # which its attempt was counted as
+        self._finish()
 
     def unavailable_response(self) -> ErrorPage:
         """Return the response of ours where no server has sent one. The transaction ends here; what is queued for

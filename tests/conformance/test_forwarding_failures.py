@@ -345,6 +345,18 @@ def test_last_response_is_forwarded_when_no_server_is_left(front, a, b):
     assert (response.values("x-last"), response.values("x-failed")) == (["1"], [])
 
 
+@pytest.mark.parametrize("pieces", [[b"busy"], [b"bu", b"sy"], [b"busy" * 10_000]])
+def test_response_that_was_held_back_is_forwarded_if_the_other_server_refuses(pieces, front, a):
+    client = front.request("GET /", site="again-or-not")
+    received = a.next_request()
+    received.head("503 Busy", "X-Busy: 1", f"Content-Length: {len(b''.join(pieces))}")
+    for piece in pieces:
+        received.send(piece)
+    response = client.response()
+    assert (response.status, response.body, response.values("x-busy")) == (503, b"".join(pieces), ["1"])
+    assert response.values("set-cookie") == [OURS_A]
+
+
 def test_response_that_is_not_in_retry_on_is_forwarded(front, a, b):
     client = front.request("GET /", site="again")
     a.next_request().respond("500 Oops", body=b"oops")

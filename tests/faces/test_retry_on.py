@@ -601,10 +601,54 @@ def test_a_failure_after_a_held_response_is_retried_as_usual(ring: Ring) -> None
     refused = Turn(fails=Failure.REFUSED)
     spare(ring, [OFF], [refused], [Turn()], retry_on="503 conn-failure")
     passed(ring.request(), server="s3", attempts="s1 s2 s3")
-    spare(ring, [OFF], [refused], retry_on="503 conn-failure")
+
+
+REFUSED = Turn(fails=Failure.REFUSED)
+
+
+@pytest.mark.parametrize("cookie", [None, "SERVERID=s1"], ids=["new client", "bound client"])
+@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.CLOSED, Failure.TIMEOUT])
+def test_a_held_response_is_passed_on_if_no_other_server_responds(
+    ring: Ring, failure: Failure, cookie: str | None
+) -> None:
+    backend = spare(ring, [OFF], [Turn(fails=failure)])
+    response = ring.request(cookie=cookie)
+    assert (response.status, response.body, response.all("x-loser")) == (503, b"offline", ["1"])
+    decision = response.decision
+    assert (decision.server, decision.status, tried(response)) == ("s1", 503, ("s1", "s2"))
+    assert decision.failures == (failure,)
+    marks = [] if cookie else ["SERVERID=s1; path=/"]
+    assert response.all("set-cookie") == ["secret=of-the-loser", *marks]
+    assert ring.totals(Total.HRSP_5XX, Total.NO_RESPONSE) == {"s1": [1, 0], "s2": [0, 1]}
+    assert [len(server.in_flight) for server in backend.servers] == [0, 0]
+
+
+def test_the_latest_of_several_held_responses_is_passed_on(ring: Ring) -> None:
+    spare(ring, [OFF], [Turn(status=503)], [REFUSED])
     response = ring.request()
-    assert (response.status, response.decision.server, tried(response)) == (503, None, ("s1", "s2"))
-    assert response.all("retry-after") == ["5"] and response.all("set-cookie") == [] and response.all("x-loser") == []
+    assert (response.status, response.body, response.decision.server) == (503, b"s2", "s2")
+    assert response.all("set-cookie") == ["SERVERID=s2; path=/"]
+    assert response.decision.failures == (Failure.RETRIED_STATUS, Failure.REFUSED)
+
+
+@WSGI
+@pytest.mark.parametrize("late", [False, True], ids=["head at once", "head with the first item"])
+@pytest.mark.parametrize("writes", [False, True], ids=["items", "write"])
+def test_on_wsgi_a_held_response_is_passed_on_as_its_app_makes_it(ring: Ring, late: bool, writes: bool) -> None:
+    spare(ring, [Turn(status=503, pieces=[b"a", b"b", b"c"])], [REFUSED])
+    site = ring.sites["s1"]
+    assert isinstance(site, WsgiSite)
+    site.late, site.writes = late, writes
+    response = ring.request()
+    assert (response.status, response.body) == (503, b"abc")
+    assert site.closed == 1 or writes
+
+
+@ASGI
+def test_on_asgi_a_held_response_that_is_too_long_is_not_passed_on(ring: Ring) -> None:
+    spare(ring, [Turn(status=503, pieces=[bytes(40_000)] * 2)], [REFUSED])
+    response = ring.request()
+    assert (response.status, response.decision.server, response.all("retry-after")) == (503, None, ["5"])
 
 
 def test_an_exception_of_the_next_app_is_raised(ring: Ring) -> None:

@@ -70,6 +70,7 @@ def backends(face: ModuleType, app: object) -> dict[str, Any]:
     site("no-retries", a(DEAD), b(), retries=0)
     site("never", a(DEAD), b(), retry_on="none")
     site("again", a(), b(), retry_on=RETRY_ON)
+    site("again-or-not", a(), Server("b", DEAD, backup=True), retry_on=RETRY_ON)
     site("again-here", a(), b(), retry_on=RETRY_ON, redispatch=False, retries=1)
     site("keyed", a(), b(), retry_on=RETRY_ON, idempotency_key=True)
     site("small", a(), b(), retry_on=RETRY_ON, retry_body_limit=10)

@@ -66,6 +66,35 @@ def test_response_is_held_back_only_after_a_slot_elsewhere_was_acquired():
     assert request.decision.attempts == ("s1", "s2")
 
 
+def test_response_that_was_kept_is_restored_if_no_other_server_responds():
+    backend = build_retrying_backend()
+    request, server = begin_request(backend, cookie=BOUND)
+    before = request.persisted
+    assert request.hold_response(503)
+    request.keep_response("the response")
+    request.release(server, False)
+    other = request.next_server()
+    assert other is not None
+    request.record_failure(Failure.CLOSED)
+    request.release(other, False)
+    assert request.next_server() is None
+    assert request.restore_response() == "the response"
+    decision = request.decision
+    assert (request.tried[-1], request.persisted, decision.server) == (server, before, server.name)
+    assert (decision.attempts, decision.failures) == (("s1", "s2"), (Failure.CLOSED,))
+    decision.status = 503
+    request.finish_restored()
+    assert request.finished
+    assert totals(server, Total.HRSP_5XX, Total.NO_RESPONSE) == [1, 0]
+
+
+def test_nothing_is_restored_if_no_response_was_kept():
+    request, _ = begin_request(build_retrying_backend())
+    assert request.restore_response() is None
+    assert request.hold_response(503)
+    assert request.restore_response() is None
+
+
 def test_response_is_sent_if_a_retry_would_have_to_wait():
     backend = build_backend_with_one_slot_each()
     backend.placement.acquire(backend["s2"])
