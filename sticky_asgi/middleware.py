@@ -33,6 +33,7 @@ from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure, collect_problems, raise_problems
 from sticky_core.http.cookies import CookieKey
 from sticky_core.http.request_target import decoded_path
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.nesting import InsertedCookie, InsertsCookies, cookies_inside, nested_problems
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
@@ -158,6 +159,7 @@ class DispatchApp(InsertsCookies):
         raise NotImplementedError
 
 
+@name_unknown_options
 class Dispatcher(DispatchApp):
     """An ASGI app that dispatches each request to one of a backend's servers.
 
@@ -191,6 +193,7 @@ class Dispatcher(DispatchApp):
         return lifespan_of(self.replicas)
 
 
+@name_unknown_options
 class StickyMiddleware(DispatchApp):
     """ASGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
@@ -204,6 +207,8 @@ class StickyMiddleware(DispatchApp):
     reason why startup failed, and raised again by each request.
     """
 
+    _error: ConfigError | None = None  #: the reason why the start of the server fails
+
     def __init__(
         self,
         app: ASGIApp,
@@ -215,7 +220,6 @@ class StickyMiddleware(DispatchApp):
         self.app = app
         self._only_replicas = None
         self._debug = debug
-        self._error: ConfigError | None = None
         self._replicas: dict[Backend, Replicas] = {}
         try:
             problems: list[str] = []
@@ -228,12 +232,18 @@ class StickyMiddleware(DispatchApp):
             self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
             raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
         except ConfigError as error:
-            if event_loop() is None:
+            if not self._keep_error(error):
                 raise
-            self._error = error
         else:
-            if self._frontend.only is not None:
+            if self._frontend.only is not None and self._error is None:
                 self._only_replicas = self._replicas[self._frontend.only]
+
+    def _keep_error(self, error: ConfigError) -> bool:
+        """Keep a problem of the arguments, and return True, inside a running server."""
+        if event_loop() is None:
+            return False
+        self._error = error if self._error is None else ConfigError(*self._error.problems, *error.problems)
+        return True
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         return [] if self._error is not None else self._frontend.inserted_cookies()

@@ -1,5 +1,9 @@
 """What both faces export, beside the algorithms that `sticky_core.balance` lists. Each face adds its own five names."""
 
+from enum import Enum
+from inspect import isclass
+
+from sticky_core import balance as _balance
 from sticky_core import samples
 from sticky_core.backend.backend import Backend, BackendConfig
 from sticky_core.backend.events import Events, StateChange
@@ -12,6 +16,7 @@ from sticky_core.health.check import Check, CheckResult, CheckStatus
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.http.tls import TLS
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.aws import alb, elb
 from sticky_core.persistence.claim import Claim, Mark, Reason
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
@@ -76,3 +81,9 @@ __all__ = [
     "src",
     "url_param",
 ]
+
+# every public constructor names the option that a misspelt keyword was meant to be
+for _name in (*__all__, *_balance.__all__):
+    _exported: object = globals()[_name]
+    if isclass(_exported) and not issubclass(_exported, (Enum, BaseException)):
+        name_unknown_options(_exported)

@@ -55,6 +55,13 @@ class Frontend:
     @classmethod
     def build(cls, backend: Backend | None, routes: Mapping[str, Backend] | None) -> Frontend:
         """Build the frontend from the arguments of a middleware: one backend for every path, or routes."""
+        given = cast(object, routes)
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(
+                f"routes={given!r} is no mapping: write routes={{'/path': backend}}, or backend=backend for every path"
+            )
+        if backend is not None and isinstance(cast(object, backend), Mapping):
+            raise ConfigError("backend is a mapping: write routes={'/path': backend, ...}")
         if (backend is None) is (routes is None):
             raise ConfigError("a middleware needs either a backend (for every path) or routes={'/path': backend, ...}")
         return cls({"/": backend} if backend is not None else routes or {})
@@ -195,7 +202,10 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
         yield "routes is empty: name at least one path and its backend, such as routes={'/': backend}"
     for prefix in routes:
         if not _is_route(prefix):
-            yield f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself"
+            yield (
+                f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself: "
+                f"write {'/' + prefix.strip('/')!r}"
+            )
         if (problem := problem_of_decoded_path(prefix)) is not None:
             yield f"route {prefix!r}: {problem}"
     if not _are_backends(routes):

@@ -12,6 +12,7 @@ from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure, collect_problems, raise_problems
 from sticky_core.http.request_target import decoded_path
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.nesting import AROUND, InsertedCookie, InsertsCookies, cookies_inside, nested_problems
 from sticky_core.routing import Frontend
 from sticky_core.server.server import Server
@@ -143,6 +144,7 @@ class DispatchApp(InsertsCookies):
         raise NotImplementedError
 
 
+@name_unknown_options
 class Dispatcher(DispatchApp):
     """A WSGI app that dispatches each request to one of a backend's servers.
 
@@ -159,6 +161,7 @@ class Dispatcher(DispatchApp):
         return self.replicas.backend.inserted_cookies()
 
 
+@name_unknown_options
 class StickyMiddleware(DispatchApp):
     """WSGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 

@@ -32,6 +32,7 @@ from sticky_core.http.error_page import error_page
 from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest
 from sticky_core.http.request_target import request_target
 from sticky_core.http.timeouts import Timeouts
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.server.config import ServerConfig
 from sticky_core.transaction.status_retry import KEEP_TIMEOUT, KEPT_BODY_LIMIT
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
@@ -44,6 +45,7 @@ _log = logging.getLogger("sticky_sessions")
 CONTINUE_TIMEOUT = 1.0
 
 
+@name_unknown_options
 class Upstream(CoreUpstream):
     """An ASGI app that forwards to a URL.
 

@@ -23,6 +23,7 @@ from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.fork import register
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
@@ -34,6 +35,7 @@ from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_p
 _app_numbers = count(1)
 
 
+@name_unknown_options
 class StickyWorkers(DispatchApp):
     """ASGI middleware for an app that keeps sessions in memory and runs in several worker processes: each request of a
     client is served by the worker that has its session. Put it around all other middleware.
@@ -68,6 +70,8 @@ class StickyWorkers(DispatchApp):
     requests itself and sets no cookies.
     """
 
+    _error: ConfigError | None = None  #: the reason why the start of the server fails
+
     def __init__(
         self,
         app: ASGIApp,
@@ -90,7 +94,6 @@ class StickyWorkers(DispatchApp):
         self._directory = directory
         self._log = log
         self._app_number = next(_app_numbers)
-        self._error: ConfigError | None = None
         self._can_have_peers: bool | None = None  # None: not known before the first request or lifespan
         self._start_lock = asyncio.Lock()
         self._worker: LocalWorker | None = None
@@ -113,10 +116,16 @@ class StickyWorkers(DispatchApp):
             raise_problems(problems)
             raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))
         except ConfigError as error:
-            if event_loop() is None:
+            if not self._keep_error(error):
                 raise
-            self._error = error
         register(self)
+
+    def _keep_error(self, error: ConfigError) -> bool:
+        """Keep a problem of the arguments, and return True, inside a running server."""
+        if event_loop() is None:
+            return False
+        self._error = error if self._error is None else ConfigError(*self._error.problems, *error.problems)
+        return True
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         if self._error is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, cast
 
 from sticky_core.backend.retries import Retries
 from sticky_core.balance.algorithm import Balance
@@ -94,6 +94,11 @@ class BackendConfig:
         return [scope for persist in self.persist for scope in persist.cookie_scopes()]
 
     def _problems_of_choice(self) -> Iterator[str]:
+        balance = cast(object, self.balance)
+        if isinstance(balance, type):
+            yield f"balance={balance.__name__} is a class: write balance={balance.__name__}(...), or its word as text"
+        elif not hasattr(balance, "build"):
+            yield f"balance={balance!r} is no algorithm: write one such as RoundRobin(), or a word such as 'leastconn'"
         if self.on_empty not in ("fail", "panic"):
             yield f"on_empty {self.on_empty!r} is neither 'fail' nor 'panic'"
         if self.panic_threshold is not None:

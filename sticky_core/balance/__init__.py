@@ -29,6 +29,7 @@ from sticky_core.balance.static_rr import StaticRR
 from sticky_core.balance.uri import Uri
 from sticky_core.balance.url_param import UrlParam
 from sticky_core.errors import ConfigError
+from sticky_core.options.spelling import nearest
 
 __all__ = [
     "Ewma",
@@ -74,5 +75,8 @@ def parse_balance(text: str) -> Balance:
     """
     spec = BalanceSpec(text)
     if spec.word not in _WORDS:
-        raise ConfigError(f"balance {text!r} is unknown: write one of {', '.join(_WORDS)}")
+        word = text.partition("(")[0].partition(" ")[0]
+        near = None if word in _WORDS else nearest(word, _WORDS)
+        write = "one of" if near is None else f"{near!r}, or another of"
+        raise ConfigError(f"balance {text!r} is unknown: write {write} {', '.join(_WORDS)}")
     return _WORDS[spec.word](spec)

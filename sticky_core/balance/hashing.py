@@ -27,6 +27,7 @@ from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.messages import Request
+from sticky_core.options.spelling import problem_of_word
 from sticky_core.samples.values import Key, key_bytes, parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import host_and_port
@@ -188,11 +189,11 @@ class Hashing:
         except ConfigError as error:
             yield from error.problems
         if self.hash_key not in get_args(HashKey):
-            yield f"hash_key {self.hash_key!r} is none of {', '.join(get_args(HashKey))}"
+            yield problem_of_word("hash_key", self.hash_key, get_args(HashKey))
         if self.hash_balance_factor and self.hash_balance_factor <= 100:
             yield f"hash_balance_factor {self.hash_balance_factor} is not above 100 percent, nor 0 for none"
         if self.hash_preserve_affinity not in get_args(Affinity):
-            yield f"hash_preserve_affinity {self.hash_preserve_affinity!r} is none of {', '.join(get_args(Affinity))}"
+            yield problem_of_word("hash_preserve_affinity", self.hash_preserve_affinity, get_args(Affinity))
         if method == "map-based" and self.hash_key != "id":
             yield f"hash_key {self.hash_key} places points on a ring: it needs hash_type consistent"
         if method == "map-based" and self.hash_balance_factor:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
+from sticky_core.options.spelling import named_options
 from sticky_core.options.unset import UNSET, NotGiven
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.persistence.follow import Follow
@@ -19,6 +20,7 @@ _WEEK = 7 * 86400
 _RESERVED = ("AWSALB", "AWSALBAPP", "AWSALBTG")
 
 
+@named_options
 def elb(
     *,
     duration: Duration = 0,
@@ -65,6 +67,7 @@ def _problems_of_elb(duration: Duration, application: str | None) -> Iterator[st
         yield f"elb: duration {duration!r} is below 0; 0 is until the browser is closed"
 
 
+@named_options
 def alb(
     *,
     duration: Duration | NotGiven = UNSET,

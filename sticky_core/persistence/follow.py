@@ -12,6 +12,7 @@ from sticky_core.clock import Clock
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.options.spelling import problem_of_word
 from sticky_core.options.unset import UNSET
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, no_cookie
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie, name_prefix
@@ -63,7 +64,7 @@ class Follow:
         if not cookies.is_name(self.application):
             yield "a cookie's name is made of letters, digits and !#$%&'*+-.^_`|~, and does not begin with $"
         if self.attributes not in get_args(Attributes):
-            yield f"attributes {self.attributes!r} is none of {', '.join(get_args(Attributes))}"
+            yield problem_of_word("attributes", self.attributes, get_args(Attributes))
         settings = cookie.settings()
         if not settings.mode.inserts:
             yield f"cookie {cookie.name} has mode={cookie.mode!r}: only a cookie with mode='insert' can follow another"

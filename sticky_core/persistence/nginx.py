@@ -16,6 +16,7 @@ from sticky_core.durations import LONGEST, Duration, problems_of_duration, secon
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.options.spelling import problem_of_word
 from sticky_core.persistence.claim import (
     NO_COOKIE,
     Claim,
@@ -85,7 +86,7 @@ class NginxCookie:
         if self.path is not None and not self.path.startswith("/"):
             yield f"path {self.path!r} does not begin with /: browsers ignore it: write path={'/' + self.path!r}"
         if self.samesite is not None and self.samesite not in get_args(SameSite):
-            yield f"samesite {self.samesite!r} is none of {', '.join(get_args(SameSite))}"
+            yield problem_of_word("samesite", self.samesite, get_args(SameSite))
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
         """Return no scope if there is no path: then browsers derive it from the path of the request."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sticky_core.errors import ConfigError
 from sticky_core.health.runtime import CheckRuntime
+from sticky_core.options.spelling import problem_of_word
 from sticky_core.server.config import MAX_WEIGHT, ServerConfig, is_weight, limit_problem
 from sticky_core.server.counters import Counters
 from sticky_core.server.drain import Drain
@@ -112,7 +113,7 @@ class ServerStatus:
     @state.setter
     def state(self, state: AdminState | Literal["ready", "drain", "maint"]) -> None:
         if state not in list(AdminState):
-            raise ConfigError(f"server {self.name}: state {state!r} is none of {', '.join(AdminState)}")
+            raise ConfigError(f"server {self.name}: {problem_of_word('state', state, AdminState)}")
         before, self._state = self._state, AdminState(state)
         self.draining.reset()
         self.reason = ""
@@ -137,7 +138,7 @@ class ServerStatus:
     @health.setter
     def health(self, health: Health | Literal["UP", "DOWN", "NOLB"]) -> None:
         if health not in list(Health):
-            raise ConfigError(f"server {self.name}: health {health!r} is none of {', '.join(Health)}")
+            raise ConfigError(f"server {self.name}: {problem_of_word('health', health, Health)}")
         if self.tracks is not None:
             raise ConfigError(
                 f"server {self.name}: it tracks {self.tracks.name}, so its health is that server's: assign it there"

@@ -17,6 +17,7 @@ from sticky_core.clock import Clock, SystemClock
 from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, StoreFailure, raise_problems
 from sticky_core.http.messages import Request
+from sticky_core.options.spelling import problem_of_word
 from sticky_core.samples.values import Key
 from sticky_core.stick_table import keys
 from sticky_core.stick_table.keys import KeyType, TableKey
@@ -106,11 +107,11 @@ class StickTable:
         if entries is None or not 0 < entries <= 1 << 40:
             problems.append(f"size {size!r} is no number of entries: write 100000, or '100k', '1m'")
         if type not in get_args(KeyType):
-            problems.append(f"type {type!r} is none of {', '.join(get_args(KeyType))}")
+            problems.append(problem_of_word("type", type, get_args(KeyType)))
         if not isinstance(length, int) or not 0 < length <= _MAX_KEY_LENGTH:  # pyright: ignore[reportUnnecessaryIsInstance]
             problems.append(f"length {length!r} is not within 1..{_MAX_KEY_LENGTH}")
         if srvkey not in get_args(SrvKey):
-            problems.append(f"srvkey {srvkey!r} is none of {', '.join(get_args(SrvKey))}")
+            problems.append(problem_of_word("srvkey", srvkey, get_args(SrvKey)))
         problems += problems_of_duration("expire", expire, is_optional=True)
         if store is not None:
             if expire is None:

@@ -15,6 +15,7 @@ from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure, raise_problems
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.server.server import Server
@@ -59,6 +60,7 @@ class ClusterOptions(TypedDict, total=False):
     name: str
 
 
+@name_unknown_options
 class Cluster(Generic[Client]):
     """Several replicas of one app behind a dispatcher, in this process, which a test can kill, drain and restart.
 

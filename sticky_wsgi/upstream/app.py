@@ -11,6 +11,7 @@ from sticky_core.http.error_page import error_page
 from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest
 from sticky_core.http.request_target import request_target
 from sticky_core.http.timeouts import Timeouts
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
@@ -35,6 +36,7 @@ _log = logging.getLogger("sticky_sessions")
 _PIECE = 16384
 
 
+@name_unknown_options
 class Upstream(CoreUpstream):
     """A WSGI app that forwards to a URL.
 

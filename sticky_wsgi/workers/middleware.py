@@ -23,6 +23,7 @@ from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
 from sticky_core.errors import collect_problems, raise_problems
 from sticky_core.fork import register
+from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
@@ -39,6 +40,7 @@ from sticky_wsgi.workers.worker import LocalWorker
 _app_numbers = count(1)
 
 
+@name_unknown_options
 class StickyWorkers(DispatchApp):
     """WSGI middleware for an app that keeps sessions in memory and runs in several worker processes: each request of a
     client is served by the worker that has its session. Put it around all other middleware.

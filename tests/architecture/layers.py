@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 CORE: tuple[frozenset[str], ...] = (
-    frozenset({"cache", "clock", "durations", "errors", "fork", "options"}),
+    frozenset({"cache", "clock", "durations", "errors", "fork"}),
+    frozenset({"options"}),
     frozenset({"dns", "health", "stores", "target"}),
     frozenset({"http"}),
     frozenset({"samples", "server"}),

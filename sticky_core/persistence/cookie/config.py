@@ -15,6 +15,7 @@ from sticky_core.clock import Clock
 from sticky_core.durations import LONGEST, Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
+from sticky_core.options.spelling import problem_of_word
 from sticky_core.options.unset import UNSET, NotGiven, value_or
 from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.cookie.modes import MODES, Mode, modes_with
@@ -244,7 +245,7 @@ def _problems(cookie: Cookie) -> Iterator[str]:
     if not cookies.is_name(cookie.name):
         yield "a cookie's name is made of letters, digits and !#$%&'*+-.^_`|~, and does not begin with $"
     if cookie.mode not in MODES:
-        yield f"mode {cookie.mode!r} is none of {', '.join(get_args(Mode))}"
+        yield problem_of_word("mode", cookie.mode, get_args(Mode))
         return
     yield from _problems_of_mode(cookie)
     yield from _problems_of_ids(cookie)
@@ -289,10 +290,22 @@ def _problems_of_times(cookie: Cookie) -> Iterator[str]:
         duration: Duration | NotGiven = getattr(cookie, option)
         if duration is not UNSET:
             yield from problems_of_duration(option, duration, at_least=1, at_most=LONGEST)
+    if cookie.max_age is not UNSET and cookie.expires is not UNSET and _differ(cookie.max_age, cookie.expires):
+        yield (
+            f"max_age={cookie.max_age!r} and expires={cookie.expires!r} differ: browsers keep the cookie for max_age, "
+            "and only old ones read expires: leave expires out, or write the same"
+        )
     if cookie.refresh is not UNSET and cookie.refresh not in get_args(Refresh):
-        yield f"refresh {cookie.refresh!r} is none of {', '.join(get_args(Refresh))}"
+        yield problem_of_word("refresh", cookie.refresh, get_args(Refresh))
     if cookie.refresh == "never" and cookie.maxidle is not UNSET:
         yield "refresh='never' would let maxidle end sessions that are in use: use maxlife for a fixed end"
+
+
+def _differ(one: Duration, other: Duration) -> bool:
+    try:
+        return seconds(one) != seconds(other)
+    except ValueError:  # reported by itself
+        return False
 
 
 def _problems_of_attributes(cookie: Cookie) -> Iterator[str]:
@@ -306,7 +319,7 @@ def _problems_of_attributes(cookie: Cookie) -> Iterator[str]:
         if not cookies.is_attribute(attribute):
             yield f"attr {attribute!r} can't be written: printable ASCII without a semicolon"
     if cookie.samesite not in (UNSET, None, *get_args(SameSite)):
-        yield f"samesite {cookie.samesite!r} is none of {', '.join(get_args(SameSite))}, or None to leave it out"
+        yield problem_of_word("samesite", cookie.samesite, get_args(SameSite), ", or None to leave it out")
     if cookie.secure not in (UNSET, True, False, "auto"):
         yield f"secure {cookie.secure!r} is none of True, False, 'auto'"
     if not MODES[cookie.mode].inserts:

@@ -1,0 +1,160 @@
+"""What a newcomer may write instead of what is meant: each is an error that names it, with the way out."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+import sticky_asgi
+import sticky_asgi.testing
+import sticky_wsgi
+import sticky_wsgi.testing
+from sticky_core.errors import ConfigError
+from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.nginx import NginxCookie
+
+if TYPE_CHECKING:
+    from tests.faces.conftest import Face
+
+SECRET = "a-secret-of-these-tests"
+
+#: the classes that a user may make, by package
+CONSTRUCTORS = [
+    pytest.param(exported, id=f"{package.__name__}.{name}")
+    for package in (sticky_asgi, sticky_wsgi)
+    for name in package.__all__
+    if isinstance(exported := getattr(package, name), type)
+    and not issubclass(exported, Enum | BaseException)
+    and exported.__init__ is not object.__init__
+] + [pytest.param(each.Cluster, id=each.__name__) for each in (sticky_asgi.testing, sticky_wsgi.testing)]
+
+
+@pytest.mark.parametrize("constructor", CONSTRUCTORS)
+def test_every_public_constructor_names_an_option_that_it_does_not_have(constructor: Any):
+    arguments = (Starlette,) if constructor.__name__ == "Cluster" else ()
+    with pytest.raises(ConfigError, match=f"^{constructor.__name__} has no option a_word_that_is_none: "):
+        constructor(*arguments, a_word_that_is_none=1)
+
+
+@pytest.mark.parametrize(
+    "make, problem",
+    [
+        (lambda face, it: face.backend(it, retris=1), "Backend has no option retris: write retries"),
+        (
+            lambda face, it: face.backend(it, retry_body_limt=1),
+            "Backend has no option retry_body_limt: write retry_body_limit",
+        ),
+        (lambda face, it: face.package.Server("s", it.target, wieght=1), "Server has no option wieght: write weight"),
+        (lambda face, it: face.package.Check("/", intervall=1), "Check has no option intervall: write inter"),
+        (lambda face, it: face.package.Cookie("A", http_only=True), "Cookie has no option http_only: write httponly"),
+        (lambda face, it: face.package.Cookie("A", maxage=True), "Cookie has no option maxage: write max_age"),
+        (
+            lambda face, it: face.package.StickyWorkers(it.target, cokie="A"),
+            "StickyWorkers has no option cokie: write cookie",
+        ),
+        (lambda face, it: face.package.elb(duraton=1), "elb has no option duraton: write duration"),
+        (lambda face, it: face.package.StickTable("a", sice=1), "StickTable has no option sice: write size"),
+        (
+            lambda face, it: face.package.StickyMiddleware(it.target, route={"/": face.backend(it)}),
+            "StickyMiddleware has no option route: write routes",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_misspelt_option_is_answered_with_the_nearest(face: Face, make: Any, problem: str):
+    with pytest.raises(ConfigError, match=f"^{problem}$"):
+        make(face, face.server("s1"))
+
+
+@pytest.mark.parametrize(
+    "balance, problem",
+    [
+        ("round-robin", "balance 'round-robin' is unknown: write 'roundrobin'"),
+        ("RoundRobin", "balance 'RoundRobin' is unknown: write 'roundrobin'"),
+        ("least_connections", "balance 'least_connections' is unknown: write 'least_conn'"),
+        ("randm(2)", "balance 'randm(2)' is unknown: write 'random'"),
+        ("sticky", "balance 'sticky' is unknown: write one of roundrobin, static-rr, "),
+        (sticky_asgi.RoundRobin, "balance=RoundRobin is a class: write balance=RoundRobin(...), or its word as text"),
+        (7, "balance=7 is no algorithm: write one such as RoundRobin(), or a word such as 'leastconn'"),
+        (None, "balance=None is no algorithm: write one such as RoundRobin(), or a word such as 'leastconn'"),
+    ],
+)
+def test_balance_that_is_none_is_an_error_with_the_way_out(face: Face, balance: Any, problem: str):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        face.backend(face.server("s1"), balance=balance)
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        pytest.param(
+            lambda it: {"routes": it},
+            "is no mapping: write routes={'/path': backend}, or backend=backend for",
+            id="backend",
+        ),
+        pytest.param(lambda it: {"routes": [it]}, "is no mapping: write routes={'/path': backend}", id="list"),
+        pytest.param(lambda it: {"routes": {"cart": it}}, "route 'cart' is no path: .*: write '/cart'$", id="no slash"),
+        pytest.param(
+            lambda it: {"routes": {"/cart/": it}}, "route '/cart/' is no path: .*: write '/cart'$", id="slashes"
+        ),
+        pytest.param(
+            lambda it: {"backend": {"/cart": it}}, "backend is a mapping: write routes={'/path'", id="mapping"
+        ),
+        pytest.param(lambda it: {}, "needs either a backend", id="nothing"),
+    ],
+)
+def test_routes_that_are_none_are_an_error_with_the_way_out(face: Face, options: Any, problem: str):
+    backend = face.backend(face.server("s1"))
+    with pytest.raises(ConfigError, match=problem.replace("{", r"\{").replace("}", r"\}")):
+        face.package.StickyMiddleware(face.app("app"), **options(backend))
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        pytest.param(
+            {"max_age": 60, "expires": "2m"},
+            "max_age=60 and expires='2m' differ: browsers keep the cookie for max_age, and only old ones read expires: "
+            "leave expires out, or write the same",
+            id="max_age and expires",
+        ),
+        pytest.param(
+            {"samesite": "lax"},
+            "samesite 'lax' is none of Lax, Strict, None, or None to leave it out: write 'Lax'",
+            id="lax",
+        ),
+        pytest.param({"samesite": "none"}, "or None to leave it out: write 'None'", id="none"),
+        pytest.param(
+            {"mode": "Insert"}, "mode 'Insert' is none of insert, rewrite, prefix, passive: write 'insert'", id="mode"
+        ),
+        pytest.param(
+            {"refresh": "allways"}, "refresh 'allways' is none of due, never, always: write 'always'", id="refresh"
+        ),
+    ],
+)
+def test_option_of_a_cookie_that_cannot_be_meant_is_an_error_with_the_way_out(options: Any, problem: str):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        Cookie("A", secret=SECRET, **options)
+
+
+def test_lifetimes_that_are_the_same_are_written_side_by_side():
+    Cookie("A", secret=SECRET, max_age=120, expires="2m")
+
+
+def test_words_of_nginx_are_answered_likewise():
+    with pytest.raises(ConfigError, match="samesite 'Lax' is none of strict, lax, none: write 'lax'"):
+        NginxCookie("A", samesite="Lax")  # type: ignore[arg-type]  # the mistake
+
+
+def test_misspelt_option_of_a_middleware_inside_a_running_server_fails_its_start():
+    app = Starlette()
+    app.add_middleware(sticky_asgi.StickyMiddleware, route={})  # type: ignore[call-arg]  # the mistake
+    with pytest.raises(ConfigError) as raised, TestClient(app):
+        pytest.fail("it has started")
+    assert raised.value.problems[0] == "StickyMiddleware has no option route: write routes"
+    assert "needs either a backend" in raised.value.problems[1]
