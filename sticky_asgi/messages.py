@@ -112,7 +112,7 @@ def with_joined_cookies(scope: Scope) -> Scope:
     """Return the scope with one Cookie header in the place of the fields into which clients may split it in HTTP/2 and
     later (RFC 9113, 8.2.3); the same scope if it has none to join.
     """
-    if scope.get("http_version", "1.1")[0] < "2":
+    if scope.get("http_version", "1.1") < "2":
         return scope
     values = [value for name, value in scope["headers"] if name == b"cookie"]
     if len(values) < 2:

@@ -128,7 +128,7 @@ def test_the_reason_says_that_the_cookies_were_not_read(face: Face, persist: Per
 
 
 @pytest.mark.parametrize("persist", [None, SIGNED, Stick.on(cook("b"))], ids=["none", "cookie", "stick"])
-@pytest.mark.parametrize("version", ["2", "3"])
+@pytest.mark.parametrize("version", ["2", "2.0", "3"])
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
 def test_app_gets_the_cookie_fields_of_http2_as_one_header(face: Face, persist: Persist | None, version: str) -> None:
     backend = face.backend(face.server("s1"), persist=persist or ())
@@ -151,8 +151,9 @@ def test_mark_in_a_field_of_http2_is_read_and_removed(face: Face) -> None:
     assert get(cookie=(sent, ""), http_version="2").letters == "VN"
 
 
+@pytest.mark.parametrize("version", ["", "1.0", "1.1"])
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
-def test_cookie_headers_of_http1_stay_apart(face: Face) -> None:
+def test_cookie_headers_of_http1_stay_apart(face: Face, version: str) -> None:
     get = client(face, SIGNED)
-    response = get(cookie=("a=1", mark(get), "b=2"))
+    response = get(cookie=("a=1", mark(get), "b=2"), http_version=version)
     assert response.seen is not None and response.seen.cookies == ("a=1", "b=2")
