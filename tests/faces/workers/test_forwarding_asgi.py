@@ -10,6 +10,7 @@ import pytest
 
 from sticky_asgi import decision
 from sticky_asgi.workers.link import WINDOW
+from sticky_core.server.counters import Total
 from sticky_core.workers.transaction import RemoteAppError
 from tests.faces.workers.asgi import (
     CountingApp,
@@ -250,6 +251,11 @@ def test_app_receives_the_disconnect_of_the_client(run):
             await client.request(other.app)
         assert app.received_messages == [empty, {"type": "http.disconnect"}]
         assert client.sent == []
+        # the app has raised because of the disconnect: at neither worker is that an error
+        serving, accepting = one.app.workers.own_server, other.app.workers.servers[0]
+        for server in (serving, accepting):
+            counters = server.counters
+            assert (counters[Total.CLI_ABRT], counters[Total.ERESP]) == (1, 0)
 
     run(test)
 

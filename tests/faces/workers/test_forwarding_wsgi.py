@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sticky_core.persistence.claim import Claim, Reason
+from sticky_core.server.counters import Total
 from sticky_core.workers.frames import PIECE
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.workers.protocol import EAGER_BODY
@@ -126,10 +127,15 @@ def test_app_gets_an_os_error_if_the_client_disconnects_in_the_middle_of_its_bod
             raise
         return respond(start_response)
 
-    front, _, cookie = pair(RecordingApp(serve))
+    front, owner, cookie = pair(RecordingApp(serve))
     broken = {"wsgi.input": Broken(b"x" * 10 * PIECE), "CONTENT_LENGTH": str(10 * PIECE)}
     assert front.request(method="POST", **cookie, **broken).status.startswith("499")
     wait_until(lambda: raised, "an exception in the app")
+    # at neither worker is that an error
+    accepting, serving = front.app.workers.servers[1], owner.app.workers.own_server
+    wait_until(lambda: serving.counters[Total.CLI_ABRT] == 1, "a disconnect at the worker that serves")
+    assert accepting.counters[Total.CLI_ABRT] == 1
+    assert (accepting.counters[Total.ERESP], serving.counters[Total.ERESP]) == (0, 0)
 
 
 def generated(environ, start_response):
