@@ -20,7 +20,7 @@ from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
-from sticky_core.backend.plan import FromTo, Plan, moved_keys, moved_sessions, notes_on_cookies
+from sticky_core.backend.plan import FromTo, HashKeys, Plan, moved_sessions, notes_on_cookies
 from sticky_core.backend.reconfigure import Reconfigure, trial_copies
 from sticky_core.backend.retries import Retries
 from sticky_core.backend.snapshot import Snapshot
@@ -309,9 +309,9 @@ class Backend:
 
     def plan(self, new: BackendConfig, *, keys: int = 10_000) -> Plan:
         """Return what `apply` would do, and how many clients would move from which server to which. Nothing is changed.
-        `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes: that takes as
-        long as building balance anew twice, so among thousands of servers call it in a thread. Raises `ConfigError` as
-        `apply` does.
+        `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes. Such a balance
+        is built anew for that, so among thousands of servers call this in a thread. Raises `ConfigError` as `apply`
+        does.
         """
         with self.reconfigure.change_lock:
             change = self.reconfigure.draft(new, {})
@@ -346,10 +346,15 @@ class Backend:
         return moved_marks(before, TrialPersistences(change.config, trial_copies(change), self.clock), servers, gone)
 
     def _moved_keys(self, change: Change, count: int) -> dict[FromTo, float] | None:
-        if not isinstance(self.snapshot.balancing.algorithm, HashAware):
+        algorithm = self.snapshot.balancing.algorithm
+        if not isinstance(algorithm, HashAware):
             return None
-        before = [server.trial_copy(server.requested) for server in self.servers]
-        return moved_keys(self.config, before, change.config, trial_copies(change), count)
+        keys = HashKeys(count)
+        with self.placement.lock:
+            servers = keys.servers_before(algorithm)
+        changed = {server: server.trial_copy(requested) for server, requested in change.changed.items()}
+        after = [changed.get(server, server) for server in change.servers] if changed else change.servers
+        return keys.moved(servers, self.config, change.config, after)
 
     # What happens to the servers
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from sticky_core.backend.config import BackendConfig
@@ -125,37 +125,41 @@ def notes_on_cookies(before: BackendConfig, after: BackendConfig) -> Iterator[st
             )
 
 
-def moved_keys(
-    before: BackendConfig,
-    servers: Sequence[Server],
-    after: BackendConfig,
-    servers_after: Sequence[Server],
-    count: int,
-) -> dict[FromTo, float] | None:
-    """Draw `count` hash keys and return which of them move from one server to another, as shares of all. None if
-    `before` does not hash keys. The servers are trial copies, so that those in use are not touched.
-    """
-    rng = random.Random(0)
-    old = before.balance.build([server for server in servers if not server.config.backup], rng)
-    new = after.balance.build([server for server in servers_after if not server.config.backup], rng)
-    if not isinstance(old, HashAware):
-        return None
-    # if the change hashes another thing, or in another way, hashes before and after it are unrelated
-    has_same_hash = _hash_input(before.balance) == _hash_input(after.balance)
-    moved: Counter[FromTo] = Counter()
-    for _ in range(count):
-        number = rng.getrandbits(32)
-        server_before = old.server_for_hash(number)
-        server_after: Server | None = None
+class HashKeys:
+    """Random hashes of keys, to find out which of them another configuration would move. `count`: how many."""
+
+    def __init__(self, count: int) -> None:
+        self._rng = random.Random(0)
+        self._numbers = [self._rng.getrandbits(32) for _ in range(count)]
+
+    def servers_before(self, algorithm: HashAware) -> list[Server | None]:
+        """Return the server of each hash. Under the lock of the backend, if the algorithm is in use."""
+        return list(map(algorithm.server_for_hash, self._numbers))
+
+    def moved(
+        self,
+        servers_before: Sequence[Server | None],
+        before: BackendConfig,
+        after: BackendConfig,
+        servers_after: Sequence[Server],
+    ) -> dict[FromTo, float]:
+        """Return which hashes move from one server to another, as shares of all. `servers_after`: the servers of
+        `after`; copies of those that it changes.
+        """
+        new = after.balance.build([server for server in servers_after if not server.config.backup], self._rng)
+        numbers = self._numbers
+        if _hash_input(before.balance) != _hash_input(after.balance):
+            # it hashes another thing, or in another way: hashes before and after it are unrelated
+            numbers = [self._rng.getrandbits(32) for _ in numbers]
+        now: Iterable[Server | None] = [None] * len(numbers)
         if isinstance(new, HashAware):
-            server_after = new.server_for_hash(number if has_same_hash else rng.getrandbits(32))
-        from_to = (
-            server_before.name if server_before is not None else None,
-            server_after.name if server_after is not None else None,
-        )
-        if from_to[0] != from_to[1]:
-            moved[from_to] += 1
-    return {from_to: times / count for from_to, times in moved.items()}
+            now = map(new.server_for_hash, numbers)
+        moved: Counter[FromTo] = Counter()
+        for (was, server), times in Counter(zip(servers_before, now, strict=True)).items():
+            from_to = (None if was is None else was.name, None if server is None else server.name)
+            if from_to[0] != from_to[1]:
+                moved[from_to] += times
+        return {from_to: times / len(numbers) for from_to, times in moved.items()}
 
 
 #: the options of a hashing balance that decide which server gets a hash, not what is hashed
