@@ -55,8 +55,9 @@ class Upstream(CoreUpstream):
 
     - `url`: `http://host:port/base`, `https://…` or `unix:/path/of.sock:/base`; the base is put before each path. No
       default. nginx `proxy_pass`.
-    - `timeouts`: a `Timeouts`, in seconds or HAProxy's text; default: connect 5, server 60, tunnel 3600. HAProxy
-      `timeout connect|server|tunnel`, nginx `proxy_connect_timeout`, `proxy_read_timeout`.
+    - `timeouts`: a `Timeouts`, in seconds or HAProxy's text; default: connect 5, server 60, tunnel 3600, client 60.
+      HAProxy `timeout connect|server|tunnel|client`, nginx `proxy_connect_timeout`, `proxy_read_timeout`,
+      `client_body_timeout`.
     - `forward`: a `Forward`, how the client's address, scheme and host are passed on; default: X-Forwarded-For, -Proto,
       -Host and X-Real-IP, and the client's Host. HAProxy `option forwardfor|forwarded`, nginx `proxy_set_header`.
     - `tls`: a `TLS`, certificates and names for an `https://` URL; default: the system's certificate authorities and
