@@ -29,6 +29,7 @@ from sticky_core.backend.trial_marks import TrialPersistences, moved_marks, serv
 from sticky_core.backend.validation import attach_problems, type_problems
 from sticky_core.balance import RoundRobin, parse_balance
 from sticky_core.balance.algorithm import Balance, HashAware
+from sticky_core.balance.hashing import HashAlgorithm
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
@@ -352,9 +353,20 @@ class Backend:
         keys = HashKeys(count)
         with self.placement.lock:
             servers = keys.servers_before(algorithm)
+            # a ring is copied, since to build it anew takes long; anything else is built anew
+            new = algorithm.copy() if change.is_derived and isinstance(algorithm, HashAlgorithm) else None
         changed = {server: server.trial_copy(requested) for server, requested in change.changed.items()}
-        after = [changed.get(server, server) for server in change.servers] if changed else change.servers
-        return keys.moved(servers, self.config, change.config, after)
+        if new is not None:
+            for server in (*change.removed, *changed):
+                if not server.config.backup:
+                    new.removed(server)
+            for server in (*change.added, *changed.values()):
+                if not server.config.backup:
+                    new.added(server)
+            return keys.moved(servers, self.config, change.config, new)
+        after = [changed.get(server, server) for server in change.servers]
+        active = [server for server in after if not server.config.backup]
+        return keys.moved(servers, self.config, change.config, change.config.balance.build(active, self.rng))
 
     # What happens to the servers
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from sticky_core.backend.config import BackendConfig
-from sticky_core.balance.algorithm import Balance, HashAware
+from sticky_core.balance.algorithm import Algorithm, Balance, HashAware
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.server.server import Server
@@ -141,12 +141,9 @@ class HashKeys:
         servers_before: Sequence[Server | None],
         before: BackendConfig,
         after: BackendConfig,
-        servers_after: Sequence[Server],
+        new: Algorithm,
     ) -> dict[FromTo, float]:
-        """Return which hashes move from one server to another, as shares of all. `servers_after`: the servers of
-        `after`; copies of those that it changes.
-        """
-        new = after.balance.build([server for server in servers_after if not server.config.backup], self._rng)
+        """Return which hashes move from one server to another, as shares of all. `new`: the algorithm of `after`."""
         numbers = self._numbers
         if _hash_input(before.balance) != _hash_input(after.balance):
             # it hashes another thing, or in another way: hashes before and after it are unrelated

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address
@@ -253,6 +254,14 @@ class HashAlgorithm:
         digest = self.hash_of(request)
         return self._table.next_server(avoid) if digest is None else self._table.find(digest, avoid)
 
+    def copy(self) -> HashAlgorithm | None:
+        """Return a copy that may be given other servers, if it has a ring and nothing else; None if it has not."""
+        if self._bound is not None or not isinstance(self._table, ConsistentTable):
+            return None
+        algorithm = copy(self)
+        algorithm._table = self._table.copy()
+        return algorithm
+
     def hash_of(self, request: Request) -> int | None:
         try:
             return self._digest(request)
@@ -313,6 +322,13 @@ class ConsistentTable:
         for server in servers:
             self.state_changed(server)
         self._ring.rebuild()
+
+    def copy(self) -> ConsistentTable:
+        """Return a copy that may be given other servers."""
+        table = copy(self)
+        table._numbers, table._ids = dict(self._numbers), dict(self._ids)
+        table._ring = self._ring.copy(table._points)
+        return table
 
     def _points(self, number: int, count: int) -> list[int]:
         """Return the first `count` points of the server with this number."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 
 from sticky_core.balance.algorithm import NO_SERVER
 from sticky_core.errors import ConfigError
@@ -46,6 +47,15 @@ class Ring:
         self._shifted = 0  # how many points were inserted and removed since the index was made
         self._stale = False
         self._invalid: set[int] = set()
+
+    def copy(self, points: Callable[[int, int], Sequence[int]]) -> Ring:
+        """Return a copy that may be given other servers. `points`: as in the constructor."""
+        ring = copy(self)
+        ring._points_of = points
+        ring.servers, ring._free_numbers = [*self.servers], [*self._free_numbers]
+        ring._active, ring._stored, ring._invalid = [*self._active], [*self._stored], {*self._invalid}
+        ring._points = self._points[:]
+        return ring
 
     def __len__(self) -> int:
         """The number of points, inactive ones included."""

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
+from sticky_core.backend.backend import Backend
 from sticky_core.backend.config import BackendConfig
+from sticky_core.backend.plan import HashKeys
 from sticky_core.balance import RoundRobin, Source
+from sticky_core.balance.algorithm import HashAware
+from sticky_core.balance.hashing import HashKey
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.nginx import NginxCookie
@@ -242,3 +246,29 @@ def test_plan_for_one_server_costs_the_same_however_many_there_are(
         assert web.plan(new).marks == moved
         costs.append(count_calls(partial(web.plan, new)))
     assert costs[1] < 1.05 * costs[0] + 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda servers: servers[1:], id="removed"),
+        pytest.param(lambda servers: (*servers, ServerConfig(name="new", target=url(99), weight=3)), id="added"),
+        pytest.param(lambda servers: (*servers[:3], replace(servers[3], weight=7), *servers[4:]), id="another weight"),
+        pytest.param(lambda servers: (*servers[:3], replace(servers[3], backup=True), *servers[4:]), id="a backup"),
+        pytest.param(lambda servers: (*servers[:3], replace(servers[3], target=app), *servers[4:]), id="another app"),
+    ],
+)
+@pytest.mark.parametrize("hash_type", ["map-based", "consistent"])
+def test_keys_that_a_plan_moves_are_those_that_a_backend_made_anew_would_move(
+    change: Callable[[tuple[ServerConfig, ...]], tuple[ServerConfig, ...]], hash_type: str
+):
+    hash_key: HashKey = "name" if hash_type == "consistent" else "id"
+    web = build_backend(urls(*range(1, 21)), balance=Source(hash_type=hash_type, hash_key=hash_key), persist=())
+    before, after = web.config, replace(web.config, servers=change(web.config.servers))
+    old, new = (Backend.of(config).snapshot.balancing.algorithm for config in (before, after))
+    assert isinstance(old, HashAware)
+    keys = HashKeys(2000)
+    expected = keys.moved(keys.servers_before(old), before, after, new)
+    for _ in range(2):
+        plan = web.plan(after, keys=2000)
+        assert plan.keys == pytest.approx(expected)
