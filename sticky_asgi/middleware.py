@@ -27,6 +27,7 @@ from sticky_asgi.messages import (
     send_page,
     with_joined_cookies,
 )
+from sticky_asgi.open_websocket import OpenWebSocket
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
@@ -47,13 +48,18 @@ class DispatchApp(InsertsCookies):
 
     _only_replicas: Replicas | None  #: the apps of every request's backend; None: call `_replicas_for`
     _debug: bool
+    _closes_websockets = True  #: whether WebSockets are closed when their server has drained
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         replicas = self._only_replicas
-        if replicas is None or (scope["type"] != "http" and scope["type"] != "websocket"):
-            replicas = self._replicas_for(scope)
-            if replicas is None:
-                return await self._handle_unrouted(scope, receive, send)
+        if replicas is None or scope["type"] != "http":
+            if replicas is None or scope["type"] != "websocket":
+                replicas = self._replicas_for(scope)
+                if replicas is None:
+                    return await self._handle_unrouted(scope, receive, send)
+            if scope["type"] == "websocket" and self._closes_websockets:
+                websocket = OpenWebSocket(replicas.backend, scope, receive, send)
+                receive, send = websocket.receive, websocket.send
         if not replicas.is_ready:
             replicas.get_ready()
             if replicas.discovery.is_pending:

@@ -91,6 +91,7 @@ class StickyWorkers(DispatchApp):
         self.app = app
         self._only_replicas = None
         self._debug = debug
+        self._closes_websockets = False  # the servers are workers, which do not drain
         self._directory = directory
         self._log = log
         self._app_number = next(_app_numbers)

@@ -381,7 +381,8 @@ class Backend:
         drained
 
         - when no request is in flight there, and no client bound to it has sent a request for as long as marks last; or
-        - when its deadline has passed; or
+        - when its deadline has passed, and no request is in flight there: WebSockets are closed, and what else is in
+          progress ends by itself; or
         - when it was removed, and no request is in flight there.
 
         Where tables are shared, the clients of all processes that share them count, and marks last up to a quarter

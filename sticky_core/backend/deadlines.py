@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from itertools import count
 from math import inf
 
 from sticky_core.server.server import Server
@@ -17,7 +18,9 @@ class Deadlines:
         #: the earliest deadline as of the last `refresh`, by the clock's `monotonic`; infinity if there is none
         self.next = inf
         self._by_server: dict[Server, float] = {}
-        self._heap: list[tuple[float, int, Server]] = []  # with outdated entries, which `refresh` skips
+        # With outdated entries, which `refresh` skips. The number keeps servers from being compared.
+        self._heap: list[tuple[float, int, Server]] = []
+        self._numbers = count()
 
     def update(self, server: Server) -> None:
         """Replace the deadline of `server` by its present `next_deadline`."""
@@ -28,9 +31,9 @@ class Deadlines:
             del self._by_server[server]
             return
         self._by_server[server] = due
-        heappush(self._heap, (due, server.id, server))
+        heappush(self._heap, (due, next(self._numbers), server))
         if len(self._heap) > 2 * len(self._by_server) + 32:
-            self._heap = [(when, each.id, each) for each, when in self._by_server.items()]
+            self._heap = [(when, next(self._numbers), each) for each, when in self._by_server.items()]
             heapify(self._heap)
 
     def remove(self, server: Server) -> None:

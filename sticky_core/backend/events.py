@@ -23,8 +23,8 @@ class StateChange:
 
     - `backend`, `server`: their names.
     - `before`, `after`: `UP`, `DOWN`, `NOLB` (it takes no new clients, by its check), `DRAIN`, `DRAINED` (no client is
-      left, or the deadline has passed) or `MAINT`; `NEW` before a server that was added, `REMOVED` after one that was
-      removed.
+      left, or the deadline has passed and nothing is in flight) or `MAINT`; `NEW` before a server that was added,
+      `REMOVED` after one that was removed.
     - `reason`: why, as in the log; may be empty.
     - `when`: seconds since the epoch.
     """

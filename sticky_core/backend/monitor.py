@@ -248,7 +248,10 @@ class Monitor:
         self.publish(woken, server)
         server.reason = f"agent: {reply.result}"
         if reply.admin is not None and server.state.value != reply.admin:
-            server.state = AdminState(reply.admin)
+            if reply.admin == AdminState.DRAIN:
+                server.drain(deadline=None)  # an agent's drain lasts, as in HAProxy, until the agent replies otherwise
+            else:
+                server.state = AdminState(reply.admin)
         weight = reply.weight
         if reply.percent is not None:
             weight = min(server.config.weight * reply.percent // 100, 256)

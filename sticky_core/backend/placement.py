@@ -232,6 +232,7 @@ class Placement:
         for server in self._backend.snapshot.servers:
             server.counters.renew_lock()
             server.in_flight.clear()
+            server.draining.after_fork()
         self._backend.snapshot.balancing.after_fork()
 
 

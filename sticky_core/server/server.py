@@ -13,6 +13,7 @@ from sticky_core.health.agent import AgentCheck
 from sticky_core.health.check import Check
 from sticky_core.http.tls import TLS
 from sticky_core.server.config import ServerConfig, TemplateOptions
+from sticky_core.server.drain import DEADLINE, SPREAD
 from sticky_core.server.state import AdminState
 from sticky_core.server.status import ServerStatus
 from sticky_core.server.template import expand_template
@@ -184,6 +185,7 @@ class Server(ServerStatus):
         self.removed = True
         self._on_change = self._on_move = None
         self.refresh_state()
+        self.draining.notify_connections()
 
     def inherit_from(self, before: Server) -> None:
         """Take over the id, the counters and what the operator has set from `before`, which this server replaces."""
@@ -250,20 +252,28 @@ class Server(ServerStatus):
 
     # What may be assigned at run time
 
-    def drain(self, deadline: Duration | None = 300) -> None:
-        """Drain the server: it keeps its clients and gets no new ones. After `deadline` (seconds, or text such as "5m";
-        None: never) its clients are sent to other servers. This drains it in this process only: where processes share
-        stick tables, call it in each of them. ConfigError if `deadline` is not a duration.
+    def drain(self, deadline: Duration | None = DEADLINE, *, spread: Duration = SPREAD) -> None:
+        """Drain the server: it keeps its clients and gets no new ones.
+
+        - `deadline`: when its clients are sent to other servers, in seconds from now or as text, `"5m"`; None: never.
+          Default 300 seconds.
+        - `spread`: over how long the WebSockets that are still open then are closed, with code 1012, so that their
+          clients do not all reconnect at once. Default 10 seconds.
+
+        Responses that are in progress at the deadline are not cut. This drains the server in this process only: where
+        processes share stick tables, call it in each of them. ConfigError if an argument is not a duration.
         """
+        after = None if deadline is None else self._seconds("deadline", deadline)
+        self._set_state(AdminState.DRAIN, after, self._seconds("spread", spread))
+
+    def _seconds(self, name: str, given: Duration) -> float:
         try:
-            after = None if deadline is None else seconds(deadline)
+            value = seconds(given)
         except ValueError as error:
-            raise ConfigError(f"server {self.name}: deadline: {error}") from None
-        if after is not None and not after >= 0:
-            raise ConfigError(f"server {self.name}: deadline {deadline!r} is no number of seconds from 0 on")
-        self.state = AdminState.DRAIN
-        self.draining.set_deadline(after)
-        self.notify()
+            raise ConfigError(f"server {self.name}: {name}: {error}") from None
+        if not value >= 0:
+            raise ConfigError(f"server {self.name}: {name} {given!r} is no number of seconds from 0 on")
+        return value
 
     @property
     def is_in_process(self) -> bool:

@@ -11,7 +11,7 @@ from sticky_core.health.runtime import CheckRuntime
 from sticky_core.options.spelling import problem_of_word
 from sticky_core.server.config import MAX_WEIGHT, ServerConfig, is_weight, limit_problem
 from sticky_core.server.counters import Counters
-from sticky_core.server.drain import Drain
+from sticky_core.server.drain import DEADLINE, SPREAD, Drain
 from sticky_core.server.instance import is_instance
 from sticky_core.server.max_fails import MaxFails
 from sticky_core.server.slowstart import SCALE, SlowStart
@@ -107,19 +107,34 @@ class ServerStatus:
 
     @property
     def state(self) -> AdminState:
-        """What the operator wants: `ready`, `drain` or `maint`. May be assigned."""
+        """What the operator wants: `ready`, `drain` or `maint`. May be assigned; `drain` as by `Server.drain()`."""
         return self._state
 
     @state.setter
     def state(self, state: AdminState | Literal["ready", "drain", "maint"]) -> None:
         if state not in list(AdminState):
             raise ConfigError(f"server {self.name}: {problem_of_word('state', state, AdminState)}")
-        before, self._state = self._state, AdminState(state)
-        self.draining.reset()
+        self._set_state(AdminState(state), DEADLINE if state == AdminState.DRAIN else None, SPREAD)
+
+    def _set_state(self, state: AdminState, deadline_after: float | None, spread: float) -> None:
+        before, self._state = self._state, state
+        self.draining.reset(deadline_after, spread)
         self.reason = ""
         if before is AdminState.MAINT and not self.in_maint:
             self._reset_health()
         self.notify()
+        self.draining.notify_connections()
+
+    def seconds_to_deadline(self, now: float) -> float | None:
+        """Return in how many seconds the connections that are still open here are to be closed, 0 or less if that is
+        overdue: at the deadline of the drain, or once the server was removed. None: they may stay open.
+        """
+        if self.removed:
+            return 0.0
+        deadline = self.draining.deadline
+        if deadline is None or self._state is not AdminState.DRAIN:
+            return None
+        return deadline - now
 
     @property
     def health(self) -> Health:
@@ -232,7 +247,7 @@ class ServerStatus:
 
     @property
     def drained(self) -> bool:
-        """Whether it drains, and no client is left or the deadline has passed."""
+        """Whether it drains, no client is left or the deadline has passed, and no request is in flight."""
         return self.draining.is_done
 
     @property

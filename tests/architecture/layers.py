@@ -18,4 +18,12 @@ CORE: tuple[frozenset[str], ...] = (
 )
 
 # A command, what it shows, and WebSockets need ASGI.
-ONLY_IN_ASGI = {"cli", "demo", "lifespan", "upstream/sweep", "upstream/websockets", "background/task"}
+ONLY_IN_ASGI = {
+    "cli",
+    "demo",
+    "lifespan",
+    "open_websocket",
+    "upstream/sweep",
+    "upstream/websockets",
+    "background/task",
+}

@@ -1,6 +1,6 @@
 """An ASGI app that only routes to upstreams. RELAY has for each path its servers by name, `server` options that they
 share, a `cookie` for persistence, and other options of a Backend. `/look` responds with what is in flight, and the
-number of failures.
+number of failures; `/drain` drains servers. `/replica` is an app in this process.
 """
 
 import asyncio
@@ -11,9 +11,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from sticky_asgi import Backend, Cookie, Server, StickyMiddleware, Timeouts
 from sticky_core.server.counters import Total
+from sticky_core.server.state import AdminState
 
 
 def backend(path: str, config: dict[str, dict[str, str]]) -> Backend:
@@ -33,6 +35,30 @@ def backend(path: str, config: dict[str, dict[str, str]]) -> Backend:
 backends = {path: backend(path, config) for path, config in json.loads(os.environ["RELAY"]).items()}
 
 
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """A replica: accept a WebSocket, and send its messages back."""
+    assert scope["type"] == "websocket", "it has no lifespan"
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+backends["/replica"] = Backend("replica", servers=[Server("r1", echo)])
+
+
+async def drain(request: Request) -> JSONResponse:
+    """Drain the servers behind a path, or make them ready again, and return which of them have drained."""
+    backend = backends[request.query_params["path"]]
+    for server in backend.servers:
+        match request.query_params["do"]:
+            case "drain":
+                server.drain(deadline=0, spread=0)
+            case "ready":
+                server.state = AdminState.READY
+    return JSONResponse([server.name for server in backend.servers if backend.drained(server.name).wait(0)])
+
+
 async def look(request: Request) -> JSONResponse:
     servers = [server for each in backends.values() for server in each.servers]
     return JSONResponse(
@@ -46,5 +72,5 @@ async def look(request: Request) -> JSONResponse:
     )
 
 
-app = Starlette(routes=[Route("/look", look)])
+app = Starlette(routes=[Route("/look", look), Route("/drain", drain)])
 app.add_middleware(StickyMiddleware, routes=backends)

@@ -392,6 +392,13 @@ class Gateway:
             counts: dict[str, int] = json.loads(connection.getresponse().read())
             return counts
 
+    def drain(self, path: str, do: str = "drain") -> list[str]:
+        """Drain the servers behind a path at once, or make them `ready`, and return those that have drained."""
+        with closing(http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)) as connection:
+            connection.request("GET", f"/drain?path={path}&do={do}")
+            drained: list[str] = json.loads(connection.getresponse().read())
+            return drained
+
     def open(self, buffer: int = 0) -> FrameConnection:
         """Open a connection without a request. `buffer`: how many bytes the client's kernel buffers for it."""
         end = socket.socket()

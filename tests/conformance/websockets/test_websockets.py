@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from sticky_asgi import Backend, Cookie, Server, Timeouts
+from tests.conformance.websockets.conftest import until
 
 APPS = Path(__file__).parents[1] / "apps"
 MB = 1 << 20
@@ -308,6 +309,44 @@ def test_origin_receives_the_clients_code_and_reason(gateway, connected, code, r
     assert upstream.has_ended()
     assert client.read_close()[0] == code
     assert client.has_ended()
+
+
+@pytest.fixture
+def drained(gateway):
+    """Return a function that drains the servers behind a path, for the duration of a test."""
+    paths = []
+
+    def drain(path):
+        paths.append(path)
+        return gateway.drain(path)
+
+    yield drain
+    for path in paths:
+        gateway.drain(path, "ready")
+
+
+def test_websocket_is_closed_with_1012_when_its_server_has_drained(gateway, connected, drained):
+    client, upstream = connected()
+    assert drained("/ws") == [], "the WebSocket is open"
+    assert client.read_close() == (1012, "server has drained")
+    assert upstream.read_close()[0] == 1012
+    upstream.close(1012)
+    client.close(1012)
+    assert client.has_ended()
+    assert upstream.has_ended()
+    until(lambda: gateway.drain("/ws", "look") == ["s1"], "a server that has drained")
+
+
+def test_websocket_of_a_replica_is_closed_with_1012_when_that_has_drained(gateway, drained):
+    client = gateway.request_websocket("/replica")
+    assert client.head().status == 101
+    client.send_frame("text", b"hello")
+    assert client.read_message() == ("text", b"hello")
+    assert drained("/replica") == [], "the WebSocket is open"
+    assert client.read_close() == (1012, "server has drained")
+    client.close(1012)
+    assert client.has_ended()
+    until(lambda: gateway.drain("/replica", "look") == ["r1"], "a replica that has drained")
 
 
 def test_close_of_the_origin_without_a_code_carries_no_1005(connected):
