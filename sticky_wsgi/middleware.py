@@ -204,7 +204,7 @@ class StickyMiddleware(DispatchApp):
         return self._replicas[backend] if backend is not None else None
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        token = AROUND.set((*AROUND.get(), *self._inserted_cookies))
+        token = AROUND.set((*AROUND.get(), self._inserted_cookies))
         try:
             return self.app(environ, start_response)
         except RecursionError:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from types import MethodType
 from typing import NamedTuple, cast
@@ -39,11 +39,13 @@ class InsertsCookies(ABC):
 
 #: the cookies of the middleware that the request in flight has passed without having been dispatched there, on WSGI,
 #: which has no lifespan to show them beforehand
-AROUND: ContextVar[tuple[InsertedCookie, ...]] = ContextVar("sticky cookies around", default=())
+AROUND: ContextVar[tuple[Sequence[InsertedCookie], ...]] = ContextVar("sticky cookies around", default=())
 
 
-def nested_problems(outer: Iterable[InsertedCookie], inner: Iterable[InsertedCookie]) -> list[str]:
+def nested_problems(outer: Sequence[InsertedCookie], inner: Sequence[InsertedCookie]) -> list[str]:
     """Return a problem for each of the cookies `inner` that overlaps one of `outer`, which are inserted around it."""
+    if not outer or not inner:
+        return []
     around = {id(each.owner): each.where for each in outer}
     index = CookieScopeIndex[int]()
     for each in outer:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -125,6 +125,7 @@ class Replicas(BackendComponent):
                 )
 
     def server_problems(self, servers: Iterable[ServerConfig]) -> Iterator[str]:
+        nested: dict[int, list[str]] = {}  # by the identity of the app, which several servers may have
         for config in servers:
             where = f"server {config.name}"
             if config.is_url:
@@ -140,11 +141,15 @@ class Replicas(BackendComponent):
                     f"import from {other}, or pass another app"
                 )
             elif config.target is not None:
-                yield from (f"{where}: {problem}" for problem in self._nested_problems(config.target))
+                key = id(config.target)
+                if key not in nested:
+                    nested[key] = self._nested_problems(config.target)
+                yield from (f"{where}: {problem}" for problem in nested[key])
 
     def _nested_problems(self, app: object) -> list[str]:
         """Return a problem for each cookie that a dispatcher inside `app` inserts as this backend does."""
-        return nested_problems(self.backend.inserted_cookies(), cookies_inside(app))
+        inside = cookies_inside(app)
+        return nested_problems(self.backend.inserted_cookies(), inside) if inside else []
 
     def get_ready(self) -> None:
         """Build the apps, unless they are built, and run the timers that are due. Call this before a request while
@@ -154,12 +159,12 @@ class Replicas(BackendComponent):
             self.build_apps()
         if not self._has_checked_around:
             self._has_checked_around = True
-            self.warn_of_cookies(AROUND.get())
+            self.warn_of_cookies([cookie for cookies in AROUND.get() for cookie in cookies])
         self.backend.monitor.run_due_timers()
         if not self._has_timers:
             self._update_readiness()
 
-    def warn_of_cookies(self, around: Iterable[InsertedCookie]) -> None:
+    def warn_of_cookies(self, around: Sequence[InsertedCookie]) -> None:
         """Log a warning, once, if the cookies `around` are inserted by dispatchers around this one, and overlap its."""
         problems = nested_problems(around, self.backend.inserted_cookies())
         if problems and not self._has_warned_of_cookies:
