@@ -13,6 +13,7 @@ from sticky_core.balance.algorithm import (
     LatencyAware,
     MembershipAware,
 )
+from sticky_core.balance.ring import MAX_SERVERS
 from sticky_core.clock import Clock, Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
@@ -94,6 +95,8 @@ class Balancing:
         """
         if 2 * (len(added) + len(removed)) > len(self._servers):
             return False  # to build new ones costs less
+        if len(self._servers) + len(added) > MAX_SERVERS:
+            return False  # a ring has no space, which is reported when it is built
         has_added = {server.config.backup for server in added}  # True: backups; False: others
         has_changed = has_added | {self._is_backup[server] for server in removed}
         for is_backup, algorithm in ((False, self.algorithm), (True, self.backup_algorithm)):

@@ -51,21 +51,19 @@ class Placement:
         if self.deadlines.next < inf:
             self.run_due_timers()
         with self.lock:
-            self._catch_up(snapshot)
-            avoid = self._avoided(snapshot, tried)
+            is_in_force = snapshot is self._backend.snapshot
+            avoid = tried if is_in_force else self._avoided_by_earlier(snapshot, tried)
             server = snapshot.balancing.choose(request, avoid)
             return server if server is not None else self._choose_fallback(snapshot, request, avoid)
 
-    def _catch_up(self, snapshot: Snapshot) -> None:
-        """Notify the balancing of an earlier snapshot of the present states, unless the one in force has the same."""
+    def _avoided_by_earlier(self, snapshot: Snapshot, tried: Container[Server]) -> Container[Server]:
+        """Return the servers to avoid for a request of a snapshot that is no longer in force. Its balancing may have
+        gone on with other servers: then those that `snapshot` does not have are avoided as well. Else it is notified of
+        the present states.
+        """
         if snapshot.balancing is not self._backend.snapshot.balancing:
             snapshot.refresh()
-
-    def _avoided(self, snapshot: Snapshot, tried: Container[Server]) -> Container[Server]:
-        """Return the servers to avoid for a request of `snapshot`: those that were tried, and, if its balancing has
-        gone on with other servers, those that `snapshot` does not have.
-        """
-        return tried if snapshot is self._backend.snapshot else _TriedOrForeign(tried, snapshot.members)
+        return _TriedOrForeign(tried, snapshot.members)
 
     def _choose_fallback(self, snapshot: Snapshot, request: Request, tried: Container[Server]) -> Server | None:
         """Return a server if balance has none: a backup, or one that drains or has weight 0."""
@@ -88,13 +86,14 @@ class Placement:
         if self.deadlines.next < inf:
             self.run_due_timers()
         with self.lock:
-            self._catch_up(snapshot)
-            avoid = self._avoided(snapshot, tried)
+            is_in_force = snapshot is self._backend.snapshot
+            avoid = tried if is_in_force else self._avoided_by_earlier(snapshot, tried)
             if bound is not None:
                 placed = self._acquire_or_enqueue_at(bound, snapshot, tried)
                 if placed is not None or not snapshot.retries.redispatch or snapshot.unavailable == "fail":
                     return placed
-                avoid = self._avoided(snapshot, tried + bound.as_tuple)
+                tried_or_bound = tried + bound.as_tuple
+                avoid = tried_or_bound if is_in_force else _TriedOrForeign(tried_or_bound, snapshot.members)
             balancing = snapshot.balancing
             affinity = balancing.algorithm.preserve_affinity
             server = balancing.choose(

@@ -14,6 +14,7 @@ from sticky_core.clock import ManualClock, Rng
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 from tests.core.backend.backends import app, build_backend, serve, url, urls
+from tests.core.fakes import FakeRequest
 
 
 class RecordingAlgorithm:
@@ -161,3 +162,34 @@ def test_latencies_are_kept_when_servers_are_added():
     web.add(Server("s3", url(3)))
     web.monitor.record_request(web["s3"], None, 200, 9.0)
     assert [serve(web) for _ in range(40)].count("s2") > 20
+
+
+def test_algorithm_goes_on_with_other_servers_if_it_can():
+    servers = build_servers()
+    balancing = Balancing(RoundRobin(start=0), servers, False, random.Random(1), ManualClock())
+    new, backup = Server("s3", url(4)), Server("b2", url(5), backup=True)
+    assert balancing.can_replace([new], [], is_last=True)
+    assert not balancing.can_replace([new], [], is_last=False), "no server has had its turn: the order matters"
+    assert balancing.can_replace([backup], [], is_last=False), "backups serve in order, without an algorithm"
+    assert not balancing.can_replace([new, backup], [], is_last=True), "it costs less to build another one"
+    balancing.choose(FakeRequest(), ())
+    assert balancing.can_replace([new], [], is_last=False)
+    recorded, _, _ = recording(servers, False)
+    assert not recorded.can_replace([new], [], is_last=True), "an algorithm of a user's that does not know of it"
+
+
+def test_servers_that_are_replaced_are_known_by_their_kind():
+    servers = build_servers()
+    balancing = Balancing(LeastConn(), servers, True, random.Random(1), ManualClock())
+    assert (balancing.active, balancing.backups) == ((servers[0], servers[2]), (servers[1],))
+    new, backup = Server("s3", url(4)), Server("b2", url(5), backup=True)
+    now = [servers[0], new, backup]
+    balancing.replace_servers(now, [new, backup], servers[1:])
+    assert (balancing.active, balancing.backups) == ((servers[0], new), (backup,))
+    for server in (*servers, new, backup):  # also of those that were removed, with requests in flight
+        balancing.acquired(server)
+        balancing.released(server)
+        balancing.state_changed(server)
+        balancing.refresh_address(server)
+    assert {balancing.choose(FakeRequest(), ()) for _ in range(4)} == {servers[0], new}
+    assert balancing.choose_backup(FakeRequest(), ()) is backup

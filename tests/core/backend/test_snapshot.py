@@ -31,6 +31,7 @@ from tests.core.backend.backends import (
     urls,
     with_changed_server,
 )
+from tests.core.fakes import FakeRequest
 
 
 @pytest.mark.parametrize(
@@ -242,3 +243,20 @@ def test_bound_requests_acquire_no_lock_while_a_removed_server_has_requests_in_f
     assert not change.retired.reached
     long_request.end()
     assert change.retired.reached
+
+
+@pytest.mark.parametrize("balance", ["roundrobin", "leastconn", "source", "random"])
+def test_request_of_an_earlier_snapshot_is_sent_to_no_server_that_was_added_though_balance_goes_on(balance: str):
+    web = build_backend(urls(1, 2, 3, 4), balance=balance, rng=random.Random(1))
+    before = web.snapshot
+    request = FakeTransaction(web, "SRV=s1")
+    request.begin()
+    request.record_failure(Failure.REFUSED)
+    web.remove("s2")
+    web.add(*urls(7))
+    assert web.snapshot.balancing is before.balancing
+    request.release(web["s1"], False)
+    seen = {web.placement.choose(before, FakeRequest(), ()) for _ in range(60)}
+    assert seen <= {web["s1"], web["s3"], web["s4"]}
+    assert request.next_server() in (web["s3"], web["s4"])
+    assert web["s7"] in {web.placement.choose(web.snapshot, FakeRequest(), before.servers) for _ in range(4)}
