@@ -9,7 +9,13 @@ STATUSES = (401, 403, 404, 408, 421, 425, 429, 500, 501, 502, 503, 504)
 
 
 WORDS = {
-    "conn-failure": {Failure.REFUSED, Failure.CONNECT_TIMEOUT, Failure.TLS, Failure.NOT_STARTED},
+    "conn-failure": {
+        Failure.REFUSED,
+        Failure.CONNECT_TIMEOUT,
+        Failure.TLS,
+        Failure.NOT_STARTED,
+        Failure.LOCAL_LIMIT,
+    },
     "empty-response": {Failure.CLOSED, Failure.SHUT},
     "junk-response": {Failure.BAD_RESPONSE},
     "response-timeout": {Failure.TIMEOUT},
