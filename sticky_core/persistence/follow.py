@@ -17,6 +17,7 @@ from sticky_core.options.unset import UNSET
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, no_cookie
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie, name_prefix
 from sticky_core.persistence.cookie.engine import CookieEngine
+from sticky_core.persistence.cookie.settings import written_samesite
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.server.server import Server
 
@@ -209,7 +210,7 @@ def _merge_fallback(attributes: Sequence[str], fallback: FallbackCookie, request
         cookies.attribute_text(
             httponly=fallback.httponly is True,
             secure=fallback.secure is True or (fallback.secure == "auto" and request.secure),
-            samesite=None if fallback.samesite is UNSET else fallback.samesite,
+            samesite=None if fallback.samesite is UNSET else written_samesite(fallback.samesite),
             partitioned=fallback.partitioned is True,
         )
     )

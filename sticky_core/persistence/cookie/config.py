@@ -19,7 +19,7 @@ from sticky_core.options.spelling import problem_of_word
 from sticky_core.options.unset import UNSET, NotGiven, value_or
 from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.cookie.modes import MODES, Mode, modes_with
-from sticky_core.persistence.cookie.settings import CookieSettings, Refresh, SameSite, WrittenCookie
+from sticky_core.persistence.cookie.settings import CookieSettings, Refresh, SameSite, WrittenCookie, written_samesite
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.signing import Secret, secrets
 from sticky_core.server.server import Server
@@ -108,8 +108,8 @@ class Cookie:
     - `secure`: True, False, or `"auto"`: Secure where the client came over TLS, as the connection shows it, or as a
       proxy of `Forward(trusted_proxies=...)` reports it in X-Forwarded-Proto. Default: `"auto"`, but True where
       browsers demand it; False if `signed=False` (HAProxy `secure`).
-    - `samesite`: `"Lax"`, `"Strict"`, `"None"`, or None: no attribute. Default: `"Lax"`; None if `signed=False`
-      (HAProxy `attr "SameSite=…"`).
+    - `samesite`: `"Lax"`, `"Strict"`, `"None"`, as such or in lower case; or None: no attribute. Default: `"Lax"`;
+      None if `signed=False` (HAProxy `attr "SameSite=…"`).
     - `partitioned`: True or False. Default: False (HAProxy `attr Partitioned`).
     - `path`: text. Default: `/`, as HAProxy has it. It has to cover the routes of the backend: browsers compare it
       exactly, so `/Cart` and `/cart/` do not cover the route `/cart`.
@@ -202,8 +202,8 @@ def _keys(cookie: Cookie) -> tuple[bytes, ...]:
     return secrets(value_or(cookie.secret, None))
 
 
-def _samesite(cookie: Cookie) -> SameSite | None:
-    return value_or(cookie.samesite, "Lax" if _is_signed(cookie) else None)
+def _samesite(cookie: Cookie) -> Literal["Lax", "Strict", "None"] | None:
+    return written_samesite(value_or(cookie.samesite, "Lax" if _is_signed(cookie) else None))
 
 
 def _secure(cookie: Cookie) -> bool | Literal["auto"]:
@@ -319,7 +319,7 @@ def _problems_of_attributes(cookie: Cookie) -> Iterator[str]:
         if not cookies.is_attribute(attribute):
             yield f"attr {attribute!r} can't be written: printable ASCII without a semicolon"
     if cookie.samesite not in (UNSET, None, *get_args(SameSite)):
-        yield problem_of_word("samesite", cookie.samesite, get_args(SameSite), ", or None to leave it out")
+        yield problem_of_word("samesite", cookie.samesite, get_args(SameSite)[:3], ", or None to leave it out")
     if cookie.secure not in (UNSET, True, False, "auto"):
         yield f"secure {cookie.secure!r} is none of True, False, 'auto'"
     if not MODES[cookie.mode].inserts:
@@ -328,7 +328,7 @@ def _problems_of_attributes(cookie: Cookie) -> Iterator[str]:
     if _secure(cookie) is not True:
         for is_demanded, what in (
             (bool(prefix), f"names that begin with {prefix}"),
-            (cookie.samesite == "None", "SameSite=None"),
+            (_samesite(cookie) == "None", "SameSite=None"),
             (cookie.partitioned is True, "Partitioned"),
         ):
             if is_demanded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,7 +10,23 @@ from sticky_core.http import cookies
 from sticky_core.persistence.cookie.modes import CookieMode
 
 Refresh = Literal["due", "never", "always"]
-SameSite = Literal["Lax", "Strict", "None"]
+#: the value of SameSite; in lower case as Starlette and nginx have it
+SameSite = Literal["Lax", "Strict", "None", "lax", "strict", "none"]
+
+_WRITTEN_SAMESITE: Mapping[SameSite, Literal["Lax", "Strict", "None"]] = {
+    "Lax": "Lax",
+    "lax": "Lax",
+    "Strict": "Strict",
+    "strict": "Strict",
+    "None": "None",
+    "none": "None",
+}
+
+
+def written_samesite(samesite: SameSite | None) -> Literal["Lax", "Strict", "None"] | None:
+    """Return the value of SameSite as it is written; None: it is left out, or is none of these words."""
+    return _WRITTEN_SAMESITE.get(samesite) if isinstance(samesite, str) else None
+
 
 #: a mark is due for renewal after this fraction of its shortest lifetime
 _RENEWED_PART = 1 / 8
@@ -33,7 +50,7 @@ class WrittenCookie:
     domains: tuple[str, ...]
     httponly: bool
     secure: bool | Literal["auto"]
-    samesite: SameSite | None
+    samesite: Literal["Lax", "Strict", "None"] | None
     partitioned: bool
     attr: tuple[str, ...]
     max_age: float
