@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from itertools import count
 
@@ -25,6 +25,11 @@ def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     return run_once
 
 
+def without_parameters(tests: Iterable[str]) -> tuple[str, ...]:
+    """Return the ids of `tests` without their parameters, each once."""
+    return tuple(dict.fromkeys(test.partition("[")[0] for test in tests))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "suite, wrapping", [(suite.name, each) for suite in SUITES.values() for each in suite.wrappings]
@@ -36,13 +41,16 @@ def test_suite_passes_with_every_app_wrapped(run_suite: Callable[..., Run], suit
     assert wrapped.wrapped > SUITES[suite].at_least / 10, wrapped.output
 
     new = [test for test in passed if wrapped.outcomes.get(test) != "passed"]
-    expected = EXPECTED[suite]
-    assert [test for test in new if not any(row.covers(test, wrapping) for row in expected)] == [], wrapped.output
-    outdated = [row.test for row in expected if wrapping in row.wrappings]
-    outdated = [test for test in outdated if test not in {each.partition("[")[0] for each in new}]
-    assert outdated == [], "pass now: remove them from EXPECTED"
+    rows = EXPECTED[suite]
+    unexpected = [test for test in new if not any(row.covers(test, wrapping) for row in rows)]
+    if unexpected:  # some tests of the suites have time limits of their own, and fail on a busy machine
+        alone = run_suite(suite, wrapping, only=without_parameters(unexpected))
+        unexpected = [test for test in unexpected if alone.outcomes.get(test) != "passed"]
+        assert unexpected == [], alone.output
+    outdated = {row.test for row in rows if wrapping in row.wrappings} - set(without_parameters(new))
+    assert outdated == set(), "pass now: remove them from EXPECTED"
 
-    marked = tuple(test for test in new if any(row.covers(test, wrapping) and row.reason == COOKIE for row in expected))
+    marked = [test for test in new if any(row.covers(test, wrapping) and row.reason == COOKIE for row in rows)]
     if marked:
-        without = run_suite(suite, wrapping, cookie=False, only=marked)
-        assert without.outcomes == dict.fromkeys(marked, "passed"), without.output
+        unmarked = run_suite(suite, wrapping, cookie=False, only=without_parameters(marked))
+        assert [test for test in marked if unmarked.outcomes.get(test) != "passed"] == [], unmarked.output

@@ -43,6 +43,7 @@ SECRET = "the secret of a test suite"
 count = 0  #: how many apps have been wrapped in this process
 started: list[StickyWorkers] = []  #: workers that listen until they are stopped, and nothing else stops
 outcomes: dict[str, str] = {}  #: the worst outcome of the phases of each test
+VARIABLES = dict(os.environ)  #: as they were: some tests clear them
 FOLDER = str(Path.cwd())  #: of this run: some tests have paths in their ids
 
 
@@ -52,7 +53,7 @@ def backend_of(app: App) -> Backend:
     from sticky_core.persistence.cookie.config import Cookie
     from sticky_core.server.server import Server
 
-    persist: Sequence[Cookie] = [Cookie("STICKY", secret=SECRET)] if COOKIE in os.environ else []
+    persist: Sequence[Cookie] = [Cookie("STICKY", secret=SECRET)] if COOKIE in VARIABLES else []
     return Backend("peers", [Server("s1", app)], persist=persist)
 
 
@@ -91,13 +92,18 @@ def wrapped_wsgi(app: App, wrapping: str) -> App:
         case "StickyWorkers with a name":
             # a group needs a cookie or a key; no request of the suites has this header
             marks: dict[str, Any] = {"cookie": None, "key": "hdr(X-Sticky-Key)"}
-            if COOKIE in os.environ:
+            if COOKIE in VARIABLES:
                 marks = {"secret": SECRET}
-            sticky = sticky_wsgi.StickyWorkers(app, name=str(count), directory=os.environ[DIRECTORY], **marks)
+            sticky = sticky_wsgi.StickyWorkers(app, name=str(count), directory=VARIABLES[DIRECTORY], **marks)
             started.append(sticky)
             return sticky
         case _:
             raise ValueError(f"{wrapping} is no wrapping")
+
+
+def is_wrapped(app: App) -> bool:
+    """Whether `app` is one of the middlewares under test."""
+    return type(app).__module__.startswith(("sticky_asgi.", "sticky_wsgi."))
 
 
 def wrap_argument(owner: object, name: str, argument: str, wrap: Callable[[App], App]) -> None:
@@ -119,6 +125,9 @@ def wrap_asgi_clients(wrapping: str) -> None:
     from starlette.testclient import TestClient, _is_asgi3, _WrapASGI2
 
     def wrap(app: Any) -> App:
+        if is_wrapped(app):  # such as the app of another client
+            wrapped: App = app
+            return wrapped
         return wrapped_asgi(app if _is_asgi3(app) else _WrapASGI2(app), wrapping)
 
     wrap_argument(TestClient, "__init__", "app", wrap)
@@ -136,7 +145,7 @@ def wrap_wsgi_clients(wrapping: str) -> None:
 
     def wrap(app: App) -> App:
         # a client calls `run_wsgi_app` with its app, which is wrapped once for all its requests
-        return app if type(app).__module__.startswith("sticky_wsgi.") else wrapped_wsgi(app, wrapping)
+        return app if is_wrapped(app) else wrapped_wsgi(app, wrapping)
 
     wrap_argument(test.Client, "__init__", "application", wrap)
     wrap_argument(test, "run_wsgi_app", "app", wrap)
@@ -167,8 +176,8 @@ WRAPS = {
 
 def wrap_apps() -> None:
     """Wrap the apps of the suite in this process, if a wrapping is given."""
-    if WRAPPING in os.environ:
-        WRAPS[os.environ[SUITE]](os.environ[WRAPPING])
+    if WRAPPING in VARIABLES:
+        WRAPS[VARIABLES[SUITE]](VARIABLES[WRAPPING])
 
 
 def pytest_configure() -> None:
@@ -194,4 +203,4 @@ def pytest_runtest_teardown() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    Path(os.environ[OUTCOMES]).write_text(json.dumps({"outcomes": outcomes, "wrapped": count}))
+    Path(VARIABLES[OUTCOMES]).write_text(json.dumps({"outcomes": outcomes, "wrapped": count}))
