@@ -131,15 +131,21 @@ def test_incomplete_upload_never_looks_complete(field, sent, disconnect, front, 
     getattr(client, disconnect)()
     until(lambda: front.in_flight() == 0, "nothing in flight")
     following = front.request("GET /next")
-    if received is None:  # a server that reads the body first may not have forwarded the request
-        received = a.next_request()
-    if received.target == "/cut":
-        assert received.wire.read_all() in (b"", b"\r\n", b"hel", b"3\r\nhel\r\n")
-        received = a.next_request()
-    assert received.target == "/next"
+    # A server that reads the body first may not forward the upload at all, or only now.
+    while received is None or received.target != "/next":
+        received = received_incomplete(received or a.next_request()) or a.next_request()
     received.respond()
     assert following.response().status == 200
-    assert a.has_no_request()
+    while not a.has_no_request():
+        assert received_incomplete(a.next_request()) is None
+
+
+def received_incomplete(received):
+    """Require that the request was cut off if it is the upload; return it otherwise."""
+    if received.target != "/cut":
+        return received
+    assert received.wire.read_all() in (b"", b"\r\n", b"hel", b"3\r\nhel\r\n")
+    return None
 
 
 DROP_ONE = ("granian", "waitress")
