@@ -30,7 +30,7 @@ from sticky_core.health.runtime import CheckRuntime
 from sticky_core.http.tls import TLS
 from sticky_core.options.callables import is_async
 from sticky_core.server.server import Server
-from sticky_core.upstream.local_limits import connect_result
+from sticky_core.upstream.local_limits import connect_result, error_of_attempts
 from sticky_core.upstream.probe import NetworkProbe, ProbeTarget, result_from_exception, result_from_failure
 
 T = TypeVar("T")
@@ -158,12 +158,12 @@ class _SocketStream(anyio.abc.ByteStream):
 
 async def _connect_socket(loop: asyncio.AbstractEventLoop, target: ProbeTarget) -> socket.socket:
     """Return a socket that is connected to the first address of `target` that accepts a connection."""
-    failure: OSError | None = None
+    errors: list[OSError] = []
     for family, address in await _addresses(loop, target):
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            failure = failure or error
+            errors.append(error)
             continue
         try:
             connection.setblocking(False)
@@ -171,11 +171,11 @@ async def _connect_socket(loop: asyncio.AbstractEventLoop, target: ProbeTarget) 
             return connection
         except OSError as error:
             connection.close()
-            failure = failure or error
+            errors.append(error)
         except BaseException:
             connection.close()
             raise
-    raise failure or OSError(f"{target.host} has no address")
+    raise error_of_attempts(errors) if errors else OSError(f"{target.host} has no address")
 
 
 async def _addresses(loop: asyncio.AbstractEventLoop, target: ProbeTarget) -> list[tuple[int, Any]]:

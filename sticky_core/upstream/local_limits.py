@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Final, cast
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.health.check import CheckResult, CheckStatus
 
-#: open files of the process and of the machine, memory for sockets, and ports for connections to one address
-_ERRNOS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+#: open files of the process and of the machine, memory for sockets
+_ERRNOS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+#: No port is left for a connection to this address. A machine without IPv6 has the same error for every IPv6 address,
+#: also where `localhost` has one of each version: so it is a limit only if no address had another error.
+_NO_PORT: Final = errno.EADDRNOTAVAIL
 
 #: how long no further line is logged, in seconds: every request may meet the limit
 LOG_INTERVAL: Final = 10.0
@@ -23,16 +27,35 @@ _log = logging.getLogger("sticky_sessions")
 
 def is_local_limit(error: BaseException) -> bool:
     """Return whether `error`, or what it was raised from, is a limit of this process or machine."""
-    causes: list[BaseException | None] = [error]
-    while causes:
-        each = causes.pop()
-        if isinstance(each, OSError) and each.errno in _ERRNOS:
-            return True
+    numbers = {each.errno for each in _with_causes(error) if isinstance(each, OSError) and each.errno is not None}
+    return numbers == {_NO_PORT} or not numbers.isdisjoint(_ERRNOS)
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, the exceptions in it if it is a group, and those that they were raised from, each once: an
+    exception that was raised from itself is its own cause.
+    """
+    found: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is None or id(each) in found:
+            continue
+        found.add(id(each))
+        yield each
+        left.append(each.__cause__)
         if isinstance(each, BaseExceptionGroup):
-            causes += cast("BaseExceptionGroup[BaseException]", each).exceptions
-        elif each is not None:
-            causes.append(each.__cause__)
-    return False
+            left += cast("BaseExceptionGroup[BaseException]", each).exceptions
+
+
+def error_of_attempts(errors: Sequence[OSError]) -> OSError:
+    """Return the error of a connection that could not be opened to any address of a server: the last one, raised from
+    all of them. `errors`: of each address, at least one.
+    """
+    error = errors[-1]
+    if len(errors) > 1:
+        error.__cause__ = ExceptionGroup("all addresses failed", errors)
+    return error
 
 
 def connect_failure(error: OSError, now: float, server: str = "") -> ServerFailure:

@@ -23,6 +23,7 @@ from sticky_core.server.server import Server
 from sticky_core.upstream.local_limits import connect_result
 from sticky_core.upstream.probe import NetworkProbe, ProbeTarget, result_from_exception, result_from_failure
 from sticky_wsgi.messages import Environ, ExcInfo, Headers, WSGIApp
+from sticky_wsgi.upstream.connections import connect_to
 
 _READ = 65536
 
@@ -97,7 +98,7 @@ def _connect(target: ProbeTarget, timeout: float) -> socket.socket:
         family = socket.AF_INET if target.ip_version == 4 else socket.AF_INET6
         address = target.host, target.port
     else:
-        return socket.create_connection((target.host, target.port), timeout)
+        return connect_to(target.host, target.port, timeout)
     stream = socket.socket(family, socket.SOCK_STREAM)
     try:
         stream.settimeout(timeout)

@@ -22,7 +22,7 @@ from sticky_core.errors import Failure, ServerFailure
 from sticky_core.fork import register
 from sticky_core.http.http1 import BadResponse, ResponseParser
 from sticky_core.target import Location
-from sticky_core.upstream.local_limits import connect_failure
+from sticky_core.upstream.local_limits import connect_failure, error_of_attempts
 from sticky_core.upstream.pool import Pool
 
 #: seconds between two checks of the clock and of the client, which is how late a timeout may be
@@ -157,6 +157,18 @@ class Connection:
         self._socket.close()
 
 
+def connect_to(host: str, port: int, timeout: float) -> socket.socket:
+    """Return a socket that is connected to the first address of `host` that accepts a connection; each may take
+    `timeout` seconds. OSError if none does.
+    """
+    errors: list[OSError] = []
+    try:
+        return socket.create_connection((host, port), timeout, all_errors=True)
+    except* OSError as group:
+        errors += (error for error in group.exceptions if isinstance(error, OSError))
+    raise error_of_attempts(errors)
+
+
 def set_tick_timeout(connected: socket.socket) -> None:
     """Let blocking calls of a socket return after TICK seconds, without a system call for it: a timeout of Python's own
     calls poll() before each.
@@ -211,7 +223,7 @@ class Connections:
                 connected.settimeout(connect_timeout)
                 connected.connect(location.socket)
             else:
-                connected = socket.create_connection((location.host, location.port), connect_timeout)
+                connected = connect_to(location.host, location.port, connect_timeout)
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
                 connected = self._context.wrap_socket(connected, server_hostname=self._sni)

@@ -96,3 +96,25 @@ def test_replica_that_meets_the_limit_is_not_taken_down(face: Face, error: Excep
     assert backend["s1"].status == ("UP" if error is LIMIT else "DOWN")
     if face.name == "wsgi":
         dispatcher.replicas.stop()
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1")], ids=["last", "first"])
+def test_server_that_refuses_is_taken_down_on_a_machine_that_lacks_one_of_its_addresses(
+    face: Face, hosts: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def addresses(host: object, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
+
+    def connect(connection: object, address: tuple[str, int]) -> NoReturn:
+        number = errno.EADDRNOTAVAIL if address[0] == "127.0.0.2" else errno.ECONNREFUSED
+        raise OSError(number, os.strerror(number))
+
+    server = face.package.Server("s1", "http://two-addresses:1", max_fails=1)
+    spare = face.server("s2")
+    backend: Backend = face.package.Backend("web", [server, spare], balance="first", timeouts=Timeouts(connect=0.02))
+    get = face.client(backend)
+    monkeypatch.setattr(socket, "getaddrinfo", addresses)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    response = get()
+    assert (response.status, set(response.decision.failures)) == (200, {Failure.REFUSED})
+    assert server.status == "DOWN"

@@ -13,6 +13,7 @@ from sticky_core.upstream.local_limits import (
     LocalLimitLog,
     connect_failure,
     connect_result,
+    error_of_attempts,
     is_local_limit,
 )
 from sticky_core.upstream.probe import result_from_exception, result_from_failure
@@ -54,6 +55,23 @@ def test_limit_is_found_in_what_an_exception_was_raised_from():
     ours.__cause__ = ExceptionGroup("attempts", [error_of(errno.ECONNREFUSED), error_of(errno.EMFILE)])
     assert is_local_limit(ours)
     assert not is_local_limit(OSError("all connection attempts failed"))
+
+
+@pytest.mark.parametrize("numbers", [OURS[-1:] + THEIRS[:1], THEIRS[:1] + OURS[-1:]], ids=["first", "last"])
+def test_version_of_ip_that_the_machine_lacks_is_no_limit_where_another_address_has_refused(numbers: list[int]):
+    error = error_of_attempts([error_of(number) for number in numbers])
+    assert error.errno == numbers[-1]
+    assert connect_failure(error, 0.0).failure is Failure.REFUSED
+
+
+def test_lack_of_ports_for_every_address_is_a_limit():
+    assert is_local_limit(error_of_attempts([error_of(errno.EADDRNOTAVAIL) for _ in range(2)]))
+
+
+def test_exception_that_was_raised_from_itself_is_looked_at_once():
+    error = ValueError()
+    error.__cause__ = error
+    assert not is_local_limit(error)
 
 
 def test_check_of_a_replica_that_meets_a_limit_has_no_result():
