@@ -8,6 +8,15 @@ from sticky_core.persistence.claim import Claim, PersistenceResult, Reason
 from sticky_core.server.server import Server
 
 
+def group_by_id(pairs: Iterable[tuple[str, Server]]) -> dict[str, list[Server]]:
+    """Return the servers of each id, in the order of `pairs`. An empty id is none."""
+    groups: dict[str, list[Server]] = {}
+    for server_id, server in pairs:
+        if server_id:
+            groups.setdefault(server_id, []).append(server)
+    return groups
+
+
 def regroup(
     groups: Mapping[str, list[Server]],
     servers: Sequence[Server],
@@ -19,11 +28,15 @@ def regroup(
     """
     groups = dict(groups)
     for server_id, server in removed:
+        if not server_id:
+            continue
         rest = [each for each in groups.pop(server_id) if each is not server]
         if rest:
             groups[server_id] = rest
     shared: set[str] = set()
     for server_id, server in added:
+        if not server_id:
+            continue
         if server_id in groups:
             shared.add(server_id)
         groups[server_id] = [*groups.get(server_id, ()), server]

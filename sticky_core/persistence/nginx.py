@@ -27,7 +27,7 @@ from sticky_core.persistence.claim import (
     unusable_reason,
 )
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.groups import regroup, renew_results, valid_results
+from sticky_core.persistence.groups import group_by_id, regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.values import parse_address
 from sticky_core.server.server import Server
@@ -132,7 +132,7 @@ class NginxCookieEngine:
         lost = [(engine._ids.pop(server), server) for server in removed]
         engine._ids.update((server, nginx_id(server)) for server in added)
         gained = [(engine._ids[server], server) for server in added]
-        engine._groups = regroup(self._groups, servers, filter(_has_id, gained), filter(_has_id, lost))
+        engine._groups = regroup(self._groups, servers, gained, lost)
         engine._valid = renew_results(self._valid, added, removed)
         return engine
 
@@ -146,10 +146,7 @@ class NginxCookieEngine:
 
     def _update_ids(self) -> None:
         ids = {server: nginx_id(server) for server in self._servers}
-        groups: dict[str, list[Server]] = {}
-        for server, server_id in ids.items():
-            if server_id:
-                groups.setdefault(server_id, []).append(server)
+        groups = group_by_id((server_id, server) for server, server_id in ids.items())
         self._ids, self._groups = ids, groups  # replaced, not changed: another thread may look up an id
 
     def state_changed(self, server: Server) -> None:
@@ -201,10 +198,6 @@ class NginxCookieEngine:
             expiry = cookies.nginx_expires(self._clock.wall() + self._expires, self._expires)
         response.add("set-cookie", cookies.set_cookie(self._name, server_id, expiry, self._attributes))
         return Mark.UPDATED if is_bound else Mark.INSERTED
-
-
-def _has_id(pair: tuple[str, Server]) -> bool:
-    return bool(pair[0])
 
 
 def nginx_id(server: Server) -> str:

@@ -15,7 +15,7 @@ from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.groups import regroup, renew_results, valid_results
+from sticky_core.persistence.groups import group_by_id, regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.request import Sample
 from sticky_core.samples.values import key_text
@@ -67,10 +67,6 @@ def _route_of(server: Server) -> str:
     return server.config.cookie_id or server.former_cookie_id
 
 
-def _has_route(pair: tuple[str, Server]) -> bool:
-    return bool(pair[0])
-
-
 class RouteEngine:
     """`Route` for the servers of one backend."""
 
@@ -81,11 +77,8 @@ class RouteEngine:
         self._samples = route.samples
         self._separator = route.separator
         self.fast_path = no_fast_path()  # samples may look at more than the Cookie header
-        self._groups: dict[str, list[Server]] = {}
         self._routes = {server: _route_of(server) for server in servers}
-        for server, route_of_server in self._routes.items():
-            if route_of_server:
-                self._groups.setdefault(route_of_server, []).append(server)
+        self._groups = group_by_id((route_of_server, server) for server, route_of_server in self._routes.items())
         self._valid = valid_results(servers)
         self._longest = max(map(len, self._groups), default=0)
 
@@ -97,7 +90,7 @@ class RouteEngine:
         lost = [(engine._routes.pop(server), server) for server in removed]
         engine._routes.update((server, _route_of(server)) for server in added)
         gained = [(engine._routes[server], server) for server in added]
-        engine._groups = regroup(self._groups, servers, filter(_has_route, gained), filter(_has_route, lost))
+        engine._groups = regroup(self._groups, servers, gained, lost)
         engine._longest = max((self._longest, *(len(route) for route, _ in gained)))
         engine._valid = renew_results(self._valid, added, removed)
         return engine

@@ -10,7 +10,7 @@ from sticky_core.http import cookies
 from sticky_core.persistence import xxh64
 from sticky_core.persistence.cookie.dates import DATES_LENGTH
 from sticky_core.persistence.cookie.settings import CookieSettings
-from sticky_core.persistence.groups import regroup
+from sticky_core.persistence.groups import group_by_id, regroup
 from sticky_core.persistence.signing import SIGNATURE_LENGTH, Signing
 from sticky_core.server import instance
 from sticky_core.server.server import Server
@@ -28,14 +28,12 @@ class CookieIds:
     def __init__(self, settings: CookieSettings, signing: Signing | None, servers: Sequence[Server]) -> None:
         self._settings = settings
         self._signing = signing
-        self._servers_of: dict[str, list[Server]] = {}
         self._ids_of: dict[Server, tuple[str, ...]] = {}
         self._former: set[Server] = set()  # their ids are recognised, and written to their own clients only
         problems: list[str] = []
         for server in servers:
-            ids = self._ids_of[server] = self._make_ids(server, problems)
-            for each in ids:
-                self._servers_of.setdefault(each, []).append(server)
+            self._ids_of[server] = self._make_ids(server, problems)
+        self._servers_of = group_by_id((each, server) for server, ids in self._ids_of.items() for each in ids)
         raise_problems(f"cookie {settings.name}: {problem}" for problem in problems)
         self.longest_value = _value_length(max(map(len, self._servers_of), default=0))
 
