@@ -10,7 +10,7 @@ the `unavailable_response`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ _log = logging.getLogger("sticky_sessions")
 DEBUG_HEADER = "x-sticky"
 
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
-_VALID = Claim.VALID
+_VALID, _RAISED = Claim.VALID, Reason.RAISED
 
 
 class Transaction(TransactionState[RawRequest, ClientSend]):
@@ -256,7 +256,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         """
         persistence = self.snapshot.persistence
         result = self.persisted
-        if persistence is not None and result.reason is not Reason.RAISED:
+        if persistence is not None and result.reason is not _RAISED:
             is_bound = result.claim is _VALID or result.overrides_claim
             try:
                 mark = persistence.stamp_response(result, self.tried[-1], is_bound, self, response)
@@ -338,10 +338,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             del self.client_send
             log = self.owner.log
             if log is not None:
-                try:
-                    log(self.decision)
-                except Exception as error:
-                    self.function_failed("log", log, error)
+                self._log_decision(log)
 
     def restore_response(self) -> Any:
         """Return the latest response that was held back and kept whole, to be sent after all: no other server has
@@ -379,7 +376,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         del self.client_send
         log = self.owner.log
         if log is not None:
-            try:
-                log(self.decision)
-            except Exception as error:
-                self.function_failed("log", log, error)
+            self._log_decision(log)
+
+    def _log_decision(self, log: Callable[[Decision], None]) -> None:
+        try:
+            log(self.decision)
+        except Exception as error:
+            self.function_failed("log", log, error)
