@@ -165,6 +165,21 @@ class DispatchApp(InsertsCookies):
         raise NotImplementedError
 
 
+class MiddlewareApp(DispatchApp):
+    """A `DispatchApp` around another app. `add_middleware` builds it inside a running server, which would conclude from
+    an exception that the app has no lifespan, and go on. So there a problem of the arguments is kept.
+    """
+
+    _error: ConfigError | None = None  #: the reason why the start of the server fails
+
+    def _keep_error(self, error: ConfigError) -> bool:
+        """Keep a problem of the arguments, and return True, inside a running server."""
+        if event_loop() is None:
+            return False
+        self._error = error if self._error is None else ConfigError(*self._error.problems, *error.problems)
+        return True
+
+
 @name_unknown_options
 class Dispatcher(DispatchApp):
     """An ASGI app that dispatches each request to one of a backend's servers.
@@ -200,7 +215,7 @@ class Dispatcher(DispatchApp):
 
 
 @name_unknown_options
-class StickyMiddleware(DispatchApp):
+class StickyMiddleware(MiddlewareApp):
     """ASGI middleware that dispatches some paths of an app, or all of them, to the servers of backends.
 
     - `routes`: backends by path, `{"/api": api, "/shop": web}`. A route matches whole segments, the longest wins, and
@@ -208,12 +223,9 @@ class StickyMiddleware(DispatchApp):
     - `backend`: one backend for every path; then `app` gets the lifespan and nothing else.
     - `debug`: whether responses of servers carry a header `x-sticky` with the decision.
 
-    Raises `ConfigError` for what cannot work. `add_middleware` builds the middleware inside a running server, which
-    would conclude from an exception that the app has no lifespan, and go on. There the error is kept, sent as the
-    reason why startup failed, and raised again by each request.
+    Raises `ConfigError` for what cannot work; inside a running server, it is kept, sent as the reason why startup
+    failed, and raised again by each request.
     """
-
-    _error: ConfigError | None = None  #: the reason why the start of the server fails
 
     def __init__(
         self,
@@ -243,13 +255,6 @@ class StickyMiddleware(DispatchApp):
         else:
             if self._frontend.only is not None and self._error is None:
                 self._only_replicas = self._replicas[self._frontend.only]
-
-    def _keep_error(self, error: ConfigError) -> bool:
-        """Keep a problem of the arguments, and return True, inside a running server."""
-        if event_loop() is None:
-            return False
-        self._error = error if self._error is None else ConfigError(*self._error.problems, *error.problems)
-        return True
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         return [] if self._error is not None else self._frontend.inserted_cookies()

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from sticky_asgi.lifespan import serve_lifespan
-from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send, event_loop
-from sticky_asgi.middleware import DispatchApp
+from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send
+from sticky_asgi.middleware import MiddlewareApp
 from sticky_asgi.workers.transaction import WorkerReplicas
 from sticky_asgi.workers.worker import LocalWorker
 from sticky_core.decision import Decision
@@ -36,7 +36,7 @@ _app_numbers = count(1)
 
 
 @name_unknown_options
-class StickyWorkers(DispatchApp):
+class StickyWorkers(MiddlewareApp):
     """ASGI middleware for an app that keeps sessions in memory and runs in several worker processes: each request of a
     client is served by the worker that has its session. Put it around all other middleware.
 
@@ -69,8 +69,6 @@ class StickyWorkers(DispatchApp):
     startup failed, and raised again by each request. A process that can't have peers (one worker, a test) serves all
     requests itself and sets no cookies.
     """
-
-    _error: ConfigError | None = None  #: the reason why the start of the server fails
 
     def __init__(
         self,
@@ -120,13 +118,6 @@ class StickyWorkers(DispatchApp):
             if not self._keep_error(error):
                 raise
         register(self)
-
-    def _keep_error(self, error: ConfigError) -> bool:
-        """Keep a problem of the arguments, and return True, inside a running server."""
-        if event_loop() is None:
-            return False
-        self._error = error if self._error is None else ConfigError(*self._error.problems, *error.problems)
-        return True
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         if self._error is not None:
