@@ -19,7 +19,14 @@ from sticky_core.options.spelling import problem_of_word
 from sticky_core.options.unset import UNSET, NotGiven, value_or
 from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.cookie.modes import MODES, Mode, modes_with
-from sticky_core.persistence.cookie.settings import CookieSettings, Refresh, SameSite, WrittenCookie, written_samesite
+from sticky_core.persistence.cookie.settings import (
+    CookieSettings,
+    Refresh,
+    SameSite,
+    WrittenCookie,
+    WrittenSameSite,
+    written_samesite,
+)
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.signing import Secret, secrets
 from sticky_core.server.server import Server
@@ -202,7 +209,7 @@ def _keys(cookie: Cookie) -> tuple[bytes, ...]:
     return secrets(value_or(cookie.secret, None))
 
 
-def _samesite(cookie: Cookie) -> Literal["Lax", "Strict", "None"] | None:
+def _samesite(cookie: Cookie) -> WrittenSameSite | None:
     return written_samesite(value_or(cookie.samesite, "Lax" if _is_signed(cookie) else None))
 
 
@@ -319,7 +326,7 @@ def _problems_of_attributes(cookie: Cookie) -> Iterator[str]:
         if not cookies.is_attribute(attribute):
             yield f"attr {attribute!r} can't be written: printable ASCII without a semicolon"
     if cookie.samesite not in (UNSET, None, *get_args(SameSite)):
-        yield problem_of_word("samesite", cookie.samesite, get_args(SameSite)[:3], ", or None to leave it out")
+        yield problem_of_word("samesite", cookie.samesite, get_args(WrittenSameSite), ", or None to leave it out")
     if cookie.secure not in (UNSET, True, False, "auto"):
         yield f"secure {cookie.secure!r} is none of True, False, 'auto'"
     if not MODES[cookie.mode].inserts:

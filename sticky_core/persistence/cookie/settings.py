@@ -10,10 +10,12 @@ from sticky_core.http import cookies
 from sticky_core.persistence.cookie.modes import CookieMode
 
 Refresh = Literal["due", "never", "always"]
-#: the value of SameSite; in lower case as Starlette and nginx have it
-SameSite = Literal["Lax", "Strict", "None", "lax", "strict", "none"]
+#: the value of SameSite as it is written
+WrittenSameSite = Literal["Lax", "Strict", "None"]
+#: the value of SameSite as an option; in lower case as Starlette and nginx have it
+SameSite = Literal[WrittenSameSite, "lax", "strict", "none"]
 
-_WRITTEN_SAMESITE: Mapping[SameSite, Literal["Lax", "Strict", "None"]] = {
+_WRITTEN_SAMESITE: Mapping[SameSite, WrittenSameSite] = {
     "Lax": "Lax",
     "lax": "Lax",
     "Strict": "Strict",
@@ -23,7 +25,7 @@ _WRITTEN_SAMESITE: Mapping[SameSite, Literal["Lax", "Strict", "None"]] = {
 }
 
 
-def written_samesite(samesite: SameSite | None) -> Literal["Lax", "Strict", "None"] | None:
+def written_samesite(samesite: SameSite | None) -> WrittenSameSite | None:
     """Return the value of SameSite as it is written; None: it is left out, or is none of these words."""
     return _WRITTEN_SAMESITE.get(samesite) if isinstance(samesite, str) else None
 
@@ -50,7 +52,7 @@ class WrittenCookie:
     domains: tuple[str, ...]
     httponly: bool
     secure: bool | Literal["auto"]
-    samesite: Literal["Lax", "Strict", "None"] | None
+    samesite: WrittenSameSite | None
     partitioned: bool
     attr: tuple[str, ...]
     max_age: float
