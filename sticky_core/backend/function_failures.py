@@ -50,7 +50,7 @@ class FunctionFailures:
                 return
             _log.error(
                 "backend %s: %s has raised %r: the request goes on without it. Further exceptions there are counted in "
-                "`Backend.function_failures`, and not logged.",
+                "`Backend.function_failures.counts`, and not logged.",
                 self._backend,
                 where,
                 error,

@@ -34,7 +34,6 @@ class Plan:
     - `sessions`: how many of the sessions in stick tables would move, by `(from, to)` servers.
     - `keys`: which share of all hash keys would move, 0 to 1, by `(from, to)` servers, estimated with random keys; None
       if balance does not hash keys.
-
     """
 
     added: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ before it is put in force, and nothing changes it after that. It refers to live 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sticky_core.backend.balancing import Balancing
@@ -41,7 +41,7 @@ class Snapshot:
     balancing: Balancing
     persistence: Persistence | None
     persistences: PersistenceSet
-    kinds: Mapping[str, int]  #: how many servers are of each kind that decides an option below (`_kinds_of`)
+    kinds: Counter[str]  #: how many servers are of each kind that decides an option below (`_kinds_of`)
     max_idle: float  #: for how many seconds a client may stay away and is still recognised
 
     # Copies of options, and what follows from them: requests read these.
@@ -84,7 +84,7 @@ class Snapshot:
         for table in persistences.tables:
             if table.namespace is not None:
                 table.namespace.presence.extend_expiry(persistences.max_idle)
-        kinds = Counter(kind for server in config.servers for kind in _kinds_of(config, server))
+        kinds = _count_kinds(config, config.servers)
         return cls._assemble(
             config, servers, frozenset(servers), kinds, balancing, persistences, log, clock, before=before
         )
@@ -132,10 +132,10 @@ class Snapshot:
             members = members.difference(removed).union(added)
         if config.check == self.config.check:
             kinds = Counter(self.kinds)
-            kinds.subtract(kind for server in difference.before for kind in _kinds_of(config, server))
-            kinds.update(kind for server in difference.after for kind in _kinds_of(config, server))
+            kinds.subtract(_count_kinds(config, difference.before))
+            kinds.update(_count_kinds(config, difference.after))
         else:
-            kinds = Counter(kind for server in config.servers for kind in _kinds_of(config, server))
+            kinds = _count_kinds(config, config.servers)
         return self._assemble(
             config,
             difference.servers,
@@ -154,7 +154,7 @@ class Snapshot:
         config: BackendConfig,
         servers: tuple[Server, ...],
         members: frozenset[Server],
-        kinds: Mapping[str, int],
+        kinds: Counter[str],
         balancing: Balancing,
         persistences: PersistenceSet,
         log: Callable[[Decision], None] | None,
@@ -164,8 +164,8 @@ class Snapshot:
     ) -> Snapshot:
         retries = Retries(config.retries, config.retry_on, config.redispatch)
         is_limited = kinds["maxconn"] > 0
-        has_max_fails = kinds["backup with max_fails"] or (kinds["max_fails"] and not _is_alone(kinds))
-        observes = balancing.timed is not None or bool(has_max_fails) or kinds["observe"] > 0
+        has_max_fails = kinds["backup with max_fails"] > 0 or (kinds["max_fails"] > 0 and not _is_alone(kinds))
+        observes = balancing.timed is not None or has_max_fails or kinds["observe"] > 0
         forward = config.forward
         return cls(
             config=config,
@@ -268,6 +268,10 @@ def _has_same_persistence(config: BackendConfig, before: BackendConfig) -> bool:
     )
 
 
+def _count_kinds(config: BackendConfig, servers: Iterable[ServerConfig]) -> Counter[str]:
+    return Counter(kind for server in servers for kind in _kinds_of(config, server))
+
+
 def _kinds_of(config: BackendConfig, server: ServerConfig) -> Iterator[str]:
     """Yield what a server is, as far as it decides what requests need: the names of its options."""
     if not server.backup:
@@ -293,6 +297,6 @@ def _kinds_of(config: BackendConfig, server: ServerConfig) -> Iterator[str]:
             yield "on_marked_up"
 
 
-def _is_alone(kinds: Mapping[str, int]) -> bool:
+def _is_alone(kinds: Counter[str]) -> bool:
     """Return whether only one server is no backup."""
     return kinds["active"] == 1

@@ -33,7 +33,7 @@ class OpenConnection(Protocol):
 
 
 class Drain:
-    """How far one server is drained. Under the backend's lock, except `connections`."""
+    """How far one server is drained. Called under the backend's lock, except for the connections that stay open."""
 
     def __init__(self) -> None:
         #: for how many seconds a client may stay away and is still recognised; set by the backend

@@ -23,17 +23,15 @@ class Kind:
     """The kinds of frames, and what follows in each."""
 
     HELLO: Final = 1  #: the worker's instance: the first frame on a connection, sent by the worker that accepts it
-    REQUEST: Final = (
-        2  #: claim, reason, key, and the request as the face packs it; one request at a time on a connection
-    )
+    #: claim, reason, key, and the request as the face packs it; one request at a time on a connection
+    REQUEST: Final = 2
     MESSAGES: Final = 3  #: messages of the face, to the app or from it
     END: Final = 4  #: the traceback of an exception of the app, or None; then its last messages: the request is done
     SHUTDOWN: Final = 5  #: the worker is about to end: send no new request, and close after the current one
     WANT_BODY: Final = 6  #: the app reads the body: send it, or the next piece of it
     KEY_QUERY: Final = 7  #: a key: which worker owns it?
-    KEY_CLAIM: Final = (
-        8  #: a key; the worker that is to own it if it has no owner; the slots of workers that did not reply
-    )
+    #: a key; the worker that is to own it if it has no owner; the worker slots of those that did not reply
+    KEY_CLAIM: Final = 8
     KEY_OWNER: Final = 9  #: the reply to either: the owner, or None
 
 

@@ -93,7 +93,7 @@ class LearnedKeysRuntime:
         try:
             key = keys.table_key(keys.sample(request))
         except Exception as error:
-            request.function_failed("key of StickyWorkers", keys.sample, error)
+            request.function_failed("the key of StickyWorkers", keys.sample, error)
             return NO_KEY
         if key is None:
             return NO_KEY
