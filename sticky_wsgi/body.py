@@ -83,7 +83,7 @@ class Body:
                 return line[:cut] if cut else line
             return line + self.readline(-1 if size is None or size < 0 else size - len(line))
         most = self._left if size is None or size < 0 else self._readable(size)
-        return self._store(self._read_input(self._input.readline, -1 if most is None else most))
+        return self._store(self._read_input(self._input.readline, -1 if most is None else most, True))
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:
         lines: list[bytes] = []
@@ -99,17 +99,21 @@ class Body:
         while line := self.readline():
             yield line
 
-    def _read_input(self, read: Callable[..., bytes], size: int) -> bytes:
+    def _read_input(self, read: Callable[..., bytes], size: int, is_line: bool = False) -> bytes:
         """Read from the server's input. An exception, and an end before that of the body, mean that the client has
-        disconnected.
+        disconnected. A piece that is shorter than it could be is the last one, as with files (PEP 3333): an app may
+        raise without reading on. If the input returns more nevertheless, the client was only slow.
         """
         try:
             piece = read() if size < 0 else read(size)
         except Exception:
             self._on_disconnect()
             raise
-        if not piece and size and self._left:
-            self._on_disconnect()
+        if self._left and size:
+            if len(piece) == (size if size > 0 else self._left) or (is_line and piece.endswith(b"\n")):
+                self.client_left_first = False
+            else:
+                self._on_disconnect()
         return piece
 
     def _on_disconnect(self) -> None:

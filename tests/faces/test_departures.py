@@ -290,7 +290,27 @@ def reads_with_werkzeug(environ: dict[str, Any], start_response: Any) -> Iterabl
     return []
 
 
-WSGI_APPS = [reads, reads_lines_while_it_responds, raises_its_own_on_wsgi, reads_with_werkzeug, responds_500_on_wsgi]
+def reads_once(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    if len(environ["wsgi.input"].read(10)) < 10:
+        raise UploadFailed
+    return []
+
+
+def reads_a_line_once(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    if len(environ["wsgi.input"].readline(10)) < 10:
+        raise UploadFailed
+    return []
+
+
+WSGI_APPS = [
+    reads,
+    reads_once,
+    reads_a_line_once,
+    reads_lines_while_it_responds,
+    raises_its_own_on_wsgi,
+    reads_with_werkzeug,
+    responds_500_on_wsgi,
+]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -311,6 +331,24 @@ def test_client_that_leaves_during_an_upload_is_no_error_of_a_replica_on_wsgi(
         assert backend["s1"].status == "UP" and backend["s2"].counters.stot == 0
     else:
         assert_only_the_disconnect_is_counted(backend)
+
+
+def test_slow_client_is_not_taken_for_one_that_has_left() -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(5)
+
+    def fails_at_last(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        read_all(environ)
+        raise UploadFailed
+
+    backend = backend_of(sticky_wsgi, fails_at_last, {})
+    dispatcher = sticky_wsgi.Dispatcher(backend)
+    environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "10", "wsgi.input": Slow(b"0123456789")}
+    with pytest.raises(UploadFailed):
+        dispatcher(environ, lambda *_: lambda data: None)
+    dispatcher.replicas.stop()
+    assert (backend["s1"].counters[Total.CLI_ABRT], backend["s1"].counters[Total.ERESP]) == (0, 1)
 
 
 def raises_oserror_on_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
