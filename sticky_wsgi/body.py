@@ -76,11 +76,10 @@ class Body:
     def readline(self, size: int | None = -1) -> bytes:
         if self._at < len(self._stored):
             end = self._stored.find(b"\n", self._at) + 1
-            line = self._read_stored((end or len(self._stored)) - self._at if size is None or size < 0 else size)
-            cut = line.find(b"\n") + 1
-            if cut or (size is not None and 0 <= size <= len(line)):
-                self._at -= len(line) - cut if cut else 0
-                return line[:cut] if cut else line
+            stored = (end or len(self._stored)) - self._at
+            line = self._read_stored(stored if size is None or size < 0 else min(size, stored))
+            if line.endswith(b"\n") or (size is not None and 0 <= size <= len(line)):
+                return line
             return line + self.readline(-1 if size is None or size < 0 else size - len(line))
         most = self._left if size is None or size < 0 else self._readable(size)
         return self._store(self._read_input(self._input.readline, -1 if most is None else most, True))

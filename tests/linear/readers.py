@@ -61,6 +61,7 @@ from sticky_core.stick_table.keys import KeyType
 from sticky_core.stick_table.table import StickTable
 from sticky_core.target import Location
 from sticky_core.workers.frames import Frames
+from sticky_wsgi.body import Body as WsgiBody
 from sticky_wsgi.messages import Head as WsgiHead
 from sticky_wsgi.messages import headers_of
 from sticky_wsgi.upstream.app import Upstream as WsgiUpstream
@@ -690,6 +691,18 @@ def _(n: int) -> Any:
 def _(n: int) -> Any:
     environ = LISTS["other headers"](n).environ()
     return lambda: headers_of(environ)
+
+
+@reader("lines of a kept body, wsgi")
+def _(n: int) -> Any:
+    def read_twice() -> None:
+        body = WsgiBody({"CONTENT_LENGTH": str(n), "wsgi.input": io.BytesIO(b"\n" * n)}, n)
+        for _ in range(2):
+            while body.readline(n):
+                pass
+            body.rewind()
+
+    return read_twice
 
 
 @reader("a scope for a peer")
