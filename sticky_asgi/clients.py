@@ -36,6 +36,15 @@ def breaks_off_incomplete(send: Any) -> bool:
     return type(getattr(_innermost(send), "__self__", None)).__module__.partition(".")[0] in _SERVERS
 
 
+def is_refused_by_server(send: Any) -> bool:
+    """Return whether the web server has refused the WebSocket before it was accepted, and reports that by nothing:
+    hypercorn refuses a client that sends data before the accept. Its `send` then does nothing, and its `receive` waits
+    for ever, so the app would keep its slot.
+    """
+    stream: Any = getattr(_innermost(send), "__self__", None)
+    return type(stream).__module__.partition(".")[0] == "hypercorn" and getattr(stream, "closed", False) is True
+
+
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield `error`, the exceptions in it if it is a group, and those that they were raised from."""
     found: set[int] = set()

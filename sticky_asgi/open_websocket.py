@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint, current_token
 
+from sticky_asgi.clients import is_refused_by_server
 from sticky_asgi.messages import KEY, Message, Receive, Schedule, Scope, Send, scheduler
 from sticky_core.backend.backend import Backend
 from sticky_core.server.drain import CLOSE_CODE, CLOSE_REASON
@@ -82,6 +83,8 @@ class OpenWebSocket:
             if self._sent is not None and not self._sending:
                 self._sent.set()
         if kind == "websocket.accept":
+            if is_refused_by_server(self._client_send):
+                raise OSError("the client has disconnected before its WebSocket was accepted")
             self._open()
 
     def _open(self) -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sticky_asgi.body import Body
+from sticky_asgi.clients import is_refused_by_server
 from sticky_asgi.messages import HEADS, Message, Receive, Scope, Send
 from sticky_asgi.upstream.sweep import TICK, TimeoutSweep
 from sticky_asgi.workers.link import FramedConnection
@@ -370,6 +371,8 @@ class PeerConnection(FramedConnection):
             message["headers"] = list(message.get("headers") or ())
         try:
             await send(message)
+            if message["type"] == "websocket.accept" and is_refused_by_server(send):
+                raise OSError
         except OSError:  # the client has disconnected
             if self._is_websocket:
                 self._client_disconnected({"type": "websocket.disconnect", "code": 1006})

@@ -476,6 +476,18 @@ def test_ping_of_an_origin_that_has_received_the_close_does_no_harm(gateway, con
 # Disconnects.
 
 
+def test_client_that_sends_before_the_accept_keeps_no_slot(gateway, origin):
+    client = gateway.request_websocket("/ws")
+    client.send_frame("text", "early")
+    upstream = origin.next_connection()
+    if gateway.server == "hypercorn":
+        assert client.head().status == 400  # and no app gets a disconnect
+    upstream.accept()
+    client.close_socket()
+    upstream.rest()
+    until(lambda: gateway.counts()["in_flight"] == 0, "a free slot")
+
+
 @pytest.mark.parametrize("disconnect", ["close_socket", "reset_socket"], ids=["closes", "resets"])
 def test_client_that_disconnects_without_a_close_ends_the_origins_connection(connected, disconnect):
     client, upstream = connected()
