@@ -198,7 +198,9 @@ class Location:
         `unix:/run/app.sock:/base` with or without `http://` before it. Raise a ValueError that says what is wrong.
         """
         if not url.startswith(_SCHEMES):
-            raise ValueError(f"{url!r} is no URL: a URL begins with one of {', '.join(_SCHEMES)}")
+            meant = _url_meant(url)
+            remedy = f"a URL begins with one of {', '.join(_SCHEMES)}" if meant is None else f"write {meant!r}"
+            raise ValueError(f"{url!r} is no URL: {remedy}")
         scheme: Literal["http", "https"] = "https" if url.startswith("https:") else "http"
         rest = url.removeprefix(f"{scheme}://")
         if rest.startswith("unix:"):
@@ -239,6 +241,22 @@ class Location:
 
 _HOST = re.compile(r"[!-.0-;=?-Z_a-z~]+")  # printable, and nothing that would end the authority of a URL
 _PATH = re.compile(r"/[!\"$->@-~]*")  # printable, and nothing that would end the path of one
+
+
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/\S*)?")  # host, port, path
+#: the scheme of a server's URL by the scheme that may be written instead
+_SCHEMES_MEANT = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
+
+def _url_meant(text: str) -> str | None:
+    """Return the URL that `text`, which has no scheme of a server's URL, probably means; None if there is none."""
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        meant = _SCHEMES_MEANT.get(scheme.lower())
+        return f"{meant}://{rest}" if meant is not None else None
+    if text.startswith("/"):
+        return f"unix:{text}"
+    return f"http://{text}" if _ADDRESS.fullmatch(text) else None
 
 
 def _base(url: str, path: str) -> str:

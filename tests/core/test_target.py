@@ -188,9 +188,10 @@ def test_a_valid_target_or_factory_has_no_problem(target: object, factory: objec
         pytest.param(
             "10.0.0.1:8080",
             None,
-            "'10.0.0.1:8080' is no URL: a URL begins with one of http://, https://, unix:",
+            "'10.0.0.1:8080' is no URL: write 'http://10.0.0.1:8080'",
             id="an address",
         ),
+        pytest.param("shop:app", None, "is no URL: a URL begins with one of http://, https://, unix:", id="a module"),
         pytest.param("ftp://x", None, "is no URL", id="another scheme"),
         pytest.param("", None, "'' is no URL", id="empty text"),
         pytest.param(
@@ -348,9 +349,12 @@ def test_a_url_is_parsed_into_the_location_of_the_upstream(url: str, expected: L
 @pytest.mark.parametrize(
     "url, problem",
     [
-        pytest.param("shop.example", "is no URL: a URL begins with one of http://, https://, unix:", id="no scheme"),
-        pytest.param("ws://shop.example", "is no URL", id="another scheme"),
-        pytest.param("HTTP://shop.example", "is no URL", id="a scheme in capitals"),
+        pytest.param("shop.example", "is no URL: write 'http://shop.example'", id="no scheme"),
+        pytest.param("[2001:db8::1]:80/a", "is no URL: write 'http://[2001:db8::1]:80/a'", id="no scheme in IPv6"),
+        pytest.param("/run/app.sock", "is no URL: write 'unix:/run/app.sock'", id="the path of a socket"),
+        pytest.param("ws://shop.example", "is no URL: write 'http://shop.example'", id="the scheme of WebSockets"),
+        pytest.param("HTTP://shop.example", "is no URL: write 'http://shop.example'", id="a scheme in capitals"),
+        pytest.param("ftp://shop.example", "a URL begins with one of http://, https://, unix:", id="another scheme"),
         pytest.param("http://", "names no host", id="no host"),
         pytest.param("http:///a", "names no host", id="a base and no host"),
         pytest.param("http://:80", "names no host", id="a port and no host"),
