@@ -204,10 +204,12 @@ class Replicas(BackendComponent):
         try:
             self.build_app(server)
         except Exception as error:
-            text = "backend %s: replica %s failed to start and is DOWN"
-            self.backend.reconfigure.change_lock.call_after_release(
-                partial(_log.error, text, self.backend.name, server.name, exc_info=error)
-            )
+            text, *arguments = "backend %s: replica %s failed to start and is DOWN", self.backend.name, server.name
+            if isinstance(error, ConfigError):  # it says what to write: a traceback would hide that
+                report = partial(_log.error, f"{text}: %s", *arguments, error)
+            else:
+                report = partial(_log.error, text, *arguments, exc_info=error)
+            self.backend.reconfigure.change_lock.call_after_release(report)
             if server.tracks is None:  # else its health is another server's, and its requests fail as not started
                 server.health = Health.DOWN
 

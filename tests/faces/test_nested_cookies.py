@@ -158,7 +158,7 @@ def test_dispatcher_inside_an_app_of_a_factory_is_reported_when_the_replica_star
     replica = Server("r1", factory=lambda: Wrapper(face.dispatcher(backend(face, "inner"))))
     assert face.client(face.backend(replica, name="outer", persist=cookie()))().status == 503
     (failed,) = [record for record in caplog.records if "failed to start" in record.getMessage()]
-    assert "backend inner and backend outer around it both insert" in str(failed.exc_info)
+    assert "backend inner and backend outer around it both insert" in failed.getMessage()
 
 
 def test_dispatcher_that_only_a_request_shows_is_warned_about_once(face: Face, caplog: pytest.LogCaptureFixture):
