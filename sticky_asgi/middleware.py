@@ -36,7 +36,7 @@ from sticky_core.http.cookies import CookieKey
 from sticky_core.http.request_target import decoded_path
 from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.nesting import InsertedCookie, InsertsCookies, cookies_inside, nested_problems
-from sticky_core.routing import Frontend
+from sticky_core.routing import Frontend, require_backend
 from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.transaction.steps import UNAVAILABLE
@@ -189,6 +189,7 @@ class Dispatcher(DispatchApp):
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
+        require_backend(backend, "Dispatcher")
         self.replicas = self._only_replicas = backend.component(Replicas)
         self._debug = debug
         raise_problems(self.replicas.problems())

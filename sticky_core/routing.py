@@ -16,6 +16,7 @@ from sticky_core.persistence.cookie_scope import CookieScope, CookieScopeIndex, 
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.nesting import InsertedCookie
 from sticky_core.persistence.persistence import Persist
+from sticky_core.server.server import Server
 
 
 class Frontend:
@@ -64,6 +65,8 @@ class Frontend:
             raise ConfigError("backend is a mapping: write routes={'/path': backend, ...}")
         if (backend is None) is (routes is None):
             raise ConfigError("a middleware needs either a backend (for every path) or routes={'/path': backend, ...}")
+        if backend is not None and (problem := _backend_problem(backend)) is not None:
+            raise ConfigError(problem)
         return cls({"/": backend} if backend is not None else routes or {})
 
     def inserted_cookies(self) -> list[InsertedCookie]:
@@ -179,6 +182,30 @@ class SharedCookieNames(BackendComponent):
             frontend.cookie_scopes.add(self, self._scopes)
 
 
+def require_backend(given: object, around: str) -> None:
+    """Raise a ConfigError unless `given`, which is passed to `around`, such as "Dispatcher", is a Backend."""
+    if isinstance(given, Mapping):
+        raise ConfigError(
+            f"{around}: routes are an option of StickyMiddleware: write StickyMiddleware(app, routes=...)"
+        )
+    problem = _backend_problem(given)
+    raise_problems([f"{around}: {problem}"] if problem is not None else ())
+
+
+def _backend_problem(given: object) -> str | None:
+    """Return what to write if `given` is no Backend; None if it is one."""
+    if isinstance(given, Backend):
+        return None
+    servers = "[...]"
+    if isinstance(given, str):
+        servers = f"[Server(name, {given!r})]"
+    elif isinstance(given, Server):
+        servers = "[server]"
+    elif callable(given):
+        servers = "[Server(name, app)]"
+    return f"{given!r} is no Backend: write Backend(name, servers={servers})"
+
+
 def _by_prefix(routes: Mapping[str, Backend]) -> dict[str, tuple[Backend | None, bool]]:
     """Return for each prefix of a route, segment by segment, the backend, if the prefix is a route itself, and whether
     longer routes begin with it. Without the route `/`.
@@ -209,8 +236,9 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
         if (problem := problem_of_decoded_path(prefix)) is not None:
             yield f"route {prefix!r}: {problem}"
     if not _are_backends(routes):
-        others = (each for each in cast("Mapping[str, object]", routes).values() if not isinstance(each, Backend))
-        yield from (f"{each!r} is no Backend: write Backend(name, servers=[...])" for each in others)
+        for prefix, given in cast("Mapping[str, object]", routes).items():
+            if (problem := _backend_problem(given)) is not None:
+                yield f"route {prefix!r}: {problem}"
         return
     names: dict[str, Backend] = {}
     for backend in dict.fromkeys(routes.values()):

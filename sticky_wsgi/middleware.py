@@ -14,7 +14,7 @@ from sticky_core.errors import Failure, ServerFailure, collect_problems, raise_p
 from sticky_core.http.request_target import decoded_path
 from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.nesting import AROUND, InsertedCookie, InsertsCookies, cookies_inside, nested_problems
-from sticky_core.routing import Frontend
+from sticky_core.routing import Frontend, require_backend
 from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.upstream.local_limits import is_local_limit
@@ -153,6 +153,7 @@ class Dispatcher(DispatchApp):
     """
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
+        require_backend(backend, "Dispatcher")
         self.replicas = self._only_replicas = backend.component(Replicas)
         self._debug = debug
         raise_problems(self.replicas.problems())

@@ -22,6 +22,14 @@ Unavailable = Literal["redispatch", "fail"]
 OnEmpty = Literal["fail", "panic"]
 
 
+#: options with their type, and what to write
+_TYPES = (
+    ("name", str, "a text"),
+    ("timeouts", Timeouts, "timeouts=Timeouts(server=30)"),
+    ("forward", Forward, "forward=Forward(...)"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConfig:
     """The configuration of a backend. `Backend` documents the options."""
@@ -51,7 +59,8 @@ class BackendConfig:
         raise_problems(f"backend {self.name}: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
-        if not NAME.fullmatch(self.name):
+        yield from self._type_problems()
+        if isinstance(cast(object, self.name), str) and not NAME.fullmatch(self.name):
             yield "a name is made of letters, digits and - _ . :"
         if not self.servers:
             yield "has no servers"
@@ -69,6 +78,12 @@ class BackendConfig:
         yield from self._problems_of_choice()
         yield from self._problems_of_rules()
         yield from self._problems_of_checks()
+
+    def _type_problems(self) -> Iterator[str]:
+        for name, kind, write in _TYPES:
+            given: object = getattr(self, name)
+            if not isinstance(given, kind):
+                yield f"{name}={given!r} has the wrong type: write {write}"
 
     @property
     def _has_backups(self) -> bool:

@@ -13,11 +13,15 @@ from sticky_core.server.server import Server
 
 def type_problems(servers: object, persist: object, check: object) -> Iterator[str]:
     """Yield a problem for each argument of `Backend` that has the wrong type."""
-    if isinstance(servers, Server) or not isinstance(servers, Sequence):
+    if isinstance(servers, str):
+        yield f"servers={servers!r} is no list of servers: write servers=[Server(name, {servers!r})]"
+    elif isinstance(servers, Server) or not isinstance(servers, Sequence):
         yield f"servers={servers!r} is no list of servers: write servers=[Server(name, app), ...]"
     else:
         for server in cast("Sequence[object]", servers):
-            if not isinstance(server, Server):
+            if isinstance(server, list | tuple):
+                yield f"{server!r} is a list inside the list of servers: write servers=[*servers, ...]"
+            elif not isinstance(server, Server):
                 yield f"{server!r} is no Server: write Server(name, {server!r})"
     if check is not None and not isinstance(check, Check):
         yield f"check={check!r} is no check: write check=Check('/health')"

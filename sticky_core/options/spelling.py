@@ -15,6 +15,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
+#: the least similarity of a misspelt word and the one that is meant: `intervall` is `inter`, `insert` is not `secret`
+_LEAST_RATIO = 0.7
+
+
 class UnknownOption(ConfigError, TypeError):
     """A keyword that a constructor does not have. It is a TypeError as well, as for other callables of Python."""
 
@@ -22,7 +26,7 @@ class UnknownOption(ConfigError, TypeError):
 def nearest(given: object, known: Iterable[str]) -> str | None:
     """Return the word of `known` that `given` was probably meant to be, or None. Case, `-` and `_` do not count."""
     words = {_letters(word): word for word in known}
-    found = difflib.get_close_matches(_letters(str(given)), words, 1)
+    found = difflib.get_close_matches(_letters(str(given)), words, 1, _LEAST_RATIO)
     return words[found[0]] if found else None
 
 
@@ -34,7 +38,9 @@ def problem_of_word(option: str, given: object, known: Iterable[str], or_else: s
     """Return the problem of an option with a value that is none of the words `known`, with the nearest one."""
     words = list(known)
     near = nearest(given, words)
-    return f"{option} {given!r} is none of {', '.join(words)}{or_else}" + ("" if near is None else f": write {near!r}")
+    return f"{option} {given!r} is none of {', '.join(words)}{or_else}" + (
+        "" if near is None else f": write {str(near)!r}"
+    )
 
 
 def name_unknown_options(kind: type[T]) -> type[T]:

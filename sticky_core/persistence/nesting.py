@@ -54,10 +54,11 @@ def nested_problems(outer: Sequence[InsertedCookie], inner: Sequence[InsertedCoo
     for each in inner:
         found = index.overlapping(id(each.owner), each.scope) if id(each.owner) not in around else None
         if found is not None:
+            outer_name = around[found[0]]
             problems[
-                f"{each.where} and {around[found[0]]} around it both insert a cookie {each.scope.name} where the paths "
+                f"{each.where} and {outer_name} around it both insert a cookie {each.scope.name} where the paths "
                 f"{each.scope.path} and {found[1].path} meet, so no client would stay at its server: "
-                "give one another name"
+                + ("leave one of them out" if each.where == outer_name else "give one another name")
             ] = None
     return list(problems)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from typing import Literal, Protocol, TypedDict, cast, runtime_checkable
 
 from sticky_core import target as targets
 from sticky_core.dns.resolvers import Resolvers, is_service
@@ -69,7 +69,6 @@ class TemplateOptions(TypedDict, total=False):
 # Each option with its types, and what to write. None comes first: most options are not given, and to test for a
 # protocol takes long.
 _TYPES = (
-    ("name", str, "a text"),
     ("cookie", None | str, "its id in cookies, as a text"),
     ("check", None | Check, "check=Check('/health')"),
     ("agent_check", None | AgentCheck, "agent_check=AgentCheck(port)"),
@@ -115,6 +114,12 @@ class ServerConfig:
 
     def _type_problems(self) -> Iterator[str]:
         """Yield a problem for each option of the wrong type. They are reported before the values are checked."""
+        server_name = cast(object, self.name)
+        if not isinstance(server_name, str):
+            example = ": write Server('s1', app)" if callable(server_name) else ""
+            yield f"name={server_name!r} has the wrong type: write a text{example}"
+        elif targets.has_scheme(server_name):
+            yield f"its name is missing: write Server('s1', {server_name!r})"
         for name, kind, write in _TYPES:
             given: object = getattr(self, name)
             if not isinstance(given, kind) and not (name == "check" and given is False):

@@ -158,3 +158,83 @@ def test_misspelt_option_of_a_middleware_inside_a_running_server_fails_its_start
         pytest.fail("it has started")
     assert raised.value.problems[0] == "StickyMiddleware has no option route: write routes"
     assert "needs either a backend" in raised.value.problems[1]
+
+
+@pytest.mark.parametrize("option", ["Dispatcher", "StickyMiddleware"])
+@pytest.mark.parametrize(
+    "given, problem",
+    [
+        pytest.param(lambda face, it: it.target, "Backend(name, servers=[Server(name, app)])", id="app"),
+        pytest.param(lambda face, it: it, "Backend(name, servers=[server])", id="server"),
+        pytest.param(lambda face, it: [it], "is no Backend: write Backend(name, servers=[...])", id="list of servers"),
+        pytest.param(
+            lambda face, it: "http://10.0.0.1",
+            "'http://10.0.0.1' is no Backend: write Backend(name, servers=[Server(name, 'http://10.0.0.1')])",
+            id="URL",
+        ),
+        pytest.param(lambda face, it: {"/cart": face.backend(it)}, "routes=", id="mapping"),
+    ],
+)
+def test_what_is_no_backend_is_an_error_with_the_way_out(face: Face, option: str, given: Any, problem: str):
+    it = given(face, face.server("s1"))
+    arguments = (it,) if option == "Dispatcher" else (face.app("app"), it)
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        getattr(face.package, option)(*arguments)
+
+
+def test_what_is_no_backend_is_named_with_its_route(face: Face):
+    with pytest.raises(ConfigError, match=r"^route '/cart': <.*> is no Backend: write Backend\(name, servers="):
+        face.package.StickyMiddleware(face.app("app"), routes={"/cart": face.server("s1").target})
+
+
+def test_server_without_a_name_is_an_error_that_shows_where_the_name_stands(face: Face):
+    with pytest.raises(ConfigError, match=r"has the wrong type: write a text: write Server\('s1', app\)$"):
+        face.package.Server(face.app("app"))
+    with pytest.raises(ConfigError, match=r"its name is missing: write Server\('s1', 'http://10\.0\.0\.1'\)$"):
+        face.package.Server("http://10.0.0.1")
+
+
+def test_one_url_in_the_place_of_the_servers_is_one_problem(face: Face):
+    with pytest.raises(ConfigError) as raised:
+        face.package.Backend("app", "http://10.0.0.1")
+    assert raised.value.problems == (
+        "backend app: servers='http://10.0.0.1' is no list of servers: write servers=[Server(name, 'http://10.0.0.1')]",
+    )
+
+
+def test_list_inside_the_list_of_servers_is_an_error_with_the_way_out(face: Face):
+    with pytest.raises(ConfigError, match=r"a list inside the list of servers: write servers=\[\*servers, \.\.\.\]$"):
+        face.package.Backend("app", [[face.server("s1")]])
+
+
+@pytest.mark.parametrize(
+    "name, options, problem",
+    [
+        ("app", {"timeouts": 30}, "timeouts=30 has the wrong type: write timeouts=Timeouts(server=30)"),
+        ("app", {"forward": True}, "forward=True has the wrong type: write forward=Forward(...)"),
+        (1, {}, "name=1 has the wrong type: write a text"),
+    ],
+)
+def test_option_of_a_backend_of_the_wrong_type_is_an_error_with_the_way_out(
+    face: Face, name: Any, options: Any, problem: str
+):
+    with pytest.raises(ConfigError) as raised:
+        face.package.Backend(name, [face.server("s1")], **options)
+    assert raised.value.problems == (f"backend {name}: {problem}",)
+
+
+def test_option_that_is_similar_to_none_is_answered_with_all():
+    with pytest.raises(ConfigError, match=r"^Cookie has no option insert: its options are .*\bmode\b"):
+        Cookie("A", secret=SECRET, insert=True)  # type: ignore[call-arg]  # the mistake
+
+
+def test_misspelt_health_is_answered_with_the_text_to_write(face: Face):
+    server = face.server("s1")
+    with pytest.raises(ConfigError, match=r"health 'down' is none of UP, DOWN, NOLB: write 'DOWN'$"):
+        server.health = "down"  # type: ignore[assignment]  # the mistake
+
+
+def test_workers_around_workers_are_an_error_that_says_to_leave_one_out(face: Face):
+    workers = face.package.StickyWorkers(face.app("app"))
+    with pytest.raises(ConfigError, match=r"no client would stay at its server: leave one of them out$"):
+        face.package.StickyWorkers(workers)
