@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
@@ -134,7 +135,7 @@ class Lifespan:
 
         failure: StartFailure | None = None
         try:
-            await self.app(self._scope, self._receive, send)
+            await run_app(self.app, self._scope, self._receive, send)
             if self._startup_failure is not None:
                 failure = StartFailure(self._startup_failure)
         except Exception as error:
@@ -164,6 +165,19 @@ class Lifespan:
         self._stop.set()
         await self._stopped.wait()
         return self._failure
+
+
+async def run_app(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Call `app` with the scope of a lifespan. One that is no coroutine function, and returns none, can't serve a
+    request either: that is sent as the reason why the startup failed, and raised as ConfigError.
+    """
+    called: object = app(scope, receive, send)
+    if inspect.isawaitable(called):
+        await called
+        return
+    problem = f"{app!r} returned {called!r}, which can't be awaited: an ASGI app is written with `async def`"
+    await send({"type": "lifespan.startup.failed", "message": f"ConfigError: {problem}"})
+    raise ConfigError(problem)
 
 
 def _reason(message: Message) -> str:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from sticky_asgi.lifespan import serve_lifespan
+from sticky_asgi.lifespan import run_app, serve_lifespan
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send
 from sticky_asgi.middleware import MiddlewareApp
 from sticky_asgi.workers.transaction import WorkerReplicas
@@ -162,7 +162,7 @@ class StickyWorkers(MiddlewareApp):
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._error is None and not self._may_have_peers():
-            return await self.app(scope, receive, send)
+            return await run_app(self.app, scope, receive, send)
         given = {**scope}  # as the server, or an app around this one, has made it; the app may write into it
         drained = False
         failed: Exception | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -238,3 +239,36 @@ def test_workers_around_workers_are_an_error_that_says_to_leave_one_out(face: Fa
     workers = face.package.StickyWorkers(face.app("app"))
     with pytest.raises(ConfigError, match=r"no client would stay at its server: leave one of them out$"):
         face.package.StickyWorkers(workers)
+
+
+@pytest.mark.parametrize("around", ["workers", "dispatcher", "middleware"])
+def test_asgi_app_that_is_no_coroutine_function_fails_the_start(around: str):
+    def app(scope: Any, receive: Any, send: Any) -> None:
+        """A coroutine function without its `async`."""
+
+    backend = sticky_asgi.Backend("cart", [sticky_asgi.Server("s1", app)], balance="roundrobin")
+    wrapped: Any
+    if around == "workers":
+        wrapped = sticky_asgi.StickyWorkers(app)  # type: ignore[arg-type]  # the mistake
+    elif around == "dispatcher":
+        wrapped = sticky_asgi.Dispatcher(backend)
+    else:
+        wrapped = sticky_asgi.StickyMiddleware(Starlette(), routes={"/cart": backend})
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises((ConfigError, RuntimeError), match="can't be awaited: an ASGI app is written with `async def`"):
+        asyncio.run(wrapped({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send))
+    assert [each["type"] for each in sent] == ["lifespan.startup.failed"]
+    assert "an ASGI app is written with `async def`" in sent[0]["message"]
+
+
+def test_sync_function_that_returns_the_coroutine_of_an_app_is_an_app():
+    inner = Starlette()
+    with TestClient(sticky_asgi.StickyWorkers(lambda scope, receive, send: inner(scope, receive, send))) as client:
+        assert client.get("/").status_code == 404
