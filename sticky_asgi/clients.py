@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from sticky_asgi.messages import Transaction
+from sticky_core.errors import with_causes
 
 
 def is_disconnect(error: BaseException, send: Any) -> bool:
@@ -20,7 +20,7 @@ def is_disconnect(error: BaseException, send: Any) -> bool:
     return any(
         isinstance(each, (ClientDisconnect, WebSocketDisconnect))
         or (isinstance(each, OSError) and _was_raised_in(each, send))
-        for each in _with_causes(error)
+        for each in with_causes(error)
     )
 
 
@@ -43,21 +43,6 @@ def is_refused_by_server(send: Any) -> bool:
     """
     stream: Any = getattr(_innermost(send), "__self__", None)
     return type(stream).__module__.partition(".")[0] == "hypercorn" and getattr(stream, "closed", False) is True
-
-
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error`, the exceptions in it if it is a group, and those that they were raised from."""
-    found: set[int] = set()
-    left: list[BaseException | None] = [error]
-    while left:
-        each = left.pop()
-        if each is None or id(each) in found:
-            continue
-        found.add(id(each))
-        yield each
-        left += (each.__cause__, each.__context__)
-        if isinstance(each, BaseExceptionGroup):
-            left += cast("BaseExceptionGroup[BaseException]", each).exceptions
 
 
 def _was_raised_in(error: BaseException, send: Any) -> bool:

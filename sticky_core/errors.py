@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from typing import cast
 
 
 class ConfigError(ValueError):
@@ -113,3 +114,20 @@ class StoreFailure(Exception):
         super().__init__(f"store {store}: {detail}")
         self.store = store
         self.detail = detail
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, the exceptions in it if it is a group, and those that they were raised from, or while they were
+    handled; each once, since an exception that was raised from itself is its own cause.
+    """
+    found: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is None or id(each) in found:
+            continue
+        found.add(id(each))
+        yield each
+        left += (each.__cause__, each.__context__)
+        if isinstance(each, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", each).exceptions

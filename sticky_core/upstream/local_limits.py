@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import inf
-from typing import Final, cast
+from typing import Final
 
-from sticky_core.errors import Failure, ServerFailure
+from sticky_core.errors import Failure, ServerFailure, with_causes
 from sticky_core.health.check import CheckResult, CheckStatus
 
 #: open files of the process and of the machine, memory for sockets
@@ -27,25 +27,8 @@ _log = logging.getLogger("sticky_sessions")
 
 def is_local_limit(error: BaseException) -> bool:
     """Return whether `error`, or what it was raised from, is a limit of this process or machine."""
-    numbers = {each.errno for each in _with_causes(error) if isinstance(each, OSError) and each.errno is not None}
+    numbers = {each.errno for each in with_causes(error) if isinstance(each, OSError) and each.errno is not None}
     return numbers == {_NO_PORT} or not numbers.isdisjoint(_ERRNOS)
-
-
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error`, the exceptions in it if it is a group, and those that they were raised from, each once: an
-    exception that was raised from itself is its own cause.
-    """
-    found: set[int] = set()
-    left: list[BaseException | None] = [error]
-    while left:
-        each = left.pop()
-        if each is None or id(each) in found:
-            continue
-        found.add(id(each))
-        yield each
-        left.append(each.__cause__)
-        if isinstance(each, BaseExceptionGroup):
-            left += cast("BaseExceptionGroup[BaseException]", each).exceptions
 
 
 def error_of_attempts(errors: Sequence[OSError]) -> OSError:
