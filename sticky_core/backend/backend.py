@@ -20,16 +20,14 @@ from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
-from sticky_core.backend.plan import FromTo, HashKeys, Plan, moved_sessions, notes_on_cookies
-from sticky_core.backend.reconfigure import Reconfigure, trial_copies
+from sticky_core.backend.plan import Plan, moved_keys, plan_of
+from sticky_core.backend.reconfigure import Reconfigure
 from sticky_core.backend.retries import Retries
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.backend.tracking import find_tracked, register
-from sticky_core.backend.trial_marks import TrialPersistences, moved_marks, servers_with_marks
 from sticky_core.backend.validation import attach_problems, type_problems
 from sticky_core.balance import RoundRobin, parse_balance
-from sticky_core.balance.algorithm import Balance, HashAware
-from sticky_core.balance.hashing import HashAlgorithm
+from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
@@ -310,63 +308,14 @@ class Backend:
 
     def plan(self, new: BackendConfig, *, keys: int = 10_000) -> Plan:
         """Return what `apply` would do, and how many clients would move from which server to which. Nothing is changed.
-        `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes. Such a balance
-        is built anew for that, so among thousands of servers call this in a thread. Raises `ConfigError` as `apply`
-        does.
+        `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes. For that
+        its ring is copied, or built anew, so among thousands of servers call this in a thread. Raises `ConfigError` as
+        `apply` does.
         """
         with self.reconfigure.change_lock:
-            change = self.reconfigure.draft(new, {})
-        removed = {server.name: replacement for server, replacement in change.removed.items()}
-        assert change.trial_persistences is not None
-        return Plan(
-            added=tuple(server.name for server in change.added if server not in change.removed.values()),
-            removed=tuple(name for name, replacement in removed.items() if replacement is None),
-            restarted=tuple(name for name, replacement in removed.items() if replacement is not None),
-            changed=tuple(server.name for server in change.changed),
-            options=change.options,
-            is_reordered=change.is_reordered,
-            marks=self._moved_marks(change),
-            sessions=moved_sessions(self.snapshot.persistences, change.trial_persistences, removed),
-            keys=self._moved_keys(change, keys),
-            notes=tuple(notes_on_cookies(self.config, new)),
-        )
-
-    def _moved_marks(self, change: Change) -> dict[str, str | None]:
-        """Return where clients would move from that are bound by a cookie, and to which servers. If the snapshot is
-        derived, only servers with the marks of a server that is added, removed or changed are looked at.
-        """
-        gone = {server.name for server in change.removed}
-        if change.is_derived and change.trial_persistences is not None:
-            before = TrialPersistences.of(self.config, self.snapshot.persistences)
-            after = TrialPersistences.of(change.config, change.trial_persistences)
-            sharing = servers_with_marks(before, after, change.trial_servers)
-            concerned = dict.fromkeys((*change.removed, *change.changed, *(self[name] for name in sorted(sharing))))
-            return moved_marks(before, after, [*concerned], gone)
-        servers = [server.trial_copy(server.requested) for server in self.servers]
-        before = TrialPersistences(self.config, servers, self.clock)
-        return moved_marks(before, TrialPersistences(change.config, trial_copies(change), self.clock), servers, gone)
-
-    def _moved_keys(self, change: Change, count: int) -> dict[FromTo, float] | None:
-        algorithm = self.snapshot.balancing.algorithm
-        if not isinstance(algorithm, HashAware):
-            return None
-        keys = HashKeys(count)
-        with self.placement.lock:
-            servers = keys.servers_before(algorithm)
-            # a ring is copied, since to build it anew takes long; anything else is built anew
-            new = algorithm.copy() if change.is_derived and isinstance(algorithm, HashAlgorithm) else None
-        changed = {server: server.trial_copy(requested) for server, requested in change.changed.items()}
-        if new is not None:
-            for server in (*change.removed, *changed):
-                if not server.config.backup:
-                    new.removed(server)
-            for server in (*change.added, *changed.values()):
-                if not server.config.backup:
-                    new.added(server)
-            return keys.moved(servers, self.config, change.config, new)
-        after = [changed.get(server, server) for server in change.servers]
-        active = [server for server in after if not server.config.backup]
-        return keys.moved(servers, self.config, change.config, change.config.balance.build(active, self.rng))
+            before, change = self.snapshot, self.reconfigure.draft(new, {})
+            moved = moved_keys(before, change, keys, self.placement.lock, self.rng)
+        return plan_of(before, change, moved)
 
     # What happens to the servers
 

@@ -5,13 +5,19 @@ to which.
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
+from sticky_core.backend.reconfigure import trial_copies
+from sticky_core.backend.snapshot import Snapshot
+from sticky_core.backend.trial_marks import TrialPersistences, moved_marks, servers_with_marks
 from sticky_core.balance.algorithm import Algorithm, Balance, HashAware
-from sticky_core.balance.hashing import Hashing, HashType
+from sticky_core.balance.hashing import HashAlgorithm, Hashing, HashType
+from sticky_core.clock import Rng
 from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.server.server import Server
 
@@ -93,6 +99,42 @@ def _largest_first(item: tuple[FromTo, float]) -> float:
     return -item[1]
 
 
+def plan_of(before: Snapshot, change: Change, keys: Mapping[FromTo, float] | None) -> Plan:
+    """Return the plan of a change that is drafted. `before`: the snapshot that it would replace. `keys`: as
+    `moved_keys` returns them.
+    """
+    assert change.trial_persistences is not None
+    removed = {server.name: replacement for server, replacement in change.removed.items()}
+    return Plan(
+        added=tuple(server.name for server in change.added if server not in change.removed.values()),
+        removed=tuple(name for name, replacement in removed.items() if replacement is None),
+        restarted=tuple(name for name, replacement in removed.items() if replacement is not None),
+        changed=tuple(server.name for server in change.changed),
+        options=change.options,
+        is_reordered=change.is_reordered,
+        marks=_moved_marks(before, change, set(removed)),
+        sessions=moved_sessions(before.persistences, change.trial_persistences, removed),
+        keys=keys,
+        notes=tuple(notes_on_cookies(before.config, change.config)),
+    )
+
+
+def _moved_marks(before: Snapshot, change: Change, gone: set[str]) -> dict[str, str | None]:
+    """Return where clients would move from that are bound by a cookie, and to which servers. If the snapshot is
+    derived, only servers with the marks of a server that is added, removed or changed are looked at. `gone`: servers
+    that are removed or start anew.
+    """
+    if not change.is_derived or change.trial_persistences is None:
+        servers = [server.trial_copy(server.requested) for server in before.servers]
+        now = TrialPersistences(before.config, servers, before.clock)
+        return moved_marks(now, TrialPersistences(change.config, trial_copies(change), before.clock), servers, gone)
+    now = TrialPersistences.of(before.config, before.persistences)
+    after = TrialPersistences.of(change.config, change.trial_persistences)
+    sharing = servers_with_marks(now, after, change.trial_servers)
+    sharing_servers = (server for server in before.servers if server.name in sharing)
+    return moved_marks(now, after, [*dict.fromkeys((*change.removed, *change.changed, *sharing_servers))], gone)
+
+
 def moved_sessions(before: PersistenceSet, after: PersistenceSet, gone: Container[str]) -> dict[FromTo, int]:
     """Return how many entries of the stick tables of `before` lead to another server under `after`, or to none: then
     balance chooses one. `gone`: servers that are removed or start anew. Every entry is read.
@@ -156,6 +198,34 @@ class HashKeys:
             if from_to[0] != from_to[1]:
                 moved[from_to] += times
         return {from_to: times / len(numbers) for from_to, times in moved.items()}
+
+
+def moved_keys(
+    before: Snapshot, change: Change, count: int, lock: threading.Lock, rng: Rng
+) -> dict[FromTo, float] | None:
+    """Return which of `count` random hash keys would move, as shares of all; None if balance does not hash. Under the
+    change lock: `before` is in force. `lock`: of the backend.
+    """
+    algorithm = before.balancing.algorithm
+    if not isinstance(algorithm, HashAware):
+        return None
+    keys = HashKeys(count)
+    with lock:
+        servers = keys.servers_before(algorithm)
+        # a ring is copied, since to build it anew takes long; anything else is built anew
+        new = algorithm.copy() if change.is_derived and isinstance(algorithm, HashAlgorithm) else None
+    changed = {server: server.trial_copy(requested) for server, requested in change.changed.items()}
+    if new is not None:
+        for server in (*change.removed, *changed):
+            if not server.config.backup:
+                new.removed(server)
+        for server in (*change.added, *changed.values()):
+            if not server.config.backup:
+                new.added(server)
+        return keys.moved(servers, before.config, change.config, new)
+    after = [changed.get(server, server) for server in change.servers]
+    active = [server for server in after if not server.config.backup]
+    return keys.moved(servers, before.config, change.config, change.config.balance.build(active, rng))
 
 
 #: the options of a hashing balance that decide which server gets a hash, not what is hashed
