@@ -69,9 +69,12 @@ class ForwardedRequest:
     def read(self, size: int) -> bytes:
         """Return more of the body. ClientDisconnected if the client disconnects before its end."""
         try:
-            return self._body.read(size)
+            piece = self._body.read(size)
         except OSError:
             raise ClientDisconnected from None
+        if not piece and self._body.client_left_first:  # the input has ended before the body
+            raise ClientDisconnected
+        return piece
 
     def rewind(self) -> None:
         """Let the next server read the body from its beginning."""

@@ -110,13 +110,15 @@ def test_large_body_is_read_from_the_client_only_as_far_as_the_app_reads(pair):
     assert source.tell() <= PIECE
 
 
-def test_app_gets_an_os_error_if_the_client_disconnects_in_the_middle_of_its_body(pair):
-    class Broken(io.BytesIO):
-        def read(self, size=-1):
-            if self.tell():
-                raise ConnectionResetError
-            return super().read(size)
+class Broken(io.BytesIO):
+    def read(self, size=-1):
+        if self.tell():
+            raise ConnectionResetError
+        return super().read(size)
 
+
+@pytest.mark.parametrize("source", [Broken, io.BytesIO], ids=["an exception", "an early end"])
+def test_app_gets_an_os_error_if_the_client_disconnects_in_the_middle_of_its_body(pair, source):
     raised = []
 
     def serve(environ, start_response):
@@ -128,7 +130,7 @@ def test_app_gets_an_os_error_if_the_client_disconnects_in_the_middle_of_its_bod
         return respond(start_response)
 
     front, owner, cookie = pair(RecordingApp(serve))
-    broken = {"wsgi.input": Broken(b"x" * 10 * PIECE), "CONTENT_LENGTH": str(10 * PIECE)}
+    broken = {"wsgi.input": source(b"x" * 10 * PIECE), "CONTENT_LENGTH": str(11 * PIECE)}
     assert front.request(method="POST", **cookie, **broken).status.startswith("499")
     wait_until(lambda: raised, "an exception in the app")
     # at neither worker is that an error
@@ -136,6 +138,15 @@ def test_app_gets_an_os_error_if_the_client_disconnects_in_the_middle_of_its_bod
     wait_until(lambda: serving.counters[Total.CLI_ABRT] == 1, "a disconnect at the worker that serves")
     assert accepting.counters[Total.CLI_ABRT] == 1
     assert (accepting.counters[Total.ERESP], serving.counters[Total.ERESP]) == (0, 0)
+
+
+def test_client_that_disconnects_in_the_middle_of_a_small_body_executes_nothing(pair):
+    app = RecordingApp()
+    front, _, cookie = pair(app)
+    before = len(app.seen)
+    short = {"wsgi.input": io.BytesIO(b"12345"), "CONTENT_LENGTH": "10"}
+    assert front.request(method="POST", **cookie, **short).status.startswith("499")
+    assert len(app.seen) == before
 
 
 def generated(environ, start_response):
