@@ -84,9 +84,9 @@ class ServerDifference:
 
     @property
     def changes_ids(self) -> tuple[Server, ...]:
-        """The changed servers that get another id in cookies. Only before they are changed."""
+        """The changed servers that get other ids in cookies. Only before they are changed."""
         return tuple(
-            server for server, config in self.changed.items() if config.cookie_id != server.requested.cookie_id
+            server for server, config in self.changed.items() if config.id_options != server.requested.id_options
         )
 
     @property

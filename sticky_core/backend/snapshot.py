@@ -121,7 +121,7 @@ class Snapshot:
         """Build the snapshot of `config`, which differs from this one by `difference` and perhaps in other options, in
         proportion to what differs. The balancing is the same: `Balancing.replace_servers` is still to be called.
 
-        `changes_ids`: the servers that have got another id.
+        `changes_ids`: the servers that have got other ids.
         """
         added, removed = difference.added, tuple(difference.removed)
         persistences, members = self.persistences, self.members
@@ -252,7 +252,7 @@ def _build_persistences(
         before is not None
         and servers == before.servers
         and _has_same_persistence(config, before.config)
-        and [each.cookie_id for each in config.servers] == [each.cookie_id for each in before.config.servers]
+        and [each.id_options for each in config.servers] == [each.id_options for each in before.config.servers]
     ):
         return before.persistences
     return PersistenceSet(config, servers, clock)

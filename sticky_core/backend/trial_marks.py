@@ -12,7 +12,7 @@ from sticky_core.backend.config import BackendConfig
 from sticky_core.clock import Clock
 from sticky_core.http import cookies
 from sticky_core.http.messages import SharedTable
-from sticky_core.persistence.claim import NO_COOKIE, Claim
+from sticky_core.persistence.claim import NO_COOKIE, Claim, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.persistence import Persist, Persistence
@@ -105,17 +105,19 @@ class TrialPersistences:
     def marks_of(self, server: Server) -> list[str]:
         """Return the cookies, as `name=value`, of a client that `server` has served."""
         pairs: list[str] = []
+        is_former = not server.config.cookie_id and bool(server.former_cookie_id)  # only its own clients get its id
+        result = PersistenceResult(Claim.VALID, Reason.BOUND, server, is_outdated=True) if is_former else NO_COOKIE
         for persist, engine in self._members:
             response = TrialResponse([*_application_cookies(persist, server)])
             with suppress(Exception):  # of a persistence of the user's
-                engine.stamp_response(NO_COOKIE, server, False, TrialRequest(()), response)
+                engine.stamp_response(result, server, is_former, TrialRequest(()), response)
                 pairs += (text.partition(";")[0] for text in response.set_cookies)
         return pairs
 
     def route_of(self, server: Server) -> str:
         """Return the route of `server`, which the application writes; empty if no route is read, or it has none."""
         has_routes = any(isinstance(engine, RouteEngine) for _, engine in self._members)
-        return server.config.cookie_id if has_routes else ""
+        return server.recognised_id if has_routes else ""
 
     def find(self, pairs: Sequence[str], route: str) -> str | None:
         """Return the name of the server that a client with these marks is bound to, usable or not; None if it is bound
@@ -149,8 +151,8 @@ def _application_cookies(persist: Persist, server: Server) -> Iterator[str]:
     """Yield the Set-Cookie values by which the application takes part in a persistence."""
     if isinstance(persist, Follow):
         yield f"{persist.application}=1"
-    elif isinstance(persist, Cookie) and persist.mode != "insert" and cookies.is_value(server.config.cookie_id):
-        yield f"{persist.name}={server.config.cookie_id}"
+    elif isinstance(persist, Cookie) and persist.mode != "insert" and cookies.is_value(server.recognised_id):
+        yield f"{persist.name}={server.recognised_id}"
 
 
 def moved_marks(

@@ -63,10 +63,6 @@ def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
         yield "route: separator is empty: leave it out, the whole text may be a route as well"
 
 
-def _route_of(server: Server) -> str:
-    return server.config.cookie_id or server.former_cookie_id
-
-
 class RouteEngine:
     """`Route` for the servers of one backend."""
 
@@ -77,7 +73,7 @@ class RouteEngine:
         self._samples = route.samples
         self._separator = route.separator
         self.fast_path = no_fast_path()  # samples may look at more than the Cookie header
-        self._routes = {server: _route_of(server) for server in servers}
+        self._routes = {server: server.recognised_id for server in servers}
         self._groups = group_by_id((route_of_server, server) for server, route_of_server in self._routes.items())
         self._valid = valid_results(servers)
         self._longest = max(map(len, self._groups), default=0)
@@ -88,7 +84,7 @@ class RouteEngine:
         engine = copy(self)
         engine._routes = dict(self._routes)
         lost = [(engine._routes.pop(server), server) for server in removed]
-        engine._routes.update((server, _route_of(server)) for server in added)
+        engine._routes.update((server, server.recognised_id) for server in added)
         gained = [(engine._routes[server], server) for server in added]
         engine._groups = regroup(self._groups, servers, gained, lost)
         engine._longest = max((self._longest, *(len(route) for route, _ in gained)))

@@ -233,3 +233,10 @@ class ServerConfig:
         `cookie`: its clients get no mark.
         """
         return self.cookie if self.cookie is not None else "" if self.backup else self.name
+
+    @property
+    def id_options(self) -> tuple[str, bool]:
+        """What decides which ids a persistence gives to the server: `cookie_id`, and whether it is by default, in which
+        case a server that has become a backup is recognised by its former id.
+        """
+        return self.cookie_id, self.cookie is None

@@ -208,6 +208,11 @@ class Server(ServerStatus):
             return replace(requested, target=self.config.target)
         return requested
 
+    @property
+    def recognised_id(self) -> str:
+        """The id by which its clients are recognised: that of its configuration, else its former one; empty: none."""
+        return self.config.cookie_id or self.former_cookie_id
+
     def _former_cookie_id_under(self, requested: ServerConfig) -> str:
         """Return `former_cookie_id` as it is once `requested` is applied."""
         if not requested.backup or requested.cookie is not None:

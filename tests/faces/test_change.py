@@ -94,6 +94,18 @@ def test_clients_of_a_server_that_becomes_a_backup_stay_by_their_route(face: Fac
     assert face.client(backend)(cookie="JSESSIONID=abc.s2").server == "s2"
 
 
+@pytest.mark.parametrize("persist", [PLAIN, Route(cook("SERVERID"))], ids=["cookie", "route"])
+def test_clients_of_a_server_that_became_a_backup_leave_it_once_its_cookie_is_empty(
+    face: Face, persist: Cookie | Route
+) -> None:
+    backend = face.backend(face.server("s1"), face.server("s2"), face.server("s3"), persist=persist)
+    backend.apply(with_server(backend.config, "s2", backup=True))
+    with_empty = with_server(backend.config, "s2", cookie="")
+    assert backend.plan(with_empty).marks == {"s2": None}
+    backend.apply(with_empty)
+    assert face.client(backend)(cookie="SERVERID=s2").server != "s2"
+
+
 def test_clients_of_a_removed_server_are_balanced_and_get_a_new_cookie(face: Face) -> None:
     backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN)
     with running(face, backend) as run:
