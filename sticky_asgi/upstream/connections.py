@@ -8,6 +8,7 @@ what takes too long, and begins to watch the client of a request that gets no re
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import ssl
 from collections.abc import Awaitable
@@ -134,11 +135,30 @@ class Connection(FlowControlProtocol):
         if exc is None:
             self._on_end()
         elif not self.response.finished and not self.client_gone:
-            self._fail(self._early_end)  # a reset: it does not end a body that lasts until the connection closes
+            self._read_rest()
+            if not self.response.finished:
+                self._fail(self._early_end)  # a reset: it does not end a body that lasts until the connection closes
+            self._wake()
         else:
             self._wake()
         self.resume_writing()  # wakes the writer: the other end reads no more
         self._connections.remove(self)
+
+    def _read_rest(self) -> None:
+        """Read what the server has sent before it reset the connection, such as a 413 to an upload that it does not
+        read. Event loops read no more once a write has failed, but close the socket only after `connection_lost`. What
+        a TLS connection has received can't be decrypted here.
+        """
+        if self.body is None or self.transport.get_extra_info("sslcontext") is not None:
+            return
+        descriptor: int = self.transport.get_extra_info("socket").fileno()
+        try:
+            while not self.response.finished and (data := os.read(descriptor, WINDOW)):
+                self.response.feed(data)
+        except BadResponse as error:
+            self._fail(Failure.TRUNCATED if self.response.status else Failure.BAD_RESPONSE, str(error))
+        except OSError:
+            pass  # all has been read
 
     # What an exchange calls
 

@@ -5,6 +5,7 @@ origin is at the other end of real sockets.
 import asyncio
 import io
 import os
+import socket
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 import sticky_asgi
 import sticky_wsgi
 from sticky_asgi import Backend, ConfigError, Forward, Server, ServerFailure, Timeouts
+from sticky_asgi.upstream.connections import Connection
 from sticky_core.server.counters import Total
 from sticky_wsgi import messages
 
@@ -292,6 +294,34 @@ def test_exception_of_receive_ends_the_request_and_is_no_failure_of_the_server(a
         future.result(DEADLINE)
     counters = web["a"].counters
     assert (counters[Total.CLI_ABRT], counters[Total.ERESP], web["a"].status) == (1, 0, "UP")
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["TCP", "UNIX"])
+@pytest.mark.parametrize("body", [b"too much", bytes(50_000)], ids=["short", "longer"])
+def test_response_is_read_even_if_a_write_meets_the_reset_behind_it(family, body, monkeypatch, tmp_path):
+    """A server that refuses an upload closes its connection without having read it, which resets it."""
+    write = Connection.write
+    written = 0
+
+    def write_after_a_reset(connection: Connection, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written == 2:
+            end, _ = listener.accept()
+            end.sendall(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            end.close()
+        write(connection, data)
+
+    monkeypatch.setattr(Connection, "write", write_after_a_reset)
+    with socket.socket(family) as listener:
+        listener.bind((HOST, 0) if family == socket.AF_INET else str(tmp_path / "s"))
+        listener.listen()
+        name = listener.getsockname()
+        url = f"unix:{name}" if family == socket.AF_UNIX else f"http://{HOST}:{name[1]}"
+        web = Backend("web", servers=[Server("a", url, max_fails=1)])
+        upload = Upload(scope_of(method="POST", headers=[(b"content-length", b"100")]), b"hello", b"more")
+        asyncio.run(upload.of(sticky_asgi.Dispatcher(web)))
+    assert (upload.status, upload.body, web["a"].status) == (413, body, "UP")
 
 
 def test_body_that_no_header_declares_is_awaited_for_the_timeout_of_the_client(a, loop):
