@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
@@ -29,7 +30,7 @@ class Frontend:
 
     def __init__(self, routes: Mapping[str, Backend]) -> None:
         problems = list(_route_problems(routes))
-        if not _are_backends(routes):
+        if not _are_backends(routes) or not all(map(_is_text, routes)):
             raise_problems(problems)
         self._default = routes.get("/")
         self._by_prefix = _by_prefix(routes)
@@ -228,10 +229,18 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
     if not routes:
         yield "routes is empty: name at least one path and its backend, such as routes={'/': backend}"
     for prefix in routes:
+        if not _is_text(prefix):
+            yield f"route {prefix!r} is no path: write a text such as '/cart'"
+            continue
         if not _is_route(prefix):
             yield (
                 f"route {prefix!r} is no path: it begins with / and does not end with one, but for '/' itself: "
-                f"write {'/' + prefix.strip('/')!r}"
+                f"write {'/' + _ORIGIN.sub('', prefix).strip('/')!r}"
+            )
+        elif (pattern := _PATTERN.search(prefix)) is not None:
+            yield (
+                f"route {prefix!r} is no pattern: it matches every path below it: "
+                f"write {prefix[: pattern.start()] or '/'!r}"
             )
         if (problem := problem_of_decoded_path(prefix)) is not None:
             yield f"route {prefix!r}: {problem}"
@@ -244,6 +253,15 @@ def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
     for backend in dict.fromkeys(routes.values()):
         if names.setdefault(backend.name, backend) is not backend:
             yield f"two backends are called {backend.name}: give each a name of its own"
+
+
+_ORIGIN = re.compile("[a-z]+://[^/]*")
+#: what other routers have in the place of a segment: `*`, `{id}`, `<id>`, `:id`
+_PATTERN = re.compile(r"/(\*+|\{[^/]*\}|<[^/]*>|:[a-z_]+)(?=/|$)")
+
+
+def _is_text(prefix: object) -> bool:
+    return isinstance(prefix, str)
 
 
 def _is_route(prefix: str) -> bool:

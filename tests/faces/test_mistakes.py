@@ -272,3 +272,26 @@ def test_sync_function_that_returns_the_coroutine_of_an_app_is_an_app():
     inner = Starlette()
     with TestClient(sticky_asgi.StickyWorkers(lambda scope, receive, send: inner(scope, receive, send))) as client:
         assert client.get("/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "route, problem",
+    [
+        ("/a/*", "route '/a/*' is no pattern: it matches every path below it: write '/a'"),
+        ("/a/{id}", "route '/a/{id}' is no pattern: it matches every path below it: write '/a'"),
+        ("/a/<int:id>/b", "route '/a/<int:id>/b' is no pattern: it matches every path below it: write '/a'"),
+        ("/a/:id", "route '/a/:id' is no pattern: it matches every path below it: write '/a'"),
+        ("/*", "route '/*' is no pattern: it matches every path below it: write '/'"),
+        ("http://shop.example/a", "and does not end with one, but for '/' itself: write '/a'"),
+        (None, "route None is no path: write a text such as '/cart'"),
+    ],
+)
+def test_route_that_would_match_nothing_is_an_error_with_the_way_out(face: Face, route: Any, problem: str):
+    backend = face.backend(face.server("s1"))
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        face.package.StickyMiddleware(face.app("app"), routes={route: backend})
+
+
+@pytest.mark.parametrize("route", ["/a*b", "/a:b", "/{", "/a/<", "/12:30"])
+def test_route_with_the_characters_of_a_pattern_in_a_segment_is_a_path(face: Face, route: str):
+    face.package.StickyMiddleware(face.app("app"), routes={route: face.backend(face.server("s1"))})
