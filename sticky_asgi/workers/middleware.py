@@ -24,6 +24,7 @@ from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.fork import register
 from sticky_core.options.spelling import name_unknown_options
+from sticky_core.options.types import callable_problem
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
@@ -101,6 +102,8 @@ class StickyWorkers(MiddlewareApp):
             with collect_problems(problems):
                 require_app(app, "asgi", "StickyWorkers")
             problems += filter(None, [own_app_problem(app, "asgi", "StickyWorkers")])
+            if (problem := callable_problem("log", log, "a Decision")) is not None:
+                problems.append(f"StickyWorkers: {problem}")
             with collect_problems(problems):
                 self._config = WorkersConfig(
                     name=name,

@@ -25,7 +25,12 @@ from sticky_core.backend.reconfigure import Reconfigure
 from sticky_core.backend.retries import Retries
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.backend.tracking import find_tracked, register
-from sticky_core.backend.validation import attach_problems, type_problems
+from sticky_core.backend.validation import (
+    attach_problems,
+    retry_and_rule_problems,
+    runtime_problems,
+    type_problems,
+)
 from sticky_core.balance import RoundRobin, parse_balance
 from sticky_core.balance.algorithm import Balance
 from sticky_core.clock import Clock, Rng, SystemClock
@@ -135,7 +140,8 @@ class Backend:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
-        raise_problems(f"backend {name}: {problem}" for problem in type_problems(servers, persist, check))
+        wrong = [*type_problems(servers, persist, check), *retry_and_rule_problems(retry_on, use_server)]
+        raise_problems(f"backend {name}: {problem}" for problem in wrong)
         problems: list[str] = []
         persists = tuple(persist) if isinstance(persist, Sequence) else (persist,)
         with collect_problems(problems, f"backend {name}: "):
@@ -195,6 +201,7 @@ class Backend:
         rng: Rng | None,
         problems: list[str],
     ) -> None:
+        raise_problems([*problems, *(f"backend {name}: {problem}" for problem in runtime_problems(log, clock, rng))])
         self.name = name
         self.log = log
         self.clock: Clock = clock if clock is not None else SystemClock()

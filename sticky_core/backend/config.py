@@ -13,6 +13,7 @@ from sticky_core.errors import raise_problems
 from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
+from sticky_core.options.types import type_problems
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.rules import Condition
@@ -27,6 +28,9 @@ _TYPES = (
     ("name", str, "a text"),
     ("timeouts", Timeouts, "timeouts=Timeouts(server=30)"),
     ("forward", Forward, "forward=Forward(...)"),
+    ("retry_body_limit", int, "a number of bytes"),
+    ("idempotency_key", bool, "True, and the client sends the header Idempotency-Key"),
+    ("panic_threshold", None | int | float, "0.5 for half of the servers"),
 )
 
 
@@ -56,11 +60,11 @@ class BackendConfig:
     use_server: tuple[tuple[str, Condition], ...] = ()
 
     def __post_init__(self) -> None:
+        raise_problems(f"backend {self.name}: {problem}" for problem in type_problems(self, _TYPES))
         raise_problems(f"backend {self.name}: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
-        yield from self._type_problems()
-        if isinstance(cast(object, self.name), str) and not NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             yield "a name is made of letters, digits and - _ . :"
         if not self.servers:
             yield "has no servers"
@@ -78,12 +82,6 @@ class BackendConfig:
         yield from self._problems_of_choice()
         yield from self._problems_of_rules()
         yield from self._problems_of_checks()
-
-    def _type_problems(self) -> Iterator[str]:
-        for name, kind, write in _TYPES:
-            given: object = getattr(self, name)
-            if not isinstance(given, kind):
-                yield f"{name}={given!r} has the wrong type: write {write}"
 
     @property
     def _has_backups(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import raise_problems
 from sticky_core.health.expect import Expect
+from sticky_core.options.types import type_problems
 from sticky_core.options.unset import UNSET, NotGiven
 
 InitState = Literal["up", "down", "fully-up", "fully-down"]
@@ -92,6 +93,13 @@ def probe_result(returned: object) -> CheckResult:
 
 
 _HTTP_ONLY = ("method", "headers", "body", "expect", "disable_on_404")
+_TYPES = (
+    ("path", None | str, "a path such as '/health', or probe= for a function"),
+    ("method", str, "a text such as 'HEAD'"),
+    ("expect", str, "expect='status 200'"),
+    ("port", None | int, "a number"),
+    ("spread", int, "a number of percent"),
+)
 _OBSERVE_ONLY = ("error_limit", "on_error")
 
 
@@ -159,6 +167,7 @@ class Check:
     on_marked_up: OnMarkedUp | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        raise_problems(f"check: {problem}" for problem in type_problems(self, _TYPES))
         raise_problems(f"check: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:

@@ -73,6 +73,8 @@ class Forward:
         for name, networks in (("trusted_proxies", self.trusted_proxies), ("except_nets", self.except_nets)):
             if isinstance(networks, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 yield f"{name}={networks!r} is a str: write {name}=({networks!r},)"
+            elif not isinstance(networks, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+                yield f"{name}={networks!r} has the wrong type: write {name}=('10.0.0.0/8',)"
             else:
                 yield from (f"{name}: {problem}" for problem in proxies.network_problems(networks))
         if self.trusted_proxies and self.by in ("forwardfor", "none"):

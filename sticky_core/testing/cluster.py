@@ -16,6 +16,7 @@ from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure, raise_problems
 from sticky_core.options.spelling import name_unknown_options
+from sticky_core.options.types import type_problem
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.server.server import Server
@@ -96,6 +97,8 @@ class Cluster(Generic[Client]):
         name: str = "cluster",
     ) -> None:
         require_factory(create_app, "cluster", "Cluster(create_app)")
+        problem = type_problem("replicas", replicas, int, "how many replicas")
+        raise_problems([f"cluster: {problem}"] if problem is not None else ())
         raise_problems([f"cluster: {replicas} replicas can't serve requests: at least 1 can"] if replicas < 1 else ())
         self._create_app = create_app
         self._killed: set[str] = set()

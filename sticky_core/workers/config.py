@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
+from sticky_core.options.types import type_problems
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.signing import VARIABLE, Secret
@@ -23,6 +24,11 @@ OnLost = Literal["rebind", "gone"]
 
 #: the default name of the cookie
 COOKIE: Final = "STICKYWORKER"
+_TYPES = (
+    ("name", None | str, "the name of the group, as a text"),
+    ("cookie", None | str | Cookie, "the name of the cookie, as a text"),
+    ("retry_on", (str, Sequence), "retry_on='conn-failure 503'"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,7 @@ class WorkersConfig:
     drain: Duration = 10
 
     def __post_init__(self) -> None:
+        raise_problems(f"StickyWorkers: {problem}" for problem in type_problems(self, _TYPES))
         raise_problems(f"StickyWorkers: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:

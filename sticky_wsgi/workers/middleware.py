@@ -24,6 +24,7 @@ from sticky_core.durations import Duration, seconds
 from sticky_core.errors import collect_problems, raise_problems
 from sticky_core.fork import register
 from sticky_core.options.spelling import name_unknown_options
+from sticky_core.options.types import callable_problem
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
@@ -111,6 +112,8 @@ class StickyWorkers(DispatchApp):
         with collect_problems(problems):
             require_app(app, "wsgi", "StickyWorkers")
         problems += filter(None, [own_app_problem(app, "wsgi", "StickyWorkers")])
+        if (problem := callable_problem("log", log, "a Decision")) is not None:
+            problems.append(f"StickyWorkers: {problem}")
         with collect_problems(problems):
             self._config = WorkersConfig(
                 name=name,
@@ -122,9 +125,9 @@ class StickyWorkers(DispatchApp):
                 retry_on=retry_on,
                 drain=drain,
             )
-        if threads is not None and threads < 1:
+        if threads is not None and (not isinstance(threads, int) or threads < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             problems.append(
-                f"StickyWorkers: threads {threads} is not above 0: leave it out, or write the number of threads"
+                f"StickyWorkers: threads {threads!r} is no number above 0: leave it out, or write the number of threads"
             )
         raise_problems(problems)
         raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))

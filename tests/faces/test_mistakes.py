@@ -275,6 +275,97 @@ def test_sync_function_that_returns_the_coroutine_of_an_app_is_an_app():
 
 
 @pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"retry_body_limit": "64k"}, "retry_body_limit='64k' has the wrong type: write a number of bytes"),
+        ({"idempotency_key": "X-Key"}, "idempotency_key='X-Key' has the wrong type: write True, and the client sends"),
+        (
+            {"panic_threshold": "50%", "on_empty": "panic"},
+            "panic_threshold='50%' has the wrong type: write 0.5 for half",
+        ),
+        ({"retry_on": 503}, "retry_on=503 has the wrong type: write retry_on='conn-failure 503'"),
+        ({"retry_on": None}, "retry_on=None has the wrong type: write retry_on='conn-failure 503'"),
+        ({"use_server": "s1"}, "use_server='s1' has the wrong type: write use_server={'s1': condition}"),
+        ({"use_server": [("s1",)]}, "use_server=[('s1',)] has the wrong type: write use_server={'s1': condition}"),
+        ({"log": "x.log"}, "log='x.log' can't be called: pass a function of a Decision"),
+        ({"clock": 3}, "clock=3 has the wrong type: pass a Clock, or leave it out"),
+        ({"rng": 42}, "rng=42 has the wrong type: write rng=random.Random(42)"),
+        ({"persist": None}, "pass a Cookie, Stick, Learn, Token, or several, or leave persist out"),
+    ],
+    ids=str,
+)
+def test_option_of_a_backend_that_cannot_be_used_is_an_error_with_the_way_out(face: Face, options: Any, problem: str):
+    with pytest.raises(ConfigError, match=f"^backend app: .*{re.escape(problem)}"):
+        face.package.Backend("app", [face.server("s1")], **options)
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"name": 3}, "name=3 has the wrong type: write a text"),
+        ({"name": None}, "name=None has the wrong type: write a text"),
+        ({"secret": 12345678901234567890}, "secret=12345678901234567890 has the wrong type: write a text, or a list"),
+        ({"httponly": "False"}, "httponly='False' has the wrong type: write True or False"),
+        ({"signed": "no"}, "signed='no' has the wrong type: write True or False"),
+        ({"path": 3}, "path=3 has the wrong type: write a path, as a text"),
+        ({"domain": 3}, "domain=3 has the wrong type: write a text, or a list of texts"),
+    ],
+    ids=str,
+)
+def test_option_of_a_cookie_of_the_wrong_type_is_an_error_with_the_way_out(options: Any, problem: str):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        Cookie(**{"name": "A", "secret": SECRET, **options})
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"path": len}, "has the wrong type: write a path such as '/health', or probe= for a function"),
+        ({"path": "/", "expect": 200}, "expect=200 has the wrong type: write expect='status 200'"),
+        ({"path": "/", "method": 1}, "method=1 has the wrong type: write a text such as 'HEAD'"),
+        ({"port": "80"}, "port='80' has the wrong type: write a number"),
+        ({"spread": "5%"}, "spread='5%' has the wrong type: write a number of percent"),
+    ],
+    ids=str,
+)
+def test_option_of_a_check_of_the_wrong_type_is_an_error_with_the_way_out(options: Any, problem: str):
+    with pytest.raises(ConfigError, match=f"^check: .*{re.escape(problem)}$"):
+        sticky_asgi.Check(**options)
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"cookie": 3}, "cookie=3 has the wrong type: write the name of the cookie, as a text"),
+        ({"name": 3}, "name=3 has the wrong type: write the name of the group, as a text"),
+        ({"retry_on": 503}, "retry_on=503 has the wrong type: write retry_on='conn-failure 503'"),
+        ({"log": "x.log"}, "log='x.log' can't be called: pass a function of a Decision"),
+    ],
+    ids=str,
+)
+def test_option_of_workers_of_the_wrong_type_is_an_error_with_the_way_out(face: Face, options: Any, problem: str):
+    with pytest.raises(ConfigError, match=f"^StickyWorkers: {re.escape(problem)}$"):
+        face.package.StickyWorkers(face.app("app"), **options)
+
+
+def test_number_of_threads_that_is_a_text_is_an_error_with_the_way_out():
+    with pytest.raises(ConfigError, match=r"^StickyWorkers: threads '4' is no number above 0: leave it out, or write"):
+        sticky_wsgi.StickyWorkers(lambda environ, start_response: [], threads="4")  # type: ignore[arg-type]
+
+
+def test_number_of_replicas_of_a_cluster_that_is_a_text_is_an_error():
+    with pytest.raises(ConfigError, match=r"^cluster: replicas='3' has the wrong type: write how many replicas$"):
+        sticky_asgi.testing.Cluster(Starlette, replicas="3")  # type: ignore[arg-type]  # the mistake
+
+
+def test_trusted_proxies_that_are_a_truth_value_are_an_error_with_the_way_out():
+    with pytest.raises(
+        ConfigError, match=re.escape("trusted_proxies=True has the wrong type: write trusted_proxies=(")
+    ):
+        sticky_asgi.Forward(trusted_proxies=True)  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize(
     "route, problem",
     [
         ("/a/*", "route '/a/*' is no pattern: it matches every path below it: write '/a'"),

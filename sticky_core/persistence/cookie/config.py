@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import NoneType
 from typing import Literal, get_args
 
 from sticky_core.clock import Clock
@@ -16,6 +17,7 @@ from sticky_core.durations import LONGEST, Duration, problems_of_duration, secon
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
 from sticky_core.options.spelling import problem_of_word
+from sticky_core.options.types import Kind, type_problems
 from sticky_core.options.unset import UNSET, NotGiven, value_or
 from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.cookie.modes import MODES, Mode, modes_with
@@ -156,6 +158,7 @@ class Cookie:
     fallback: FallbackCookie | NotGiven = field(default=UNSET, kw_only=True)
 
     def __post_init__(self) -> None:
+        raise_problems(f"cookie {self.name}: {problem}" for problem in type_problems(self, _TYPES))
         raise_problems(f"cookie {self.name}: {problem}" for problem in _problems(self))
 
     def settings(self) -> CookieSettings:
@@ -246,6 +249,28 @@ def name_prefix(name: str) -> str:
 
 
 # Validation
+
+_TYPES: tuple[tuple[str, Kind, str], ...] = (
+    ("name", str, "a text"),
+    *(
+        (option, bool, "True or False")
+        for option in (
+            "signed",
+            "indirect",
+            "nocache",
+            "postonly",
+            "preserve",
+            "httponly",
+            "partitioned",
+            "opaque",
+        )
+    ),
+    ("secret", (str, bytes, Sequence, NoneType), "a text, or a list of texts"),
+    ("path", str, "a path, as a text"),
+    ("domain", (str, Sequence), "a text, or a list of texts"),
+    ("attr", (str, Sequence), "a text, or a list of texts"),
+    ("dynamic", str, "a text"),
+)
 
 
 def _problems(cookie: Cookie) -> Iterator[str]:
