@@ -316,6 +316,11 @@ _OCTETS = re.compile(r"[!\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
 _ATTRIBUTE_TEXT = re.compile(r"[\x20-\x3a\x3c-\x7e]+")
 
 
+def is_token(text: str) -> bool:
+    """Return whether `text` may be the name of a header (RFC 9110, 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def is_name(text: str) -> bool:
     """Return whether `text` can be the name of a cookie. It can't begin with `$`, which marks an attribute in a Cookie
     header.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from sticky_core.errors import ConfigError
+from sticky_core.http.cookies import is_token
 from sticky_core.samples import response as res
 from sticky_core.samples.converters import digest, field, ipmask, lower, prefix
 from sticky_core.samples.request import Sample, bearer, cook, hdr, method, path, path_param, src, url_param
@@ -28,14 +29,21 @@ def parse_sample(text: str) -> Sample:
     `lower`, `ipmask(24,64)`, `field(2,/)`, `bytes(0,8)`, `sha2`. ConfigError for other words.
     """
     if _CHAIN.fullmatch(text) is None:
-        raise ConfigError(_UNKNOWN.format(text))
+        raise ConfigError(_unknown(text))
     first, *converters = _WORD.finditer(text)
     sample = _parse_fetch(first[1].removeprefix("req."), _arguments(first[2]))
     for word in converters:
         sample = sample and _parse_converter(sample, word[1], _arguments(word[2]))
     if sample is None:
-        raise ConfigError(_UNKNOWN.format(text))
+        raise ConfigError(_unknown(text))
     return sample
+
+
+def _unknown(text: str) -> str:
+    """Return the problem of a text that is no sample, with the sample that it probably means."""
+    if "-" in text and is_token(text):
+        return f"sample {text!r} is not known: write 'hdr({text})' for the header, 'cook({text})' for the cookie"
+    return _UNKNOWN.format(text)
 
 
 def parse_response_sample(text: str) -> res.Sample:
@@ -63,9 +71,9 @@ def _parse_fetch(word: str, arguments: list[str]) -> Sample | None:
     match word, arguments:
         case "src" | "path" | "method" | "http_auth_bearer", []:
             return _WITHOUT_ARGUMENTS[word]
-        case "hdr" | "fhdr", [name] if name:
+        case "hdr" | "fhdr", [name] if is_token(name):
             return hdr(name)
-        case "hdr" | "fhdr", [name, number] if name and _INTEGER.fullmatch(number):
+        case "hdr" | "fhdr", [name, number] if is_token(name) and _INTEGER.fullmatch(number):
             return hdr(name, int(number))
         case "cook" | "cookie", [name] if name:
             return cook(name)

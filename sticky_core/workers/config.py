@@ -126,6 +126,8 @@ class WorkersConfig:
             if key is not None and not callable(key):
                 raise ConfigError(f"key {key!r} is not a sample: write 'hdr(Mcp-Session-Id)', or pass a function")
             return key
+        if "{" in key and "(" not in key and not key.startswith("/"):
+            raise ConfigError(f"key {key!r} is no path: a template of one begins with a slash: write {'/' + key!r}")
         return PathTemplate(key) if key.startswith("/") else parse_sample(key)
 
 

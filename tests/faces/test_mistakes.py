@@ -386,3 +386,18 @@ def test_route_that_would_match_nothing_is_an_error_with_the_way_out(face: Face,
 @pytest.mark.parametrize("route", ["/a*b", "/a:b", "/{", "/a/<", "/12:30"])
 def test_route_with_the_characters_of_a_pattern_in_a_segment_is_a_path(face: Face, route: str):
     face.package.StickyMiddleware(face.app("app"), routes={route: face.backend(face.server("s1"))})
+
+
+@pytest.mark.parametrize(
+    "key, problem",
+    [
+        ("Mcp-Session-Id", "write 'hdr(Mcp-Session-Id)' for the header, 'cook(Mcp-Session-Id)' for the cookie"),
+        ("rooms/{id}", "is no path: a template of one begins with a slash: write '/rooms/{id}'"),
+        ("hdr(Mcp Session)", "is not known: write src, path, method, hdr(<name>)"),
+    ],
+)
+def test_key_that_is_no_sample_is_an_error_with_the_sample_to_write(face: Face, key: str, problem: str):
+    with pytest.raises(
+        ConfigError, match=f"^StickyWorkers: (sample|key) {re.escape(repr(key))} .*{re.escape(problem)}"
+    ):
+        face.package.StickyWorkers(face.app("app"), key=key)
