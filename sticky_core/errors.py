@@ -67,6 +67,9 @@ class Failure(Enum):
     SHUT = "sessions shut down", True, 502, "empty-response"
     #: the server sent something that is not a valid response head, or only a part of one
     BAD_RESPONSE = "no valid response", True, 502, "junk-response"
+    #: the server responded to the handshake of a WebSocket as to any other request, as many do at a path that has none;
+    #: no server is at fault
+    NO_WEBSOCKET = "no WebSocket there", True, 502, "junk-response"
     #: the server did not begin its response in time
     TIMEOUT = "no response in time", True, 504, "response-timeout"
     #: the request is ambiguous, so it is not forwarded; the client is at fault, no server is
@@ -87,7 +90,13 @@ class Failure(Enum):
     @property
     def is_server_fault(self) -> bool:
         """Whether the failure counts against the server (its health, its max_fails)."""
-        return self not in (Failure.NOT_FORWARDABLE, Failure.CLIENT_TIMEOUT, Failure.LOCAL_LIMIT, Failure.SHUT)
+        return self not in (
+            Failure.NOT_FORWARDABLE,
+            Failure.NO_WEBSOCKET,
+            Failure.CLIENT_TIMEOUT,
+            Failure.LOCAL_LIMIT,
+            Failure.SHUT,
+        )
 
 
 class ServerFailure(Exception):

@@ -132,7 +132,7 @@ async def _deny(connection: Connection, scope: Scope, send: Send) -> None:
     """Pass on a response that refuses the WebSocket, if the server in front can send one."""
     response = connection.response
     if response.status < 300:
-        raise ServerFailure(Failure.BAD_RESPONSE, detail=f"status {response.status} where 101 was expected")
+        raise ServerFailure(Failure.NO_WEBSOCKET, detail=f"status {response.status} where 101 was expected")
     if "websocket.http.response" not in (scope.get("extensions") or ()):
         return await send({"type": "websocket.close", "code": 1000})
     beginning = bytearray()

@@ -279,7 +279,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         decision.failures += (failure,)
         if failure is Failure.CLIENT_TIMEOUT or self.client_left_first:
             self._count_disconnect()
-        elif failure is not Failure.NOT_FORWARDABLE and failure is not Failure.LOCAL_LIMIT:
+        elif failure not in (Failure.NOT_FORWARDABLE, Failure.NO_WEBSOCKET, Failure.LOCAL_LIMIT):
             self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1
         return failure
 

@@ -52,6 +52,7 @@ def test_a_request_that_was_not_executed_gets_503(failure: Failure):
 def test_failures_of_the_client_or_of_an_operator_do_not_count_against_the_server():
     assert {failure for failure in Failure if not failure.is_server_fault} == {
         Failure.NOT_FORWARDABLE,
+        Failure.NO_WEBSOCKET,
         Failure.CLIENT_TIMEOUT,
         Failure.LOCAL_LIMIT,
         Failure.SHUT,

@@ -377,6 +377,7 @@ def test_a_check_of_a_backup_is_not_ended(face: Face) -> None:
 def test_failures_that_are_no_fault_of_the_server() -> None:
     assert {failure for failure in Failure if not failure.is_server_fault} == {
         Failure.NOT_FORWARDABLE,
+        Failure.NO_WEBSOCKET,
         Failure.CLIENT_TIMEOUT,
         Failure.LOCAL_LIMIT,
         Failure.SHUT,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from sticky_asgi import Backend, Cookie, Server, Timeouts
+from sticky_core.server.counters import Total
 from tests.conformance.websockets.conftest import until
 
 APPS = Path(__file__).parents[1] / "apps"
@@ -867,6 +868,19 @@ def test_denial_to_a_server_without_that_extension_is_a_close(call, backend, ori
     origin.next_connection().deny("403 Forbidden", b"not you")
     assert conversation.read_message()["type"] == "websocket.close"
     assert conversation.has_ended() == []
+
+
+@pytest.mark.parametrize("response", ["a 200", "a 204"])
+def test_handshake_at_a_path_without_a_websocket_takes_no_server_down(call, origins, origin, response):
+    web = Backend("web", servers=[Server("s1", origins.address, max_fails=1)])
+    conversation = call(web)
+    conversation.send_frame(type="websocket.connect")
+    upstream = origin.next_connection()
+    upstream.send(BAD_RESPONSES[response](upstream))
+    assert conversation.read_message()["type"] == "websocket.close"
+    assert conversation.has_ended() == []
+    server = web["s1"]
+    assert (server.status, server.counters[Total.ERESP], len(server.in_flight)) == ("UP", 0, 0)
 
 
 def test_idle_websocket_ends_after_the_tunnel_timeout(call, origins, origin):

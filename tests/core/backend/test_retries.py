@@ -17,7 +17,7 @@ WORDS = {
         Failure.LOCAL_LIMIT,
     },
     "empty-response": {Failure.CLOSED, Failure.SHUT},
-    "junk-response": {Failure.BAD_RESPONSE},
+    "junk-response": {Failure.BAD_RESPONSE, Failure.NO_WEBSOCKET},
     "response-timeout": {Failure.TIMEOUT},
     "0rtt-rejected": set(),
     "none": set(),
