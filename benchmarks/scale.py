@@ -358,6 +358,18 @@ TABLES = {
 }
 
 
+@contextmanager
+def nothing_logged() -> Iterator[None]:
+    """Keep the log empty: each change would log a line."""
+    log = logging.getLogger("sticky_sessions")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="how many servers, backends and routes")
@@ -366,7 +378,6 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=2.0, help="how long health checks run in a round (2)")
     arguments.add_argument("--only", choices=TABLES, help="measure only this")
     chosen = arguments.parse_args()
-    logging.getLogger("sticky_sessions").setLevel(logging.CRITICAL)
     measures: dict[str, Callable[[], Iterator[Row]]] = {
         "changes": lambda: measure_changes(chosen.sizes, chosen.rounds),
         "routes": lambda: measure_routes(chosen.sizes, chosen.rounds),
@@ -376,9 +387,10 @@ def main() -> None:
         if chosen.only in (None, what):
             print(f"\n{title}")
             print(f"{'':<44}" + "".join(f"{size:>10}" for size in chosen.sizes))
-            for row in measures[what]():
-                line = "".join(f"{figure:>10.2f}" for figure in row.figures)
-                print(f"  {row.name:<42}{line} {row.unit}   {row.verdict}".rstrip(), flush=True)
+            with nothing_logged():
+                for row in measures[what]():
+                    line = "".join(f"{figure:>10.2f}" for figure in row.figures)
+                    print(f"  {row.name:<42}{line} {row.unit}   {row.verdict}".rstrip(), flush=True)
     goals = " and ".join(f"{most:g} ms among {size}" for size, most in STANDING.items())
     print(
         f"\nto reach: {goals} for a change; at most {FLAT:g} × the fewest for each of the most routes; at "

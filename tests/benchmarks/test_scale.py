@@ -1,6 +1,7 @@
 """The benchmark of scale measures and prints every row, in a size that takes a few seconds."""
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,9 @@ def scale() -> Iterator[ModuleType]:
 
 def printed(scale: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     monkeypatch.setattr("sys.argv", ["scale.py", *words])
+    level = logging.getLogger("sticky_sessions").level
     scale.main()
+    assert logging.getLogger("sticky_sessions").level == level  # other tests read the log
     return capsys.readouterr().out
 
 
