@@ -4,12 +4,15 @@ nothing: to be killed while it holds the connection.
 
 import base64
 import hashlib
+import select
 import socket
 
 listener = socket.socket(fileno=0)
 request = b""
 while b"\r\n\r\n" not in request:  # a connection of the test before may arrive late, and ends without a request
+    select.select([listener], [], [])  # the test has made the socket non-blocking, in this process as well
     connection, _ = listener.accept()
+    connection.setblocking(True)
     request = b""
     while b"\r\n\r\n" not in request and (data := connection.recv(65536)):
         request += data
