@@ -64,7 +64,11 @@ class Frontend:
             )
         if backend is not None and isinstance(cast(object, backend), Mapping):
             raise ConfigError("backend is a mapping: write routes={'/path': backend, ...}")
-        if (backend is None) is (routes is None):
+        if backend is not None and routes is not None:
+            raise ConfigError(
+                "a middleware has one backend for every path, or routes: write routes={'/': backend, ...}"
+            )
+        if backend is None and routes is None:
             raise ConfigError("a middleware needs either a backend (for every path) or routes={'/path': backend, ...}")
         if backend is not None and (problem := _backend_problem(backend)) is not None:
             raise ConfigError(problem)

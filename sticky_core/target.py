@@ -147,6 +147,8 @@ def require_factory(factory: object, where: str, call: str) -> None:
         problem = f"{factory!r} is no function: write {call}, with a function that returns an app"
         if has_scheme(factory):
             problem += f"; a server at a URL is Server(name, {factory!r})"
+    elif not callable(factory):
+        problem = f"{factory!r} is no function: write {call}, with a function that returns an app"
     elif "factory" not in possible_kinds(factory) and possible_kinds(factory):
         problem = (
             f"{factory!r} needs arguments, so it is an app rather than a factory, and each replica needs an app of its "

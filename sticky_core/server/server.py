@@ -123,7 +123,7 @@ class Server(ServerStatus):
         """Return `n` new servers `r1`, `r2`, …, each with an app of its own made by `factory`: several replicas of one
         app, each with its own memory.
         """
-        require_factory(factory, "replicas", f"Server.replicas(create_app, {n!r})")
+        require_factory(factory, "replicas", f"Server.replicas(create_app, {n if isinstance(n, int) else 3})")  # pyright: ignore[reportUnnecessaryIsInstance]
         if not isinstance(cast(object, n), int):
             raise ConfigError(f"replicas: n={n!r} is no number: write how many servers")
         if n < 1:

@@ -171,7 +171,8 @@ def test_no_routes_are_refused():
 
 @pytest.mark.parametrize("both", [True, False], ids=["both", "neither"])
 def test_a_middleware_has_either_a_backend_or_routes(both: bool):
-    with pytest.raises(ConfigError, match="needs either a backend"):
+    problem = "a middleware has one backend for every path, or routes" if both else "needs either a backend"
+    with pytest.raises(ConfigError, match=problem):
         Frontend.build(backend("web") if both else None, {"/": backend("api")} if both else None)
 
 

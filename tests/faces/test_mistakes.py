@@ -401,3 +401,14 @@ def test_key_that_is_no_sample_is_an_error_with_the_sample_to_write(face: Face, 
         ConfigError, match=f"^StickyWorkers: (sample|key) {re.escape(repr(key))} .*{re.escape(problem)}"
     ):
         face.package.StickyWorkers(face.app("app"), key=key)
+
+
+def test_backend_beside_routes_is_an_error_with_the_way_out(face: Face):
+    backend = face.backend(face.server("s1"))
+    with pytest.raises(ConfigError, match=r"one backend for every path, or routes: write routes=\{'/': backend, "):
+        face.package.StickyMiddleware(face.app("app"), backend, routes={"/cart": backend})
+
+
+def test_arguments_of_replicas_in_the_wrong_order_are_an_error_that_shows_the_right_one(face: Face):
+    with pytest.raises(ConfigError, match=r"^replicas: 3 is no function: write Server\.replicas\(create_app, 3\), "):
+        face.package.Server.replicas(3, face.app)
