@@ -76,6 +76,8 @@ class Failure(Enum):
     NOT_FORWARDABLE = "request can't be forwarded", True, 400, ""
     #: the client stopped sending in the middle of its request; no server is at fault
     CLIENT_TIMEOUT = "no more of the request in time", True, 408, ""
+    #: the server closed the connection in the middle of a response that the client did not read; no server is at fault
+    CLIENT_SLOW = "response cut short while the client did not read it", True, 502, ""
     #: the server responded with a status after which the request is retried at another server
     RETRIED_STATUS = "response not passed on", True, 502, ""
     #: the server closed the connection, or stopped sending, in the middle of its response
@@ -94,6 +96,7 @@ class Failure(Enum):
             Failure.NOT_FORWARDABLE,
             Failure.NO_WEBSOCKET,
             Failure.CLIENT_TIMEOUT,
+            Failure.CLIENT_SLOW,
             Failure.LOCAL_LIMIT,
             Failure.SHUT,
         )

@@ -25,13 +25,14 @@ from sticky_asgi.messages import (
     with_transaction,
 )
 from sticky_asgi.upstream.connections import Connection, Connections
+from sticky_asgi.upstream.sweep import TICK
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.fork import register
 from sticky_core.http import http1
 from sticky_core.http.error_page import error_page
 from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest
 from sticky_core.http.request_target import request_target
-from sticky_core.http.timeouts import Timeouts
+from sticky_core.http.timeouts import SLOW_CLIENT, Timeouts
 from sticky_core.options.spelling import name_unknown_options
 from sticky_core.server.config import ServerConfig
 from sticky_core.transaction.status_retry import KEEP_TIMEOUT, KEPT_BODY_LIMIT
@@ -39,6 +40,9 @@ from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
 from sticky_core.upstream.upstream import Upstream as CoreUpstream
 
 _log = logging.getLogger("sticky_sessions")
+
+#: how many sweeps a client may take to read a part of a response
+SLOW_TICKS = round(SLOW_CLIENT / TICK)
 
 #: How long the upstream's 100 is awaited for a client that expects one, in seconds; then the body is sent without it
 #: (RFC 9110, 10.1.1).
@@ -242,7 +246,11 @@ class Upstream(CoreUpstream):
                 if response.finished and not response.body_parts:
                     break
                 if part:
+                    sweep = connection.sweep
+                    number = sweep.number
                     await send({"type": "http.response.body", "body": part, "more_body": True})
+                    if sweep.number > number + SLOW_TICKS:
+                        connection.client_is_slow = True
                     if connection.client_gone:
                         return count_client_disconnect(scope, send)
                 else:

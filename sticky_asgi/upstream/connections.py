@@ -63,6 +63,7 @@ class Connection(FlowControlProtocol):
         "_waiter",
         "body",
         "client_gone",
+        "client_is_slow",
         "closed",
         "failure",
         "loop",
@@ -89,6 +90,7 @@ class Connection(FlowControlProtocol):
         #: how the server has failed, or what the client's `receive` has raised
         self.failure: Exception | None = None
         self.client_gone = False  #: whether the client has disconnected
+        self.client_is_slow = False  #: whether it has let a part of the response wait for long
         self.task_cancelled = (
             False  #: whether the sweep has cancelled the request's task because the client has disconnected
         )
@@ -168,6 +170,7 @@ class Connection(FlowControlProtocol):
         """
         self.response.begin_response(method, upgrade)
         self._buffered = 0
+        self.client_is_slow = False
         self.body = body
         self._began_at = self._active_at = self.sweep.number
         self._task = asyncio.current_task(self.loop)
@@ -268,7 +271,9 @@ class Connection(FlowControlProtocol):
     @property
     def _early_end(self) -> Failure:
         """The failure of a server that closes the connection now."""
-        return Failure.TRUNCATED if self.response.status else Failure.CLOSED
+        if not self.response.status:
+            return Failure.CLOSED
+        return Failure.CLIENT_SLOW if self.client_is_slow else Failure.TRUNCATED
 
     def _on_end(self) -> None:
         response = self.response

@@ -9,6 +9,10 @@ from functools import cached_property
 from sticky_core.durations import LONGEST, Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 
+#: In seconds: a client that takes longer to read a part of a response counts as slow. A server may give up on it, which
+#: is not the server's fault.
+SLOW_CLIENT = 1.0
+
 
 @dataclass(frozen=True)
 class Timeouts:

@@ -274,10 +274,11 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         if self.holds_response:
             return failure  # of a response that is not wanted any more
         decision = self.decision
-        if decision.status and failure is not Failure.CLIENT_TIMEOUT:
+        is_client_fault = failure in (Failure.CLIENT_TIMEOUT, Failure.CLIENT_SLOW)
+        if decision.status and not is_client_fault:
             failure = Failure.TRUNCATED
         decision.failures += (failure,)
-        if failure is Failure.CLIENT_TIMEOUT or self.client_left_first:
+        if is_client_fault or self.client_left_first:
             self._count_disconnect()
         elif failure not in (Failure.NOT_FORWARDABLE, Failure.NO_WEBSOCKET, Failure.LOCAL_LIMIT):
             self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
+from math import inf
 
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.error_page import error_page
 from sticky_core.http.forwarding import IDEMPOTENT, Forward, Framing, OutgoingRequest
 from sticky_core.http.request_target import request_target
-from sticky_core.http.timeouts import Timeouts
+from sticky_core.http.timeouts import SLOW_CLIENT, Timeouts
 from sticky_core.options.spelling import name_unknown_options
 from sticky_core.server.config import ServerConfig
 from sticky_core.upstream.upstream import RETRY_BODY_LIMIT
@@ -180,6 +182,8 @@ class _ResponseBody:
         self._connection = connection
         self._environ = environ
         self._start_response = start_response
+        self._taken_at = inf  # when the server in front got the latest part
+        self._client_is_slow = False  # whether it has let a part wait for long
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -187,9 +191,12 @@ class _ResponseBody:
     def __next__(self) -> bytes:
         connection = self._connection
         response = connection.response
+        if time.monotonic() > self._taken_at + SLOW_CLIENT:
+            self._client_is_slow = True
         while True:
             part = response.take_body()
             if part:
+                self._taken_at = time.monotonic()
                 return part
             if response.finished:
                 raise StopIteration
@@ -200,6 +207,8 @@ class _ResponseBody:
                 count_client_disconnect(self._environ, self._start_response)
                 raise StopIteration from None
             except ServerFailure as error:
+                if self._client_is_slow and error.failure is Failure.TRUNCATED:
+                    error.failure = Failure.CLIENT_SLOW
                 if find_transaction(self._environ, self._start_response) is not None:
                     raise  # the dispatcher handles it
                 _log.warning("Upstream %s: %s", self._url, error)

@@ -4,8 +4,11 @@ charged to.
 
 import threading
 import time
+from contextlib import suppress
 
 import pytest
+
+from sticky_core.http.timeouts import SLOW_CLIENT
 
 #: seconds, as in apps/sites.py
 SERVER_TIMEOUT = 0.3
@@ -93,3 +96,25 @@ def test_server_that_does_not_read_an_upload_gives_a_504(front, a):
     client.shut_down()
     thread.join()
     assert front.counts("impatient")["a"]["failed"] == before + 1
+
+
+def test_server_that_gives_up_on_a_client_that_does_not_read_is_not_at_fault(front, a, b):
+    client = front.request("GET /", site="patient-with-clients")
+    received = a.next_request()
+    received.head("200 OK", f"Content-Length: {MUCH}")
+
+    def send() -> None:
+        received.wire.set_timeout(3 * SLOW_CLIENT)
+        with suppress(OSError):
+            received.send(bytes(MUCH))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+    received.reset()
+    with suppress(AssertionError, OSError):
+        client.response()
+    again = front.request("GET /", site="patient-with-clients")
+    a.next_request().respond()
+    assert again.response().status == 200
+    assert b.has_no_request()

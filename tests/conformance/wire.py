@@ -44,6 +44,10 @@ class Wire:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def set_timeout(self, seconds: float) -> None:
+        """Limit how long a call may take."""
+        self._socket.settimeout(seconds)
+
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 

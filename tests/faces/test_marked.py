@@ -379,6 +379,7 @@ def test_failures_that_are_no_fault_of_the_server() -> None:
         Failure.NOT_FORWARDABLE,
         Failure.NO_WEBSOCKET,
         Failure.CLIENT_TIMEOUT,
+        Failure.CLIENT_SLOW,
         Failure.LOCAL_LIMIT,
         Failure.SHUT,
     }
