@@ -263,7 +263,11 @@ class StickyMiddleware(MiddlewareApp):
     def _replicas_for(self, scope: Scope) -> Replicas | None:
         if self._error is not None or scope["type"] not in ("http", "websocket"):
             return None
-        backend = self._frontend.backend(decoded_path(scope["path"], scope.get("root_path") or ""))
+        path: str = scope["path"]
+        root: str | None = scope.get("root_path")
+        if root or path[:1] != "/":  # else `decoded_path` would change nothing, and a call costs as much as the look-up
+            path = decoded_path(path, root or "")
+        backend = self._frontend.backend(path)
         return self._replicas[backend] if backend is not None else None
 
     async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:

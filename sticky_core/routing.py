@@ -93,18 +93,19 @@ class Frontend:
     def backend(self, path: str) -> Backend | None:
         """Return the backend that serves `path`, or None if no route matches."""
         found = self._default
-        end = 0
-        while end >= 0:  # a look-up for each segment, until no route goes on
-            end = path.find("/", end + 1)
-            entry = self._by_prefix.get(path[:end] if end >= 0 else path)
+        end = path.find("/", 1)
+        while True:  # a look-up for each segment, until no longer route begins with it
+            entry = self._by_prefix.get(path if end < 0 else path[:end])
             if entry is None:
-                break
+                return found
             backend, goes_on = entry
+            if not goes_on:
+                return backend
             if backend is not None:
                 found = backend
-            if not goes_on:
-                break
-        return found
+            if end < 0:
+                return found
+            end = path.find("/", end + 1)
 
 
 class SharedCookieNames(BackendComponent):

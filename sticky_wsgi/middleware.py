@@ -201,7 +201,11 @@ class StickyMiddleware(DispatchApp):
 
     def _replicas_for(self, environ: Environ) -> Replicas | None:
         path: str = environ.get("PATH_INFO") or "/"
-        backend = self._frontend.backend(decoded_path(path if path.isascii() else _unicode(path)))
+        if not path.isascii():
+            path = _unicode(path)
+        if path[:1] != "/":  # else `decoded_path` would change nothing, and a call costs as much as the look-up
+            path = decoded_path(path)
+        backend = self._frontend.backend(path)
         return self._replicas[backend] if backend is not None else None
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
