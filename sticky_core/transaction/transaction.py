@@ -10,7 +10,7 @@ the `unavailable_response`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -339,7 +339,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             del self.client_send
             log = self.owner.log
             if log is not None:
-                self._log_decision(log)
+                try:  # in line: a call would cost every request as much as the rest of this
+                    log(self.decision)
+                except Exception as error:
+                    self.function_failed("log", log, error)
 
     def restore_response(self) -> Any:
         """Return the latest response that was held back and kept whole, to be sent after all: no other server has
@@ -377,10 +380,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         del self.client_send
         log = self.owner.log
         if log is not None:
-            self._log_decision(log)
-
-    def _log_decision(self, log: Callable[[Decision], None]) -> None:
-        try:
-            log(self.decision)
-        except Exception as error:
-            self.function_failed("log", log, error)
+            try:
+                log(self.decision)
+            except Exception as error:
+                self.function_failed("log", log, error)
