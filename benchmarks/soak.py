@@ -248,14 +248,14 @@ class Workers(Process):
         self.port = free_port()
         self.ledger = folder / f"executed.workers.{face}"
         self.seen: set[int] = set()  #: the pids that have responded
-        self.killed: dict[int, float] = {}
+        self.killed: set[int] = set()
         command = self.COMMANDS[face].format(host=HOST, port=self.port).split()
         ledger = {"SOAK_LEDGER": str(self.ledger)}
         super().__init__(f"workers.{face}", [sys.executable, "-m", *command], folder, variables | ledger)
 
     def alive(self) -> list[int]:
         """Return the pids that have responded, and have not been killed."""
-        return sorted(self.seen - self.killed.keys())
+        return sorted(self.seen - self.killed)
 
 
 class Valkey(Process):
@@ -614,7 +614,7 @@ class WorkerKills(Disturber):
             return
         pid = self.rng.choice(workers.alive())
         disturbance = self.record.disturb("kill", workers.name)
-        workers.killed[pid] = time.time()
+        workers.killed.add(pid)
         os.kill(pid, signal.SIGKILL)
         until(
             lambda: self.stop.is_set() or len(workers.alive()) >= 3,  # without clients no worker responds

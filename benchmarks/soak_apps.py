@@ -41,10 +41,11 @@ COMMANDS = "/soak/"
 def append(path: str) -> Callable[[str], None]:
     """Return a function that appends a line to a file, in one write, so that processes may share it."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    return lambda line: void(os.write(file, f"{line}\n".encode()))
 
+    def append_line(line: str) -> None:
+        os.write(file, f"{line}\n".encode())
 
-def void(_: object) -> None: ...
+    return append_line
 
 
 @dataclass

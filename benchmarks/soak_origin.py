@@ -37,7 +37,7 @@ class Origin:
             lambda good: b"",
             lambda good: good[: len(good) // 2],
             lambda good: b"\x00\xff junk, no response\r\n\r\n" + good,
-            lambda good: good + b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nx-soak-id: nobody\r\n\r\nforged",
+            lambda good: good + b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nx-soak-id: none\r\n\r\nforged",
             lambda good: self.response(500, b"an error"),
             lambda good: good.replace(b"content-length: ", b"content-length: 9"),
             lambda good: b"HTTP/1.1 200 OK\r\nx-long: " + b"x" * 300_000 + b"\r\n\r\n",
