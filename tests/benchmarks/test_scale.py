@@ -1,27 +1,9 @@
 """The benchmark of scale measures and prints every row, in a size that takes a few seconds."""
 
-import importlib.util
 import logging
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
-
-
-@pytest.fixture(scope="module")
-def scale() -> Iterator[ModuleType]:
-    """The benchmark as a module; its dataclasses want to find it among the others."""
-    spec = importlib.util.spec_from_file_location("scale", SCALE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["scale"]
 
 
 def printed(scale: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:

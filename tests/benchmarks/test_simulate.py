@@ -1,25 +1,8 @@
 """The simulation tells what is true of sessions, in a size that takes seconds."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-SIMULATE = Path(__file__).parents[2] / "benchmarks" / "simulate.py"
-
-
-@pytest.fixture(scope="module")
-def simulate():
-    """The benchmark as a module; its dataclasses want to find it among the others."""
-    spec = importlib.util.spec_from_file_location("simulate", SIMULATE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulate"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["simulate"]
 
 
 @pytest.fixture(scope="module")

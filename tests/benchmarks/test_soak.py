@@ -2,26 +2,9 @@
 runs for a minute in CI.
 """
 
-import importlib.util
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-
-SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
-
-
-@pytest.fixture(scope="module")
-def soak():
-    """The benchmark as a module; its dataclasses look it up by its name."""
-    spec = importlib.util.spec_from_file_location("soak", SOAK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["soak"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["soak"]
 
 
 @pytest.fixture
