@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -209,9 +210,9 @@ def measure_routes(sizes: Sequence[int], rounds: int) -> Iterator[Row]:
         took: dict[str, list[float]] = {row.name: [] for row in (made, lookup, deep)}
         with without_garbage_collection():
             for _ in range(rounds):
-                took[made.name].append(seconds_of(lambda routes=routes: Frontend(routes)) / size)  # type: ignore[misc]
-                took[lookup.name].append(seconds_of(lambda paths=paths: look_up(paths)) / len(paths))  # type: ignore[misc]
-                took[deep.name].append(seconds_of(lambda paths=deeper: look_up(paths)) / len(deeper))  # type: ignore[misc]
+                took[made.name].append(seconds_of(partial(Frontend, routes)) / size)
+                took[lookup.name].append(seconds_of(partial(look_up, paths)) / len(paths))
+                took[deep.name].append(seconds_of(partial(look_up, deeper)) / len(deeper))
         for row in (made, lookup, deep):
             row.figures.append(statistics.median(took[row.name]) * 1e6)
     for row in (made, lookup, deep):
