@@ -32,6 +32,7 @@ from sticky_core.samples.request import Sample
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_peers
+from sticky_core.workers.identity import app_identity
 
 _app_numbers = count(1)
 
@@ -114,6 +115,7 @@ class StickyWorkers(MiddlewareApp):
                     on_lost=on_lost,
                     retry_on=retry_on,
                     drain=drain,
+                    app=app_identity(app),
                 )
             raise_problems(problems)
             raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))

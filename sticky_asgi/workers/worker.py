@@ -64,7 +64,9 @@ class LocalWorker:
         self.connections: set[PeerServer] = set()
         self.peers: dict[int, PeerApp] = {}
         self._all_closed = asyncio.Event()
-        self.workers = join_workers(config, app, app_number, self._build_peer, listens, directory=directory, log=log)
+        self.workers = join_workers(
+            config, app, app_number, "asgi", self._build_peer, listens, directory=directory, log=log
+        )
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:
@@ -98,7 +100,7 @@ class LocalWorker:
 
     async def drain(self, grace: float) -> None:
         """Stop listening, and serve the forwarded requests that are in flight, for at most `grace` seconds."""
-        self.workers.slot.unpublish()
+        self.workers.slot.drain()
         self._server.close()
         for connection in list(self.connections):
             connection.announce_shutdown()

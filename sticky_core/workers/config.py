@@ -43,6 +43,7 @@ class WorkersConfig:
     on_lost: OnLost = "rebind"
     retry_on: str | Sequence[str] = "conn-failure"
     drain: Duration = 10
+    app: str = ""  #: the identity of the app
 
     def __post_init__(self) -> None:
         raise_problems(f"StickyWorkers: {problem}" for problem in type_problems(self, _TYPES))

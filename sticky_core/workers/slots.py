@@ -1,5 +1,6 @@
 """Worker slots: the numbered places of the worker processes of one group. A private directory holds a lock file for
-each worker slot, and the sockets of the workers. Their names show which instance listens in which worker slot.
+each worker slot, with the record of its worker, and the sockets of the workers. Their names show which instance listens
+in which worker slot.
 
 Only files are touched here; the faces open the sockets. A worker takes the lowest free worker slot and holds its lock
 until it ends, however it ends. (Programs that clean temporary directories may remove the lock file. So a worker slot in
@@ -22,6 +23,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +31,7 @@ from typing import Any, Final
 
 from sticky_core.clock import Clock
 from sticky_core.errors import ConfigError
+from sticky_core.workers.record import WorkerRecord, write_record
 
 #: how many worker slots a group has
 MAX_WORKERS: Final = 128
@@ -104,8 +107,8 @@ class WorkerSlots:
             draft.unlink()
         return path.read_text()
 
-    def acquire(self, instance: str, listens: Callable[[str], bool] = lambda path: False) -> WorkerSlot:
-        """Acquire the lowest free worker slot for the worker `instance`, and remove the sockets that an earlier worker
+    def acquire(self, record: WorkerRecord, listens: Callable[[str], bool] = lambda path: False) -> WorkerSlot:
+        """Acquire the lowest free worker slot for the worker of `record`, and remove the sockets that an earlier worker
         has left there. `listens`: returns whether a process listens at the socket with this path. ConfigError if all
         are taken.
         """
@@ -121,7 +124,7 @@ class WorkerSlots:
                     continue
                 for path in left:
                     path.unlink(missing_ok=True)
-                return WorkerSlot(self, number, instance, (lock, directory))
+                return WorkerSlot(self, number, record, (lock, directory))
         except BaseException:
             os.close(directory)
             raise
@@ -189,11 +192,13 @@ class WorkerSlots:
 class WorkerSlot:
     """The worker slot of one worker. It is held until it is released, or the process ends."""
 
-    def __init__(self, slots: WorkerSlots, number: int, instance: str, locks: Sequence[int]) -> None:
+    def __init__(self, slots: WorkerSlots, number: int, record: WorkerRecord, locks: Sequence[int]) -> None:
         self.number = number
-        self.instance = instance
-        self._locks = locks  # descriptors of the locked files
-        self.path = slots.socket_path(number, instance)
+        self.instance = record.instance
+        self._record = record
+        self._locks = locks  # descriptors of the locked files: that of this worker slot, and the directory
+        write_record(locks[0], record)
+        self.path = slots.socket_path(number, record.instance)
         #: where to bind the socket, before peers can see it
         self.draft_path = self.path + "~"
 
@@ -201,6 +206,13 @@ class WorkerSlot:
         """Make the socket visible to peers. It listens already."""
         os.chmod(self.draft_path, 0o600)
         os.rename(self.draft_path, self.path)
+
+    def drain(self) -> None:
+        """Remove the socket, as this worker is about to end, and record that."""
+        self.unpublish()
+        if self._locks:
+            self._record = replace(self._record, is_draining=True)
+            write_record(self._locks[0], self._record)
 
     def unpublish(self) -> None:
         """Remove the socket: peers do not find this worker any more."""

@@ -32,6 +32,7 @@ from sticky_core.samples.request import Sample
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_peers
+from sticky_core.workers.identity import app_identity
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp
 from sticky_wsgi.middleware import DispatchApp
 from sticky_wsgi.stores import client as stores
@@ -124,6 +125,7 @@ class StickyWorkers(DispatchApp):
                 on_lost=on_lost,
                 retry_on=retry_on,
                 drain=drain,
+                app=app_identity(app),
             )
         if threads is not None and (not isinstance(threads, int) or threads < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             problems.append(

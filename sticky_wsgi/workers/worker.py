@@ -70,7 +70,7 @@ class LocalWorker:
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
         own_app = CountedApp(app, self.permits)
         self.workers = join_workers(
-            config, own_app, app_number, self._build_peer, listens, directory=directory, log=log
+            config, own_app, app_number, "wsgi", self._build_peer, listens, directory=directory, log=log
         )
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
@@ -209,7 +209,7 @@ class LocalWorker:
     def drain(self, grace: float) -> None:
         """Stop listening, and serve the forwarded requests that are in flight, for at most `grace` seconds."""
         deadline = time.monotonic() + grace
-        self.workers.slot.unpublish()
+        self.workers.slot.drain()
         with self._lock:
             self.stopping = True
         self._wake_writer.send(b"\0")

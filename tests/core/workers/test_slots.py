@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from sticky_core.clock import ManualClock, SystemClock
 from sticky_core.errors import ConfigError
 from sticky_core.workers import slots as slots_module
+from sticky_core.workers.record import WorkerRecord, read_record
 from sticky_core.workers.slots import WorkerSlots
 
 
@@ -32,18 +34,22 @@ def as_another_process(slots):
     return WorkerSlots(slots.path, SystemClock())
 
 
+def record(instance):
+    return WorkerRecord(os.getpid(), instance, 1_700_000_000.5, "main:app", "group", "asgi")
+
+
 def published(slots, instance):
-    slot = slots.acquire(instance)
+    slot = slots.acquire(record(instance))
     Path(slot.draft_path).touch()
     slot.publish()
     return slot
 
 
 def test_lowest_free_worker_slot_is_taken(slots):
-    first, second, third = (slots.acquire(instance) for instance in "abc")
+    first, second, third = (slots.acquire(record(instance)) for instance in "abc")
     assert [first.number, second.number, third.number] == [1, 2, 3]
     second.release()
-    assert as_another_process(slots).acquire("d").number == 2
+    assert as_another_process(slots).acquire(record("d")).number == 2
 
 
 def test_socket_that_the_last_worker_has_left_in_a_worker_slot_is_removed(slots):
@@ -58,15 +64,15 @@ def test_socket_that_the_last_worker_has_left_in_a_worker_slot_is_removed(slots)
 def test_worker_slot_in_which_a_worker_listens_is_taken_although_its_lock_file_was_removed(slots):
     live = published(slots, "a")
     (slots.path / "1.lock").unlink()  # as programs do that clean temporary directories
-    assert as_another_process(slots).acquire("b", lambda path: path == live.path).number == 2
+    assert as_another_process(slots).acquire(record("b"), lambda path: path == live.path).number == 2
     assert os.path.exists(live.path)
-    assert as_another_process(slots).acquire("c", lambda path: False).number == 1
+    assert as_another_process(slots).acquire(record("c"), lambda path: False).number == 1
     assert not os.path.exists(live.path)
 
 
 def test_published_workers_are_listed_when_something_has_changed(slots):
     assert slots.changed_instances() is None
-    one, other = published(slots, "a"), slots.acquire("b")
+    one, other = published(slots, "a"), slots.acquire(record("b"))
     seen_by_peer = as_another_process(slots)
     assert seen_by_peer.changed_instances() == {1: "a"}
     assert seen_by_peer.changed_instances() is None
@@ -94,8 +100,9 @@ def test_lock_ends_with_its_process_however_that_ends(slots):
     program = f"""
 from pathlib import Path
 from sticky_core.clock import SystemClock
+from sticky_core.workers.record import WorkerRecord
 from sticky_core.workers.slots import WorkerSlots
-slot = WorkerSlots(Path({str(slots.path)!r}), SystemClock()).acquire("a")
+slot = WorkerSlots(Path({str(slots.path)!r}), SystemClock()).acquire(WorkerRecord(1, "a", 0.0, "main:app", "", "asgi"))
 print(slot.number, flush=True)
 input()
 """
@@ -105,9 +112,9 @@ input()
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
-        assert slots.acquire("b").number == 2
+        assert slots.acquire(record("b")).number == 2
         process.kill()
-    assert slots.acquire("c").number == 1
+    assert slots.acquire(record("c")).number == 1
 
 
 def test_all_workers_share_one_secret_that_other_users_can_not_read(slots):
@@ -221,12 +228,24 @@ def test_worker_starts_although_the_directory_of_its_group_was_just_removed(tmp_
     monkeypatch.setattr(fcntl, "flock", remove_before_the_lock)
     second = published(slots, "b")
     assert removed and os.path.exists(second.path)
-    assert as_another_process(slots).acquire("c").number == 2
+    assert as_another_process(slots).acquire(record("c")).number == 2
 
 
 def test_config_error_if_all_worker_slots_are_taken(slots, monkeypatch):
     monkeypatch.setattr(slots_module, "MAX_WORKERS", 2)
-    held = [slots.acquire("a"), slots.acquire("b")]
+    held = [slots.acquire(record("a")), slots.acquire(record("b"))]
     with pytest.raises(ConfigError, match="all 2 worker slots"):
-        slots.acquire("c")
+        slots.acquire(record("c"))
     assert len(held) == 2
+
+
+def test_lock_file_has_the_record_of_its_worker_which_shows_whether_it_drains(slots):
+    slot = published(slots, "a")
+    lock = slots.path / f"{slot.number}.lock"
+    assert read_record(lock) == record("a")
+    slot.drain()
+    assert read_record(lock) == replace(record("a"), is_draining=True)
+    assert not os.path.exists(slot.path)
+    slot.release()
+    slots.acquire(record("b"))
+    assert read_record(lock) == record("b")
