@@ -12,7 +12,17 @@ from typing import Final, cast
 from sticky_asgi.messages import Message
 from sticky_asgi.upstream.connections import FlowControlProtocol
 from sticky_asgi.workers.protocol import message_size
-from sticky_core.workers.frames import PIECE, BadFrame, Frame, Frames, Kind
+from sticky_core.workers.frames import (
+    MAX_PAYLOAD,
+    PIECE,
+    BadFrame,
+    Frame,
+    Frames,
+    Kind,
+    Payload,
+    cut_payload,
+    join_payload,
+)
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -35,6 +45,7 @@ class FramedConnection(FlowControlProtocol):
         self.is_foreign = False  #: whether the process at the other end is another user's
         self._paused = False
         self._buffered = 0  # bytes of payload that were received and not consumed
+        self._parts: list[Payload] = []  # received parts of a WebSocket message that is not complete
         self._unsent: list[Message] = []
         self._unsent_size = 0
 
@@ -51,6 +62,12 @@ class FramedConnection(FlowControlProtocol):
             return
         try:
             for frame in self.frames.feed(data):
+                if frame[0] == Kind.PART:
+                    self._parts.append(frame[1])
+                    continue
+                if self._parts:
+                    frame = join_payload(self._parts, frame)
+                    self._parts = []
                 self.on_frame(frame)
         except (BadFrame, ValueError, TypeError, LookupError, AttributeError) as error:
             _log.warning("StickyWorkers: closed a connection between workers: bad frame: %s", error)
@@ -91,6 +108,8 @@ class FramedConnection(FlowControlProtocol):
         body = message.get("body")
         if body is None:
             size = message_size(message)
+            if size > MAX_PAYLOAD:
+                return self._send_parts(message)
         else:
             size = len(body)
             if size > PIECE:
@@ -110,6 +129,15 @@ class FramedConnection(FlowControlProtocol):
                 piece["more_body"] = True
             self._unsent.append(piece)
             self.flush()
+
+    def _send_parts(self, message: Message) -> None:
+        """Send a WebSocket message with a payload that is too long for a frame."""
+        name = "bytes" if message.get("bytes") else "text"
+        *parts, last = cut_payload(message[name], MAX_PAYLOAD)
+        for part in parts:
+            self.send_frame(Kind.PART, part)
+        self._unsent.append({**message, name: last})
+        self.flush()  # at once: the frame that follows the parts has this message, and no other before it
 
     def flush(self) -> None:
         """Write the unsent messages."""

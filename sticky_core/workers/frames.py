@@ -7,13 +7,17 @@ closes that connection and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
 from sticky_core.errors import ConfigError
 
-#: the longest frame, in bytes: a WebSocket message can't be cut into pieces, and servers accept 16 MB for one
+#: the longest frame, in bytes
 MAX_FRAME: Final = 32 * 1024 * 1024
+#: The longest payload of a WebSocket message in a frame, in bytes or characters, each of which has at most four bytes.
+#: The other end joins what is cut: how long a message may be is up to the servers, not to the frames.
+MAX_PAYLOAD: Final = 4 * 1024 * 1024
 #: the largest piece of a body in a frame, in bytes: larger ones are cut, so that backpressure of a slow reader works
 #: early
 PIECE: Final = 128 * 1024
@@ -33,6 +37,9 @@ class Kind:
     #: a key; the worker that is to own it if it has no owner; the worker slots of those that did not reply
     KEY_CLAIM: Final = 8
     KEY_OWNER: Final = 9  #: the reply to either: the owner, or None
+    #: a part of the payload of a WebSocket message; the last part is in the message itself, which is the first in the
+    #: next frame with messages
+    PART: Final = 10
 
 
 Frame: TypeAlias = tuple[Any, ...]
@@ -54,6 +61,26 @@ def _msgpack() -> Any:
         return import_module("msgpack")
     except ImportError:
         raise ConfigError(_MISSING) from None
+
+
+Payload: TypeAlias = bytes | str
+
+
+def cut_payload(payload: Payload, longest: int) -> list[Payload]:
+    """Return the payload of a WebSocket message in parts of at most `longest` bytes or characters."""
+    return [payload[at : at + longest] for at in range(0, len(payload), longest)]
+
+
+def join_payload(parts: Sequence[Payload], frame: Frame) -> Frame:
+    """Return a frame with messages, the first with its whole payload, of which the frames before have had `parts`.
+    ValueError, TypeError or LookupError if the frame has no such message.
+    """
+    kind, message, *others = frame
+    if kind != Kind.MESSAGES:
+        raise ValueError(f"a frame of kind {kind} in the place of the end of a message")
+    name, empty = ("text", "") if isinstance(parts[0], str) else ("bytes", b"")
+    join: Any = empty.join  # TypeError if a peer has sent text between bytes
+    return kind, {**message, name: join([*parts, message[name]])}, *others
 
 
 class Frames:

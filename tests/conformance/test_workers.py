@@ -49,11 +49,18 @@ def started(serve):
 
 
 @pytest.fixture
-def pair(serve):
-    """Two servers with one worker each, which are peers by name: so the port decides which worker accepts a request."""
+def pair_of(serve):
+    """Starts two servers with one worker each, which are peers by name: so the port decides which worker accepts a
+    request.
+    """
     with tempfile.TemporaryDirectory(prefix="sticky-") as folder:
         sticky = json.dumps({"name": "pair", "directory": f"{folder}/run"})
-        yield [serve(*ALONE.split(), variables={"STICKY": sticky}) for _ in range(2)]
+        yield lambda command=ALONE: [serve(*command.split(), variables={"STICKY": sticky}) for _ in range(2)]
+
+
+@pytest.fixture
+def pair(pair_of):
+    return pair_of()
 
 
 class CountingClient(threading.Thread):
@@ -210,6 +217,8 @@ def websocket(served, target, client=None):
         additional_headers={"Cookie": cookies} if cookies else None,
         compression=None,
         close_timeout=DEADLINE,
+        max_size=None,
+        ping_interval=None,
     )
 
 
@@ -479,6 +488,18 @@ def test_many_forwarded_websockets_are_open_at_the_same_time(pair, count):
                 end.send(f"{number}")
             for number, end in enumerate(ends):
                 assert end.recv() == f"{turn} {pid} {number}"
+
+
+def test_websocket_message_that_the_server_accepts_is_forwarded_however_long_it_is(pair_of):
+    one, other = pair_of(ALONE.replace("uvicorn", "uvicorn --ws-max-size 80000000"))
+    mark = one.client()
+    pid = get_json(one, mark, "/echo")["pid"]
+    with websocket(other, "/talk?client=long", mark) as end:
+        for turn in (1, 2):
+            end.send("y" * 35_000_000)
+            received = end.recv()
+            head = f"{turn} {pid} "
+            assert (received[: len(head)], len(received)) == (head, len(head) + 35_000_000)
 
 
 def test_disconnect_of_a_client_reaches_the_worker_that_serves_it(pair, until):

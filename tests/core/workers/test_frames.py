@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky_core.workers.frames import BadFrame, Frames, Kind
+from sticky_core.workers.frames import BadFrame, Frames, Kind, cut_payload, join_payload
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=50) | st.text(max_size=50),
@@ -69,3 +69,32 @@ def test_text_with_lone_surrogates_is_transferred():
 def test_object_that_can_not_be_packed_raises_type_error():
     with pytest.raises(TypeError):
         Frames().pack(Kind.MESSAGES, object())
+
+
+@given(payload=st.binary(min_size=1, max_size=30) | st.text(min_size=1, max_size=30), longest=st.integers(1, 12))
+def test_payload_that_is_cut_is_joined_at_the_other_end(payload, longest):
+    *parts, last = cut_payload(payload, longest)
+    assert all(0 < len(part) <= longest for part in (*parts, last))
+    name = "text" if isinstance(payload, str) else "bytes"
+    message, other = {"type": "websocket.send", name: last}, {"type": "websocket.close"}
+    if parts:
+        joined = join_payload(parts, (Kind.MESSAGES, message, other))
+        assert joined == (Kind.MESSAGES, {"type": "websocket.send", name: payload}, other)
+    else:
+        assert last == payload
+
+
+@pytest.mark.parametrize(
+    "part, frame",
+    [
+        pytest.param(b"x", (Kind.END, None), id="no message"),
+        pytest.param(b"x", (Kind.MESSAGES,), id="no messages"),
+        pytest.param(b"x", (Kind.MESSAGES, {"type": "websocket.send", "text": "y"}), id="text behind bytes"),
+        pytest.param("x", (Kind.MESSAGES, {"type": "websocket.send", "text": None}), id="no text"),
+        pytest.param(7, (Kind.MESSAGES, {"type": "websocket.send", "text": "y"}), id="a number"),
+        pytest.param("x", (Kind.MESSAGES, 7), id="no dictionary"),
+    ],
+)
+def test_frame_that_does_not_end_the_message_of_the_parts_before_it_is_refused(part, frame):
+    with pytest.raises((ValueError, TypeError, LookupError)):
+        join_payload([part], frame)

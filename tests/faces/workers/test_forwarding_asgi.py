@@ -21,6 +21,8 @@ from tests.faces.workers.asgi import (
     websocket,
 )
 
+CLOSE = "websocket.close"
+
 
 def test_client_is_served_by_the_worker_that_has_its_session_whichever_accepts_its_request(run):
     async def test(start):
@@ -332,6 +334,28 @@ def test_websocket_is_forwarded_with_all_its_messages(run):
         assert (accepted["type"], accepted["subprotocol"]) == ("websocket.accept", "chat")
         assert (first["text"], second["bytes"]) == (large, b"\xff\x00")
         assert closed == {"type": "websocket.close", "code": 4000, "reason": "said so"}
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [35_000_000, 4 * 1024 * 1024, 4 * 1024 * 1024 + 1], ids=["35 MB", "one part", "two"])
+def test_websocket_message_of_any_length_is_forwarded_in_both_directions(run, size):
+    async def test(start):
+        one, other = await start(WebSocketApp()), await start()
+        mark = (await one.request()).mark
+        binary, text = b"\x00\xff" * (size // 2) + b"." * (size % 2), "é" * size
+        client = websocket(
+            {"type": "websocket.receive", "bytes": binary},
+            {"type": "websocket.receive", "text": text},
+            {"type": "websocket.receive", "text": "short"},
+            {"type": "websocket.receive", "text": "bye"},
+            cookie=mark,
+        )
+        await client.request(other.app)
+        assert [message["type"] for message in client.sent] == ["websocket.accept", *["websocket.send"] * 3, CLOSE]
+        received = [message.get("bytes") or message.get("text") for message in client.sent[1:4]]
+        assert [each == sent for each, sent in zip(received, (binary, text, "short"), strict=True)] == [True] * 3
+        assert (await other.request(cookie=mark)).status == 200  # the next request is not disturbed
 
     run(test)
 
