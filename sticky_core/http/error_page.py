@@ -12,6 +12,7 @@ _MESSAGES = {
     410: "Your session is lost: the process that held it has ended. Please start again.",
     400: "Your request can't be forwarded as it is.",
     408: "The rest of your request did not arrive in time.",
+    500: "This server is set up in a way that can't work. Its log says what to change.",
     502: "The server closed the connection before it sent a response.",
     504: "The server took too long to respond.",
     503: "No server can take your request at the moment. Please try again soon.",
@@ -30,7 +31,7 @@ class ErrorPage(NamedTuple):
 def error_page(status: int) -> ErrorPage:
     """Return the response for a request without a server's response: 503 if no server could get the request, 502 if one
     failed, 504 if one took too long, 408 if the client did, 400 if the request is invalid, 410 if the client's session
-    is lost.
+    is lost, 500 if the configuration can't work.
     """
     reason = HTTPStatus(status).phrase
     body = f"<!doctype html><title>{reason}</title><h1>{status} {reason}</h1><p>{_MESSAGES[status]}</p>\n".encode()

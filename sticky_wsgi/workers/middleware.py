@@ -10,6 +10,7 @@ its body as the app reads, and the response as it is made; one request at a time
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import threading
@@ -21,8 +22,9 @@ from typing import Any
 
 from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
-from sticky_core.errors import collect_problems, raise_problems
+from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.fork import register
+from sticky_core.http.error_page import error_page
 from sticky_core.options.spelling import name_unknown_options
 from sticky_core.options.types import callable_problem
 from sticky_core.persistence.cookie.config import Cookie
@@ -33,11 +35,14 @@ from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_peers
 from sticky_core.workers.identity import app_identity
-from sticky_wsgi.messages import Environ, StartResponse, WSGIApp
+from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, start_page
 from sticky_wsgi.middleware import DispatchApp
 from sticky_wsgi.stores import client as stores
+from sticky_wsgi.workers.patching import patching_problem
 from sticky_wsgi.workers.transaction import WorkerReplicas
 from sticky_wsgi.workers.worker import LocalWorker
+
+_log = logging.getLogger("sticky_sessions")
 
 _app_numbers = count(1)
 
@@ -79,7 +84,8 @@ class StickyWorkers(DispatchApp):
     thread can't be served so. A worker starts with its first request, or when `start` is called.
 
     Raises `ConfigError` with every problem found. A process that can't have peers (one worker, a test) serves all
-    requests itself and sets no cookies.
+    requests itself and sets no cookies. Where the reason shows only at a request (gevent with `gunicorn --preload`, a
+    directory that other users can enter), it is logged once, and requests get a 500.
     """
 
     def __init__(
@@ -109,10 +115,11 @@ class StickyWorkers(DispatchApp):
         self._start_lock = threading.Lock()
         self._worker: LocalWorker | None = None
         self._threads = threads
+        self._start_error = ""  # why the worker has not started, as it was logged
         problems: list[str] = []
         with collect_problems(problems):
             require_app(app, "wsgi", "StickyWorkers")
-        problems += filter(None, [own_app_problem(app, "wsgi", "StickyWorkers")])
+        problems += filter(None, [own_app_problem(app, "wsgi", "StickyWorkers"), patching_problem()])
         if (problem := callable_problem("log", log, "a Decision")) is not None:
             problems.append(f"StickyWorkers: {problem}")
         with collect_problems(problems):
@@ -152,6 +159,8 @@ class StickyWorkers(DispatchApp):
         with self._start_lock:
             if self._worker is not None:
                 return
+            # again, as gunicorn may have loaded the app before it has patched the process (--preload)
+            raise_problems(filter(None, [patching_problem()]))
             worker = LocalWorker(
                 self._config, self.app, self._app_number, self._threads or threads, self._directory, self._log
             )
@@ -188,7 +197,13 @@ class StickyWorkers(DispatchApp):
             self._can_have_peers = not environ.get("wsgi.run_once", False) and can_have_peers(self._config, spawned, "")
         if not self._can_have_peers:
             return self.app(environ, start_response)
-        self.start(_server_threads(environ, start_response))
+        try:
+            self.start(_server_threads(environ, start_response))
+        except ConfigError as error:
+            if str(error) != self._start_error:
+                self._start_error = str(error)
+                _log.error("this worker serves no requests: %s", error)
+            return start_page(error_page(500), environ, start_response)
         return self(environ, start_response)
 
     def after_fork(self) -> None:

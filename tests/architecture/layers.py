@@ -27,3 +27,8 @@ ONLY_IN_ASGI = {
     "upstream/websockets",
     "background/task",
 }
+
+# What gunicorn's workers and libraries that patch threads do to WSGI apps only.
+ONLY_IN_WSGI = {
+    "workers/patching",
+}

@@ -462,6 +462,26 @@ def test_exception_of_the_app_is_a_500_of_the_server_that_accepted_the_request(s
     assert "RemoteAppError" in served.output
 
 
+# -- gevent
+
+
+def test_server_with_workers_of_gevent_does_not_start_and_says_what_to_do(launch):
+    served = launch("gunicorn", "-k", "gevent", "-w", "3", "workers_wsgi:app")
+    assert served.ends() == 3  # gunicorn's "worker failed to boot"
+    assert "gevent has replaced the threads and sockets of this process" in served.output
+    assert "run gunicorn -k gthread" in served.output
+
+
+def test_workers_of_gevent_that_got_the_app_before_they_were_patched_respond_with_500_and_log_why_once(started):
+    served = started("gunicorn -k gevent -w 3 --preload workers_wsgi:app")
+    statuses: list[int] = []
+    together(
+        [threading.Thread(target=lambda: statuses.append(served.client().request("/count").status)) for _ in range(50)]
+    )
+    assert set(statuses) == {500}
+    assert 1 <= served.output.count("run gunicorn -k gthread") <= WORKERS
+
+
 # -- apps and libraries that people use
 
 
