@@ -5,6 +5,8 @@ An HTML comment on the lines before a fence, which no reader of the rendered pag
 - `<!-- continues -->`: the block is run after the block before it, in the same namespace.
 - `<!-- fragment: reason -->`: the block only shows a part of something and is not run.
 - `<!-- run -->`: a block of a shell that is run. Other blocks of a shell are not.
+- `<!-- app: name/path -->`: a file of an app, which `tests/apps` runs.
+- `<!-- commands: name -->`: a block of a shell with the command lines that serve this app.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ LANGUAGES = ("haproxy", "nginx", "python", "sh", "text", "toml")
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^ *(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL
 )
-_MARK = re.compile(r"<!-- (continues|run|fragment)(?:: ([^\n]*?))? -->\s*\Z")
+_MARK = re.compile(r"<!-- (app|commands|continues|run|fragment)(?:: ([^\n]*?))? -->\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Block:
     line: int  #: of the first line of code
     language: str
     code: str
-    mark: str = ""  #: `continues`, `fragment` or `run`; empty for none
-    reason: str = ""  #: why it is a fragment
+    mark: str = ""  #: `app`, `commands`, `continues`, `fragment` or `run`; empty for none
+    reason: str = ""  #: why it is a fragment; the file of an app; the apps of command lines
 
     @property
     def id(self) -> str:
@@ -71,7 +73,7 @@ def chains() -> Iterator[list[Block]]:
     for page in PAGES:
         chain: list[Block] = []
         for block in blocks_of(page):
-            if block.language != "python" or block.mark == "fragment":
+            if block.language != "python" or block.mark in ("app", "fragment"):
                 continue
             if block.mark == "continues":
                 assert chain, f"{block}: there is no block before it to continue"

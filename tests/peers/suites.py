@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import subprocess
-import sys
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import pytest
-
+from tests.environments import DEADLINE, OURS, environment, link_packages, locked, pinned, pip
 from tests.peers import wrapped_apps
 
-ROOT = Path(__file__).resolve().parents[2]
-
-#: seconds, for hangs only: for one test, for one run of a suite, for an installation
+#: seconds for one test, for hangs only
 TEST_DEADLINE = 600
-DEADLINE = 7200
 
-#: what the packages under test import, and what all suites need
-OURS = ("anyio", "itsdangerous", "msgpack", "starlette", "werkzeug")
+#: what all suites need
 COMMON = ("pytest-timeout",)
 
 
@@ -55,8 +46,7 @@ class Suite:
     def all_requirements(self) -> list[str]:
         """Everything that the environment has, in the versions that are installed here."""
         framework = f"{self.name}{self.extras}=={version(self.name)}"
-        ours = [f"{name}=={version(name)}" for name in OURS if name != self.name]
-        return [framework, *ours, *COMMON, *self.requirements]
+        return [framework, *pinned(*(name for name in OURS if name != self.name)), *COMMON, *self.requirements]
 
 
 #: With a name, `StickyWorkers` has peers. On ASGI it needs the event loop of a server; test clients have one a request.
@@ -140,60 +130,24 @@ class Run:
     output: str
 
 
-def cache_folder() -> Path:
-    """Return where sources and environments are kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sticky-sessions" / "peers"
-
-
-@contextmanager
-def locked(name: str) -> Iterator[Path]:
-    """Return a folder of the cache, which one process at a time changes."""
-    folder = cache_folder() / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-
-
-def pip(python: Path | str, *arguments: str) -> None:
-    """Run pip. Where it can't reach an index the test is skipped and says so; under CI it fails."""
-    command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
-    if done.returncode:
-        problem = f"pip {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}"
-        if os.environ.get("CI"):
-            pytest.fail(problem)
-        pytest.skip(problem)
-
-
 @cache
 def source(suite: Suite) -> Path:
     """Return the source distribution of the suite's framework, in the version that is installed here."""
-    with locked("sources") as folder:
+    with locked("peers") as folder:
         found = folder / f"{suite.name}-{version(suite.name)}.tar.gz"
         if not found.exists():
-            pinned = f"{suite.name}=={version(suite.name)}"
-            pip(sys.executable, "download", "--no-deps", "--no-binary", suite.name, "--dest", str(folder), pinned)
+            requirement = f"{suite.name}=={version(suite.name)}"
+            pip("download", "--no-deps", "--no-binary", suite.name, "--dest", str(folder), requirement)
         return found
 
 
 @cache
 def interpreter(suite: Suite) -> Path:
-    """Return the Python of the suite's environment, which is made once for each list of requirements."""
-    requirements = suite.all_requirements
-    digest = hashlib.sha256("\n".join((sys.version, *requirements)).encode()).hexdigest()[:12]
-    with locked("environments") as folder:
-        environment = folder / f"{suite.name}-{version(suite.name)}-{digest}"
-        python = environment / "bin" / "python"
-        complete = environment / "complete"
-        if not complete.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True, timeout=DEADLINE)
-            pip(python, "install", *requirements)
-            complete.touch()
-        (site_packages,) = environment.glob("lib/python*/site-packages")
-        (site_packages / "wrapped_apps.pth").write_text(f"{wrapped_apps.AT_START}\n")
-        return python
+    """Return the Python of the suite's environment."""
+    python = environment(f"{suite.name}-{version(suite.name)}", suite.all_requirements)
+    (site_packages,) = python.parents[1].glob("lib/python*/site-packages")
+    (site_packages / "wrapped_apps.pth").write_text(f"{wrapped_apps.AT_START}\n")
+    return python
 
 
 def unpacked(suite: Suite, folder: Path) -> Path:
@@ -204,13 +158,9 @@ def unpacked(suite: Suite, folder: Path) -> Path:
     return unpacked
 
 
-def linked_packages(folder: Path) -> Path:
-    """Return a folder with the packages under test and the plugin, and nothing else of this checkout: the suites have a
-    package `tests` of their own.
-    """
-    folder.mkdir()
-    for name in ("sticky_core", "sticky_asgi", "sticky_wsgi"):
-        (folder / name).symlink_to(ROOT / name)
+def packages(folder: Path) -> Path:
+    """Return a folder with the packages under test and the plugin: the suites have a package `tests` of their own."""
+    link_packages(folder)
     (folder / "wrapped_apps.py").write_bytes(Path(wrapped_apps.__file__).read_bytes())
     return folder
 
@@ -221,7 +171,7 @@ def run(suite: Suite, folder: Path, wrapping: str | None, *, cookie: bool = True
     there = unpacked(suite, folder)
     outcomes = folder / "outcomes.json"
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))}
-    variables["PYTHONPATH"] = str(linked_packages(folder / "packages"))
+    variables["PYTHONPATH"] = str(packages(folder / "packages"))
     variables[wrapped_apps.SUITE] = suite.name
     variables[wrapped_apps.OUTCOMES] = str(outcomes)
     if wrapping is not None:
