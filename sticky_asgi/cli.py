@@ -131,15 +131,22 @@ def create_run() -> ASGIApp:
         sys.exit(1)
 
 
+class _NamedWorkers(StickyWorkers):
+    """StickyWorkers around the app that the command line names."""
+
+    def _identify(self, app: ASGIApp) -> str:
+        return str(json.loads(os.environ[_APP])[0])
+
+
 def _with_workers(app: Any) -> ASGIApp:
     if isinstance(app, StickyWorkers):
         return app
     if own_app_problem(app, "asgi", "StickyWorkers") is not None:  # Quart
         if not isinstance(app.asgi_app, StickyWorkers):
-            app.asgi_app = StickyWorkers(app.asgi_app)
+            app.asgi_app = _NamedWorkers(app.asgi_app)
         served: ASGIApp = app
         return served
-    return StickyWorkers(app)
+    return _NamedWorkers(app)
 
 
 def _cpus() -> int:

@@ -12,7 +12,6 @@ import asyncio
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from itertools import count
 
 from sticky_asgi.lifespan import run_app, serve_lifespan
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send
@@ -34,8 +33,6 @@ from sticky_core.workers.backend import Workers
 from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_peers
 from sticky_core.workers.identity import app_identity
 
-_app_numbers = count(1)
-
 
 @name_unknown_options
 class StickyWorkers(MiddlewareApp):
@@ -44,7 +41,8 @@ class StickyWorkers(MiddlewareApp):
 
     - `app`: the app.
     - `cookie`: how clients are recognised: the name of a signed cookie, or a `Cookie` with options; None: by `key`
-      alone. Default `"STICKYWORKER"`. HAProxy's twin is `cookie SERVERID insert indirect`.
+      alone. A star at the end of the name stands for six digits that tell the app from others on the same host name.
+      Default `"STICKYWORKER_*"`. HAProxy's twin is `cookie SERVERID insert indirect`.
     - `secret`: what signs the cookie (see `Cookie`). Default: the environment variable `STICKY_SECRET`, else a secret
       that the workers generate, which is lost when the last of them ends.
     - `key`: what decides about a request before any cookie: a sample as text (`"hdr(Mcp-Session-Id)"`,
@@ -59,7 +57,7 @@ class StickyWorkers(MiddlewareApp):
     - `retry_on`: after which failures of a peer a request is replayed at another worker, as in `Backend`. Default
       `"conn-failure"`: only if no worker can have executed it. HAProxy's twin is `retry-on`.
     - `name`: the name of the group: workers with the same name are peers, whichever process has started them. Default
-      None: the workers of one parent process are peers.
+      None: the workers of one parent process are peers. A name is for one app: the workers of another are refused.
     - `directory`: where the workers find each other: a path that only this user can enter. Default: `sticky-<uid>` in
       the system's temporary directory.
     - `drain`: for how long a worker that is about to end serves the requests that peers have forwarded to it, in
@@ -94,7 +92,6 @@ class StickyWorkers(MiddlewareApp):
         self._closes_websockets = False  # the servers are workers, which do not drain
         self._directory = directory
         self._log = log
-        self._app_number = next(_app_numbers)
         self._can_have_peers: bool | None = None  # None: not known before the first request or lifespan
         self._start_lock = asyncio.Lock()
         self._worker: LocalWorker | None = None
@@ -115,7 +112,8 @@ class StickyWorkers(MiddlewareApp):
                     on_lost=on_lost,
                     retry_on=retry_on,
                     drain=drain,
-                    app=app_identity(app),
+                    app=self._identify(app),
+                    face="asgi",
                 )
             raise_problems(problems)
             raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))
@@ -123,6 +121,10 @@ class StickyWorkers(MiddlewareApp):
             if not self._keep_error(error):
                 raise
         register(self)
+
+    def _identify(self, app: ASGIApp) -> str:
+        """Return the identity of the app, which tells its workers and cookies from those of others."""
+        return app_identity(app)
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         if self._error is not None:
@@ -153,7 +155,7 @@ class StickyWorkers(MiddlewareApp):
         async with self._start_lock:
             if not self._may_have_peers() or self._worker is not None:
                 return
-            worker = LocalWorker(self._config, self.app, self._app_number, lifespan, self._directory, self._log)
+            worker = LocalWorker(self._config, self.app, lifespan, self._directory, self._log)
             await worker.listen()
             self._worker = worker
             self._only_replicas = worker.workers.component(WorkerReplicas)

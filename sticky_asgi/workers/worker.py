@@ -33,7 +33,6 @@ class LocalWorker:
 
     - `config`: the options of the group.
     - `app`: the app that it serves.
-    - `app_number`: the number of the app among those of this process that have workers.
     - `lifespan`: the scope of the lifespan as it came in; None if there is no lifespan.
     - `directory`: where the workers find each other; None: in the system's temporary directory.
     - `log`: called with the `Decision` of each request.
@@ -45,7 +44,6 @@ class LocalWorker:
         self,
         config: WorkersConfig,
         app: ASGIApp,
-        app_number: int,
         lifespan: Scope | None,
         directory: str | os.PathLike[str] | None,
         log: Callable[[Decision], None] | None,
@@ -64,9 +62,7 @@ class LocalWorker:
         self.connections: set[PeerServer] = set()
         self.peers: dict[int, PeerApp] = {}
         self._all_closed = asyncio.Event()
-        self.workers = join_workers(
-            config, app, app_number, "asgi", self._build_peer, listens, directory=directory, log=log
-        )
+        self.workers = join_workers(config, app, self._build_peer, listens, directory=directory, log=log)
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:

@@ -27,7 +27,7 @@ from sticky_core.target import App
 from sticky_core.workers.config import WorkersConfig
 from sticky_core.workers.keys import PREFIX, KeyTable
 from sticky_core.workers.persistence import LearnedKeys, RefreshedCookie
-from sticky_core.workers.record import Face, WorkerRecord
+from sticky_core.workers.record import WorkerRecord
 from sticky_core.workers.slots import MAX_WORKERS, WorkerSlot, WorkerSlots
 
 #: how many connections from peers may wait to be accepted
@@ -173,8 +173,6 @@ class Workers(Backend):
 def join_workers(
     config: WorkersConfig,
     app: App,
-    app_number: int,
-    face: Face,
     build_peer: Callable[[Workers, int], App],
     listens: Callable[[str], bool],
     *,
@@ -188,27 +186,26 @@ def join_workers(
 
     - `config`: the options of the group.
     - `app`: the app that this process serves.
-    - `app_number`: the number of the app among those of this process that have workers.
-    - `face`: which interface the app has.
     - `build_peer`: builds the app that forwards to the worker in another worker slot.
     - `listens`: returns whether a process listens at the socket with this path.
     - `directory`: the directory in which the workers find each other; by default the system's temporary directory.
     - `log`, `clock`, `rng`: as in `Backend`.
 
-    ConfigError if no worker slot is free.
+    ConfigError if no worker slot is free, or if workers with the same `name=` serve another app.
     """
     clock = clock if clock is not None else SystemClock()
-    slots = WorkerSlots.of_group(config.name, app_number, clock, directory)
+    slots = WorkerSlots.of_group(config.name, config.app, config.face, clock, directory)
     record = WorkerRecord(
         pid=os.getpid(),
         instance=instance.new_instance(clock, rng if rng is not None else random),
         started=clock.wall(),
         app=config.app,
         group=config.name or "",
-        face=face,
+        face=config.face,
     )
     slot = slots.acquire(record, listens)
     try:
+        slots.require_same_app(record)
         return Workers(config, slots, slot, app, build_peer, log=log, clock=clock, rng=rng)
     except BaseException:
         slot.release()

@@ -18,12 +18,14 @@ from sticky_core.samples.path_template import PathTemplate
 from sticky_core.samples.request import Sample
 from sticky_core.server.config import NAME
 from sticky_core.workers import frames
+from sticky_core.workers.directory import app_digest, require_system
+from sticky_core.workers.record import Face
 from sticky_core.workers.slots import MAX_WORKERS
 
 OnLost = Literal["rebind", "gone"]
 
-#: the default name of the cookie
-COOKIE: Final = "STICKYWORKER"
+#: the default name of the cookie; the star stands for digits that are different for different apps
+COOKIE: Final = "STICKYWORKER_*"
 _TYPES = (
     ("name", None | str, "the name of the group, as a text"),
     ("cookie", None | str | Cookie, "the name of the cookie, as a text"),
@@ -44,6 +46,7 @@ class WorkersConfig:
     retry_on: str | Sequence[str] = "conn-failure"
     drain: Duration = 10
     app: str = ""  #: the identity of the app
+    face: Face = "asgi"  #: which interface the app has
 
     def __post_init__(self) -> None:
         raise_problems(f"StickyWorkers: {problem}" for problem in type_problems(self, _TYPES))
@@ -53,6 +56,9 @@ class WorkersConfig:
         problems: list[str] = []
         with collect_problems(problems):
             frames.require()
+        if self.name is not None:  # else this process may turn out to be the only one
+            with collect_problems(problems):
+                require_system()
         if self.name is not None and not NAME.fullmatch(self.name):
             yield f"name {self.name!r} is made of letters, digits and - _ . :"
         if self.on_lost not in ("rebind", "gone"):
@@ -100,11 +106,19 @@ class WorkersConfig:
         """
         if self.cookie is None or isinstance(self.cookie, Cookie):
             return self.cookie
-        return Cookie(self.cookie, secret=self._configured_secret or generated_secret)
+        return Cookie(self._cookie_name(self.cookie), secret=self._configured_secret or generated_secret)
+
+    def _cookie_name(self, name: str) -> str:
+        """Return the name of the cookie. Browsers send a cookie to all apps on a host name, whatever their port: apps
+        that used one name would overwrite each other's.
+        """
+        return f"{name[:-1]}{app_digest(self.name, self.app, self.face)}" if name.endswith("*") else name
 
     @property
     def cookie_scopes(self) -> Sequence[CookieScope]:
-        """The cookies that the workers insert."""
+        """The cookies that the workers insert, with a star where the name has one: so workers around workers are found,
+        whatever their apps.
+        """
         cookie = self.cookie
         if cookie is None:
             return ()

@@ -7,31 +7,21 @@ until it ends, however it ends. (Programs that clean temporary directories may r
 which a worker listens is taken, too.) Its socket is called `<slot>.<instance>.sock`, so a listing of the directory
 shows all workers, and no name is ever used twice: a process that finds that no worker listens at a socket may remove
 it.
-
-Workers of one parent process are a group. Process ids are unique only within a PID namespace, and containers may share
-the directory, so the name of a group has both. Each worker holds a shared lock of the directory of its group. So a
-process may remove that of a group that has ended, even if it can't see the parent: it removes only what it can lock
-exclusively.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import secrets
-import stat
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sticky_core.clock import Clock
 from sticky_core.errors import ConfigError
-from sticky_core.workers.record import WorkerRecord, write_record
+from sticky_core.workers.directory import fcntl, lock_directory, make_group_directory
+from sticky_core.workers.record import Face, WorkerRecord, read_record, write_record
 
 #: how many worker slots a group has
 MAX_WORKERS: Final = 128
@@ -39,13 +29,10 @@ MAX_WORKERS: Final = 128
 MAX_SOCKET_PATH: Final = 103
 #: The resolution of a directory's mtime, in seconds: two changes within it may leave the same mtime.
 MTIME_RESOLUTION: Final = 0.1
-#: the age, in seconds, at which the directory of a group may be removed once the parent process has ended
-STALE_AFTER: Final = 60.0
+#: how often a process tries to lock a worker slot that only processes which read its record have locked
+_LOCK_TRIES: Final = 1000
 
 SOCKET_SUFFIX: Final = ".sock"
-
-#: The directory of the group of one parent process: PID namespace, parent, number of the app. No `name=` begins so.
-_GROUP_OF_PARENT: Final = re.compile("@([0-9a-f]*)-([0-9]+)-[0-9]+")
 
 
 class WorkerSlots:
@@ -61,31 +48,23 @@ class WorkerSlots:
     def of_group(
         cls,
         name: str | None,
-        app: int,
+        app: str,
+        face: Face,
         clock: Clock,
         directory: str | os.PathLike[str] | None = None,
         *,
         namespace: str | None = None,
     ) -> WorkerSlots:
-        """Return the worker slots that this process shares with its peers: all processes of the same parent, or all of
-        the group `name`. `app`: the number of this app among those of a process that have workers. `directory`: where
-        to put them, instead of the system's temporary directory. `namespace`: the PID namespace, hexadecimal; by
-        default this process's.
+        """Return the worker slots that this process shares with its peers; the arguments are those of
+        `make_group_directory`. ConfigError if no sockets can be opened there.
         """
-        base = Path(directory) if directory is not None else Path(tempfile.gettempdir()) / f"sticky-{os.geteuid()}"
-        _make_private(base)
-        if name is None:
-            if namespace is None:
-                namespace = _pid_namespace()
-            _remove_stale_groups(base, clock, namespace)
-            name = f"@{namespace}-{os.getppid()}-{app}"
-        slots = cls(base / name, clock)
-        _make_private(slots.path)
+        slots = cls(make_group_directory(name, app, face, clock, directory, namespace=namespace), clock)
         longest = os.fsencode(slots.path / f"{MAX_WORKERS}.{'0' * 16}{SOCKET_SUFFIX}")
         if len(longest) > MAX_SOCKET_PATH:
+            most = MAX_SOCKET_PATH - len(longest) + len(os.fsencode(slots.path.parent))
             raise ConfigError(
-                f"{slots.path} is too long a path for sockets in it: pass directory=, "
-                f"at most {MAX_SOCKET_PATH - len(longest) + len(os.fsencode(base))} characters for this name"
+                f"{slots.path} is too long a path for sockets in it: pass directory=, at most {most} characters for "
+                "this name"
             )
         return slots
 
@@ -112,7 +91,7 @@ class WorkerSlots:
         has left there. `listens`: returns whether a process listens at the socket with this path. ConfigError if all
         are taken.
         """
-        directory = self._lock_directory()
+        directory = lock_directory(self.path)
         try:
             for number in range(1, MAX_WORKERS + 1):
                 lock = self._lock_slot(number)
@@ -131,31 +110,51 @@ class WorkerSlots:
         os.close(directory)
         raise ConfigError(f"StickyWorkers: all {MAX_WORKERS} worker slots in {self.path} are taken: run fewer workers")
 
-    def _lock_directory(self) -> int:
-        """Lock the directory, so that no process removes it while this worker runs. Return the descriptor."""
-        fcntl = _fcntl()
-        while True:
-            try:
-                directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            except FileNotFoundError:  # another process has just removed it, as that of a group that has ended
-                _make_private(self.path)
-                continue
-            with suppress(OSError):  # a file system without locks of directories: nothing removes this one then
-                fcntl.flock(directory, fcntl.LOCK_SH)
-            if _is_at(directory, self.path):
-                return directory
-            os.close(directory)
-
     def _lock_slot(self, number: int) -> int | None:
         """Lock a worker slot and return the descriptor; None if the worker slot is taken."""
-        fcntl = _fcntl()
-        lock = os.open(self.path / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return None
-        return lock
+        module = fcntl()
+        lock = os.open(self._lock_path(number), os.O_RDWR | os.O_CREAT, 0o600)
+        for _ in range(_LOCK_TRIES):
+            try:
+                module.flock(lock, module.LOCK_EX | module.LOCK_NB)
+            except BlockingIOError:
+                if _is_locked(lock):
+                    break
+                # else a process that reads the record has had a shared lock for a moment
+            else:
+                return lock
+        os.close(lock)
+        return None
+
+    def _lock_path(self, number: int) -> Path:
+        return self.path / f"{number}.lock"
+
+    def running(self) -> Iterator[WorkerRecord]:
+        """Yield the records of the workers that hold a worker slot."""
+        for path in self.path.glob("*.lock"):
+            try:
+                lock = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            try:
+                record = read_record(lock) if _is_locked(lock) else None
+            finally:
+                os.close(lock)
+            if record is not None:
+                yield record
+
+    def require_same_app(self, record: WorkerRecord) -> None:
+        """Raise ConfigError if a worker in these worker slots serves another app than the worker of `record`: each
+        would get requests of the other's clients.
+        """
+        for other in self.running():
+            if other.app != record.app:
+                raise ConfigError(
+                    f"StickyWorkers: name={record.group!r} is that of workers that serve {other.app} (process "
+                    f"{other.pid}), and this process serves {record.app}, so each app would get requests of the other: "
+                    "give each app a name of its own. If they are one app, put StickyWorkers around it in one module "
+                    "that all processes import, or end the workers of before first"
+                )
 
     def changed_instances(self) -> dict[int, str] | None:
         """Return the instances of all published workers, by the number of their worker slot; None if nothing has
@@ -231,86 +230,12 @@ class WorkerSlot:
             os.close(lock)  # the lock itself ends with the last process that has the file open
 
 
-def _make_private(path: Path) -> None:
-    """Make the directory `path`, which only this user can enter. ConfigError if `path` exists and is not such a
-    directory.
-    """
+def _is_locked(lock: int) -> bool:
+    """Return whether another process, or another descriptor, holds a lock file exclusively, as a worker does."""
+    module = fcntl()
     try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be created: {error.strerror}: pass directory=, a directory that this user may write to"
-        ) from None
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise ConfigError(
-            f"{path} is not a directory that only this user can enter, and workers open their sockets there: "
-            "remove it, or pass directory=, another one"
-        )
-
-
-def _pid_namespace() -> str:
-    """Return what tells apart processes with the same id: an id of the host's start and of the PID namespace there, as
-    hexadecimal text. Empty where the system has no PID namespaces.
-    """
-    known = b""
-    with suppress(OSError):
-        known += b"%d " % os.stat("/proc/self/ns/pid").st_ino
-    with suppress(OSError):
-        known += Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    return sha256(known).hexdigest()[:8] if known else ""
-
-
-def _remove_stale_groups(base: Path, clock: Clock, namespace: str) -> None:
-    """Remove the directories of groups that have ended: no worker has locked the directory, and the parent process has
-    ended, if it is in this PID namespace.
-    """
-    for path in base.iterdir():
-        group = _GROUP_OF_PARENT.fullmatch(path.name)
-        if group is None or (group[1] == namespace and _process_exists(int(group[2]))):
-            continue
-        with suppress(OSError):  # a worker holds its lock, or another process removes it at the same time
-            _remove_group(path, clock)
-
-
-def _remove_group(path: Path, clock: Clock) -> None:
-    """Remove the directory of a group, unless it was changed a short time ago: workers may be about to start. OSError
-    if a worker has locked it.
-    """
-    fcntl = _fcntl()
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(directory, path) and os.fstat(directory).st_mtime < clock.wall() - STALE_AFTER:
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-    finally:
-        os.close(directory)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether an open file or directory is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process
+        module.flock(lock, module.LOCK_SH | module.LOCK_NB)
+    except BlockingIOError:
         return True
-    return True
-
-
-def _fcntl() -> Any:
-    try:
-        return import_module("fcntl")
-    except ImportError:
-        raise ConfigError("StickyWorkers needs lock files and UNIX sockets, which this system does not have") from None
+    module.flock(lock, module.LOCK_UN)
+    return False

@@ -16,7 +16,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -44,8 +43,6 @@ from sticky_wsgi.workers.worker import LocalWorker
 
 _log = logging.getLogger("sticky_sessions")
 
-_app_numbers = count(1)
-
 
 @name_unknown_options
 class StickyWorkers(DispatchApp):
@@ -54,7 +51,8 @@ class StickyWorkers(DispatchApp):
 
     - `app`: the app.
     - `cookie`: how clients are recognised: the name of a signed cookie, or a `Cookie` with options; None: by `key`
-      alone. Default `"STICKYWORKER"`. HAProxy's twin is `cookie SERVERID insert indirect`.
+      alone. A star at the end of the name stands for six digits that tell the app from others on the same host name.
+      Default `"STICKYWORKER_*"`. HAProxy's twin is `cookie SERVERID insert indirect`.
     - `secret`: what signs the cookie (see `Cookie`). Default: the environment variable `STICKY_SECRET`, else a secret
       that the workers generate, which is lost when the last of them ends.
     - `key`: what decides about a request before any cookie: a sample as text (`"hdr(Mcp-Session-Id)"`,
@@ -69,7 +67,7 @@ class StickyWorkers(DispatchApp):
     - `retry_on`: after which failures of a peer a request is replayed at another worker, as in `Backend`. Default
       `"conn-failure"`: only if no worker can have executed it. HAProxy's twin is `retry-on`.
     - `name`: the name of the group: workers with the same name are peers, whichever process has started them. Default
-      None: the workers of one parent process are peers.
+      None: the workers of one parent process are peers. A name is for one app: the workers of another are refused.
     - `directory`: where the workers find each other: a path that only this user can enter. Default: `sticky-<uid>` in
       the system's temporary directory.
     - `drain`: for how long a worker that is about to end serves the requests that peers have forwarded to it, in
@@ -110,7 +108,6 @@ class StickyWorkers(DispatchApp):
         self._debug = debug
         self._directory = directory
         self._log = log
-        self._app_number = next(_app_numbers)
         self._can_have_peers: bool | None = None  # None: not known before the first request
         self._start_lock = threading.Lock()
         self._worker: LocalWorker | None = None
@@ -132,7 +129,8 @@ class StickyWorkers(DispatchApp):
                 on_lost=on_lost,
                 retry_on=retry_on,
                 drain=drain,
-                app=app_identity(app),
+                app=self._identify(app),
+                face="wsgi",
             )
         if threads is not None and (not isinstance(threads, int) or threads < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             problems.append(
@@ -141,6 +139,10 @@ class StickyWorkers(DispatchApp):
         raise_problems(problems)
         raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))
         register(self)
+
+    def _identify(self, app: WSGIApp) -> str:
+        """Return the identity of the app, which tells its workers and cookies from those of others."""
+        return app_identity(app)
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         return [InsertedCookie(self, "StickyWorkers", scope) for scope in self._config.cookie_scopes]
@@ -161,9 +163,7 @@ class StickyWorkers(DispatchApp):
                 return
             # again, as gunicorn may have loaded the app before it has patched the process (--preload)
             raise_problems(filter(None, [patching_problem()]))
-            worker = LocalWorker(
-                self._config, self.app, self._app_number, self._threads or threads, self._directory, self._log
-            )
+            worker = LocalWorker(self._config, self.app, self._threads or threads, self._directory, self._log)
             worker.listen()
             self._can_have_peers = True
             self._worker = worker

@@ -47,7 +47,6 @@ class LocalWorker:
 
     - `config`: the options of the group.
     - `app`: the app that it serves.
-    - `app_number`: the number of the app among those of this process that have workers.
     - `threads`: how many requests the app may serve at the same time; None: the number is not known.
     - `directory`: where the workers find each other; None: in the system's temporary directory.
     - `log`: called with the `Decision` of each request.
@@ -59,7 +58,6 @@ class LocalWorker:
         self,
         config: WorkersConfig,
         app: WSGIApp,
-        app_number: int,
         threads: int | None,
         directory: str | os.PathLike[str] | None,
         log: Callable[[Decision], None] | None,
@@ -69,9 +67,7 @@ class LocalWorker:
         self.peers: dict[int, PeerApp] = {}
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
         own_app = CountedApp(app, self.permits)
-        self.workers = join_workers(
-            config, own_app, app_number, "wsgi", self._build_peer, listens, directory=directory, log=log
-        )
+        self.workers = join_workers(config, own_app, self._build_peer, listens, directory=directory, log=log)
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:

@@ -395,11 +395,11 @@ def test_workers_that_are_added_and_removed_take_worker_slots_and_release_them(s
     for number in (4, 3, 2):
         served.process.send_signal(signal.SIGTTOU)
         until(lambda number=number: len(children(served)) == number, "one worker less")
-    until(lambda: len(list((directory / "kin").glob("*.sock"))) == 2, "two workers")
+    until(lambda: len(list((directory / "kin@wsgi").glob("*.sock"))) == 2, "two workers")
     wrong, _ = count_wrong([served.client() for _ in range(6)], 6)
     assert wrong == 0
     served.stop()
-    assert list((directory / "kin").glob("*.sock*")) == []
+    assert list((directory / "kin@wsgi").glob("*.sock*")) == []
 
 
 def test_worker_that_reaches_max_requests_leaves_its_worker_slot_to_another(started, until):
@@ -424,7 +424,7 @@ def test_worker_that_reaches_max_requests_leaves_its_worker_slot_to_another(star
 def test_workers_that_stop_gracefully_leave_no_socket_behind(started, until, directory, name):
     served = started(name, {"directory": str(directory), "name": "kin"})
     client_of_each_worker(served, until)
-    sockets = list((directory / "kin").glob("*.sock"))
+    sockets = list((directory / "kin@wsgi").glob("*.sock"))
     assert len(sockets) == WORKERS
     served.process.send_signal(signal.SIGTERM)
     served.ends()
@@ -435,14 +435,14 @@ def test_worker_that_is_started_in_a_hook_listens_before_its_first_request(start
     config = Path(__file__).parent / "apps" / "workers_gunicorn.py"
     options = {"directory": str(directory), "name": "kin", "key": "path", "slots": 3, "cookie": None}
     started(f"gunicorn -w 3 --preload -c {config} workers_wsgi:app", options)
-    until(lambda: len(list((directory / "kin").glob("*.sock"))) == WORKERS, "all workers listen")
+    until(lambda: len(list((directory / "kin@wsgi").glob("*.sock"))) == WORKERS, "all workers listen")
 
 
 def test_no_thread_runs_in_the_process_that_only_forks(started, until, directory):
     served = started("sync, preloaded", {"directory": str(directory), "name": "kin"})
-    assert not (directory / "kin").exists() or served.client().request("/left")
+    assert not (directory / "kin@wsgi").exists() or served.client().request("/left")
     client_of_each_worker(served, until)
-    assert len(list((directory / "kin").glob("*.sock"))) == WORKERS
+    assert len(list((directory / "kin@wsgi").glob("*.sock"))) == WORKERS
     assert len(os.listdir(f"/proc/{served.process.pid}/task")) == 1
 
 

@@ -100,7 +100,7 @@ def test_workers_and_a_middleware_with_one_cookie_name_are_refused(face: Face):
     inner = face.middleware(face.app("app"), {"/cart": backend(face, "cart")})
     with pytest.raises(ConfigError, match=f"backend cart and StickyWorkers around it {MEET}"):
         face.package.StickyWorkers(inner, cookie="SERVERID")
-    workers = face.package.StickyWorkers(inner)
+    workers = face.package.StickyWorkers(inner, cookie="STICKYWORKER")
     with pytest.raises(ConfigError, match="StickyWorkers and backend shop around it both insert a cookie STICKYWORKER"):
         face.middleware(workers, {"/shop": backend(face, "shop", cookie("STICKYWORKER"))})
 

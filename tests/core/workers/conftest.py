@@ -39,9 +39,7 @@ def join(folder: Path) -> Iterator[Callable[..., Workers]]:
 
     def join(**options: Any) -> Workers:
         config = WorkersConfig(**{"name": "group", "secret": SECRET, **options})
-        workers = join_workers(
-            config, app, 1, "asgi", lambda workers, number: app, lambda path: False, directory=folder / "run"
-        )
+        workers = join_workers(config, app, lambda workers, number: app, lambda path: False, directory=folder / "run")
         started.append(workers)
         publish(workers)
         return workers

@@ -1,10 +1,13 @@
 """The options of StickyWorkers, and which processes can have peers."""
 
+import os
+
 import pytest
 
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.workers.config import WorkersConfig, can_have_peers
+from sticky_core.workers.directory import app_digest
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 
@@ -64,3 +67,42 @@ def test_secret_is_the_configured_one_else_the_environments_else_a_generated_one
 )
 def test_process_can_have_peers_if_it_may_be_one_of_several_workers(options, spawned, software, expected):
     assert can_have_peers(WorkersConfig(**options), spawned, software) is expected
+
+
+def cookie_name(**options):
+    config = WorkersConfig(**options)
+    cookie = config.build_cookie("made" * 8)
+    assert cookie is not None
+    return cookie.name
+
+
+def test_default_cookie_has_one_name_for_each_app_as_browsers_do_not_tell_ports_apart():
+    apps = [
+        {"app": "main:FastAPI"},
+        {"app": "admin:FastAPI"},
+        {"app": "main:FastAPI", "face": "wsgi"},
+        {"app": "main:FastAPI", "name": "shop"},
+        {"app": "main:FastAPI", "name": "cart"},
+    ]
+    names = [cookie_name(**app) for app in apps]
+    assert len(set(names)) == len(apps)
+    assert names[0] == cookie_name(**apps[0]) == f"STICKYWORKER_{app_digest(None, 'main:FastAPI', 'asgi')}"
+
+
+@pytest.mark.parametrize(
+    "cookie, expected",
+    [
+        pytest.param("SHOP", "SHOP", id="as it stands"),
+        pytest.param("SHOP_*", f"SHOP_{app_digest(None, 'main:app', 'asgi')}", id="with a star at the end"),
+        pytest.param(Cookie("SHOP*", secret=SECRET), "SHOP*", id="a Cookie as it stands"),
+    ],
+)
+def test_explicit_cookie_has_the_name_that_is_written(cookie, expected):
+    assert cookie_name(cookie=cookie, app="main:app") == expected
+
+
+def test_name_on_a_system_without_lock_files_is_refused_at_construction_and_one_process_is_not(monkeypatch):
+    monkeypatch.delattr(os, "geteuid")
+    WorkersConfig()
+    with pytest.raises(ConfigError, match="leave StickyWorkers out here"):
+        WorkersConfig(name="shop")

@@ -26,7 +26,7 @@ def _tmp_path():
 
 @pytest.fixture
 def slots(tmp_path):
-    return WorkerSlots.of_group("group", 1, SystemClock(), tmp_path / "run")
+    return WorkerSlots.of_group("group", "main:app", "asgi", SystemClock(), tmp_path / "run")
 
 
 def as_another_process(slots):
@@ -126,92 +126,14 @@ def test_all_workers_share_one_secret_that_other_users_can_not_read(slots):
     assert os.listdir(slots.path) == ["secret"]
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_directory_that_other_users_can_enter_is_refused(tmp_path, mode):
-    path = tmp_path / "run"
-    path.mkdir()
-    path.chmod(mode)
-    with pytest.raises(ConfigError, match="only this user can enter"):
-        WorkerSlots.of_group("group", 1, SystemClock(), path)
-
-
-def test_symbolic_link_to_a_directory_is_refused(tmp_path):
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="only this user can enter"):
-        WorkerSlots.of_group("group", 1, SystemClock(), tmp_path / "run")
-
-
-def test_directory_of_another_user_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir(mode=0o700)
-    monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    with pytest.raises(ConfigError, match="only this user can enter"):
-        WorkerSlots.of_group("group", 1, SystemClock(), tmp_path / "run")
-
-
 def test_path_that_is_too_long_for_a_socket_is_refused_at_startup(tmp_path):
     path = tmp_path / ("x" * 100)
     with pytest.raises(ConfigError, match="too long a path"):
-        WorkerSlots.of_group("group", 1, SystemClock(), path)
-
-
-def group_of_parent(path, app=1, namespace="a1", **more):
-    """The worker slots of the processes of this test's parent."""
-    return WorkerSlots.of_group(None, app, more.get("clock", SystemClock()), path / "run", namespace=namespace)
-
-
-def test_processes_of_one_parent_are_a_group_and_each_app_has_its_own(tmp_path):
-    one, same = (WorkerSlots.of_group(None, 1, SystemClock(), tmp_path / "run") for _ in range(2))
-    other = WorkerSlots.of_group(None, 2, SystemClock(), tmp_path / "run")
-    assert one.path == same.path
-    assert one.path.name.endswith(f"-{os.getppid()}-1")
-    assert other.path != one.path
-
-
-def test_processes_of_two_containers_are_not_a_group_although_their_parents_have_the_same_id(tmp_path):
-    one, same, other = (group_of_parent(tmp_path, namespace=namespace) for namespace in ("a1", "a1", "b2"))
-    assert (one.path == same.path, one.path == other.path) == (True, False)
-
-
-def test_pid_namespace_is_that_of_this_process_on_this_host(monkeypatch):
-    here = slots_module._pid_namespace()
-    assert here == slots_module._pid_namespace()
-    monkeypatch.setattr(os, "stat", lambda path: os.stat_result((0, 4711, *[0] * 8)))
-    assert slots_module._pid_namespace() != here
-
-
-#: groups without a worker: the name of the directory, and whether another group's start removes it after a while
-ENDED_GROUPS = {
-    "the parent has ended": ("@a1-{ended}-1", True),
-    "the parent runs": ("@a1-{running}-1", False),
-    "the parent is in another namespace, with an id that is unused here": ("@b2-{ended}-1", True),
-    "the parent is in another namespace, with an id that is used here": ("@b2-{running}-1", True),
-    "a name": ("shop", False),
-    "a name with digits": ("{ended}-1", False),
-}
-
-
-@pytest.mark.parametrize("name, is_removed", ENDED_GROUPS.values(), ids=ENDED_GROUPS)
-@pytest.mark.parametrize("runs", [False, True], ids=["without a worker", "with a worker"])
-def test_directory_of_a_group_is_removed_after_its_workers_and_its_parent_have_ended(tmp_path, name, is_removed, runs):
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    group = WorkerSlots(tmp_path / "run" / name.format(ended=process.pid, running=os.getpid()), SystemClock())
-    group.path.mkdir(parents=True, mode=0o700)
-    group.path.parent.chmod(0o700)
-    worker = published(group, "a")
-    if not runs:
-        worker.after_fork()  # its locks are released, as by a killed process
-    changed = os.stat(group.path).st_mtime
-    group_of_parent(tmp_path, clock=ManualClock(wall=changed + slots_module.STALE_AFTER - 1))
-    assert os.path.exists(worker.path)
-    group_of_parent(tmp_path, clock=ManualClock(wall=changed + slots_module.STALE_AFTER + 1))
-    assert os.path.exists(worker.path) == (runs or not is_removed)
-    assert group.path.exists() == (runs or not is_removed)
+        WorkerSlots.of_group("group", "main:app", "asgi", SystemClock(), path)
 
 
 def test_worker_starts_although_the_directory_of_its_group_was_just_removed(tmp_path, monkeypatch):
-    slots = group_of_parent(tmp_path)
+    slots = WorkerSlots.of_group(None, "main:app", "asgi", SystemClock(), tmp_path / "run")
     slots.path.rmdir()
     first = published(slots, "a")
     first.release()
@@ -249,3 +171,42 @@ def test_lock_file_has_the_record_of_its_worker_which_shows_whether_it_drains(sl
     slot.release()
     slots.acquire(record("b"))
     assert read_record(lock) == record("b")
+
+
+def test_process_that_reads_a_record_takes_no_worker_slot_from_one_that_starts(slots, monkeypatch):
+    """It has a shared lock for a moment."""
+    slots.acquire(record("a")).release()
+    reader = os.open(slots.path / "1.lock", os.O_RDONLY)
+    flock = fcntl.flock
+    flock(reader, fcntl.LOCK_SH)
+    tries: list[int] = []
+
+    def end_reading(descriptor, operation):
+        if operation & fcntl.LOCK_EX:
+            tries.append(descriptor)
+            if len(tries) == 3:
+                os.close(reader)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", end_reading)
+    assert slots.acquire(record("b")).number == 1
+
+
+def test_records_of_running_workers_are_listed_and_those_of_killed_ones_are_not(slots):
+    killed, running = slots.acquire(record("a")), slots.acquire(record("b"))
+    (slots.path / "7.lock").touch()
+    killed.after_fork()
+    assert list(as_another_process(slots).running()) == [record("b")]
+    assert running.number == 2
+
+
+def test_another_app_with_the_name_of_a_group_is_refused_while_a_worker_of_it_runs(slots):
+    worker = slots.acquire(record("a"))
+    slots.require_same_app(record("b"))
+    other = replace(record("b"), app="admin:Flask", pid=1)
+    with pytest.raises(ConfigError) as caught:
+        slots.require_same_app(other)
+    assert f"name='group' is that of workers that serve main:app (process {os.getpid()})" in str(caught.value)
+    assert "this process serves admin:Flask" in str(caught.value) and "give each app a name" in str(caught.value)
+    worker.after_fork()  # killed
+    slots.require_same_app(other)

@@ -7,8 +7,12 @@ from sticky_core.errors import Failure
 from sticky_core.persistence.claim import Claim, Reason
 from sticky_core.server.counters import Total
 from sticky_core.transaction.steps import UNAVAILABLE
+from sticky_core.workers.directory import app_digest
 from sticky_core.workers.transaction import PeerRequest, PeerTransaction, key_mixins
 from tests.core.fakes import RecordedResponse, ScriptedTransaction
+
+#: the cookie of the group in these tests
+COOKIE = f"STICKYWORKER_{app_digest('group', '', 'asgi')}"
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def test_client_of_a_peer_that_has_just_ended_is_served_here_and_marked_anew(joi
     assert request.fail(Failure.REFUSED).name == "w1"
     assert (request.decision.claim, request.decision.reason) == (Claim.INVALID, Reason.OTHER_INSTANCE)
     (cookie,) = request.respond().set_cookies
-    assert cookie.partition("@")[0].startswith("STICKYWORKER=w1")
+    assert cookie.partition("@")[0].startswith(f"{COOKIE}=w1")
 
 
 def test_client_of_a_peer_that_fails_but_runs_has_not_lost_its_session(join, request_at):
@@ -85,7 +89,9 @@ def test_client_that_must_not_get_an_empty_session_gets_a_410_that_expires_its_c
     assert server is None
     page = request.unavailable_response()
     assert page.status == 410
-    assert dict(page.headers)["set-cookie"].startswith("STICKYWORKER=; Expires=Thu, 01-Jan-1970")
+    assert dict(page.headers)["set-cookie"].startswith(
+        f"STICKYWORKER_{app_digest('group', '', 'asgi')}=; Expires=Thu, 01-Jan-1970"
+    )
 
 
 def test_other_failures_keep_their_page_where_lost_sessions_are_reported(join, request_at):

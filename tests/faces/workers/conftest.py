@@ -11,6 +11,13 @@ import sticky_wsgi
 from tests.faces.workers import asgi, groups, wsgi
 
 
+@pytest.fixture(autouse=True)
+def _one_app(monkeypatch):
+    """The workers of a test are in one process, each with an app object of its own: they stand for one app."""
+    for face in ("asgi", "wsgi"):
+        monkeypatch.setattr(f"sticky_{face}.workers.middleware.app_identity", lambda app: "main:app")
+
+
 @pytest.fixture
 def folder():
     """Where the workers of a group find each other: a path that is short enough for sockets."""

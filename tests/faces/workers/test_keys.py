@@ -30,7 +30,7 @@ def test_hashed_keys_are_spread_over_the_workers_and_all_workers_send_them_to_th
     homes = {}
     for room in range(30):
         for worker in workers:
-            response = worker.request(f"/rooms/{room}/chat", cookie="STICKYWORKER=forged")
+            response = worker.request(f"/rooms/{room}/chat", cookie=f"{worker.backend.cookie.name}=forged")
             assert response.cookies == []
         (homes[room],) = [each for each in workers if any(f"/{room}/" in path for path in each.paths)]
     assert len(set(homes.values())) == 3

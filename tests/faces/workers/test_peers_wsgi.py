@@ -69,9 +69,9 @@ class FakePeer:
     INSTANCE = "0123456789abcdef"
 
     def __init__(self, folder, script):
-        (folder / "group").mkdir(mode=0o700, exist_ok=True)
+        (folder / "group@wsgi").mkdir(mode=0o700, exist_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(folder / "group" / f"2.{self.INSTANCE}.sock"))
+        self._listener.bind(str(folder / "group@wsgi" / f"2.{self.INSTANCE}.sock"))
         self._listener.listen()
         self._script = script
         self.received = []  #: what `script` has returned for each connection

@@ -24,9 +24,9 @@ DISCONNECT = {"type": "http.disconnect"}
 @pytest.fixture
 def stalled(folder):
     """The socket of a worker in the second worker slot that accepts no connection."""
-    (folder / "run" / "group").mkdir(mode=0o700, parents=True)
+    (folder / "run" / "group@asgi").mkdir(mode=0o700, parents=True)
     (folder / "run").chmod(0o700)
-    group = folder / "run" / "group"
+    group = folder / "run" / "group@asgi"
     with (group / "2.lock").open("w") as lock, socket.socket(socket.AF_UNIX) as listener:
         fcntl.flock(lock, fcntl.LOCK_EX)
         listener.bind(str(group / f"2.{INSTANCE}.sock"))

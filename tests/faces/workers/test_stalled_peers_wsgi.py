@@ -21,8 +21,8 @@ HALVES = {"key": "path", "slots": 2, "cookie": None}
 @pytest.fixture
 def stalled(folder):
     """The socket of a worker in the second worker slot that accepts no connection."""
-    (folder / "group").mkdir(mode=0o700, exist_ok=True)
-    group = folder / "group"
+    (folder / "group@wsgi").mkdir(mode=0o700, exist_ok=True)
+    group = folder / "group@wsgi"
     with (group / "2.lock").open("w") as lock, socket.socket(socket.AF_UNIX) as listener:
         fcntl.flock(lock, fcntl.LOCK_EX)
         listener.bind(str(group / f"2.{INSTANCE}.sock"))
