@@ -11,15 +11,19 @@ from typing import TypeVar
 from sticky_core.server.server import Server
 from sticky_core.stores.store import Command
 from sticky_core.workers.keys import KeyArbitration, KeyTable, Procedure, QueryPeers, Replies, WaitFor
+from sticky_wsgi.workers.gunicorn import Heartbeat
 from sticky_wsgi.workers.peer import PeerApp
 
 T = TypeVar("T")
 
 
 class KeyLookup:
-    """Finds the owners of keys that this worker does not know. It serves `KeyTable` as a client serves a store."""
+    """Finds the owners of keys that this worker does not know. It serves `KeyTable` as a client serves a store.
+    `heartbeat`: what a thread sends while it waits.
+    """
 
-    def __init__(self, keys: KeyTable, peers: Mapping[int, PeerApp]) -> None:
+    def __init__(self, keys: KeyTable, peers: Mapping[int, PeerApp], heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
         self._arbitration = KeyArbitration(keys, threading.Event)
         self._peers = peers
 
@@ -50,7 +54,7 @@ class KeyLookup:
             case QueryPeers(peers, request):
                 return self._query_peers(peers, request)
             case WaitFor(event):
-                event.wait()
+                self._heartbeat.wait(event.wait)
                 return ()
 
     def _query_peers(self, peers: Sequence[Server], request: tuple[object, ...]) -> Replies:

@@ -27,6 +27,7 @@ from sticky_wsgi.body import Body
 from sticky_wsgi.clients import disconnect_check
 from sticky_wsgi.messages import Environ, StartResponse
 from sticky_wsgi.upstream.connections import ClientDisconnected, set_tick_timeout
+from sticky_wsgi.workers.gunicorn import Heartbeat
 from sticky_wsgi.workers.link import FramedConnection, is_own_user, warn_bad_frame
 from sticky_wsgi.workers.protocol import EAGER_BODY, has_small_body, lost_names, pack_environ, sends_body
 from sticky_wsgi.workers.transaction import ForwardingTransaction
@@ -40,9 +41,10 @@ class RequestNotRead(Exception):
 
 
 class ForwardedRequest:
-    """A request that is forwarded to a peer."""
+    """A request that is forwarded to a peer. `heartbeat`: what its thread sends while it waits for the peer."""
 
-    def __init__(self, environ: Environ, transaction: ForwardingTransaction) -> None:
+    def __init__(self, environ: Environ, transaction: ForwardingTransaction, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
         self.transaction = transaction
         self.server = self.transaction.tried[-1]
         self._client_gone = disconnect_check(environ)
@@ -80,8 +82,9 @@ class ForwardedRequest:
         """Let the next server read the body from its beginning."""
         self._body.rewind()
 
-    def check_client(self) -> None:
-        """Raise ClientDisconnected if the client has disconnected."""
+    def on_tick(self) -> None:
+        """Send a heartbeat. Raise ClientDisconnected if the client has disconnected."""
+        self._heartbeat.send()
         if self._client_gone():
             raise ClientDisconnected
 
@@ -94,10 +97,11 @@ class ForwardedRequest:
 
 class PeerApp:
     """The worker in another worker slot, as an app: it forwards each request there. `names`: those that forwarded
-    requests lose.
+    requests lose. `heartbeat`: what a thread sends while it waits.
     """
 
-    def __init__(self, workers: Workers, number: int, names: LostNames) -> None:
+    def __init__(self, workers: Workers, number: int, names: LostNames, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
         self._workers = workers
         self._number = number
         self._lost_names = names
@@ -107,7 +111,7 @@ class PeerApp:
         transaction = ForwardingTransaction.of(start_response)
         self._lost_names.report(lost_names(environ))
         try:
-            request = ForwardedRequest(environ, transaction)
+            request = ForwardedRequest(environ, transaction, self._heartbeat)
             try:
                 for connection in self._connections(request):
                     try:
@@ -129,7 +133,7 @@ class PeerApp:
             yield connection
         for _ in range(MAX_CONNECTS):
             with suppress(RequestNotRead):
-                yield self._connect(request.server, request.transaction, request.check_client)
+                yield self._connect(request.server, request.transaction, request.on_tick)
 
     def query_key(self, *frame: object) -> str | None:
         """Send a query or a claim of a key, and return the owner that the peer replies; None if it knows none, or can't
@@ -138,6 +142,7 @@ class PeerApp:
         deadline = time.monotonic() + (CLAIM_TIMEOUT if frame[0] == Kind.KEY_CLAIM else QUERY_TIMEOUT)
 
         def check_deadline() -> None:
+            self._heartbeat.send()
             if time.monotonic() > deadline:
                 raise TimeoutError
 
@@ -285,7 +290,7 @@ class PeerConnection(FramedConnection):
                     request.key,
                     request.environ,
                     request.body,
-                    on_tick=request.check_client,
+                    on_tick=request.on_tick,
                 )
             except OSError:
                 raise RequestNotRead from None
@@ -319,7 +324,7 @@ class PeerConnection(FramedConnection):
                     raise RemoteAppError(problem)
                 case (Kind.WANT_BODY, int(size)):
                     try:
-                        self.send_frame(Kind.MESSAGES, request.read(min(size, PIECE)), on_tick=request.check_client)
+                        self.send_frame(Kind.MESSAGES, request.read(min(size, PIECE)), on_tick=request.on_tick)
                     except OSError:
                         raise request.failure() from None
                 case _:
@@ -327,7 +332,7 @@ class PeerConnection(FramedConnection):
 
     def _receive_response(self, request: ForwardedRequest) -> Frame:
         try:
-            frame = self.receive_frame(request.check_client)
+            frame = self.receive_frame(request.on_tick)
         except EOFError:
             raise request.failure() from None
         except OSError:

@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Container, Iterable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
+from sticky_core.workers.heartbeat import NOT_IN_APP
 from sticky_core.workers.transaction import PeerRequest
 from sticky_wsgi.messages import KEY, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
 from sticky_wsgi.workers.keys import KeyLookup
@@ -54,12 +56,22 @@ class PeerServer(FramedConnection):
         super().__init__(connected)
         self._worker = worker
         self._decides = False  # whether a claim is being decided
+        #: since when the app works on the request in flight, without having waited for the peer
+        self.in_app_since = NOT_IN_APP
         self.client_left = False  #: whether the client of the request in flight is known to have disconnected
 
     def on_disconnect(self) -> PeerDisconnected:
         """Note that the peer has closed the connection during a request, and return the exception to raise."""
         self.client_left = True
         return PeerDisconnected("the client has disconnected")
+
+    def enter_app(self) -> None:
+        """Note that the app goes on with the request in flight."""
+        self.in_app_since = time.monotonic()
+
+    def leave_app(self) -> None:
+        """Note that the app waits until the peer sends or reads more, or has ended."""
+        self.in_app_since = NOT_IN_APP
 
     def serve(self, frame: Frame) -> bool:
         """Serve the request in a frame. Return whether the connection can carry another one."""
@@ -141,9 +153,11 @@ class ServedRequest:
             if self._connection.has_input():  # the client has disconnected while the request waited
                 return False
             peer_request.start()
+            self._connection.enter_app()
             try:
                 return self._run_app()
             finally:
+                self._connection.leave_app()
                 peer_request.finish()
         finally:
             if permit is not None:
@@ -196,14 +210,18 @@ class ServedRequest:
     def write(self, item: bytes) -> None:
         """Send a piece of the body."""
         if item:
+            messages = self._with_head((item,))
+            self._connection.leave_app()
             try:
-                self._connection.send_messages(*self._with_head((item,)))
+                self._connection.send_messages(*messages)
             except OSError:
                 raise self._connection.on_disconnect() from None
+            self._connection.enter_app()
 
     def _finish(self, items: Iterable[bytes]) -> None:
         """Send the last pieces of the body, and the end of the response."""
         messages = self._with_head(item for item in items if item)
+        self._connection.leave_app()
         try:
             if sum(map(len, messages)) > PIECE:
                 self._connection.send_messages(*messages)
@@ -235,11 +253,13 @@ class RemoteBody(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if self._at_end or not len(buffer):
             return 0
+        self._connection.leave_app()
         try:
             self._connection.send_frame(Kind.WANT_BODY, len(buffer))
             frame = self._connection.receive_frame()
         except (EOFError, OSError):
             raise self._connection.on_disconnect() from None
+        self._connection.enter_app()
         match frame:
             case (Kind.MESSAGES, bytes(piece)) if len(piece) <= len(buffer):
                 buffer[: len(piece)] = piece

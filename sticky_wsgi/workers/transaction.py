@@ -12,6 +12,7 @@ from sticky_core.workers.backend import Workers
 from sticky_core.workers.transaction import PeerTransaction, key_mixins
 from sticky_wsgi.apps import Replicas
 from sticky_wsgi.messages import VARIANTS, Environ, HeldResponse, StartResponse, Transaction, WSGIApp
+from sticky_wsgi.workers.gunicorn import Heartbeat
 
 
 class Permit:
@@ -30,11 +31,14 @@ class Permit:
 
 
 class Permits:
-    """As many permits as requests may be in the app at the same time."""
+    """As many permits as requests may be in the app at the same time. `heartbeat`: what a thread that waits for one
+    sends.
+    """
 
-    __slots__ = ("_all", "_free")
+    __slots__ = ("_all", "_free", "_heartbeat")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
         self._free: SimpleQueue[Permit] = SimpleQueue()
         self._all = [Permit(self._free) for _ in range(count)]
         for each in self._all:
@@ -51,9 +55,15 @@ class Permits:
         except Empty:
             if any(each.thread == thread for each in self._all):
                 return None
-            permit = self._free.get()
+            permit = self._heartbeat.wait(self._wait)
         permit.thread = thread
         return permit
+
+    def _wait(self, timeout: float) -> Permit | None:
+        try:
+            return self._free.get(timeout=timeout)
+        except Empty:
+            return None
 
 
 class ForwardingTransaction(PeerTransaction[Environ, StartResponse], Transaction):

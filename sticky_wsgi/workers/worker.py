@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -18,10 +19,12 @@ from sticky_core.decision import Decision
 from sticky_core.workers.backend import BACKLOG, Workers, join_workers
 from sticky_core.workers.config import WorkersConfig
 from sticky_core.workers.frames import BadFrame, Frame, Kind
+from sticky_core.workers.heartbeat import HeartbeatTimeout
 from sticky_core.workers.lost_names import LostNames, is_known_in_environ
 from sticky_wsgi.messages import WSGIApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.upstream.connections import TICK
+from sticky_wsgi.workers.gunicorn import Heartbeat
 from sticky_wsgi.workers.keys import KeyLookup
 from sticky_wsgi.workers.link import is_own_user, listens, warn_bad_frame
 from sticky_wsgi.workers.peer import PeerApp
@@ -63,7 +66,8 @@ class LocalWorker:
         log: Callable[[Decision], None] | None,
     ) -> None:
         self.app = app
-        self.permits = Permits(threads) if threads is not None else None
+        self._heartbeat = Heartbeat.of_server()
+        self.permits = Permits(threads, self._heartbeat) if threads is not None else None
         self.peers: dict[int, PeerApp] = {}
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
         own_app = CountedApp(app, self.permits)
@@ -71,9 +75,10 @@ class LocalWorker:
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:
-            self.key_lookup = KeyLookup(keys, self.peers)
+            self.key_lookup = KeyLookup(keys, self.peers, self._heartbeat)
             stores.register_client(keys, self.key_lookup)
         self.stopping = False
+        self._hangs = False  # whether the app has worked for too long on a request of a peer
         self._max_busy = threads or DEFAULT_THREADS
         self._threads: list[threading.Thread] = []
         self._busy: set[PeerServer] = set()  # connections with a request in flight
@@ -82,7 +87,7 @@ class LocalWorker:
         self._lock = threading.Lock()  # guards `stopping`, `_busy` and `_waiting`
 
     def _build_peer(self, workers: Workers, number: int) -> PeerApp:
-        peer = self.peers[number] = PeerApp(workers, number, self._lost_names)
+        peer = self.peers[number] = PeerApp(workers, number, self._lost_names, self._heartbeat)
         return peer
 
     def listen(self) -> None:
@@ -129,8 +134,10 @@ class LocalWorker:
 
     def _next_request(self) -> tuple[PeerServer, Frame] | None:
         """Wait for the next request that this thread is to serve, and return it; None: the worker stops."""
+        rule = self._heartbeat.rule
         while not self.stopping:
-            for key, _ in self._selector.select():
+            # while the app works on requests of peers, look once a second whether it does so for too long
+            for key, _ in self._selector.select(1 if rule is not None and self._busy else None):
                 if key.fileobj is self._listener:
                     self._accept()
                 elif isinstance(key.data, PeerServer):
@@ -141,7 +148,25 @@ class LocalWorker:
                                 self._busy.add(key.data)
                                 return key.data, frame
                             self._waiting.append((key.data, frame))
+            if rule is not None and self._busy:
+                self._end_if_app_hangs(rule)
         return None
+
+    def _end_if_app_hangs(self, rule: HeartbeatTimeout) -> None:
+        """End this process as gunicorn does, if the app works on a request of a peer for longer than gunicorn allows.
+        gunicorn sees no such request: the thread that sends the heartbeats does not serve it.
+        """
+        with self._lock:
+            in_app_since = [each.in_app_since for each in self._busy]
+        if self._hangs or not rule.is_over(in_app_since, time.monotonic()):
+            return
+        self._hangs = True
+        _log.critical(
+            "StickyWorkers: WORKER TIMEOUT (pid:%d): the app works on a request of another worker for more than %g s",
+            os.getpid(),
+            rule.timeout,
+        )
+        os.kill(os.getpid(), signal.SIGABRT)
 
     def _read_request(self, connection: PeerServer) -> Frame | None:
         """Return the request that an idle connection has received, and stop watching the connection; None if there is
@@ -204,6 +229,10 @@ class LocalWorker:
 
     def drain(self, grace: float) -> None:
         """Stop listening, and serve the forwarded requests that are in flight, for at most `grace` seconds."""
+        if self._hangs:
+            grace = 0
+        elif self._heartbeat.rule is not None:
+            grace = self._heartbeat.rule.limit_drain(grace)
         deadline = time.monotonic() + grace
         self.workers.slot.drain()
         with self._lock:

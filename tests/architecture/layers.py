@@ -30,5 +30,6 @@ ONLY_IN_ASGI = {
 
 # What gunicorn's workers and libraries that patch threads do to WSGI apps only.
 ONLY_IN_WSGI = {
+    "workers/gunicorn",
     "workers/patching",
 }

@@ -124,6 +124,13 @@ def release(environ, client, start_response):
     return {}
 
 
+def work(environ, client, start_response):
+    """Take as long as the query's `seconds` says."""
+    counts[f"{client} open"] = 1
+    threading.Event().wait(float(parse_qs(environ["QUERY_STRING"])["seconds"][0]))
+    return {"n": counted(client)}
+
+
 def length(environ, client, start_response):
     size = 0
     while piece := environ["wsgi.input"].read(65536):
@@ -180,7 +187,24 @@ def memory(environ, client, start_response):
 PAGES = {
     page.__name__: page
     for page in (
-        *(count, rooms, stream, forever, left, hold, release, length, lines, large, echo, boom, half, fork, memory),
+        *(
+            count,
+            rooms,
+            stream,
+            forever,
+            left,
+            hold,
+            release,
+            work,
+            length,
+            lines,
+            large,
+            echo,
+            boom,
+            half,
+            fork,
+            memory,
+        ),
     )
 }
 

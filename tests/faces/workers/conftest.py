@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import sticky_wsgi
+from sticky_wsgi.workers.gunicorn import Heartbeat
 from tests.faces.workers import asgi, groups, wsgi
 
 
@@ -79,6 +80,15 @@ def pair(worker):
         return front, owner, {"HTTP_COOKIE": owner.cookie}
 
     return start
+
+
+@pytest.fixture
+def beats(monkeypatch):
+    """Takes the heartbeats of the workers over WSGI that start from now on, in the thread of the test."""
+    beats = wsgi.Beats()
+    monkeypatch.setattr(Heartbeat, "of_server", lambda: Heartbeat(wsgi.SeenRule(1000), beats))
+    monkeypatch.setattr(wsgi.SeenRule, "seen", [])
+    return beats
 
 
 @pytest.fixture(params=["asgi", "wsgi"])

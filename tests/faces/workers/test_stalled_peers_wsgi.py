@@ -78,6 +78,20 @@ def test_key_is_found_although_its_arbiter_does_not_react(stalled, worker, monke
     assert (len(owner.app.app.seen), len(front.app.app.seen)) == (1, 0)
 
 
+def test_thread_that_waits_for_the_hello_of_a_peer_sends_heartbeats(stalled, worker, beats):
+    beats.then = stalled.close
+    front = worker(RecordingApp(), **HALVES)
+    assert {front.request(f"/{number}").status for number in range(8)} == {"200 OK"}
+    assert len(beats.threads) >= 3
+
+
+def test_thread_that_waits_for_the_owner_of_a_key_sends_heartbeats(stalled, worker, beats):
+    beats.then = stalled.close
+    front = worker(RecordingApp(), key="path", cookie=None)
+    assert {front.request(f"/{number}").status for number in range(8)} == {"200 OK"}
+    assert len(beats.threads) >= 3
+
+
 def test_peer_that_queries_and_never_reads_the_replies_loses_its_connection_and_the_others_are_served(pair):
     front, owner, cookie = pair(RecordingApp(), key="url_param(room)")
     query = Frames().pack(Kind.KEY_QUERY, "k")

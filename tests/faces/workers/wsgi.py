@@ -3,6 +3,9 @@
 import io
 import threading
 from types import SimpleNamespace
+from typing import ClassVar
+
+from sticky_core.workers.heartbeat import HeartbeatTimeout
 
 SECRET = "a-secret-of-the-worker-tests"
 DEADLINE = 300.0  # in seconds, for hangs only
@@ -101,6 +104,29 @@ class HoldingApp:
             with self._lock:
                 self.inside -= 1
         return respond(start_response)
+
+
+class Beats:
+    """Takes the heartbeats of a worker, and calls `then` at the third."""
+
+    def __init__(self, then=lambda: None):
+        self.then = then
+        self.threads = []
+
+    def __call__(self):
+        self.threads.append(threading.get_ident())
+        if len(self.threads) == 3:
+            self.then()
+
+
+class SeenRule(HeartbeatTimeout):
+    """A timeout that keeps since when the app has worked on requests of peers, each time that a worker asks."""
+
+    seen: ClassVar[list[list[float]]] = []
+
+    def is_over(self, in_app_since, now):
+        self.seen.append(list(in_app_since))
+        return super().is_over(in_app_since, now)
 
 
 def respond(start_response, *items, status="200 OK"):
