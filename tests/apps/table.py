@@ -49,4 +49,8 @@ class App:
 
 APPS = (
     App("fastapi", group="dev", daily=30, more_commands=("gunicorn -k uvicorn_worker.UvicornWorker -w 3 main:app",)),
+    App("flask", group="dev"),
+    App("flask_socketio", group="dev", daily=30),
+    App("flask_login", group="dev"),
+    App("dash"),
 )
