@@ -338,7 +338,9 @@ class Head:
         return self._values(b"set-cookie")
 
     def header(self, name: str) -> Sequence[str]:
-        return self._values(name.encode("latin-1"))
+        wanted = name.encode("latin-1")
+        # apps send upper case too, although ASGI has lower case only
+        return [value.decode("latin-1") for name, value in self.headers if name.lower() == wanted]
 
     @property
     def cache_control(self) -> str:

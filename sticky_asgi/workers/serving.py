@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, cast
 from sticky_asgi.clients import is_disconnect
 from sticky_asgi.messages import HEADS, KEY, ASGIApp, Head, Headers, Message, Scope
 from sticky_asgi.workers.keys import KeyLookup
+from sticky_asgi.workers.learning import learning_send
 from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.protocol import DISCONNECTS, SERVICE_RESTART, BodyMode, unpack_scope
 from sticky_core.workers.backend import Workers
@@ -128,6 +129,7 @@ class ServedRequest:
         self._inbox: deque[Message] = deque()
         if mode is BodyMode.EMPTY:
             self._inbox.append({"type": "http.request", "body": b"", "more_body": False})
+        self._keys = worker.workers.keys
         self._must_request_body = mode is BodyMode.ON_DEMAND
         self._disconnect: Message = _WEBSOCKET_DISCONNECT if self._is_websocket else _HTTP_DISCONNECT
         self._client_gone = self._client_left_first = False
@@ -144,7 +146,7 @@ class ServedRequest:
         problem: str | None = None
         peer_request.start()
         try:
-            await self._worker.app(scope, self.receive, self.send)
+            await self._worker.app(scope, self.receive, learning_send(self._keys, peer_request, self.send))
         except Exception as error:
             peer_request.app_raised(self._client_left_first or is_disconnect(error, self.send))
             problem = "".join(traceback.format_exception(error))
@@ -219,7 +221,7 @@ class ServedRequest:
             headers = message.get("headers")
             if headers is not None and not isinstance(headers, list):
                 message = {**message, "headers": list(headers)}
-            keys = self._worker.workers.keys
+            keys = self._keys
             if keys is not None and kind != "http.response.early_hint":
                 found: Headers = message.get("headers") or []
                 keys.learn_from_response(Head(found, True), self._worker.workers.own_server)

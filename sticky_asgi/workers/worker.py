@@ -11,6 +11,7 @@ from typing import Any, Final
 from sticky_asgi.messages import ASGIApp, Scope
 from sticky_asgi.stores import client as stores
 from sticky_asgi.workers.keys import KeyLookup
+from sticky_asgi.workers.learning import LearningApp
 from sticky_asgi.workers.link import listens
 from sticky_asgi.workers.peer import PeerApp
 from sticky_asgi.workers.protocol import LIFESPAN_KEYS, Additions, find_additions
@@ -62,7 +63,8 @@ class LocalWorker:
         self.connections: set[PeerServer] = set()
         self.peers: dict[int, PeerApp] = {}
         self._all_closed = asyncio.Event()
-        self.workers = join_workers(config, app, self._build_peer, listens, directory=directory, log=log)
+        own_app = LearningApp(app, self) if config.learns_from_bodies else app
+        self.workers = join_workers(config, own_app, self._build_peer, listens, directory=directory, log=log)
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:

@@ -36,6 +36,13 @@ def read_field(document: bytes, names: Sequence[str]) -> str | int | float | Non
     return value
 
 
+def as_key(found: object) -> str | None:
+    """Return a text or number of a JSON document as a key; None for other values, and texts that can't be printed."""
+    if isinstance(found, str):
+        return found.encode().decode("latin-1") if found.isprintable() else None
+    return str(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
 def _find_field(text: str, at: int, name: str) -> int | None:
     """Return where the value of the first field `name` of the object at `at` begins; None if that is no object, or has
     no such field.

@@ -17,6 +17,12 @@ _INTEGER = re.compile("-?[0-9]{1,9}")
 
 _WITHOUT_ARGUMENTS: dict[str, Sample] = {"src": src, "path": path, "method": method, "http_auth_bearer": bearer}
 
+_OF_BODIES: dict[str, type[res.json_field | res.body_param | res.sse_endpoint]] = {
+    "res.json_field": res.json_field,
+    "res.body_param": res.body_param,
+    "res.sse_endpoint": res.sse_endpoint,
+}
+
 _UNKNOWN = (
     "sample {!r} is not known: write src, path, method, hdr(<name>), cook(<name>) or url_param(<name>), and behind it, "
     "after a comma, lower, ipmask(<bits>), field(<number>,<delimiters>), bytes(0,<length>) or sha2"
@@ -61,6 +67,23 @@ def parse_response_sample(text: str) -> res.Sample:
             return res.hdr(name, int(number))
         case _:
             raise ConfigError(f"sample {text!r} is not known: write res.cook(<name>) or res.hdr(<name>)")
+
+
+def parse_learned_sample(text: str) -> res.Sample | res.BodySample:
+    """Return the sample of responses that these words name: those of `parse_response_sample`, and of their bodies
+    `res.json_field(sid)`, `res.body_param(sid)`, `res.sse_endpoint(session_id)`. ConfigError for other words.
+    """
+    match = _WORD.fullmatch(text)
+    of_body = _OF_BODIES.get(match[1]) if match is not None else None
+    if match is not None and of_body is not None and match[2]:
+        return of_body(match[2].strip())
+    try:
+        return parse_response_sample(text)
+    except ConfigError:
+        raise ConfigError(
+            f"sample {text!r} is not known: write res.hdr(<name>), res.cook(<name>), res.json_field(<name>), "
+            "res.body_param(<name>) or res.sse_endpoint(<parameter>)"
+        ) from None
 
 
 def _arguments(text: str | None) -> list[str]:

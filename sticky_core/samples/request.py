@@ -18,7 +18,7 @@ from typing import cast
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request
-from sticky_core.samples.json_reader import read_field
+from sticky_core.samples.json_reader import as_key, read_field
 from sticky_core.samples.values import Address, Key, parse_address, path_parameter, pick_value, query_parameter
 
 __all__ = [
@@ -180,7 +180,7 @@ class json_field:
             return None
         body = request.peek(self.limit + 1)
         try:
-            return _key(read_field(body[: self.limit], self.name.split(".")))
+            return as_key(read_field(body[: self.limit], self.name.split(".")))
         except (ValueError, RecursionError):
             if len(body) > self.limit:
                 request.note_missing_key(_too_long("json_field", self.name, self.limit))
@@ -241,14 +241,7 @@ def _pick(document: bytes, name: str) -> str | None:
         if not isinstance(found, dict):
             return None
         found = cast("dict[str, object]", found).get(part)
-    return _key(found)
-
-
-def _key(found: object) -> str | None:
-    """Return a text or number of a JSON document as a key; None for other values, and texts that can't be printed."""
-    if isinstance(found, str):
-        return found.encode().decode("latin-1") if found.isprintable() else None
-    return str(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    return as_key(found)
 
 
 def _content_type(request: Request) -> str:

@@ -2,7 +2,7 @@
 cookie, a header, or the Location. HAProxy's `res.cook`, `res.hdr`.
 
 A sample of a response is a callable, `ResponseHead -> key | None`, so a function of the user's is as good as one from
-here.
+here. Samples of its body are in `response_body`, and have their names here too.
 """
 
 from __future__ import annotations
@@ -14,9 +14,20 @@ from sticky_core.errors import ConfigError
 from sticky_core.http import cookies
 from sticky_core.http.messages import ResponseHead
 from sticky_core.samples import request as samples
+from sticky_core.samples.response_body import BodySample, body_param, json_field, sse_endpoint
 from sticky_core.samples.values import Key, path_parameter, pick_value, query_parameter
 
-__all__ = ["Sample", "cook", "hdr", "path_param", "url_param"]
+__all__ = [
+    "BodySample",
+    "Sample",
+    "body_param",
+    "cook",
+    "hdr",
+    "json_field",
+    "path_param",
+    "sse_endpoint",
+    "url_param",
+]
 
 Sample = Callable[[ResponseHead], Key | None]
 

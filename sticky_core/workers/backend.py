@@ -102,7 +102,7 @@ class Workers(Backend):
             Hash(sample, hash_type="consistent", hash_key="name") if sample is not None and self.hashes_keys else None
         )
         #: the keys that this worker knows, and their owners; None where workers do not learn keys
-        self.keys = KeyTable(self, sample) if sample is not None and config.learns_keys else None
+        self.keys = KeyTable(self, sample, config.build_learn()) if sample is not None and config.learns_keys else None
         super().__init__(
             config.name or "workers",
             servers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, cast
 
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
@@ -13,16 +13,23 @@ from sticky_core.options.types import type_problems
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.signing import VARIABLE, Secret
-from sticky_core.samples.parser import parse_sample
+from sticky_core.samples import request as samples
+from sticky_core.samples import response as res
+from sticky_core.samples.parser import parse_learned_sample, parse_sample
 from sticky_core.samples.path_template import PathTemplate
 from sticky_core.samples.request import Sample
 from sticky_core.server.config import NAME
 from sticky_core.workers import frames
 from sticky_core.workers.directory import app_digest, require_system
+from sticky_core.workers.keys import FirstKey
 from sticky_core.workers.record import Face
 from sticky_core.workers.slots import MAX_WORKERS
 
 OnLost = Literal["rebind", "gone"]
+#: what `key` can be: where the key of a request is
+Keys: TypeAlias = str | Sample | Sequence[str | Sample]
+#: what `learn` can be: where the app issues keys in responses
+Learned: TypeAlias = str | res.Sample | res.BodySample | Sequence[str | res.Sample | res.BodySample]
 
 #: the default name of the cookie; the star stands for digits that are different for different apps
 COOKIE: Final = "STICKYWORKER_*"
@@ -40,7 +47,8 @@ class WorkersConfig:
     name: str | None = None
     cookie: str | Cookie | None = COOKIE
     secret: Secret | Sequence[Secret] | None = field(default=None, repr=False)
-    key: str | Sample | None = None
+    key: Keys | None = None
+    learn: Learned | None = None
     slots: int | None = None
     on_lost: OnLost = "rebind"
     retry_on: str | Sequence[str] = "conn-failure"
@@ -66,6 +74,7 @@ class WorkersConfig:
         with collect_problems(problems):
             self.build_cookie("a placeholder: only to find problems")
             self.build_sample()
+            self.build_learn()
         yield from problems
         if self.cookie is None and self.key is None:
             yield "there is neither a cookie nor a key, so no client is recognised: leave cookie out, or pass key="
@@ -73,6 +82,12 @@ class WorkersConfig:
             yield "secret has no effect beside a Cookie, which has its own: leave one of them out"
         yield from self._problems_of_cookie()
         yield from self._problems_of_slots()
+        if self.learn is not None and not self.learns_keys:
+            yield "learn has no effect " + (
+                "without key=: pass the sample of requests with the same key"
+                if self.key is None
+                else "beside slots=, by which a hash decides: leave one of them out"
+            )
         yield from problems_of_duration("drain", self.drain)
 
     def _problems_of_cookie(self) -> Iterator[str]:
@@ -134,16 +149,60 @@ class WorkersConfig:
         """Whether workers remember the owners of keys, and query each other, instead of hashing keys."""
         return self.key is not None and self.slots is None
 
+    @property
+    def learns_from_bodies(self) -> bool:
+        """Whether workers learn keys from the bodies of responses."""
+        return any(isinstance(each, res.BodySample) for each in self.build_learn())
+
     def build_sample(self) -> Sample | None:
         """Return the sample that takes the key from a request; None if no key is configured."""
         key = self.key
-        if not isinstance(key, str):
-            if key is not None and not callable(key):
-                raise ConfigError(f"key {key!r} is not a sample: write 'hdr(Mcp-Session-Id)', or pass a function")
-            return key
-        if "{" in key and "(" not in key and not key.startswith("/"):
-            raise ConfigError(f"key {key!r} is no path: a template of one begins with a slash: write {'/' + key!r}")
-        return PathTemplate(key) if key.startswith("/") else parse_sample(key)
+        if key is None:
+            return None
+        found = tuple(map(_request_sample, _as_tuple(key)))
+        if not found:
+            raise ConfigError("key is an empty list: write at least one sample, or leave it out")
+        return found[0] if len(found) == 1 else FirstKey(found)
+
+    def build_learn(self) -> Sequence[res.Sample | res.BodySample]:
+        """Return the samples that find keys in responses, as far as they are configured."""
+        return () if self.learn is None else tuple(map(_response_sample, _as_tuple(self.learn)))
+
+
+def _as_tuple(given: object) -> tuple[object, ...]:
+    return tuple(cast("Sequence[object]", given)) if isinstance(given, list | tuple) else (given,)
+
+
+#: the samples of requests and of responses that have names; a user may take one for the other
+_OF_REQUESTS: Final = (
+    *(samples.hdr, samples.cook, samples.url_param, samples.path_param),
+    *(samples.form, samples.json_field, samples.jwt),
+)
+_OF_RESPONSES: Final = (res.hdr, res.cook, res.url_param, res.path_param, res.BodySample)
+
+
+def _request_sample(given: object) -> Sample:
+    """Return the sample of requests that one item of `key` names. ConfigError if it names none."""
+    if isinstance(given, str):
+        if "{" in given and "(" not in given and not given.startswith("/"):
+            raise ConfigError(f"key {given!r} is no path: a template of one begins with a slash: write {'/' + given!r}")
+        return PathTemplate(given) if given.startswith("/") else parse_sample(given)
+    if isinstance(given, _OF_RESPONSES):
+        raise ConfigError(f"key {given!r} is a sample of responses, and belongs into learn=: pass one of requests")
+    if not callable(given) or isinstance(given, type):
+        raise ConfigError(f"key {given!r} is not a sample: write 'hdr(Mcp-Session-Id)', or pass a function")
+    return cast("Sample", given)
+
+
+def _response_sample(given: object) -> res.Sample | res.BodySample:
+    """Return the sample of responses that one item of `learn` names. ConfigError if it names none."""
+    if isinstance(given, str):
+        return parse_learned_sample(given)
+    if isinstance(given, _OF_REQUESTS):
+        raise ConfigError(f"learn {given!r} is a sample of requests: write one of responses, such as res.hdr('X-Id')")
+    if isinstance(given, type) or not (callable(given) or isinstance(given, res.BodySample)):
+        raise ConfigError(f"learn {given!r} is not a sample: write res.json_field('sid'), or 'res.hdr(X-Session)'")
+    return cast("res.Sample | res.BodySample", given)
 
 
 def can_have_peers(config: WorkersConfig, spawned: bool, software: str) -> bool:

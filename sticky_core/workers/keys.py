@@ -15,6 +15,7 @@ receive the replies, and return the owner. The faces only send and receive.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Container, Generator, Sequence
 from dataclasses import dataclass
@@ -22,17 +23,22 @@ from math import inf
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 from zlib import crc32
 
-from sticky_core.http.messages import ResponseHead
+from sticky_core.backend.function_failures import FunctionFailures
+from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Reason
 from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
 from sticky_core.samples.request import Sample
+from sticky_core.samples.response_body import BodyReader, BodySample
 from sticky_core.samples.values import Key, key_bytes
 from sticky_core.server import instance
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.workers.frames import Kind
+from sticky_core.workers.refused_keys import RefusedKeys
 from sticky_core.workers.slots import MAX_WORKERS
+
+_log = logging.getLogger("sticky_sessions")
 
 #: the name of a worker is this prefix and the number of its worker slot
 PREFIX: Final = "w"
@@ -43,6 +49,8 @@ _EXPIRE: Final = "1h"
 _KEY_LENGTH: Final = 256
 #: how many keys are remembered that were claimed, until the request that claimed them continues
 _MAX_CLAIMED: Final = 10_000
+#: how many content-encodings are reported because no key can be read through them; apps use two or three
+_MAX_ENCODINGS: Final = 8
 
 
 class Membership(Protocol):
@@ -58,6 +66,11 @@ class Membership(Protocol):
         """The server that stands for this worker."""
         ...
 
+    @property
+    def function_failures(self) -> FunctionFailures:
+        """Where functions of the user's that raise are counted."""
+        ...
+
     def refresh_peers(self) -> None:
         """Read which workers run now."""
         ...
@@ -67,25 +80,50 @@ class Membership(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class FirstKey:
+    """A sample of requests: the key of the first of several samples that finds one."""
+
+    samples: tuple[Sample, ...]
+
+    def __call__(self, request: Request) -> Key | None:
+        for sample in self.samples:
+            key = sample(request)
+            if key is not None:
+                return key
+        return None
+
+
 class KeyTable:
     """The keys that this worker knows, and their owners. An owner is written `name@instance`.
 
     It takes the place of a store (`sticky_core.stores.store.Store`): a key lookup is a query, and peers reply to it.
+
+    - `sample`: finds the key of a request.
+    - `learn`: samples that find keys which the app issues in responses. For a key in a header or cookie of requests,
+      the header or cookie of the same name in responses is one of them, given or not.
     """
 
     #: a peer that does not reply has ended, and its keys with it
     on_store_failure: Literal["local"] = "local"
 
-    def __init__(self, membership: Membership, sample: Sample) -> None:
+    def __init__(self, membership: Membership, sample: Sample, learn: Sequence[res.Sample | BodySample] = ()) -> None:
         self._membership = membership
         self.own_server = membership.own_server
         self.sample = sample
-        #: the sample that finds a key issued by the app in a response; None if responses do not contain keys
-        self.response_sample: res.Sample | None = None
-        if isinstance(sample, samples.hdr):
-            self.response_sample = res.hdr(sample.name, sample.number)
-        elif isinstance(sample, samples.cook):
-            self.response_sample = res.cook(sample.name)
+        parts = sample.samples if isinstance(sample, FirstKey) else (sample,)
+        issued: list[res.Sample] = []
+        for part in parts:
+            if isinstance(part, samples.hdr):
+                issued.append(res.hdr(part.name, part.number))
+            elif isinstance(part, samples.cook):
+                issued.append(res.cook(part.name))
+        #: the samples that find keys issued by the app in the head of a response
+        self.head_samples = (*issued, *(each for each in learn if not isinstance(each, BodySample)))
+        #: the same of the body
+        self.body_samples = tuple(each for each in learn if isinstance(each, BodySample))
+        self.refused_keys = RefusedKeys(parts, bool(learn))
+        self._reported_encodings: set[str] = set()
         self.table = StickTable("string", size=_TABLE_SIZE, expire=_EXPIRE, length=_KEY_LENGTH)
         # keys that this worker has claimed and owns, until the request that claimed them continues
         self._claimed: dict[str, Reason] = {}
@@ -178,11 +216,47 @@ class KeyTable:
         self._renew_at = now + self.table.entries.step
 
     def learn_from_response(self, response: ResponseHead, server: Server) -> None:
-        """Record the key that a response of `server` issues, if there is one."""
-        sample = self.response_sample
-        key = self.table_key(sample(response)) if sample is not None else None
+        """Record the keys that the head of a response of `server` issues."""
+        for sample in self.head_samples:
+            try:
+                key = self.table_key(sample(response))
+            except Exception as error:
+                self._membership.function_failures.record("learn of StickyWorkers", sample, error)
+                continue
+            if key is not None:
+                self.refused_keys.key_issued()
+                self.learn(key, instance.id_with_instance(server.name, server.instance))
+
+    def body_reader(self, response: ResponseHead) -> BodyReader | None:
+        """Return what reads the keys in the body of a response with this head; None if the body has none."""
+        content_type = next(iter(response.header("content-type")), "").partition(";")[0].strip().lower()
+        accepting = [sample for sample in self.body_samples if sample.accepts(content_type)]
+        if not accepting:
+            return None
+        encoding = ", ".join(response.header("content-encoding")).strip().lower()
+        if encoding not in ("", "identity"):
+            if encoding not in self._reported_encodings and len(self._reported_encodings) < _MAX_ENCODINGS:
+                self._reported_encodings.add(encoding)
+                _log.warning(
+                    "StickyWorkers: no key is learned from the body of a response with content-encoding %s: leave "
+                    "responses uncompressed in which the app issues keys (%s)",
+                    encoding,
+                    ", ".join(map(repr, accepting)),
+                )
+            return None
+        length = next(iter(response.header("content-length")), "")
+        return BodyReader(accepting, int(length) if length.isascii() and length.isdecimal() else None)
+
+    def learn_issued(self, request: object, found: str) -> None:
+        """Record the key that this worker issues in the body of its response to `request`, which uses it until it has
+        ended. It stays with another live worker that owns it: then this response has only repeated it.
+        """
+        key = self.table_key(found)
         if key is not None:
-            self.learn(key, instance.id_with_instance(server.name, server.instance))
+            self.refused_keys.key_issued()
+            self.renew(key, self.own_id)
+            if self.last_owner(key) == self.own_id:
+                self.begin_use(request, key, self.own_id)
 
     def record_claim(self, key: str, owner: str, previous: str | None) -> None:
         """Record the arbiter's reply to a claim. `previous`: the last known owner before."""

@@ -96,6 +96,7 @@ class LearnedKeysRuntime:
             request.function_failed("the key of StickyWorkers", keys.sample, error)
             return NO_KEY
         if key is None:
+            keys.refused_keys.count_without_key()
             return NO_KEY
         last_owner = keys.last_owner(key)
         server = keys.live_server(last_owner) if last_owner is not None else None

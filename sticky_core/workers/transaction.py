@@ -88,6 +88,9 @@ class KeyTransaction(Transaction[RawRequest, ClientSend]):
         keys = self.workers.keys
         assert keys is not None
         keys.end_use(self)
+        result = self.persisted
+        if result.reason is Reason.NO_ENTRY and result.claim is Claim.NONE and result.persistence_state is not None:
+            keys.refused_keys.count_claimed(self.decision.status)  # this worker has just claimed the key
 
 
 def key_mixins(workers: Workers) -> Sequence[type[Transaction[Any, Any]]]:
@@ -111,7 +114,8 @@ class PeerRequest:
     def __init__(self, workers: Workers, claim: str, reason: str, key: str | None) -> None:
         self._server = server = workers.own_server
         self._keys = workers.keys
-        self._key = key
+        #: the key by which the peer has recognised the request
+        self.key = key
         found, why = _CLAIMS.get(claim), _REASONS.get(reason)
         if found is None or why is None or not isinstance(key, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"claim {claim!r}, reason {reason!r}, key {key!r}")
@@ -128,9 +132,9 @@ class PeerRequest:
         """
         self._server.in_flight.append(None)
         keys = self._keys
-        if keys is not None and self._key is not None:
-            keys.renew(self._key, keys.own_id)
-            keys.begin_use(self, self._key, keys.own_id)
+        if keys is not None and self.key is not None:
+            keys.renew(self.key, keys.own_id)
+            keys.begin_use(self, self.key, keys.own_id)
 
     def app_raised(self, is_disconnect: bool) -> None:
         """Count an exception of the app. `is_disconnect`: whether the client had disconnected before."""

@@ -29,10 +29,9 @@ from sticky_core.options.types import callable_problem
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
-from sticky_core.samples.request import Sample
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers.backend import Workers
-from sticky_core.workers.config import COOKIE, OnLost, WorkersConfig, can_have_peers
+from sticky_core.workers.config import COOKIE, Keys, Learned, OnLost, WorkersConfig, can_have_peers
 from sticky_core.workers.identity import app_identity
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, start_page
 from sticky_wsgi.middleware import DispatchApp
@@ -59,6 +58,11 @@ class StickyWorkers(DispatchApp):
       `"url_param(sid)"`), a path with braces (`"/rooms/{id}"`, decoded, as the app sees it), or a function of the
       request. Workers learn keys from requests and responses, and agree on the owner of a new one. Default None.
       HAProxy's twin is `stick on`.
+      Of a list of samples, the first that finds a key counts.
+    - `learn`: where the app issues keys in responses: one or several samples, as values (`res.json_field("sid")`,
+      `res.sse_endpoint("session_id")`) or as text (`"res.hdr(X-Session)"`). Those of a body read the first 16 KB of
+      successful responses to requests without a key. Default None: the header or cookie of `key` alone. HAProxy's twin
+      is `stick store-response`.
     - `slots`: over how many workers keys are spread by a consistent hash, instead of being learned; an int from 1 to
       128. Default None: keys are learned. HAProxy's twin is `hash-type consistent`.
     - `on_lost`: what happens to a client after its worker has ended. `"rebind"` (default): another worker serves it and
@@ -92,7 +96,8 @@ class StickyWorkers(DispatchApp):
         *,
         cookie: str | Cookie | None = COOKIE,
         secret: Secret | Sequence[Secret] | None = None,
-        key: str | Sample | None = None,
+        key: Keys | None = None,
+        learn: Learned | None = None,
         slots: int | None = None,
         on_lost: OnLost = "rebind",
         retry_on: str | Sequence[str] = "conn-failure",
@@ -125,6 +130,7 @@ class StickyWorkers(DispatchApp):
                 cookie=cookie,
                 secret=secret,
                 key=key,
+                learn=learn,
                 slots=slots,
                 on_lost=on_lost,
                 retry_on=retry_on,

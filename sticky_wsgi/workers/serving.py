@@ -19,6 +19,7 @@ from sticky_core.workers.heartbeat import NOT_IN_APP
 from sticky_core.workers.transaction import PeerRequest
 from sticky_wsgi.messages import KEY, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
 from sticky_wsgi.workers.keys import KeyLookup
+from sticky_wsgi.workers.learning import call_and_learn
 from sticky_wsgi.workers.link import FramedConnection, warn_bad_frame
 from sticky_wsgi.workers.protocol import EAGER_BODY
 from sticky_wsgi.workers.transaction import ForwardingTransaction, Permits
@@ -132,6 +133,7 @@ class ServedRequest:
         self._peer_request = PeerRequest(worker.workers, claim, reason, key)
         self._head: tuple[str, Headers] | None = None
         self._head_sent = False
+        self._keys = worker.workers.keys
         self._environ: Environ = {
             **environ,
             "wsgi.version": (1, 0),
@@ -167,7 +169,7 @@ class ServedRequest:
         body: Iterable[bytes] = ()
         problem: str | None = None
         try:
-            body = self._worker.app(self._environ, self.start_response)
+            body = call_and_learn(self._keys, self._peer_request, self._worker.app, self._environ, self.start_response)
             rest: Iterable[bytes] = ()
             if isinstance(body, (list, tuple)):
                 rest = body
@@ -202,7 +204,7 @@ class ServedRequest:
         self._head = status, list(headers)
         code = status[:3]
         self._peer_request.decision.status = int(code) if code.isascii() and code.isdigit() else 0
-        keys = self._worker.workers.keys
+        keys = self._keys
         if keys is not None:
             keys.learn_from_response(Head(headers, True), self._worker.workers.own_server)
         return self.write

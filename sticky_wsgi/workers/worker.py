@@ -26,6 +26,7 @@ from sticky_wsgi.stores import client as stores
 from sticky_wsgi.upstream.connections import TICK
 from sticky_wsgi.workers.gunicorn import Heartbeat
 from sticky_wsgi.workers.keys import KeyLookup
+from sticky_wsgi.workers.learning import LearningApp
 from sticky_wsgi.workers.link import is_own_user, listens, warn_bad_frame
 from sticky_wsgi.workers.peer import PeerApp
 from sticky_wsgi.workers.serving import CountedApp, PeerServer
@@ -70,7 +71,7 @@ class LocalWorker:
         self.permits = Permits(threads, self._heartbeat) if threads is not None else None
         self.peers: dict[int, PeerApp] = {}
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
-        own_app = CountedApp(app, self.permits)
+        own_app = CountedApp(LearningApp(app, self) if config.learns_from_bodies else app, self.permits)
         self.workers = join_workers(config, own_app, self._build_peer, listens, directory=directory, log=log)
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys

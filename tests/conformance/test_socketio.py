@@ -3,6 +3,7 @@ their own, and all belong to the worker that has made the session.
 """
 
 import asyncio
+import json
 import logging
 from dataclasses import replace
 
@@ -33,16 +34,19 @@ class RepeatingClient:
     own connection.
     """
 
-    def __init__(self, port, transports, messages, patience):
+    def __init__(self, port, transports, messages, patience, keeps_cookies=True):
         self.url = f"http://localhost:{port}"  # clients accept no cookies from IP addresses
         self.transports = transports
         self.messages = messages
         self.patience = patience
+        self.keeps_cookies = keeps_cookies
         self.acknowledged = 0
         self.transport = ""
 
     async def run(self):
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        jar = aiohttp.CookieJar() if self.keeps_cookies else aiohttp.DummyCookieJar()
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as session:
             client = socketio.AsyncClient(reconnection=False, http_session=session)
             try:
                 async with asyncio.timeout(self.patience):
@@ -61,13 +65,13 @@ class RepeatingClient:
         return self
 
 
-def run_clients(served, count, transports, messages=3, at_once=8, patience=DEADLINE):
+def run_clients(served, count, transports, messages=3, at_once=8, patience=DEADLINE, keeps_cookies=True):
     async def run_all():
         gate = asyncio.Semaphore(at_once)
 
         async def one():
             async with gate:
-                return await RepeatingClient(served.port, transports, messages, patience).run()
+                return await RepeatingClient(served.port, transports, messages, patience, keeps_cookies).run()
 
         return await asyncio.gather(*(one() for _ in range(count)))
 
@@ -98,4 +102,17 @@ def test_no_client_gets_an_invalid_session_and_without_sticky_workers_most_do(st
     upgraded = run_clients(served, count, ["polling", "websocket"])
     assert [client.acknowledged for client in upgraded] == [3] * count
     assert {client.transport for client in upgraded} == {"websocket"}
+    assert "Invalid session" not in served.output
+
+
+LEARN = {"key": "url_param(sid)", "learn": "res.json_field(sid)"}
+
+
+@pytest.mark.parametrize("options", [{**LEARN, "cookie": None}, LEARN], ids=["by the key alone", "beside the cookie"])
+@pytest.mark.parametrize("transports", [["polling"], ["polling", "websocket"]], ids=["polling", "upgraded"])
+def test_clients_without_cookies_are_recognised_by_the_id_in_the_body_of_the_handshake(started, options, transports):
+    served = started(json.dumps(options))
+    clients = run_clients(served, 34, transports, keeps_cookies=False)
+    assert [client.acknowledged for client in clients] == [3] * 34
+    assert {client.transport for client in clients} == {transports[-1]}
     assert "Invalid session" not in served.output

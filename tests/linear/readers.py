@@ -56,6 +56,7 @@ from sticky_core.samples import request as samples
 from sticky_core.samples import response as res
 from sticky_core.samples.converters import digest, field, ipmask, lower, prefix
 from sticky_core.samples.path_template import PathTemplate
+from sticky_core.samples.response_body import BodyReader
 from sticky_core.samples.values import pick_value
 from sticky_core.stick_table.keys import KeyType
 from sticky_core.stick_table.table import StickTable
@@ -635,6 +636,36 @@ def _add_response_samples() -> None:
 
 
 _add_response_samples()
+
+#: the samples of bodies, and a body of any size in which each finds its text, but no key
+BODY_SAMPLES: dict[str, tuple[res.BodySample, Callable[[int], bytes]]] = {
+    "res.json_field": (res.json_field("a.sid", 1 << 20), lambda n: b'{"sid": 1, ' + b'"b": [1, {}], ' * n),
+    "res.body_param": (res.body_param("sid", 1 << 20), lambda n: b"xsid=1&" + b"a=b&" * n),
+    "res.sse_endpoint": (res.sse_endpoint("sid", 1 << 20), lambda n: b"data: ?sid=1\n\n" + b"data: a\n\n" * n),
+}
+
+
+def _add_body_samples() -> None:
+    for name, (sample, sent) in BODY_SAMPLES.items():
+
+        @reader(f"{name}: a body in one piece")
+        def _(n: int, sample: res.BodySample = sample, sent: Any = sent) -> Any:
+            return lambda: BodyReader([sample], None).read(sent(n), True)
+
+        @reader(f"{name}: a body in as many pieces as are searched")
+        def _(n: int, sample: res.BodySample = sample, sent: Any = sent) -> Any:
+            return lambda: _read_pieces(sample, sent(n))
+
+
+def _read_pieces(sample: res.BodySample, body: bytes) -> None:
+    body_reader = BodyReader([sample], None)
+    size = len(body) // 64 + 1
+    for at in range(0, len(body), size):
+        if not body_reader.is_done:
+            body_reader.read(body[at : at + size], False)
+
+
+_add_body_samples()
 
 
 # -- single functions

@@ -15,7 +15,7 @@ import pytest
 from sticky_core import balance, exports, samples
 from sticky_core.samples import response as res
 from tests.linear.count import SIZES
-from tests.linear.readers import OPTIONS, READERS, RESPONSE_SAMPLES
+from tests.linear.readers import BODY_SAMPLES, OPTIONS, READERS, RESPONSE_SAMPLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,4 +59,7 @@ def test_every_sample_persistence_and_algorithm_has_a_row() -> None:
     assert persistences >= {"Cookie", "Follow", "NginxCookie", "Route", "Stick", "Learn", "Token"}
     expected = ({*samples.__all__} - not_samples) | persistences | {*balance.__all__}
     assert expected - names == set()
-    assert {f"res.{name}" for name in res.__all__} - {"res.Sample"} == {*RESPONSE_SAMPLES}
+    assert {f"res.{name}" for name in res.__all__} - {"res.Sample", "res.BodySample"} == {
+        *RESPONSE_SAMPLES,
+        *BODY_SAMPLES,
+    }

@@ -201,6 +201,10 @@ def _problem_of_sample(sample: object) -> str | None:
     """Return why `sample` is not a sample, or None if it is one."""
     if isinstance(sample, type):
         return f"{sample.__name__} is a class and no sample: write {sample.__name__}('name')"
+    if isinstance(sample, res.BodySample):
+        return (
+            f"{sample!r} reads the body of a response, which only StickyWorkers(learn=...) does: pass one of its head"
+        )
     if not callable(sample):
         return f"{sample!r} is no sample: pass one, such as cook('JSESSIONID') or res.cook('JSESSIONID'), or a function"
     return None

@@ -6,8 +6,11 @@ import pytest
 
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.samples import response as res
+from sticky_core.samples.request import hdr, json_field, url_param
 from sticky_core.workers.config import WorkersConfig, can_have_peers
 from sticky_core.workers.directory import app_digest
+from tests.core.samples.requests import make_request
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 
@@ -31,6 +34,17 @@ SECRET = "a-secret-of-sixteen-bytes-at-least"
         ({"key": "nonsense"}, "sample 'nonsense' is not known"),
         ({"key": 3}, "key 3 is not a sample"),
         ({"key": "/rooms"}, "nothing in braces"),
+        ({"key": []}, "key is an empty list"),
+        ({"key": ["hdr(X)", "/rooms"]}, "nothing in braces"),
+        ({"key": [hdr("X"), 3]}, "key 3 is not a sample"),
+        ({"key": hdr}, "is not a sample"),
+        ({"key": res.hdr("X")}, "is a sample of responses, and belongs into learn="),
+        ({"key": "src", "learn": "hdr(X)"}, "sample 'hdr(X)' is not known: write res.hdr"),
+        ({"key": "src", "learn": json_field("sid")}, "is a sample of requests"),
+        ({"key": "src", "learn": [3]}, "learn 3 is not a sample"),
+        ({"key": "src", "learn": res.json_field}, "is not a sample"),
+        ({"learn": res.json_field("sid")}, "learn has no effect without key="),
+        ({"key": "src", "slots": 2, "learn": res.json_field("sid")}, "learn has no effect beside slots="),
         ({"drain": 0}, "drain 0 is not above 0"),
         ({"drain": "soon"}, "drain: 'soon' is not a duration"),
     ],
@@ -106,3 +120,29 @@ def test_name_on_a_system_without_lock_files_is_refused_at_construction_and_one_
     WorkersConfig()
     with pytest.raises(ConfigError, match="leave StickyWorkers out here"):
         WorkersConfig(name="shop")
+
+
+def test_key_may_be_a_list_of_samples_of_which_the_first_that_finds_a_key_counts():
+    sample = WorkersConfig(key=["hdr(Mcp-Session-Id)", url_param("session_id"), "/rooms/{id}"]).build_sample()
+    assert sample is not None
+    assert sample(make_request(headers=[("mcp-session-id", "h")], path="/rooms/r", query="session_id=q")) == "h"
+    assert sample(make_request(path="/rooms/r", query="session_id=q")) == "q"
+    assert sample(make_request(path="/rooms/r")) == "r"
+    assert sample(make_request()) is None
+    assert WorkersConfig(key=[hdr("X")]).build_sample() == WorkersConfig(key=hdr("X")).build_sample() == hdr("X")
+
+
+@pytest.mark.parametrize(
+    "learn, samples, from_bodies",
+    [
+        (None, (), False),
+        ("res.hdr(X)", (res.hdr("X"),), False),
+        (res.json_field("sid"), (res.json_field("sid"),), True),
+        (["res.cook(a)", res.sse_endpoint("id")], (res.cook("a"), res.sse_endpoint("id")), True),
+        ([], (), False),
+    ],
+    ids=repr,
+)
+def test_learn_may_be_one_or_several_samples_of_responses(learn, samples, from_bodies):
+    config = WorkersConfig(key="url_param(id)", learn=learn)
+    assert (config.build_learn(), config.learns_from_bodies) == (samples, from_bodies)

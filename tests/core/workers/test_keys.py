@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.clock import ManualClock
 from sticky_core.persistence.claim import Reason
+from sticky_core.samples import response as res
 from sticky_core.samples.request import cook, hdr, path
 from sticky_core.server.server import Server
 from sticky_core.workers.frames import Kind
-from sticky_core.workers.keys import InProgress, KeyArbitration, KeyTable, QueryPeers, WaitFor, first_owner
+from sticky_core.workers.keys import FirstKey, InProgress, KeyArbitration, KeyTable, QueryPeers, WaitFor, first_owner
 from tests.core.fakes import RecordedResponse
 
 W1, W2, W3 = "w1@a", "w2@b", "w3@c"
@@ -25,6 +27,7 @@ class FakeMembership:
         self.own_server = self.servers[own - 1]
         self.running = {server.name: server.instance for server in self.servers}
         self.refreshes = 0
+        self.function_failures = FunctionFailures("workers")
 
     def ends(self, name: str) -> None:
         del self.running[name]
@@ -184,6 +187,18 @@ def test_key_that_a_response_gives_out_is_owned_by_the_server_that_responded(mem
     keys = KeyTable(membership, sample)
     keys.learn_from_response(RecordedResponse(headers=[header]), membership.servers[1])
     assert keys.last_owner("k") == (W2 if learned else None)
+
+
+def test_all_keys_that_the_head_of_a_response_issues_are_learned_whatever_raises(membership):
+    def raises(response):
+        raise LookupError("no key")
+
+    learn = (raises, res.cook("sid"), res.hdr("x-room"), res.json_field("sid"))
+    keys = KeyTable(membership, FirstKey((hdr("x-session"), path)), learn)
+    headers = [("x-session", "a"), ("set-cookie", "sid=b"), ("x-room", "c")]
+    keys.learn_from_response(RecordedResponse(headers=headers), membership.servers[1])
+    assert [keys.last_owner(key) for key in "abc"] == [W2] * 3
+    assert list(membership.function_failures.counts.values()) == [1]
 
 
 def test_key_is_forgotten_an_hour_after_its_last_use(keys):
