@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -17,6 +17,7 @@ from sticky_asgi.apps import Replicas
 from sticky_asgi.messages import ASGIApp, Message, Receive, Schedule, Scope, Send, scheduler
 from sticky_asgi.stores import client as stores
 from sticky_core.backend.change import Change
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.nesting import InsertedCookie, nested_problems
 from sticky_core.server.server import Server

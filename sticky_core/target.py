@@ -6,10 +6,10 @@ import inspect
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import raise_problems
 from sticky_core.options.callables import argument_counts, is_async
 

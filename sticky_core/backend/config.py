@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Literal, cast
 
 from sticky_core.backend.retries import Retries
 from sticky_core.balance.algorithm import Balance
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import raise_problems
 from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward

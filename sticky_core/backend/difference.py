@@ -5,11 +5,11 @@ two configurations, so that a change costs in proportion to what it changes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import compress, count
 from operator import is_not
 from typing import TypeVar
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.server.config import ServerConfig
 from sticky_core.server.server import Server
 

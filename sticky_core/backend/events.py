@@ -6,10 +6,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Self
 
 from sticky_core.backend.event_loop import EventLoop
+from sticky_core.deferred.dataclass import dataclass
 
 _log = logging.getLogger("sticky_sessions")
 

@@ -8,7 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
@@ -18,6 +18,7 @@ from sticky_core.backend.trial_marks import TrialPersistences, moved_marks, serv
 from sticky_core.balance.algorithm import Algorithm, Balance, HashAware
 from sticky_core.balance.hashing import HashAlgorithm, Hashing, HashType
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.server.server import Server
 

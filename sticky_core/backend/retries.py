@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import Failure
 
 _WORDS = frozenset(failure.retry_word for failure in Failure if failure.retry_word)

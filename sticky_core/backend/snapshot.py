@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from sticky_core.backend.balancing import Balancing
 from sticky_core.backend.config import BackendConfig, Unavailable
@@ -17,6 +16,7 @@ from sticky_core.backend.difference import ServerDifference
 from sticky_core.backend.retries import Retries
 from sticky_core.clock import Clock, Rng
 from sticky_core.decision import Decision
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.http.trusted_proxies import Networks
 from sticky_core.persistence.persistence import Persistence

@@ -11,13 +11,13 @@ For a long time neither HAProxy nor nginx's open source version had such an algo
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
 from math import exp, inf
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Clock, Rng, SystemClock
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 from sticky_core.http.messages import Request

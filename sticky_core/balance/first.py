@@ -12,7 +12,6 @@ returns None, all skipped servers are tested once more.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from heapq import heappop, heappush
 
@@ -20,6 +19,7 @@ from sticky_core.balance.algorithm import NO_SERVER
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 

@@ -5,10 +5,10 @@ in turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.parser import BalanceSpec
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
 from sticky_core.samples.parser import parse_sample

@@ -12,7 +12,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import Literal, Protocol, get_args
@@ -26,6 +25,7 @@ from sticky_core.balance.start import initial_turns
 from sticky_core.balance.static_map import StaticMap
 from sticky_core.balance.xxh32 import xxh32
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http.messages import Request
 from sticky_core.options.spelling import problem_of_word

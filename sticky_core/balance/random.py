@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from functools import reduce
 
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
@@ -17,6 +16,7 @@ from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server

@@ -15,7 +15,6 @@ nginx's smooth round robin gives the same shares in another order (`sticky_core.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
 from sticky_core.balance.algorithm import NO_SERVER
@@ -24,6 +23,7 @@ from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start, initial_turns
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 from sticky_core.server.slowstart import SCALE

@@ -7,13 +7,13 @@ not used, `avalanche` is. Requests without an address go to each server in turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.parser import BalanceSpec
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request
 from sticky_core.samples import request as samples
 from sticky_core.samples.request import Sample

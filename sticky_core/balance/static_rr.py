@@ -6,13 +6,13 @@ The fastest algorithm. HAProxy does not let weights change with it; here the lis
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start
 from sticky_core.balance.static_map import StaticMap
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.parser import BalanceSpec
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
 

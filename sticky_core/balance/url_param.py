@@ -8,10 +8,10 @@ searches only the part of the body that has already arrived.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sticky_core.balance.hashing import Hashing, HashType
 from sticky_core.balance.parser import BalanceSpec
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import form

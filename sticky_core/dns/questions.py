@@ -5,9 +5,9 @@ and pass the records back.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.dns.resolvers import Address, Answer, Family, Query, Status, answer_with, preferred_addresses
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, cast, get_args
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 

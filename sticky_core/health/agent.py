@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import raise_problems
 from sticky_core.health.check import CheckResult, CheckStatus

@@ -5,10 +5,11 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from enum import Enum
 from typing import Any, Literal, get_args
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import raise_problems
 from sticky_core.health.expect import Expect

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from sticky_core.deferred.dataclass import dataclass
 
 #: how much of a response body is examined, and so has to be read, in bytes
 MAX_BODY = 16384

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
 from sticky_core.cache import TwoGenerationCache
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import Failure, ServerFailure, raise_problems
 from sticky_core.http import trusted_proxies as proxies
 from sticky_core.http.http1 import (

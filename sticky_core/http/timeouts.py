@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import LONGEST, Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 

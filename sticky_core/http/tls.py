@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError, raise_problems
 
 

@@ -6,10 +6,10 @@ The letters of `Claim` and `Mark` are the third and fourth of HAProxy's terminat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server

@@ -7,11 +7,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 from typing import Literal, get_args
 
 from sticky_core.clock import Clock
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import LONGEST, Duration, problems_of_duration, seconds
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies

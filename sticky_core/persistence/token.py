@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import cast
 
 from sticky_core.clock import Clock
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies

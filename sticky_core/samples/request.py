@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 from binascii import a2b_base64
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import cast
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request

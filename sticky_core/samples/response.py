@@ -8,8 +8,8 @@ here. Samples of its body are in `response_body`, and have their names here too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError
 from sticky_core.http import cookies
 from sticky_core.http.messages import ResponseHead

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import raise_problems
 from sticky_core.samples.json_reader import as_key, read_field
 from sticky_core.samples.values import query_parameter

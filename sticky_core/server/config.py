@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict, cast, runtime_checkable
 
 from sticky_core import target as targets
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.dns.resolvers import Resolvers, is_service
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import raise_problems

@@ -5,10 +5,10 @@ what they receive.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import Failure
 from sticky_core.health.agent import MAX_LINE, AgentCheck, AgentReply, parse_reply
 from sticky_core.health.check import Check, CheckResult, CheckStatus

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal, TypeAlias, cast
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.options.types import type_problems

@@ -10,8 +10,9 @@ request of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import inf
+
+from sticky_core.deferred.dataclass import dataclass
 
 #: since when the app works on a request that it does not work on at present
 NOT_IN_APP = inf

@@ -18,12 +18,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Container, Generator, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 from zlib import crc32
 
 from sticky_core.backend.function_failures import FunctionFailures
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Reason
 from sticky_core.samples import request as samples

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from sticky_core.clock import Clock
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_ENTRY, NO_KEY, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie

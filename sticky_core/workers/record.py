@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final, Literal, TypeAlias
+
+from sticky_core.deferred.dataclass import dataclass
 
 #: which interface an app has
 Face: TypeAlias = Literal["asgi", "wsgi"]

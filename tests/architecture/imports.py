@@ -56,6 +56,11 @@ def read_imports(source: str, module: str, is_package: bool = False) -> Iterator
                     yield from walk(typed, False)
                 for untyped in node.orelse:
                     yield from walk(untyped, at_import)
+            case ast.If(test=ast.UnaryOp(op=ast.Not(), operand=ast.Name("TYPE_CHECKING"))):
+                for untyped in node.body:
+                    yield from walk(untyped, at_import)
+                for typed in node.orelse:
+                    yield from walk(typed, False)
             case _:
                 inside = not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
                 for child in ast.iter_child_nodes(node):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 CORE: tuple[frozenset[str], ...] = (
-    frozenset({"cache", "clock", "durations", "errors", "fork"}),
+    frozenset({"cache", "clock", "deferred", "durations", "errors", "fork"}),
     frozenset({"options"}),
     frozenset({"dns", "health", "stores", "target"}),
     frozenset({"http"}),

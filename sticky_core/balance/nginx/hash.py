@@ -8,7 +8,6 @@ for a weight of one, and a key belongs to the first point after its hash.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
 from zlib import crc32
 
 from sticky_core.balance.eweight import eweight
@@ -19,6 +18,7 @@ from sticky_core.balance.nginx.weight_ranges import WeightRanges
 from sticky_core.balance.ring import Ring
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import ConfigError
 from sticky_core.http.messages import Request
 from sticky_core.samples.request import Sample

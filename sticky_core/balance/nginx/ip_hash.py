@@ -5,7 +5,6 @@ address. Requests without an address go to each server in turn, whereas nginx se
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from sticky_core.balance.hash_preserve_affinity import Affinity
@@ -14,6 +13,7 @@ from sticky_core.balance.nginx.weight_ranges import WeightRanges
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request
 from sticky_core.samples import request as samples
 from sticky_core.samples.request import Sample

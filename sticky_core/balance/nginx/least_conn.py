@@ -7,7 +7,6 @@ HAProxy also counts the new request, so a server with a low weight gets its firs
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from sticky_core.balance.algorithm import NO_SERVER
@@ -17,6 +16,7 @@ from sticky_core.balance.nginx.smooth import Member, SmoothSchedule
 from sticky_core.balance.parser import BalanceSpec
 from sticky_core.balance.start import check_start, initial_turns
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
 from sticky_core.server.slowstart import SCALE

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sticky_core.balance.random import RandomAlgorithm
 from sticky_core.balance.weighted_sample import WeightedSampler
 from sticky_core.clock import Rng
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.server.server import Server
 
 

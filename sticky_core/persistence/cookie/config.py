@@ -8,11 +8,12 @@ object.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from types import NoneType
 from typing import Literal, get_args
 
 from sticky_core.clock import Clock
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import LONGEST, Duration, problems_of_duration, seconds
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.http import cookies

@@ -5,8 +5,9 @@ and engine read from the row what the mode does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from sticky_core.deferred.dataclass import dataclass
 
 Mode = Literal["insert", "rewrite", "prefix", "passive"]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http import cookies
 from sticky_core.persistence.cookie.modes import CookieMode
 

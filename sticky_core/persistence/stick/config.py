@@ -8,11 +8,12 @@ matches does not get a new cookie from the other persistences either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import groupby
 from typing import Literal, cast
 
 from sticky_core.clock import Clock
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration
 from sticky_core.errors import ConfigError, raise_problems
 from sticky_core.persistence.cookie_scope import CookieScope

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import BodyNeeded, Request, ResponseHead
 from sticky_core.persistence.rules import Condition, holds
 from sticky_core.samples import response as res
