@@ -74,10 +74,14 @@ def target_problem(target: object, factory: object) -> str | None:
         return None
     if (problem := forwarding_problem(target)) is not None:
         return problem
-    if target is not None and possible_kinds(target) == frozenset(("factory",)):
-        return f"{target!r} takes no arguments, so it is a factory rather than an app: write factory={_name(target)}"
-    if target is not None and not possible_kinds(target) & {"asgi", "wsgi"}:
-        return f"{target!r} is neither an app nor a URL"
+    if target is not None:
+        kinds = possible_kinds(target)
+        if kinds == frozenset(("factory",)):
+            return (
+                f"{target!r} takes no arguments, so it is a factory rather than an app: write factory={_name(target)}"
+            )
+        if not kinds & {"asgi", "wsgi"}:
+            return f"{target!r} is neither an app nor a URL"
     if is_async(factory) and 0 in argument_counts(factory, (0,)):
         return (
             f"factory={factory!r} is async: a factory returns an app; put what it has to await into the app's lifespan"

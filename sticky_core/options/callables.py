@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import FunctionType
 
 
 def argument_counts(callee: object, counts: Iterable[int]) -> frozenset[int]:
@@ -13,6 +14,19 @@ def argument_counts(callee: object, counts: Iterable[int]) -> frozenset[int]:
     """
     if not callable(callee):
         return frozenset()
+    call: object = type(callee).__call__
+    if isinstance(call, FunctionType) and not isinstance(callee, type) and not hasattr(callee, "__signature__"):
+        # an instance of a class of Python code: many are alike, such as the apps behind the worker slots
+        return frozenset(count - 1 for count in _function_counts(call, tuple(count + 1 for count in counts)))
+    return _argument_counts(callee, counts)
+
+
+@functools.lru_cache(maxsize=64)
+def _function_counts(function: FunctionType, counts: tuple[int, ...]) -> frozenset[int]:
+    return _argument_counts(function, counts)
+
+
+def _argument_counts(callee: Callable[..., object], counts: Iterable[int]) -> frozenset[int]:
     try:
         # Not the signature of `__wrapped__`, which `functools.wraps` sets: a decorator may call the function that it
         # wraps with other arguments than it takes itself. Werkzeug's `Request.application` does.
