@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,9 +20,8 @@ from pathlib import Path
 
 from tests.apps import recipes
 from tests.apps.table import App
-from tests.conformance.servers import KINDS, ServerProcess, start, until
-from tests.conformance.servers import free_port as free_port
-from tests.environments import DEADLINE, OURS, ROOT, environment, group, link_packages, pinned
+from tests.conformance.servers import KINDS, ServerProcess, free_port, start, until
+from tests.environments import DEADLINE, OURS, environment, group, link_packages, pinned
 
 HERE = Path(__file__).parent
 
@@ -37,6 +37,9 @@ READY = {
     "granian": "Started worker",
     "daphne": "Listening on TCP",
 }
+
+#: How many workers the default run has: some of these apps take seconds of each worker's processor time to import.
+DAILY_WORKERS = 2
 
 #: No framework may report anything, look for updates or load models.
 OFFLINE = {
@@ -74,9 +77,11 @@ class Served:
     app: App
     process: ServerProcess
     variables: Mapping[str, str]
+    folder: Path
 
     def exchange(self, attempts: int, *, until_error: bool = False) -> Tally:
         """Run clients until they have made so many attempts, or until there is an error."""
+        tests = linked_clients(self.folder / "clients")
         command = [
             *(str(interpreter(self.app.group)), "-m", f"tests.apps.clients.{self.app.client or self.app.name}"),
             *(f"http://localhost:{self.process.port}", f"--attempts={attempts}", f"--at-once={self.app.at_once}"),
@@ -84,8 +89,8 @@ class Served:
         ]
         done = subprocess.run(
             command,
-            env={**os.environ, **self.variables, "PYTHONPATH": os.pathsep.join((str(HERE / "offline"), str(ROOT)))},
-            cwd=ROOT,
+            env={**os.environ, **self.variables, "PYTHONPATH": os.pathsep.join((str(HERE / "offline"), str(tests)))},
+            cwd=tests,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -94,6 +99,17 @@ class Served:
         )
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.process.output}"
         return Tally(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def linked_clients(folder: Path) -> Path:
+    """Return a folder with the package `tests` of the clients, as a regular package: some distribution installs a
+    package `tests`, which would come before one without `__init__.py`.
+    """
+    if not folder.exists():
+        (folder / "tests").mkdir(parents=True)
+        (folder / "tests" / "__init__.py").touch()
+        (folder / "tests" / "apps").symlink_to(HERE)
+    return folder
 
 
 @contextmanager
@@ -127,9 +143,14 @@ def serving(app: App, command: str, folder: Path, *, plain: bool) -> Iterator[Se
     try:
         ready = next(line for begin, line in READY.items() if command.startswith(begin))
         until(lambda: process.output.count(ready) >= workers(words), f"{command}: all workers\n{process.output}")
-        yield Served(app, process, variables)
+        yield Served(app, process, variables, folder)
     finally:
         process.kill()
+
+
+def with_fewer_workers(command: str) -> str:
+    """Return the command line with DAILY_WORKERS in the place of its number of workers."""
+    return re.sub(r"( -w | --workers )\d+", rf"\g<1>{DAILY_WORKERS}", command)
 
 
 def workers(words: list[str]) -> int:

@@ -48,7 +48,20 @@ class App:
 
 
 APPS = (
-    App("fastapi", group="dev", daily=30, more_commands=("gunicorn -k uvicorn_worker.UvicornWorker -w 3 main:app",)),
+    App("fastapi", group="dev", more_commands=("gunicorn -k uvicorn_worker.UvicornWorker -w 3 main:app",)),
+    App("fastapi_chat", group="dev", client="chat"),
+    App("starlette", group="dev"),
+    App("django_asgi", group="dev", daily=30),
+    App("channels", client="chat"),
+    App("socketio", group="dev", daily=30),
+    App("mcp", group="dev", daily=30),
+    App("mcp2", group="apps-mcp2"),
+    App("gradio", group="dev", daily=20),
+    App("nicegui"),
+    App("panel"),
+    App("shiny"),
+    App("chainlit"),
+    App("strawberry"),
     App("flask", group="dev"),
     App("flask_socketio", group="dev", daily=30),
     App("flask_login", group="dev"),

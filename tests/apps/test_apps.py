@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps import recipes
-from tests.apps.running import HERE, serving
+from tests.apps.running import HERE, serving, with_fewer_workers
 from tests.apps.table import APPS, App
 
 #: How many attempts the plain app gets to lose a session.
@@ -43,7 +43,7 @@ def check(app: App, command: str, folder: Path, exchanges: int) -> None:
 
 @pytest.mark.parametrize("app, command", DAILY)
 def test_app_finds_each_session_with_sticky_workers_and_not_without(app: App, command: str, folder: Path):
-    check(app, command, folder, app.daily)
+    check(app, with_fewer_workers(command), folder, app.daily)
 
 
 @pytest.mark.long

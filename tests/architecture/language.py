@@ -95,6 +95,8 @@ ALLOWED = (
     ),
     Allowed(r"rooms?", "Socket.IO's word for a group of clients", "*socketio*"),
     Allowed(r"rooms?", "a chat room: the key of the app in these tests", "tests/*workers*"),
+    Allowed(r"rooms?", "a chat room", "docs/recipes/*"),
+    Allowed(r"rooms?", "a chat room", "tests/apps/*"),
     Allowed(r"\bnobody:", "the user nobody of UNIX"),
 )
 

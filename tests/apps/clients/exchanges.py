@@ -27,7 +27,7 @@ import httpx2
 #: Seconds, for hangs only.
 DEADLINE = 300.0
 #: Seconds that a client waits where errors are expected: one that hangs is an error too.
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 
 class Counter:
@@ -72,7 +72,12 @@ async def run(client: Client, url: str, attempts: int, at_once: int, until_error
             except Exception as error:
                 counter.check(False, f"{type(error).__name__}: {error}")
 
-    await asyncio.gather(*(one_after_another() for _ in range(at_once)))
+    running = {asyncio.create_task(one_after_another()) for _ in range(at_once)}
+    while running:
+        _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        if until_error and is_done():
+            for task in running:
+                task.cancel()
     return counter
 
 
