@@ -235,6 +235,9 @@ def ours(face: Any, app: Any, dispatcher: Any, middleware: Any, clients: int) ->
     yield Contender("ours, bound client", plain, bound(plain))
     routed = middleware(app, routes={PREFIX: backend(app, insert())})
     yield Contender("ours, bound client, by route", routed, bound(routed))
+    others = {f"/department{number}": Backend(f"department{number}", [Server("s1", app)]) for number in range(1, 10)}
+    routed = middleware(app, routes={**others, PREFIX: backend(app, insert())})
+    yield Contender("ours, bound client, by one of ten routes", routed, bound(routed))
     changing = dispatcher(backend(app, insert()))
     yield Contender("ours, bound client, a header never seen before", changing, bound(changing), changing=True)
     yield Contender("ours, new client", changing, ["theme=dark; lang=en"] * clients)

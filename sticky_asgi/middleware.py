@@ -93,7 +93,7 @@ class DispatchApp(InsertsCookies):
         body: Body | None = None
         server = step if isinstance(step, Server) else None
         # the usual request without a body is spared the reader
-        if replicas.needs_replay or server is None or scope.get("method", "GET") != "GET":
+        if replicas.needs_replay or server is None or ("method" in scope and scope["method"] != "GET"):
             receive = transaction.body = body = Body(receive, replicas.retry_body_limit, decision)
         while server is not None or (server := await resolve_wait(transaction, step, body)) is not None:
             finished = True

@@ -22,7 +22,7 @@ class TwoGenerationCache(Generic[K, V]):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        #: the younger generation; hot paths look here first, without a call
+        #: the younger generation; hot paths look here first, without a call. It is empty only if nothing is cached.
         self.young: dict[K, V] = {}
         self._old: dict[K, V] = {}
 

@@ -67,7 +67,7 @@ class DispatchApp(InsertsCookies):
         if self._debug:
             transaction.enable_debug()
         # the usual request without a body is spared the reader
-        if replicas.needs_replay or environ.get("REQUEST_METHOD", "GET") != "GET":
+        if replicas.needs_replay or ("REQUEST_METHOD" in environ and environ["REQUEST_METHOD"] != "GET"):
             environ["wsgi.input"] = transaction.body = Body(environ, replicas.retry_body_limit, decision)
         held: HeldBody | None = None
         server = step if isinstance(step, Server) else None

@@ -144,8 +144,7 @@ class Balancing:
         try:
             return self.algorithm.choose(request, avoid)
         except Exception as error:
-            request.function_failed("balance", self._balance, error, is_locked=True)
-            return _least_busy(self.active, avoid)
+            return self.choose_after_failure(error, self.active, request, avoid)
 
     def choose_backup(self, request: Request, avoid: Container[Server]) -> Server | None:
         """Return the backup for a new client: the one that their algorithm chooses, else the first that is usable."""
@@ -154,8 +153,17 @@ class Balancing:
         try:
             return self.backup_algorithm.choose(request, avoid)
         except Exception as error:
-            request.function_failed("balance", self._balance, error, is_locked=True)
-            return _least_busy(self.backups, avoid)
+            return self.choose_after_failure(error, self.backups, request, avoid)
+
+    def choose_after_failure(
+        self, error: Exception, servers: Sequence[Server], request: Request, avoid: Container[Server]
+    ) -> Server | None:
+        """Count that the algorithm over `servers` has raised `error`, and return one of the electable servers with the
+        fewest requests in flight; None if there is none.
+        """
+        request.function_failed("balance", self._balance, error, is_locked=True)
+        electable = [server for server in servers if server.electable and server not in avoid]
+        return min(electable, key=lambda server: len(server.in_flight), default=None)
 
     def choose_last_resort(self, request: Request, avoid: Container[Server]) -> Server | None:
         """Return a server for a new client where none is electable: one that drains, has weight 0, or wants no new
@@ -217,9 +225,3 @@ class Balancing:
 def _preference(server: Server) -> tuple[bool, bool]:
     """Return the rank of a server where none is electable: the lowest comes first."""
     return not server.usable, server.config.backup
-
-
-def _least_busy(servers: Sequence[Server], avoid: Container[Server]) -> Server | None:
-    """Return one of the electable servers with the fewest requests in flight; None if there is none."""
-    electable = [server for server in servers if server.electable and server not in avoid]
-    return min(electable, key=lambda server: len(server.in_flight), default=None)

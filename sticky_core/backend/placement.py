@@ -53,7 +53,11 @@ class Placement:
         with self.lock:
             is_in_force = snapshot is self._backend.snapshot
             avoid = tried if is_in_force else self._avoided_by_earlier(snapshot, tried)
-            server = snapshot.balancing.choose(request, avoid)
+            balancing = snapshot.balancing
+            try:  # `Balancing.choose` in line: every new client passes here
+                server = balancing.algorithm.choose(request, avoid)
+            except Exception as error:
+                server = balancing.choose_after_failure(error, balancing.active, request, avoid)
             return server if server is not None else self._choose_fallback(snapshot, request, avoid)
 
     def _avoided_by_earlier(self, snapshot: Snapshot, tried: Container[Server]) -> Container[Server]:

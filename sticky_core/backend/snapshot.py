@@ -37,7 +37,7 @@ class Snapshot:
     log: Callable[[Decision], None] | None
     clock: Clock
     retries: Retries
-    trusted_proxies: Networks  #: the proxies from which X-Forwarded-For is trusted
+    trusted_proxies: Networks | None  #: the proxies that are trusted about the client; None: there are none
     balancing: Balancing
     persistence: Persistence | None
     persistences: PersistenceSet
@@ -176,7 +176,9 @@ class Snapshot:
             retries=retries,
             trusted_proxies=before.trusted_proxies
             if before is not None and before.config.forward is forward
-            else Networks(forward.trusted_proxies),
+            else Networks(forward.trusted_proxies)
+            if forward.trusted_proxies
+            else None,
             balancing=balancing,
             persistence=persistences.persistence,
             persistences=persistences,

@@ -159,7 +159,7 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     def src(self) -> str:
         trusted = self.snapshot.trusted_proxies
         peer = self.peer
-        return (trusted.find_client(peer, self.header("x-forwarded-for")) or "") if trusted else peer
+        return peer if trusted is None else trusted.find_client(peer, self.header("x-forwarded-for")) or ""
 
     @property
     def connection_scheme(self) -> str:
@@ -170,11 +170,15 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     def scheme(self) -> str:
         trusted = self.snapshot.trusted_proxies
         scheme = self.connection_scheme
-        return trusted.find_scheme(self.peer, scheme, self.header("x-forwarded-proto")) if trusted else scheme
+        if trusted is None:
+            return scheme
+        return trusted.find_scheme(self.peer, scheme, self.header("x-forwarded-proto"))
 
     @property
     def secure(self) -> bool:
-        return self.scheme in ("https", "wss")
+        # most often there are no trusted proxies; then a call less
+        scheme = self.connection_scheme if self.snapshot.trusted_proxies is None else self.scheme
+        return scheme in ("https", "wss")
 
     def peek(self, limit: int) -> bytes:
         beginning, known = getattr(self, "_peeked", (b"", -1))

@@ -66,7 +66,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
                     # set, as this need not be the server of the first attempt
                     decision.claim_outcome = _VALID, Reason.BOUND, server.name
                     return self.place(server)
-        self.cookie_key = limited_key(cookie_key) if isinstance(cookie_key, tuple) else cookie_key
+        self.cookie_key = limited_key(cookie_key) if cookie_key.__class__ is tuple else cookie_key
         self._tried = decision.attempts = ()
         return self.recognise()
 
@@ -227,7 +227,9 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             last.counters.cell[Total.WRETR if server is last else Total.WREDIS] += 1
         elif bound is not None and server is not bound:
             bound.counters.cell[Total.WREDIS] += 1
-        self.add_attempt(server)
+        # `add_attempt` in line: every request that is not bound passes here
+        self._tried = tried + server.as_tuple
+        self.decision.attempts += server.name_as_tuple
         return server
 
     def mark_redispatched(self, reason: Reason) -> None:
@@ -264,7 +266,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
                 self.function_failed("persist", persistence, error)
                 mark = Mark.NONE
             self.decision.written_mark = mark
-        if self.debug:
+        if getattr(self, "_debug", False):  # `debug` in line
             response.add(DEBUG_HEADER, str(self.decision))
 
     def record_failure(self, failure: Failure) -> Failure:

@@ -98,7 +98,8 @@ class CookieEngine:
             return NO_COOKIE
         # Both are read first: if an instance ends meanwhile, its result is put into caches that are not used any more.
         parsed_headers, fast_path = self._parsed_headers, self.fast_path
-        if (parsed := parsed_headers.get(key)) is not None:
+        # where no value has a date, nothing is cached there: then a call less
+        if parsed_headers.young and (parsed := parsed_headers.get(key)) is not None:
             candidates, request.forwarded_cookies = parsed
             return self._choose(candidates, accept_down)
         if (cached := fast_path.get(key)) is not None and cached[0].usable:
@@ -202,7 +203,7 @@ class CookieEngine:
             return mark
         if self._settings.postonly and request.method != "POST":
             return mark
-        if not self._ids.are_written(server, is_bound):
+        if not self._ids.written(server, is_bound):
             # HAProxy deletes the cookie in every response; here only if the client has sent one
             if result.claim is Claim.NONE:
                 return mark
@@ -226,7 +227,7 @@ class CookieEngine:
             self._writer.remove_application_cookies(response)
             return Mark.DELETED
         edit = self._mode.edit_value
-        if edit is None or not self._ids.are_written(server, is_bound):
+        if edit is None or not self._ids.written(server, is_bound):
             return Mark.PASSED
         value = self._values.make(server)
         self._writer.edit_application_cookies(response, lambda own: edit(value, own))

@@ -45,9 +45,11 @@ class CookieIds:
         """Return the ids of a server, the one that is written first; empty if the server has no id."""
         return self._ids_of[server]
 
-    def are_written(self, server: Server, is_bound: bool) -> bool:
-        """Return whether a client of `server` gets its id. `is_bound`: whether the client is bound to it already."""
-        return bool(self._ids_of[server]) and (is_bound or server not in self._former)
+    def written(self, server: Server, is_bound: bool) -> tuple[str, ...]:
+        """Return the ids of which a client of `server` gets the first; empty if it gets none. `is_bound`: whether the
+        client is bound to the server already.
+        """
+        return self._ids_of[server] if is_bound or server not in self._former else ()
 
     def with_servers(self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]) -> CookieIds:
         """Return a copy for `servers`: without `removed`, and with `added`."""

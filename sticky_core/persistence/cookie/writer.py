@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from sticky_core.clock import Clock
 from sticky_core.http import cookies
@@ -18,31 +18,28 @@ class CookieWriter:
         self._clock = clock
         self._expires = settings.expires
         self._sets_private = settings.sets_private
-        # the attributes of each cookie, by whether the client came over TLS, and the same for its deletion
-        self._attributes = [
-            (each.name, {is_tls: each.attribute_text(is_tls=is_tls) for is_tls in (False, True)})
-            for each in settings.written
-        ]
-        self._attributes_of_deletion = [
-            (each.name, {is_tls: each.attribute_text(is_tls=is_tls, is_deleted=True) for is_tls in (False, True)})
-            for each in settings.written
-        ]
+        self._depends_on_tls = any(each.secure == "auto" for each in settings.written)
+        # the name and attributes of each cookie, by whether the client uses TLS, and the same for its deletion
+        self._attributes = _by_tls(settings, is_deleted=False)
+        self._attributes_of_deletion = _by_tls(settings, is_deleted=True)
 
     def set(self, value: str, request: Request, response: ResponseHead) -> None:
         """Set the cookie to `value`."""
         expiry = cookies.expires(self._clock.wall() + self._expires) if self._expires else ""
-        for name, attributes in self._attributes:
-            response.add("set-cookie", cookies.set_cookie(name, value, expiry, attributes[request.secure]))
+        for name, attributes in self._attributes[self._depends_on_tls and request.secure]:
+            response.add("set-cookie", cookies.set_cookie(name, value, expiry, attributes))
 
     def delete(self, request: Request, response: ResponseHead) -> None:
         """Delete the cookie from the client."""
-        for name, attributes in self._attributes_of_deletion:
-            response.add("set-cookie", cookies.delete_cookie(name, attributes[request.secure]))
+        for name, attributes in self._attributes_of_deletion[self._depends_on_tls and request.secure]:
+            response.add("set-cookie", cookies.delete_cookie(name, attributes))
 
     def make_private(self, response: ResponseHead) -> None:
         """Forbid shared caches to store a response with a mark: they would send the mark to other clients."""
-        if self._sets_private and not _is_uncacheable(response):
-            response.add("cache-control", "private")
+        if self._sets_private:
+            directives = response.cache_control
+            if not directives or not _forbids_shared_caches(directives):
+                response.add("cache-control", "private")
 
     def has_application_cookie(self, response: ResponseHead) -> bool:
         """Return whether the application sets a cookie under one of our names."""
@@ -64,9 +61,16 @@ class CookieWriter:
         response.edit_cookies(lambda text: None if cookies.set_cookie_name(text) in self.names else text)
 
 
-def _is_uncacheable(response: ResponseHead) -> bool:
-    """Return whether the application's Cache-Control already forbids shared caches to store a response."""
-    directives = response.cache_control
-    if not directives:
-        return False
+def _by_tls(settings: CookieSettings, *, is_deleted: bool) -> Mapping[bool, Sequence[tuple[str, str]]]:
+    """Return the name and the attributes of each cookie that is written, by whether the client uses TLS."""
+    return {
+        is_tls: [
+            (each.name, each.attribute_text(is_tls=is_tls, is_deleted=is_deleted)) for each in settings.written
+        ]
+        for is_tls in (False, True)
+    }
+
+
+def _forbids_shared_caches(directives: str) -> bool:
+    """Return whether a Cache-Control already forbids shared caches to store the response."""
     return not {part.strip().lower() for part in directives.split(",")}.isdisjoint(("private", "no-store"))
