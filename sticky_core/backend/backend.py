@@ -315,9 +315,8 @@ class Backend:
 
     def plan(self, new: BackendConfig, *, keys: int = 10_000) -> Plan:
         """Return what `apply` would do, and how many clients would move from which server to which. Nothing is changed.
-        `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes. For that
-        its ring is copied, or built anew, so among thousands of servers call this in a thread. Raises `ConfigError` as
-        `apply` does.
+        `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes and the share is
+        not computed (`Plan.keys`). Raises `ConfigError` as `apply` does.
         """
         with self.reconfigure.change_lock:
             before, change = self.snapshot, self.reconfigure.draft(new, {})

@@ -20,6 +20,7 @@ from sticky_core.balance.avalanche import avalanche
 from sticky_core.balance.eweight import MAX_EWEIGHT, eweight
 from sticky_core.balance.hash_balance_factor import HashBalanceFactor
 from sticky_core.balance.hash_preserve_affinity import Affinity
+from sticky_core.balance.moved_hashes import MovedHashes, count_moved_hashes
 from sticky_core.balance.ring import Ring
 from sticky_core.balance.start import initial_turns
 from sticky_core.balance.static_map import StaticMap
@@ -143,6 +144,10 @@ class HashTable(Protocol):
 
     def find(self, digest: int, avoid: Container[Server]) -> Server | None:
         """Return the server of `digest`, or another one if that server is in `avoid`."""
+        ...
+
+    def find_all(self, digests: Sequence[int]) -> list[Server | None]:
+        """Return the server of each digest."""
         ...
 
     def next_server(self, avoid: Container[Server]) -> Server | None:
@@ -272,6 +277,19 @@ class HashAlgorithm:
     def server_for_hash(self, number: int) -> Server | None:
         return self._table.find(number, ())
 
+    def servers_for_hashes(self, numbers: Sequence[int]) -> list[Server | None]:
+        """Return the server of each hash."""
+        return self._table.find_all(numbers)
+
+    def moved_hashes(self, after: HashAlgorithm, changed: Container[Server], limit: int) -> MovedHashes | None:
+        """Return how many of the 2^32 hashes would go from one server to another if `after` replaced this. `changed`:
+        the servers of either that differ in their points. None if there are no rings to compare, or more than `limit`
+        points that differ.
+        """
+        if not isinstance(self._table, ConsistentTable) or not isinstance(after._table, ConsistentTable):
+            return None
+        return self._table.moved_hashes(after._table, changed, limit)
+
     def acquired(self, server: Server) -> None:
         if self._bound is not None:
             self._bound.acquired()
@@ -322,6 +340,15 @@ class ConsistentTable:
         for server in servers:
             self.state_changed(server)
         self._ring.rebuild()
+
+    def find_all(self, digests: Sequence[int]) -> list[Server | None]:
+        return [self.find(digest, ()) for digest in digests]
+
+    def moved_hashes(self, after: ConsistentTable, changed: Container[Server], limit: int) -> MovedHashes | None:
+        """As `HashAlgorithm.moved_hashes`."""
+        rings = self._ring, after._ring
+        points = sum(ring.active_count_of(changed) for ring in rings)
+        return count_moved_hashes(*rings, changed) if points <= limit else None
 
     def copy(self) -> ConsistentTable:
         """Return a copy that may be given other servers."""

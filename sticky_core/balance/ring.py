@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from copy import copy
 
 from sticky_core.balance.algorithm import NO_SERVER
@@ -188,6 +188,34 @@ class Ring:
             if point & _LOW < count[point >> _SERVER & _LOW]:
                 break
         return at
+
+    def active_count_of(self, servers: Container[Server]) -> int:
+        """Return how many points of some servers are active."""
+        return sum(count for server, count in zip(self.servers, self._active, strict=True) if server in servers)
+
+    def positions_of(self, servers: Container[Server]) -> Iterator[int]:
+        """Yield the positions of the active points of some servers."""
+        for number, server in enumerate(self.servers):
+            if self._active[number] and server in servers:
+                yield from self._points_of(number, self._active[number])
+
+    def points_from(self, position: int) -> Iterator[tuple[int, Server]]:
+        """Yield the positions and servers of the active points, once around the ring, from `position` on."""
+        if self.active_count:
+            at = self.at_or_after(position)
+            for _ in range(self.active_count):
+                yield self._points[at] >> _POSITION, self.server_of(at)
+                at = self.next_point(at)
+
+    def points_before(self, position: int) -> Iterator[tuple[int, Server]]:
+        """Yield the same in the opposite direction, beginning before `position`."""
+        if self.active_count:
+            at = self.at_or_after(position)
+            for _ in range(len(self._points)):
+                at -= 1  # negative indices continue around the ring
+                point = self._points[at]
+                if point & _LOW < self._active[point >> _SERVER & _LOW]:
+                    yield point >> _POSITION, self.server_of(at)
 
     def server_of(self, at: int) -> Server:
         """Return the server of the point `at`."""

@@ -79,6 +79,13 @@ class StaticMap:
         at = self._next(digest % len(servers), avoid)
         return None if at is None else servers[at]
 
+    def find_all(self, digests: Sequence[int]) -> list[Server | None]:
+        """Return the server of each hash."""
+        if self._stale:
+            self._rebuild()
+        servers = self._map
+        return [servers[digest % len(servers)] for digest in digests] if servers else [None] * len(digests)
+
     def next_server(self, avoid: Container[Server]) -> Server | None:
         """Return the next server in turn."""
         if self._stale:

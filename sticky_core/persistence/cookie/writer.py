@@ -64,9 +64,7 @@ class CookieWriter:
 def _by_tls(settings: CookieSettings, *, is_deleted: bool) -> Mapping[bool, Sequence[tuple[str, str]]]:
     """Return the name and the attributes of each cookie that is written, by whether the client uses TLS."""
     return {
-        is_tls: [
-            (each.name, each.attribute_text(is_tls=is_tls, is_deleted=is_deleted)) for each in settings.written
-        ]
+        is_tls: [(each.name, each.attribute_text(is_tls=is_tls, is_deleted=is_deleted)) for each in settings.written]
         for is_tls in (False, True)
     }
 
