@@ -50,7 +50,7 @@ class Announcements:
         else:
             level, left = (logging.INFO if after == "UP" else logging.WARNING), "online"
         text = _IN_WORDS[after] if before != "MAINT" or after != "UP" else "is UP/READY (leaving forced maintenance)"
-        if before == "NEW" or after == "REMOVED":
+        if before == "NEW" or after == "REMOVED" or server.was_announced:
             level = logging.INFO
             text = f"is new, and {text}" if before == "NEW" else text
         active, backups, waiting = counts

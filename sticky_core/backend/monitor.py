@@ -83,7 +83,7 @@ class Monitor:
         woken = self._placement.state_changed(server)
         if after != before:
             woken += self._update_panic()
-        server.reason = ""
+        server.reason, server.was_announced = "", False
         return woken
 
     def publish(self, woken: list[Ticket], *servers: Server) -> None:

@@ -52,6 +52,7 @@ class ServerStatus:
         "trackers",
         "tracks",
         "usable",
+        "was_announced",
     )
 
     def _start_status(self, config: ServerConfig) -> None:
@@ -91,6 +92,8 @@ class ServerStatus:
         self.trackers: tuple[ServerStatus, ...] = ()
         #: the reason of the latest change, for logs
         self.reason = ""
+        #: whether that change was announced before, so that it is no warning in logs
+        self.was_announced = False
         self.slowstart = SlowStart(config.slowstart)
         self.max_fails = MaxFails(config.max_fails, config.fail_timeout)
         self.draining = Drain()
@@ -163,6 +166,12 @@ class ServerStatus:
         if self.checking is not None:
             self.checking.force(health is not Health.DOWN, stopping=health is Health.NOLB)
         self.reason = ""
+        self.notify()
+
+    def mark_down(self, reason: str, *, was_announced: bool) -> None:
+        """Set its health DOWN. `reason`: why, for logs; `was_announced`: whether that was to be expected."""
+        self._health = Health.DOWN
+        self.reason, self.was_announced = reason, was_announced
         self.notify()
 
     @property

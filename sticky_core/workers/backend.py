@@ -135,7 +135,10 @@ class Workers(Backend):
                 if current == server.instance:
                     continue
                 if not current:
-                    server.health = Health.DOWN
+                    if self.slots.has_announced_end(server.id, server.instance):
+                        server.mark_down("its worker ends", was_announced=True)
+                    else:
+                        server.mark_down("its worker has ended without notice", was_announced=False)
                 server.instance = current
                 if current:
                     server.health = Health.UP

@@ -179,6 +179,11 @@ class WorkerSlots:
         self._instances = instances
         return instances
 
+    def has_announced_end(self, number: int, instance: str) -> bool:
+        """Return whether the worker `instance` in the worker slot `number` has recorded that it is about to end."""
+        record = read_record(self._lock_path(number))
+        return record is not None and record.instance == instance and record.is_draining
+
     def socket_path(self, number: int, instance: str) -> str:
         """Return the path of the socket of the worker `instance` in the worker slot `number`."""
         return str(self.path / f"{number}.{instance}{SOCKET_SUFFIX}")
@@ -207,11 +212,11 @@ class WorkerSlot:
         os.rename(self.draft_path, self.path)
 
     def drain(self) -> None:
-        """Remove the socket, as this worker is about to end, and record that."""
-        self.unpublish()
-        if self._locks:
+        """Record that this worker is about to end, and remove the socket."""
+        if self._locks:  # recorded first: a peer that misses the socket reads the record
             self._record = replace(self._record, is_draining=True)
             write_record(self._locks[0], self._record)
+        self.unpublish()
 
     def unpublish(self) -> None:
         """Remove the socket: peers do not find this worker any more."""

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -581,3 +582,32 @@ def served_by_command(serve):
     served = serve("sticky", "run", "--workers", f"{WORKERS}", "workers_asgi:app", variables={"STICKY": "null"})
     served.kind = replace(served.kind, always_prints=("ResourceWarning",))
     return served
+
+
+def test_orderly_end_of_all_workers_logs_nothing_and_the_end_of_a_killed_one_is_logged(parent, until):
+    served = parent()
+    clients = client_of_each_worker(served, until)
+
+    def request_until_the_end(client):
+        try:
+            while True:
+                client.request("/echo")
+        except (OSError, HTTPException):
+            pass  # the worker that accepts has ended
+
+    loads = [threading.Thread(target=request_until_the_end, args=(client,)) for client in clients.values()]
+    for load in loads:
+        load.start()
+    served.stop()
+    for load in loads:
+        load.join()
+    assert "Server workers/" not in served.output
+
+    served = parent()
+    clients = client_of_each_worker(served, until)
+    victim = next(iter(clients))
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{victim}").exists(), "the end of the worker")
+    ask_again(served, clients[victim], "/echo")
+    until(lambda: "its worker has ended without notice" in served.output, "a line about the killed worker")
+    wait_for_booted_workers(served, until)

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,41 @@ def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(started, unti
         else:
             (moment,) = again
             assert numbers[moment:] == list(range(1, len(numbers) - moment + 1))
+
+
+def test_orderly_end_of_all_workers_logs_nothing_and_the_end_of_a_killed_one_is_logged(started, until):
+    served = started("gthread")
+    clients = client_of_each_worker(served, until)
+
+    def request_until_the_end(client):
+        try:
+            while True:
+                client.request("/echo")
+        except (OSError, HTTPException):
+            pass  # the worker that accepts has ended
+
+    threads = [threading.Thread(target=request_until_the_end, args=(client,)) for client in clients.values()]
+    for each in threads:
+        each.start()
+    served.stop()
+    for each in threads:
+        each.join()
+    assert "Server workers/" not in served.output
+
+    served = started("gthread")
+    clients = client_of_each_worker(served, until)
+    victim = next(iter(clients))
+    os.kill(victim, signal.SIGKILL)
+
+    def notices():
+        try:
+            clients[victim].request("/echo")
+        except OSError:
+            pass  # the victim had accepted the connection
+        return "its worker has ended without notice" in served.output
+
+    until(notices, "a line about the killed worker")
+    client_of_each_worker(served, until)  # gunicorn's workers ignore a SIGTERM that comes before they are up
 
 
 def test_forked_child_of_a_killed_worker_keeps_no_socket_of_it_open(started, until):

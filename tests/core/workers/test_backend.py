@@ -33,6 +33,55 @@ def test_worker_that_stops_is_down_for_its_peers_after_a_refresh(join):
     assert first["w2"].status == "DOWN"
 
 
+@pytest.mark.parametrize(
+    "end, level, reason",
+    [
+        pytest.param("drain", "INFO", "its worker ends", id="it has announced its end"),
+        pytest.param("drain and release", "INFO", "its worker ends", id="it has announced its end and ended"),
+        pytest.param("unpublish", "WARNING", "its worker has ended without notice", id="its socket is gone"),
+        pytest.param("kill", "WARNING", "its worker has ended without notice", id="killed"),
+        pytest.param("kill after a drain", "INFO", "its worker ends", id="killed while it drained"),
+        pytest.param("lose the lock file", "WARNING", "its worker has ended without notice", id="without a record"),
+    ],
+)
+def test_end_of_a_worker_is_a_warning_unless_it_has_announced_it(join, kill, caplog, end, level, reason):
+    first, second = join(), join()
+    first.refresh_peers()
+    caplog.set_level("INFO", "sticky_sessions")
+    if "drain" in end:
+        second.slot.drain()
+    if end == "drain and release":
+        second.slot.release()
+    elif end == "unpublish":
+        second.slot.unpublish()
+    elif end.startswith("kill"):
+        if end == "kill":
+            kill(second)
+            first.forget_peer(first["w2"], second.slot.instance)
+        else:
+            second.slot.after_fork()
+    elif end == "lose the lock file":
+        (first.slots.path / "2.lock").unlink()
+        second.slot.unpublish()
+    first.refresh_peers()
+    assert [(record.levelname, record.getMessage().partition(". ")[0]) for record in caplog.records] == [
+        (level, f"Server group/w2 is DOWN, reason: {reason}")
+    ]
+
+
+def test_announced_end_of_a_worker_says_nothing_about_the_next_one(join, kill, caplog):
+    first, second = join(), join()
+    first.refresh_peers()
+    second.slot.drain()
+    second.slot.release()
+    third = join()
+    first.refresh_peers()
+    kill(third)
+    caplog.clear()
+    first.forget_peer(first["w2"], third.slot.instance)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_next_worker_in_a_worker_slot_is_another_instance(join, kill):
     first, second = join(), join()
     first.refresh_peers()
