@@ -30,6 +30,12 @@ class HeartbeatTimeout:
         """
         return any(now - since > self.timeout for since in in_app_since)
 
+    def must_give_up(self, since: float, now: float) -> bool:
+        """Return whether a thread that waits since `since` and can't send heartbeats has to give up, in time before the
+        web server ends the worker: half of the timeout is left for what the thread has done before.
+        """
+        return now - since > self.timeout / 2
+
     def limit_drain(self, grace: float) -> float:
         """Return for how many seconds a worker that is about to end may serve its peers, of the `grace` seconds that
         are configured: it sends no heartbeats any more, and must not be ended in the middle of that.

@@ -17,7 +17,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.util import Finalize
-from typing import Any
 
 from sticky_core.decision import Decision
 from sticky_core.durations import Duration, seconds
@@ -36,6 +35,7 @@ from sticky_core.workers.identity import app_identity
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, start_page
 from sticky_wsgi.middleware import DispatchApp
 from sticky_wsgi.stores import client as stores
+from sticky_wsgi.workers.gunicorn import Heartbeat, server_threads, settings_of
 from sticky_wsgi.workers.patching import patching_problem
 from sticky_wsgi.workers.transaction import WorkerReplicas
 from sticky_wsgi.workers.worker import LocalWorker
@@ -145,6 +145,7 @@ class StickyWorkers(DispatchApp):
         raise_problems(problems)
         raise_problems(nested_problems(self.inserted_cookies(), cookies_inside(app)))
         register(self)
+        _all.add(self)
 
     def _identify(self, app: WSGIApp) -> str:
         """Return the identity of the app, which tells its workers and cookies from those of others."""
@@ -160,16 +161,27 @@ class StickyWorkers(DispatchApp):
 
     def start(self, threads: int | None = None) -> None:
         """Take a worker slot, and listen for peers: now, rather than with the first request. To be called when a worker
-        process has started, such as in gunicorn's `post_worker_init`. `threads`: how many threads the server has.
+        process has started; under gunicorn `sticky_wsgi.gunicorn` does it. `threads`: how many threads the server has.
+        Default: those of gunicorn, else not known.
 
         Raises ConfigError for what cannot work, OSError if the socket can't be opened.
         """
+        self._start(threads or server_threads(), Heartbeat.of_server())
+
+    def start_if_needed(self, spawned: bool) -> None:
+        """As `start`, but only if this process can have peers. `spawned`: whether it is one of several processes."""
+        if can_have_peers(self._config, spawned, ""):
+            self.start()
+
+    def _start(self, threads: int | None, heartbeat: Heartbeat) -> None:
         with self._start_lock:
             if self._worker is not None:
                 return
             # again, as gunicorn may have loaded the app before it has patched the process (--preload)
             raise_problems(filter(None, [patching_problem()]))
-            worker = LocalWorker(self._config, self.app, self._threads or threads, self._directory, self._log)
+            worker = LocalWorker(
+                self._config, self.app, self._threads or threads, self._directory, self._log, heartbeat
+            )
             worker.listen()
             self._can_have_peers = True
             self._worker = worker
@@ -204,7 +216,9 @@ class StickyWorkers(DispatchApp):
         if not self._can_have_peers:
             return self.app(environ, start_response)
         try:
-            self.start(_server_threads(environ, start_response))
+            is_single = not environ.get("wsgi.multithread", True)
+            settings = settings_of(start_response) if is_single else None
+            self._start(1 if is_single else server_threads(), Heartbeat.of_server(settings))
         except ConfigError as error:
             if str(error) != self._start_error:
                 self._start_error = str(error)
@@ -221,15 +235,16 @@ class StickyWorkers(DispatchApp):
             worker.after_fork()
 
 
-def _server_threads(environ: Environ, start_response: StartResponse) -> int | None:
-    """Return in how many threads the server calls the app; None: in several, and their number is not known."""
-    if not environ.get("wsgi.multithread", True):
-        return 1
-    # PEP 3333 has no key for their number. gunicorn's `start_response` is a method of an object with its settings.
-    settings: Any = getattr(getattr(start_response, "__self__", None), "cfg", None)
-    if settings is None or "thread" not in settings.worker_class_str.lower():
-        return None
-    return int(settings.threads)
+_all: weakref.WeakSet[StickyWorkers] = weakref.WeakSet()
+
+
+def start_all(spawned: bool) -> None:
+    """Start every `StickyWorkers` of this process that can have peers. `spawned`: whether it is one of several.
+
+    Raises what `StickyWorkers.start` raises.
+    """
+    for each in list(_all):
+        each.start_if_needed(spawned)
 
 
 _started: weakref.WeakSet[StickyWorkers] = weakref.WeakSet()

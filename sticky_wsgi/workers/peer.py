@@ -44,7 +44,7 @@ class ForwardedRequest:
     """A request that is forwarded to a peer. `heartbeat`: what its thread sends while it waits for the peer."""
 
     def __init__(self, environ: Environ, transaction: ForwardingTransaction, heartbeat: Heartbeat) -> None:
-        self._heartbeat = heartbeat
+        self._send_heartbeat = heartbeat.begin_wait()
         self.transaction = transaction
         self.server = self.transaction.tried[-1]
         self._client_gone = disconnect_check(environ)
@@ -83,8 +83,10 @@ class ForwardedRequest:
         self._body.rewind()
 
     def on_tick(self) -> None:
-        """Send a heartbeat. Raise ClientDisconnected if the client has disconnected."""
-        self._heartbeat.send()
+        """Send a heartbeat. Raise ClientDisconnected if the client has disconnected, ServerFailure if the wait has to
+        be given up.
+        """
+        self._send_heartbeat()
         if self._client_gone():
             raise ClientDisconnected
 
@@ -141,8 +143,10 @@ class PeerApp:
         """
         deadline = time.monotonic() + (CLAIM_TIMEOUT if frame[0] == Kind.KEY_CLAIM else QUERY_TIMEOUT)
 
+        send_heartbeat = self._heartbeat.begin_wait()
+
         def check_deadline() -> None:
-            self._heartbeat.send()
+            send_heartbeat()
             if time.monotonic() > deadline:
                 raise TimeoutError
 

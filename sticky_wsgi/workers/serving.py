@@ -13,11 +13,13 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from sticky_core.errors import ServerFailure
+from sticky_core.http.error_page import error_page
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.heartbeat import NOT_IN_APP
 from sticky_core.workers.transaction import PeerRequest
-from sticky_wsgi.messages import KEY, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp
+from sticky_wsgi.messages import KEY, Environ, ExcInfo, Head, Headers, StartResponse, Write, WSGIApp, start_page
 from sticky_wsgi.workers.keys import KeyLookup
 from sticky_wsgi.workers.learning import call_and_learn
 from sticky_wsgi.workers.link import FramedConnection, warn_bad_frame
@@ -37,7 +39,9 @@ class ServingWorker(Protocol):
 
 
 class CountedApp:
-    """The app itself, which takes a permit of this worker for each request that this worker has accepted."""
+    """The app itself, which takes a permit of this worker for each request that this worker has accepted. The response
+    is a 503 if no permit can be waited for any longer.
+    """
 
     def __init__(self, app: WSGIApp, permits: Permits | None) -> None:
         self._app = app
@@ -46,7 +50,11 @@ class CountedApp:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         permits = self._permits
         if permits is not None:
-            ForwardingTransaction.of(start_response).permit = permits.acquire()
+            try:
+                permit = permits.acquire()
+            except ServerFailure:  # not executed, but no other worker has the session
+                return start_page(error_page(503), environ, start_response)
+            ForwardingTransaction.of(start_response).permit = permit
         return self._app(environ, start_response)
 
 

@@ -47,7 +47,7 @@ class Permits:
     def acquire(self) -> Permit | None:
         """Wait for a permit, and return it. None: all are held, one of them by this thread, and no further one is
         needed: the app calls itself while it serves a request, or a test client has not closed the last response.
-        To wait would be for ever.
+        To wait would be for ever. ServerFailure if this thread can't wait any longer.
         """
         thread = get_ident()
         try:

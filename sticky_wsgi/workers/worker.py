@@ -54,6 +54,7 @@ class LocalWorker:
     - `threads`: how many requests the app may serve at the same time; None: the number is not known.
     - `directory`: where the workers find each other; None: in the system's temporary directory.
     - `log`: called with the `Decision` of each request.
+    - `heartbeat`: that of the web server.
 
     ConfigError if this process can't be one of them.
     """
@@ -65,9 +66,10 @@ class LocalWorker:
         threads: int | None,
         directory: str | os.PathLike[str] | None,
         log: Callable[[Decision], None] | None,
+        heartbeat: Heartbeat,
     ) -> None:
         self.app = app
-        self._heartbeat = Heartbeat.of_server()
+        self._heartbeat = heartbeat
         self.permits = Permits(threads, self._heartbeat) if threads is not None else None
         self.peers: dict[int, PeerApp] = {}
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)

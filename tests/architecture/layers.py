@@ -30,6 +30,7 @@ ONLY_IN_ASGI = {
 
 # What gunicorn's workers and libraries that patch threads do to WSGI apps only.
 ONLY_IN_WSGI = {
+    "gunicorn",
     "workers/gunicorn",
     "workers/patching",
 }

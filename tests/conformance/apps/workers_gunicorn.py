@@ -1,5 +1,5 @@
-"""Settings of gunicorn that start the app in `workers_wsgi` with its worker, before the first request."""
+"""Settings of gunicorn that start the workers of its app before the first request."""
 
+from sticky_wsgi.gunicorn import post_worker_init
 
-def post_worker_init(worker):
-    worker.wsgi.start(worker.cfg.threads)
+__all__ = ["post_worker_init"]

@@ -22,3 +22,8 @@ def test_request_of_a_peer_may_take_as_long_as_an_own_one(in_app_since, now, exp
 @pytest.mark.parametrize(("grace", "expected"), [(10, 10), (15, 15), (60, 15), (0, 0)])
 def test_drain_ends_before_the_timeout(grace, expected):
     assert RULE.limit_drain(grace) == expected
+
+
+@pytest.mark.parametrize(("now", "expected"), [(100, False), (115, False), (115.1, True)])
+def test_wait_without_heartbeats_is_given_up_after_half_of_the_timeout(now, expected):
+    assert RULE.must_give_up(100, now) is expected

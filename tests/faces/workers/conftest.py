@@ -86,7 +86,7 @@ def pair(worker):
 def beats(monkeypatch):
     """Takes the heartbeats of the workers over WSGI that start from now on, in the thread of the test."""
     beats = wsgi.Beats()
-    monkeypatch.setattr(Heartbeat, "of_server", lambda: Heartbeat(wsgi.SeenRule(1000), beats))
+    monkeypatch.setattr(Heartbeat, "of_server", lambda settings=None: Heartbeat(wsgi.SeenRule(1000), beats))
     monkeypatch.setattr(wsgi.SeenRule, "seen", [])
     return beats
 
