@@ -52,6 +52,7 @@ APPS = (
     App("fastapi_chat", group="dev", client="chat"),
     App("starlette", group="dev"),
     App("django_asgi", group="dev", daily=30),
+    App("django_wsgi", group="dev", daily=20),
     App("channels", client="chat"),
     App("socketio", group="dev", daily=30),
     App("mcp", group="dev", daily=30),
