@@ -9,14 +9,19 @@ decides which worker accepts a request, and the cookie which worker serves it. "
 its own clients, "forwarded to a peer" sends to each the clients of the next one. The clients send what a browser sends,
 the mark among other cookies.
 
-The second table is of two processes, loaded by one client: all CPU time, system and user, that /proc counts for both,
-per request, less what the bare request costs (the same app on the same server without us). "forwarded over ..." is the
-same request through our Upstream to the same app in another uvicorn, over TCP and over a UNIX socket. The goal: to
-forward to a peer costs no more than to forward over TCP; better, 0.8 of that.
+- `rates`: requests per second of one client of each worker, which repeats its Cookie header.
+- `mix`: the same with a thousand clients, each with a Cookie header of its own: all at the worker that has their
+  session, and one of four there, as a server that spreads connections evenly brings it about.
+- `latency`: how long a request takes that is alone on its connection and on the machine, p50 and p99.
+- `costs`: two processes, loaded by one client: all CPU time, system and user, that /proc counts for both, per request,
+  less what the bare request costs (the same app on the same server without us). "forwarded over ..." is the same
+  request through our Upstream to the same app in another uvicorn, over TCP and over a UNIX socket.
+- `start`: how long a worker takes from its start to its first response, and how much memory it has after a thousand
+  requests: of its own (USS) and in all (RSS).
 
 Rounds of all contenders take turns. Figures are medians, ratios are the median of the ratios of each round (in brackets
-the lowest and the highest). Nothing is asserted. Linux only; wrk makes the load where it is installed, else a client of
-ours, which then limits the rates of the first table.
+the lowest and the highest), and the goal follows. Nothing is asserted. Linux only. `rates` and `mix` need wrk for what
+they are worth: else a client of ours makes the load, and limits the rates.
 """
 
 from __future__ import annotations
@@ -106,6 +111,13 @@ class Process:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def memory(self) -> tuple[float, float]:
+        """How much memory it has of its own (USS), and in all (RSS), in MB."""
+        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        sizes = {name: int(size) / 1024 for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+        return sizes["Private_Clean"] + sizes["Private_Dirty"], sizes["Rss"]
+
 
 def free_port() -> int:
     with socket.create_server((HOST, 0)) as listener:
@@ -156,19 +168,42 @@ def cookie(mark: str) -> str:
     return f"{COOKIES}; {mark}" if mark else COOKIES
 
 
-def load(targets: list[tuple[int, str]], connections: int, seconds: float) -> list[int]:
+# A Cookie header of its own for each of a thousand clients. Their marks take turns.
+CLIENTS = """
+local marks, requests, turn = {%s}, {}, 0
+function init(args)
+  for client = 1, 1000 do
+    local mark = marks[client %% #marks + 1]
+    wrk.headers["Cookie"] = "theme=dark; visitor=" .. client .. mark
+    requests[client] = wrk.format("GET", "/shop/small")
+  end
+end
+function request()
+  turn = turn %% #requests + 1
+  return requests[turn]
+end
+"""
+
+
+def load(
+    targets: list[tuple[int, str]], connections: int, seconds: float, clients: list[tuple[str, ...]] | None = None
+) -> list[int]:
     """Send requests to each port, with its mark, over so many connections, to all ports at the same time. Return the
-    number of responses from each.
+    number of responses from each. `clients`: for each port the marks of a thousand clients, instead of one client.
     """
     wrk = shutil.which("wrk")
     if wrk is None:
         return asyncio.run(load_without_wrk(targets, connections, seconds))
     running = []
-    for port, mark in targets:
+    for number, (port, mark) in enumerate(targets):
         headers = [
             part for name, value in {**HEADERS, "Cookie": cookie(mark)}.items() for part in ("-H", f"{name}: {value}")
         ]
         command = [wrk, "-t", "1", "-c", f"{connections}", "-d", f"{seconds:g}s", *headers]
+        if clients is not None:
+            script = Path(tempfile.gettempdir(), f"clients-{os.getpid()}-{number}.lua")
+            script.write_text(CLIENTS % ", ".join(f'"; {each}"' for each in clients[number]))
+            command += ["-s", f"{script}"]
         running.append(
             subprocess.Popen([*command, f"http://{HOST}:{port}/shop/small"], stdout=subprocess.PIPE, text=True)
         )
@@ -179,6 +214,8 @@ def load(targets: list[tuple[int, str]], connections: int, seconds: float) -> li
             raise SystemExit(report)
         found = re.search(r"(\d+) requests in", report)
         responses.append(int(found[1]) if found else 0)
+    for number in range(len(targets) if clients is not None else 0):
+        Path(tempfile.gettempdir(), f"clients-{os.getpid()}-{number}.lua").unlink()
     return responses
 
 
@@ -206,12 +243,12 @@ async def load_without_wrk(targets: list[tuple[int, str]], connections: int, sec
 # The tables
 
 
-def print_row(name: str, figures: list[float], unit: str, against: list[float] | None = None) -> None:
+def print_row(name: str, figures: list[float], unit: str, against: list[float] | None = None, goal: str = "") -> None:
     line = f"  {name:<34}{statistics.median(figures):>10.1f} {unit}"
     if against is not None:
         ratios = [figure / other for figure, other in zip(figures, against, strict=True)]
         line += f"{statistics.median(ratios):>8.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-    print(line)
+    print(f"{line}   {goal}".rstrip(), flush=True)
 
 
 def rates(rounds: int, seconds: float) -> None:
@@ -240,6 +277,100 @@ def rates(rounds: int, seconds: float) -> None:
         print(f"\n{WORKERS} workers, {WORKERS} × 16 connections, requests per second")
         for name, rates_of_contender in figures.items():
             print_row(name, rates_of_contender, "/s ", figures["plain"])
+
+
+def mix(rounds: int, seconds: float) -> None:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sticky-"))
+        plain = [stack.enter_context(serving("hello", folder)) for _ in range(WORKERS)]
+        workers = [stack.enter_context(serving("sticky", f"{folder}/run")) for _ in range(WORKERS)]
+        for each in workers:
+            each.mark = mark_of(each)
+        marks = tuple(each.mark for each in workers)
+        contenders: dict[str, tuple[list[Process], list[tuple[str, ...]]]] = {
+            "plain": (plain, [marks] * WORKERS),
+            "every client at its own worker": (workers, [(each.mark,) for each in workers]),
+            "three of four forwarded to a peer": (workers, [marks] * WORKERS),
+        }
+        goals = {"every client at its own worker": "goal: 0.8", "three of four forwarded to a peer": "goal: 0.5"}
+        figures: dict[str, list[float]] = {name: [] for name in contenders}
+        for number in range(rounds + 1):
+            for name, (processes, clients) in contenders.items():
+                total = sum(load([(each.port, "") for each in processes], 16, seconds, clients))
+                if number:
+                    figures[name].append(total / seconds)
+        print(f"\n{WORKERS} workers, {WORKERS} × 16 connections, a thousand clients each, requests per second")
+        for name, rates_of_contender in figures.items():
+            print_row(name, rates_of_contender, "/s ", figures["plain"], goals.get(name, ""))
+
+
+def latency(rounds: int, seconds: float) -> None:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sticky-"))
+        plain = stack.enter_context(serving("hello", folder))
+        workers = [stack.enter_context(serving("sticky", f"{folder}/run")) for _ in range(2)]
+        for each in workers:
+            each.mark = mark_of(each)
+        first, second = workers
+        contenders = {
+            "plain": (plain, ""),
+            "at the own worker": (first, first.mark),
+            "forwarded to a peer": (first, second.mark),
+        }
+        goals = {"at the own worker": "goal of p50: 1.1", "forwarded to a peer": "goal of p50: 1.8"}
+        figures: dict[str, list[list[float]]] = {name: [] for name in contenders}
+        for number in range(rounds + 1):
+            for name, (process, mark) in contenders.items():
+                times = time_requests(process.port, mark, seconds / 4)
+                if number:
+                    figures[name].append(times)
+        for label, part in (("p50", 0.5), ("p99", 0.99)):
+            print(f"\none request at a time, {label}")
+            quantiles = {
+                name: [1e6 * sorted(times)[int(part * len(times))] for times in of_rounds]
+                for name, of_rounds in figures.items()
+            }
+            for name, of_rounds in quantiles.items():
+                goal = goals.get(name, "") if label == "p50" else ""
+                print_row(name, of_rounds, "µs", quantiles["plain"], goal)
+
+
+def time_requests(port: int, mark: str, seconds: float) -> list[float]:
+    """Send one request after another over one connection. Return how long each took, in seconds."""
+    lines = [f"{name}: {value}" for name, value in {"Host": HOST, **HEADERS, "Cookie": cookie(mark)}.items()]
+    request = "\r\n".join(("GET /shop/small HTTP/1.1", *lines, "", "")).encode()
+    times: list[float] = []
+    with socket.create_connection((HOST, port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            begin = time.perf_counter()
+            connection.sendall(request)
+            received = connection.recv(65536)
+            while not received.endswith(BODY):
+                received += connection.recv(65536)
+            times.append(time.perf_counter() - begin)
+    return times
+
+
+def start(rounds: int, _: float) -> None:
+    figures: dict[str, list[tuple[float, float, float]]] = {"plain": [], "StickyWorkers": []}
+    with tempfile.TemporaryDirectory(prefix="sticky-") as folder:
+        for _ in range(rounds):
+            for name, factory in (("plain", "hello"), ("StickyWorkers", "sticky")):
+                begin = time.monotonic()
+                with serving(factory, f"{folder}/run") as process:
+                    mark = mark_of(process)
+                    took = time.monotonic() - begin
+                    for _ in range(1000):
+                        mark_of(process)
+                    time_requests(process.port, mark, 0.1)
+                    figures[name].append((1000 * took, *process.memory))
+    kinds = (("from start to first response", "ms"), ("own memory", "MB"), ("memory in all", "MB"))
+    for number, (label, unit) in enumerate(kinds):
+        print(f"\none worker, {label}")
+        for name, rows in figures.items():
+            print_row(name, [row[number] for row in rows], unit, [row[number] for row in figures["plain"]])
 
 
 def costs(rounds: int, seconds: float) -> None:
@@ -286,10 +417,16 @@ def costs(rounds: int, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--only", choices=("rates", "costs"), help="one of the two tables")
+    tables: dict[str, Callable[[int, float], None]] = {
+        "rates": rates,
+        "mix": mix,
+        "latency": latency,
+        "costs": costs,
+        "start": start,
+    }
+    parser.add_argument("--only", choices=tables, help="one of the tables")
     options = parser.parse_args()
     rounds, seconds = (3, 2.0) if options.quick else (7, 4.0)
-    tables: dict[str, Callable[[int, float], None]] = {"rates": rates, "costs": costs}
     for name, table in tables.items():
         if options.only in (None, name):
             table(rounds, seconds)
