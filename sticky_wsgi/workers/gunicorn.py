@@ -43,7 +43,8 @@ def find_worker() -> Any | None:
         return None
     numbers = (getattr(signal, name, None) for name in _SIGNALS)  # Windows has only some of them
     handlers = (signal.getsignal(number) for number in numbers if number is not None)
-    for worker in (_announced, *(getattr(handler, "__self__", None) for handler in handlers)):
+    candidates: list[Any] = [_announced, *(getattr(handler, "__self__", None) for handler in handlers)]
+    for worker in candidates:
         # a child that a worker has forked has the handlers of its parent
         if isinstance(worker, module.Worker) and worker.pid == os.getpid():
             return worker
@@ -61,13 +62,24 @@ def server_threads() -> int | None:
     worker = find_worker()
     if worker is None:
         return None
-    return int(worker.cfg.threads) if serves_in_threads(worker) else 1
+    if serves_in_threads(worker):
+        return int(worker.cfg.threads)
+    return 1 if serves_itself(worker) else None
+
+
+def serves_itself(worker: Any) -> bool:
+    """Return whether a worker calls the app in the thread that sends its heartbeats, which sends none meanwhile."""
+    return _is_any(worker, ("gunicorn.workers.sync", "SyncWorker"), ("gunicorn.workers.gtornado", "TornadoWorker"))
 
 
 def serves_in_threads(worker: Any) -> bool:
-    """Return whether a worker calls the app in other threads than the one that sends its heartbeats."""
-    module: Any = sys.modules.get("gunicorn.workers.gthread")
-    return module is not None and isinstance(worker, module.ThreadWorker)
+    """Return whether a worker calls the app in as many threads as its setting `threads` says."""
+    return _is_any(worker, ("gunicorn.workers.gthread", "ThreadWorker"))
+
+
+def _is_any(worker: Any, *classes: tuple[str, str]) -> bool:
+    found = (getattr(sys.modules.get(module), name, None) for module, name in classes)
+    return any(each is not None and isinstance(worker, each) for each in found)
 
 
 class Heartbeat:
@@ -90,7 +102,7 @@ class Heartbeat:
         """
         worker = find_worker()
         if worker is not None:
-            settings = worker.cfg if not serves_in_threads(worker) else None
+            settings = worker.cfg if serves_itself(worker) else None
         if settings is None or not settings.timeout:
             return cls()
         return cls(HeartbeatTimeout(settings.timeout), worker.notify if worker is not None else None)

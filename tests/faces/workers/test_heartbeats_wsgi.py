@@ -163,6 +163,9 @@ class GunicornWorker:
     def handle_abort(self, number, frame): ...
 
 
+class SyncWorker(GunicornWorker): ...
+
+
 class ThreadWorker(GunicornWorker): ...
 
 
@@ -171,6 +174,7 @@ def gunicorn(monkeypatch):
     """Makes this process look like a worker of gunicorn, with the worker object that it is called with."""
     before = signal.getsignal(signal.SIGABRT)
     monkeypatch.setitem(sys.modules, "gunicorn.workers.base", SimpleNamespace(Worker=GunicornWorker))
+    monkeypatch.setitem(sys.modules, "gunicorn.workers.sync", SimpleNamespace(SyncWorker=SyncWorker))
     monkeypatch.setitem(sys.modules, "gunicorn.workers.gthread", SimpleNamespace(ThreadWorker=ThreadWorker))
     monkeypatch.setattr(gunicorn_module, "_announced", None)
     monkeypatch.setattr(middleware_module, "_all", WeakSet())
@@ -181,8 +185,9 @@ def gunicorn(monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "settings", "threads", "beats"),
     [
-        pytest.param(GunicornWorker, {}, 1, 1, id="sync"),
-        pytest.param(GunicornWorker, {"timeout": 0}, 1, 0, id="sync without a timeout"),
+        pytest.param(SyncWorker, {}, 1, 1, id="sync"),
+        pytest.param(SyncWorker, {"timeout": 0}, 1, 0, id="sync without a timeout"),
+        pytest.param(GunicornWorker, {}, None, 0, id="a class of another package"),
         pytest.param(ThreadWorker, {"threads": 8}, 8, 0, id="gthread"),
     ],
 )
@@ -197,7 +202,7 @@ def test_worker_of_gunicorn_is_found_and_gets_heartbeats_if_its_thread_serves_re
 
 
 def test_child_that_a_worker_of_gunicorn_has_forked_sends_no_heartbeats_for_it(gunicorn):
-    worker = GunicornWorker()
+    worker = SyncWorker()
     gunicorn(worker)
     worker.pid += 1
     assert server_threads() is None and Heartbeat.of_server().rule is None
