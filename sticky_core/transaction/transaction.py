@@ -66,7 +66,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
                     # set, as this need not be the server of the first attempt
                     decision.claim_outcome = _VALID, Reason.BOUND, server.name
                     return self.place(server)
-        self.cookie_key = limited_key(cookie_key) if cookie_key.__class__ is tuple else cookie_key
+        self.cookie_key = limited_key(cookie_key) if type(cookie_key) is tuple else cookie_key
         self._tried = decision.attempts = ()
         return self.recognise()
 

@@ -37,7 +37,7 @@ def app_identity(app: object) -> str:
 
 def _constructing_module() -> str:
     """Return the name of the module that has called this package."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - `inspect` takes long to import
     while frame is not None:
         module = frame.f_globals.get("__name__")
         if isinstance(module, str) and module.partition(".")[0] not in _OWN_PACKAGES:
