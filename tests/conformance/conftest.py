@@ -201,6 +201,7 @@ FRONTS = {
     "hypercorn": "hypercorn sites_asgi:app",
     "granian": "granian sites_asgi:app",
     "gunicorn": "gunicorn -k gthread -w 1 --threads 8 --forwarded-allow-ips 192.0.2.1 sites_wsgi:app",
+    "gunicorn with gevent": "gunicorn -k gevent -w 1 --forwarded-allow-ips 192.0.2.1 sites_wsgi:app",
     "waitress": (
         "waitress-serve --threads 8 --channel-request-lookahead 1 --no-clear-untrusted-proxy-headers sites_wsgi:app"
     ),
@@ -317,7 +318,11 @@ def connect() -> Iterator[Callable[..., SiteClient]]:
         client.close()
 
 
-@pytest.fixture(params=FRONTS)
+#: a few tests ask for it by name
+WITH_GEVENT = "gunicorn with gevent"
+
+
+@pytest.fixture(params=[name for name in FRONTS if name != WITH_GEVENT])
 def front(
     request: pytest.FixtureRequest, sites: Callable[[str], ServerProcess], origins: dict[str, Origin]
 ) -> Iterator[FrontServer]:

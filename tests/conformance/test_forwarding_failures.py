@@ -516,6 +516,19 @@ def test_client_that_leaves_the_queue_delays_no_other(front, a, until):
 
 
 def test_client_that_disconnects_frees_its_slot_for_the_next(front, a, until):
+    check_that_a_client_frees_its_slot(front, a, until)
+
+
+@pytest.mark.parametrize("front", ["gunicorn with gevent"], indirect=True)
+def test_requests_are_forwarded_and_clients_that_disconnect_are_noticed_under_gevent(front, a, until):
+    for _ in range(3):
+        exchange(front, a)
+    assert a.open_connections() == 1
+    check_that_a_client_frees_its_slot(front, a, until)
+
+
+def check_that_a_client_frees_its_slot(front, a, until):
+    """Require that the request of a client that disconnects ends, and that the next one in the queue is served."""
     first = front.request("GET /first", site="one")
     received = a.next_request()
     second = front.request("GET /second", site="one")
