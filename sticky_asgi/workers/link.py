@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import struct
+from contextlib import suppress
 from typing import Final, cast
 
 from sticky_asgi.messages import Message
@@ -162,17 +163,28 @@ class FramedConnection(FlowControlProtocol):
         self.resume_writing()
 
 
-def listens(path: str) -> bool:
-    """Return whether a process listens at the UNIX socket with this path."""
-    with socket.socket(socket.AF_UNIX) as connection:
+def listens(address: str) -> bool:
+    """Return whether a process listens at this path of a UNIX socket, or has an abstract socket with this address."""
+    kind = socket.SOCK_DGRAM if address.startswith("\0") else socket.SOCK_STREAM
+    with socket.socket(socket.AF_UNIX, kind) as connection:
         connection.setblocking(False)
         try:
-            connection.connect(path)
+            connection.connect(address)
         except BlockingIOError:  # it has not accepted the connections before
             return True
         except OSError:
             return False
         return True
+
+
+def open_abstract(address: str) -> socket.socket:
+    """Return a socket with this abstract address, which shows that this worker runs. It is never read. On a system
+    without abstract sockets it has no address.
+    """
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with suppress(OSError):
+        opened.bind(address)
+    return opened
 
 
 def is_own_user(end: socket.socket) -> bool:

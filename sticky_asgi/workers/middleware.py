@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from sticky_asgi.lifespan import run_app, serve_lifespan
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send
 from sticky_asgi.middleware import MiddlewareApp
+from sticky_asgi.workers.link import listens
 from sticky_asgi.workers.transaction import WorkerReplicas
 from sticky_asgi.workers.worker import LocalWorker
 from sticky_core.decision import Decision
@@ -28,9 +29,10 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
 from sticky_core.target import own_app_problem, require_app
-from sticky_core.workers.backend import Workers
+from sticky_core.workers.backend import Workers, group_slots
 from sticky_core.workers.config import COOKIE, Keys, Learned, OnLost, WorkersConfig, can_have_peers
 from sticky_core.workers.identity import app_identity
+from sticky_core.workers.repair import REPAIR_LOOKS, REPAIR_PAUSE
 
 
 @name_unknown_options
@@ -100,6 +102,7 @@ class StickyWorkers(MiddlewareApp):
         self._can_have_peers: bool | None = None  # None: not known before the first request or lifespan
         self._start_lock = asyncio.Lock()
         self._worker: LocalWorker | None = None
+        self._restart_task: asyncio.Task[None] | None = None  # kept, or it could be removed before its end
         problems: list[str] = []
         try:
             with collect_problems(problems):
@@ -161,11 +164,28 @@ class StickyWorkers(MiddlewareApp):
         async with self._start_lock:
             if not self._may_have_peers() or self._worker is not None:
                 return
-            worker = LocalWorker(self._config, self.app, lifespan, self._directory, self._log)
+            slots = group_slots(self._config, self._directory)
+            for _ in range(REPAIR_LOOKS):
+                if not slots.needs_repair(listens, self._config.needs_generated_secret):
+                    break
+                await asyncio.sleep(REPAIR_PAUSE)
+
+            def restart() -> None:
+                self._restart_task = worker.loop.create_task(self._restart(lifespan))
+
+            worker = LocalWorker(self._config, self.app, lifespan, slots, restart, self._log)
             await worker.listen()
             self._worker = worker
             self._only_replicas = worker.workers.component(WorkerReplicas)
             self._only_replicas.start()
+
+    async def _restart(self, lifespan: Scope | None) -> None:
+        """Start as another worker, and end the one that runs."""
+        worker, self._worker, self._only_replicas = self._worker, None, None
+        if worker is not None:
+            await worker.drain(seconds(self._config.drain))
+            worker.workers.slot.release()
+            await self._start(lifespan)
 
     def _may_have_peers(self) -> bool:
         if self._can_have_peers is None:

@@ -20,6 +20,7 @@ from sticky_core.server.server import Server
 from sticky_core.upstream.local_limits import connect_failure
 from sticky_core.workers.backend import CLAIM_TIMEOUT, HELLO_TIMEOUT, MAX_IDLE, QUERY_TIMEOUT, Workers
 from sticky_core.workers.frames import Frame, Kind
+from sticky_core.workers.repair import REPAIR_LOOKS, REPAIR_PAUSE
 from sticky_core.workers.transaction import RemoteAppError
 
 _log = logging.getLogger("sticky_sessions")
@@ -106,6 +107,22 @@ class PeerApp:
         self, server: Server, instance: str, transaction: ForwardingTransaction | None
     ) -> PeerConnection:
         """Open a connection, which the peer has not accepted yet. ServerFailure if that fails."""
+        for _ in range(REPAIR_LOOKS):
+            try:
+                return await self._try_connect(server, instance)
+            except ConnectionRefusedError:
+                break
+            except FileNotFoundError:
+                if self._workers.has_ended(server, instance):
+                    break
+            await asyncio.sleep(REPAIR_PAUSE)  # another program has removed the socket: the worker makes it again
+        self._peer_ended(server, instance, transaction)
+        raise ServerFailure(Failure.REFUSED, server.name, "the worker has ended")
+
+    async def _try_connect(self, server: Server, instance: str) -> PeerConnection:
+        """Open a connection. ServerFailure if that fails, FileNotFoundError if there is no socket,
+        ConnectionRefusedError if the worker does not listen there any more.
+        """
         loop = asyncio.get_running_loop()
         try:
             connected = socket.socket(socket.AF_UNIX)
@@ -120,8 +137,8 @@ class PeerApp:
         except BlockingIOError:
             failure = ServerFailure(Failure.CONNECT_TIMEOUT, server.name, "too many connections wait for the worker")
         except (ConnectionRefusedError, FileNotFoundError):
-            self._peer_ended(server, instance, transaction)
-            failure = ServerFailure(Failure.REFUSED, server.name, "the worker has ended")
+            connected.close()
+            raise
         except OSError as error:
             failure = connect_failure(error, loop.time(), server.name)
         connected.close()

@@ -6,13 +6,14 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from sticky_asgi.messages import ASGIApp, Scope
 from sticky_asgi.stores import client as stores
 from sticky_asgi.workers.keys import KeyLookup
 from sticky_asgi.workers.learning import LearningApp
-from sticky_asgi.workers.link import listens
+from sticky_asgi.workers.link import listens, open_abstract
 from sticky_asgi.workers.peer import PeerApp
 from sticky_asgi.workers.protocol import LIFESPAN_KEYS, Additions, find_additions
 from sticky_asgi.workers.serving import PeerServer
@@ -21,6 +22,8 @@ from sticky_core.errors import ConfigError
 from sticky_core.workers.backend import BACKLOG, Workers, join_workers
 from sticky_core.workers.config import WorkersConfig
 from sticky_core.workers.lost_names import LostNames
+from sticky_core.workers.repair import REPAIR_INTERVAL
+from sticky_core.workers.slots import WorkerSlots
 
 #: what to do so that middleware around `StickyWorkers` loses nothing
 WAY_OUT: Final = (
@@ -35,7 +38,8 @@ class LocalWorker:
     - `config`: the options of the group.
     - `app`: the app that it serves.
     - `lifespan`: the scope of the lifespan as it came in; None if there is no lifespan.
-    - `directory`: where the workers find each other; None: in the system's temporary directory.
+    - `slots`: the worker slots of the group.
+    - `restart`: called if this process has to end as this worker, and to start as another.
     - `log`: called with the `Decision` of each request.
 
     ConfigError if this process can't be one of them.
@@ -46,7 +50,8 @@ class LocalWorker:
         config: WorkersConfig,
         app: ASGIApp,
         lifespan: Scope | None,
-        directory: str | os.PathLike[str] | None,
+        slots: WorkerSlots,
+        restart: Callable[[], None],
         log: Callable[[Decision], None] | None,
     ) -> None:
         try:
@@ -63,8 +68,11 @@ class LocalWorker:
         self.connections: set[PeerServer] = set()
         self.peers: dict[int, PeerApp] = {}
         self._all_closed = asyncio.Event()
+        self._retired: asyncio.Server | None = None  # a server that peers can't find any more
+        self._relisten_task: asyncio.Task[None] | None = None
+        self._restart = restart
         own_app = LearningApp(app, self) if config.learns_from_bodies else app
-        self.workers = join_workers(config, own_app, self._build_peer, listens, directory=directory, log=log)
+        self.workers = join_workers(config, slots, own_app, self._build_peer, listens, log=log)
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:
@@ -85,21 +93,56 @@ class LocalWorker:
     async def listen(self) -> None:
         """Listen for peers, and let them find this worker. OSError if the socket can't be opened."""
         slot = self.workers.slot
-        listener = self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            self._listener, self._server = await self._open_listener()
+            self._abstract = open_abstract(slot.abstract_address)
+        except BaseException:
+            slot.release()
+            raise
+        self._timer = self.loop.call_later(REPAIR_INTERVAL, self._repair_files)
+
+    async def _open_listener(self) -> tuple[socket.socket, asyncio.Server]:
+        slot = self.workers.slot
+        listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(slot.draft_path)
             listener.setblocking(False)
-            self._server = await self.loop.create_unix_server(lambda: PeerServer(self), sock=listener, backlog=BACKLOG)
+            server = await self.loop.create_unix_server(lambda: PeerServer(self), sock=listener, backlog=BACKLOG)
+            slot.publish()
         except BaseException:
             listener.close()
-            slot.release()
             raise
-        slot.publish()
+        return listener, server
+
+    def _repair_files(self) -> None:
+        """Make again what other programs have removed of this worker."""
+        result = self.workers.repair_files()
+        if self._retired is not None:  # its socket was removed: peers that had connected before are accepted by now
+            self._retired.close()
+            self._retired = None
+        if result.must_restart:
+            self._restart()
+            return
+        if result.needs_socket:
+            self._relisten_task = self.loop.create_task(self._relisten())
+        self._timer = self.loop.call_later(REPAIR_INTERVAL, self._repair_files)
+
+    async def _relisten(self) -> None:
+        with suppress(OSError):  # the next repair tries it again
+            listener, server = await self._open_listener()
+            self._retired = self._server
+            self._listener, self._server = listener, server
 
     async def drain(self, grace: float) -> None:
         """Stop listening, and serve the forwarded requests that are in flight, for at most `grace` seconds."""
+        self._timer.cancel()
+        if self._relisten_task is not None:
+            await self._relisten_task
+        self._abstract.close()
         self.workers.slot.drain()
-        self._server.close()
+        for server in (self._server, self._retired):
+            if server is not None:
+                server.close()
         for connection in list(self.connections):
             connection.announce_shutdown()
         try:
@@ -116,10 +159,11 @@ class LocalWorker:
             await stores.close((self.workers.keys,))
 
     def after_fork(self) -> None:
-        """In a forked child: close the listener, or peers could connect to it after the parent has ended."""
-        descriptor = self._listener.detach()
-        if descriptor >= 0:
-            os.close(descriptor)
+        """In a forked child: close the sockets, or peers could connect to them after the parent has ended."""
+        for each in (self._listener, self._abstract):
+            descriptor = each.detach()
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def connection_opened(self, connection: PeerServer) -> None:
         """Note a new connection of a peer."""

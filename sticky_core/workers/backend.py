@@ -25,9 +25,11 @@ from sticky_core.server.server import Server
 from sticky_core.server.state import Health
 from sticky_core.target import App
 from sticky_core.workers.config import WorkersConfig
+from sticky_core.workers.generated_secret import shared_secret
 from sticky_core.workers.keys import PREFIX, KeyTable
 from sticky_core.workers.persistence import LearnedKeys, RefreshedCookie
 from sticky_core.workers.record import WorkerRecord
+from sticky_core.workers.repair import FileRepair, RepairResult
 from sticky_core.workers.slots import MAX_WORKERS, WorkerSlot, WorkerSlots
 
 #: how many connections from peers may wait to be accepted
@@ -59,6 +61,7 @@ class Workers(Backend):
     - `app`: the app, which is the target of this process's server.
     - `build_peer`: builds the app that forwards to the worker in another worker slot. It gets this object and the
       number of that worker slot.
+    - `listens`: returns whether a process has a socket at this address.
     - `log`, `clock`, `rng`: as in `Backend`.
     """
 
@@ -69,6 +72,7 @@ class Workers(Backend):
         slot: WorkerSlot,
         app: App,
         build_peer: Callable[[Workers, int], App],
+        listens: Callable[[str], bool],
         *,
         log: Callable[[Decision], None] | None = None,
         clock: Clock | None = None,
@@ -76,6 +80,7 @@ class Workers(Backend):
     ) -> None:
         self.slots = slots
         self.slot = slot
+        self._listens = listens
         #: whether a client gets a 410 instead of another worker when its worker has ended
         self.reports_lost = config.on_lost == "gone"
         self._refresh_lock = threading.Lock()
@@ -93,7 +98,9 @@ class Workers(Backend):
         for server in servers:
             if server is not self.own_server:
                 server.health = Health.DOWN
-        cookie = config.build_cookie(slots.shared_secret() if config.needs_generated_secret else "")
+        secret = shared_secret(slots.path, slot.instance) if config.needs_generated_secret else ""
+        self._repair = FileRepair(slots, slot, secret, listens, clock if clock is not None else SystemClock())
+        cookie = config.build_cookie(secret)
         self.cookie = cookie
         sample = config.build_sample()
         #: whether a hash spreads keys over workers
@@ -122,7 +129,7 @@ class Workers(Backend):
 
     def refresh_peers(self) -> None:
         """Read which workers run, and set their servers UP or DOWN. This costs one `stat` unless a worker has started
-        or ended.
+        or ended. A worker of which only the socket is missing stays UP: it makes that again.
         """
         with self._refresh_lock:
             instances = self.slots.changed_instances()
@@ -134,21 +141,46 @@ class Workers(Backend):
                 current = instances.get(server.id, "")
                 if current == server.instance:
                     continue
-                if not current:
-                    if self.slots.has_announced_end(server.id, server.instance):
-                        server.mark_down("its worker ends", was_announced=True)
-                    else:
-                        server.mark_down("its worker has ended without notice", was_announced=False)
-                server.instance = current
-                if current:
-                    server.health = Health.UP
+                if not current and not self.slots.has_ended(server.id, server.instance):
+                    continue
+                self._set_instance(server, current)
+
+    def _set_instance(self, server: Server, current: str) -> None:
+        if not current:
+            if self.slots.has_announced_end(server.id, server.instance):
+                server.mark_down("its worker ends", was_announced=True)
+            else:
+                server.mark_down("its worker has ended without notice", was_announced=False)
+        server.instance = current
+        if current:
+            server.health = Health.UP
+
+    def repair_files(self) -> RepairResult:
+        """Make again what other programs have removed of this worker, and read which workers run: that is needed if
+        their sockets are removed, too. Call this each `REPAIR_INTERVAL`. Return what the face has to do.
+        """
+        result = self._repair.run()
+        self.refresh_peers()
+        return result
+
+    def has_ended(self, server: Server, instance: str) -> bool:
+        """Return whether `instance` of `server`, of which the socket is missing, has ended, rather than that another
+        program has removed the socket and the worker will make it again.
+        """
+        self.refresh_peers()
+        return server.instance != instance or bool(self.slots.has_ended(server.id, instance))
 
     def forget_peer(self, server: Server, ended: str) -> bool:
-        """Remove the socket of `ended`, an instance of `server` that does not listen any more. Return whether the
+        """Remove the socket of `ended`, an instance of `server`, unless it listens after all. Return whether the
         sessions there are lost, because `server` has another instance now, or none.
         """
-        self.slots.remove_socket(server.id, ended)
+        listens = self._listens(self.slots.socket_path(server.id, ended))
+        if not listens:
+            self.slots.remove_socket(server.id, ended)
         self.refresh_peers()
+        with self._refresh_lock:
+            if not listens and server.instance == ended:  # nothing but its silence shows it: its lock file is missing
+                self._set_instance(server, "")
         return server.instance != ended
 
     def live_peers(self) -> list[Server]:
@@ -173,31 +205,47 @@ class Workers(Backend):
         super().after_fork()
 
 
+def group_slots(
+    config: WorkersConfig, directory: str | os.PathLike[str] | None, clock: Clock | None = None
+) -> WorkerSlots:
+    """Return the worker slots of the group with this configuration.
+
+    - `config`: the options of the group.
+    - `directory`: the directory in which the workers find each other; None: in the system's temporary directory.
+    - `clock`: as in `Backend`.
+
+    ConfigError if no worker can run there.
+    """
+    return WorkerSlots.of_group(
+        config.name, config.app, config.face, clock if clock is not None else SystemClock(), directory
+    )
+
+
 def join_workers(
     config: WorkersConfig,
+    slots: WorkerSlots,
     app: App,
     build_peer: Callable[[Workers, int], App],
     listens: Callable[[str], bool],
     *,
-    directory: str | os.PathLike[str] | None = None,
     log: Callable[[Decision], None] | None = None,
     clock: Clock | None = None,
     rng: Rng | None = None,
 ) -> Workers:
-    """Acquire a worker slot, and return the workers as seen from there. Call this in the process that serves; then
-    listen at `slot.draft_path`, and call `slot.publish()`.
+    """Acquire a worker slot, and return the workers as seen from there. Call this in the process that serves, once
+    `slots.needs_repair` is false or `REPAIR_TIMEOUT` is over; then listen at `slot.draft_path`, call
+    `slot.publish()`, bind `slot.abstract_address`, and call `repair_files()` regularly.
 
     - `config`: the options of the group.
+    - `slots`: the worker slots of the group.
     - `app`: the app that this process serves.
     - `build_peer`: builds the app that forwards to the worker in another worker slot.
-    - `listens`: returns whether a process listens at the socket with this path.
-    - `directory`: the directory in which the workers find each other; by default the system's temporary directory.
+    - `listens`: returns whether a process has a socket at this address.
     - `log`, `clock`, `rng`: as in `Backend`.
 
     ConfigError if no worker slot is free, or if workers with the same `name=` serve another app.
     """
     clock = clock if clock is not None else SystemClock()
-    slots = WorkerSlots.of_group(config.name, config.app, config.face, clock, directory)
     record = WorkerRecord(
         pid=os.getpid(),
         instance=instance.new_instance(clock, rng if rng is not None else random),
@@ -209,7 +257,7 @@ def join_workers(
     slot = slots.acquire(record, listens)
     try:
         slots.require_same_app(record)
-        return Workers(config, slots, slot, app, build_peer, log=log, clock=clock, rng=rng)
+        return Workers(config, slots, slot, app, build_peer, listens, log=log, clock=clock, rng=rng)
     except BaseException:
         slot.release()
         raise

@@ -88,7 +88,7 @@ def make_group_directory(
         path = base / f"{name}@{face}"
     else:
         if namespace is None:
-            namespace = _pid_namespace()
+            namespace = pid_namespace()
         _remove_stale_groups(base, clock, namespace)
         path = base / f"@{namespace}-{os.getppid()}-{app_digest(None, app, face)}"
     make_private(path)
@@ -124,6 +124,8 @@ def lock_directory(path: Path) -> int:
         try:
             directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # another process has just removed it, as that of a group that has ended
+            with suppress(ConfigError):  # a program that cleans directories may have removed that one, too
+                make_private(path.parent)
             make_private(path)
             continue
         with suppress(OSError):  # a file system without locks of directories: nothing removes this one then
@@ -141,7 +143,7 @@ def is_at(descriptor: int, path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _pid_namespace() -> str:
+def pid_namespace() -> str:
     """Return what tells apart processes with the same id: an id of the host's start and of the PID namespace there, as
     hexadecimal text. Empty where the system has no PID namespaces.
     """

@@ -3,24 +3,29 @@ each worker slot, with the record of its worker, and the sockets of the workers.
 in which worker slot.
 
 Only files are touched here; the faces open the sockets. A worker takes the lowest free worker slot and holds its lock
-until it ends, however it ends. (Programs that clean temporary directories may remove the lock file. So a worker slot in
-which a worker listens is taken, too.) Its socket is called `<slot>.<instance>.sock`, so a listing of the directory
-shows all workers, and no name is ever used twice: a process that finds that no worker listens at a socket may remove
-it.
+until it ends, however it ends. Its socket is called `<slot>.<instance>.sock`, so a listing of the directory shows all
+workers, and no name is ever used twice: a process that was refused a connection there may remove it.
+
+Programs that clean temporary directories may remove any of these files while their worker runs. So a lock that is
+missing shows nothing, and a socket that is missing shows nothing unless the lock is there (`has_ended`). On Linux each
+worker has an abstract socket besides, which no program can remove: a process that starts learns from it which worker
+slots are taken in a directory that was cleaned. `repair` makes again what is missing.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from sticky_core.clock import Clock
 from sticky_core.errors import ConfigError
-from sticky_core.workers.directory import fcntl, lock_directory, make_group_directory
+from sticky_core.workers.directory import fcntl, is_at, lock_directory, make_group_directory, pid_namespace
+from sticky_core.workers.generated_secret import read_secret
 from sticky_core.workers.record import Face, WorkerRecord, read_record, write_record
 
 #: how many worker slots a group has
@@ -41,6 +46,8 @@ class WorkerSlots:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self._clock = clock
+        named = f"{pid_namespace()} {os.stat(path).st_dev} {path}"
+        self._abstract = f"\0sticky-sessions-{sha256(named.encode()).hexdigest()[:16]}-"
         self._instances: dict[int, str] = {}  # as of the last change
         self._mtime = -1  # of the directory when it was read last; -1: read it again, a later change may have the same
 
@@ -68,52 +75,64 @@ class WorkerSlots:
             )
         return slots
 
-    def shared_secret(self) -> str:
-        """Return the secret of this group, which the first worker to call this generates."""
-        path = self.path / "secret"
-        try:
-            return path.read_text()
-        except FileNotFoundError:
-            pass
-        draft = self.path / f"secret.{os.getpid()}.{secrets.token_hex(4)}"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-        try:
-            os.link(draft, path)  # the file appears with all its content, and only the first process succeeds
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-        return path.read_text()
-
     def acquire(self, record: WorkerRecord, listens: Callable[[str], bool] = lambda path: False) -> WorkerSlot:
         """Acquire the lowest free worker slot for the worker of `record`, and remove the sockets that an earlier worker
-        has left there. `listens`: returns whether a process listens at the socket with this path. ConfigError if all
-        are taken.
+        has left there. `listens`: returns whether a process has a socket at this address. ConfigError if all are
+        taken.
         """
         directory = lock_directory(self.path)
         try:
-            for number in range(1, MAX_WORKERS + 1):
-                lock = self._lock_slot(number)
-                if lock is None:
-                    continue
-                left = list(self.path.glob(f"{number}.*{SOCKET_SUFFIX}*"))
-                if any(listens(str(path)) for path in left):
-                    os.close(lock)
-                    continue
-                for path in left:
-                    path.unlink(missing_ok=True)
-                return WorkerSlot(self, number, record, (lock, directory))
+            for uses_abstract in (True, False):  # other users can open abstract sockets: they can only delay a worker
+                for number in range(1, MAX_WORKERS + 1):
+                    lock = self.lock(number)
+                    if lock is None:
+                        continue
+                    left = list(self.path.glob(f"{number}.*{SOCKET_SUFFIX}*"))
+                    is_taken = uses_abstract and listens(self.abstract_address(number))
+                    if is_taken or any(listens(str(path)) for path in left):
+                        os.close(lock)
+                        continue
+                    for path in left:
+                        path.unlink(missing_ok=True)
+                    return WorkerSlot(self, number, record, lock, directory)
         except BaseException:
             os.close(directory)
             raise
         os.close(directory)
         raise ConfigError(f"StickyWorkers: all {MAX_WORKERS} worker slots in {self.path} are taken: run fewer workers")
 
-    def _lock_slot(self, number: int) -> int | None:
+    def needs_repair(self, listens: Callable[[str], bool], needs_secret: bool) -> bool:
+        """Return whether something is missing here that a worker which runs will make again: its socket or, if
+        `needs_secret`, the secret. `listens`: returns whether a process has a socket at this address.
+        """
+        published = self._published()
+        running = [number for number in range(1, MAX_WORKERS + 1) if listens(self.abstract_address(number))]
+        if any(number not in published for number in running):
+            return True
+        if not needs_secret or read_secret(self.path) is not None:
+            return False
+        return bool(running) or any(listens(self.socket_path(*each)) for each in published.items())
+
+    def has_ended(self, number: int, instance: str) -> bool | None:
+        """Return whether the worker `instance`, which was in the worker slot `number`, has ended or is about to end;
+        None if nothing shows that, because its lock file is missing.
+        """
+        try:
+            lock = os.open(self.lock_path(number), os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            if not _is_locked(lock):
+                return True
+            record = read_record(lock)
+            return record is not None and (record.instance != instance or record.is_draining)
+        finally:
+            os.close(lock)
+
+    def lock(self, number: int) -> int | None:
         """Lock a worker slot and return the descriptor; None if the worker slot is taken."""
         module = fcntl()
-        lock = os.open(self._lock_path(number), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(self.lock_path(number), os.O_RDWR | os.O_CREAT, 0o600)
         for _ in range(_LOCK_TRIES):
             try:
                 module.flock(lock, module.LOCK_EX | module.LOCK_NB)
@@ -126,7 +145,8 @@ class WorkerSlots:
         os.close(lock)
         return None
 
-    def _lock_path(self, number: int) -> Path:
+    def lock_path(self, number: int) -> Path:
+        """Return the path of the lock file of the worker slot `number`."""
         return self.path / f"{number}.lock"
 
     def running(self) -> Iterator[WorkerRecord]:
@@ -168,12 +188,7 @@ class WorkerSlots:
             return None
         # the directory may change again within the resolution of its mtime: then read it again at the next call
         self._mtime = mtime if mtime < (self._clock.wall() - MTIME_RESOLUTION) * 1e9 else -1
-        instances: dict[int, str] = {}
-        for name in os.listdir(self.path):
-            if name.endswith(SOCKET_SUFFIX):
-                number, _, instance = name.removesuffix(SOCKET_SUFFIX).partition(".")
-                if number.isdecimal():
-                    instances[int(number)] = instance
+        instances = self._published()
         if instances == self._instances:
             return None
         self._instances = instances
@@ -181,8 +196,32 @@ class WorkerSlots:
 
     def has_announced_end(self, number: int, instance: str) -> bool:
         """Return whether the worker `instance` in the worker slot `number` has recorded that it is about to end."""
-        record = read_record(self._lock_path(number))
+        record = read_record(self.lock_path(number))
         return record is not None and record.instance == instance and record.is_draining
+
+    def _published(self) -> dict[int, str]:
+        """Return the instances of all published workers, by the number of their worker slot: of two the older one,
+        from which a worker has taken the worker slot in a directory that was cleaned, and gives it back.
+        """
+        found: dict[int, str] = {}
+        for number, instance in self.sockets():
+            found[number] = min(instance, found.get(number, instance))
+        return found
+
+    def sockets(self) -> Iterator[tuple[int, str]]:
+        """Yield the number and the instance of each socket."""
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self.path):
+                if name.endswith(SOCKET_SUFFIX):
+                    number, _, instance = name.removesuffix(SOCKET_SUFFIX).partition(".")
+                    if number.isdecimal():
+                        yield int(number), instance
+
+    def abstract_address(self, number: int) -> str:
+        """Return the address of the abstract socket of the worker slot `number`. Abstract sockets belong to a network,
+        which containers may share that do not share directories.
+        """
+        return f"{self._abstract}{number}"
 
     def socket_path(self, number: int, instance: str) -> str:
         """Return the path of the socket of the worker `instance` in the worker slot `number`."""
@@ -194,15 +233,27 @@ class WorkerSlots:
 
 
 class WorkerSlot:
-    """The worker slot of one worker. It is held until it is released, or the process ends."""
+    """The worker slot of one worker. It is held until it is released, or the process ends.
 
-    def __init__(self, slots: WorkerSlots, number: int, record: WorkerRecord, locks: Sequence[int]) -> None:
+    - `slots`: the worker slots of the group.
+    - `number`: which of them it is.
+    - `record`: what the worker is.
+    - `lock`, `directory`: the descriptors of the lock file and of the directory, both locked.
+    """
+
+    def __init__(self, slots: WorkerSlots, number: int, record: WorkerRecord, lock: int, directory: int) -> None:
         self.number = number
         self.instance = record.instance
+        self._slots = slots
         self._record = record
-        self._locks = locks  # descriptors of the locked files: that of this worker slot, and the directory
-        write_record(locks[0], record)
+        self._lock = lock
+        self._directory = directory
+        #: whether the locks are held: not after a release, nor in a forked child
+        self.is_held = True
+        write_record(lock, record)
         self.path = slots.socket_path(number, record.instance)
+        #: where to bind a datagram socket that is never read: it shows that this worker runs
+        self.abstract_address = slots.abstract_address(number)
         #: where to bind the socket, before peers can see it
         self.draft_path = self.path + "~"
 
@@ -213,9 +264,9 @@ class WorkerSlot:
 
     def drain(self) -> None:
         """Record that this worker is about to end, and remove the socket."""
-        if self._locks:  # recorded first: a peer that misses the socket reads the record
+        if self.is_held:  # recorded first: a peer that misses the socket reads the record
             self._record = replace(self._record, is_draining=True)
-            write_record(self._locks[0], self._record)
+            write_record(self._lock, self._record)
         self.unpublish()
 
     def unpublish(self) -> None:
@@ -225,14 +276,44 @@ class WorkerSlot:
 
     def release(self) -> None:
         """Remove the socket, and make the worker slot free."""
-        self.unpublish()
+        self.drain()
         self.after_fork()
 
     def after_fork(self) -> None:
         """Close the lock files, and leave the worker slot to the parent. Called in a forked child."""
-        locks, self._locks = self._locks, ()
-        for lock in locks:
-            os.close(lock)  # the lock itself ends with the last process that has the file open
+        if self.is_held:
+            self.is_held = False
+            for each in (self._lock, self._directory):
+                os.close(each)  # the lock itself ends with the last process that has the file open
+
+    def restore_directory(self) -> bool:
+        """Make and lock the directory again if it was removed. Return whether it was."""
+        if is_at(self._directory, self._slots.path):
+            return False
+        restored = lock_directory(self._slots.path)
+        os.close(self._directory)
+        self._directory = restored
+        return True
+
+    def restore_lock(self) -> bool:
+        """Make and lock the lock file again if it was removed. Return whether that was done: another worker may have
+        taken the worker slot meanwhile.
+        """
+        if is_at(self._lock, self._slots.lock_path(self.number)):
+            return False
+        restored = self._slots.lock(self.number)
+        if restored is None:
+            return False
+        os.close(self._lock)
+        self._lock = restored
+        write_record(restored, self._record)
+        return True
+
+    def touch(self) -> None:
+        """Make the files look used: programs remove those that were not used for long."""
+        for path in (self._slots.path, self._slots.lock_path(self.number), self.path, self._slots.path / "secret"):
+            with suppress(OSError):
+                os.utime(path)
 
 
 def _is_locked(lock: int) -> bool:

@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.util import Finalize
@@ -29,13 +30,15 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
 from sticky_core.target import own_app_problem, require_app
-from sticky_core.workers.backend import Workers
+from sticky_core.workers.backend import Workers, group_slots
 from sticky_core.workers.config import COOKIE, Keys, Learned, OnLost, WorkersConfig, can_have_peers
 from sticky_core.workers.identity import app_identity
+from sticky_core.workers.repair import REPAIR_LOOKS, REPAIR_PAUSE
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, start_page
 from sticky_wsgi.middleware import DispatchApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.workers.gunicorn import Heartbeat, server_threads, settings_of
+from sticky_wsgi.workers.link import listens
 from sticky_wsgi.workers.patching import patching_problem
 from sticky_wsgi.workers.transaction import WorkerReplicas
 from sticky_wsgi.workers.worker import LocalWorker
@@ -179,9 +182,17 @@ class StickyWorkers(DispatchApp):
                 return
             # again, as gunicorn may have loaded the app before it has patched the process (--preload)
             raise_problems(filter(None, [patching_problem()]))
-            worker = LocalWorker(
-                self._config, self.app, self._threads or threads, self._directory, self._log, heartbeat
-            )
+            slots = group_slots(self._config, self._directory)
+            for _ in range(REPAIR_LOOKS):
+                if not slots.needs_repair(listens, self._config.needs_generated_secret):
+                    break
+                time.sleep(REPAIR_PAUSE)
+
+            def restart() -> None:
+                self.stop()
+                self._start(threads, heartbeat)
+
+            worker = LocalWorker(self._config, self.app, self._threads or threads, slots, restart, self._log, heartbeat)
             worker.listen()
             self._can_have_peers = True
             self._worker = worker

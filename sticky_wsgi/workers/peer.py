@@ -22,6 +22,7 @@ from sticky_core.workers.backend import (
 )
 from sticky_core.workers.frames import PIECE, BadFrame, Frame, Kind
 from sticky_core.workers.lost_names import LostNames
+from sticky_core.workers.repair import REPAIR_LOOKS, REPAIR_PAUSE
 from sticky_core.workers.transaction import RemoteAppError
 from sticky_wsgi.body import Body
 from sticky_wsgi.clients import disconnect_check
@@ -177,7 +178,31 @@ class PeerApp:
         """Open a connection, and wait until the peer has accepted it. ServerFailure if it doesn't, RequestNotRead if it
         closes the connection at once. It raises what `on_tick` raises.
         """
-        name, instance = server.name, server.instance
+        instance = server.instance
+        for _ in range(REPAIR_LOOKS):
+            try:
+                connection = self._try_connect(server, instance)
+            except ConnectionRefusedError:
+                break
+            except FileNotFoundError:
+                if self._workers.has_ended(server, instance):
+                    break
+            else:
+                connection.wait_for_hello(server, on_tick)
+                return connection
+            on_tick()
+            time.sleep(REPAIR_PAUSE)  # another program has removed the socket: the worker makes it again
+        if transaction is not None:
+            transaction.peer_ended(instance)
+        else:
+            self._workers.forget_peer(server, instance)
+        raise ServerFailure(Failure.REFUSED, server.name, "the worker has ended")
+
+    def _try_connect(self, server: Server, instance: str) -> PeerConnection:
+        """Open a connection. ServerFailure if that fails, FileNotFoundError if there is no socket,
+        ConnectionRefusedError if the worker does not listen there any more.
+        """
+        name = server.name
         try:
             connected = socket.socket(socket.AF_UNIX)
         except OSError as error:
@@ -188,20 +213,14 @@ class PeerApp:
             if not is_own_user(connected):
                 raise PermissionError("another user's process listens there")
             set_tick_timeout(connected)
-            connection = PeerConnection(connected, self, instance)
+            return PeerConnection(connected, self, instance)
         except (TimeoutError, BlockingIOError):
             failure = ServerFailure(Failure.CONNECT_TIMEOUT, name)
         except (ConnectionRefusedError, FileNotFoundError):
-            if transaction is not None:
-                transaction.peer_ended(instance)
-            else:
-                self._workers.forget_peer(server, instance)
-            failure = ServerFailure(Failure.REFUSED, name, "the worker has ended")
+            connected.close()
+            raise
         except OSError as error:
             failure = connect_failure(error, time.monotonic(), name)
-        else:
-            connection.wait_for_hello(server, on_tick)
-            return connection
         connected.close()
         raise failure
 

@@ -21,13 +21,15 @@ from sticky_core.workers.config import WorkersConfig
 from sticky_core.workers.frames import BadFrame, Frame, Kind
 from sticky_core.workers.heartbeat import HeartbeatTimeout
 from sticky_core.workers.lost_names import LostNames, is_known_in_environ
+from sticky_core.workers.repair import REPAIR_INTERVAL
+from sticky_core.workers.slots import WorkerSlots
 from sticky_wsgi.messages import WSGIApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.upstream.connections import TICK
 from sticky_wsgi.workers.gunicorn import Heartbeat
 from sticky_wsgi.workers.keys import KeyLookup
 from sticky_wsgi.workers.learning import LearningApp
-from sticky_wsgi.workers.link import is_own_user, listens, warn_bad_frame
+from sticky_wsgi.workers.link import is_own_user, listens, open_abstract, warn_bad_frame
 from sticky_wsgi.workers.peer import PeerApp
 from sticky_wsgi.workers.serving import CountedApp, PeerServer
 from sticky_wsgi.workers.transaction import Permits
@@ -52,7 +54,8 @@ class LocalWorker:
     - `config`: the options of the group.
     - `app`: the app that it serves.
     - `threads`: how many requests the app may serve at the same time; None: the number is not known.
-    - `directory`: where the workers find each other; None: in the system's temporary directory.
+    - `slots`: the worker slots of the group.
+    - `restart`: called if this process has to end as this worker, and to start as another.
     - `log`: called with the `Decision` of each request.
     - `heartbeat`: that of the web server.
 
@@ -64,7 +67,8 @@ class LocalWorker:
         config: WorkersConfig,
         app: WSGIApp,
         threads: int | None,
-        directory: str | os.PathLike[str] | None,
+        slots: WorkerSlots,
+        restart: Callable[[], None],
         log: Callable[[Decision], None] | None,
         heartbeat: Heartbeat,
     ) -> None:
@@ -74,7 +78,7 @@ class LocalWorker:
         self.peers: dict[int, PeerApp] = {}
         self._lost_names = LostNames("environ", WAY_OUT, is_known_in_environ)
         own_app = CountedApp(LearningApp(app, self) if config.learns_from_bodies else app, self.permits)
-        self.workers = join_workers(config, own_app, self._build_peer, listens, directory=directory, log=log)
+        self.workers = join_workers(config, slots, own_app, self._build_peer, listens, log=log)
         self.key_lookup: KeyLookup | None = None
         keys = self.workers.keys
         if keys is not None:
@@ -82,6 +86,8 @@ class LocalWorker:
             stores.register_client(keys, self.key_lookup)
         self.stopping = False
         self._hangs = False  # whether the app has worked for too long on a request of a peer
+        self._restart = restart
+        self._retired: socket.socket | None = None  # a listener that peers can't find any more
         self._max_busy = threads or DEFAULT_THREADS
         self._threads: list[threading.Thread] = []
         self._busy: set[PeerServer] = set()  # connections with a request in flight
@@ -97,19 +103,46 @@ class LocalWorker:
         """Listen for peers, and let them find this worker. OSError if the socket can't be opened."""
         slot = self.workers.slot
         try:
-            self._listener = socket.socket(socket.AF_UNIX)
             self._wake_reader, self._wake_writer = socket.socketpair()
-            self._listener.bind(slot.draft_path)
-            self._listener.listen(BACKLOG)
-            self._listener.setblocking(False)
             self._selector = selectors.DefaultSelector()
-            for each in (self._listener, self._wake_reader):
-                self._selector.register(each, selectors.EVENT_READ)
+            self._selector.register(self._wake_reader, selectors.EVENT_READ)
+            self._open_listener()
+            self._abstract = open_abstract(slot.abstract_address)
+            self._next_repair = time.monotonic() + REPAIR_INTERVAL
             self._start_thread()
-            slot.publish()
         except BaseException:
             slot.release()
             raise
+
+    def _open_listener(self) -> None:
+        slot = self.workers.slot
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(slot.draft_path)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+            slot.publish()
+        except BaseException:
+            listener.close()
+            raise
+        self._listener = listener
+        self._selector.register(listener, selectors.EVENT_READ, listener)
+
+    def _repair_files(self) -> None:
+        """Make again what other programs have removed of this worker."""
+        self._next_repair = time.monotonic() + REPAIR_INTERVAL
+        result = self.workers.repair_files()
+        if self._retired is not None:  # its socket was removed: peers that had connected before are accepted by now
+            self._selector.unregister(self._retired)
+            self._retired.close()
+            self._retired = None
+        if result.must_restart:
+            threading.Thread(target=self._restart, daemon=True).start()
+        elif result.needs_socket:
+            unreachable = self._listener
+            with suppress(OSError):  # the next repair tries it again
+                self._open_listener()
+                self._retired = unreachable
 
     def _start_thread(self) -> None:
         name = f"{self.workers.name} {self.workers.own_server.name}"
@@ -139,10 +172,13 @@ class LocalWorker:
         """Wait for the next request that this thread is to serve, and return it; None: the worker stops."""
         rule = self._heartbeat.rule
         while not self.stopping:
-            # while the app works on requests of peers, look once a second whether it does so for too long
-            for key, _ in self._selector.select(1 if rule is not None and self._busy else None):
-                if key.fileobj is self._listener:
-                    self._accept()
+            timeout = self._next_repair - time.monotonic()
+            if timeout <= 0:
+                self._repair_files()
+                continue
+            for key, _ in self._selector.select(timeout):
+                if isinstance(key.data, socket.socket):
+                    self._accept(key.data)
                 elif isinstance(key.data, PeerServer):
                     frame = self._read_request(key.data)
                     if frame is not None:
@@ -194,9 +230,9 @@ class LocalWorker:
         connection.close()
         return None
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            connected, _ = self._listener.accept()
+            connected, _ = listener.accept()
         except OSError as error:  # such as: the peer has closed the connection already
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 time.sleep(TICK)  # no file descriptors are left; the selector would report the listener at once again
@@ -237,6 +273,7 @@ class LocalWorker:
         elif self._heartbeat.rule is not None:
             grace = self._heartbeat.rule.limit_drain(grace)
         deadline = time.monotonic() + grace
+        self._abstract.close()
         self.workers.slot.drain()
         with self._lock:
             self.stopping = True
@@ -262,8 +299,9 @@ class LocalWorker:
             if isinstance(key.data, PeerServer):
                 key.data.close()
         self._selector.close()
-        for each in (self._listener, self._wake_reader, self._wake_writer):
-            each.close()
+        for each in (self._listener, self._abstract, self._retired, self._wake_reader, self._wake_writer):
+            if each is not None:
+                each.close()
 
     def after_fork(self) -> None:
         """In a forked child: close what is the parent's, without sending anything."""

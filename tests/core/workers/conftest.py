@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sticky_core.workers.backend import Workers, join_workers
+from sticky_core.workers.backend import Workers, group_slots, join_workers
 from sticky_core.workers.config import WorkersConfig
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
@@ -39,7 +39,8 @@ def join(folder: Path) -> Iterator[Callable[..., Workers]]:
 
     def join(**options: Any) -> Workers:
         config = WorkersConfig(**{"name": "group", "secret": SECRET, **options})
-        workers = join_workers(config, app, lambda workers, number: app, lambda path: False, directory=folder / "run")
+        slots = group_slots(config, folder / "run")
+        workers = join_workers(config, slots, app, lambda workers, number: app, lambda path: False)
         started.append(workers)
         publish(workers)
         return workers

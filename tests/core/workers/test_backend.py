@@ -1,11 +1,14 @@
 """The workers as one of them sees them: which run, which have ended, and what a client's cookie is."""
 
+import os
+
 import pytest
 
 from sticky_core.backend.events import StateChange
 from sticky_core.errors import ConfigError
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.workers.slots import MAX_WORKERS, WorkerSlots
+from tests.core.workers.conftest import publish
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 
@@ -28,7 +31,7 @@ def test_servers_are_numbered_like_worker_slots_and_up_if_their_worker_runs(join
 
 def test_worker_that_stops_is_down_for_its_peers_after_a_refresh(join):
     first, second = join(), join()
-    second.slot.unpublish()
+    second.slot.drain()
     assert first.live_peers() == []
     assert first["w2"].status == "DOWN"
 
@@ -38,7 +41,7 @@ def test_worker_that_stops_is_down_for_its_peers_after_a_refresh(join):
     [
         pytest.param("drain", "INFO", "its worker ends", id="it has announced its end"),
         pytest.param("drain and release", "INFO", "its worker ends", id="it has announced its end and ended"),
-        pytest.param("unpublish", "WARNING", "its worker has ended without notice", id="its socket is gone"),
+        pytest.param("kill and clean", "WARNING", "its worker has ended without notice", id="killed and cleaned"),
         pytest.param("kill", "WARNING", "its worker has ended without notice", id="killed"),
         pytest.param("kill after a drain", "INFO", "its worker ends", id="killed while it drained"),
         pytest.param("lose the lock file", "WARNING", "its worker has ended without notice", id="without a record"),
@@ -52,17 +55,19 @@ def test_end_of_a_worker_is_a_warning_unless_it_has_announced_it(join, kill, cap
         second.slot.drain()
     if end == "drain and release":
         second.slot.release()
-    elif end == "unpublish":
-        second.slot.unpublish()
     elif end.startswith("kill"):
         if end == "kill":
             kill(second)
             first.forget_peer(first["w2"], second.slot.instance)
+        elif end == "kill and clean":
+            kill(second)
+            second.slot.unpublish()
         else:
             second.slot.after_fork()
     elif end == "lose the lock file":
         (first.slots.path / "2.lock").unlink()
-        second.slot.unpublish()
+        kill(second)
+        first.forget_peer(first["w2"], second.slot.instance)
     first.refresh_peers()
     assert [(record.levelname, record.getMessage().partition(". ")[0]) for record in caplog.records] == [
         (level, f"Server group/w2 is DOWN, reason: {reason}")
@@ -106,14 +111,42 @@ def test_forgotten_peer_is_down_and_its_sessions_are_lost(join, kill):
     assert first.live_peers() == []
 
 
-def test_sessions_of_a_peer_are_not_lost_while_nothing_shows_that_it_has_ended(join):
+@pytest.mark.parametrize("removed", [["2.*"], ["*.sock"], ["*"]], ids=["its files", "all sockets", "all files"])
+def test_peer_is_up_while_nothing_shows_that_it_has_ended(join, removed):
     first, second = join(), join()
     first.refresh_peers()
-    path = first.slots.path
-    path.rename(path.with_name("elsewhere"))  # something has removed the directory
-    assert not first.forget_peer(first["w2"], second.slot.instance)
+    for pattern in removed:
+        for path in list(first.slots.path.glob(pattern)):
+            path.unlink()
+    assert not first.has_ended(first["w2"], second.slot.instance)
     assert first["w2"].usable
-    path.with_name("elsewhere").rename(path)
+    second.repair_files()
+    publish(second)
+    assert not first.has_ended(first["w2"], second.slot.instance)
+    second.slot.drain()
+    assert first.has_ended(first["w2"], second.slot.instance)
+
+
+def test_socket_of_a_worker_that_listens_is_never_removed(join):
+    first, second = join(), join()
+    first.refresh_peers()
+    first._listens = lambda address: address == second.slot.path
+    assert not first.forget_peer(first["w2"], second.slot.instance)
+    assert os.path.exists(second.slot.path)
+    assert first["w2"].usable
+
+
+def test_peer_of_which_nothing_is_left_is_down_once_it_is_known_to_be_silent(join):
+    first, second = join(), join()
+    first.refresh_peers()
+    for path in list(first.slots.path.glob("2.*")):
+        path.unlink()
+    assert first.forget_peer(first["w2"], second.slot.instance)
+    assert not first["w2"].usable
+    second.repair_files()  # it was stopped for a while
+    publish(second)
+    first.refresh_peers()
+    assert first["w2"].usable
 
 
 def test_refresh_of_an_unchanged_group_changes_nothing(join):
@@ -123,7 +156,7 @@ def test_refresh_of_an_unchanged_group_changes_nothing(join):
     with first.events(changes.append):
         first.refresh_peers()
         assert changes == []
-        second.slot.unpublish()
+        second.slot.drain()
         first.refresh_peers()
     assert [(change.server, change.after) for change in changes] == [("w2", "DOWN")]
 
@@ -188,4 +221,13 @@ def test_config_error_if_no_worker_slot_is_free(join, monkeypatch):
 def test_forked_child_gives_up_the_worker_slot_and_leaves_it_to_the_parent(join):
     first = join()
     first.after_fork()
-    assert not first.slot._locks
+    assert not first.slot.is_held
+
+
+def test_repair_learns_of_peers_before_their_sockets_are_missing(join):
+    first, second = join(), join()
+    assert not first["w2"].usable
+    first.repair_files()
+    os.unlink(second.slot.path)
+    first.refresh_peers()
+    assert first["w2"].usable and first["w2"].instance == second.slot.instance

@@ -97,10 +97,10 @@ def test_system_without_lock_files_is_refused_with_the_way_out(tmp_path, monkeyp
 
 
 def test_pid_namespace_is_that_of_this_process_on_this_host(monkeypatch):
-    here = directory._pid_namespace()
-    assert here == directory._pid_namespace()
+    here = directory.pid_namespace()
+    assert here == directory.pid_namespace()
     monkeypatch.setattr(os, "stat", lambda path: os.stat_result((0, 4711, *[0] * 8)))
-    assert directory._pid_namespace() != here
+    assert directory.pid_namespace() != here
 
 
 #: groups without a worker: the name of the directory, and whether another group's start removes it after a while
@@ -119,8 +119,9 @@ ENDED_GROUPS = {
 def test_directory_of_a_group_is_removed_after_its_workers_and_its_parent_have_ended(tmp_path, name, is_removed, runs):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    group = WorkerSlots(tmp_path / "run" / name.format(ended=process.pid, running=os.getpid()), SystemClock())
-    group.path.mkdir(parents=True, mode=0o700)
+    path = tmp_path / "run" / name.format(ended=process.pid, running=os.getpid())
+    path.mkdir(parents=True, mode=0o700)
+    group = WorkerSlots(path, SystemClock())
     group.path.parent.chmod(0o700)
     worker = group.acquire(WorkerRecord(1, "a", 0.0, "main:app", "", "asgi"))
     Path(worker.draft_path).touch()

@@ -13,6 +13,7 @@ import pytest
 from sticky_core.clock import ManualClock, SystemClock
 from sticky_core.errors import ConfigError
 from sticky_core.workers import slots as slots_module
+from sticky_core.workers.generated_secret import shared_secret
 from sticky_core.workers.record import WorkerRecord, read_record
 from sticky_core.workers.slots import WorkerSlots
 
@@ -27,6 +28,9 @@ def _tmp_path():
 @pytest.fixture
 def slots(tmp_path):
     return WorkerSlots.of_group("group", "main:app", "asgi", SystemClock(), tmp_path / "run")
+
+
+INSTANCES = ("018c1a2b3c400000", "018c1a2b3c500000", "018c1a2b3c300000")
 
 
 def as_another_process(slots):
@@ -118,7 +122,7 @@ input()
 
 
 def test_all_workers_share_one_secret_that_other_users_can_not_read(slots):
-    generated = {as_another_process(slots).shared_secret() for _ in range(3)}
+    generated = {shared_secret(as_another_process(slots).path, instance) for instance in INSTANCES}
     assert len(generated) == 1
     assert len(*generated) >= 32
     assert os.stat(slots.path / "secret").st_mode & 0o777 == 0o600

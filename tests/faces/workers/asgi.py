@@ -183,7 +183,9 @@ class RunningWorker:
         """End it as SIGKILL does: its connections are closed, and its socket stays in the directory."""
         worker = self.app._worker
         assert worker is not None
+        worker._timer.cancel()
         worker._server.close()
+        worker._abstract.close()
         for connection in list(worker.connections):
             connection.transport.abort()
 

@@ -68,6 +68,10 @@ class GroupWorker(ABC):
     @abstractmethod
     def backend(self) -> Workers: ...
 
+    @property
+    @abstractmethod
+    def is_running(self) -> bool: ...
+
     @abstractmethod
     def request(
         self,
@@ -109,6 +113,10 @@ class AsgiWorker(GroupWorker):
         response = self.respond(seen)
         found = [(name.lower().encode(), value.encode()) for name, value in response.headers]
         await asgi.respond(send, response.body, response.status, found)
+
+    @property
+    def is_running(self) -> bool:
+        return self._worker.app.workers is not None
 
     @property
     def backend(self) -> Workers:
@@ -172,6 +180,10 @@ class WsgiWorker(GroupWorker):
         response = self.respond(seen)
         start_response(f"{response.status} Status", response.headers)
         return [response.body]
+
+    @property
+    def is_running(self) -> bool:
+        return self._sticky.workers is not None
 
     @property
     def backend(self) -> Workers:

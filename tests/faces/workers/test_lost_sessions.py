@@ -57,13 +57,3 @@ def test_client_that_must_not_get_an_empty_session_gets_a_410_by_a_failed_attemp
         assert gone.cookies == [f"{mark.partition('=')[0]}=; Expires=Thu, 01-Jan-1970 00:00:01 GMT; path=/; Secure"]
     assert other.seen == []
     assert other.request().body == b"1"
-
-
-def test_removed_directory_fails_no_request(start):
-    one, other = start(), start()
-    mark = one.request().mark
-    assert other.request(cookie=mark).body == b"2"
-    path = other.backend.slots.path
-    path.rename(path.with_name("elsewhere"))
-    assert other.request(cookie=f"theme=light; {mark}").body == b"3"
-    path.with_name("elsewhere").rename(path)
