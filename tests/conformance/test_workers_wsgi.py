@@ -383,6 +383,8 @@ def test_requests_at_a_killed_worker_end_in_a_502_and_no_others_fail(started, un
     assert set(results) <= {502, None}
     for pid in others:
         assert get_json(clients[pid], "/left")["pid"] == pid
+    # a worker that is about to start would miss the signal to end
+    client_of_each_worker(served, until)
 
 
 @pytest.mark.parametrize("name", ["sync", "gthread"])
@@ -467,10 +469,11 @@ def test_workers_that_stop_gracefully_leave_no_socket_behind(started, until, dir
     assert not any(each.exists() for each in sockets)
 
 
-def test_worker_that_is_started_in_a_hook_listens_before_its_first_request(started, until, directory):
+@pytest.mark.parametrize("app", ["workers_wsgi", "workers_flask"])  # gunicorn's `worker.wsgi` is the Flask object
+def test_worker_that_is_started_in_a_hook_listens_before_its_first_request(started, until, directory, app):
     config = Path(__file__).parent / "apps" / "workers_gunicorn.py"
     options = {"directory": str(directory), "name": "kin", "key": "path", "slots": 3, "cookie": None}
-    started(f"gunicorn -w 3 --preload -c {config} workers_wsgi:app", options)
+    started(f"gunicorn -w 3 --preload -c {config} {app}:app", options)
     until(lambda: len(list((directory / "kin@wsgi").glob("*.sock"))) == WORKERS, "all workers listen")
 
 

@@ -1,5 +1,8 @@
-"""A Flask app with sessions in memory, behind StickyWorkers. STICKY: `null` leaves it out."""
+"""A Flask app with sessions in memory, behind StickyWorkers. STICKY: its options as JSON; `null` leaves it
+out.
+"""
 
+import json
 import os
 import secrets
 
@@ -27,5 +30,6 @@ def left():
     return {"pid": os.getpid()}
 
 
-if os.environ.get("STICKY") != "null":
-    app.wsgi_app = StickyWorkers(app.wsgi_app)  # type: ignore[method-assign]
+options = json.loads(os.environ.get("STICKY", "{}"))
+if options is not None:
+    app.wsgi_app = StickyWorkers(app.wsgi_app, **options)  # type: ignore[method-assign]
