@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from sticky_asgi.messages import Message
 from sticky_asgi.upstream.connections import FlowControlProtocol
-from sticky_asgi.workers.protocol import message_size
+from sticky_asgi.workers.protocol import MESSAGE_KEYS, message_size
 from sticky_core.workers.frames import (
     MAX_PAYLOAD,
     PIECE,
@@ -42,12 +42,13 @@ class FramedConnection(FlowControlProtocol):
         super().__init__()
         self.frames = Frames()
         self.pack = self.frames.pack
+        self._pack_item = self.frames.pack_item
         self.closed = False
         self.is_foreign = False  #: whether the process at the other end is another user's
         self._paused = False
         self._buffered = 0  # bytes of payload that were received and not consumed
         self._parts: list[Payload] = []  # received parts of a WebSocket message that is not complete
-        self._unsent: list[Message] = []
+        self._unsent: list[bytes] = []  # packed messages
         self._unsent_size = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,7 +105,7 @@ class FramedConnection(FlowControlProtocol):
 
     def send_message(self, message: Message) -> None:
         """Send a message, a large body in pieces. Messages that are sent before the app yields to the event loop share
-        a frame.
+        a frame. TypeError, ValueError or OverflowError if the message can't be packed.
         """
         body = message.get("body")
         if body is None:
@@ -115,10 +116,11 @@ class FramedConnection(FlowControlProtocol):
             size = len(body)
             if size > PIECE:
                 return self._send_pieces(message, memoryview(body))
+        packed = self._pack_message(message)
         unsent = self._unsent
         if not unsent:
             self.loop.call_soon(self.flush)
-        unsent.append(message)
+        unsent.append(packed)
         self._unsent_size += size
         if self._unsent_size > MAX_GATHERED:
             self.flush()
@@ -128,7 +130,7 @@ class FramedConnection(FlowControlProtocol):
             piece = {**message, "body": body[at : at + PIECE]}
             if at + PIECE < len(body):
                 piece["more_body"] = True
-            self._unsent.append(piece)
+            self._unsent.append(self._pack_message(piece))
             self.flush()
 
     def _send_parts(self, message: Message) -> None:
@@ -137,8 +139,17 @@ class FramedConnection(FlowControlProtocol):
         *parts, last = cut_payload(message[name], MAX_PAYLOAD)
         for part in parts:
             self.send_frame(Kind.PART, part)
-        self._unsent.append({**message, name: last})
+        self._unsent.append(self._pack_message({**message, name: last}))
         self.flush()  # at once: the frame that follows the parts has this message, and no other before it
+
+    def _pack_message(self, message: Message) -> bytes:
+        try:
+            return self._pack_item(message)
+        except (TypeError, ValueError, OverflowError):
+            if message.keys() <= MESSAGE_KEYS:
+                raise
+            # servers ignore keys that they do not know, whatever they have
+            return self._pack_item({name: value for name, value in message.items() if name in MESSAGE_KEYS})
 
     def flush(self) -> None:
         """Write the unsent messages."""
@@ -147,7 +158,7 @@ class FramedConnection(FlowControlProtocol):
             self._unsent = []
             self._unsent_size = 0
             if not self.closed:
-                self.transport.write(self.pack(Kind.MESSAGES, *unsent))
+                self.transport.write(self.frames.pack_with((Kind.MESSAGES,), unsent))
 
     async def drain(self) -> None:
         """Wait while the write buffer is full."""

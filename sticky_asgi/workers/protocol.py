@@ -45,6 +45,14 @@ FORWARDED_EXTENSIONS: Final = frozenset(
     )
 )
 
+#: the keys of the messages that apps send (ASGI 3, with the extensions above)
+MESSAGE_KEYS: Final = frozenset(
+    (
+        *("type", "status", "headers", "trailers", "body", "more_body", "more_trailers", "path", "links"),
+        *("subprotocol", "bytes", "text", "code", "reason"),
+    )
+)
+
 DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
 #: code of `websocket.close`: the service restarts (RFC 6455 registry)
 SERVICE_RESTART: Final = 1012

@@ -14,6 +14,7 @@ from sticky_asgi.messages import HEADS, KEY, ASGIApp, Head, Headers, Message, Sc
 from sticky_asgi.workers.keys import KeyLookup
 from sticky_asgi.workers.learning import learning_send
 from sticky_asgi.workers.link import FramedConnection
+from sticky_asgi.workers.order import ResponseOrder, WebSocketOrder
 from sticky_asgi.workers.protocol import DISCONNECTS, SERVICE_RESTART, BodyMode, unpack_scope
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.frames import Frame, Kind
@@ -94,7 +95,7 @@ class PeerServer(FramedConnection):
         if not self.closed:
             self.all_consumed()
             unsent, self._unsent, self._unsent_size = self._unsent, [], 0
-            self.transport.write(self.pack(Kind.END, problem, *unsent))
+            self.transport.write(self.frames.pack_with((Kind.END, problem), unsent))
 
     def announce_shutdown(self) -> None:
         """Send the peer a notice that this worker is about to end."""
@@ -133,7 +134,10 @@ class ServedRequest:
         self._must_request_body = mode is BodyMode.ON_DEMAND
         self._disconnect: Message = _WEBSOCKET_DISCONNECT if self._is_websocket else _HTTP_DISCONNECT
         self._client_gone = self._client_left_first = False
-        self._response_complete = False
+        self._order = WebSocketOrder() if self._is_websocket else ResponseOrder()
+        # whether the app has ended: a task of it may go on, while the connection carries the next request
+        self._is_over = False
+        self._disconnect_error: OSError | None = None  # that `send` has raised
         self._woken: asyncio.Future[None] | None = None
         asgi = cast("dict[str, object]", scope.get("asgi") or {})
         self._send_raises = _send_raises(str(asgi.get("spec_version", "2.0")))
@@ -147,13 +151,18 @@ class ServedRequest:
         peer_request.start()
         try:
             await self._worker.app(scope, self.receive, learning_send(self._keys, peer_request, self.send))
-        except Exception as error:
-            peer_request.app_raised(self._client_left_first or is_disconnect(error, self.send))
-            problem = "".join(traceback.format_exception(error))
-        except BaseException:  # the event loop ends: there will be no response
+        except GeneratorExit:
             self._connection.transport.abort()
             raise
+        except BaseException as error:  # as servers catch it: SystemExit would end this worker
+            if self.task.cancelling():  # the event loop ends: there will be no response
+                self._connection.transport.abort()
+                raise
+            peer_request.app_raised(self._client_left_first or is_disconnect(error, self.send))
+            if error is not self._disconnect_error:  # servers do not log what they have raised themselves
+                problem = "".join(traceback.format_exception(error))
         finally:
+            self._is_over = True
             peer_request.finish()
             self._connection.request_finished(problem)
 
@@ -188,12 +197,14 @@ class ServedRequest:
             woken.set_result(None)
 
     async def receive(self) -> Message:
+        if self._is_over:
+            return self._disconnect
         inbox = self._inbox
         if self._must_request_body:
             self._must_request_body = False
             self._connection.send_frame(Kind.WANT_BODY)
         while not inbox:
-            if self._client_gone or self._response_complete:
+            if self._client_gone or self._order.is_complete:
                 return self._disconnect
             if self._woken is None:
                 self._woken = self._connection.loop.create_future()
@@ -210,11 +221,15 @@ class ServedRequest:
 
     async def send(self, message: Message) -> None:
         connection = self._connection
-        if self._client_gone:
-            if self._send_raises:
-                raise OSError("the client has disconnected")
-            return
+        if self._is_over:
+            raise OSError("the request has ended: its client gets no more messages")
         kind = message["type"]
+        if self._client_gone:
+            if self._send_raises and kind != "websocket.close":
+                self._disconnect_error = OSError("the client has disconnected")
+                raise self._disconnect_error
+            return
+        self._order.check(message)
         if kind in HEADS:
             if not self._decision.status:
                 self._decision.status = message.get("status", 101) % 1000
@@ -227,10 +242,8 @@ class ServedRequest:
                 keys.learn_from_response(Head(found, True), self._worker.workers.own_server)
         connection.send_message(message)
         await connection.drain()
-        if kind == "http.response.body" and not message.get("more_body", False):
-            self._response_complete = True
-            if self._woken is not None:
-                self._wake()
+        if self._order.is_complete and self._woken is not None:
+            self._wake()
 
 
 @lru_cache(maxsize=16)

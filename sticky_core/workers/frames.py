@@ -7,7 +7,7 @@ closes that connection and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
@@ -86,11 +86,15 @@ def join_payload(parts: Sequence[Payload], frame: Frame) -> Frame:
 class Frames:
     """The codec of one connection: `pack` frames to send, `feed` bytes that were received."""
 
-    __slots__ = ("_longest", "_needed", "_pack", "_partial", "_unpack")
+    __slots__ = ("_longest", "_needed", "_pack", "_pack_array_header", "_partial", "_unpack", "pack_item")
 
     def __init__(self, longest: int = MAX_FRAME) -> None:
         msgpack = _msgpack()
-        self._pack = msgpack.Packer(unicode_errors="surrogatepass").pack
+        packer = msgpack.Packer(unicode_errors="surrogatepass")
+        self._pack = packer.pack
+        self._pack_array_header = packer.pack_array_header
+        #: packs one item for `pack_with`; TypeError, ValueError or OverflowError if it can't be packed
+        self.pack_item: Callable[[object], bytes] = packer.pack
         self._unpack = msgpack.unpackb
         self._longest = longest
         self._partial = bytearray()  # the beginning of a frame
@@ -104,6 +108,15 @@ class Frames:
         if len(packed) > self._longest:
             raise ValueError(f"{len(packed)} bytes do not fit into a frame, which has at most {self._longest}")
         return len(packed).to_bytes(4, "big") + packed
+
+    def pack_with(self, items: Sequence[object], packed: Sequence[bytes]) -> bytes:
+        """Return a frame of `items`, and behind them those that `pack_item` has packed. As `pack` otherwise."""
+        pack = self._pack
+        parts = [self._pack_array_header(len(items) + len(packed)), *[pack(item) for item in items], *packed]
+        size = sum(map(len, parts))
+        if size > self._longest:
+            raise ValueError(f"{size} bytes do not fit into a frame, which has at most {self._longest}")
+        return b"".join((size.to_bytes(4, "big"), *parts))
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that `data` completes. BadFrame if one of them is malformed or too long."""

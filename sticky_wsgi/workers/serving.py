@@ -142,13 +142,20 @@ class ServedRequest:
         self._head: tuple[str, Headers] | None = None
         self._head_sent = False
         self._keys = worker.workers.keys
+        # whether the app has ended: a thread of it may go on, while the connection carries the next request
+        self._is_over = False
+        self._body: RemoteBody | None = None  # of which the peer sends as much as the app reads
+        source: io.BufferedIOBase
+        if body is not None:
+            source = io.BytesIO(body)
+        else:
+            self._body = RemoteBody(connection)
+            source = io.BufferedReader(self._body, EAGER_BODY)
         self._environ: Environ = {
             **environ,
             "wsgi.version": (1, 0),
             "wsgi.errors": sys.stderr,
-            "wsgi.input": io.BytesIO(body)
-            if body is not None
-            else io.BufferedReader(RemoteBody(connection), EAGER_BODY),
+            "wsgi.input": source,
             "wsgi.input_terminated": True,
             # the peer sends nothing while it waits for the response, so only the end of the connection can be read
             "waitress.client_disconnected": connection.has_input,
@@ -167,11 +174,18 @@ class ServedRequest:
             try:
                 return self._run_app()
             finally:
+                self._end()
                 self._connection.leave_app()
                 peer_request.finish()
         finally:
             if permit is not None:
                 permit.release()
+
+    def _end(self) -> None:
+        """Keep what is left of the app off the connection."""
+        self._is_over = True
+        if self._body is not None:
+            self._body.end()
 
     def _run_app(self) -> bool:
         body: Iterable[bytes] = ()
@@ -218,7 +232,9 @@ class ServedRequest:
         return self.write
 
     def write(self, item: bytes) -> None:
-        """Send a piece of the body."""
+        """Send a piece of the body. OSError once the request has ended."""
+        if self._is_over:
+            raise OSError("the request has ended: its client gets no more of the response")
         if item:
             messages = self._with_head((item,))
             self._connection.leave_app()
@@ -256,6 +272,10 @@ class RemoteBody(io.RawIOBase):
     def __init__(self, connection: PeerServer) -> None:
         self._connection = connection
         self._at_end = False
+
+    def end(self) -> None:
+        """Read no more: the request has ended."""
+        self._at_end = True
 
     def readable(self) -> bool:
         return True

@@ -26,6 +26,7 @@ ONLY_IN_ASGI = {
     "upstream/sweep",
     "upstream/websockets",
     "background/task",
+    "workers/order",
 }
 
 # What gunicorn's workers and libraries that patch threads do to WSGI apps only.

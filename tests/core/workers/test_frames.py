@@ -71,6 +71,20 @@ def test_object_that_can_not_be_packed_raises_type_error():
         Frames().pack(Kind.MESSAGES, object())
 
 
+@given(first=st.lists(values, max_size=3), others=st.lists(values, max_size=4))
+def test_items_that_are_packed_one_by_one_make_the_same_frame(first, others):
+    frames = Frames()
+    assert frames.pack_with([3, *first], [frames.pack_item(each) for each in others]) == frames.pack(3, *first, *others)
+
+
+def test_packed_items_that_are_too_long_together_are_refused():
+    frames = Frames(longest=1000)
+    with pytest.raises(ValueError, match="do not fit into a frame"):
+        frames.pack_with([3], [frames.pack_item(b"x" * 600)] * 2)
+    with pytest.raises(TypeError):
+        frames.pack_item(object())
+
+
 @given(payload=st.binary(min_size=1, max_size=30) | st.text(min_size=1, max_size=30), longest=st.integers(1, 12))
 def test_payload_that_is_cut_is_joined_at_the_other_end(payload, longest):
     *parts, last = cut_payload(payload, longest)

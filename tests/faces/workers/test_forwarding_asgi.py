@@ -249,8 +249,7 @@ def test_app_receives_the_disconnect_of_the_client(run):
         mark = (await one.request()).mark
         empty = {"type": "http.request", "body": b"", "more_body": False}
         client = FakeClient(empty, {"type": "http.disconnect"}, cookie=mark)
-        with pytest.raises(RemoteAppError, match="the client has disconnected"):
-            await client.request(other.app)
+        await client.request(other.app)  # servers do not log either what they have raised in the app themselves
         assert app.received_messages == [empty, {"type": "http.disconnect"}]
         assert client.sent == []
         # the app has raised because of the disconnect: at neither worker is that an error

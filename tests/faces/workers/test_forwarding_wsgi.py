@@ -322,3 +322,24 @@ def test_app_can_see_that_the_client_has_disconnected(pair):
     run_together(disconnect, lambda: statuses.append(front.request(**cookie, **more).status))
     assert statuses == ["499 Client Closed Request"]
     assert seen.wait(DEADLINE)
+
+
+def test_thread_that_goes_on_after_the_end_of_its_request_sends_nothing_into_the_next(pair):
+    kept = []
+
+    def serve(environ, start_response):
+        if environ["PATH_INFO"] == "/first":
+            kept.append((environ["wsgi.input"], start_response("200 OK", [])))
+            return [b"first"]
+        if environ["PATH_INFO"] == "/second":
+            ((body, write),) = kept
+            with pytest.raises(OSError, match="the request has ended"):
+                write(b"late")
+            assert body.read(10) == b""
+        start_response("200 OK", [])
+        return [b"second"]
+
+    front, _, cookie = pair(RecordingApp(serve))
+    large = b"x" * 100_000  # so much is sent as the app reads it
+    assert front.request("/first", method="POST", body=large, **cookie).data == b"first"
+    assert front.request("/second", **cookie).data == b"second"

@@ -69,6 +69,17 @@ def test_hashed_key_of_the_query_decides_which_worker_serves(start):
     assert rooms[0] and rooms[1] and not rooms[0] & rooms[1]
 
 
+def test_first_key_of_a_list_is_hashed(start):
+    workers = [start(key=["hdr(X-Room)", "url_param(room)"], slots=2) for _ in range(2)]
+    for room in range(12):
+        for each in workers:
+            each.request(query=f"room={room}")
+            each.request(headers=[("X-Room", f"{room}")], query="room=another")
+    rooms = [{request.query.removeprefix("room=") for request in worker.seen} - {"another"} for worker in workers]
+    by_header = [{request.headers.get("x-room") for request in worker.seen} - {None} for worker in workers]
+    assert rooms == by_header and not rooms[0] & rooms[1]
+
+
 # Keys that are learned
 
 
