@@ -12,8 +12,10 @@ from tests.apps.clients.exchanges import DEADLINE, Counter, main
 logging.getLogger("engineio.client").setLevel(logging.CRITICAL)
 
 
-async def client(url: str, counter: Counter) -> None:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+async def client(url: str, counter: Counter, *, keeps_cookies: bool = True) -> None:
+    jar = aiohttp.CookieJar() if keeps_cookies else aiohttp.DummyCookieJar()
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as session:
         connection = socketio.AsyncClient(reconnection=False, http_session=session)
         try:
             await connection.connect(url, transports=["polling"], wait_timeout=DEADLINE)
