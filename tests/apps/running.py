@@ -32,6 +32,7 @@ SERVERS = ("granian", "gunicorn", "hypercorn", "uvicorn", "uvicorn-worker")
 READY = {
     "uvicorn": "Application startup complete",
     "gunicorn -k uvicorn_worker": "Application startup complete",
+    "gunicorn -k asgi": "ASGI server listening",
     "gunicorn": "Booting worker with pid",
     "hypercorn": "Running on",
     "granian": "Started worker",

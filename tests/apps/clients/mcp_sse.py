@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
 from mcp import ClientSession
 from mcp.client.sse import sse_client
@@ -11,15 +9,17 @@ from mcp.client.sse import sse_client
 from tests.apps.clients.exchanges import DEADLINE, Counter, main
 
 
-def without_cookies(**options: Any) -> httpx.AsyncClient:
+def without_cookies(
+    headers: dict[str, str] | None = None, timeout: httpx.Timeout | None = None, auth: httpx.Auth | None = None
+) -> httpx.AsyncClient:
     """Return an HTTP client that opens a connection for each request, and keeps no cookies."""
 
     async def forget(response: httpx.Response) -> None:
         response.headers.pop("set-cookie", None)
 
-    options["timeout"] = DEADLINE
-    options["event_hooks"] = {"response": [forget]}
-    return httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), **options)
+    limits = httpx.Limits(max_keepalive_connections=0)
+    hooks = {"response": [forget]}
+    return httpx.AsyncClient(headers=headers, auth=auth, limits=limits, timeout=DEADLINE, event_hooks=hooks)
 
 
 async def client(url: str, counter: Counter) -> None:
