@@ -18,15 +18,21 @@ import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sticky_asgi import __version__
 from sticky_asgi.messages import ASGIApp
+from sticky_asgi.workers.link import listens
 from sticky_asgi.workers.middleware import StickyWorkers
+from sticky_core.clock import SystemClock
 from sticky_core.errors import ConfigError
 from sticky_core.options.callables import is_async
 from sticky_core.target import own_app_problem, possible_kinds, require_made_app
 from sticky_core.workers import frames
+from sticky_core.workers.directory import default_directory
+from sticky_core.workers.survey import read_groups
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -104,6 +110,26 @@ def _commands() -> click.Group:
             raise click.ClickException(problem)
         os.environ[_APP] = json.dumps([app, factory])
         uvicorn.run("sticky_asgi.cli:create_run", factory=True, host=host, port=port, workers=workers)
+
+    @sticky.command(help="Show the groups of StickyWorkers of this user: which workers run, and what others have left.")
+    @click.option(
+        "--directory",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="The directory=... of StickyWorkers.  [default: that in the system's temporary directory]",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+    def workers(directory: Path | None, as_json: bool) -> None:
+        try:
+            directory = directory or default_directory()
+            groups = read_groups(directory, SystemClock(), listens)
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from None
+        if as_json:
+            found = [{**asdict(group), "is_broken": group.is_broken} for group in groups]
+            click.echo(json.dumps({"directory": str(directory), "groups": found}, indent=2))
+        else:
+            click.echo("\n\n".join(map(str, groups)) or f"No workers have run in {directory}.")
+        sys.exit(any(group.is_broken for group in groups))
 
     return sticky
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Total(IntEnum):
-    """What is counted per server, by HAProxy's names for its columns (management guide, 9.1).
+    """What is counted per server, by HAProxy's names for its columns (management guide, 9.1), where it has them.
 
     The counters of responses come first, each at the first digit of its statuses, so that a request costs one addition:
     `cell[status // 100]`.
@@ -29,10 +29,12 @@ class Total(IntEnum):
     WREDIS = 13  #: requests redispatched to another server
     WRETR = 14  #: requests retried at the same server
     CLI_ABRT = 15  #: requests with a client that disconnected before the end
+    FROM_PEER = 16  #: requests that another worker has forwarded to this one (`StickyWorkers`)
+    LOST_SESSION = 17  #: requests of clients with a worker that has ended (`StickyWorkers`)
 
 
 _RESPONSES = slice(0, 10)
-_SIZE = 16
+_SIZE = 18
 
 Cell = list[int]
 

@@ -12,7 +12,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sticky_core.backend.backend import Backend
 from sticky_core.balance.hash import Hash
@@ -31,6 +31,9 @@ from sticky_core.workers.persistence import LearnedKeys, RefreshedCookie
 from sticky_core.workers.record import WorkerRecord
 from sticky_core.workers.repair import FileRepair, RepairResult
 from sticky_core.workers.slots import MAX_WORKERS, WorkerSlot, WorkerSlots
+
+if TYPE_CHECKING:
+    from sticky_core.workers.report import WorkersReport
 
 #: how many connections from peers may wait to be accepted
 BACKLOG: Final = 2048
@@ -187,6 +190,15 @@ class Workers(Backend):
         """Read which workers run, and return the servers of all but this one."""
         self.refresh_peers()
         return [server for server in self.servers if server is not self.own_server and server.usable]
+
+    def report(self) -> WorkersReport:
+        """Return what the directory of the group shows, and what only this worker knows; `str()` of it is for people.
+        This reads a file for each worker: call it for an operator, not in each request. OSError if the directory is
+        missing.
+        """
+        from sticky_core.workers.report import report_of
+
+        return report_of(self, self._listens)
 
     def expired_cookie(self, secure: bool) -> str:
         """Return the Set-Cookie text that removes the mark from a client. `secure`: the client came over TLS."""

@@ -39,7 +39,7 @@ UNSUPPORTED: Final = (
 )
 
 #: The directory of the group of one parent process: PID namespace, parent, digest of the app. No `name=` begins so.
-_GROUP_OF_PARENT: Final = re.compile("@([0-9a-f]*)-([0-9]+)-[0-9a-f]+")
+GROUP_OF_PARENT: Final = re.compile("@([0-9a-f]*)-([0-9]+)-[0-9a-f]+")
 
 
 def require_system() -> None:
@@ -62,6 +62,14 @@ def app_digest(name: str | None, app: str, face: Face) -> str:
     return sha256(f"{face} {name if name is not None else app}".encode()).hexdigest()[:6]
 
 
+def default_directory() -> Path:
+    """Return the directory that has the groups of this user, unless `directory=` names another one. ConfigError on a
+    system without users.
+    """
+    require_system()
+    return Path(tempfile.gettempdir()) / f"sticky-{os.geteuid()}"
+
+
 def make_group_directory(
     name: str | None,
     app: str,
@@ -81,8 +89,8 @@ def make_group_directory(
 
     ConfigError if it can't be made, or other users can enter it.
     """
+    base = Path(directory) if directory is not None else default_directory()
     require_system()
-    base = Path(directory) if directory is not None else Path(tempfile.gettempdir()) / f"sticky-{os.geteuid()}"
     make_private(base)
     if name is not None:
         path = base / f"{name}@{face}"
@@ -160,8 +168,8 @@ def _remove_stale_groups(base: Path, clock: Clock, namespace: str) -> None:
     ended, if it is in this PID namespace.
     """
     for path in base.iterdir():
-        group = _GROUP_OF_PARENT.fullmatch(path.name)
-        if group is None or (group[1] == namespace and _process_exists(int(group[2]))):
+        group = GROUP_OF_PARENT.fullmatch(path.name)
+        if group is None or (group[1] == namespace and process_exists(int(group[2]))):
             continue
         with suppress(OSError):  # a worker holds its lock, or another process removes it at the same time
             _remove_group(path, clock)
@@ -183,7 +191,7 @@ def _remove_group(path: Path, clock: Clock) -> None:
         os.close(directory)
 
 
-def _process_exists(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

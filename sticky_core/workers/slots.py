@@ -122,7 +122,7 @@ class WorkerSlots:
         except OSError:
             return None
         try:
-            if not _is_locked(lock):
+            if not is_locked(lock):
                 return True
             record = read_record(lock)
             return record is not None and (record.instance != instance or record.is_draining)
@@ -137,7 +137,7 @@ class WorkerSlots:
             try:
                 module.flock(lock, module.LOCK_EX | module.LOCK_NB)
             except BlockingIOError:
-                if _is_locked(lock):
+                if is_locked(lock):
                     break
                 # else a process that reads the record has had a shared lock for a moment
             else:
@@ -157,7 +157,7 @@ class WorkerSlots:
             except FileNotFoundError:
                 continue
             try:
-                record = read_record(lock) if _is_locked(lock) else None
+                record = read_record(lock) if is_locked(lock) else None
             finally:
                 os.close(lock)
             if record is not None:
@@ -316,7 +316,7 @@ class WorkerSlot:
                 os.utime(path)
 
 
-def _is_locked(lock: int) -> bool:
+def is_locked(lock: int) -> bool:
     """Return whether another process, or another descriptor, holds a lock file exclusively, as a worker does."""
     module = fcntl()
     try:

@@ -26,7 +26,7 @@ class RemoteAppError(Exception):
 class PeerTransaction(Transaction[RawRequest, ClientSend]):
     """A transaction that may be forwarded to a peer. Faces put it before their own transaction class."""
 
-    __slots__ = ("_claims_key_again", "_session_lost")
+    __slots__ = ("_claims_key_again", "_lost_is_counted", "_session_lost")
 
     workers: ClassVar[Workers]  #: a face sets it, in a subclass for each group of workers
 
@@ -50,8 +50,15 @@ class PeerTransaction(Transaction[RawRequest, ClientSend]):
         state = self.persisted.persistence_state
         return state if isinstance(state, str) else None
 
+    def _count_lost_session(self) -> None:
+        """Count the request, once, if it is of a client with a worker that has ended."""
+        if self.persisted.reason is Reason.OTHER_INSTANCE and not getattr(self, "_lost_is_counted", False):
+            self._lost_is_counted = True
+            self.workers.own_server.counters.cell[Total.LOST_SESSION] += 1
+
     def choose(self, until: float | None = None) -> Step:
         workers = self.workers
+        self._count_lost_session()
         if self._reports_lost_session:
             return UNAVAILABLE
         if getattr(self, "_claims_key_again", False):
@@ -74,14 +81,12 @@ class PeerTransaction(Transaction[RawRequest, ClientSend]):
         return response
 
 
-class KeyTransaction(Transaction[RawRequest, ClientSend]):
-    """A transaction of workers that learn keys: its key is in use until it has ended. Faces put it before
-    `PeerTransaction`, and only where keys are learned, so that other requests do not pay for it.
+class KeyTransaction(PeerTransaction[RawRequest, ClientSend]):
+    """A transaction of workers that learn keys: its key is in use until it has ended. Faces put it before their own
+    transaction class, and only where keys are learned, so that other requests do not pay for it.
     """
 
     __slots__ = ()
-
-    workers: ClassVar[Workers]
 
     def release(self, server: Server, finished: bool) -> None:
         super().release(server, finished)
@@ -91,6 +96,8 @@ class KeyTransaction(Transaction[RawRequest, ClientSend]):
         result = self.persisted
         if result.reason is Reason.NO_ENTRY and result.claim is Claim.NONE and result.persistence_state is not None:
             keys.refused_keys.count_claimed(self.decision.status)  # this worker has just claimed the key
+        else:
+            self._count_lost_session()  # `choose` was not called if this worker has just claimed the key
 
 
 def key_mixins(workers: Workers) -> Sequence[type[Transaction[Any, Any]]]:
@@ -131,6 +138,7 @@ class PeerRequest:
         of the key with it.
         """
         self._server.in_flight.append(None)
+        self._server.counters.cell[Total.FROM_PEER] += 1
         keys = self._keys
         if keys is not None and self.key is not None:
             keys.renew(self.key, keys.own_id)
