@@ -143,7 +143,7 @@ class Checks(BackgroundTask):
         async def check_once() -> None:
             started = anyio.current_time()
             result = await probe()
-            result = replace(result, duration=anyio.current_time() - started)
+            result = result.after(anyio.current_time() - started)
             self._backend.monitor.record_check(server, result, checking)
 
         return check_once
@@ -172,7 +172,7 @@ class Checks(BackgroundTask):
             probe = factory.make()
             assert isinstance(probe, AgentProbe)
             result = await self._exchange(probe, server, checking)
-            result = replace(result, duration=anyio.current_time() - started)
+            result = result.after(anyio.current_time() - started)
             reply = AgentReply(result) if probe.reply is None else replace(probe.reply, result=result)
             self._backend.monitor.on_agent_reply(server, reply, checking)
 

@@ -70,6 +70,12 @@ class CheckResult:
     info: str = ""
     duration: float | None = None
 
+    def after(self, duration: float) -> CheckResult:
+        """Return the same result of a check that took `duration` seconds. `dataclasses.replace` costs three times as
+        much.
+        """
+        return CheckResult(self.status, self.code, self.info, duration)
+
     def __str__(self) -> str:
         """Format the result as HAProxy's log does."""
         parts = [self.status.text]

@@ -29,8 +29,9 @@ ONLY_IN_ASGI = {
     "workers/order",
 }
 
-# What gunicorn's workers and libraries that patch threads do to WSGI apps only.
+# The threads of checks; what gunicorn's workers and libraries that patch threads do to WSGI apps only.
 ONLY_IN_WSGI = {
+    "background/threads",
     "gunicorn",
     "workers/gunicorn",
     "workers/patching",

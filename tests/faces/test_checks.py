@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -102,6 +104,95 @@ def test_hanging_server_does_not_delay_checks_of_others(face: Face) -> None:
             until(lambda: backend["s1"].status == "UP")
     finally:
         released.set()
+
+
+def test_several_hanging_servers_do_not_delay_checks_of_others(face: Face) -> None:
+    hanging = {f"s{number}": threading.Event() for number in range(1, 6)}
+    released = threading.Event()
+    probed: list[str] = []
+
+    def probe(server: Server) -> bool:
+        if server.name in hanging:
+            hanging[server.name].set()
+            released.wait(DEADLINE)
+        probed.append(server.name)
+        return True
+
+    servers = [face.server(name) for name in (*hanging, "good")]
+    backend = face.backend(*servers, check=Check(probe=probe, timeout=0.1, **OFTEN))
+    try:
+        with running(face, backend):
+            until(lambda: all(event.is_set() for event in hanging.values()), "each server is probed")
+            until(lambda: all(backend[name].status == "DOWN" for name in hanging), "each has timed out often enough")
+            before = len(probed)
+            until(lambda: len(probed) > before + 10)
+            assert set(probed) == {"good"} and backend["good"].status == "UP"
+            if face.name == "wsgi":
+                running_threads = [each for each in threading.enumerate() if each.name.startswith("checks of")]
+                assert len(running_threads) < 20, "at most one for each probe and each timeout, and some that wait"
+            released.set()
+            until(lambda: all(backend[name].status == "UP" for name in hanging))
+    finally:
+        released.set()
+
+
+def test_check_that_is_woken_begins_at_once_though_another_hangs(face: Face) -> None:
+    hung, released = threading.Event(), threading.Event()
+    probed: list[str] = []
+
+    def probe(server: Server) -> bool:
+        probed.append(server.name)
+        if server.name == "s1":
+            hung.set()
+            released.wait(DEADLINE)
+        return True
+
+    check = Check(probe=probe, inter=DEADLINE)
+    servers = face.server("s1"), face.server("s2", check=Check(probe=probe, inter=4 * DEADLINE))
+    backend = face.backend(*servers, check=check)
+    try:
+        with running(face, backend):
+            until(hung.is_set)
+            for number in range(1, 4):
+                backend["s2"].state = AdminState.MAINT
+                backend["s2"].state = AdminState.READY
+                until(lambda number=number: probed.count("s2") == number)  # type: ignore[misc]
+                until(lambda: result(backend["s2"]).status.name == "L7OK")
+            released.set()
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("face", ["wsgi"], indirect=True)
+def test_result_of_a_probe_that_ends_after_the_checks_is_not_recorded(face: Face) -> None:
+    started, released = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def probe(server: Server) -> bool:
+        threads.append(threading.current_thread())
+        started.set()
+        released.wait(DEADLINE)
+        return False
+
+    backend = face.backend(face.server("s1"), check=Check(probe=probe, inter=DEADLINE))
+    try:
+        with running(face, backend):
+            until(started.is_set)
+        assert [each for each in threading.enumerate() if each.name.startswith("checks of")] == threads
+    finally:
+        released.set()
+    threads[0].join(DEADLINE)
+    assert len(threads) == 1 and result(backend["s1"]).status.name == "INI"
+
+
+def test_server_that_was_removed_is_kept_by_nothing_if_there_are_no_checks(face: Face) -> None:
+    backend = face.backend(face.server("s1"))
+    with running(face, backend) as run:
+        run.apply(lambda: backend.add(face.server("s2")))
+        reference = weakref.ref(backend["s2"])
+        assert run.apply(lambda: backend.remove("s2")).retired.wait(DEADLINE)
+        gc.collect()
+        assert reference() is None
 
 
 @pytest.mark.parametrize("face", ["asgi"], indirect=True)
@@ -325,10 +416,11 @@ def test_forked_child_starts_checks_of_its_own(face: Face) -> None:
                 before = check_count(face, "s1")
                 time.sleep(0.1)
                 assert check_count(face, "s1") == before, "no checks before its first request"
+                checking = backend["s1"].checking
+                assert checking is not None and checking.wake is None, "the parent's check is not woken"
                 run.get()
                 until(lambda: check_count(face, "s1") > before + 2)
-                threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("checks")]
-                assert len(threads) == 1
+                assert [thread for thread in threading.enumerate() if thread.name.startswith("checks")]
                 code = 0
             finally:
                 os._exit(code)
