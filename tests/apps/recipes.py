@@ -17,7 +17,7 @@ from tests.docs.blocks import ROOT, Block, blocks_of
 FOLDER = ROOT / "docs" / "recipes"
 
 #: The servers, as a command line begins.
-SERVERS = ("daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve")
+SERVERS = ("granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve")
 
 
 def blocks(mark: str) -> Iterator[Block]:

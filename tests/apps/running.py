@@ -36,7 +36,6 @@ READY = {
     "gunicorn": "Booting worker with pid",
     "hypercorn": "Running on",
     "granian": "Started worker",
-    "daphne": "Listening on TCP",
 }
 
 #: How many workers the default run has: some of these apps take seconds of each worker's processor time to import.

@@ -39,7 +39,6 @@ KINDS = {
     "granian": ServerKind("granian", lambda port: ("--interface", "asgi", "--port", f"{port}")),
     "granian-wsgi": ServerKind("granian", lambda port: ("--interface", "wsgi", "--port", f"{port}")),
     "gunicorn": ServerKind("gunicorn", lambda port: ("--no-control-socket", "--bind", f"{HOST}:{port}")),
-    "daphne": ServerKind("daphne", lambda port: ("--bind", HOST, "--port", f"{port}")),
     # is stopped by Ctrl-C only, and never closes its listening socket
     "waitress-serve": ServerKind(
         "waitress",

@@ -27,7 +27,7 @@ import httpx2
 #: Seconds, for hangs only.
 DEADLINE = 300.0
 #: Seconds that a client waits where errors are expected: one that hangs is an error too.
-PATIENCE = 5.0
+PATIENCE = 10.0
 
 
 class Counter:
