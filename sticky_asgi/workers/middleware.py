@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from sticky_asgi.lifespan import run_app, serve_lifespan
 from sticky_asgi.messages import ASGIApp, Message, Receive, Scope, Send
 from sticky_asgi.middleware import MiddlewareApp
-from sticky_asgi.workers.link import listens
+from sticky_asgi.workers.link import listening_sockets, listens
 from sticky_asgi.workers.transaction import WorkerReplicas
 from sticky_asgi.workers.worker import LocalWorker
 from sticky_core.decision import Decision
@@ -29,10 +29,11 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
 from sticky_core.target import own_app_problem, require_app
-from sticky_core.workers.backend import Workers, group_slots
+from sticky_core.workers.backend import Workers, group_slots, report_unnamed_process
 from sticky_core.workers.config import COOKIE, Keys, Learned, OnLost, WorkersConfig, can_have_peers
 from sticky_core.workers.identity import app_identity
 from sticky_core.workers.repair import REPAIR_LOOKS, REPAIR_PAUSE
+from sticky_core.workers.siblings import inherited_socket
 
 
 @name_unknown_options
@@ -101,6 +102,8 @@ class StickyWorkers(MiddlewareApp):
         self._log = log
         self._can_have_peers: bool | None = None  # None: not known before the first request or lifespan
         self._start_lock = asyncio.Lock()
+        self._is_reported = False  # whether a process that can't have peers has looked for others
+        self._inherited_socket: int | None = None  # what makes it one of several workers, if nothing else does
         self._worker: LocalWorker | None = None
         self._restart_task: asyncio.Task[None] | None = None  # kept, or it could be removed before its end
         problems: list[str] = []
@@ -153,8 +156,12 @@ class StickyWorkers(MiddlewareApp):
             await self._lifespan(scope, receive, send)
         elif scope["type"] in ("http", "websocket") and self._can_have_peers is not False:
             await self._start(None)
-            await (self if self._can_have_peers else self.app)(scope, receive, send)
+            await (self if self._can_have_peers else self._handle_unrouted)(scope, receive, send)
         else:
+            if not self._is_reported and scope["type"] != "lifespan":
+                self._is_reported = True
+                if listening_sockets():  # a test client has none
+                    report_unnamed_process(self._config, self._directory)
             await self.app(scope, receive, send)
 
     async def _start(self, lifespan: Scope | None) -> None:
@@ -164,7 +171,7 @@ class StickyWorkers(MiddlewareApp):
         async with self._start_lock:
             if not self._may_have_peers() or self._worker is not None:
                 return
-            slots = group_slots(self._config, self._directory)
+            slots = group_slots(self._config, self._directory, inherited_socket=self._inherited_socket)
             for _ in range(REPAIR_LOOKS):
                 if not slots.needs_repair(listens, self._config.needs_generated_secret):
                     break
@@ -191,6 +198,9 @@ class StickyWorkers(MiddlewareApp):
         if self._can_have_peers is None:
             spawned = multiprocessing.parent_process() is not None
             self._can_have_peers = can_have_peers(self._config, spawned, os.environ.get("SERVER_SOFTWARE", ""))
+            if not self._can_have_peers:
+                self._inherited_socket = inherited_socket(listening_sockets())
+                self._can_have_peers = self._inherited_socket is not None
         return self._can_have_peers
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -30,6 +30,7 @@ from sticky_core.workers.keys import PREFIX, KeyTable
 from sticky_core.workers.persistence import LearnedKeys, RefreshedCookie
 from sticky_core.workers.record import WorkerRecord
 from sticky_core.workers.repair import FileRepair, RepairResult
+from sticky_core.workers.siblings import report_presence
 from sticky_core.workers.slots import MAX_WORKERS, WorkerSlot, WorkerSlots
 
 if TYPE_CHECKING:
@@ -218,19 +219,33 @@ class Workers(Backend):
 
 
 def group_slots(
-    config: WorkersConfig, directory: str | os.PathLike[str] | None, clock: Clock | None = None
+    config: WorkersConfig,
+    directory: str | os.PathLike[str] | None,
+    clock: Clock | None = None,
+    *,
+    inherited_socket: int | None = None,
 ) -> WorkerSlots:
     """Return the worker slots of the group with this configuration.
 
     - `config`: the options of the group.
     - `directory`: the directory in which the workers find each other; None: in the system's temporary directory.
     - `clock`: as in `Backend`.
+    - `inherited_socket`: the inode of the listening socket that the processes of the group have from their parent, if
+      that is what makes them a group.
 
     ConfigError if no worker can run there.
     """
-    return WorkerSlots.of_group(
-        config.name, config.app, config.face, clock if clock is not None else SystemClock(), directory
-    )
+    app = config.app if inherited_socket is None else f"{config.app} {inherited_socket}"
+    clock = clock if clock is not None else SystemClock()
+    return WorkerSlots.of_group(config.name, app, config.face, clock, directory)
+
+
+def report_unnamed_process(config: WorkersConfig, directory: str | os.PathLike[str] | None) -> None:
+    """Log if another process serves the same app as this one, which is not known to be one of several workers. Nothing
+    if the file system fails. `directory`: as for `group_slots`.
+    """
+    clock = SystemClock()
+    report_presence(WorkerRecord(os.getpid(), "", clock.wall(), config.app, "", config.face), directory)
 
 
 def join_workers(

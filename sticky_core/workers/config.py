@@ -209,6 +209,6 @@ def _response_sample(given: object) -> res.Sample | res.BodySample:
 def can_have_peers(config: WorkersConfig, spawned: bool, software: str) -> bool:
     """Return whether this process may be one of several workers: the group has a name, or Python's multiprocessing has
     `spawned` the process (as uvicorn, hypercorn and granian do), or `software` (the environment's SERVER_SOFTWARE) is
-    gunicorn, which forks its workers.
+    gunicorn, which forks its workers. A process with an inherited socket may be one, too (`siblings`).
     """
     return config.name is not None or spawned or software.startswith("gunicorn")

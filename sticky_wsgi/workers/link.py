@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import socket
+import stat
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -145,6 +146,23 @@ def open_abstract(address: str) -> socket.socket:
     with suppress(OSError):
         opened.bind(address)
     return opened
+
+
+def listening_sockets() -> set[int]:
+    """Return the inodes of the sockets at which this process listens."""
+    found: set[int] = set()
+    try:
+        names = os.listdir("/dev/fd")
+    except OSError:
+        return found
+    for name in names:
+        with suppress(OSError, ValueError):  # closed meanwhile: that of the listing, at least
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode):
+                with socket.socket(fileno=os.dup(int(name))) as opened:
+                    if opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        found.add(status.st_ino)
+    return found
 
 
 def is_own_user(end: socket.socket) -> bool:

@@ -30,15 +30,16 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
 from sticky_core.target import own_app_problem, require_app
-from sticky_core.workers.backend import Workers, group_slots
+from sticky_core.workers.backend import Workers, group_slots, report_unnamed_process
 from sticky_core.workers.config import COOKIE, Keys, Learned, OnLost, WorkersConfig, can_have_peers
 from sticky_core.workers.identity import app_identity
 from sticky_core.workers.repair import REPAIR_LOOKS, REPAIR_PAUSE
+from sticky_core.workers.siblings import inherited_socket
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, start_page
 from sticky_wsgi.middleware import DispatchApp
 from sticky_wsgi.stores import client as stores
 from sticky_wsgi.workers.gunicorn import Heartbeat, server_threads, settings_of
-from sticky_wsgi.workers.link import listens
+from sticky_wsgi.workers.link import listening_sockets, listens
 from sticky_wsgi.workers.patching import patching_problem
 from sticky_wsgi.workers.transaction import WorkerReplicas
 from sticky_wsgi.workers.worker import LocalWorker
@@ -118,6 +119,7 @@ class StickyWorkers(DispatchApp):
         self._log = log
         self._can_have_peers: bool | None = None  # None: not known before the first request
         self._start_lock = threading.Lock()
+        self._inherited_socket: int | None = None  # what makes it one of several workers, if nothing else does
         self._worker: LocalWorker | None = None
         self._threads = threads
         self._start_error = ""  # why the worker has not started, as it was logged
@@ -182,7 +184,7 @@ class StickyWorkers(DispatchApp):
                 return
             # again, as gunicorn may have loaded the app before it has patched the process (--preload)
             raise_problems(filter(None, [patching_problem()]))
-            slots = group_slots(self._config, self._directory)
+            slots = group_slots(self._config, self._directory, inherited_socket=self._inherited_socket)
             for _ in range(REPAIR_LOOKS):
                 if not slots.needs_repair(listens, self._config.needs_generated_secret):
                     break
@@ -216,6 +218,17 @@ class StickyWorkers(DispatchApp):
             if worker.workers.keys is not None:
                 stores.close((worker.workers.keys,))
 
+    def _may_have_peers(self, spawned: bool) -> bool:
+        if can_have_peers(self._config, spawned, ""):
+            return True
+        listening = listening_sockets()
+        self._inherited_socket = inherited_socket(listening)
+        if self._inherited_socket is not None:
+            return True
+        if listening:  # a test client has none
+            report_unnamed_process(self._config, self._directory)
+        return False
+
     def _replicas_for(self, environ: Environ) -> None:
         return None
 
@@ -223,7 +236,7 @@ class StickyWorkers(DispatchApp):
         if self._can_have_peers is None:
             # some test clients leave these keys out
             spawned = environ.get("wsgi.multiprocess", False) or multiprocessing.parent_process() is not None
-            self._can_have_peers = not environ.get("wsgi.run_once", False) and can_have_peers(self._config, spawned, "")
+            self._can_have_peers = not environ.get("wsgi.run_once", False) and self._may_have_peers(spawned)
         if not self._can_have_peers:
             return self.app(environ, start_response)
         try:
