@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from sticky_core.backend.change import Change
 from sticky_core.backend.change_lock import ChangeLock
@@ -20,7 +20,6 @@ from sticky_core.backend.function_failures import FunctionFailures
 from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
-from sticky_core.backend.plan import Plan, moved_keys, plan_of
 from sticky_core.backend.reconfigure import Reconfigure
 from sticky_core.backend.retries import Retries
 from sticky_core.backend.snapshot import Snapshot
@@ -46,6 +45,9 @@ from sticky_core.persistence.rules import Condition
 from sticky_core.server.drain import POLL_INTERVAL
 from sticky_core.server.server import Server
 from sticky_core.stores.shared_store import SharedStore
+
+if TYPE_CHECKING:
+    from sticky_core.backend.plan import Plan
 
 __all__ = ["Backend", "BackendComponent", "BackendConfig", "OnEmpty", "Unavailable"]
 
@@ -318,6 +320,8 @@ class Backend:
         `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes and the share is
         not computed (`Plan.keys`). Raises `ConfigError` as `apply` does.
         """
+        from sticky_core.backend.plan import moved_keys, plan_of
+
         with self.reconfigure.change_lock:
             before, change = self.snapshot, self.reconfigure.draft(new, {})
             moved = moved_keys(before, change, keys, self.placement.lock, self.rng)

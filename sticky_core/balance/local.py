@@ -5,14 +5,17 @@ configured.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
 
-from sticky_core.balance.hash import Hash
 from sticky_core.balance.hash_preserve_affinity import Affinity
-from sticky_core.balance.hashing import HashAlgorithm
 from sticky_core.clock import Rng
 from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request
 from sticky_core.server.server import Server
+
+if TYPE_CHECKING:  # only some workers hash keys
+    from sticky_core.balance.hash import Hash
+    from sticky_core.balance.hashing import HashAlgorithm
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sticky_core.backend.backend import Backend
-from sticky_core.balance.hash import Hash
 from sticky_core.balance.local import Local
 from sticky_core.clock import Clock, Rng, SystemClock
 from sticky_core.decision import Decision
@@ -109,9 +108,11 @@ class Workers(Backend):
         sample = config.build_sample()
         #: whether a hash spreads keys over workers
         self.hashes_keys = sample is not None and config.slots is not None
-        hashed = (
-            Hash(sample, hash_type="consistent", hash_key="name") if sample is not None and self.hashes_keys else None
-        )
+        hashed = None
+        if sample is not None and self.hashes_keys:
+            from sticky_core.balance.hash import Hash
+
+            hashed = Hash(sample, hash_type="consistent", hash_key="name")
         #: the keys that this worker knows, and their owners; None where workers do not learn keys
         self.keys = KeyTable(self, sample, config.build_learn()) if sample is not None and config.learns_keys else None
         super().__init__(
