@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: The languages that a fence may name.
-LANGUAGES = ("haproxy", "nginx", "python", "sh", "text", "toml")
+LANGUAGES = ("haproxy", "ini", "nginx", "python", "sh", "text", "toml", "yaml")
 
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^ *(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL
