@@ -111,12 +111,21 @@ def app_problem(app: object, kind: Kind, around: str) -> str | None:
 
 def own_app_problem(app: object, kind: Kind, around: str) -> str | None:
     """Return what to write instead of `around(app)` if `app`, such as a Flask object, calls its attribute `wsgi_app` or
-    `asgi_app`: with the middleware in that place, the two would call each other. None for other apps.
+    `asgi_app`: with the middleware in that place, the two would call each other. The same for a Dash object, in whose
+    place the Flask object in its attribute `server` is served. None for other apps.
     """
     own = _OWN_APP[kind]
+    served = "app"
     if not callable(getattr(type(app), own, None)):
-        return None
-    return f"{around}: {app!r} has its app in {own}: write app.{own} = {around}(app.{own}), and serve app"
+        server: object = getattr(app, "server", None)
+        if not callable(getattr(type(server), own, None)):
+            return None
+        served = "app.server"
+    place = f"{served}.{own}"
+    return (
+        f"{around}: {app!r} has its app in {place.removeprefix('app.')}: write {place} = {around}({place}), and serve "
+        f"{served}"
+    )
 
 
 def require_app(app: object, kind: Kind, around: str) -> None:

@@ -95,7 +95,9 @@ def _clients() -> _Clients:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        raise ConfigError("a store needs asyncio, and this event loop is not asyncio's") from None
+        raise ConfigError(
+            "a store needs asyncio, and this event loop is not asyncio's: under hypercorn, leave -k trio out"
+        ) from None
     clients = _clients_by_loop.get(loop)
     if clients is None:
         for closed in [each for each in list(_clients_by_loop) if each.is_closed()]:

@@ -296,7 +296,10 @@ class Upstream(CoreUpstream):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise ConfigError(f"forwarding to {self.url} needs asyncio, and this event loop is not asyncio's") from None
+            raise ConfigError(
+                f"forwarding to {self.url} needs asyncio, and this event loop is not asyncio's: under hypercorn, leave "
+                "-k trio out"
+            ) from None
         with self._lock:
             for closed in [each for each in self._by_loop if each.is_closed()]:
                 del self._by_loop[closed]

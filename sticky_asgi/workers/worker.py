@@ -57,7 +57,9 @@ class LocalWorker:
         try:
             self.loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise ConfigError("StickyWorkers needs asyncio, and this event loop is not asyncio's") from None
+            raise ConfigError(
+                "StickyWorkers needs asyncio, and this event loop is not asyncio's: under hypercorn, leave -k trio out"
+            ) from None
         self.app = app
         given: dict[str, Any] = {**lifespan} if lifespan is not None else {}
         #: what the lifespan leaves for requests; None if there is no lifespan

@@ -64,10 +64,17 @@ def app_digest(name: str | None, app: str, face: Face) -> str:
 
 def default_directory() -> Path:
     """Return the directory that has the groups of this user, unless `directory=` names another one. ConfigError on a
-    system without users.
+    system without users, or without a temporary directory.
     """
     require_system()
-    return Path(tempfile.gettempdir()) / f"sticky-{os.geteuid()}"
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError as error:  # the file system is read-only, as that of a container may be
+        raise ConfigError(
+            f"StickyWorkers: {error.strerror}, and workers open their sockets there: mount one (docker run --tmpfs "
+            "/tmp), or pass directory=, a directory that this user may write to"
+        ) from None
+    return Path(temporary) / f"sticky-{os.geteuid()}"
 
 
 def make_group_directory(

@@ -200,6 +200,7 @@ class StickyWorkers(DispatchApp):
             self._worker = worker
             self._only_replicas = worker.workers.component(WorkerReplicas)
             self._only_replicas.start()
+            _warn_of_outer_socketio(self)
             if not _started and multiprocessing.parent_process() is not None:
                 # granian's workers are made by multiprocessing, and end without calling the functions of `atexit`
                 Finalize(None, _stop_all, exitpriority=0)
@@ -269,6 +270,22 @@ def start_all(spawned: bool) -> None:
     """
     for each in list(_all):
         each.start_if_needed(spawned)
+
+
+def _warn_of_outer_socketio(middleware: StickyWorkers) -> None:
+    """Log if Socket.IO's middleware was put around `middleware`: it responds to its clients in the worker that has
+    accepted their request, whichever has their session.
+    """
+    flask = getattr(middleware.app, "__self__", None)  # where the app is its method `wsgi_app`
+    outer = getattr(flask, "wsgi_app", None)
+    while outer is not None and outer is not middleware:
+        if hasattr(outer, "engineio_app"):
+            _log.warning(
+                "StickyWorkers: Socket.IO is around StickyWorkers, so its requests are served by any worker, and most "
+                "are refused as 'Invalid session': write app.wsgi_app = StickyWorkers(app.wsgi_app) after SocketIO(app)"
+            )
+            return
+        outer = getattr(outer, "wsgi_app", None) or getattr(outer, "app", None)
 
 
 _started: weakref.WeakSet[StickyWorkers] = weakref.WeakSet()

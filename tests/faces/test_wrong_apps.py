@@ -95,6 +95,27 @@ def test_app_that_would_call_the_workers_again_is_refused_with_the_line_to_write
     setattr(app, own, face.package.StickyWorkers(getattr(app, own)))
 
 
+def test_app_that_serves_another_in_its_attribute_server_is_refused_with_the_line_to_write(face: Face):
+    class Dash:
+        def __init__(self) -> None:
+            self.server: Any = Quart() if face.name == "asgi" else flask.Flask("board")
+
+        def __call__(self, *arguments: Any) -> Any:
+            return self.server(*arguments)
+
+    class AsyncDash(Dash):
+        async def __call__(self, *arguments: Any) -> Any:
+            return await self.server(*arguments)
+
+    app: Any = AsyncDash() if face.name == "asgi" else Dash()
+    own = f"server.{face.name}_app"
+    with pytest.raises(ConfigError) as refused:
+        face.package.StickyWorkers(app)
+    assert str(refused.value) == (
+        f"StickyWorkers: {app!r} has its app in {own}: write app.{own} = StickyWorkers(app.{own}), and serve app.server"
+    )
+
+
 def test_app_that_calls_the_middleware_again_is_reported_with_the_line_to_write(face: Face):
     app: Any = Quart() if face.name == "asgi" else flask.Flask("shop")
     own = f"{face.name}_app"

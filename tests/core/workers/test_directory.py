@@ -37,6 +37,15 @@ def test_directory_that_other_users_can_enter_is_refused(tmp_path, mode):
         make_group_directory("group", "main:app", "asgi", SystemClock(), path)
 
 
+def test_read_only_file_system_is_refused_with_what_to_do(monkeypatch):
+    def gettempdir():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", gettempdir)
+    with pytest.raises(ConfigError, match=r"No usable temporary directory .*, or pass directory=, a directory"):
+        make_group_directory("group", "main:app", "asgi", SystemClock())
+
+
 def test_symbolic_link_to_a_directory_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")

@@ -4,6 +4,9 @@ import sys
 from types import ModuleType
 
 import pytest
+from flask import Flask
+from flask_socketio import SocketIO  # type: ignore[import-untyped]
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from sticky_core.errors import ConfigError
 from sticky_wsgi import StickyWorkers
@@ -29,6 +32,25 @@ def test_config_error_has_every_problem():
     with pytest.raises(ConfigError) as caught:
         StickyWorkers(RecordingApp(), threads=0, on_lost="sorry", name="a b")  # type: ignore[arg-type]
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("is_around", "warnings"), [pytest.param(True, 1, id="around"), pytest.param(False, 0, id="inside")]
+)
+def test_socketio_around_the_workers_is_reported_with_the_line_to_write(folder, caplog, is_around, warnings):
+    app = Flask("chat")
+    if not is_around:
+        SocketIO(app, async_mode="threading")
+    workers = app.wsgi_app = StickyWorkers(app.wsgi_app, directory=folder)  # type: ignore[method-assign]
+    app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
+    if is_around:
+        SocketIO(app, async_mode="threading")
+    server = FakeServer(app)
+    for _ in range(2):
+        assert server.request().status == "404 NOT FOUND"
+    workers.stop()
+    reported = [record.message for record in caplog.records if "Socket.IO is around StickyWorkers" in record.message]
+    assert len(reported) == warnings
 
 
 @pytest.fixture
