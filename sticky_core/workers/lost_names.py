@@ -37,6 +37,7 @@ class LostNames:
         self._way_out = way_out
         self._is_known = is_known
         self._seen: set[str] = set()
+        self._has_lost_socket = False
         self._lock = threading.Lock()
 
     def report(self, names: Set[str]) -> None:
@@ -55,6 +56,17 @@ class LostNames:
                 ", ".join(sorted(new)),
                 self._where,
                 self._way_out,
+            )
+
+    def report_socket(self) -> None:
+        """Log, once, that a WebSocket was requested on WSGI, where apps take over the socket of the server for it."""
+        with self._lock:
+            has_lost_before, self._has_lost_socket = self._has_lost_socket, True
+        if not has_lost_before:
+            _log.warning(
+                "StickyWorkers: a client requests a WebSocket in another worker than its own, and WSGI has no way to "
+                "forward one, so the app refuses it. With Flask-SocketIO write SocketIO(app, allow_upgrades=False): "
+                "clients go on with polling. For WebSockets serve an ASGI app"
             )
 
 

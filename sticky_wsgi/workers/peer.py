@@ -113,6 +113,8 @@ class PeerApp:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         transaction = ForwardingTransaction.of(start_response)
         self._lost_names.report(lost_names(environ))
+        if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            self._lost_names.report_socket()
         try:
             request = ForwardedRequest(environ, transaction, self._heartbeat)
             try:

@@ -111,3 +111,14 @@ def test_objects_that_middleware_adds_to_the_environ_are_named_at_the_first_forw
     assert caplog.text.count("middleware around") == 1
     assert "app.wsgi_app = StickyWorkers(app.wsgi_app)" in caplog.text
     assert "beaker.session" not in app.seen[-1] and app.seen[-1]["user"] == "text is forwarded"
+
+
+def test_websocket_that_wsgi_cannot_forward_is_reported_once(pair, caplog):
+    front, owner, cookie = pair(RecordingApp())
+    handshake = {"HTTP_UPGRADE": "WebSocket", "HTTP_CONNECTION": "Upgrade", "gunicorn.socket": object()}
+    owner.request(**cookie, **handshake)  # the app there has the socket
+    front.request(**cookie, HTTP_UPGRADE="h2c")
+    assert "WebSocket" not in caplog.text
+    for _ in range(2):
+        front.request(**cookie, **handshake)
+    assert caplog.text.count("SocketIO(app, allow_upgrades=False)") == 1
