@@ -111,8 +111,8 @@ def app_problem(app: object, kind: Kind, around: str) -> str | None:
 
 def own_app_problem(app: object, kind: Kind, around: str) -> str | None:
     """Return what to write instead of `around(app)` if `app`, such as a Flask object, calls its attribute `wsgi_app` or
-    `asgi_app`: with the middleware in that place, the two would call each other. The same for a Dash object, in whose
-    place the Flask object in its attribute `server` is served. None for other apps.
+    `asgi_app`: with the middleware in that place, the two would call each other. The same for a Dash object: what is
+    served is the Flask object in its attribute `server`. None for other apps.
     """
     own = _OWN_APP[kind]
     served = "app"
