@@ -272,6 +272,12 @@ class ResponseParser:
             raise BadResponse("a head that is cut short")
         return self.finished
 
+    def close(self) -> None:
+        """Free the parser; nothing may be fed any more. It refers to this object, and without this both would wait for
+        the garbage collector.
+        """
+        self._parser = None
+
     def take_body(self) -> bytes:
         """Return the next part of the body received: small ones joined, large ones one by one."""
         parts = self.body_parts

@@ -158,9 +158,11 @@ class HttpProbe:
             else:
                 ended = parser.feed_eof() or bool(parser.status)
                 if not ended:
+                    parser.close()
                     return CheckResult(CheckStatus.SOCKERR, info="closed before the response")
         except BadResponse as error:
             if not parser.status:
+                parser.close()
                 return CheckResult(CheckStatus.L7RSP, info=str(error))
             ended = True
         if not parser.status:
@@ -168,6 +170,7 @@ class HttpProbe:
         self._body += parser.take_body()
         expect = self._checking.expect
         if ended or not expect.needs_body or len(self._body) >= MAX_BODY:
+            parser.close()
             headers: Headers = ()
             if expect.needs_headers:
                 headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in parser.headers]

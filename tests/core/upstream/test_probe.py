@@ -1,6 +1,8 @@
 """What a check sends to a server, and how it judges what it receives, without a connection."""
 
+import gc
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -69,6 +71,22 @@ def test_a_request_has_the_method_headers_and_body_of_the_check():
 def test_a_check_connects_where_the_server_listens(url: str, options: dict[str, Any], expected: tuple[object, ...]):
     target = probe(Check("/", **options), url).target
     assert (target.host, target.port, target.socket, target.tls) == expected
+
+
+@pytest.mark.parametrize(
+    "received", [OK, OK[:-3], b"SSH-2.0-OpenSSH_9.2\r\n", b""], ids=["complete", "a part", "no HTTP", "closed"]
+)
+def test_a_check_leaves_nothing_to_the_garbage_collector(received: bytes):
+    http_probe = probe(Check("/"))
+    http_probe.on_connected()
+    assert http_probe.feed(received) is not None
+    reference = weakref.ref(http_probe._parser)
+    gc.disable()
+    try:
+        del http_probe
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_without_a_path_an_established_connection_is_enough():
