@@ -27,6 +27,8 @@ from sticky_core.workers.slots import is_locked
 
 _log = logging.getLogger("sticky_sessions")
 
+#: the directories that are no groups, but show the presence of processes, have names that begin so; no group has
+PRESENCE_PREFIX: Final = "+"
 #: at most how many files of other processes are looked at
 _MOST: Final = 1000
 _SOCKET: Final = re.compile(r"socket:\[([0-9]+)\]")
@@ -68,7 +70,7 @@ def report_presence(record: WorkerRecord, directory: str | os.PathLike[str] | No
         make_private(base)
         # two checkouts of one app are two apps here: their processes are more likely to have nothing in common
         named = f"{record.face} {record.app} {os.getcwd()}"
-        folder = base / f"+{sha256(named.encode()).hexdigest()[:8]}"
+        folder = base / f"{PRESENCE_PREFIX}{sha256(named.encode()).hexdigest()[:8]}"
         make_private(folder)
         other = _find_other(folder, _register(folder, record))
     except (OSError, ConfigError):

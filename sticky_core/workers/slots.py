@@ -99,7 +99,10 @@ class WorkerSlots:
             os.close(directory)
             raise
         os.close(directory)
-        raise ConfigError(f"StickyWorkers: all {MAX_WORKERS} worker slots in {self.path} are taken: run fewer workers")
+        raise ConfigError(
+            f"StickyWorkers: all {MAX_WORKERS} worker slots in {self.path} are taken: run fewer workers, and in tests "
+            "end each that they have started (on WSGI by stop(), on ASGI by the shutdown of the lifespan)"
+        )
 
     def needs_repair(self, listens: Callable[[str], bool], needs_secret: bool) -> bool:
         """Return whether something is missing here that a worker which runs will make again: its socket or, if

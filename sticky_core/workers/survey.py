@@ -18,6 +18,7 @@ from sticky_core.errors import ConfigError
 from sticky_core.workers.directory import GROUP_OF_PARENT, pid_namespace, process_exists
 from sticky_core.workers.keys import PREFIX
 from sticky_core.workers.record import WorkerRecord, read_record
+from sticky_core.workers.siblings import PRESENCE_PREFIX
 from sticky_core.workers.slots import SOCKET_SUFFIX, is_locked
 
 #: How long a worker may take, in seconds, from its worker slot to its socket: until then it is starting.
@@ -128,13 +129,15 @@ def read_groups(directory: Path, clock: Clock, listens: Callable[[str], bool]) -
     this path. ConfigError if the directory can't be read.
     """
     try:
-        paths = sorted(path for path in directory.iterdir() if path.is_dir())
+        paths = sorted(directory.iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{directory} can't be read: {error.strerror}") from None
     groups: list[GroupStatus] = []
     for path in paths:
+        if not path.is_dir() or path.name.startswith(PRESENCE_PREFIX):
+            continue
         try:
             groups.append(read_group(path, clock, listens))
         except FileNotFoundError:  # a worker that starts has just removed it

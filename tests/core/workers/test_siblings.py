@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from sticky_core.clock import SystemClock
 from sticky_core.workers import siblings
 from sticky_core.workers.record import WorkerRecord
 from sticky_core.workers.siblings import inherited_socket, report_presence
+from sticky_core.workers.survey import read_groups
 
 RECORD = WorkerRecord(4711, "", 0.5, "main:app", "", "asgi")
 
@@ -93,3 +95,8 @@ def test_socket_that_systemd_passes_is_inherited_although_its_parent_can_not_be_
         assert inherited_socket({inode + 1}) is None
         monkeypatch.setenv("LISTEN_PID", "1")  # of another process, from which the environment comes
         assert inherited_socket({inode}) is None
+
+
+def test_directories_of_presences_are_no_groups(tmp_path, caplog):
+    report(tmp_path, caplog)
+    assert read_groups(tmp_path / "run", SystemClock(), lambda path: False) == []
