@@ -12,13 +12,13 @@ from sticky_asgi.background.discovery import Discovery
 from sticky_asgi.interruptible import InterruptibleApp
 from sticky_asgi.messages import VARIANTS, ASGIApp, Transaction
 from sticky_asgi.stores import client as stores
-from sticky_asgi.upstream.app import Upstream
 from sticky_core.backend.backend import Backend
 from sticky_core.backend.change import Change
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.runtime.apps import Apps
 from sticky_core.runtime.apps import Replicas as CoreReplicas
 from sticky_core.server.server import Server
+from sticky_core.upstream.upstream import Upstream
 
 _log = logging.getLogger("sticky_sessions")
 
@@ -39,7 +39,6 @@ class Replicas(CoreReplicas):
     """The apps behind a backend's servers."""
 
     kind = "asgi"
-    upstream_class = Upstream
     interruptible_app = InterruptibleApp
     apps: Apps[ASGIApp]
 
@@ -54,6 +53,12 @@ class Replicas(CoreReplicas):
     def _use_snapshot(self, snapshot: Snapshot) -> None:
         self.transaction_class: type[Transaction] = VARIANTS.select(snapshot)
         super()._use_snapshot(snapshot)
+
+    @property
+    def upstream_class(self) -> type[Upstream]:
+        from sticky_asgi.upstream import app  # it takes memory, and workers have no servers that are URLs
+
+        return app.Upstream
 
     @property
     def _background_is_running(self) -> bool:

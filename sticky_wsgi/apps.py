@@ -13,19 +13,18 @@ from sticky_core.runtime.apps import Apps
 from sticky_core.runtime.apps import Replicas as CoreReplicas
 from sticky_core.server.server import Server
 from sticky_core.target import App
+from sticky_core.upstream.upstream import Upstream
 from sticky_wsgi.background.checks import Checks
 from sticky_wsgi.background.discovery import Discovery
 from sticky_wsgi.interruptible import InterruptibleApp
 from sticky_wsgi.messages import VARIANTS, Transaction, WSGIApp
 from sticky_wsgi.stores import client as stores
-from sticky_wsgi.upstream.app import Upstream
 
 
 class Replicas(CoreReplicas):
     """The apps behind a backend's servers."""
 
     kind = "wsgi"
-    upstream_class = Upstream
     interruptible_app = InterruptibleApp
     apps: Apps[WSGIApp]
 
@@ -37,6 +36,12 @@ class Replicas(CoreReplicas):
     def _use_snapshot(self, snapshot: Snapshot) -> None:
         self.transaction_class: type[Transaction] = VARIANTS.select(snapshot)
         super()._use_snapshot(snapshot)
+
+    @property
+    def upstream_class(self) -> type[Upstream]:
+        from sticky_wsgi.upstream import app  # it takes memory, and workers have no servers that are URLs
+
+        return app.Upstream
 
     @property
     def _background_is_running(self) -> bool:

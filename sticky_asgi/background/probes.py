@@ -20,7 +20,6 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
-from anyio.streams.tls import TLSStream
 
 from sticky_asgi.messages import ASGIApp, Message, Scope
 from sticky_core.errors import ServerFailure
@@ -96,6 +95,8 @@ class Network:
         else:
             stream = await anyio.connect_tcp(target.host, target.port)
         if target.tls:
+            from anyio.streams.tls import TLSStream  # takes memory, and few checks are over TLS
+
             tls = server.config.tls
             try:
                 stream = await TLSStream.wrap(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -25,6 +24,8 @@ class UnknownOption(ConfigError, TypeError):
 
 def nearest(given: object, known: Iterable[str]) -> str | None:
     """Return the word of `known` that `given` was probably meant to be, or None. Case, `-` and `_` do not count."""
+    import difflib  # takes memory, and only a misspelt word needs it
+
     words = {_letters(word): word for word in known}
     found = difflib.get_close_matches(_letters(str(given)), words, 1, _LEAST_RATIO)
     return words[found[0]] if found else None

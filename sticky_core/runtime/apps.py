@@ -65,7 +65,6 @@ class Replicas(BackendComponent):
     """The apps of one backend: one object per backend and face. A server with None as its app refuses requests."""
 
     kind: Kind
-    upstream_class: type[Upstream]  #: the app of a server that is a URL
     interruptible_app: type[InterruptibleApp]  #: wraps an app with requests that may be ended early
 
     def __init__(self, backend: Backend) -> None:
@@ -90,6 +89,11 @@ class Replicas(BackendComponent):
         self._has_warned_of_cookies = self._has_checked_outer = self._has_checked_around = False
         _all.add(self)
         self._use_snapshot(self.snapshot)
+
+    @property
+    def upstream_class(self) -> type[Upstream]:
+        """The app of a server that is a URL."""
+        raise NotImplementedError
 
     def _use_snapshot(self, snapshot: Snapshot) -> None:
         """Use `snapshot` for new requests."""

@@ -22,9 +22,9 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 #: What a line loads of others, beside what the framework has loaded. itsdangerous signs cookies.
 ASGI_OTHERS = {
-    *("anyio._core._resources", "anyio._core._tasks", "anyio._core._typedattr", "anyio.lowlevel"),
-    *("anyio.abc._resources", "anyio.abc._streams", "anyio.abc._tasks", "anyio.streams", "anyio.streams.tls"),
-    *("difflib", "importlib._abc", "importlib.util"),
+    *("anyio._core._typedattr", "anyio.lowlevel"),
+    *("anyio.abc._resources", "anyio.abc._streams", "anyio.abc._tasks"),
+    *("importlib._abc", "importlib.util"),
     *("itsdangerous", "itsdangerous._json", "itsdangerous.encoding", "itsdangerous.exc", "itsdangerous.serializer"),
     *("itsdangerous.signer", "itsdangerous.timed", "itsdangerous.url_safe"),
 }
@@ -35,21 +35,21 @@ LINES = [
     pytest.param(
         "import uvicorn, starlette.applications",
         "from sticky_asgi import StickyWorkers",
-        196,
+        195,
         ASGI_OTHERS,
         id="StickyWorkers beside uvicorn and Starlette",
     ),
     pytest.param(
         "import uvicorn, starlette.applications",
         "from sticky_asgi import Backend, Server, StickyMiddleware",
-        166,
+        162,
         ASGI_OTHERS,
         id="StickyMiddleware beside uvicorn and Starlette",
     ),
     pytest.param(
         "import flask, multiprocessing",
         "from sticky_wsgi import StickyWorkers",
-        195,
+        194,
         WSGI_OTHERS,
         id="StickyWorkers beside Flask",
     ),
@@ -61,6 +61,7 @@ OPTIONAL = {
     "sticky_asgi.demo",
     "sticky_asgi.stores.redis",
     "sticky_asgi.testing",
+    "sticky_asgi.upstream.app",
     "sticky_asgi.upstream.websockets",
     "sticky_core.backend.plan",
     "sticky_core.balance.ewma",
@@ -78,6 +79,7 @@ OPTIONAL = {
     "sticky_core.workers.survey",
     "sticky_wsgi.stores.redis",
     "sticky_wsgi.testing",
+    "sticky_wsgi.upstream.app",
 }
 
 
