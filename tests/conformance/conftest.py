@@ -16,11 +16,9 @@ import anyio
 import pytest
 import trustme
 
-pytest.register_assert_rewrite("tests.conformance.wire", "tests.conformance.servers", "tests.conformance.origins")
-
-from tests.conformance.origins import Origin, bound, tls_context  # noqa: E402
-from tests.conformance.servers import KINDS, ROOT, ServerProcess, command_of, free_port, start, until, wait_until_stable  # noqa: E402
-from tests.conformance.wire import DEADLINE, HOST, SiteClient  # noqa: E402
+from tests.conformance.origins import Origin, bound, tls_context
+from tests.conformance.servers import KINDS, ROOT, ServerProcess, command_of, free_port, start, until, wait_until_stable
+from tests.conformance.wire import DEADLINE, HOST, SiteClient
 
 
 @pytest.fixture(scope="session", autouse=True)
