@@ -24,13 +24,19 @@ from sticky_core.durations import Duration, seconds
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
 from sticky_core.fork import register
 from sticky_core.options.spelling import name_unknown_options
-from sticky_core.options.types import callable_problem
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.nesting import InsertedCookie, cookies_inside, nested_problems
 from sticky_core.persistence.signing import Secret
-from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers.backend import Workers, group_slots, report_unnamed_process
-from sticky_core.workers.config import COOKIE, Keys, Learned, OnLost, WorkersConfig, can_have_peers
+from sticky_core.workers.config import (
+    COOKIE,
+    Keys,
+    Learned,
+    OnLost,
+    WorkersConfig,
+    can_have_peers,
+    problems_of_arguments,
+)
 from sticky_core.workers.identity import app_identity
 from sticky_core.workers.repair import REPAIR_LOOKS, REPAIR_PAUSE
 from sticky_core.workers.siblings import inherited_socket
@@ -106,13 +112,8 @@ class StickyWorkers(MiddlewareApp):
         self._inherited_socket: int | None = None  # what makes it one of several workers, if nothing else does
         self._worker: LocalWorker | None = None
         self._restart_task: asyncio.Task[None] | None = None  # kept, or it could be removed before its end
-        problems: list[str] = []
         try:
-            with collect_problems(problems):
-                require_app(app, "asgi", "StickyWorkers")
-            problems += filter(None, [own_app_problem(app, "asgi", "StickyWorkers")])
-            if (problem := callable_problem("log", log, "a Decision")) is not None:
-                problems.append(f"StickyWorkers: {problem}")
+            problems = problems_of_arguments(app, "asgi", log)
             with collect_problems(problems):
                 self._config = WorkersConfig(
                     name=name,

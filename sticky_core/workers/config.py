@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias, cast
 from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import ConfigError, collect_problems, raise_problems
-from sticky_core.options.types import type_problems
+from sticky_core.options.types import callable_problem, type_problems
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.signing import VARIABLE, Secret
@@ -20,6 +20,7 @@ from sticky_core.samples.parser import parse_learned_sample, parse_sample
 from sticky_core.samples.path_template import PathTemplate
 from sticky_core.samples.request import Sample
 from sticky_core.server.config import NAME
+from sticky_core.target import own_app_problem, require_app
 from sticky_core.workers import frames
 from sticky_core.workers.directory import app_digest, require_system
 from sticky_core.workers.keys import FirstKey
@@ -204,6 +205,20 @@ def _response_sample(given: object) -> res.Sample | res.BodySample:
     if isinstance(given, type) or not (callable(given) or isinstance(given, res.BodySample)):
         raise ConfigError(f"learn {given!r} is not a sample: write res.json_field('sid'), or 'res.hdr(X-Session)'")
     return cast("res.Sample | res.BodySample", given)
+
+
+def problems_of_arguments(app: object, face: Face, log: object) -> list[str]:
+    """Return what is wrong with the arguments of `StickyWorkers` that its configuration does not have: the app, and the
+    function that is called with each decision.
+    """
+    problems: list[str] = []
+    with collect_problems(problems):
+        require_app(app, face, "StickyWorkers")
+    if (problem := own_app_problem(app, face, "StickyWorkers")) is not None:
+        problems.append(problem)
+    if (problem := callable_problem("log", log, "a Decision")) is not None:
+        problems.append(f"StickyWorkers: {problem}")
+    return problems
 
 
 def can_have_peers(config: WorkersConfig, spawned: bool, software: str) -> bool:
