@@ -31,6 +31,9 @@ WAY_OUT: Final = (
     "app.add_middleware(StickyWorkers)"
 )
 
+#: how many rounds of the event loop asyncio takes from accepting a connection to `connection_made`
+_ROUNDS_TO_CONNECT: Final = 3
+
 
 class LocalWorker:
     """This process as one of the workers.
@@ -145,6 +148,8 @@ class LocalWorker:
         for server in (self._server, self._retired):
             if server is not None:
                 server.close()
+        for _ in range(_ROUNDS_TO_CONNECT):
+            await asyncio.sleep(0)
         for connection in list(self.connections):
             connection.announce_shutdown()
         try:

@@ -44,7 +44,7 @@ from sticky_core.workers.siblings import inherited_socket
 from sticky_wsgi.messages import Environ, StartResponse, WSGIApp, start_page
 from sticky_wsgi.middleware import DispatchApp
 from sticky_wsgi.stores import client as stores
-from sticky_wsgi.workers.gunicorn import Heartbeat, server_threads, settings_of
+from sticky_wsgi.workers.gunicorn import Heartbeat, find_worker, server_threads, settings_of
 from sticky_wsgi.workers.link import listening_sockets, listens
 from sticky_wsgi.workers.patching import patching_problem
 from sticky_wsgi.workers.transaction import WorkerReplicas
@@ -224,6 +224,8 @@ class StickyWorkers(DispatchApp):
     def _may_have_peers(self, spawned: bool) -> bool:
         if can_have_peers(self._config, spawned, ""):
             return True
+        if find_worker() is not None:  # its only one: gunicorn says so, and its parent always has the listening socket
+            return False
         listening = listening_sockets()
         self._inherited_socket = inherited_socket(listening)
         if self._inherited_socket is not None:

@@ -16,7 +16,9 @@ import pytest
 #: In seconds: after so long without a heartbeat, gunicorn ends a worker.
 TIMEOUT = 4
 #: in seconds: how long the app takes for a request that is no problem for gunicorn
-WORK = TIMEOUT / 2
+WORK = TIMEOUT / 8
+#: how many of these, one after another, take longer than gunicorn waits for a heartbeat
+MANY = 12
 
 #: in seconds: after so long without a heartbeat a worker has been ended for certain, as gunicorn looks once a second
 ENDED = TIMEOUT + 3
@@ -90,10 +92,10 @@ def test_requests_that_wait_for_each_other_longer_than_the_timeout_are_served_an
     until(lambda: len(children(served)) == 4, "all workers")
     workers = children(served)
     client, pid = bind(served)
-    responses = Requests(client, [f"/work?client=a&seconds={WORK}"] * 6).wait()
-    assert [status for status, _ in responses] == [200] * 6, served.output
+    responses = Requests(client, [f"/work?client=a&seconds={WORK}"] * MANY).wait()
+    assert [status for status, _ in responses] == [200] * MANY, served.output
     assert {content["pid"] for _, content in responses} == {pid}
-    assert get_json(client, "/count?client=a")["n"] == 7
+    assert get_json(client, "/count?client=a")["n"] == MANY + 1
     assert children(served) == workers
     assert "TIMEOUT" not in served.output
 

@@ -506,13 +506,14 @@ def test_exception_of_the_app_is_a_500_of_the_server_that_accepted_the_request(s
 
 def test_server_with_workers_of_gevent_does_not_start_and_says_what_to_do(launch):
     served = launch("gunicorn", "-k", "gevent", "-w", "3", "workers_wsgi:app")
-    assert served.ends() == 3  # gunicorn's "worker failed to boot"
+    # gunicorn's "worker failed to boot", or 1: its handler of that fails if several workers end at the same moment
+    assert served.ends() in (3, 1)
     assert "gevent has replaced the threads and sockets of this process" in served.output
     assert "run gunicorn -k gthread" in served.output
 
 
 def test_workers_of_gevent_that_got_the_app_before_they_were_patched_respond_with_500_and_log_why_once(started):
-    served = started("gunicorn -k gevent -w 3 --preload workers_wsgi:app")
+    served = started("gunicorn -k gevent -w 3 --preload --graceful-timeout 1 workers_wsgi:app")
     statuses: list[int] = []
     together(
         [threading.Thread(target=lambda: statuses.append(served.client().request("/count").status)) for _ in range(50)]
