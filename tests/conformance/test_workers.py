@@ -188,13 +188,17 @@ def client_of_each_worker(served, until) -> dict[int, Any]:
     return found
 
 
-def wait_for_booted_workers(served, until) -> None:
-    """Wait until no worker is starting: those of gunicorn ignore a SIGTERM that comes before they are up."""
+def wait_for_booted_workers(served, until, killed: int = 0) -> None:
+    """Wait until no worker is starting: those of gunicorn ignore a SIGTERM that comes before they are up. `killed`: how
+    many were killed, each of which gunicorn replaces.
+    """
+
+    def booted():
+        begun = served.output.count("Booting worker")
+        return begun >= WORKERS + killed and begun == served.output.count("ASGI server listening")
+
     if "gunicorn" in served.command:
-        until(
-            lambda: served.output.count("Booting worker") == served.output.count("ASGI server listening"),
-            "workers that have started",
-        )
+        until(booted, "workers that have started")
 
 
 def test_streams_and_websockets_are_forwarded(started, until):
@@ -258,7 +262,7 @@ def test_only_clients_of_a_killed_worker_are_rebound_and_only_once(parent, until
         else:
             assert [each["n"] for each in contents] == [4, 5, 6, 7, 8, 9]
     assert rebound == 1
-    wait_for_booted_workers(served, until)
+    wait_for_booted_workers(served, until, killed=1)
 
 
 def ask_again(served, client, target):
@@ -610,4 +614,4 @@ def test_orderly_end_of_all_workers_logs_nothing_and_the_end_of_a_killed_one_is_
     until(lambda: not Path(f"/proc/{victim}").exists(), "the end of the worker")
     ask_again(served, clients[victim], "/echo")
     until(lambda: "its worker has ended without notice" in served.output, "a line about the killed worker")
-    wait_for_booted_workers(served, until)
+    wait_for_booted_workers(served, until, killed=1)
