@@ -227,9 +227,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             last.counters.cell[Total.WRETR if server is last else Total.WREDIS] += 1
         elif bound is not None and server is not bound:
             bound.counters.cell[Total.WREDIS] += 1
-        # `add_attempt` in line: every request that is not bound passes here
-        self._tried = tried + server.as_tuple
-        self.decision.attempts += server.name_as_tuple
+        self.add_attempt(server)
         return server
 
     def mark_redispatched(self, reason: Reason) -> None:
