@@ -199,7 +199,7 @@ class HashKeys:
         now: Sequence[Server | None] = [None] * self._count
         if isinstance(new, HashAware):
             now = _servers_for_hashes(new, numbers)
-        return _shares(Counter(zip(map(_name, servers_before), map(_name, now), strict=True)), self._count)
+        return _shares(Counter(zip(_names(servers_before), _names(now), strict=True)), self._count)
 
 
 def _servers_for_hashes(algorithm: HashAware, numbers: Sequence[int]) -> list[Server | None]:
@@ -208,8 +208,8 @@ def _servers_for_hashes(algorithm: HashAware, numbers: Sequence[int]) -> list[Se
     return list(map(algorithm.server_for_hash, numbers))
 
 
-def _name(server: Server | None) -> str | None:
-    return None if server is None else server.name
+def _names(servers: Sequence[Server | None]) -> list[str | None]:
+    return [None if server is None else server.name for server in servers]
 
 
 def _shares(counts: Mapping[FromTo, int], total: int) -> dict[FromTo, float]:
