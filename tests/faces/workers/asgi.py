@@ -186,6 +186,8 @@ class RunningWorker:
         worker._timer.cancel()
         worker._server.close()
         worker._abstract.close()
+        # asyncio may have accepted a connection that it tells of in its next round
+        worker.connection_opened = lambda connection: connection.transport.abort()  # type: ignore[method-assign]
         for connection in list(worker.connections):
             connection.transport.abort()
 
