@@ -36,7 +36,7 @@ from sticky_core.http.cookies import CookieKey
 from sticky_core.http.request_target import decoded_path
 from sticky_core.options.spelling import name_unknown_options
 from sticky_core.persistence.nesting import InsertedCookie, InsertsCookies, cookies_inside, nested_problems
-from sticky_core.routing import Frontend, require_backend
+from sticky_core.routing import Frontend, PathIndex, require_backend
 from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.transaction.steps import UNAVAILABLE
@@ -240,6 +240,7 @@ class StickyMiddleware(MiddlewareApp):
         self._only_replicas = None
         self._debug = debug
         self._replicas: dict[Backend, Replicas] = {}
+        self._find_replicas = PathIndex[Replicas]({}).find  # of no path, after an error
         try:
             problems: list[str] = []
             with collect_problems(problems):
@@ -254,21 +255,22 @@ class StickyMiddleware(MiddlewareApp):
             if not self._keep_error(error):
                 raise
         else:
-            if self._frontend.only is not None and self._error is None:
-                self._only_replicas = self._replicas[self._frontend.only]
+            if self._error is None:
+                routes_of_replicas = self._frontend.routes.map_values(self._replicas)
+                self._only_replicas = routes_of_replicas.only
+                self._find_replicas = routes_of_replicas.find
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         return [] if self._error is not None else self._frontend.inserted_cookies()
 
     def _replicas_for(self, scope: Scope) -> Replicas | None:
-        if self._error is not None or scope["type"] not in ("http", "websocket"):
+        if scope["type"] not in ("http", "websocket"):
             return None
         path: str = scope["path"]
         root: str | None = scope.get("root_path")
         if root or path[:1] != "/":  # else `decoded_path` would change nothing, and a call costs as much as the look-up
             path = decoded_path(path, root or "")
-        backend = self._frontend.backend(path)
-        return self._replicas[backend] if backend is not None else None
+        return self._find_replicas(path)
 
     async def _handle_unrouted(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

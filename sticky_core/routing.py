@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import cast
+from typing import Generic, TypeVar, cast
 from urllib.parse import quote
 
 from sticky_core.backend.backend import Backend, BackendComponent
@@ -18,6 +18,57 @@ from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.nesting import InsertedCookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.server.server import Server
+
+_Value = TypeVar("_Value")
+_Other = TypeVar("_Other")
+
+
+class PathIndex(Generic[_Value]):
+    """Values by route: paths of whole segments, of which the longest that matches counts."""
+
+    def __init__(self, values: Mapping[str, _Value]) -> None:
+        self._values = values
+        self._default = values.get("/")
+        # for each prefix of a route: the value, if it is a route itself, and whether longer routes begin with it
+        self._by_prefix: dict[str, tuple[_Value | None, bool]] = {}
+        for route, value in values.items():
+            if route != "/":
+                self._add(route, value)
+
+    def _add(self, route: str, value: _Value) -> None:
+        _, goes_on = self._by_prefix.get(route, (None, False))
+        self._by_prefix[route] = value, goes_on
+        end = route.find("/", 1)
+        while end >= 0:
+            value_there, _ = self._by_prefix.get(route[:end], (None, False))
+            self._by_prefix[route[:end]] = value_there, True
+            end = route.find("/", end + 1)
+
+    @property
+    def only(self) -> _Value | None:
+        """The value of every path, if there is one."""
+        return self._default if not self._by_prefix else None
+
+    def map_values(self, others: Mapping[_Value, _Other]) -> PathIndex[_Other]:
+        """Return an index of the same routes, with another value for each."""
+        return PathIndex({route: others[value] for route, value in self._values.items()})
+
+    def find(self, path: str) -> _Value | None:
+        """Return the value for `path`, or None if no route matches."""
+        found = self._default
+        end = path.find("/", 1)
+        while True:  # a look-up for each segment, until no longer route begins with it
+            entry = self._by_prefix.get(path if end < 0 else path[:end])
+            if entry is None:
+                return found
+            value, goes_on = entry
+            if not goes_on:
+                return value
+            if value is not None:
+                found = value
+            if end < 0:
+                return found
+            end = path.find("/", end + 1)
 
 
 class Frontend:
@@ -32,10 +83,7 @@ class Frontend:
         problems = list(_route_problems(routes))
         if not _are_backends(routes) or not all(map(_is_text, routes)):
             raise_problems(problems)
-        self._default = routes.get("/")
-        self._by_prefix = _by_prefix(routes)
-        #: the backend that serves every path, if one does
-        self.only = self._default if not self._by_prefix else None
+        self.routes = PathIndex(routes)
         #: each backend once, in the order of the routes
         self.backends = tuple(dict.fromkeys(routes.values()))
         #: the cookies that the backends insert
@@ -89,23 +137,6 @@ class Frontend:
                         f"to the route {route!r}, so no client would stay at its server: leave path out, or write "
                         f"path={quote(route)!r}, with what a server or proxy removes from the path before it"
                     )
-
-    def backend(self, path: str) -> Backend | None:
-        """Return the backend that serves `path`, or None if no route matches."""
-        found = self._default
-        end = path.find("/", 1)
-        while True:  # a look-up for each segment, until no longer route begins with it
-            entry = self._by_prefix.get(path if end < 0 else path[:end])
-            if entry is None:
-                return found
-            backend, goes_on = entry
-            if not goes_on:
-                return backend
-            if backend is not None:
-                found = backend
-            if end < 0:
-                return found
-            end = path.find("/", end + 1)
 
 
 class SharedCookieNames(BackendComponent):
@@ -210,24 +241,6 @@ def _backend_problem(given: object) -> str | None:
     elif callable(given):
         servers = "[Server(name, app)]"
     return f"{given!r} is no Backend: write Backend(name, servers={servers})"
-
-
-def _by_prefix(routes: Mapping[str, Backend]) -> dict[str, tuple[Backend | None, bool]]:
-    """Return for each prefix of a route, segment by segment, the backend, if the prefix is a route itself, and whether
-    longer routes begin with it. Without the route `/`.
-    """
-    prefixes: dict[str, tuple[Backend | None, bool]] = {}
-    for route, backend in routes.items():
-        if route == "/":
-            continue
-        _, goes_on = prefixes.get(route, (None, False))
-        prefixes[route] = backend, goes_on
-        end = route.find("/", 1)
-        while end >= 0:
-            backend_there, _ = prefixes.get(route[:end], (None, False))
-            prefixes[route[:end]] = backend_there, True
-            end = route.find("/", end + 1)
-    return prefixes
 
 
 def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:

@@ -192,9 +192,11 @@ class StickyMiddleware(DispatchApp):
         raise_problems(problems)
         self._inserted_cookies = self._frontend.inserted_cookies()
         raise_problems(nested_problems(self._inserted_cookies, cookies_inside(app)))
-        self._replicas = {each: each.component(Replicas) for each in self._frontend.backends}
-        raise_problems(problem for replicas in self._replicas.values() for problem in replicas.problems())
-        self._only_replicas = self._replicas[self._frontend.only] if self._frontend.only is not None else None
+        replicas = {each: each.component(Replicas) for each in self._frontend.backends}
+        raise_problems(problem for each in replicas.values() for problem in each.problems())
+        routes_of_replicas = self._frontend.routes.map_values(replicas)
+        self._only_replicas = routes_of_replicas.only
+        self._find_replicas = routes_of_replicas.find
 
     def inserted_cookies(self) -> list[InsertedCookie]:
         return self._frontend.inserted_cookies()
@@ -205,8 +207,7 @@ class StickyMiddleware(DispatchApp):
             path = _unicode(path)
         if path[:1] != "/":  # else `decoded_path` would change nothing, and a call costs as much as the look-up
             path = decoded_path(path)
-        backend = self._frontend.backend(path)
-        return self._replicas[backend] if backend is not None else None
+        return self._find_replicas(path)
 
     def _handle_unrouted(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         token = AROUND.set((*AROUND.get(), self._inserted_cookies))

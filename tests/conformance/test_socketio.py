@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import socketio  # type: ignore[import-untyped]
 
-# The client drops responses whose bodies it does not read, and aiohttp closes their connections when they are collected.
+# The client drops responses before it has read their bodies, and aiohttp closes their connections when it is collected.
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")
 
 WORKERS = "uvicorn --workers 4 --no-access-log socketio_asgi:app"

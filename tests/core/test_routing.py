@@ -67,7 +67,7 @@ def frontend() -> Frontend:
     ],
 )
 def test_a_route_matches_whole_segments_and_the_longest_wins(frontend: Frontend, path: str, name: str):
-    found = frontend.backend(path)
+    found = frontend.routes.find(path)
     assert found is not None
     assert found.name == name
 
@@ -75,7 +75,7 @@ def test_a_route_matches_whole_segments_and_the_longest_wins(frontend: Frontend,
 @pytest.mark.parametrize("order", [1, -1], ids=["the longer first", "the longer last"])
 def test_the_order_in_which_routes_are_written_does_not_matter(order: int):
     routes = [("/api/v2", backend("v2")), ("/api", backend("api"))][::order]
-    assert Frontend(dict(routes)).backend("/api/v2/x") is dict(routes)["/api/v2"]
+    assert Frontend(dict(routes)).routes.find("/api/v2/x") is dict(routes)["/api/v2"]
 
 
 PATHS = st.lists(st.sampled_from(["", "a", "b", "ab"]), min_size=1, max_size=5).map("/".join)
@@ -86,7 +86,7 @@ def test_route_is_the_longest_of_those_that_the_path_begins_with(prefixes: set[s
     routes = {prefix: Backend(f"b{number}", [Server("s1", app)]) for number, prefix in enumerate(sorted(prefixes))}
     matching = [prefix for prefix in routes if prefix == "/" or path == prefix or path.startswith(f"{prefix}/")]
     longest = routes[max(matching, key=len)] if matching else None
-    assert (Frontend(routes).backend(path) if routes else None) is longest
+    assert (Frontend(routes).routes.find(path) if routes else None) is longest
 
 
 class CountedPath(str):
@@ -111,9 +111,9 @@ def cost(frontend: Frontend, path: str) -> tuple[int, int, int]:
     """Return how many calls are made, prefixes looked up and characters hashed to find the route of `path`."""
     CountedPath.lookups = CountedPath.characters = 0
     counted = CountedPath(path)
-    frontend.backend(counted)
+    frontend.routes.find(counted)
     lookups, characters = CountedPath.lookups, CountedPath.characters
-    return count_calls(lambda: frontend.backend(path)), lookups, characters
+    return count_calls(lambda: frontend.routes.find(path)), lookups, characters
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_long_path_is_looked_up_in_linear_time(path: str):
 
 @pytest.mark.parametrize("path", ["/", "", "/other", "/apix"])
 def test_where_no_route_matches_there_is_no_backend(path: str):
-    assert Frontend({"/api": backend("api")}).backend(path) is None
+    assert Frontend({"/api": backend("api")}).routes.find(path) is None
 
 
 def test_one_backend_for_every_path():
     web = backend("web")
     frontend = Frontend.build(web, None)
-    assert frontend.backend("/") is frontend.backend("/any/where") is frontend.backend("") is web
+    assert frontend.routes.find("/") is frontend.routes.find("/any/where") is frontend.routes.find("") is web
 
 
 def test_a_backend_under_two_routes_is_one_backend():
@@ -234,7 +234,7 @@ def test_change_to_a_path_that_does_not_cover_the_route_is_refused():
     with pytest.raises(ConfigError, match="browsers would not send cookie SERVERID with path='/basket'"):
         cart.apply(replace(cart.config, persist=(plain(path="/basket"),)))
     cart.apply(replace(cart.config, persist=(plain(path="/cart"),)))
-    assert frontend.backend("/cart") is cart
+    assert frontend.routes.find("/cart") is cart
 
 
 def test_two_backends_of_one_name_are_refused():
