@@ -31,8 +31,8 @@ WAY_OUT: Final = (
     "app.add_middleware(StickyWorkers)"
 )
 
-#: how many rounds of the event loop asyncio takes from accepting a connection to `connection_made`
-_ROUNDS_TO_CONNECT: Final = 3
+#: how many rounds of the event loop asyncio takes to accept the connections that wait, until `connection_made`
+ROUNDS_TO_CONNECT: Final = 4
 
 
 class LocalWorker:
@@ -145,11 +145,13 @@ class LocalWorker:
             await self._relisten_task
         self._abstract.close()
         self.workers.slot.drain()
+        # Peers find the socket no more. What they have connected before is served: asyncio would lose connections that
+        # it has accepted, but not opened, when the server is closed.
+        for _ in range(ROUNDS_TO_CONNECT):
+            await asyncio.sleep(0)
         for server in (self._server, self._retired):
             if server is not None:
                 server.close()
-        for _ in range(_ROUNDS_TO_CONNECT):
-            await asyncio.sleep(0)
         for connection in list(self.connections):
             connection.announce_shutdown()
         try:

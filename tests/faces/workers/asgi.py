@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from sticky_asgi import StickyWorkers
+from sticky_asgi.workers.worker import ROUNDS_TO_CONNECT
 
 SECRET = "a-secret-of-sixteen-bytes-at-least"
 DEADLINE = 300.0  # in seconds, for hangs only
@@ -179,15 +180,16 @@ class RunningWorker:
     def backend(self):
         return self.app.workers
 
-    def kill(self):
+    async def kill(self):
         """End it as SIGKILL does: its connections are closed, and its socket stays in the directory."""
         worker = self.app._worker
         assert worker is not None
         worker._timer.cancel()
+        worker.loop.remove_reader(worker._listener)
+        for _ in range(ROUNDS_TO_CONNECT):  # asyncio loses what it has accepted if the server is closed before
+            await asyncio.sleep(0)
         worker._server.close()
         worker._abstract.close()
-        # asyncio may have accepted a connection that it tells of in its next round
-        worker.connection_opened = lambda connection: connection.transport.abort()  # type: ignore[method-assign]
         for connection in list(worker.connections):
             connection.transport.abort()
 

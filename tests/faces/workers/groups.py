@@ -155,7 +155,7 @@ class AsgiWorker(GroupWorker):
 
     def kill(self) -> None:
         async def kill() -> None:
-            self._worker.kill()
+            await self._worker.kill()
             self.backend.slot.after_fork()
             self._worker.app._worker = None
             await asyncio.sleep(0)  # asyncio closes the transports in its next round

@@ -34,7 +34,7 @@ def test_request_at_a_killed_worker_is_replayed_only_if_that_is_harmless(run, me
         mark = (await one.request()).mark
         requesting = asyncio.ensure_future(other.request(path="/hold", method=method, cookie=mark))
         await app.received.wait()
-        one.kill()
+        await one.kill()
         client = await requesting
         assert client.status == status
         assert len(other.inner.scopes) == (1 if status == 200 else 0)
@@ -50,7 +50,7 @@ def test_response_that_a_kill_cuts_short_raises(run):
         client = FakeClient(path="/begun", cookie=mark)
         requesting = asyncio.ensure_future(client.request(other.app))
         await client.until(lambda sent: len(sent) > 1)
-        one.kill()
+        await one.kill()
         with pytest.raises(ServerFailure, match="cut short"):
             await requesting
 
@@ -76,6 +76,29 @@ def test_worker_that_stops_serves_the_forwarded_requests_in_flight_and_gets_no_n
         await stopping
         assert [name for name in os.listdir(other.backend.slots.path) if name.startswith("1.")] == ["1.lock"]
         one.stop = lambda: asyncio.sleep(0)
+
+    run(test)
+
+
+@pytest.mark.parametrize("rounds", range(5))
+def test_connection_that_was_made_just_before_a_worker_stops_is_accepted(run, rounds):
+    async def test(start):
+        worker = await start()
+        slot = worker.backend.slot
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(slot.path)
+            peer.setblocking(False)
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            stopping = asyncio.ensure_future(worker.stop())
+            worker.stop = lambda: asyncio.sleep(0)
+            frames, found = Frames(), []
+            while len(found) < 2:
+                data = await asyncio.get_running_loop().sock_recv(peer, 65536)
+                assert data
+                found += frames.feed(data)
+            assert found == [(Kind.HELLO, slot.instance), (Kind.SHUTDOWN,)]
+        await stopping
 
     run(test)
 
@@ -186,7 +209,7 @@ def test_forked_child_of_a_worker_keeps_no_socket_of_it_open(run):
             os._exit(0)
         os.close(reading)
         try:
-            one.kill()
+            await one.kill()
             assert (await other.request(cookie=mark)).body == b"1"
             one.backend.slot.release()
             one.app._worker = None
