@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
-from starlette.requests import ClientDisconnect
-from starlette.websockets import WebSocketDisconnect
-
 from sticky_asgi.messages import Transaction
 from sticky_core.errors import with_causes
+
+#: where Starlette's exceptions for a client that has disconnected are
+_STARLETTE_DISCONNECTS = {"starlette.requests": "ClientDisconnect", "starlette.websockets": "WebSocketDisconnect"}
 
 
 def is_disconnect(error: BaseException, send: Any) -> bool:
@@ -17,11 +19,20 @@ def is_disconnect(error: BaseException, send: Any) -> bool:
     or an OSError out of the client's `send` (ASGI 2.4). An OSError of the app's own, such as that of a database, is
     neither.
     """
+    of_starlette = tuple(_loaded_starlette_disconnects())
     return any(
-        isinstance(each, (ClientDisconnect, WebSocketDisconnect))
-        or (isinstance(each, OSError) and _was_raised_in(each, send))
+        isinstance(each, of_starlette) or (isinstance(each, OSError) and _was_raised_in(each, send))
         for each in with_causes(error)
     )
+
+
+def _loaded_starlette_disconnects() -> Iterator[type[BaseException]]:
+    """Yield Starlette's exceptions, if the app has loaded Starlette: it takes 1.6 MB of memory, and other apps can't
+    raise what is not loaded.
+    """
+    for module, name in _STARLETTE_DISCONNECTS.items():
+        if module in sys.modules:
+            yield getattr(sys.modules[module], name)
 
 
 #: the packages of web servers that break the connection off when an app returns before its response is complete

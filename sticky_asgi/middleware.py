@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import cast
-
-from starlette.requests import HTTPConnection
+from typing import TYPE_CHECKING, Any, cast
 
 from sticky_asgi.apps import Replicas
 from sticky_asgi.body import Body
@@ -41,6 +39,9 @@ from sticky_core.server.server import Server
 from sticky_core.target import own_app_problem, require_app
 from sticky_core.transaction.steps import UNAVAILABLE
 from sticky_core.upstream.local_limits import is_local_limit
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 
 class DispatchApp(InsertsCookies):
@@ -302,7 +303,8 @@ def decision(request: HTTPConnection | Scope) -> Decision:
     """Return the decision about `request`: a Starlette or FastAPI Request or WebSocket, or a scope. LookupError if
     there is none.
     """
-    scope = request.scope if isinstance(request, HTTPConnection) else request
+    given: Any = request
+    scope: Scope = getattr(given, "scope", given)  # apps without Starlette are spared the import of its classes
     found: Decision | None = scope.get(KEY)
     if found is None:
         raise LookupError("no decision here: the request has not come through StickyMiddleware or a Dispatcher")

@@ -4,6 +4,7 @@ several directories import.
 
 import gc
 
+import hypothesis  # noqa: F401 - looks for referrers when it is imported, and would not find those that are exempt
 import pytest
 
 pytest_plugins = ["pytester"]

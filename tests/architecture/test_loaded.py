@@ -83,13 +83,25 @@ OPTIONAL = {
 }
 
 
-@pytest.mark.parametrize("framework, line, ours, others", LINES)
-def test_line_loads_what_is_listed(framework: str, line: str, ours: int, others: set[str]) -> None:
+def loaded_by(line: str, framework: str) -> set[str]:
+    """Return the modules that `line` loads where `framework` is loaded."""
     run = subprocess.run(
         [sys.executable, "-c", _CODE, framework, line], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    found = set(json.loads(run.stdout))
+    return set(json.loads(run.stdout))
+
+
+@pytest.mark.parametrize("framework, line, ours, others", LINES)
+def test_line_loads_what_is_listed(framework: str, line: str, ours: int, others: set[str]) -> None:
+    found = loaded_by(line, framework)
     own = {module for module in found if module.startswith("sticky_")}
     assert sorted(own & OPTIONAL) == []
     assert sorted(found - own - others) == []  # fewer is good, and differs between versions of Python and anyio
     assert len(own) <= ours, f"{len(own)} modules instead of {ours}:\n" + "\n".join(sorted(own))
+
+
+def test_app_that_does_not_use_starlette_gets_none_of_its_requests_and_forms() -> None:
+    found = loaded_by("from sticky_asgi import Backend, Server, StickyMiddleware, StickyWorkers", "import uvicorn")
+    assert sorted(module for module in found if module.startswith(("starlette.", "python_multipart"))) == [
+        "starlette.types"
+    ]
