@@ -31,17 +31,18 @@ WINDOW = 262144
 class FlowControlProtocol(asyncio.Protocol):
     """A protocol that lets its writer wait while the transport's write buffer is full."""
 
-    __slots__ = ("_writable",)
+    __slots__ = ("writable",)
 
     def __init__(self) -> None:
-        self._writable: asyncio.Future[None] | None = None
+        #: what to wait for before more is written; None: nothing
+        self.writable: asyncio.Future[None] | None = None
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        self.writable = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        writable = self._writable
-        self._writable = None
+        writable = self.writable
+        self.writable = None
         if writable is not None and not writable.done():
             writable.set_result(None)
 
@@ -181,7 +182,7 @@ class Connection(FlowControlProtocol):
 
     async def drain(self) -> None:
         """Wait while the transport's write buffer is above its limit."""
-        writable = self._writable
+        writable = self.writable
         if writable is not None and not self.closed:
             self._active_at = self.sweep.number
             await writable
@@ -305,10 +306,10 @@ class Connection(FlowControlProtocol):
     def _check_timeout(self, number: int) -> None:
         """Fail the exchange if the end that is waited for has done nothing for too long."""
         connections = self._connections
-        if self._writable is not None and (unsent := self.transport.get_write_buffer_size()) != self._unsent:
+        if self.writable is not None and (unsent := self.transport.get_write_buffer_size()) != self._unsent:
             self._unsent = unsent
             self._active_at = number  # the server reads, if slowly
-        if (self._waiter is None and self._writable is None) or self._continue is not None:
+        if (self._waiter is None and self.writable is None) or self._continue is not None:
             return
         silent = number - self._active_at
         if self._awaits_client:

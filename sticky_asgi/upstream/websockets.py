@@ -273,8 +273,8 @@ class UpstreamWebSocket(FlowControlProtocol):
             return
         self._active_at = self._sweep.number
         self._write(event)
-        if self._writable is not None:
-            await self._writable
+        if self.writable is not None:
+            await self.writable
 
     def _write(self, event: Event) -> None:
         with suppress(LocalProtocolError):  # the upstream has closed at this moment

@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from sticky_asgi.messages import Message
 from sticky_asgi.upstream.connections import FlowControlProtocol
-from sticky_asgi.workers.protocol import MESSAGE_KEYS, message_size
+from sticky_asgi.workers.protocol import MESSAGE_KEYS, payload_size
 from sticky_core.workers.frames import (
     MAX_PAYLOAD,
     PIECE,
@@ -28,7 +28,7 @@ from sticky_core.workers.frames import (
 
 _log = logging.getLogger("sticky_sessions")
 
-#: in bytes: how much received payload may wait to be consumed before reading pauses, so that the sender has to wait
+#: in bytes: how much of what was received may wait to be consumed before reading pauses, so that the sender has to wait
 WINDOW: Final = 262144
 #: in bytes: unsent messages above this are written at once, rather than when the app yields to the event loop
 MAX_GATHERED: Final = 16384
@@ -47,7 +47,8 @@ class FramedConnection(FlowControlProtocol):
         self.closed = False
         self.is_foreign = False  #: whether the process at the other end is another user's
         self._paused = False
-        self._buffered = 0  # bytes of payload that were received and not consumed
+        self._received = 0  # bytes, since messages were received for the last time
+        self._buffered = 0  # bytes of messages that were received and not consumed
         self._parts: list[Payload] = []  # received parts of a WebSocket message that is not complete
         self._unsent: list[bytes] = []  # packed messages
         self._unsent_size = 0
@@ -63,6 +64,7 @@ class FramedConnection(FlowControlProtocol):
     def data_received(self, data: bytes) -> None:
         if self.closed:
             return
+        self._received += len(data)
         try:
             for frame in self.frames.feed(data):
                 if frame[0] == Kind.PART:
@@ -82,17 +84,17 @@ class FramedConnection(FlowControlProtocol):
         """
         raise NotImplementedError
 
-    def _count_received(self, frame: Frame, at: int) -> None:
-        """Count the payload of the messages in `frame`, from item `at` on; pause reading if too much waits."""
-        for message in frame[at:]:
-            self._buffered += message_size(message)
+    def messages_received(self) -> None:
+        """Count what was received as messages that wait to be consumed; pause reading if that is too much."""
+        self._buffered += self._received
+        self._received = 0
         if self._buffered > WINDOW and not self._paused and not self.closed:
             self._paused = True
             self.transport.pause_reading()
 
     def all_consumed(self) -> None:
         """Note that all received messages have been consumed; resume reading if it is paused."""
-        self._buffered = 0
+        self._received = self._buffered = 0
         if self._paused:
             self._paused = False
             if not self.closed:
@@ -109,20 +111,17 @@ class FramedConnection(FlowControlProtocol):
         a frame. TypeError, ValueError or OverflowError if the message can't be packed.
         """
         body = message.get("body")
-        if body is None:
-            size = message_size(message)
-            if size > MAX_PAYLOAD:
-                return self._send_parts(message)
-        else:
-            size = len(body)
-            if size > PIECE:
+        if body is not None:
+            if len(body) > PIECE:
                 return self._send_pieces(message, memoryview(body))
+        elif payload_size(message) > MAX_PAYLOAD:
+            return self._send_parts(message)
         packed = self._pack_message(message)
         unsent = self._unsent
         if not unsent:
             self.loop.call_soon(self.flush)
         unsent.append(packed)
-        self._unsent_size += size
+        self._unsent_size += len(packed)
         if self._unsent_size > MAX_GATHERED:
             self.flush()
 
@@ -162,8 +161,8 @@ class FramedConnection(FlowControlProtocol):
                 self.transport.write(self.frames.pack_with((Kind.MESSAGES,), unsent))
 
     async def drain(self) -> None:
-        """Wait while the write buffer is full."""
-        writable = self._writable
+        """Wait while the write buffer is full. A call costs more than to look at `writable` first."""
+        writable = self.writable
         if writable is not None and not self.closed:
             await writable
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sticky_asgi.body import Body
 from sticky_asgi.clients import is_refused_by_server
@@ -218,6 +218,7 @@ class PeerConnection(FramedConnection):
         self.instance = instance
         self._inbox: deque[Frame] = deque()
         self._woken: asyncio.Future[None] | None = None
+        self._sweep: TimeoutSweep
         self._first_sweep = 0  # the number of the sweep in which the request was sent
         self._transaction: ForwardingTransaction
         self._is_websocket = False
@@ -232,14 +233,15 @@ class PeerConnection(FramedConnection):
 
     # What asyncio calls
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._sweep = TimeoutSweep.for_loop(self.loop)
+
     def on_frame(self, frame: Frame) -> None:
         match frame[0]:
-            case Kind.MESSAGES:
+            case Kind.END | Kind.MESSAGES:
                 self._inbox.append(frame)
-                self._count_received(frame, 1)
-            case Kind.END:
-                self._inbox.append(frame)
-                self._count_received(frame, 2)
+                self.messages_received()
             case Kind.HELLO:
                 if frame[1] != self.instance:
                     raise ValueError("the hello of another worker than expected")
@@ -327,7 +329,7 @@ class PeerConnection(FramedConnection):
         )
         if mode is BodyMode.AT_ONCE:
             self._start_client_reader()
-        sweep = TimeoutSweep.for_loop(self.loop)
+        sweep = self._sweep
         self._first_sweep = sweep.number
         sweep.add(self)
         finished = False
@@ -337,9 +339,7 @@ class PeerConnection(FramedConnection):
                 while inbox:
                     frame = inbox.popleft()
                     finished = frame[0] == Kind.END
-                    for message in frame[2 if finished else 1 :]:
-                        if not self.client_gone:
-                            await self._send_to_client(message, send)
+                    await self._send_to_client(frame[2 if finished else 1 :], send)
                     if finished:
                         if frame[1] is not None:
                             raise RemoteAppError(frame[1])
@@ -383,18 +383,21 @@ class PeerConnection(FramedConnection):
                 self.transport.abort()  # to close it would wait until the peer has read the query
         return owner if isinstance(owner, str) else None
 
-    async def _send_to_client(self, message: Message, send: Send) -> None:
-        if message["type"] in HEADS:
-            message["headers"] = list(message.get("headers") or ())
-        try:
-            await send(message)
-            if message["type"] == "websocket.accept" and is_refused_by_server(send):
-                raise OSError
-        except OSError:  # the client has disconnected
-            if self._is_websocket:
-                self._client_disconnected({"type": "websocket.disconnect", "code": 1006})
-            else:
-                self._client_disconnected({"type": "http.disconnect"})
+    async def _send_to_client(self, messages: Iterable[Message], send: Send) -> None:
+        for message in messages:
+            if self.client_gone:
+                return
+            if message["type"] in HEADS:
+                message["headers"] = list(message.get("headers") or ())
+            try:
+                await send(message)
+                if message["type"] == "websocket.accept" and is_refused_by_server(send):
+                    raise OSError
+            except OSError:  # the client has disconnected
+                if self._is_websocket:
+                    self._client_disconnected({"type": "websocket.disconnect", "code": 1006})
+                else:
+                    self._client_disconnected({"type": "http.disconnect"})
 
     def _client_disconnected(self, message: Message) -> None:
         self.client_gone = True

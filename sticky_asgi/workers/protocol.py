@@ -4,33 +4,27 @@ is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import itemgetter
 from typing import Final, cast
 
 from sticky_asgi.messages import KEY, TRANSACTION, Message, Scope
 from sticky_core.workers.frames import Frame
 from sticky_core.workers.lost_names import is_plain
 
-#: The keys of a scope that are forwarded: those that servers set (ASGI 3, HTTP and WebSocket), no others.
-FORWARDED_KEYS: Final = (
-    "type",
-    "asgi",
-    "http_version",
-    "scheme",
-    "method",
-    "path",
-    "raw_path",
-    "query_string",
-    "root_path",
-    "headers",
-    "client",
+_COMMON_KEYS: Final = (
+    *("type", "asgi", "http_version", "scheme", "path", "raw_path", "query_string", "root_path", "headers", "client"),
     "server",
-    "subprotocols",
 )
+#: The keys of a scope that are forwarded, by its type: those that servers set (ASGI 3), no others. The type is first.
+FORWARDED_KEYS: Final = {"http": (*_COMMON_KEYS, "method"), "websocket": (*_COMMON_KEYS, "subprotocols")}
+_forwarded_values: Final = {kind: itemgetter(*keys) for kind, keys in FORWARDED_KEYS.items()}
 #: the keys that a server, or this middleware, may have put into a scope
-SERVER_KEYS: Final = frozenset((*FORWARDED_KEYS, "extensions", "state", KEY, TRANSACTION))
+SERVER_KEYS: Final = frozenset((*_COMMON_KEYS, "method", "subprotocols", "extensions", "state", KEY, TRANSACTION))
+#: the headers that decide when a body is sent
+_BODY_HEADERS: Final = frozenset((b"content-length", b"expect", b"transfer-encoding"))
 #: the keys of a lifespan's scope that are not the same in the scopes of requests
 LIFESPAN_KEYS: Final = frozenset(("type", "asgi", "state"))
 #: The extensions that work from another process: those that consist of messages, none that passes file descriptors.
@@ -75,10 +69,11 @@ def body_mode(scope: Scope) -> BodyMode:
         return BodyMode.AT_ONCE
     mode = BodyMode.EMPTY if scope.get("http_version", "1.1")[0] == "1" else BodyMode.AT_ONCE
     for name, value in scope["headers"]:
-        if name == b"expect":
-            return BodyMode.ON_DEMAND
-        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-            mode = BodyMode.AT_ONCE
+        if name in _BODY_HEADERS:
+            if name == b"expect":
+                return BodyMode.ON_DEMAND
+            if value != b"0":
+                mode = BodyMode.AT_ONCE
     return mode
 
 
@@ -107,12 +102,11 @@ def find_additions(
     scope of this worker has from its lifespan.
     """
     items = cast("dict[object, object]", scope)
-    in_scope = items.keys() - SERVER_KEYS
     in_state: object = items.get("state")
-    if not in_scope and not in_state:
+    if not in_state and items.keys() <= SERVER_KEYS:
         return None
     found = Additions()
-    for name in in_scope:
+    for name in items.keys() - SERVER_KEYS:
         value = items[name]
         if value is not constants.get(cast(str, name), items):
             found.add(name, value, found.scope, f"{name}")
@@ -125,19 +119,23 @@ def find_additions(
     return found
 
 
-def pack_scope(scope: Scope, additions: Additions | None) -> Iterator[object]:
-    """Yield the items of a request frame that make its scope: the extensions, what middleware has put into the scope
+def pack_scope(scope: Scope, additions: Additions | None) -> list[object]:
+    """Return the items of a request frame that make its scope: the extensions, what middleware has put into the scope
     and into its state, then the value of each forwarded key, or False where the scope has none (no key has that value).
     """
     extensions = scope.get("extensions")
     if extensions:
         extensions = {name: value for name, value in extensions.items() if name in FORWARDED_EXTENSIONS}
-    yield extensions
-    yield additions.scope or None if additions is not None else None
-    yield additions.state or None if additions is not None else None
-    items = cast("dict[str, object]", scope)
-    for name in FORWARDED_KEYS:
-        yield items.get(name, False)
+    in_scope = in_state = None
+    if additions is not None:
+        in_scope, in_state = additions.scope or None, additions.state or None
+    kind = scope["type"]
+    values: Iterable[object]
+    try:
+        values = _forwarded_values[kind](scope)
+    except KeyError:  # some are optional
+        values = [scope.get(name, False) for name in FORWARDED_KEYS[kind]]
+    return [extensions, in_scope, in_state, *values]
 
 
 def unpack_scope(frame: Frame, constants: Mapping[str, object], state: Mapping[str, object] | None) -> Scope:
@@ -145,11 +143,11 @@ def unpack_scope(frame: Frame, constants: Mapping[str, object], state: Mapping[s
     from its lifespan. ValueError, TypeError or KeyError if the frame has no scope.
     """
     extensions, in_scope, in_state, *values = frame[_SCOPE_AT:]
-    scope: Scope = {name: value for name, value in zip(FORWARDED_KEYS, values, strict=True) if value is not False}
+    scope: Scope = dict(zip(FORWARDED_KEYS[values[0]], values, strict=True))
+    if False in values:
+        scope = {name: value for name, value in scope.items() if value is not False}
     if extensions is not None:
         scope["extensions"] = dict(extensions)
-    if scope["type"] not in ("http", "websocket"):
-        raise ValueError(f"a scope of type {scope['type']!r}")
     scope["headers"] = list(scope.get("headers", ()))
     if "subprotocols" in scope:
         scope["subprotocols"] = list(scope["subprotocols"])
@@ -161,6 +159,6 @@ def unpack_scope(frame: Frame, constants: Mapping[str, object], state: Mapping[s
     return scope
 
 
-def message_size(message: Message) -> int:
-    """Return the length of the payload of a message."""
-    return len(message.get("body") or message.get("bytes") or message.get("text") or ())
+def payload_size(message: Message) -> int:
+    """Return the length of the payload of a WebSocket message, in bytes or characters; 0 for other messages."""
+    return len(message.get("bytes") or message.get("text") or ())

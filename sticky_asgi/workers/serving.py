@@ -6,7 +6,6 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Container
-from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
 from sticky_asgi.clients import is_disconnect
@@ -54,9 +53,16 @@ class PeerServer(FramedConnection):
 
     def on_frame(self, frame: Frame) -> None:
         match frame[0]:
+            case Kind.REQUEST:
+                if self._request is not None:
+                    raise ValueError("a request before the end of the last one")
+                peer_request = PeerRequest(self._worker.workers, *frame[1:4])
+                scope = unpack_scope(frame, self._worker.constants, self._worker.state)
+                self._request = ServedRequest(self, self._worker, peer_request, scope, BodyMode(frame[4]))
+                self._request.task = self.loop.create_task(self._request.run())
             case Kind.MESSAGES:
                 if self._request is not None:  # else the request has just ended
-                    self._count_received(frame, 1)
+                    self.messages_received()
                     for message in frame[1:]:
                         self._request.on_message(message)
             case Kind.KEY_QUERY:
@@ -66,13 +72,6 @@ class PeerServer(FramedConnection):
                 if self._claim_task is not None and not self._claim_task.done():
                     raise ValueError("a claim before the reply to the last one")
                 self._claim_task = self.loop.create_task(self._reply_to_claim(str(frame[1]), str(frame[2]), frame[3:]))
-            case Kind.REQUEST:
-                if self._request is not None:
-                    raise ValueError("a request before the end of the last one")
-                peer_request = PeerRequest(self._worker.workers, *frame[1:4])
-                scope = unpack_scope(frame, self._worker.constants, self._worker.state)
-                self._request = ServedRequest(self, self._worker, peer_request, scope, BodyMode(frame[4]))
-                self._request.task = self.loop.create_task(self._request.run())
             case _:
                 raise ValueError(f"a frame of kind {frame[0]}")
 
@@ -84,7 +83,7 @@ class PeerServer(FramedConnection):
         """Reply to a query or a claim. A peer that does not read the replies loses its connection: they would fill the
         memory.
         """
-        if self._writable is not None:
+        if self.writable is not None:
             self.transport.abort()
         else:
             self.send_frame(Kind.KEY_OWNER, owner)
@@ -139,8 +138,6 @@ class ServedRequest:
         self._is_over = False
         self._disconnect_error: OSError | None = None  # that `send` has raised
         self._woken: asyncio.Future[None] | None = None
-        asgi = cast("dict[str, object]", scope.get("asgi") or {})
-        self._send_raises = _send_raises(str(asgi.get("spec_version", "2.0")))
         self.task: asyncio.Task[None]
 
     async def run(self) -> None:
@@ -150,7 +147,9 @@ class ServedRequest:
         problem: str | None = None
         peer_request.start()
         try:
-            await self._worker.app(scope, self.receive, learning_send(self._keys, peer_request, self.send))
+            keys = self._keys
+            send = self.send if keys is None else learning_send(keys, peer_request, self.send)
+            await self._worker.app(scope, self.receive, send)
         except GeneratorExit:
             self._connection.transport.abort()
             raise
@@ -225,7 +224,7 @@ class ServedRequest:
             raise OSError("the request has ended: its client gets no more messages")
         kind = message["type"]
         if self._client_gone:
-            if self._send_raises and kind != "websocket.close":
+            if kind != "websocket.close" and _send_raises(self._scope):
                 self._disconnect_error = OSError("the client has disconnected")
                 raise self._disconnect_error
             return
@@ -241,12 +240,13 @@ class ServedRequest:
                 found: Headers = message.get("headers") or []
                 keys.learn_from_response(Head(found, True), self._worker.workers.own_server)
         connection.send_message(message)
-        await connection.drain()
+        if connection.writable is not None:
+            await connection.drain()
         if self._order.is_complete and self._woken is not None:
             self._wake()
 
 
-@lru_cache(maxsize=16)
-def _send_raises(spec_version: str) -> bool:
-    """Return whether apps of this version of ASGI expect an OSError from `send` after a disconnect (since 2.4)."""
-    return [int(part) for part in spec_version.split(".") if part.isdecimal()] >= [2, 4]
+def _send_raises(scope: Scope) -> bool:
+    """Return whether an app with this scope expects an OSError from `send` after a disconnect (since ASGI 2.4)."""
+    asgi = cast("dict[str, object]", scope.get("asgi") or {})
+    return [int(part) for part in str(asgi.get("spec_version", "2.0")).split(".") if part.isdecimal()] >= [2, 4]

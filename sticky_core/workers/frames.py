@@ -111,8 +111,7 @@ class Frames:
 
     def pack_with(self, items: Sequence[object], packed: Sequence[bytes]) -> bytes:
         """Return a frame of `items`, and behind them those that `pack_item` has packed. As `pack` otherwise."""
-        pack = self._pack
-        parts = [self._pack_array_header(len(items) + len(packed)), *[pack(item) for item in items], *packed]
+        parts = (self._pack_array_header(len(items) + len(packed)), *map(self._pack, items), *packed)
         size = sum(map(len, parts))
         if size > self._longest:
             raise ValueError(f"{size} bytes do not fit into a frame, which has at most {self._longest}")
@@ -121,6 +120,8 @@ class Frames:
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that `data` completes. BadFrame if one of them is malformed or too long."""
         partial = self._partial
+        if not partial and int.from_bytes(data[:4], "big") + 4 == len(data) <= self._longest:  # the usual: one frame
+            return [self._unpack_frame(data[4:])]
         if partial:
             partial += data
             if len(partial) < self._needed:

@@ -124,7 +124,8 @@ class PeerRequest:
         #: the key by which the peer has recognised the request
         self.key = key
         found, why = _CLAIMS.get(claim), _REASONS.get(reason)
-        if found is None or why is None or not isinstance(key, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        is_key = key is None or isinstance(key, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if found is None or why is None or not is_key:
             raise ValueError(f"claim {claim!r}, reason {reason!r}, key {key!r}")
         #: the decision of the peer, for the app in this worker
         self.decision = decision = Decision()
