@@ -203,7 +203,7 @@ def measure_routes(sizes: Sequence[int], rounds: int) -> Iterator[Row]:
         frontend = Frontend(routes)
 
         def look_up(paths: Sequence[str], frontend: Frontend = frontend) -> None:
-            find = frontend.backend
+            find = frontend.routes.find
             for path in paths:
                 find(path)
 
