@@ -16,6 +16,7 @@ from typing import cast
 
 from sticky_asgi.body import Body
 from sticky_asgi.messages import Message
+from sticky_asgi.upstream.flow_control import FlowControlProtocol
 from sticky_asgi.upstream.sweep import TICK, TimeoutSweep
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.http1 import BadResponse, ResponseParser
@@ -26,25 +27,6 @@ from sticky_core.upstream.pool import Pool
 
 #: How many bytes of a body are buffered for a slow client before reading from the upstream is paused.
 WINDOW = 262144
-
-
-class FlowControlProtocol(asyncio.Protocol):
-    """A protocol that lets its writer wait while the transport's write buffer is full."""
-
-    __slots__ = ("writable",)
-
-    def __init__(self) -> None:
-        #: what to wait for before more is written; None: nothing
-        self.writable: asyncio.Future[None] | None = None
-
-    def pause_writing(self) -> None:
-        self.writable = asyncio.get_running_loop().create_future()
-
-    def resume_writing(self) -> None:
-        writable = self.writable
-        self.writable = None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
 
 
 class Connection(FlowControlProtocol):

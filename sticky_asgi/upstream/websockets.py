@@ -25,7 +25,8 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sticky_asgi.body import Body
 from sticky_asgi.messages import Headers, Message, Scope, Send, count_client_disconnect, find_transaction
-from sticky_asgi.upstream.connections import WINDOW, Connection, Connections, FlowControlProtocol
+from sticky_asgi.upstream.connections import WINDOW, Connection, Connections
+from sticky_asgi.upstream.flow_control import FlowControlProtocol
 from sticky_asgi.upstream.sweep import TICK
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.forwarding import OutgoingRequest

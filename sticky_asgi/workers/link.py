@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final, cast
 
 from sticky_asgi.messages import Message
-from sticky_asgi.upstream.connections import FlowControlProtocol
+from sticky_asgi.upstream.flow_control import FlowControlProtocol
 from sticky_asgi.workers.protocol import MESSAGE_KEYS, payload_size
 from sticky_core.workers.frames import (
     MAX_PAYLOAD,

@@ -51,7 +51,7 @@ class Drain:
         self._idle_since = -1.0  # below 0: not known yet
         self._has_passed = False  # the deadline, at the last update
         self._lock = threading.Lock()  # guards `_connections`
-        self._connections: WeakSet[OpenConnection] = WeakSet()
+        self._connections: WeakSet[OpenConnection] | None = None  # most servers have none, and a set takes a kilobyte
 
     def reset(self, deadline_after: float | None, spread: float) -> None:
         """Begin anew: the server has another admin state. `deadline_after`: seconds from the next update to the
@@ -96,16 +96,18 @@ class Drain:
     def add_connection(self, connection: OpenConnection) -> None:
         """Call `on_drain_changed` of `connection` whenever the drain begins, ends or gets another deadline."""
         with self._lock:
+            if self._connections is None:
+                self._connections = WeakSet()
             self._connections.add(connection)
 
     def notify_connections(self) -> None:
         """Notify the open connections that the drain has changed."""
         with self._lock:
-            connections = list(self._connections)
+            connections = list(self._connections or ())
         for connection in connections:
             connection.on_drain_changed()
 
     def after_fork(self) -> None:
         """Forget the connections in a forked child: they are the parent's."""
         self._lock = threading.Lock()
-        self._connections = WeakSet()
+        self._connections = None

@@ -23,6 +23,7 @@ ONLY_IN_ASGI = {
     "demo",
     "lifespan",
     "open_websocket",
+    "upstream/flow_control",
     "upstream/sweep",
     "upstream/websockets",
     "background/task",

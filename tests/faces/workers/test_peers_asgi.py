@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from sticky_asgi import ServerFailure, decision
-from sticky_core.workers.frames import Frames, Kind
+from sticky_core.workers.frames import Frame, Frames, Kind
 from tests.faces.workers.asgi import (
     FakeClient,
     HoldingApp,
@@ -92,7 +92,8 @@ def test_connection_that_was_made_just_before_a_worker_stops_is_accepted(run, ro
                 await asyncio.sleep(0)
             stopping = asyncio.ensure_future(worker.stop())
             worker.stop = lambda: asyncio.sleep(0)
-            frames, found = Frames(), []
+            frames = Frames()
+            found: list[Frame] = []
             while len(found) < 2:
                 data = await asyncio.get_running_loop().sock_recv(peer, 65536)
                 assert data
