@@ -9,6 +9,10 @@ decides which worker accepts a request, and the cookie which worker serves it. "
 its own clients, "forwarded to a peer" sends to each the clients of the next one. The clients send what a browser sends,
 the mark among other cookies.
 
+"a relay without any work" shows the lower bound for a worker in Python: it writes prepared bytes to a process like
+itself, takes the next read for the response, and responds with other prepared bytes. Nothing is packed, no app is
+called there, no client is recognised.
+
 - `rates`: requests per second of one client of each worker, which repeats its Cookie header.
 - `mix`: the same with a thousand clients, each with a Cookie header of its own: all at the worker that has their
   session, and one of four there, as a server that spreads connections evenly brings it about.
@@ -30,6 +34,7 @@ import argparse
 import asyncio
 import contextlib
 import http.client
+import itertools
 import os
 import re
 import shutil
@@ -42,7 +47,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 HOST = "127.0.0.1"
 WORKERS = 4
@@ -92,6 +97,63 @@ def forwarding() -> Any:
 
     server = Server("w1", os.environ["BENCH_UPSTREAM"])
     return Dispatcher(Backend("bench", [server], persist=Cookie("STICKYWORKER", secret=SECRET)))
+
+
+class Asking(asyncio.Protocol):
+    """The end of a relay that asks: one request at a time."""
+
+    transport: asyncio.Transport
+    answered: asyncio.Future[None]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    async def ask(self) -> None:
+        self.answered = asyncio.get_running_loop().create_future()
+        self.transport.write(b"q" * 700)  # as long as the frame of the request
+        await self.answered
+
+    def data_received(self, data: bytes) -> None:
+        self.answered.set_result(None)
+
+
+class Answering(asyncio.Protocol):
+    """The end of a relay that answers."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(BODY)
+
+
+def relay() -> Any:
+    """Respond to a request after one of the relays listed in BENCH_UPSTREAM, the next in turn, has answered; an empty
+    one stands for a request that is not relayed. The first in the list is where this one listens.
+    """
+    own, *targets = os.environ["BENCH_UPSTREAM"].split(",")
+    idle: dict[str, list[Asking]] = {target: [] for target in targets}
+    turns = itertools.cycle(targets)
+    respond = hello()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        loop = asyncio.get_running_loop()
+        if scope["type"] == "lifespan":
+            await receive()
+            await loop.create_unix_server(Answering, own)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        target = next(turns)
+        if target:
+            connections = idle[target]
+            asking = connections.pop() if connections else (await loop.create_unix_connection(Asking, target))[1]
+            await asking.ask()
+            connections.append(asking)
+        await respond(scope, receive, send)
+
+    return app
 
 
 # Processes
@@ -287,10 +349,12 @@ def mix(rounds: int, seconds: float) -> None:
         for each in workers:
             each.mark = mark_of(each)
         marks = tuple(each.mark for each in workers)
+        relays = start_relays(stack, folder, WORKERS, all_relayed=False)
         contenders: dict[str, tuple[list[Process], list[tuple[str, ...]]]] = {
             "plain": (plain, [marks] * WORKERS),
             "every client at its own worker": (workers, [(each.mark,) for each in workers]),
             "three of four forwarded to a peer": (workers, [marks] * WORKERS),
+            "three of four, a relay without work": (relays, [marks] * WORKERS),
         }
         goals = {"every client at its own worker": "goal: 0.8", "three of four forwarded to a peer": "goal: 0.5"}
         figures: dict[str, list[float]] = {name: [] for name in contenders}
@@ -312,10 +376,12 @@ def latency(rounds: int, seconds: float) -> None:
         for each in workers:
             each.mark = mark_of(each)
         first, second = workers
+        relaying, _ = start_relays(stack, folder, 2, all_relayed=True)
         contenders = {
             "plain": (plain, ""),
             "at the own worker": (first, first.mark),
             "forwarded to a peer": (first, second.mark),
+            "a relay without any work": (relaying, ""),
         }
         goals = {"at the own worker": "goal of p50: 1.1", "forwarded to a peer": "goal of p50: 1.8"}
         figures: dict[str, list[list[float]]] = {name: [] for name in contenders}
@@ -333,6 +399,18 @@ def latency(rounds: int, seconds: float) -> None:
             for name, of_rounds in quantiles.items():
                 goal = goals.get(name, "") if label == "p50" else ""
                 print_row(name, of_rounds, "µs", quantiles["plain"], goal)
+
+
+def start_relays(stack: contextlib.ExitStack, folder: str, count: int, *, all_relayed: bool) -> list[Process]:
+    """Start relays that send requests to each other, in turn. `all_relayed`: else each responds to one of `count`."""
+    paths = [f"{folder}/relay{number}" for number in range(count)]
+    relays = []
+    for path in paths:
+        targets = [other if other != path else "" for other in paths]
+        if all_relayed:
+            targets.remove("")
+        relays.append(stack.enter_context(serving("relay", folder, ",".join((path, *targets)))))
+    return relays
 
 
 def time_requests(port: int, mark: str, seconds: float) -> list[float]:
