@@ -116,6 +116,10 @@ class Asking(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.answered.set_result(None)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answered.done():
+            self.answered.set_exception(ConnectionError("the other relay has closed the connection"))
+
 
 class Answering(asyncio.Protocol):
     """The end of a relay that answers."""
@@ -140,9 +144,9 @@ def relay() -> Any:
         loop = asyncio.get_running_loop()
         if scope["type"] == "lifespan":
             await receive()
-            await loop.create_unix_server(Answering, own)
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
+            async with await loop.create_unix_server(Answering, own):
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
             await send({"type": "lifespan.shutdown.complete"})
             return
         target = next(turns)

@@ -241,7 +241,7 @@ class StickyMiddleware(MiddlewareApp):
         self._only_replicas = None
         self._debug = debug
         self._replicas: dict[Backend, Replicas] = {}
-        self._find_replicas = PathIndex[Replicas]({}).find  # of no path, after an error
+        self._find_replicas = PathIndex[Replicas]({}).find  # after an error no path has any
         try:
             problems: list[str] = []
             with collect_problems(problems):

@@ -19,10 +19,10 @@ _COMMON_KEYS: Final = (
     "server",
 )
 #: The keys of a scope that are forwarded, by its type: those that servers set (ASGI 3), no others. The type is first.
-FORWARDED_KEYS: Final = {"http": (*_COMMON_KEYS, "method"), "websocket": (*_COMMON_KEYS, "subprotocols")}
+FORWARDED_KEYS: Final = {"http": (*_COMMON_KEYS, "method"), "websocket": (*_COMMON_KEYS, "method", "subprotocols")}
 _forwarded_values: Final = {kind: itemgetter(*keys) for kind, keys in FORWARDED_KEYS.items()}
 #: the keys that a server, or this middleware, may have put into a scope
-SERVER_KEYS: Final = frozenset((*_COMMON_KEYS, "method", "subprotocols", "extensions", "state", KEY, TRANSACTION))
+SERVER_KEYS: Final = frozenset((*FORWARDED_KEYS["websocket"], "extensions", "state", KEY, TRANSACTION))
 #: the headers that decide when a body is sent
 _BODY_HEADERS: Final = frozenset((b"content-length", b"expect", b"transfer-encoding"))
 #: the keys of a lifespan's scope that are not the same in the scopes of requests
@@ -72,7 +72,7 @@ def body_mode(scope: Scope) -> BodyMode:
         if name in _BODY_HEADERS:
             if name == b"expect":
                 return BodyMode.ON_DEMAND
-            if value != b"0":
+            if value != b"0" or name == b"transfer-encoding":
                 mode = BodyMode.AT_ONCE
     return mode
 
@@ -133,7 +133,7 @@ def pack_scope(scope: Scope, additions: Additions | None) -> list[object]:
     values: Iterable[object]
     try:
         values = _forwarded_values[kind](scope)
-    except KeyError:  # some are optional
+    except KeyError:  # some keys are optional
         values = [scope.get(name, False) for name in FORWARDED_KEYS[kind]]
     return [extensions, in_scope, in_state, *values]
 
