@@ -68,7 +68,7 @@ def test_a_hot_spot_burdens_who_has_its_keys_and_a_bound_spreads_them(outcome):
 
 
 def test_every_row_is_simulated_and_every_request_answered(simulate, model):
-    small = replace(model, servers=12, sessions=240)
+    small = replace(model, servers=6, sessions=60)
     rows = list(simulate.simulated(small, simulate.CONTENDERS))
     assert len(rows) == len(simulate.ALGORITHMS) * len(simulate.PERSISTENCES)
     assert [contender.name for contender, outcome in rows if outcome.unavailable] == []
@@ -76,7 +76,7 @@ def test_every_row_is_simulated_and_every_request_answered(simulate, model):
 
 def test_the_same_seed_tells_the_same(simulate, model):
     chosen = [contender for contender in simulate.CONTENDERS if contender.algorithm in ("random", "ewma")]
-    small = replace(model, sessions=600)
+    small = replace(model, servers=12, sessions=300)
     once, again = (
         [(contender.name, outcome.moved, outcome.imbalance) for contender, outcome in simulate.simulated(small, chosen)]
         for _ in range(2)

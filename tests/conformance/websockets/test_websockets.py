@@ -613,8 +613,8 @@ BAD_RESPONSES = {
     "an extension that was not offered": lambda upstream: upstream.accepting(
         ("Sec-WebSocket-Extensions", "permessage-deflate")
     ),
-    "a 200": lambda upstream: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "a 204": lambda upstream: b"HTTP/1.1 204 No Content\r\n\r\n",
+    "a 200": lambda upstream: b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+    "a 204": lambda upstream: b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
     "garbage": lambda upstream: b"\x00\x01\x02\xff garbage \r\n\r\n",
     "another protocol": lambda upstream: b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
     "half a head": lambda upstream: upstream.accepting()[:40],
