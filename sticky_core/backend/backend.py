@@ -315,11 +315,11 @@ class Backend:
         with self.reconfigure.change_lock:
             return self.reconfigure.apply(new, {})
 
-    def plan(self, new: BackendConfig, *, keys: int = 5_000) -> Plan:
+    def plan(self, new: BackendConfig, *, keys: int = 2_500) -> Plan:
         """Return what `apply` would do, and how many clients would move from which server to which. Nothing is changed.
         `keys`: with how many random hash keys the share of moved keys is estimated, if balance hashes and the share is
-        not computed (`Plan.keys`); the standard error is at most 0.5 divided by their square root, which is 0.7 %
-        by default. Raises `ConfigError` as `apply` does.
+        not computed (`Plan.keys`); the standard error is at most 0.5 divided by their square root, which is 1 % by
+        default. Raises `ConfigError` as `apply` does.
         """
         from sticky_core.backend.plan import moved_keys, plan_of
 

@@ -239,7 +239,7 @@ def moved_keys(
             new.removed(server)
         for server in come:
             new.added(server)
-        moved = current.moved_hashes(new, {*gone, *come}, count // _LOOKUPS_PER_POINT)
+        moved = current.moved_hashes(new, {*gone, *come}, max(count // _LOOKUPS_PER_POINT, _FEW_POINTS))
         if moved is not None:
             counts: Counter[FromTo] = Counter()
             for (was, server), hashes in moved.items():  # a server and its trial copy have one name
@@ -255,6 +255,8 @@ def moved_keys(
 
 #: how many hashes can be looked up in the time that it takes to compare a point of two rings
 _LOOKUPS_PER_POINT = 4
+#: so many points of rings are compared in any case: that takes a few milliseconds, and the result is exact
+_FEW_POINTS = 2_500
 #: the options of a hashing balance that decide which server gets a hash, not what is hashed
 _PLACEMENT_OPTIONS = {field.name for field in fields(Hashing)}
 
