@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -21,14 +22,26 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def counts() -> dict[str, list[int]]:
-    """The operations of each reader, for each size, counted in a process that has imported nothing before."""
-    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    counted = subprocess.run(
-        [sys.executable, "-m", "tests.linear.count"], cwd=ROOT, env=variables, check=True, capture_output=True
-    )
-    result: dict[str, list[int]] = json.loads(counted.stdout)
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """The operations of each reader, for each size, counted in a process that has imported nothing before: once for all
+    processes of a run.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "operations.json"
+    with (folder / "operations.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            path.write_bytes(_count_operations())
+    result: dict[str, list[int]] = json.loads(path.read_bytes())
     return result
+
+
+def _count_operations() -> bytes:
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.linear.count"]
+    return subprocess.run(command, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE).stdout
 
 
 @pytest.mark.parametrize("name", READERS)
