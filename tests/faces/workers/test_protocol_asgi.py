@@ -4,21 +4,9 @@ import pytest
 
 from sticky_asgi.workers.protocol import Additions, BodyMode, body_mode, pack_scope, unpack_scope
 from sticky_core.workers.frames import Frames, Kind
+from tests.faces.workers import asgi
 
-HTTP = {
-    "type": "http",
-    "asgi": {"version": "3.0", "spec_version": "2.4"},
-    "http_version": "1.1",
-    "scheme": "https",
-    "method": "GET",
-    "path": "/é",
-    "raw_path": b"/%C3%A9",
-    "query_string": b"a=1",
-    "root_path": "",
-    "headers": [(b"host", b"example.org"), (b"x", b"")],
-    "client": ("192.0.2.7", 1234),
-    "server": ("127.0.0.1", 8000),
-}
+HTTP = asgi.scope("/é", raw_path=b"/%C3%A9", scheme="https", query_string=b"a=1", headers=[(b"x", b"")])
 WEBSOCKET = {**{name: value for name, value in HTTP.items() if name != "method"}, "type": "websocket"}
 
 
