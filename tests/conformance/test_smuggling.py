@@ -632,6 +632,10 @@ def test_incomplete_body_is_no_request(front, a):
 # -- any server in front: the same except for case of names, optional white space and chunk sizes
 
 
+# What a server writes by itself, or decides for a response without a length.
+MAY_DIFFER = {"date", "server", "connection", "keep-alive", "content-length", "transfer-encoding", "via"}
+
+
 def fields_of(message, *, less: set[str]) -> list[tuple[str, str]]:
     return sorted((name.lower(), value) for name, value in message.fields if name.lower() not in less)
 
@@ -697,7 +701,9 @@ def test_client_receives_the_same_from_every_server(front, a):
     received.chunk(b"")
     response = client.response()
     assert (response.status, response.body) == (299, body)
-    assert fields_of(response, less={"date", "server", "connection", "keep-alive", "transfer-encoding", "via"}) == [
+    # Waitress writes the length of a body that has arrived whole before its first part is passed on.
+    assert response.values("content-length") in ([], [f"{len(body)}"])
+    assert fields_of(response, less=MAY_DIFFER) == [
         ("content-type", "text/plain"),
         ("etag", 'W/"x"'),
         ("set-cookie", "a=1; Expires=Wed, 01 Jan 2031 00:00:00 GMT"),
