@@ -91,7 +91,7 @@ class Failure(Enum):
 
     @property
     def is_server_fault(self) -> bool:
-        """Whether the failure counts against the server (its health, its max_fails)."""
+        """Whether the failure counts against the server (its health, `max_fails`, `fail_rate`)."""
         return self not in (
             Failure.NOT_FORWARDABLE,
             Failure.NO_WEBSOCKET,

@@ -277,25 +277,27 @@ class Monitor:
             succeeded = failure is None or failure.maybe_executed
         else:
             succeeded = not failed and (status < 500 or status in (501, 505))
-        counts_as_fail = failed or (status in snapshot.retries.statuses)  # for max_fails
+        counts_as_fail = failed or (status in snapshot.retries.statuses)  # for max_fails and fail_rate
         if succeeded and not counts_as_fail and server.is_error_free:
             return
         why = failure.text if failure is not None else f"status {status}"
         with self._placement.lock:
             now = self._backend.clock.monotonic()
-            changed, reason = False, ""
-            if checking is not None and observe is not None and server.status not in ("DOWN", "MAINT"):
-                changed = checking.record_request(succeeded, why, now)
+            if server.status in ("DOWN", "MAINT"):
+                return
+            reason = ""  # why the health of the server may have changed
+            if checking is not None and observe is not None and checking.record_request(succeeded, why, now):
                 reason = str(checking.result)
-            if server.max_fails.limit and server.status != "DOWN":
+            max_fails = server.max_fails
+            if max_fails.counts:
                 if not counts_as_fail:
-                    server.max_fails.record_success(now)
-                elif server.max_fails.record_failure(now):
-                    changed, reason = True, f"{server.max_fails.count} requests failed"
-            woken = self._apply_health(server, reason) if changed else []
-            if changed:
-                self._deadlines.update(server)
-                self.refresh_timers()
+                    max_fails.record_success(now)
+                elif text := max_fails.record_failure(now):
+                    max_fails.take_down(now)
+                    reason = text
+            if not reason:
+                return
+            woken = self._apply_health(server, reason)
         self.publish(woken, server)
 
     def after_fork(self) -> None:

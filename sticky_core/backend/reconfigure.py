@@ -311,7 +311,7 @@ class Reconfigure:
         new_agents: list[CheckRuntime] = []
         for server in servers:
             server.draining.max_idle = snapshot.max_idle
-            server.max_fails.limit = snapshot.max_fails_of(server)
+            server.max_fails.configure(server.config, counts=snapshot.counts_failures_of(server))
             server.counts_requests = snapshot.counts_requests
             if server.requested.track is None or server in tracked:
                 track(server, tracked.get(server))

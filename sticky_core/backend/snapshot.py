@@ -164,8 +164,10 @@ class Snapshot:
     ) -> Snapshot:
         retries = Retries(config.retries, config.retry_on, config.redispatch)
         is_limited = kinds["maxconn"] > 0
-        has_max_fails = kinds["backup with max_fails"] > 0 or (kinds["max_fails"] > 0 and not _is_alone(kinds))
-        observes = balancing.timed is not None or has_max_fails or kinds["observe"] > 0
+        counts_failures = kinds["backup that counts failures"] > 0 or (
+            kinds["counts failures"] > 0 and not _is_alone(kinds)
+        )
+        observes = balancing.timed is not None or counts_failures or kinds["observe"] > 0
         forward = config.forward
         return cls(
             config=config,
@@ -199,11 +201,11 @@ class Snapshot:
         """Whether only one server is no backup."""
         return _is_alone(self.kinds)
 
-    def max_fails_of(self, server: Server) -> int:
-        """Return `max_fails` of a server; 0: failed requests are not counted. The only server that is no backup has
-        none: like nginx, we never take it out because of failed requests.
+    def counts_failures_of(self, server: Server) -> bool:
+        """Return whether failed requests may take a server down, if its options say so. Like nginx, we never take the
+        only server that is no backup out because of them.
         """
-        return 0 if self.has_single_server and not server.config.backup else server.config.max_fails
+        return server.config.backup or not self.has_single_server
 
     @property
     def tables(self) -> tuple[StickTable, ...]:
@@ -284,8 +286,8 @@ def _kinds_of(config: BackendConfig, server: ServerConfig) -> Iterator[str]:
         yield "url"
     if server.template is not None:
         yield "template"
-    if server.max_fails:
-        yield "backup with max_fails" if server.backup else "max_fails"
+    if server.counts_failures:
+        yield "backup that counts failures" if server.backup else "counts failures"
     if server.agent_check is not None:
         yield "agent"
     check = config.check_of(server)

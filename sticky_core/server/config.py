@@ -63,6 +63,8 @@ class TemplateOptions(TypedDict, total=False):
     track: str | Tracked | None
     slowstart: Duration | None
     max_fails: int
+    fail_rate: float | None
+    fail_volume: int | None
     fail_timeout: Duration | None
 
 
@@ -75,6 +77,8 @@ _TYPES = (
     ("track", None | str | Tracked, "the other server, or its name"),
     ("tls", None | TLS, "tls=TLS(...)"),
     ("max_fails", int, "how many requests may fail, or 0 for any number"),
+    ("fail_rate", None | int | float, "0.5 for half of the requests"),
+    ("fail_volume", None | int, "how many requests have to end before fail_rate counts"),
     ("pool_max_conn", None | int, "how many connections are kept"),
 )
 
@@ -101,6 +105,8 @@ class ServerConfig:
     track: str | Tracked | None = None
     slowstart: Duration | None = None
     max_fails: int = 0
+    fail_rate: float | None = None
+    fail_volume: int | None = None
     fail_timeout: Duration | None = None
     #: A URL with a host name that is resolved at run time (HAProxy `server-template`): `target` is the URL of the
     #: address, or None until that is known.
@@ -200,11 +206,24 @@ class ServerConfig:
         yield from problems_of_duration("slowstart", self.slowstart, is_optional=True)
         if self.max_fails < 0:
             yield f"max_fails {self.max_fails!r} is below 0: write 0 to count no failed requests"
-        if self.fail_timeout is not None and not self.max_fails:
-            yield "fail_timeout has no effect without max_fails"
+        if self.fail_rate is not None and (isinstance(self.fail_rate, bool) or not 0 < self.fail_rate <= 1):
+            yield (
+                f"fail_rate {self.fail_rate!r} is not a share above 0 and up to 1: write 0.5 for half of the requests, "
+                "or leave it out"
+            )
+        if self.fail_volume is not None:
+            if self.fail_rate is None:
+                yield "fail_volume has no effect without fail_rate"
+            if isinstance(self.fail_volume, bool) or self.fail_volume < 1:
+                yield f"fail_volume {self.fail_volume!r} is not a whole number from 1 on"
+        if self.fail_timeout is not None and not self.counts_failures:
+            yield "fail_timeout has no effect without max_fails or fail_rate"
         yield from problems_of_duration("fail_timeout", self.fail_timeout, is_optional=True)
-        if self.track is not None and (self.check or self.agent_check is not None or self.max_fails):
-            yield "track takes another server's health over: give check, agent_check and max_fails to that server"
+        if self.track is not None and (self.check or self.agent_check is not None or self.counts_failures):
+            yield (
+                "track takes another server's health over: give check, agent_check, max_fails and fail_rate to that "
+                "server"
+            )
         if not self.is_url:
             if self.agent_check is not None:
                 yield "agent_check is for URLs: an app has no host on which an agent could be"
@@ -212,6 +231,11 @@ class ServerConfig:
                 yield "check: port is for URLs: an app has none"
         elif (self.agent_check is not None or (self.check and self.check.port is not None)) and self._is_socket:
             yield f"port has no effect with a UNIX socket ({self.target}): leave it out"
+
+    @property
+    def counts_failures(self) -> bool:
+        """Whether failed requests may take the server down (`max_fails`, `fail_rate`)."""
+        return self.max_fails > 0 or self.fail_rate is not None
 
     @property
     def _is_socket(self) -> bool:

@@ -52,9 +52,17 @@ class Server(ServerStatus):
       health is its own. HAProxy `track`.
     - `slowstart`: for how long its weight and `maxconn` grow after a recovery or maintenance, a duration. Default None:
       both are full at once. HAProxy `slowstart`.
-    - `max_fails`: after how many failed requests it gets no requests for `fail_timeout`. Default 0: failed requests are
-      not counted. nginx `max_fails`.
-    - `fail_timeout`: for how long that is, a duration. Default None: 10 s. nginx `fail_timeout`.
+    - `max_fails`: after how many failed requests it gets no requests for `fail_timeout`. A request has failed if there
+      was no complete response, or one with a status that the backend's `retry_on` names. The only server that is no
+      backup stays up. Default 0: any number may fail. nginx `max_fails`.
+    - `fail_rate`: from which share of failed requests on it gets no requests for `fail_timeout`, above 0 and up to 1: a
+      request that fails takes it down if at least `fail_volume` requests have ended there within the last
+      `fail_timeout` and at least this share of them has failed, itself included. Requests are counted by halves of that
+      time, so those of its beginning may be forgotten already. With or without `max_fails`, and what failed means is
+      the same. Default None: no share.
+    - `fail_volume`: how many requests that takes, from 1 on. Default None: 20.
+    - `fail_timeout`: for how long that is, a duration; and the time over which `fail_rate` counts. Default None: 10 s.
+      nginx `fail_timeout`.
 
     Raises `ConfigError` with every problem found. A `Server` belongs to one `Backend`. `weight`, `state`, `health`,
     `maxconn`, `instance`, and the `target` of a URL, may be assigned at run time; each assignment takes the backend's
@@ -86,6 +94,8 @@ class Server(ServerStatus):
         track: str | Server | None = None,
         slowstart: Duration | None = None,
         max_fails: int = 0,
+        fail_rate: float | None = None,
+        fail_volume: int | None = None,
         fail_timeout: Duration | None = None,
     ) -> None:
         config = ServerConfig(
@@ -107,6 +117,8 @@ class Server(ServerStatus):
             track=track,
             slowstart=slowstart,
             max_fails=max_fails,
+            fail_rate=fail_rate,
+            fail_volume=fail_volume,
             fail_timeout=fail_timeout,
         )
         self._start(config)
@@ -232,7 +244,6 @@ class Server(ServerStatus):
             self.move(config)
         self.config = config
         self.slowstart.configure(config.slowstart)
-        self.max_fails.configure(config.fail_timeout)
 
     def move(self, config: ServerConfig) -> None:
         """Take the address of `config`. Checks in flight to the old address are ignored, and the new one is checked at

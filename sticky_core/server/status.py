@@ -95,7 +95,7 @@ class ServerStatus:
         #: whether that change was announced before, so that it is no warning in logs
         self.was_announced = False
         self.slowstart = SlowStart(config.slowstart)
-        self.max_fails = MaxFails(config.max_fails, config.fail_timeout)
+        self.max_fails = MaxFails(config)
         self.draining = Drain()
         self._updated = 0.0  # when `refresh_state` was called last
         if self.is_unresolved:
@@ -286,8 +286,8 @@ class ServerStatus:
 
     @property
     def is_error_free(self) -> bool:
-        """Whether a further request that succeeds does not change its health."""
-        return not self.max_fails.count and (self.checking is None or self.checking.is_error_free)
+        """Whether a further request that succeeds changes nothing: neither its health nor what is counted."""
+        return self.max_fails.ignores_success and (self.checking is None or self.checking.is_error_free)
 
     # Derive
 

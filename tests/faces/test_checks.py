@@ -21,6 +21,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
+from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.health.check import Check, CheckResult
 from sticky_core.health.runtime import CheckRuntime
@@ -399,6 +400,27 @@ def test_failed_requests_are_counted_for_max_fails(face: Face) -> None:
     assert [get(cookie="SERVERID=s1").server for _ in range(2)] == ["s2", "s2"]
     assert backend["s1"].status == "DOWN"
     assert get(cookie="SERVERID=s1").decision.attempts == ("s2",)
+
+
+def test_share_of_failed_requests_takes_a_server_down(face: Face) -> None:
+    clock = ManualClock()
+    limits: dict[str, Any] = {"fail_rate": 0.5, "fail_volume": 4, "fail_timeout": 10}
+    servers = face.server("s1", **limits), face.server("s2"), face.server("s3", max_fails=1)
+    backend = face.backend(*servers, persist=PLAIN, retry_on="conn-failure 503", clock=clock)
+    get = face.client(backend)
+    s1, story = face.apps["s1"], []
+    for s1.status in (200, 200, 503, 404, 503, 503):  # the third failure is half of the requests: three of six
+        get(cookie="SERVERID=s1")
+        story.append(backend["s1"].status)
+    assert story == ["UP"] * 5 + ["DOWN"]
+    assert get(cookie="SERVERID=s1").decision.attempts[0] != "s1"
+    clock.advance(10)
+    s1.status = 200
+    assert get(cookie="SERVERID=s1").server == "s1" and backend["s1"].status == "UP"
+    s1.raises = ServerFailure(Failure.REFUSED)
+    for status in ("UP", "UP", "DOWN"):  # counted anew: one has succeeded, and three of four fail
+        assert get(cookie="SERVERID=s1").server != "s1"
+        assert backend["s1"].status == status
 
 
 def test_forked_child_starts_checks_of_its_own(face: Face) -> None:

@@ -299,13 +299,14 @@ def facts(web: Backend) -> dict[str, object]:
             server.usable,
             server.electable,
             server.counts_requests,
-            server.max_fails.limit,
+            (server.max_fails.limit, rate and (rate.rate, rate.volume, rate.window)),
             server.checking is not None and server.checking.check,
             server.tracks is not None and server.tracks.name,
             {tracker.name for tracker in server.trackers},
             server.draining.max_idle,
         )
         for server in snapshot.servers
+        for rate in (server.max_fails.rate,)
     }
     return known
 
@@ -314,6 +315,7 @@ def any_server(number: int, rng: random.Random, names: Sequence[str]) -> ServerC
     kinds: list[dict[str, Any]] = [
         {"maxconn": 3},
         {"max_fails": 2},
+        {"fail_rate": 0.5, "fail_volume": 3, "fail_timeout": 5},
         {"backup": True},
         {"check": Check("/x", observe="layer7", on_marked_down="shutdown-sessions")},
         {"track": rng.choice(names)},

@@ -125,7 +125,8 @@ def test_options_without_effect_are_refused(options: dict[str, Any], problem: st
         ({"track": "nowhere/s1"}, "there is no backend nowhere"),
         ({"track": "s1"}, "has no health of its own"),
         ({"track": "s2", "check": Check()}, "track takes another server's health over"),
-        ({"fail_timeout": 5}, "fail_timeout has no effect without max_fails"),
+        ({"fail_timeout": 5}, "fail_timeout has no effect without max_fails or fail_rate"),
+        ({"track": "s2", "fail_rate": 0.5}, "give check, agent_check, max_fails and fail_rate to that server"),
         ({"slowstart": 0}, "slowstart 0 is not above 0"),
         ({"slowstart": float("nan")}, "slowstart nan is not above 0"),
         (

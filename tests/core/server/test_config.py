@@ -105,6 +105,10 @@ def test_invalid_maxconn_and_maxqueue_are_refused(options: dict[str, Any], probl
         ),
         pytest.param({"tls": True}, "tls=True has the wrong type: write tls=TLS", id="a yes for tls"),
         pytest.param({"max_fails": "3"}, "max_fails='3' has the wrong type", id="a text to count"),
+        pytest.param({"fail_rate": "50%"}, "fail_rate='50%' has the wrong type: write 0.5", id="a text for a share"),
+        pytest.param(
+            {"fail_rate": 0.5, "fail_volume": 2.5}, "fail_volume=2.5 has the wrong type", id="a part of a request"
+        ),
         pytest.param({"pool_max_conn": "3"}, "pool_max_conn='3' has the wrong type", id="a text for a pool"),
     ],
 )
@@ -113,6 +117,26 @@ def test_options_of_the_wrong_type_are_refused_with_what_to_write(options: dict[
         Server(**{"name": "s1", "target": "https://10.0.0.1", **options})
     (only,) = refused.value.problems
     assert problem in only
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        pytest.param({"fail_rate": 0}, "fail_rate 0 is not a share above 0 and up to 1", id="no share"),
+        pytest.param({"fail_rate": 50}, "fail_rate 50 is not a share", id="percent"),
+        pytest.param({"fail_rate": True}, "fail_rate True is not a share", id="a yes"),
+        pytest.param({"fail_rate": float("nan")}, "fail_rate nan is not a share", id="no number"),
+        pytest.param({"fail_volume": 20}, "fail_volume has no effect without fail_rate", id="a volume for nothing"),
+        pytest.param({"fail_rate": 0.5, "fail_volume": 0}, "fail_volume 0 is not a whole number", id="no volume"),
+        pytest.param({"fail_rate": 0.5, "fail_volume": True}, "fail_volume True is not", id="a yes for a volume"),
+        pytest.param({"fail_rate": 0.5, "fail_timeout": 0}, "fail_timeout 0 is not above 0", id="no window"),
+    ],
+)
+def test_invalid_limits_of_failed_requests_are_refused(options: dict[str, Any], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        Server("s1", app, **options)
+    (only,) = refused.value.problems
+    assert only.startswith(f"server s1: {problem}")
 
 
 @pytest.mark.parametrize(
