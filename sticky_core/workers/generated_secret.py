@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from sticky_core.workers.directory import fcntl, is_at
+
 _SECRET: Final = re.compile(r"[0-9a-f]{16}\.[\w-]{43}", re.ASCII)
 
 
@@ -46,10 +48,18 @@ def restore_secret(directory: Path, secret: str, *, is_new: bool = False) -> str
             if found is not None:
                 os.replace(draft, directory / "secret")
                 return secret
-            with suppress(FileNotFoundError):
-                if read_secret(directory) is None:
-                    (directory / "secret").unlink()  # something that is no secret
-            with suppress(FileExistsError):
+            try:
                 os.link(draft, directory / "secret")  # it appears with all its content, and only the first succeeds
+            except FileExistsError:
+                _replace_unless_secret(draft, directory)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _replace_unless_secret(draft: Path, directory: Path) -> None:
+    """Replace what is no secret by `draft`. Of several workers the first does it: the others find another file then."""
+    path, module = directory / "secret", fcntl()
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        module.flock(file, module.LOCK_EX)
+        if is_at(file.fileno(), path) and read_secret(directory) is None:
+            os.replace(draft, path)

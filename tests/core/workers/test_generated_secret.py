@@ -1,6 +1,8 @@
 """The secret that workers generate: one for all, and the older one if a cleaned directory has led to two."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -55,3 +57,20 @@ def test_secret_that_appears_meanwhile_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", appear)
     assert shared_secret(tmp_path, "018c1a2b3c500000") == OLDER
     assert os.listdir(tmp_path) == ["secret"]
+
+
+@pytest.mark.parametrize("left", [None, "no secret"], ids=["new", "instead of what is no secret"])
+def test_workers_that_start_at_once_have_one_secret(tmp_path, left):
+    for attempt in range(100):
+        directory = tmp_path / f"{attempt}"
+        directory.mkdir()
+        if left is not None:
+            (directory / "secret").write_text(left)
+        start = threading.Barrier(8)
+
+        def generate(number, directory=directory, start=start):
+            start.wait()
+            return shared_secret(directory, f"{number:016x}")
+
+        with ThreadPoolExecutor(8) as workers:
+            assert {*workers.map(generate, range(8))} == {read_secret(directory)}
