@@ -21,6 +21,7 @@ class Decision:
         "_missing_keys",
         "_outer",
         "_responder",
+        "_retry_denied",
         "attempts",
         "backend",
         "claim_outcome",
@@ -94,6 +95,15 @@ class Decision:
         self._has_no_response = has_no_response
 
     @property
+    def retry_denied(self) -> bool:
+        """Whether a further attempt was denied by `retry_budget`."""
+        return getattr(self, "_retry_denied", False)
+
+    @retry_denied.setter
+    def retry_denied(self, retry_denied: bool) -> None:
+        self._retry_denied = retry_denied
+
+    @property
     def missing_keys(self) -> tuple[str, ...]:
         """Why samples had no key, if there is more to say than that they had none: a body or cookies were too long."""
         return getattr(self, "_missing_keys", ())
@@ -120,8 +130,10 @@ class Decision:
         if self.missing_keys:
             reason = f"{reason} ({'; '.join(self.missing_keys)})"
         if self.server is None:
-            return f"{reason}; no server could take the request"
-        return reason if self.claim is Claim.VALID else f"{reason}; balance chose {self.server}"
+            reason = f"{reason}; no server could take the request"
+        elif self.claim is not Claim.VALID:
+            reason = f"{reason}; balance chose {self.server}"
+        return f"{reason}; retry_budget denied a further attempt" if self.retry_denied else reason
 
     def __str__(self) -> str:
         """Return the decision as the debug header has it."""

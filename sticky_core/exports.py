@@ -41,6 +41,7 @@ __all__ = [
     "Redis",
     "RemoteAppError",
     "Resolvers",
+    "RetryBudget",
     "Route",
     "Server",
     "ServerConfig",
@@ -66,6 +67,7 @@ __all__ = [
 _MODULES = {
     "backend.backend": ("Backend", "BackendConfig"),
     "backend.events": ("Events", "StateChange"),
+    "backend.retries": ("RetryBudget",),
     "decision": ("Decision",),
     "dns.resolvers": ("Address", "Resolvers"),
     "errors": ("ConfigError", "Failure", "ServerFailure"),
@@ -114,6 +116,7 @@ else:  # for type checkers, and for the reference
     from sticky_core import samples
     from sticky_core.backend.backend import Backend, BackendConfig
     from sticky_core.backend.events import Events, StateChange
+    from sticky_core.backend.retries import RetryBudget
     from sticky_core.balance import *
     from sticky_core.decision import Decision
     from sticky_core.dns.resolvers import Address, Resolvers

@@ -21,7 +21,7 @@ from sticky_core.backend.milestone import Drained
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
 from sticky_core.backend.reconfigure import Reconfigure
-from sticky_core.backend.retries import Retries
+from sticky_core.backend.retries import Retries, RetryBudget
 from sticky_core.backend.snapshot import Snapshot
 from sticky_core.backend.tracking import find_tracked, register
 from sticky_core.backend.validation import (
@@ -47,6 +47,7 @@ from sticky_core.server.server import Server
 from sticky_core.stores.shared_store import SharedStore
 
 if TYPE_CHECKING:
+    from sticky_core.backend.granted_retries import GrantedRetries
     from sticky_core.backend.plan import Plan
 
 __all__ = ["Backend", "BackendComponent", "BackendConfig", "OnEmpty", "Unavailable"]
@@ -70,6 +71,10 @@ class Backend:
       is known that no server has executed the request. The others (`empty-response`, `junk-response`,
       `response-timeout`, statuses such as `503`, `all-retryable-errors`) lead to a further attempt only if the method
       is idempotent and the body can be replayed. HAProxy `retry-on`.
+    - `retry_budget`: how many of the requests in flight may be retries: a number such as 0.2, for at most a fifth of
+      them and always 10 a second, or a `RetryBudget`. A request that is denied a retry ends with its failure, or with
+      the response that it has. Default None: all retries that `retries` allows are made. Envoy `retry_budget`, Linkerd
+      `retryBudget`.
     - `redispatch`: which server gets a further attempt: another one at once (True), the same one after a pause (False),
       another one at every nth retry (n), or at the nth before the last (-n). Default True. HAProxy `option redispatch`.
     - `retry_body_limit`: how many bytes of a request body are kept to be replayed. Default 65536 (HAProxy: 16384).
@@ -124,6 +129,7 @@ class Backend:
         persist: Persist | Sequence[Persist] = (),
         retries: int = 3,
         retry_on: str | Sequence[str] = "conn-failure",
+        retry_budget: RetryBudget | float | None = None,
         redispatch: bool | int = True,
         retry_body_limit: int = 65536,
         idempotency_key: bool = False,
@@ -157,6 +163,7 @@ class Backend:
                 persist=persists,
                 retries=retries,
                 retry_on=tuple(retry_on.split() if isinstance(retry_on, str) else map(str, retry_on)),
+                retry_budget=retry_budget,
                 redispatch=redispatch,
                 unavailable=unavailable,
                 retry_body_limit=retry_body_limit,
@@ -213,6 +220,7 @@ class Backend:
         self.components: dict[object, BackendComponent] = {}
         #: how often functions of the configuration have raised (`counts`); requests go on without them
         self.function_failures = FunctionFailures(name)
+        self._granted_retries: GrantedRetries | None = None
         self._checks_owner: object = None
 
         problems += (f"backend {name}: {problem}" for problem in attach_problems(servers))
@@ -265,6 +273,17 @@ class Backend:
         """
         queue = self.placement.queue
         return queue.waiting if server is None else queue.waiting_for(server)
+
+    @property
+    def granted_retries(self) -> GrantedRetries:
+        """The retries in flight (`in_flight`), if there is a `retry_budget`, and how many it has denied (`denied`)."""
+        if self._granted_retries is None:
+            from sticky_core.backend.granted_retries import GrantedRetries  # most backends have no budget
+
+            with self.placement.lock:
+                if self._granted_retries is None:
+                    self._granted_retries = GrantedRetries(self.name, self.clock)
+        return self._granted_retries
 
     def __getitem__(self, name: str) -> Server:
         """Return the server called `name`; KeyError if there is none."""
@@ -399,6 +418,8 @@ class Backend:
         self.placement.after_fork()
         self.monitor.after_fork()
         self.function_failures.after_fork()
+        if self._granted_retries is not None:
+            self._granted_retries.after_fork()
         self._checks_owner = None
         for component in self.components.values():
             component.after_fork()

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import field, fields
 from typing import Literal, cast
 
-from sticky_core.backend.retries import Retries
+from sticky_core.backend.retries import Retries, RetryBudget
 from sticky_core.balance.algorithm import Balance
 from sticky_core.deferred.dataclass import dataclass
-from sticky_core.errors import raise_problems
+from sticky_core.errors import collect_problems, raise_problems
 from sticky_core.health.check import Check
 from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
@@ -28,6 +28,7 @@ OnEmpty = Literal["fail", "panic"]
 _TYPES = (
     ("name", str, "a text"),
     ("timeouts", Timeouts, "timeouts=Timeouts(server=30)"),
+    ("retry_budget", None | RetryBudget | int | float, "retry_budget=0.2 for a fifth of the requests in flight"),
     ("forward", Forward, "forward=Forward(...)"),
     ("retry_body_limit", int, "a number of bytes"),
     ("idempotency_key", bool, "True, and the client sends the header Idempotency-Key"),
@@ -45,6 +46,7 @@ class BackendConfig:
     persist: tuple[Persist, ...] = ()
     retries: int = 3
     retry_on: tuple[str, ...] = ("conn-failure",)
+    retry_budget: RetryBudget | float | None = None  #: a number is made a `RetryBudget`
     redispatch: bool | int = True
     unavailable: Unavailable = "redispatch"
     retry_body_limit: int = 65536
@@ -62,7 +64,11 @@ class BackendConfig:
 
     def __post_init__(self) -> None:
         raise_problems(f"backend {self.name}: {problem}" for problem in type_problems(self, _TYPES))
-        raise_problems(f"backend {self.name}: {problem}" for problem in self._problems())
+        problems: list[str] = []
+        with collect_problems(problems):  # so that two configurations are equal however the budget was written
+            object.__setattr__(self, "retry_budget", RetryBudget.of(self.retry_budget))
+        problems += self._problems()
+        raise_problems(f"backend {self.name}: {problem}" for problem in problems)
 
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
@@ -76,6 +82,8 @@ class BackendConfig:
         for name, count in _repeated(cookie.name for cookie in self.cookie_scopes):
             yield f"persists by cookie {name} in {count} ways that would undo each other: give each a name of its own"
         yield from Retries(self.retries, self.retry_on, self.redispatch).problems()
+        if self.retry_budget is not None and (self.retries == 0 or self.retry_on in ((), ("none",))):
+            yield f"retry_budget has no effect {'with retries=0' if self.retries == 0 else 'without retry_on'}"
         if self.retry_body_limit < 0:
             yield f"retry_body_limit {self.retry_body_limit} is below 0"
         if self.unavailable not in ("redispatch", "fail"):

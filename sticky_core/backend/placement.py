@@ -128,6 +128,17 @@ class Placement:
             return None
         return self.enqueue(Ticket(server, tried, snapshot.members))
 
+    def count_requests(self) -> int:
+        """Return how many requests are in flight at the servers in force, and how many wait in their queues. This looks
+        at every server, and each changes meanwhile: it is for a decision about shares.
+        """
+        snapshot = self._backend.snapshot
+        requests = sum(len(server.in_flight) for server in snapshot.servers)
+        if snapshot.counts_requests:  # else there are no queues
+            with self.lock:
+                requests += self.queue.total
+        return requests
+
     # Acquire and release slots
 
     def acquire(self, server: Server) -> None:

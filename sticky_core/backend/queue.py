@@ -66,6 +66,11 @@ class Queue:
         """How many requests wait for whichever server has a free slot first."""
         return len(self._for_any_server)
 
+    @property
+    def total(self) -> int:
+        """How many requests wait at all."""
+        return self.waiting + sum(map(len, self._by_server.values()))
+
     def join(self, ticket: Ticket) -> None:
         """Put a ticket at the end of its queue."""
         self._tickets(ticket)[ticket] = None

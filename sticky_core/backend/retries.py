@@ -1,12 +1,15 @@
-"""Retries: when a request is replayed, and at which server (HAProxy `retries`, `retry-on`, `option redispatch`)."""
+"""Retries: when a request is replayed, and at which server (HAProxy `retries`, `retry-on`, `option redispatch`), and
+how many of the requests in flight may be retries (Envoy `retry_budget`, Linkerd `retryBudget`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from math import inf
 
 from sticky_core.deferred.dataclass import dataclass
-from sticky_core.errors import Failure
+from sticky_core.errors import Failure, raise_problems
 
 _WORDS = frozenset(failure.retry_word for failure in Failure if failure.retry_word)
 #: accepted because HAProxy has it; it never happens here, without TLS 0-RTT
@@ -78,6 +81,43 @@ class Retries:
         if n > 0:
             return retry % n == 0
         return n < 0 and retry % max(self.retries + 1 + n, 1) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """How many retries a backend allows. A retry is allowed if either option allows it.
+
+    - `share`: at most this share of the requests in flight at the backend may be retries, a number from 0 to 1, default
+      0.2 (Envoy `budget_percent`, Linkerd `retryRatio`). Requests that wait in a queue, or in the pause before a
+      retry, are in flight.
+    - `per_second`: so many retries a second are always allowed, a number of at least 0, default 10; as many may come at
+      once (Linkerd `minRetriesPerSecond`). It lets a backend with few requests retry at all.
+
+    Raises `ConfigError` for a value out of range, and if both are 0.
+    """
+
+    share: float = 0.2
+    per_second: float = 10
+
+    @classmethod
+    def of(cls, given: RetryBudget | float | None) -> RetryBudget | None:
+        """Return the budget that `given` stands for: a number is its share."""
+        return given if given is None or isinstance(given, RetryBudget) else cls(given)
+
+    def __post_init__(self) -> None:
+        raise_problems(f"retry_budget: {problem}" for problem in self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not _is_number(self.share) or not 0 <= self.share <= 1:
+            yield f"share {self.share!r} is not a share: write 0.2 for a fifth of the requests in flight"
+        if not _is_number(self.per_second) or not 0 <= self.per_second < inf:
+            yield f"per_second {self.per_second!r} is no number of retries a second: write 10, or 0 for none"
+        if self.share == self.per_second == 0:
+            yield "share=0 and per_second=0 allow no retry at all: write retries=0 for that"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _joined(words: Iterable[str]) -> str:

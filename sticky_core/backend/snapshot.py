@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from sticky_core.backend.balancing import Balancing
 from sticky_core.backend.config import BackendConfig, Unavailable
 from sticky_core.backend.difference import ServerDifference
-from sticky_core.backend.retries import Retries
+from sticky_core.backend.retries import Retries, RetryBudget
 from sticky_core.clock import Clock, Rng
 from sticky_core.decision import Decision
 from sticky_core.deferred.dataclass import dataclass
@@ -37,6 +37,7 @@ class Snapshot:
     log: Callable[[Decision], None] | None
     clock: Clock
     retries: Retries
+    retry_budget: RetryBudget | None  #: None: each retry that `retries` allows is made
     trusted_proxies: Networks | None  #: the proxies that are trusted about the client; None: there are none
     balancing: Balancing
     persistence: Persistence | None
@@ -176,6 +177,7 @@ class Snapshot:
             log=log,
             clock=clock,
             retries=retries,
+            retry_budget=RetryBudget.of(config.retry_budget),
             trusted_proxies=before.trusted_proxies
             if before is not None and before.config.forward is forward
             else Networks(forward.trusted_proxies)

@@ -16,6 +16,7 @@ from sticky_core.stores.store import StoreCommand, StoreQuery
 
 if TYPE_CHECKING:
     from sticky_core.backend.backend import Backend
+    from sticky_core.backend.granted_retries import RetryGrant
     from sticky_core.backend.snapshot import Snapshot
 
 RawRequest = TypeVar("RawRequest")  # a scope, an environ
@@ -63,6 +64,7 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
         "_queries",
         "_reported_attempts",
         "_reservations",
+        "_retry_grants",
         "_tried",
         "_writes",
         "body",
@@ -98,6 +100,7 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     _queries: dict[StoreCommand, StoreQuery]  # queries that stores have replied to
     _reported_attempts: int  # how many attempts have been reported (`Reporting`)
     _reservations: Sequence[Reservation]  # reserved for the first server
+    _retry_grants: tuple[RetryGrant, ...]  # the retries that the budget has granted (`BudgetedRetry`)
     _tried: tuple[Server, ...]  # not set where the first server was remembered: then it is the only one
     _writes: list[tuple[SharedTable, str, StoreQuery]]  # writes that stores have not got yet
 

@@ -110,9 +110,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
     def retry(self, failure: Failure) -> Step:
         """Return the next step for a request that may be replayed."""
         self._tried = self.tried  # where the first server was remembered, this was not set
-        match choose_retry(self, failure, len(self.decision.failures)):
-            case Retry.NOWHERE:
-                return UNAVAILABLE
+        retry = choose_retry(self, failure, len(self.decision.failures))
+        if retry is Retry.NOWHERE or not self.acquire_retry(failure):
+            return UNAVAILABLE
+        match retry:
             case Retry.SAME_SERVER:
                 return self.place(self.tried[-1])
             case Retry.SAME_SERVER_AFTER_PAUSE:
@@ -120,6 +121,10 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             case Retry.OTHER_SERVER:
                 self.mark_redispatched(Reason.FAILED)
                 return self.choose()
+
+    def acquire_retry(self, failure: Failure) -> bool:
+        """Return whether a retry after `failure` is allowed (`BudgetedRetry`)."""
+        return True
 
     def resume(self, need: NeedSlot, woken: bool) -> Step:
         """Return the next step after the wait of `need`. `woken`: whether the wait was ended before its time."""

@@ -48,9 +48,13 @@ class TransactionVariants(Generic[T]):
         bases: list[type] = []
         if snapshot.observes:
             bases.append(Reporting)
+        if snapshot.retry_budget is not None:
+            from sticky_core.transaction.budgeted_retry import BudgetedRetry
+
+            bases.append(BudgetedRetry)
         if snapshot.retries.statuses:
             bases.append(self._status_retry)
-        return tuple(bases) if bases and bases[-1] is not Reporting else (*bases, self._plain)
+        return tuple(bases) if bases and bases[-1] is self._status_retry else (*bases, self._plain)
 
 
 def _build(bases: tuple[type, ...], attributes: dict[str, object]) -> type[Any]:

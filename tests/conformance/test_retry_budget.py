@@ -1,0 +1,134 @@
+"""Fifty requests at once to five dead servers, through a real server of each face: how many attempts there are with and
+without a `retry_budget`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+import uvicorn
+import waitress  # type: ignore[import-untyped]  # it has no types
+
+import sticky_asgi
+import sticky_wsgi
+from sticky_core.backend.backend import Backend
+from sticky_core.backend.retries import RetryBudget
+from sticky_core.clock import ManualClock
+from sticky_core.decision import Decision
+from sticky_core.server.server import Server
+from tests.conformance.origins import bound
+
+HOST = "127.0.0.1"
+DEADLINE = 300.0
+REQUESTS = 50
+SERVERS = 5
+
+
+class MeetingAsgi:
+    """An app around another that passes requests on when all have arrived."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._arrived = 0
+        self._all = anyio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            self._arrived += 1
+            if self._arrived == REQUESTS:
+                self._all.set()
+            await self._all.wait()
+        await self._app(scope, receive, send)
+
+
+def meeting_wsgi(app: Any) -> Any:
+    """Return an app around another that passes requests on when all have arrived."""
+    barrier = threading.Barrier(REQUESTS)
+
+    def meeting(environ: Any, start_response: Any) -> Any:
+        barrier.wait(DEADLINE)
+        return app(environ, start_response)
+
+    return meeting
+
+
+def serve_by_uvicorn(backend: Backend, stack: ExitStack, until: Callable[..., None]) -> int:
+    app: Any = MeetingAsgi(sticky_asgi.Dispatcher(backend))
+    server = uvicorn.Server(uvicorn.Config(app, HOST, 0, log_level="critical", ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(setattr, server, "should_exit", True)
+    until(lambda: server.started, "the gateway listens")
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return port
+
+
+def serve_by_waitress(backend: Backend, stack: ExitStack, until: Callable[..., None]) -> int:
+    dispatcher = sticky_wsgi.Dispatcher(backend)
+    server: Any = waitress.create_server(meeting_wsgi(dispatcher), host=HOST, port=0, threads=REQUESTS)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    stack.callback(dispatcher.replicas.stop)
+    stack.callback(server.task_dispatcher.shutdown)
+    stack.callback(thread.join)
+    stack.callback(server.trigger.pull_trigger, server.close)
+    port: int = server.effective_port
+    return port
+
+
+@pytest.fixture(params=[serve_by_uvicorn, serve_by_waitress], ids=["uvicorn", "waitress"])
+def serve(request: pytest.FixtureRequest, until: Callable[..., None]) -> Iterator[Callable[[Backend], int]]:
+    with ExitStack() as stack:
+        yield partial(request.param, stack=stack, until=until)
+
+
+def fetch(port: int) -> int:
+    connection = http.client.HTTPConnection(HOST, port, timeout=DEADLINE)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "budget, least, most",
+    [
+        pytest.param(None, 250, 250, id="without"),
+        pytest.param(RetryBudget(share=0, per_second=10), 60, 60, id="ten retries a second"),
+        pytest.param(RetryBudget(share=0.2, per_second=10), 60, 249, id="a fifth, and ten a second"),
+    ],
+)
+def test_budget_limits_the_attempts_of_fifty_requests_at_five_dead_servers(serve, budget, least, most):
+    decisions: list[Decision] = []
+    with ExitStack() as stack:
+        dead = [stack.enter_context(bound()) for _ in range(SERVERS)]  # bound, but not listening: they refuse
+        servers = [Server(f"s{number}", f"http://{HOST}:{end.getsockname()[1]}") for number, end in enumerate(dead, 1)]
+        backend = Backend(
+            "web",
+            servers,
+            retries=SERVERS - 1,
+            retry_budget=budget,
+            log=decisions.append,
+            clock=ManualClock(),  # so that a slow machine has no further second
+        )
+        port = serve(backend)
+        with ThreadPoolExecutor(REQUESTS) as clients:
+            statuses = [*clients.map(fetch, [port] * REQUESTS)]
+    assert statuses == [503] * REQUESTS
+    attempts = sum(len(decision.attempts) for decision in decisions)
+    assert least <= attempts <= most
+    denied = sum(decision.retry_denied for decision in decisions)
+    assert bool(denied) is (budget is not None)
+    if budget is not None:
+        assert backend.granted_retries.denied == denied
+    assert backend.granted_retries.in_flight == 0
