@@ -62,7 +62,19 @@ class Replicas(CoreReplicas):
 
     @property
     def _background_is_running(self) -> bool:
-        return self.checks.has_owner and self.discovery.has_owner and not self.discovery.is_pending
+        return self.checks.has_owner and self.discovery.has_owner and not self.is_starting
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether requests have to wait for the first addresses, or for the first checks."""
+        return self.discovery.is_pending or self.checks.are_pending
+
+    async def wait_until_started(self) -> None:
+        """Wait for the first addresses and the first checks."""
+        if self.discovery.is_pending:
+            await self.discovery.wait_for_first_answers()
+        if self.checks.are_pending:
+            await self.checks.wait_for_first_checks()
 
     def get_ready(self) -> None:
         if not self.checks.has_owner and self.lifespans is None:

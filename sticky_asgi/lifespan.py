@@ -258,6 +258,9 @@ class Lifespans:
                         return failure
             replicas.start()
             replicas.checks.start_in(self._group)
+            replicas.backend.monitor.begin_startup()  # those of all backends run side by side
+        for replicas in self._owned:
+            await replicas.checks.wait_for_first_checks()
         return None
 
     async def _start_replica(self, replicas: Replicas, server: Server) -> StartFailure | None:

@@ -63,8 +63,8 @@ class DispatchApp(InsertsCookies):
                 receive, send = websocket.receive, websocket.send
         if not replicas.is_ready:
             replicas.get_ready()
-            if replicas.discovery.is_pending:
-                await replicas.discovery.wait_for_first_answers()
+            if replicas.is_starting:
+                await replicas.wait_until_started()
         transaction = replicas.transaction_class()
         transaction.snapshot = replicas.snapshot
         transaction.owner = replicas.backend

@@ -45,7 +45,12 @@ class Replicas(CoreReplicas):
 
     @property
     def _background_is_running(self) -> bool:
-        return self.checks.has_owner and self.discovery.has_owner and not self.discovery.is_pending
+        return self.checks.has_owner and self.discovery.has_owner and not self.is_starting
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether requests have to wait for the first addresses, or for the first checks."""
+        return self.discovery.is_pending or self.checks.are_pending
 
     def get_ready(self) -> None:
         if not self.apps_built:
@@ -57,6 +62,8 @@ class Replicas(CoreReplicas):
             self.discovery.start()
         if self.discovery.is_pending:
             self.discovery.wait_for_first_answers()
+        if self.checks.are_pending:
+            self.checks.wait_for_first_checks()
         super().get_ready()
 
     def build_app(self, server: Server) -> App | None:

@@ -49,11 +49,27 @@ class Checks(BackgroundTask):
     @property
     def has_owner(self) -> bool:
         """Whether the checks run, on this event loop or on another; true as well if there are none."""
-        return not self._backend.checked or not self._backend.checks_are_free
+        return not self._backend.has_checks or not self._backend.checks_are_free
+
+    @property
+    def are_pending(self) -> bool:
+        """Whether requests have to wait for the first checks (`Check.startup`)."""
+        return not self._backend.monitor.first_checks.is_over
+
+    async def wait_for_first_checks(self) -> None:
+        """Wait until each server with `startup="wait"` has been checked once, no longer than that may take."""
+        monitor = self._backend.monitor
+        monitor.begin_startup()
+        first_checks = monitor.first_checks
+        if not first_checks.is_over:
+            with anyio.move_on_after(first_checks.timeout) as scope:
+                await first_checks.startup
+            if scope.cancelled_caught:
+                monitor.end_startup()
 
     @property
     def is_needed(self) -> bool:
-        return self._backend.checked
+        return self._backend.has_checks
 
     def _acquire(self) -> bool:
         self._changed = anyio.Event()
@@ -64,8 +80,10 @@ class Checks(BackgroundTask):
         self._backend.monitor.schedule_timers()
 
     async def _run_forever(self) -> None:
-        # An event loop that runs for one request ends before any check begins, which would have to be cancelled.
-        await anyio.sleep(_START_DELAY)
+        # An event loop that runs for one request ends before any check begins, which would have to be cancelled, unless
+        # that request waits for checks.
+        if not self._backend.monitor.first_checks.are_awaited:
+            await anyio.sleep(_START_DELAY)
         native: object = anyio.lowlevel.current_token().native_token
         self._loop = native if isinstance(native, asyncio.AbstractEventLoop) else None
         self._network = Network(self._loop)

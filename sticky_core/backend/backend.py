@@ -17,7 +17,7 @@ from sticky_core.backend.component import BackendComponent
 from sticky_core.backend.config import BackendConfig, OnEmpty, Unavailable
 from sticky_core.backend.events import Events, StateChange
 from sticky_core.backend.function_failures import FunctionFailures
-from sticky_core.backend.milestone import Drained
+from sticky_core.backend.milestone import Drained, Milestone
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
 from sticky_core.backend.reconfigure import Reconfigure
@@ -263,9 +263,9 @@ class Backend:
         return self.snapshot.stores
 
     @property
-    def checked(self) -> bool:
+    def has_checks(self) -> bool:
         """Whether some servers have checks or agents."""
-        return self.snapshot.checked
+        return self.snapshot.has_checks
 
     def qcur(self, server: Server | None = None) -> int:
         """Return how many requests wait for `server`; None: for whichever server has a free slot first (HAProxy
@@ -354,6 +354,19 @@ class Backend:
         over them: `for` in a thread, `async for` on an event loop. `close()`, or the end of its `with`, ends it.
         """
         return Events(self.monitor.announcements.bus, callback)
+
+    @property
+    def checked(self) -> Milestone:
+        """What is reached once every server has been checked, since checks were started in this process: `await` it on
+        an event loop, or `wait()` for it in a thread; `reached` is whether it is reached. A check that has failed
+        counts. Servers without a check of their own, in maintenance or without an address are not waited for, so it is
+        reached at once where there are no checks.
+
+        It stays reached, and `checked` is another one as soon as a server is not checked yet: after a change that adds
+        servers, or after maintenance that has begun before the server's first check. So `await backend.add(...)`, then
+        `await backend.checked`.
+        """
+        return self.monitor.first_checks.checked
 
     def drained(self, name: str) -> Drained:
         """Return a `Drained`, to `await` or `wait()` for, that waits until the server called `name` is drained. It is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from sticky_core.backend.event_loop import EventLoop
@@ -38,20 +38,27 @@ class Milestone:
                 return
         callback()
 
+    def _unsubscribe(self, callbacks: Sequence[Callable[[], object]]) -> None:
+        with self._lock:
+            self._callbacks = [each for each in self._callbacks if each not in callbacks]
+
     def wait(self, timeout: float | None = None) -> bool:
         """Return whether it is reached within `timeout` seconds; None: wait until it is."""
         event = threading.Event()
         self._subscribe(event.set)
         left = timeout
-        while not self.reached:
-            if left is not None and left <= 0:
-                return False
-            pause = POLL_INTERVAL if left is None else min(POLL_INTERVAL, left)
-            event.wait(pause)
-            if left is not None:
-                left -= pause
-            if self._poll is not None:
-                self._poll()
+        try:
+            while not self.reached:
+                if left is not None and left <= 0:
+                    return False
+                pause = POLL_INTERVAL if left is None else min(POLL_INTERVAL, left)
+                event.wait(pause)
+                if left is not None:
+                    left -= pause
+                if self._poll is not None:
+                    self._poll()
+        finally:
+            self._unsubscribe([event.set])
         return True
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -65,10 +72,11 @@ class Milestone:
             self._subscribe(callback)
 
         while not self.reached:
-            await EventLoop.current_wait()(subscribe, POLL_INTERVAL)
-            with self._lock:
-                self._callbacks = [callback for callback in self._callbacks if callback not in own]
-            own.clear()
+            try:
+                await EventLoop.current_wait()(subscribe, POLL_INTERVAL)
+            finally:  # also if this is cancelled
+                self._unsubscribe(own)
+                own.clear()
             if self._poll is not None:
                 self._poll()
 

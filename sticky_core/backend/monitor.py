@@ -13,6 +13,7 @@ from sticky_core.backend.announcements import Announcements
 from sticky_core.backend.change import Change
 from sticky_core.backend.change_lock import ChangeLock
 from sticky_core.backend.events import StateChange
+from sticky_core.backend.first_checks import FirstChecks
 from sticky_core.backend.placement import Placement
 from sticky_core.backend.queue import Ticket
 from sticky_core.backend.state import BackendState
@@ -35,6 +36,7 @@ class Monitor:
         self._placement = placement
         self._deadlines = placement.deadlines
         self.announcements = Announcements(backend.name, change_lock)
+        self.first_checks = FirstChecks(backend)
         #: whether health is ignored at present, because too few servers are up (`on_empty="panic"`)
         self.panics = False
         self._is_empty = False  # whether no server was serving clients at the last change
@@ -53,6 +55,8 @@ class Monitor:
             if not server.electable:  # balance takes it to be electable until it is notified
                 snapshot.state_changed(server)
             self._deadlines.update(server)
+        self.first_checks.update(snapshot.servers)
+        self.first_checks.publish()
         self.refresh_timers()
 
     # A server changes
@@ -83,6 +87,7 @@ class Monitor:
         woken = self._placement.state_changed(server)
         if after != before:
             woken += self._update_panic()
+            self.first_checks.update(server.as_tuple)  # maintenance may have begun or ended
         server.reason, server.was_announced = "", False
         return woken
 
@@ -92,6 +97,7 @@ class Monitor:
         """
         self._placement.wake(woken)
         self.announcements.publish(servers)
+        self.first_checks.publish()
 
     def on_swap(self, change: Change, servers: Iterable[Server], now: float) -> list[Ticket]:
         """Watch the servers of the snapshot that was put in force, and no longer those that `change` removes.
@@ -116,6 +122,7 @@ class Monitor:
                 self._announce(server, before, server.status)
         for server in servers:
             woken += self._placement.state_changed(server)
+        self.first_checks.update([*servers, *change.removed])
         return woken + self._update_panic()
 
     # Panic
@@ -209,6 +216,35 @@ class Monitor:
         """Drop the timer of `server`, which is removed. Under the lock."""
         self._deadlines.remove(server)
 
+    # The first checks
+
+    def begin_startup(self) -> None:
+        """Wait for the first checks of the servers as they are now, unless that has begun: `first_checks.startup`."""
+        if self.first_checks.has_begun:
+            return
+        with self._placement.lock:
+            self.first_checks.begin(self._backend.clock.monotonic())
+            self.refresh_timers()
+        self.publish([])
+
+    def end_startup(self) -> None:
+        """Wait no longer for first checks, which have taken longer than they may."""
+        with self._placement.lock:
+            names = self.first_checks.give_up()
+            self.refresh_timers()
+        if names:
+            text = "backend %s: no result of the first check of %s after %g s: requests are served without it"
+            values = self._backend.name, ", ".join(names), self.first_checks.timeout
+            self.announcements.queue_log_line(logging.WARNING, text, *values)
+        self.publish([])
+
+    def forget_first_checks(self) -> None:
+        """Take all servers as unchecked: checks have ended. When they are started again, the start waits again."""
+        with self._placement.lock:
+            self.first_checks.restart()
+            self.refresh_timers()
+        self.publish([])
+
     # Checks, agents and requests report
 
     def record_check(self, server: Server, result: CheckResult, checking: CheckRuntime | None = None) -> None:
@@ -219,10 +255,14 @@ class Monitor:
             running = server.checking
             if running is None or server.removed or (checking is not None and checking is not running):
                 return
+            is_first = not running.has_run
             running.record_check(result, self._backend.clock.monotonic())
             if server.in_maint:
                 return  # the check was in flight when maintenance began
             woken = self._apply_health(server, str(result))
+            if is_first:
+                self.first_checks.update(server.as_tuple)
+                self.refresh_timers()
         self.publish(woken, server)
 
     def _apply_health(self, server: Server, why: str) -> list[Ticket]:
@@ -303,6 +343,7 @@ class Monitor:
     def after_fork(self) -> None:
         """Discard what belongs to the parent process. Called in a forked child."""
         self.announcements.after_fork()
+        self.first_checks.after_fork()
         for server in self._backend.snapshot.servers:
             for checking in (server.checking, server.agent):
                 if checking is not None:

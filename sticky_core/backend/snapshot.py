@@ -51,7 +51,7 @@ class Snapshot:
     counts_requests: bool  #: whether `acquired` and `released` must be called: for balance, or because of `maxconn`
     #: whether a request may have to be read more than once, or whether it matters when its client disconnects
     needs_replay: bool
-    checked: bool  #: whether some servers have checks or agents
+    has_checks: bool  #: whether some servers have checks or agents
     observes: bool  #: whether results and latencies of requests must be recorded
     shuts_down_sessions: bool  #: whether requests in flight at a server that goes down are ended (`on_marked_down`)
     shuts_down_backup_sessions: bool  #: whether a server that is back ends those at backups (`on_marked_up`)
@@ -192,7 +192,7 @@ class Snapshot:
             unavailable=config.unavailable,
             counts_requests=balancing.algorithm.counts_requests or is_limited,
             needs_replay=retries.needs_replay or is_limited or observes or kinds["url"] > 0,
-            checked=kinds["check"] > 0 or kinds["agent"] > 0,
+            has_checks=kinds["check"] > 0 or kinds["agent"] > 0,
             observes=observes,
             shuts_down_sessions=kinds["on_marked_down"] > 0,
             shuts_down_backup_sessions=kinds["on_marked_up"] > 0,

@@ -26,3 +26,8 @@ class BackendState(Protocol):
     servers_by_name: dict[str, Server]
     components: dict[object, BackendComponent]
     function_failures: FunctionFailures
+
+    @property
+    def checks_are_free(self) -> bool:
+        """Whether nothing runs the checks."""
+        ...

@@ -13,6 +13,7 @@ from sticky_core.deferred.dataclass import dataclass
 from sticky_core.durations import Duration, problems_of_duration
 from sticky_core.errors import raise_problems
 from sticky_core.health.expect import Expect
+from sticky_core.options.spelling import problem_of_word
 from sticky_core.options.types import type_problems
 from sticky_core.options.unset import UNSET, NotGiven
 
@@ -21,6 +22,7 @@ Observe = Literal["layer4", "layer7"]
 OnError = Literal["fail-check", "fastinter", "sudden-death", "mark-down"]
 OnMarkedDown = Literal["shutdown-sessions"]
 OnMarkedUp = Literal["shutdown-backup-sessions"]
+Startup = Literal["proceed", "wait"]
 
 #: A function of the user that replaces the built-in probe: it gets the server and returns True, False or a
 #: `CheckResult`; in the ASGI face it may be a coroutine function.
@@ -137,6 +139,10 @@ class Check:
     - `spread`: by how many percent the intervals vary at random, int from 0 to 50, 0 (`spread-checks`).
     - `init_state`: the assumed state before the first check, `"up"`, `"down"`, `"fully-up"` or `"fully-down"`; `"up"`
       by default (`init-state`).
+    - `startup`: what the start does until the server has been checked once: `"proceed"`: requests may come before that;
+      `"wait"`: the lifespan's startup waits, and where no lifespan runs the first requests do. `"proceed"` by default.
+      A check that has failed or timed out counts. With `"wait"` the first checks of all servers run at once. A server
+      in maintenance, or without an address, is not waited for.
     - `port`: the port to connect to, int, that of the server's URL by default (`port`).
     - `observe`: which events of clients' requests count as well: None (none of them), `"layer4"` (connections) or
       `"layer7"` (responses too); None by default (`observe`).
@@ -166,6 +172,7 @@ class Check:
     timeout: Duration | None = field(default=None, kw_only=True)
     spread: int = field(default=0, kw_only=True)
     init_state: InitState = field(default="up", kw_only=True)
+    startup: Startup = field(default="proceed", kw_only=True)
     port: int | None = field(default=None, kw_only=True)
     observe: Observe | None = field(default=None, kw_only=True)
     error_limit: int | NotGiven = field(default=UNSET, kw_only=True)
@@ -191,12 +198,27 @@ class Check:
             yield f"probe {self.probe!r} can't be called"
         if self.probe is not None and self.port is not None:
             yield "port has no effect with a probe: leave it out"
+        yield from self._problems_of_startup()
         if self.observe is None:
             for name in _OBSERVE_ONLY:
                 if name in given:
                     yield f"{name} has no effect without observe: add observe='layer7', or leave it out"
         yield from self._problems_of_times()
         yield from self._problems_of_choices()
+
+    def _problems_of_startup(self) -> Iterator[str]:
+        if self.startup != "wait":
+            return
+        for state, option, change in (
+            ("fully-up", "fall", "takes no server down"),
+            ("fully-down", "rise", "brings no server up"),
+        ):
+            number = getattr(self, option)
+            if self.init_state == state and _is_count(number) and number > 1:
+                yield (
+                    f"startup='wait' waits for one check, which {change} with init_state={state!r} and {option}="
+                    f"{number}: write init_state={state.removeprefix('fully-')!r}, or {option}=1"
+                )
 
     def _problems_of_times(self) -> Iterator[str]:
         for name in ("inter", "fastinter", "downinter", "timeout"):
@@ -214,14 +236,14 @@ class Check:
     def _problems_of_choices(self) -> Iterator[str]:
         for name, words in (
             ("init_state", get_args(InitState)),
+            ("startup", get_args(Startup)),
             ("observe", (None, *get_args(Observe))),
             ("on_error", (UNSET, *get_args(OnError))),
             ("on_marked_down", (None, *get_args(OnMarkedDown))),
             ("on_marked_up", (None, *get_args(OnMarkedUp))),
         ):
             if getattr(self, name) not in words:
-                known = ", ".join(word for word in words if isinstance(word, str))
-                yield f"{name} {getattr(self, name)!r} is none of {known}"
+                yield problem_of_word(name, getattr(self, name), (word for word in words if isinstance(word, str)))
         if self.expect is not UNSET:
             try:
                 Expect.parse(self.expect)

@@ -17,6 +17,11 @@ from sticky_core.durations import seconds
 from sticky_core.health.check import Check, CheckResult, CheckStatus, Verdict
 from sticky_core.health.expect import Headers
 
+#: How many first checks run at once where the start waits for them, and after how many seconds as many more begin:
+#: each needs a file descriptor, and on WSGI a thread.
+MAX_AT_ONCE = 100
+BATCH_INTERVAL = 0.1
+
 
 class CheckRuntime:
     """The running check of one server. Call its methods with the backend's lock held, except `delay`.
@@ -41,6 +46,7 @@ class CheckRuntime:
         }[check.init_state]
         self.is_stopping = False  #: whether the check passes, but the server gets no new clients
         self.result = CheckResult(CheckStatus.INI)
+        self.has_run = False  #: whether the server was checked since checks were started
         self.first_delay = 0.0
         self._due: float | None = None
         self._errors = 0  # failed requests of clients in a row
@@ -50,9 +56,18 @@ class CheckRuntime:
         """Return a new run of this check with the same health, due at once, and wake the task of this one."""
         restarted = CheckRuntime(self.check, self._rng)
         restarted.health, restarted.is_stopping, restarted.result = self.health, self.is_stopping, self.result
+        restarted.has_run = self.has_run
         if self.wake is not None:
             self.wake()
         return restarted
+
+    def forget_run(self) -> None:
+        """Record that checks have ended. If the next start waits for this one, a failure takes the server down then, as
+        at the first start: nothing has checked it meanwhile.
+        """
+        self.has_run = False
+        if self.check.startup == "wait":
+            self.health = min(self.health, self.check.rise)
 
     def inherit_from(self, before: CheckRuntime) -> None:
         """Take over the health that `before`, another check of the same server, had found."""
@@ -61,6 +76,7 @@ class CheckRuntime:
         )
         self.is_stopping = before.is_stopping
         self.result = before.result
+        self.has_run = before.has_run
 
     @property
     def is_up(self) -> bool:
@@ -82,6 +98,15 @@ class CheckRuntime:
         """How many seconds a check without a connection may take."""
         return self._inter if self.check.timeout is None else seconds(self.check.timeout)
 
+    def longest(self, connect: float | None) -> float:
+        """Return how many seconds one check may take. `connect`: the backend's timeout for connections; None: of a
+        check without a connection.
+        """
+        if connect is None:
+            return self.timeout
+        connect, rest = self.timeouts(connect)
+        return connect + (rest or 0.0)
+
     @property
     def interval(self) -> float:
         """Seconds from one check to the next at the current health."""
@@ -98,6 +123,7 @@ class CheckRuntime:
     def record_check(self, result: CheckResult, now: float) -> None:
         """Apply the result of a check, and set when the next one is due."""
         self._apply(result)
+        self.has_run = True
         interval = self.interval
         varying = interval * self.check.spread / 100
         self._due = now + interval + (varying * (2 * self._rng.random() - 1) if varying else 0.0)
@@ -194,8 +220,10 @@ def _phrase(status: int) -> str:
 
 def stagger_first_checks(checks: Sequence[CheckRuntime]) -> None:
     """Spread the first checks of a backend evenly over the shortest interval that is a second or longer, so that they
-    do not all run at once.
+    do not all run at once. Those that the start waits for do, up to a limit, as it would wait for an interval.
     """
     shortest = min((each.inter for each in checks if each.inter >= 1), default=0.0)
     for number, each in enumerate(checks):
         each.first_delay = max(shortest, each.inter) * number / len(checks)
+        if each.check.startup == "wait":
+            each.first_delay = min(each.first_delay, number // MAX_AT_ONCE * BATCH_INTERVAL)

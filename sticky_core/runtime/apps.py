@@ -414,6 +414,7 @@ class Replicas(BackendComponent):
         with self.backend.reconfigure.change_lock:
             self.is_ready = self.apps_built = False
             self.apps.update(dict.fromkeys(self.apps))
+        self.backend.monitor.forget_first_checks()
 
     def after_fork(self) -> None:
         """Drop the apps: those of the parent process share no memory with it from here on."""

@@ -116,11 +116,24 @@ class Checks:
     @property
     def has_owner(self) -> bool:
         """Whether the checks run, by this object or by another; true as well if there are none."""
-        return not self._backend.checked or not self._backend.checks_are_free
+        return not self._backend.has_checks or not self._backend.checks_are_free
+
+    @property
+    def are_pending(self) -> bool:
+        """Whether requests have to wait for the first checks (`Check.startup`)."""
+        return not self._backend.monitor.first_checks.is_over
+
+    def wait_for_first_checks(self) -> None:
+        """Wait until each server with `startup="wait"` has been checked once, no longer than that may take."""
+        monitor = self._backend.monitor
+        monitor.begin_startup()
+        first_checks = monitor.first_checks
+        if not first_checks.startup.wait(first_checks.timeout):
+            monitor.end_startup()
 
     def start(self) -> None:
         """Start to check, unless another owner does. RuntimeError if the system allows no thread."""
-        if not self._backend.checked or not self._backend.acquire_checks(self):
+        if not self._backend.has_checks or not self._backend.acquire_checks(self):
             return
         try:
             self._threads.start()
@@ -216,10 +229,9 @@ class Checks:
 
     def _timeout(self, each: ScheduledCheck) -> float:
         """Return how long a probe may take, in seconds; one over a socket ends by the socket's own timeouts."""
-        connect, rest = each.checking.timeouts(self._backend.config.timeouts.in_seconds.connect)
         if each.checking.check.probe is None and each.server.config.is_url:
-            return connect + (rest or 0.0) + PAUSE
-        return each.checking.timeout
+            return each.checking.longest(self._backend.config.timeouts.in_seconds.connect) + PAUSE
+        return each.checking.longest(None)
 
     def _look_at(self, each: ScheduledCheck, due: float) -> None:
         """Look at a check when `due`."""

@@ -20,6 +20,12 @@ def test_milestone_that_was_reached_is_not_waited_for():
     assert milestone.wait(0)
 
 
+def test_milestone_keeps_nothing_of_those_that_have_given_up_waiting():
+    milestone = Milestone()
+    assert not milestone.wait(0)
+    assert milestone._callbacks == []
+
+
 def test_poll_may_reach_the_milestone():
     polled: list[None] = []
 

@@ -186,7 +186,7 @@ def test_changed_check_keeps_the_health_so_far():
     assert web["s2"].checking is not None and web["s2"].checking.summary == "3/3", "the old one has nothing to say"
     web.apply(replace(web.config, check=None))
     assert [server.health for server in web.servers] == [Health.UP, Health.UP], "nobody says otherwise any more"
-    assert not web.checked
+    assert not web.has_checks
 
 
 def test_replaced_app_starts_anew_under_the_same_name():
@@ -283,7 +283,7 @@ def facts(web: Backend) -> dict[str, object]:
             "name",
             "counts_requests",
             "needs_replay",
-            "checked",
+            "has_checks",
             "observes",
             "shuts_down_sessions",
             "shuts_down_backup_sessions",
@@ -293,6 +293,7 @@ def facts(web: Backend) -> dict[str, object]:
     known["servers"] = [server.name for server in snapshot.servers]
     known["members"] = {server.name for server in snapshot.members}
     known["active"] = [server.name for server in snapshot.balancing.active]
+    known["unchecked"] = web.monitor.first_checks.unchecked
     known["backups"] = [server.name for server in snapshot.balancing.backups]
     known["of servers"] = {
         server.name: (

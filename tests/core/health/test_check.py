@@ -1,6 +1,7 @@
 """Options of a check, and results as text."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,17 @@ def test_the_return_value_of_a_probe_function_is_a_result(returned: object, stat
         (lambda: Check("/", spread=60), "spread 60 is not within 0..50"),
         (lambda: Check("/", port=0), "port 0 is not within"),
         (lambda: Check("/", observe="layer5"), "observe 'layer5' is none of layer4, layer7"),  # type: ignore[arg-type]
+        (lambda: Check(startup="waits"), "startup 'waits' is none of proceed, wait: write 'wait'"),  # type: ignore[arg-type]
+        (lambda: Check(startup=True), "startup True is none of proceed, wait"),  # type: ignore[arg-type]
+        (lambda: Check(startup=None), "startup None is none of proceed, wait"),  # type: ignore[arg-type]
+        (
+            lambda: Check(startup="wait", init_state="fully-up"),
+            "takes no server down with init_state='fully-up' and fall=3: write init_state='up', or fall=1",
+        ),
+        (
+            lambda: Check(startup="wait", init_state="fully-down", rise=5),
+            "brings no server up with init_state='fully-down' and rise=5: write init_state='down', or rise=1",
+        ),
         (lambda: Check("/", expect="status 20"), "'20' is neither a status nor a range"),
         (lambda: Check("/", headers={"a b": "c"}), "header 'a b'"),
         (lambda: AgentCheck(0), "port 0 is not within"),
@@ -56,6 +68,13 @@ def test_invalid_options_are_refused(make: Callable[[], object], problem: str):
         make()
     (only,) = refused.value.problems
     assert problem in only
+
+
+@pytest.mark.parametrize(
+    "options", [{"init_state": "down"}, {"init_state": "fully-up", "fall": 1}, {"init_state": "fully-down", "rise": 1}]
+)
+def test_start_can_wait_for_a_check_that_decides(options: dict[str, Any]):
+    assert Check(startup="wait", **options).startup == "wait"
 
 
 def test_all_problems_are_reported_at_once():

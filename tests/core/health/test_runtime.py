@@ -1,6 +1,7 @@
 """Health as a state machine: results are recorded, time is an argument, and the server is up or down as in HAProxy."""
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.health.check import Check, CheckResult, CheckStatus
-from sticky_core.health.runtime import CheckRuntime, stagger_first_checks
+from sticky_core.health.runtime import BATCH_INTERVAL, MAX_AT_ONCE, CheckRuntime, stagger_first_checks
 
 PASS, FAIL = CheckResult(CheckStatus.L7OK, 200), CheckResult(CheckStatus.L7STS, 503, "Service Unavailable")
 LETTERS = {"+": PASS, "-": FAIL, "c": CheckResult(CheckStatus.L7OKC, 404), "?": CheckResult(CheckStatus.UNK)}
@@ -16,6 +17,10 @@ LETTERS = {"+": PASS, "-": FAIL, "c": CheckResult(CheckStatus.L7OKC, 404), "?": 
 
 def runtime_of(**options: Any) -> CheckRuntime:
     return CheckRuntime(Check("/", **options), random.Random(1))
+
+
+def story_of(check: CheckRuntime) -> str:
+    return f"{'UP' if check.is_up else 'DOWN'} {check.summary}"
 
 
 # -- rise and fall
@@ -116,6 +121,69 @@ def test_first_checks_come_one_by_one_within_the_shortest_interval_of_a_second_o
     checks = [runtime_of(inter=inter) for inter in (4, 2, 0.5, 8)]
     stagger_first_checks(checks)
     assert [check.delay(10.0) for check in checks] == [0.0, 0.5, 1.0, 6.0]
+
+
+def test_first_checks_that_the_start_waits_for_run_at_once_and_the_others_one_by_one():
+    checks = [runtime_of(startup=startup) for startup in ("wait", "proceed", "wait", "proceed")]
+    stagger_first_checks(checks)
+    assert [check.delay(10.0) for check in checks] == [0.0, 0.5, 0.0, 1.5]
+
+
+def test_only_so_many_first_checks_run_at_once():
+    checks = [runtime_of(startup="wait") for _ in range(2 * MAX_AT_ONCE + 1)]
+    stagger_first_checks(checks)
+    delays = [check.delay(0.0) for check in checks]
+    assert Counter(delays) == {0.0: MAX_AT_ONCE, BATCH_INTERVAL: MAX_AT_ONCE, 2 * BATCH_INTERVAL: 1}
+
+
+def test_first_checks_of_very_many_servers_take_no_longer_than_an_interval():
+    checks = [runtime_of(startup="wait") for _ in range(50 * MAX_AT_ONCE)]
+    stagger_first_checks(checks)
+    assert max(check.delay(0.0) for check in checks) < 2
+
+
+@pytest.mark.parametrize(
+    "options, connect, longest",
+    [
+        pytest.param({}, None, 2.0, id="a check without a connection ends within the interval"),
+        pytest.param({"timeout": 7}, None, 7.0, id="or after its timeout"),
+        pytest.param({}, 5.0, 2.0, id="one over a connection ends within the interval"),
+        pytest.param({"timeout": 7}, 5.0, 9.0, id="or after the time to connect, and its timeout"),
+        pytest.param({"timeout": 7}, 0.5, 7.5, id="the backend's timeout to connect counts if it is less"),
+    ],
+)
+def test_longest_duration_of_a_check(options: dict[str, Any], connect: float | None, longest: float):
+    assert runtime_of(**options).longest(connect) == longest
+
+
+def test_check_has_run_after_its_first_result_also_in_what_follows_it():
+    check = runtime_of()
+    assert not check.has_run and not check.restarted().has_run
+    check.record_check(FAIL, 0.0)
+    assert check.has_run and check.restarted().has_run
+    other = runtime_of(fall=5)
+    other.inherit_from(check)
+    assert other.has_run
+
+
+@pytest.mark.parametrize(
+    "startup, results, before, after",
+    [
+        ("wait", "+", "UP 3/3", "UP 1/3"),
+        ("wait", "+-", "UP 2/3", "UP 1/3"),
+        ("wait", "-+", "DOWN 1/2", "DOWN 1/2"),
+        ("proceed", "+", "UP 3/3", "UP 3/3"),
+    ],
+)
+def test_after_an_end_one_failure_takes_a_server_down_if_the_start_waits_for_it(
+    startup: Any, results: str, before: str, after: str
+):
+    check = runtime_of(startup=startup)
+    for letter in results:
+        check.record_check(LETTERS[letter], 0.0)
+    assert story_of(check) == before
+    check.forget_run()
+    assert (story_of(check), check.has_run) == (after, False)
 
 
 def test_a_server_back_from_maintenance_is_up_until_the_next_check_which_is_due_at_once():

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import sticky_wsgi
-from sticky_core.dns.resolvers import Query
+from sticky_core.dns.resolvers import Query, Resolvers
+from sticky_core.health.check import Check
+from sticky_core.server.server import Server
 from tests.faces.discovery.dispatchers import (
     NAME,
     A,
@@ -21,7 +23,7 @@ from tests.faces.discovery.dispatchers import (
     running,
     template,
 )
-from tests.faces.running import until
+from tests.faces.running import DEADLINE, until
 
 if TYPE_CHECKING:
     from tests.faces.conftest import Face
@@ -38,6 +40,32 @@ def test_first_request_finds_resolved_servers(face: Face, origins: Origins, life
         assert addresses(backend) == [A, B, None]
         assert [server.status for server in backend.servers] == ["UP", "UP", "MAINT"]
         assert resolver.queries[0] == Query(NAME, False, "ipv4", 0.5)
+
+
+@pytest.mark.parametrize("lifespan", [True, False], ids=["lifespan", "first request"])
+def test_first_request_waits_for_the_addresses_and_then_for_the_checks_of_the_servers_that_have_one(
+    face: Face, origins: Origins, lifespan: bool
+) -> None:
+    probed: list[str] = []
+
+    def probe(server: Server) -> bool:
+        probed.append(server.name)
+        return server.name == "web2"
+
+    servers = Server.template(
+        "web",
+        3,
+        f"{NAME}:{origins.port}",
+        resolvers=Resolvers(resolver=FakeResolver(A, B), timeout_retry=DEADLINE),
+        check=Check(probe=probe, startup="wait", inter=DEADLINE),
+    )
+    backend = face.backend(*servers)
+    with running(face, backend, lifespan=lifespan, warm=False) as run:
+        assert run.address() == B
+        assert [server.status for server in backend.servers] == ["DOWN", "UP", "MAINT"]
+        assert sorted(probed) == ["web1", "web2"] and backend.checked.reached
+        if face.name == "asgi" and not lifespan:
+            run.portal.call(run.dispatcher.replicas.checks.stop)
 
 
 def test_requests_wait_for_addresses_no_longer_than_the_timeout_of_a_query(face: Face, origins: Origins) -> None:
