@@ -17,6 +17,7 @@ from sticky_core.backend.component import BackendComponent
 from sticky_core.backend.config import BackendConfig, OnEmpty, Unavailable
 from sticky_core.backend.events import Events, StateChange
 from sticky_core.backend.function_failures import FunctionFailures
+from sticky_core.backend.invalid_marks import InvalidMarks
 from sticky_core.backend.milestone import Drained, Milestone
 from sticky_core.backend.monitor import Monitor
 from sticky_core.backend.placement import Placement
@@ -221,6 +222,8 @@ class Backend:
         #: how often functions of the configuration have raised (`counts`); requests go on without them
         self.function_failures = FunctionFailures(name)
         self._granted_retries: GrantedRetries | None = None
+        #: marks of clients that name no server, or are not signed by us (`unknown_marks`, `forged_marks`)
+        self.invalid_marks = InvalidMarks(name)
         self._checks_owner: object = None
 
         problems += (f"backend {name}: {problem}" for problem in attach_problems(servers))
@@ -266,6 +269,18 @@ class Backend:
     def has_checks(self) -> bool:
         """Whether some servers have checks or agents."""
         return self.snapshot.has_checks
+
+    @property
+    def unknown_marks(self) -> int:
+        """How many requests came with a mark that names no server of the backend, such as one that was renamed. The log
+        has each name once.
+        """
+        return self.invalid_marks.unknown
+
+    @property
+    def forged_marks(self) -> int:
+        """How many requests came with a mark that is not signed with a secret of the backend. The log has the first."""
+        return self.invalid_marks.forged
 
     def qcur(self, server: Server | None = None) -> int:
         """Return how many requests wait for `server`; None: for whichever server has a free slot first (HAProxy
@@ -433,6 +448,7 @@ class Backend:
         self.function_failures.after_fork()
         if self._granted_retries is not None:
             self._granted_retries.after_fork()
+        self.invalid_marks.after_fork()
         self._checks_owner = None
         for component in self.components.values():
             component.after_fork()

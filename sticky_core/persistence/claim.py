@@ -36,6 +36,7 @@ class Reason(Enum):
     EMPTY = "empty cookie"
     UNKNOWN = "names no server"
     FORGED = "not signed by us"
+    BACKUP = "server is a backup"
     OTHER_INSTANCE = "other instance"
     EXPIRED = "idle for too long"
     OLD = "too old"
@@ -123,6 +124,25 @@ class PersistenceResult:
         """Whether the request goes to `server`. If not, the balance algorithm chooses a server."""
         return self.overrides_claim or self.claim is Claim.VALID
 
+
+@dataclass(frozen=True, slots=True)
+class InvalidMark(PersistenceResult):
+    """The result of a mark that names no server of the backend (`Reason.UNKNOWN`) or is not signed by us (`FORGED`).
+    What it says in addition is for the log (`sticky_core.backend.invalid_marks`).
+
+    - `place`: where the mark is: `cookie SERVERID of a client`.
+    - `name`: what it names; empty if that must not be logged: it is not signed, and may be a session id of the
+      application.
+    - `remedy`: a sentence on what to do for the clients that have it.
+    """
+
+    place: str = "the mark of a client"
+    name: str = ""
+    remedy: str = ""
+
+
+#: the remedy where marks name servers by their `cookie=`, or by their name if they have none
+GIVE_COOKIE = "If it was renamed or replaced, give the server in its place cookie= with this name."
 
 NO_COOKIE = PersistenceResult(Claim.NONE, Reason.NO_COOKIE)
 UNREAD_COOKIES = PersistenceResult(Claim.NONE, Reason.UNREAD)

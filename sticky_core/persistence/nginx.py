@@ -19,8 +19,10 @@ from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.options.spelling import problem_of_word
 from sticky_core.persistence.claim import (
+    GIVE_COOKIE,
     NO_COOKIE,
     Claim,
+    InvalidMark,
     Mark,
     PersistenceResult,
     Reason,
@@ -170,7 +172,8 @@ class NginxCookieEngine:
             return PersistenceResult(Claim.INVALID, Reason.EMPTY)
         group = self._groups.get(value)
         if group is None:
-            return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)
+            place = f"cookie {self._name} of a client"
+            return InvalidMark(Claim.INVALID, Reason.UNKNOWN, place=place, name=value, remedy=GIVE_COOKIE)
         for server in group:
             if not server.usable:
                 if accept_down:
@@ -182,7 +185,7 @@ class NginxCookieEngine:
             return PersistenceResult(Claim.DOWN, unusable_reason(server), server)
         if self._takes_clients(server):
             return PersistenceResult(Claim.DOWN, Reason.FULL, server)
-        return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)  # nginx does not search the backups then
+        return PersistenceResult(Claim.INVALID, Reason.BACKUP, server)  # nginx does not search the backups then
 
     def _takes_clients(self, server: Server) -> bool:
         """Return whether a server takes clients. A backup does so only if all usable servers are backups."""

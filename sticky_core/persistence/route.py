@@ -13,7 +13,16 @@ from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NO_COOKIE, Claim, Mark, PersistenceResult, Reason, unusable_reason
+from sticky_core.persistence.claim import (
+    GIVE_COOKIE,
+    NO_COOKIE,
+    Claim,
+    InvalidMark,
+    Mark,
+    PersistenceResult,
+    Reason,
+    unusable_reason,
+)
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.groups import group_by_id, regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
@@ -100,7 +109,8 @@ class RouteEngine:
                 request.function_failed("the route", sample, error)
                 continue
             if text:
-                return self._choose(self.servers_with_route(text), accept_down)
+                group = self.servers_with_route(text)
+                return self._choose(group, accept_down) if group else self._unknown(text)
         return NO_COOKIE
 
     def servers_with_route(self, text: str) -> Sequence[Server]:
@@ -122,9 +132,14 @@ class RouteEngine:
                 return self._valid[server]
             if accept_down:
                 return PersistenceResult(Claim.DOWN, unusable_reason(server), server, overrides_claim=True)
-        if not group:
-            return PersistenceResult(Claim.INVALID, Reason.UNKNOWN)
         return PersistenceResult(Claim.DOWN, unusable_reason(group[0]), group[0])
+
+    def _unknown(self, text: str) -> InvalidMark:
+        """Return the result for a text with a route that no server has. What precedes the route is a session id, and so
+        may be a text without a separator.
+        """
+        name = text.rpartition(self._separator)[2] if self._separator in text else ""
+        return InvalidMark(Claim.INVALID, Reason.UNKNOWN, place="the route of a client", name=name, remedy=GIVE_COOKIE)
 
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead

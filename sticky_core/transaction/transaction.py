@@ -34,7 +34,7 @@ _log = logging.getLogger("sticky_sessions")
 DEBUG_HEADER = "x-sticky"
 
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
-_VALID, _RAISED = Claim.VALID, Reason.RAISED
+_VALID, _INVALID, _RAISED = Claim.VALID, Claim.INVALID, Reason.RAISED
 
 
 class Transaction(TransactionState[RawRequest, ClientSend]):
@@ -100,6 +100,8 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
             self.decision.attempts = server.name_as_tuple
             server.in_flight.append(None)
             return server
+        if result.claim is _INVALID:
+            self.owner.invalid_marks.count(result, self.snapshot.config.persist)
         return self.choose()
 
     def next(self) -> Step:

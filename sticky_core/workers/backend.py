@@ -130,6 +130,8 @@ class Workers(Backend):
             clock=clock,
             rng=rng,
         )
+        # a generated secret ends with its workers, so marks from before a restart are nothing to log
+        self.invalid_marks.logs_forged = not config.needs_generated_secret
         self.refresh_peers()
 
     def refresh_peers(self) -> None:

@@ -9,7 +9,7 @@ from copy import copy
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.http import cookies
-from sticky_core.persistence.claim import Claim, PersistenceResult, Reason
+from sticky_core.persistence.claim import GIVE_COOKIE, Claim, InvalidMark, PersistenceResult, Reason
 from sticky_core.persistence.cookie import dates
 from sticky_core.persistence.cookie.ids import CookieIds
 from sticky_core.persistence.cookie.settings import CookieSettings
@@ -23,6 +23,9 @@ _log = logging.getLogger("sticky_sessions")
 REMEMBERED = 4096
 #: a value or header with more characters is not cached, so that a cache takes some twenty megabytes at most
 LONGEST_REMEMBERED = 1024
+
+_GIVE_OLD_NAME = "If it was renamed, give it cookie= with its old name."
+_PASS_SECRETS = "If the secret was changed, pass the one from before as well: secret=[old, new]."
 
 #: The servers with the id in a value, in order, each with the result to return if it is chosen.
 Candidates = tuple[tuple[Server, PersistenceResult], ...]
@@ -51,6 +54,13 @@ class CookieValues:
         self._clock = clock
         self._is_dated = settings.is_dated
         self._unquotes = settings.is_signed and not settings.mode.has_prefix
+        # An application sets the cookie in the other modes, and what clients have from before us is a session id.
+        self._logs_names = settings.is_signed or settings.mode.edit_value is None
+        self._place = f"cookie {settings.name} of a client"
+        if not settings.is_opaque:
+            self._remedy = GIVE_COOKIE
+        else:  # an id is a digest by the secret of a name
+            self._remedy = _GIVE_OLD_NAME if settings.is_signed else f"{_GIVE_OLD_NAME} {_PASS_SECRETS}"
         self._needs_no_mark = not (settings.is_dated or settings.refresh == "always")
         self._instances: dict[Server, str] = {}  # the instance that the values of each server name
         self._undated: dict[str, Candidates] = {}
@@ -150,7 +160,7 @@ class CookieValues:
             # a longer value can't be one of ours, so no signature is computed for it
             verified = self._signing.verify(value) if len(value) <= self._ids.longest_value else None
             if verified is None:
-                return PersistenceResult(Claim.INVALID, Reason.FORGED)
+                return InvalidMark(Claim.INVALID, Reason.FORGED, place=self._place, remedy=_PASS_SECRETS)
             payload, key = verified
         last_seen = first_seen = None
         if not self._settings.mode.has_prefix:
@@ -159,7 +169,17 @@ class CookieValues:
         servers = self._ids.servers(server_id)
         if servers is None:
             # the dates are kept: the new mark repeats the date of the first visit
-            return PersistenceResult(Claim.INVALID, Reason.UNKNOWN, None, last_seen, first_seen)
+            name = server_id if self._logs_names else ""
+            return InvalidMark(
+                Claim.INVALID,
+                Reason.UNKNOWN,
+                None,
+                last_seen,
+                first_seen,
+                place=self._place,
+                name=name,
+                remedy=self._remedy,
+            )
         if self._settings.is_signed and all(named_instance != server.instance for server in servers):
             self._warn_of_other_processes(servers, named_instance)
             return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, servers[0], last_seen, first_seen)

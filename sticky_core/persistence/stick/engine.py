@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import cast
 
 from sticky_core.clock import Clock
 from sticky_core.errors import raise_problems
 from sticky_core.http.messages import Request, ResponseHead
-from sticky_core.persistence.claim import NO_ENTRY, NO_KEY, Claim, Mark, PersistenceResult, Reason, unusable_reason
+from sticky_core.persistence.claim import (
+    NO_ENTRY,
+    NO_KEY,
+    Claim,
+    InvalidMark,
+    Mark,
+    PersistenceResult,
+    Reason,
+    unusable_reason,
+)
 from sticky_core.persistence.groups import renew_results, valid_results
 from sticky_core.persistence.persistence import no_fast_path
 from sticky_core.persistence.stick.rule import StickRule, TableKey
@@ -18,6 +28,10 @@ from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable, TableHit
 from sticky_core.stores.store import StoreQuery
 from sticky_core.target import host_and_port
+
+_KEEP_SERVERS = (
+    "If it was renamed, only its old name brings its clients back; processes that share a table need the same servers."
+)
 
 
 class StoredKey:
@@ -135,7 +149,7 @@ class StickEngine:
                 continue
             text = hit.server
             if rule.matches and text is not None:
-                match = _prefer(match, self._result(text, accept_down))
+                match = _prefer(match, self._result(table, text, accept_down))
             if table not in stored and (rule.stores or (rule.updates_only and text is not None)):
                 stored[table] = StoredKey(
                     table,
@@ -150,13 +164,15 @@ class StickEngine:
             match = NO_ENTRY if has_key else NO_KEY
         return self._with_stored_keys(match, tuple(stored.values()), tuple(queries))
 
-    def _result(self, text: str, accept_down: bool) -> PersistenceResult:
-        """Return the result for the server that a table has for a key."""
+    def _result(self, table: StickTable, text: str, accept_down: bool) -> PersistenceResult:
+        """Return the result for the server that `table` has for a key."""
         server = self._texts.server_of(text)
         if server is None:
             server = self._texts.server_of_other_instance(text)
-            reason = Reason.UNKNOWN if server is None else Reason.OTHER_INSTANCE
-            return PersistenceResult(Claim.INVALID, reason, server)
+            if server is not None:
+                return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, server)
+            place = f"the entry of a client in {f'stick table {table.name}' if table.name else 'a stick table'}"
+            return InvalidMark(Claim.INVALID, Reason.UNKNOWN, place=place, name=text, remedy=_KEEP_SERVERS)
         if server.usable:
             return self._valid[server]
         return PersistenceResult(Claim.DOWN, unusable_reason(server), server, overrides_claim=accept_down)
@@ -180,6 +196,8 @@ class StickEngine:
                     or (server is None and (each.bound_text is None or match.claim is Claim.INVALID))
                 )
             )
+        if isinstance(match, InvalidMark):
+            return replace(match, queries=queries, reservations=reservations, persistence_state=stored)
         return PersistenceResult(  # `replace` takes three times as long
             match.claim,
             match.reason,

@@ -195,3 +195,14 @@ def test_exception_because_the_client_has_disconnected_is_counted_as_its_disconn
     request.finish()
     counters = workers.own_server.counters
     assert (counters[Total.CLI_ABRT], counters[Total.ERESP]) == (1, 0)
+
+
+@pytest.mark.parametrize("secret, logged", [(None, 0), ("another secret of some length", 1)], ids=["generated", "own"])
+def test_mark_of_before_a_restart_is_logged_unless_secrets_are_generated(
+    join, request_at, caplog, monkeypatch, secret, logged
+):
+    monkeypatch.delenv("STICKY_SECRET", raising=False)
+    workers = join(secret=secret)
+    assert request_at(workers, f"{COOKIE}=w1@19aa.{'A' * 43}").start() is workers.own_server
+    assert workers.forged_marks == 1
+    assert len([each for each in caplog.messages if "is not signed with the secret" in each]) == logged
