@@ -16,7 +16,7 @@ from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.options.types import type_problems
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.persistence import Persist
+from sticky_core.persistence.persistence import AcceptsCookies, Persist
 from sticky_core.persistence.rules import Condition
 from sticky_core.server.config import NAME, ServerConfig
 
@@ -81,6 +81,7 @@ class BackendConfig:
                 yield f"has {count} servers called {name}: give each a name of its own"
         for name, count in _repeated(cookie.name for cookie in self.cookie_scopes):
             yield f"persists by cookie {name} in {count} ways that would undo each other: give each a name of its own"
+        yield from self._problems_of_accepted()
         yield from Retries(self.retries, self.retry_on, self.redispatch).problems()
         if self.retry_budget is not None and (self.retries == 0 or self.retry_on in ((), ("none",))):
             yield f"retry_budget has no effect {'with retries=0' if self.retries == 0 else 'without retry_on'}"
@@ -114,6 +115,13 @@ class BackendConfig:
     def cookie_scopes(self) -> list[CookieScope]:
         """The cookies that the persistences write."""
         return [scope for persist in self.persist for scope in persist.cookie_scopes()]
+
+    def _problems_of_accepted(self) -> Iterator[str]:
+        writers = {scope.name: persist for persist in self.persist for scope in persist.cookie_scopes()}
+        for persist in self.persist:
+            for scope in persist.accepted_scopes() if isinstance(persist, AcceptsCookies) else ():
+                if writers.get(scope.name, persist) is not persist:
+                    yield f"persists by cookie {scope.name}, which another cookie accepts and deletes: leave one out"
 
     def _problems_of_choice(self) -> Iterator[str]:
         balance = cast(object, self.balance)

@@ -27,12 +27,16 @@ class TrialRequest:
     """A request with these cookies, and nothing else."""
 
     def __init__(self, pairs: Sequence[str]) -> None:
-        self.cookies: tuple[str, ...] = ("; ".join(pairs),) if pairs else ()
-        self.cookie_key: cookies.CookieKey = self.cookies or None
-        self.forwarded_cookies: object = None
+        self._sent: tuple[str, ...] = ("; ".join(pairs),) if pairs else ()
+        self.cookie_key: cookies.CookieKey = self._sent or None
+        self.forwarded_cookies: tuple[str, ...] | None = None
+
+    @property
+    def cookies(self) -> tuple[str, ...]:
+        return self._sent if self.forwarded_cookies is None else self.forwarded_cookies
 
     def set_forwarded_cookies(self, texts: Sequence[str]) -> None:
-        self.cookies = tuple(texts)
+        self.forwarded_cookies = tuple(texts)
 
     def header(self, name: str) -> Sequence[str]:
         return ()

@@ -46,6 +46,7 @@ class Reason(Enum):
     FAILED = "server did not respond"
     FULL = "server is at maxconn"
     BOUND = "server is usable"
+    ACCEPTED = "named by an accepted mark"
     SUPERSEDED = "another persistence matched first"
     RULE = "a rule matched first"
     NO_KEY = "request has no key"

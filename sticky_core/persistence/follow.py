@@ -96,6 +96,9 @@ class Follow:
         """Return no scope if attributes are copied: then the application decides where browsers send the cookie."""
         return self.cookie.cookie_scopes() if self.attributes == "own" else ()
 
+    def accepted_scopes(self) -> Sequence[CookieScope]:
+        return self.cookie.accepted_scopes()
+
     def written_scopes(self) -> tuple[CookieScope, ...]:
         """Return the scopes that the cookie has where there are no attributes to copy."""
         return self.cookie.cookie_scopes()
@@ -128,6 +131,8 @@ class FollowEngine(CookieEngine):
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
+        if self.accepted is not None:
+            self.accepted.count(result)
         mark = self._handle_application_cookie(server, is_bound, response) if response.sets_cookies else Mark.NONE
         if mark is Mark.PASSED:
             return mark
@@ -147,6 +152,8 @@ class FollowEngine(CookieEngine):
             self._writer.set(value, request, response)
         else:
             self._writer.delete(request, response)
+        if is_set and self.accepted is not None:
+            self.accepted.delete(request, response)
         self._writer.make_private(response)
         return Mark.DELETED if not is_set else Mark.UPDATED if is_bound else Mark.INSERTED
 

@@ -97,6 +97,19 @@ class NginxCookie:
             return ()
         return (CookieScope(self.name, self.path, (self.domain,) if self.domain is not None else ()),)
 
+    def deletions(self, *, is_tls: bool) -> Sequence[tuple[CookieScope, str]]:
+        """Return the scope of the cookie, with the attributes of the Set-Cookie that deletes it; none if there is no
+        path: then browsers may have it under several. `is_tls` does not matter.
+        """
+        return [(scope, self.attribute_text) for scope in self.cookie_scopes()]
+
+    @property
+    def attribute_text(self) -> str:
+        """The attributes of the Set-Cookie, without those that say when the cookie ends."""
+        return cookies.nginx_attribute_text(
+            domain=self.domain, httponly=self.httponly, secure=self.secure, samesite=self.samesite, path=self.path
+        )
+
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> NginxCookieEngine:
         return NginxCookieEngine(self, servers, clock)
 
@@ -112,13 +125,7 @@ class NginxCookieEngine:
         self._clock = clock
         self._expires = 0.0 if cookie.expires in (None, "max") else seconds(cookie.expires or 0)
         self._expiry = cookies.NGINX_EXPIRES_MAX if cookie.expires == "max" else ""
-        self._attributes = cookies.nginx_attribute_text(
-            domain=cookie.domain,
-            httponly=cookie.httponly,
-            secure=cookie.secure,
-            samesite=cookie.samesite,
-            path=cookie.path,
-        )
+        self._attributes = cookie.attribute_text
         self.fast_path = no_fast_path()  # every response sets the cookie
         self._servers = servers
         raise_problems(self._problems(servers))

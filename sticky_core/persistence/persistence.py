@@ -101,3 +101,21 @@ class Persist(Protocol):
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> Persistence:
         """Return the persistence for `servers`. Raise ConfigError if it can't work with one of them."""
         ...
+
+
+@runtime_checkable
+class AcceptsCookies(Protocol):
+    """The configuration of a persistence that accepts cookies beside its own."""
+
+    def accepted_scopes(self) -> Sequence[CookieScope]:
+        """Return the scopes of the cookies that it accepts, as far as they are known."""
+        ...
+
+
+def label_of(persist: Persist) -> str:
+    """Return a persistence as text, without its options: `Cookie('SERVERID')`."""
+    label: object = getattr(persist, "label", None)
+    if isinstance(label, str):
+        return label
+    name: object = getattr(persist, "name", None)
+    return type(persist).__name__ if name is None else f"{type(persist).__name__}({name!r})"

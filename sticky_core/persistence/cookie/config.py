@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field, fields, replace
+from math import inf
 from types import NoneType
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from sticky_core.clock import Clock
 from sticky_core.deferred.dataclass import dataclass
@@ -31,8 +32,12 @@ from sticky_core.persistence.cookie.settings import (
     written_samesite,
 )
 from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.persistence import Persist, label_of
 from sticky_core.persistence.signing import Secret, secrets
 from sticky_core.server.server import Server
+
+if TYPE_CHECKING:
+    from sticky_core.options.moments import Moment
 
 #: names for which browsers demand certain attributes (RFC 6265bis, 4.1.3), compared without regard to case
 _NAME_PREFIXES = ("__Host-", "__Secure-")
@@ -128,6 +133,17 @@ class Cookie:
     - `max_age`: a duration, how long browsers keep the cookie. Default: until the browser is closed.
     - `expires`: the same, written as a date. Default: none.
 
+    Moving clients from another cookie or another balancer:
+
+    - `accepts`: a list of what else names the server of a client that has no cookie of ours: cookies of earlier
+      configurations (`Cookie`), and what other balancers or the application have written (`NginxCookie`, `Route`,
+      `accepts.caddy(...)` and the other functions of `accepts`). Such a client goes to that server once more, and the
+      response sets our cookie and deletes the other one. What it deletes is a cookie with a known path that is not the
+      application's; any other is left, and ignored from then on. The first in the list that names a usable server
+      counts. Whatever is not signed lets a client choose its server. Default: nothing.
+    - `accepts_until`: when that ends: a date, a datetime, or either as text such as `"2027-03-01"`; without a time zone
+      it is UTC. Afterwards only our own cookie counts. Default: never.
+
     Durations are seconds, or text such as `"8h"`, and at least 1 s. The dates for `maxidle` and `maxlife` are part of
     the value, and signed with it.
 
@@ -157,6 +173,8 @@ class Cookie:
     dynamic: str | NotGiven = field(default=UNSET, kw_only=True, repr=False)
     opaque: bool | NotGiven = field(default=UNSET, kw_only=True)
     fallback: FallbackCookie | NotGiven = field(default=UNSET, kw_only=True)
+    accepts: Sequence[Persist] | NotGiven = field(default=UNSET, kw_only=True)
+    accepts_until: Moment | NotGiven = field(default=UNSET, kw_only=True)
 
     def __post_init__(self) -> None:
         raise_problems(f"cookie {self.name}: {problem}" for problem in type_problems(self, _TYPES))
@@ -184,14 +202,29 @@ class Cookie:
             max_life=_in_seconds(self.maxlife),
             expires=_in_seconds(self.expires),
             refresh=value_or(self.refresh, "due"),
+            accepts=tuple(value_or(self.accepts, ())),
+            accepts_until=_end_of_accepting(self),
         )
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
         """Return the scopes of the cookie and of its fallback; none if only the application writes the cookie."""
-        mode = MODES[self.mode]
-        if not mode.inserts and mode.edit_value is None:
+        return self.settings().written_scopes
+
+    def accepted_scopes(self) -> Sequence[CookieScope]:
+        """Return the scopes of the cookies in `accepts`, as far as they are known."""
+        return [scope for each in value_or(self.accepts, ()) for scope in each.cookie_scopes()]
+
+    def deletions(self, *, is_tls: bool) -> Sequence[tuple[CookieScope, str]]:
+        """Return the scopes of the cookie and of its fallback, each with the attributes of the Set-Cookie that deletes
+        it; none if the cookie is the application's. `is_tls`: whether the client uses TLS.
+        """
+        settings = self.settings()
+        if not settings.mode.inserts:
             return ()
-        return tuple(CookieScope(each.name, each.path, each.domains, mode.inserts) for each in self.settings().written)
+        return [
+            (scope, each.attribute_text(is_tls=is_tls, is_deleted=True))
+            for scope, each in zip(settings.written_scopes, settings.written, strict=True)
+        ]
 
     def build(self, backend: str, servers: Sequence[Server], clock: Clock) -> CookieEngine:
         return CookieEngine(self.settings(), backend, servers, clock)
@@ -240,6 +273,15 @@ def _in_seconds(duration: Duration | NotGiven) -> float:
     return 0.0 if duration is UNSET else seconds(duration)
 
 
+def _end_of_accepting(cookie: Cookie) -> float:
+    """Return `accepts_until` in seconds since the epoch. ValueError if it is no moment."""
+    if cookie.accepts_until is UNSET:
+        return inf
+    from sticky_core.options import moments  # it takes memory, and few cookies accept others
+
+    return moments.seconds_since_epoch(cookie.accepts_until)
+
+
 def _as_tuple(option: str | Sequence[str] | NotGiven) -> tuple[str, ...]:
     return () if option is UNSET else (option,) if isinstance(option, str) else tuple(option)
 
@@ -286,6 +328,18 @@ def _problems(cookie: Cookie) -> Iterator[str]:
     yield from _problems_of_attributes(cookie)
     if cookie.fallback is not UNSET:
         yield from _problems_of_fallback(cookie, cookie.fallback)
+    if cookie.accepts is not UNSET:
+        yield from _problems_of_accepted(cookie, cookie.accepts)
+    if cookie.accepts_until is not UNSET:
+        if cookie.accepts is UNSET:
+            yield "accepts_until has no effect without accepts: leave it out"
+        try:
+            _end_of_accepting(cookie)
+        except (ValueError, OverflowError):
+            yield (
+                f"accepts_until {cookie.accepts_until!r} is no date: "
+                "write one such as '2027-03-01' or '2027-03-01T12:00+01:00'"
+            )
 
 
 def _problems_of_mode(cookie: Cookie) -> Iterator[str]:
@@ -385,3 +439,17 @@ def _problems_of_fallback(cookie: Cookie, fallback: object) -> Iterator[str]:
         fallback.merged_with(first)
     except ConfigError as error:
         yield from (f"its fallback {problem.removeprefix('cookie ')}" for problem in error.problems)
+
+
+def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
+    if not isinstance(accepts, (list, tuple)):
+        yield f"accepts {accepts!r} is no list: write accepts=[Cookie({cookie.name!r}, ...)]"
+        return
+    for each in cast("Sequence[object]", accepts):
+        if isinstance(each, type) or not hasattr(each, "build") or not hasattr(each, "cookie_scopes"):
+            name = each if isinstance(each, str) else "OLD"
+            yield f"accepts: {each!r} is no persistence: write one such as Cookie({name!r}) or accepts.caddy('lb')"
+        elif isinstance(each, Cookie) and each.accepts is not UNSET:
+            yield f"accepts: {label_of(each)} has accepts of its own, which would have no effect: put all in one list"
+        elif each == replace(cookie, accepts=UNSET, accepts_until=UNSET):
+            yield f"accepts: {label_of(each)} is this cookie itself: leave it out"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from math import inf
+from typing import TYPE_CHECKING
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
@@ -27,6 +28,9 @@ from sticky_core.persistence.cookie.writer import CookieWriter
 from sticky_core.persistence.persistence import FastPath, UsedTable
 from sticky_core.persistence.signing import Signing
 from sticky_core.server.server import Server
+
+if TYPE_CHECKING:
+    from sticky_core.persistence.accepted import AcceptedCookies
 
 _NO_MARK = Mark.NONE  # reading the member of an Enum costs as much as a few dict look-ups
 
@@ -53,6 +57,12 @@ class CookieEngine:
         self._ids = CookieIds(settings, signing, servers)
         self._values = CookieValues(settings, self._ids, signing, backend, servers, clock)
         self._writer = CookieWriter(settings, clock)
+        #: what else names a server, for a client without a cookie of ours; None: nothing does
+        self.accepted: AcceptedCookies | None = None
+        if settings.accepts:
+            from sticky_core.persistence import accepted  # it takes memory, and few cookies accept others
+
+            self.accepted = accepted.AcceptedCookies(settings, backend, servers, clock)
         self._names = self._writer.names
         self._strips_requests = settings.strips_requests
         self._max_idle = settings.max_idle
@@ -71,11 +81,15 @@ class CookieEngine:
         engine = copy(self)
         engine._ids = self._ids.with_servers(servers, added, removed)
         engine._values = self._values.with_servers(engine._ids, added, removed)
+        if self.accepted is not None:
+            engine.accepted = self.accepted.with_servers(servers, added, removed)
         engine._forget_results()
         return engine
 
     def state_changed(self, server: Server) -> None:
         """Make new values if the server has another instance, or with `dynamic` another address."""
+        if self.accepted is not None:
+            self.accepted.state_changed(server)
         changed = self._ids.update(server)
         for each in changed:
             self._values.update(each)
@@ -95,7 +109,7 @@ class CookieEngine:
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
         key = request.cookie_key
         if key is None:
-            return NO_COOKIE
+            return NO_COOKIE if self.accepted is None else self.accepted.recognise(NO_COOKIE, request, accept_down)
         # Both are read first: if an instance ends meanwhile, its result is put into caches that are not used any more.
         parsed_headers, fast_path = self._parsed_headers, self.fast_path
         # where no value has a date, nothing is cached there: then a call less
@@ -107,20 +121,24 @@ class CookieEngine:
             return result
         texts = request.cookies
         values = self._take(texts, request)
+        if self.accepted is not None:
+            self.accepted.remove_from(request)
         if not values:
-            return no_cookie(texts)
-        if len(values) > 1:
-            return self._best(values, accept_down)
-        found = self._values.look_up(values[0])
-        if isinstance(found, PersistenceResult):
-            return found
-        result = self._choose(found, accept_down)
-        if len(texts) == 1 and len(texts[0]) <= LONGEST_REMEMBERED:
-            if found[0][1].needs_no_mark:
-                fast_path.put(key, (*found[0], request.forwarded_cookies))
-            else:
-                parsed_headers.put(key, (found, request.forwarded_cookies))
-        return result
+            result = no_cookie(texts)
+        elif len(values) > 1:
+            result = self._best(values, accept_down)
+        else:
+            found = self._values.look_up(values[0])
+            if not isinstance(found, PersistenceResult):
+                result = self._choose(found, accept_down)
+                if len(texts) == 1 and len(texts[0]) <= LONGEST_REMEMBERED:
+                    if found[0][1].needs_no_mark:
+                        fast_path.put(key, (*found[0], request.forwarded_cookies))
+                    else:
+                        parsed_headers.put(key, (found, request.forwarded_cookies))
+                return result
+            result = found
+        return result if self.accepted is None else self.accepted.recognise(result, request, accept_down)
 
     def _take(self, texts: Sequence[str], request: Request) -> Sequence[str]:
         """Return the values of the cookie and then of its fallback in a request, each value once, and no more than are
@@ -140,6 +158,22 @@ class CookieEngine:
             request.set_forwarded_cookies([cookies.replace(text, self.name, _without_prefix) for text in texts])
             values = [cookies.unquote(value).partition("~")[0] for value in values]
         return values if len(values) == 1 else [*dict.fromkeys(values)][: cookies.MAX_CANDIDATES]
+
+    def remove_from(self, request: Request) -> None:
+        """Remove the cookie from what the server gets. Of a cookie with a prefix only a prefix that names a server is
+        removed: where another cookie has replaced this one, the application's value may contain a `~` of its own.
+        """
+        texts = request.cookies
+        if self._strips_requests:
+            self._take(texts, request)
+        elif self._mode.has_prefix and any(self.name in text for text in texts):
+            edited = [cookies.replace(text, self.name, self._without_known_prefix) for text in texts]
+            if edited != [*texts]:
+                request.set_forwarded_cookies(edited)
+
+    def _without_known_prefix(self, value: str) -> str:
+        prefix = cookies.unquote(value).partition("~")[0]
+        return value if isinstance(self._values.look_up(prefix), PersistenceResult) else _without_prefix(value)
 
     def _best(self, values: Sequence[str], accept_down: bool) -> PersistenceResult:
         """Return the result of the first value that binds the request; else of the last value that is not invalid; else
@@ -196,7 +230,11 @@ class CookieEngine:
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
+        if self.accepted is not None:
+            self.accepted.count(result)
         mark = self._handle_application_cookie(server, is_bound, response) if response.sets_cookies else _NO_MARK
+        if mark is Mark.REWRITTEN and self.accepted is not None:
+            self.accepted.delete(request, response)
         if is_bound and not self._is_due(result):
             return mark
         if not self._mode.inserts or mark is Mark.PASSED or result.claim is Claim.UNUSED:
@@ -212,6 +250,8 @@ class CookieEngine:
         else:
             mark = Mark.UPDATED if is_bound else Mark.INSERTED
             self._writer.set(self._values.make(server, result.first_seen), request, response)
+            if self.accepted is not None:
+                self.accepted.delete(request, response)
         self._writer.make_private(response)
         return mark
 

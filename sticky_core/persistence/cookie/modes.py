@@ -35,6 +35,7 @@ class CookieMode:
     needs_signature_for_dates: bool = False
 
 
+_ACCEPTS = {"accepts", "accepts_until"}
 _ATTRIBUTES = {"httponly", "secure", "samesite", "partitioned", "path", "domain", "attr", "max_age", "expires"}
 _ID = {"secret", "signed", "opaque", "dynamic"}
 _DATES = {"maxidle", "maxlife"}
@@ -42,23 +43,27 @@ _DATES = {"maxidle", "maxlife"}
 MODES: Mapping[Mode, CookieMode] = {
     "insert": CookieMode(
         options=frozenset(
-            _ID | _DATES | _ATTRIBUTES | {"indirect", "preserve", "nocache", "postonly", "fallback", "refresh"}
+            _ID
+            | _DATES
+            | _ACCEPTS
+            | _ATTRIBUTES
+            | {"indirect", "preserve", "nocache", "postonly", "fallback", "refresh"}
         ),
         inserts=True,
         is_indirect=True,
     ),
     "rewrite": CookieMode(
-        options=frozenset(_ID | _DATES),
+        options=frozenset(_ID | _DATES | _ACCEPTS),
         edit_value=lambda ours, application: ours,
         needs_signature_for_dates=True,
     ),
     "prefix": CookieMode(
-        options=frozenset(_ID | {"indirect", "preserve"}),
+        options=frozenset(_ID | _ACCEPTS | {"indirect", "preserve"}),
         edit_value=lambda ours, application: f"{ours}~{application}",
         has_prefix=True,
     ),
     "passive": CookieMode(
-        options=frozenset({"signed", "dynamic", "indirect", "preserve"}),
+        options=frozenset({"signed", "dynamic", "indirect", "preserve"} | _ACCEPTS),
         is_signable=False,
     ),
 }

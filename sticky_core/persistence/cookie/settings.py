@@ -9,6 +9,8 @@ from typing import Literal
 from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http import cookies
 from sticky_core.persistence.cookie.modes import CookieMode
+from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.persistence import Persist
 
 Refresh = Literal["due", "never", "always"]
 #: the value of SameSite as it is written
@@ -93,6 +95,7 @@ class CookieSettings:
     - `postonly`: only responses to POST are marked.
     - `max_idle`, `max_life`, `expires`: in seconds; 0: without limit.
     - `refresh`: when a client that keeps its server gets a new mark.
+    - `accepts`: what else names the server of a client. `accepts_until`: until when, in seconds since the epoch.
     """
 
     name: str
@@ -110,6 +113,16 @@ class CookieSettings:
     max_life: float
     expires: float
     refresh: Refresh
+    accepts: tuple[Persist, ...]
+    accepts_until: float
+
+    @property
+    def written_scopes(self) -> tuple[CookieScope, ...]:
+        """The scopes of the cookies that are written; none if only the application writes the cookie."""
+        inserts = self.mode.inserts
+        if not inserts and self.mode.edit_value is None:
+            return ()
+        return tuple(CookieScope(each.name, each.path, each.domains, inserts) for each in self.written)
 
     @property
     def strips_requests(self) -> bool:

@@ -57,12 +57,15 @@ EFFECT: dict[str, tuple[object, str]] = {
     "opaque": (True, "insert rewrite prefix"),
     "dynamic": ("a key", "insert rewrite prefix passive"),
     "signed": (False, "insert rewrite prefix passive"),
+    "accepts": ([Cookie("OLD", signed=False)], "insert rewrite prefix passive"),
+    "accepts_until": ("2027-03-01", "insert rewrite prefix passive"),
 }
 MODES = ("insert", "rewrite", "prefix", "passive")
 # what else an option needs in order to work
 BESIDE: dict[tuple[str, str], dict[str, object]] = {
     ("preserve", "prefix"): {"indirect": True},
     ("preserve", "passive"): {"indirect": True},
+    **{("accepts_until", mode): {"accepts": [Cookie("OLD", signed=False)]} for mode in MODES},
 }
 
 

@@ -1,0 +1,247 @@
+"""Marks of earlier configurations and of other balancers that a `Cookie` accepts: what one names counts as if our own
+cookie named it, and the response replaces it by our cookie.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from sticky_core import fork
+from sticky_core.clock import Clock
+from sticky_core.deferred.dataclass import dataclass
+from sticky_core.errors import collect_problems, raise_problems
+from sticky_core.http import cookies
+from sticky_core.http.messages import Request, ResponseHead
+from sticky_core.persistence.claim import Claim, PersistenceResult, Reason
+from sticky_core.persistence.cookie.settings import CookieSettings
+from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.persistence import Persist, Persistence, ReusablePersistence, label_of
+from sticky_core.server.server import Server
+
+_log = logging.getLogger("sticky_sessions")
+
+
+@runtime_checkable
+class DeletableCookie(Protocol):
+    """The configuration of a persistence by a cookie that can be deleted from clients."""
+
+    def deletions(self, *, is_tls: bool) -> Sequence[tuple[CookieScope, str]]:
+        """Return each cookie that clients may have, with the attributes of the Set-Cookie that deletes it; none if its
+        path is not known. `is_tls`: whether the client uses TLS.
+        """
+        ...
+
+
+@runtime_checkable
+class RemovableCookie(Protocol):
+    """A persistence by a cookie that is no concern of the application."""
+
+    def remove_from(self, request: Request) -> None:
+        """Remove the cookie, or what is not the application's of it, from what the server gets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedCount:
+    """How many requests came with a mark that a cookie accepts (`Cookie(accepts=...)`).
+
+    - `cookie`: the name of our cookie.
+    - `accepted`: the accepted persistence, such as `Cookie('SERVERID')`.
+    - `honoured`: requests that went to the server that the mark names.
+    - `unknown`: requests with a mark that names no server.
+    - `last`: when the latest of either was answered, in seconds since the epoch; None: there was none.
+    """
+
+    cookie: str
+    accepted: str
+    honoured: int = 0
+    unknown: int = 0
+    last: float | None = None
+
+
+class _Accepted:
+    """One accepted persistence, its engine for the servers of a backend, and how many clients came with it."""
+
+    def __init__(self, persist: Persist, engine: Persistence, own: Sequence[CookieScope]) -> None:
+        self.persist = persist
+        self.engine = engine
+        # a cookie that ours overwrites is not deleted
+        self._deletions: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+        if isinstance(persist, DeletableCookie):
+            for is_tls, texts in self._deletions.items():
+                texts += (
+                    (scope.name, attributes)
+                    for scope, attributes in persist.deletions(is_tls=is_tls)
+                    if not any(_is_overwritten(scope, each) for each in own)
+                )
+
+    def with_engine(self, engine: Persistence) -> _Accepted:
+        accepted = copy(self)
+        accepted.engine = engine
+        return accepted
+
+    def delete(self, sent: Sequence[str], request: Request, response: ResponseHead) -> None:
+        """Delete those of its cookies that are in `sent`, the Cookie texts of the request."""
+        for name, attributes in self._deletions[request.secure] if any(self._deletions.values()) else ():
+            if any(cookies.take(text, name)[0] for text in sent):
+                response.add("set-cookie", cookies.delete_cookie(name, attributes))
+
+
+def _is_overwritten(scope: CookieScope, own: CookieScope) -> bool:
+    """Return whether the cookie `own` replaces the one of `scope` in browsers (RFC 6265, 5.3, 11)."""
+    return (scope.name, scope.path, scope.domains) == (own.name, own.path, own.domains)
+
+
+class AcceptedCookies:
+    """What the cookie with these settings accepts, for the servers of one backend."""
+
+    def __init__(self, settings: CookieSettings, backend: str, servers: Sequence[Server], clock: Clock) -> None:
+        self._name = name = settings.name
+        self._until = settings.accepts_until
+        self._backend = backend
+        self._clock = clock
+        self._accepted: list[_Accepted] = []
+        self._counts = _Counts(len(settings.accepts))
+        self._has_warned = False
+        problems: list[str] = []
+        for persist in settings.accepts:
+            with collect_problems(problems):
+                engine = persist.build(backend, servers, clock)
+                if engine.tables:
+                    problems.append(
+                        f"cookie {name}: accepts: {label_of(persist)} has a table, which names servers as before: "
+                        "write it in persist=, beside the cookie"
+                    )
+                self._accepted.append(_Accepted(persist, engine, settings.written_scopes))
+        raise_problems(problems)
+
+    def with_servers(
+        self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
+    ) -> AcceptedCookies:
+        """Return a copy for `servers`: without `removed`, and with `added`."""
+        changed = copy(self)
+        changed._accepted = [
+            each.with_engine(
+                each.engine.with_servers(servers, added, removed)
+                if isinstance(each.engine, ReusablePersistence)
+                else each.persist.build(self._backend, servers, self._clock)
+            )
+            for each in self._accepted
+        ]
+        return changed
+
+    def state_changed(self, server: Server) -> None:
+        for each in self._accepted:
+            each.engine.state_changed(server)
+
+    def remove_from(self, request: Request) -> None:
+        """Remove the accepted cookies from what the server gets, except the application's own."""
+        for each in self._accepted:
+            if isinstance(each.engine, RemovableCookie):
+                each.engine.remove_from(request)
+
+    def recognise(self, own: PersistenceResult, request: Request, accept_down: bool) -> PersistenceResult:
+        """Return the first result that binds the request; else the first that names a server; else `own`, the result of
+        our cookie, or if there is no such cookie, the first with a claim.
+
+        Nothing is looked at if our cookie names a server: what a client still has beside it does not count.
+        """
+        if own.claim not in (Claim.NONE, Claim.INVALID) or self._has_ended():
+            return own
+        forwarded = request.forwarded_cookies
+        results: list[PersistenceResult] = []
+        for number, each in enumerate(self._accepted):
+            request.forwarded_cookies = None  # each reads what the client has sent
+            found = each.engine.recognise(request, accept_down=accept_down)
+            reason = Reason.ACCEPTED if found.claim is Claim.VALID else found.reason
+            result = replace(
+                found, reason=reason, is_outdated=True, needs_no_mark=False, persistence_state=_Found(number)
+            )
+            results.append(result)
+            if result.is_bound:
+                break
+        request.forwarded_cookies = forwarded
+        return _best(own, results)
+
+    def _has_ended(self) -> bool:
+        if self._clock.wall() < self._until:
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "backend %s: cookie %s: accepts_until has passed: only this cookie counts now, so remove accepts.",
+                self._backend,
+                self._name,
+            )
+        return True
+
+    def count(self, result: PersistenceResult) -> None:
+        """Count the request of `result` if an accepted cookie has decided it."""
+        found = result.persistence_state
+        if isinstance(found, _Found) and result.claim is not Claim.UNUSED:
+            self._counts.add(found.number, self._clock.wall(), is_known=result.server is not None)
+
+    def counts(self) -> list[AcceptedCount]:
+        """Return how many requests came with what is accepted, in the order of the configuration."""
+        return [
+            AcceptedCount(self._name, label_of(each.persist), *self._counts.of(number))
+            for number, each in enumerate(self._accepted)
+        ]
+
+    def delete(self, request: Request, response: ResponseHead) -> None:
+        """Delete the accepted cookies that the client has sent: it gets ours."""
+        if request.cookie_key is None:
+            return
+        forwarded = request.forwarded_cookies
+        request.forwarded_cookies = None
+        sent = request.cookies
+        request.forwarded_cookies = forwarded
+        for each in self._accepted:
+            each.delete(sent, request, response)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Marks a result as that of an accepted persistence, by its number."""
+
+    number: int
+
+
+def _best(own: PersistenceResult, results: Iterable[PersistenceResult]) -> PersistenceResult:
+    naming = claiming = None
+    for result in results:
+        if result.is_bound:
+            return result
+        if naming is None and result.server is not None:
+            naming = result
+        if claiming is None and result.claim is not Claim.NONE:
+            claiming = result
+    return naming or (claiming if claiming is not None and own.claim is Claim.NONE else own)
+
+
+class _Counts:
+    """Counts that several threads add to, and several engines share: those of former and of present servers."""
+
+    def __init__(self, length: int) -> None:
+        self._honoured = [0] * length
+        self._unknown = [0] * length
+        self._last: list[float | None] = [None] * length
+        self.after_fork()
+        fork.register(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, number: int, now: float, *, is_known: bool) -> None:
+        with self._lock:
+            (self._honoured if is_known else self._unknown)[number] += 1
+            self._last[number] = now
+
+    def of(self, number: int) -> tuple[int, int, float | None]:
+        with self._lock:
+            return self._honoured[number], self._unknown[number], self._last[number]
