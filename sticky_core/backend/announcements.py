@@ -34,6 +34,7 @@ class Announcements:
         self._change_lock = change_lock
         self.bus = EventBus()
         self._lines: deque[tuple[int, str, tuple[object, ...]]] = deque()
+        self._tracked: deque[Server] = deque()
 
     def queue_log_line(self, level: int, text: str, *values: object) -> None:
         """Log a line at the next `publish`."""
@@ -68,6 +69,15 @@ class Announcements:
             waiting,
         )
 
+    def queue_trackers(self, server: Server) -> None:
+        """Notify the servers that track `server` at the next `publish`."""
+        self._tracked.append(server)
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether lines of the log are queued."""
+        return bool(self._lines)
+
     def publish(self, servers: Iterable[Server] = ()) -> None:
         """Write the log, send events, and notify the servers that track one of `servers`. Called without a lock; if
         this thread holds the change lock, that is done when it releases it.
@@ -83,11 +93,20 @@ class Announcements:
             _log.log(level, text, *values)
         self.bus.publish()
         for server in servers:
-            for tracker in server.trackers:
-                tracker.reason = f"via {self._backend}/{server.name}"
-                tracker.notify()
+            self._notify_trackers(server)
+        while self._tracked:
+            try:
+                self._notify_trackers(self._tracked.popleft())
+            except IndexError:  # another thread has notified them
+                break
+
+    def _notify_trackers(self, server: Server) -> None:
+        for tracker in server.trackers:
+            tracker.reason = f"via {self._backend}/{server.name}"
+            tracker.notify()
 
     def after_fork(self) -> None:
         """Discard what the parent has queued. Called in a forked child."""
         self.bus.after_fork()
         self._lines.clear()
+        self._tracked.clear()

@@ -94,6 +94,13 @@ class Backend:
       maintenance, and bound clients stay bound. Default `"fail"`. Envoy `panic mode`.
     - `panic_threshold`: panic begins when less than this share of the servers is up, 0 to 1. Default None: when no
       server is up. Envoy `healthy_panic_threshold`.
+    - `max_ejected`: the share of the servers that failed requests may keep down at once (`observe` of a check, and
+      `max_fails` and `fail_rate` of a server), 0 to 1, rounded down to whole servers: 0.5 of three servers is one, and
+      0.1 of five is none. It is a share of the servers that are up otherwise: those in maintenance, and those that an
+      active check, an agent or the operator has taken down, count neither as servers nor as ejected, and may be any
+      number. Backups are counted among themselves. A server that stays up for this goes on counting: the next request
+      that fails there takes it down if others are back by then. If fewer may be down than are, as others have gone,
+      those that have been down longest are set up again. Default None: any number. Envoy `max_ejection_percent`.
     - `allbackups`: whether clients are spread over all backups; otherwise the first usable backup gets them all.
       Default False. HAProxy `option allbackups`.
     - `persist_on_down`: whether clients are sent to the server that they are bound to even if it is down. Default
@@ -140,6 +147,7 @@ class Backend:
         check: Check | None = None,
         on_empty: OnEmpty = "fail",
         panic_threshold: float | None = None,
+        max_ejected: float | None = None,
         allbackups: bool = False,
         persist_on_down: bool = False,
         force_persist: Condition | None = None,
@@ -174,6 +182,7 @@ class Backend:
                 check=check,
                 on_empty=on_empty,
                 panic_threshold=panic_threshold,
+                max_ejected=max_ejected,
                 allbackups=allbackups,
                 persist_on_down=persist_on_down,
                 force_persist=force_persist,

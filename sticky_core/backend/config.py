@@ -33,6 +33,7 @@ _TYPES = (
     ("retry_body_limit", int, "a number of bytes"),
     ("idempotency_key", bool, "True, and the client sends the header Idempotency-Key"),
     ("panic_threshold", None | int | float, "0.5 for half of the servers"),
+    ("max_ejected", None | int | float, "0.5 for half of the servers"),
 )
 
 
@@ -56,6 +57,7 @@ class BackendConfig:
     check: Check | None = None
     on_empty: OnEmpty = "fail"
     panic_threshold: float | None = None
+    max_ejected: float | None = None
     allbackups: bool = False
     persist_on_down: bool = False
     force_persist: Condition | None = None
@@ -102,6 +104,11 @@ class BackendConfig:
         if server.check is False or server.track is not None:
             return None
         return server.check if server.check is not None else self.check
+
+    def _may_be_ejected(self, server: ServerConfig) -> bool:
+        check = self.check_of(server)
+        observes = check is not None and check.observe is not None and check.on_error != "fastinter"
+        return observes or server.counts_failures
 
     def changed_options(self, before: BackendConfig) -> tuple[str, ...]:
         """Return the names of the options that differ from those of `before`, without `servers`."""
@@ -160,6 +167,14 @@ class BackendConfig:
             for server in self.servers:
                 if server.check is False:
                     yield f"server {server.name}: check=False has no effect: the backend has no check either"
+        if self.max_ejected is not None:
+            if isinstance(self.max_ejected, bool) or not 0 <= self.max_ejected <= 1:
+                yield f"max_ejected {self.max_ejected!r} is not a share: write 0.5 for half of the servers"
+            if not any(map(self._may_be_ejected, self.servers)):
+                yield (
+                    "max_ejected has no effect, as no failed request takes a server down: give servers max_fails or "
+                    "fail_rate, or a check observe='layer7'; or leave max_ejected out"
+                )
         own = [server for server in self.servers if server.check]
         marked_up = [server for server in own if server.check and server.check.on_marked_up]
         if (marked_up or (self.check is not None and self.check.on_marked_up)) and not self._has_backups:

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from math import inf
+from typing import TYPE_CHECKING
 
 from sticky_core.backend.announcements import Announcements
 from sticky_core.backend.change import Change
@@ -23,6 +24,9 @@ from sticky_core.health.check import CheckResult
 from sticky_core.health.runtime import CheckRuntime
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
+
+if TYPE_CHECKING:
+    from sticky_core.backend.ejections import Ejections
 
 #: states in which a server serves some clients
 _SERVING = ("UP", "NOLB", "DRAIN")
@@ -43,6 +47,7 @@ class Monitor:
         self._status: dict[Server, str] = {}  # as it was announced
         self._counted: dict[Server, tuple[bool, str]] = {}  # as what each server is counted in `_counts`
         self._counts: Counter[tuple[bool, str]] = Counter()  # backups (True) and others by status
+        self._ejections: Ejections | None = None  # None: failed requests may take any number of servers down
         placement.run_due_timers = self.run_due_timers
 
     def start(self, now: float) -> None:
@@ -57,6 +62,7 @@ class Monitor:
             self._deadlines.update(server)
         self.first_checks.update(snapshot.servers)
         self.first_checks.publish()
+        self._count_ejected(())
         self.refresh_timers()
 
     # A server changes
@@ -74,6 +80,13 @@ class Monitor:
         """
         if server.removed:
             return []
+        before = self._status.get(server, "UP")
+        woken = self._derive(server)
+        if self._ejections is not None:
+            woken += self._limit_ejected(server)
+        return woken + self._update_panic() if self._status[server] != before else woken
+
+    def _derive(self, server: Server) -> list[Ticket]:
         now = self._backend.clock.monotonic()
         before, drained = self._status.get(server, "UP"), server.drained
         server.refresh_state(now, self.panics)
@@ -86,7 +99,6 @@ class Monitor:
             self._announce(server, after, "DRAINED")
         woken = self._placement.state_changed(server)
         if after != before:
-            woken += self._update_panic()
             self.first_checks.update(server.as_tuple)  # maintenance may have begun or ended
         server.reason, server.was_announced = "", False
         return woken
@@ -123,7 +135,56 @@ class Monitor:
         for server in servers:
             woken += self._placement.state_changed(server)
         self.first_checks.update([*servers, *change.removed])
+        self._count_ejected(change.removed, servers)
+        woken += self._limit_ejected()
         return woken + self._update_panic()
+
+    # Ejected servers
+
+    def _count_ejected(self, removed: Iterable[Server], servers: Iterable[Server] = ()) -> None:
+        """Count the ejected servers of the snapshot in force, if there is a limit. `removed`: the servers that are
+        gone; `servers`: those that may have another state now.
+        """
+        snapshot = self._backend.snapshot
+        limit = snapshot.config.max_ejected
+        if limit is None:
+            self._ejections = None
+            return
+        if self._ejections is None:
+            from sticky_core.backend.ejections import Ejections
+
+            self._ejections, servers = Ejections(self._backend.name, self.announcements), snapshot.servers
+        self._ejections.limit_to(limit)
+        for server in removed:
+            self._ejections.forget(server)
+        for server in servers:
+            self._ejections.update(server)
+
+    def _limit_ejected(self, *changed: Server) -> list[Ticket]:
+        """Count the ejected servers anew, of which `changed` are in another state, and set those up again that are too
+        many. Under the lock. Return the tickets that have left the queue.
+        """
+        woken: list[Ticket] = []
+        ejections = self._ejections
+        if ejections is None:
+            return woken
+        for server in changed:
+            ejections.update(server)
+        surplus = ejections.surplus()
+        for server in surplus:
+            server.end_ejection(ejections.reason_to_end(server))
+            woken += self._derive(server)
+            ejections.update(server)
+            self.announcements.queue_trackers(server)
+        return woken + self._update_panic() if surplus else woken
+
+    def _may_eject(self, server: Server, reason: str, now: float) -> bool:
+        """Return whether failed requests may take `server` down for `reason`. If not, that is logged once."""
+        ejections = self._ejections
+        if ejections is None or ejections.allows(server):
+            return True
+        ejections.refuse(server, reason, now)
+        return False
 
     # Panic
 
@@ -266,10 +327,13 @@ class Monitor:
         self.publish(woken, server)
 
     def _apply_health(self, server: Server, why: str) -> list[Ticket]:
-        if server.status == self._status.get(server, "UP"):
+        if server.status != self._status.get(server, "UP"):
+            server.reason = why
+            woken = self.apply_change(server)
+        elif self._ejections is not None:  # down as before, but for another reason
+            woken = self._limit_ejected(server)
+        else:
             return []
-        server.reason = why
-        woken = self.apply_change(server)
         self.refresh_timers()
         return woken
 
@@ -326,19 +390,26 @@ class Monitor:
             if server.status in ("DOWN", "MAINT"):
                 return
             reason = ""  # why the health of the server may have changed
-            if checking is not None and observe is not None and checking.record_request(succeeded, why, now):
-                reason = str(checking.result)
+            if checking is not None and observe is not None:
+                may_take_down = (
+                    succeeded
+                    or not checking.next_failure_takes_down
+                    or self._may_eject(server, str(checking.errors_result(why)), now)
+                )
+                if checking.record_request(succeeded, why, now, may_take_down=may_take_down):
+                    reason = str(checking.result)
             max_fails = server.max_fails
             if max_fails.counts:
                 if not counts_as_fail:
                     max_fails.record_success(now)
-                elif text := max_fails.record_failure(now):
+                elif (text := max_fails.record_failure(now)) and self._may_eject(server, text, now):
                     max_fails.take_down(now)
                     reason = text
-            if not reason:
-                return
-            woken = self._apply_health(server, reason)
-        self.publish(woken, server)
+            woken = self._apply_health(server, reason) if reason else []
+        if reason:
+            self.publish(woken, server)
+        elif self.announcements.has_lines:
+            self.publish(woken)
 
     def after_fork(self) -> None:
         """Discard what belongs to the parent process. Called in a forked child."""

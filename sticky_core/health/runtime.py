@@ -45,6 +45,8 @@ class CheckRuntime:
             "fully-down": 0,
         }[check.init_state]
         self.is_stopping = False  #: whether the check passes, but the server gets no new clients
+        #: whether failed requests have taken the server down (`observe`), and no check has failed since
+        self.is_down_by_requests = False
         self.result = CheckResult(CheckStatus.INI)
         self.has_run = False  #: whether the server was checked since checks were started
         self.first_delay = 0.0
@@ -57,6 +59,7 @@ class CheckRuntime:
         restarted = CheckRuntime(self.check, self._rng)
         restarted.health, restarted.is_stopping, restarted.result = self.health, self.is_stopping, self.result
         restarted.has_run = self.has_run
+        restarted.is_down_by_requests = self.is_down_by_requests
         if self.wake is not None:
             self.wake()
         return restarted
@@ -75,6 +78,7 @@ class CheckRuntime:
             (self._max_health if before.health == before._max_health else self.check.rise) if before.is_up else 0
         )
         self.is_stopping = before.is_stopping
+        self.is_down_by_requests = before.is_down_by_requests
         self.result = before.result
         self.has_run = before.has_run
 
@@ -124,6 +128,8 @@ class CheckRuntime:
         """Apply the result of a check, and set when the next one is due."""
         self._apply(result)
         self.has_run = True
+        if self.is_up or result.status.verdict is Verdict.FAILED:
+            self.is_down_by_requests = False
         interval = self.interval
         varying = interval * self.check.spread / 100
         self._due = now + interval + (varying * (2 * self._rng.random() - 1) if varying else 0.0)
@@ -158,14 +164,21 @@ class CheckRuntime:
         """Set the health by hand (`set server … health up|stopping|down`)."""
         self.health = self._max_health if up else 0
         self.is_stopping = stopping
+        self.is_down_by_requests = False
         self._errors = 0
 
     def reset(self) -> None:
         """Assume that the server, which returns from maintenance, is up until the next check, which is due at once."""
         self.health = self.check.rise
-        self.is_stopping = False
+        self.is_stopping = self.is_down_by_requests = False
         self._errors = 0
         self.expedite(-inf)
+
+    def end_ejection(self) -> None:
+        """Set the server up again if failed requests have taken it down."""
+        if self.is_down_by_requests:
+            self.health = self.check.rise
+            self.is_down_by_requests = False
 
     def expedite(self, due: float) -> None:
         """Make the next check due at `due`, unless it is due earlier."""
@@ -174,27 +187,47 @@ class CheckRuntime:
             if self.wake is not None:
                 self.wake()
 
-    def record_request(self, succeeded: bool, reason: str, now: float) -> bool:
+    @property
+    def next_failure_takes_down(self) -> bool:
+        """Whether the server goes down if the next request fails."""
+        if not self.is_up or self._errors + 1 < self.check.max_errors or self.check.on_error == "fastinter":
+            return False
+        return self.check.on_error == "mark-down" or self.health <= self.check.rise
+
+    def errors_result(self, reason: str) -> CheckResult:
+        """Return the failed check as which `error_limit` failed requests count. `reason`: how the last one failed."""
+        return CheckResult(
+            CheckStatus.HANA, info=f"Detected {self.check.max_errors} consecutive errors, last one was: {reason}"
+        )
+
+    def record_request(self, succeeded: bool, reason: str, now: float, *, may_take_down: bool = True) -> bool:
         """Count a client's request that succeeded, or failed for `reason`. Return whether it triggered `on_error`
         (HAProxy `__health_adjust`).
+
+        `may_take_down`: whether requests may take the server down. If they may not, and one would have, the next check
+        is due after `fastinter` and takes it down if it fails, and so does the next request that fails, if it may.
         """
         if succeeded:
             self._errors = 0
+            return False
+        if not may_take_down and self.next_failure_takes_down:
+            self.health = self.check.rise
+            self.expedite(now + self._fastinter)
             return False
         self._errors += 1
         if self._errors < self.check.max_errors:
             return False
         self._errors = 0
-        rise, on_error = self.check.rise, self.check.on_error
-        failed = CheckResult(
-            CheckStatus.HANA, info=f"Detected {self.check.max_errors} consecutive errors, last one was: {reason}"
-        )
+        rise, on_error, failed = self.check.rise, self.check.on_error, self.errors_result(reason)
+        was_up = self.is_up
         if on_error == "sudden-death":
             self.health = min(self.health, rise + 1)
         elif on_error == "mark-down":
             self.health = min(self.health, rise)
         if on_error != "fastinter":
             self._apply(failed)
+        if was_up and not self.is_up:
+            self.is_down_by_requests = True
         self.expedite(now + self._fastinter)
         return True
 

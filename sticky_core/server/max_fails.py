@@ -107,7 +107,7 @@ class MaxFails:
         return True
 
     def reset(self) -> None:
-        """Set the server up: its health was assigned."""
+        """Set the server up, before `fail_timeout` is over: its health was assigned, or maintenance is over."""
         self._down_until = None
 
     @property

@@ -175,6 +175,29 @@ class ServerStatus:
         self.notify()
 
     @property
+    def is_ejected(self) -> bool:
+        """Whether failed requests alone keep it down (`observe`, `max_fails`, `fail_rate`): it is not in maintenance,
+        and no active check, no agent and no operator has taken it down.
+        """
+        if self.in_maint or not self.agent_up:
+            return False
+        if self.tracks is not None:
+            return self.tracks.is_ejected
+        checking = self.checking
+        if checking is None:
+            return self.max_fails.is_down and self._health is not Health.DOWN
+        return self.max_fails.is_down if checking.is_up else checking.is_down_by_requests
+
+    def end_ejection(self, reason: str) -> None:
+        """Set it up again, as far as failed requests have taken it down. Called by the backend, under its lock, which
+        derives the state then. `reason`: why, for logs.
+        """
+        self.max_fails.reset()
+        if self.checking is not None:
+            self.checking.end_ejection()
+        self.reason = reason
+
+    @property
     def weight(self) -> int:
         """Its share of new clients, 0 to 256. May be assigned."""
         return self._weight
@@ -220,6 +243,7 @@ class ServerStatus:
     def _reset_health(self) -> None:
         """Assume that the server is up until it is checked: maintenance is over."""
         self.agent_up = True
+        self.max_fails.reset()
         if self.checking is not None:
             self.checking.reset()
 

@@ -27,12 +27,14 @@ WAYS: dict[str, bytes | None] = {
 
 
 class UnreliableServer:
-    """A server in a thread that fails on command. It sends its name to clients, and the response `way` to checks."""
+    """A server in a thread that fails on command. It responds `way` to checks, and to clients `client_way`, or with its
+    name if that is well.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.way = "well"
-        self.checks = 0
+        self.way = self.client_way = "well"
+        self.checks = self.requests = 0
         self._kept: list[socket.socket] = []
         self._listener: socket.socket | None = None
         with socket.create_server((HOST, 0)) as found:
@@ -71,7 +73,11 @@ class UnreliableServer:
                 self.checks += 1
                 way = self.way if self.way != "flaps" else ("well" if self.checks % 2 else "responds 500")
                 sent = WAYS[way]
+            elif self.client_way != "well":
+                self.requests += 1
+                sent = WAYS[self.client_way]
             else:
+                self.requests += 1
                 body = self.name.encode()
                 sent = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
             if sent is None:
@@ -97,11 +103,32 @@ def unreliable() -> Iterator[dict[str, UnreliableServer]]:
 
 
 @pytest.fixture(params=["uvicorn checked_asgi:app", "gunicorn -k gthread --threads 4 checked_wsgi:app"])
-def site(request: pytest.FixtureRequest, serve: Callable[..., Any], unreliable: dict[str, UnreliableServer]) -> Any:
-    """A server in front of the unreliable ones."""
+def serve_site(request: pytest.FixtureRequest, serve: Callable[..., Any]) -> Callable[..., Any]:
+    """Start a server in front of unreliable ones."""
     kind, *arguments = request.param.split()
-    urls = {name: f"http://{HOST}:{server.port}" for name, server in unreliable.items()}
-    return serve(kind, *arguments, variables={"CHECKED": json.dumps(urls)})
+
+    def started(servers: dict[str, UnreliableServer], **limits: dict[str, Any]) -> Any:
+        urls = {name: f"http://{HOST}:{server.port}" for name, server in servers.items()}
+        variables = {"CHECKED": json.dumps(urls)}
+        if limits:
+            variables["CHECKED_LIMITS"] = json.dumps(limits)
+        return serve(kind, *arguments, variables=variables)
+
+    return started
+
+
+@pytest.fixture
+def site(serve_site: Callable[..., Any], unreliable: dict[str, UnreliableServer]) -> Any:
+    """A server in front of the unreliable ones."""
+    return serve_site(unreliable)
+
+
+@pytest.fixture
+def four() -> Iterator[dict[str, UnreliableServer]]:
+    servers = {name: UnreliableServer(name) for name in ("a", "b", "c", "d")}
+    yield servers
+    for server in servers.values():
+        server.end()
 
 
 def test_failing_servers_are_down_and_their_clients_move_once(
@@ -181,3 +208,65 @@ def test_server_that_is_up_again_starts_slowly(
     until(weight_grows, "all of its weight")
     assert throttles == sorted(throttles)
     assert throttles[0] < 100
+
+
+def look_at(site: Any) -> dict[str, dict[str, Any]]:
+    known: dict[str, dict[str, Any]] = json.loads(site.client().request("/look").body)
+    return known
+
+
+def request_as_client_of(site: Any, name: str) -> str:
+    """Return which server responds to a client of the server `name`."""
+    response = site.client().request("/site", headers={"Cookie": f"SERVERID={name}"})
+    assert response.status == 200, "no client sees a failure"
+    return str(response.body.decode())
+
+
+def test_failed_requests_take_down_no_more_servers_than_max_ejected(
+    serve_site: Callable[..., Any], four: dict[str, UnreliableServer], until: Callable[..., None]
+) -> None:
+    site = serve_site(
+        four,
+        server={"max_fails": 2, "fail_timeout": 600},
+        backend={"max_ejected": 0.5, "retry_on": "conn-failure empty-response 500"},
+    )
+    statuses = lambda: [known["status"] for known in look_at(site).values()]  # noqa: E731
+    request_as_client_of(site, "d")  # with no lifespan, the checks begin with the first request
+    until(lambda: all(known["check"] == "L7OK" for known in look_at(site).values()), "first checks")
+
+    for name, way in (("a", "closes"), ("b", "responds 500"), ("c", "closes")):
+        four[name].client_way = way
+        for _ in range(2):
+            assert request_as_client_of(site, name) != name
+    assert statuses() == ["DOWN", "DOWN", "UP", "UP"]
+    before = four["c"].requests
+    assert [request_as_client_of(site, "c") for _ in range(10)] == ["d"] * 10
+    assert four["c"].requests == before + 10, "it stays up, so its clients are sent there first"
+    assert site.output.count("is not taken down") == 1
+    assert "Server site/c is not taken down: max_ejected=0.5 allows 2 of 4 servers" in site.output
+
+    four["a"].client_way = "well"
+    four["c"].way = "responds 500"
+    until(
+        lambda: statuses() == ["UP", "DOWN", "DOWN", "UP"], "checks take c down, so of three servers one may be ejected"
+    )
+    assert [known["ejected"] for known in look_at(site).values()] == [False, True, False, False]
+    assert request_as_client_of(site, "a") == "a"
+
+
+def test_share_of_failed_requests_takes_a_server_down(
+    serve_site: Callable[..., Any], four: dict[str, UnreliableServer], until: Callable[..., None]
+) -> None:
+    limits = {"fail_rate": 0.5, "fail_volume": 10, "fail_timeout": 600}
+    site = serve_site(four, server=limits, backend={"retry_on": "conn-failure empty-response 500"})
+    assert [request_as_client_of(site, "a") for _ in range(5)] == ["a"] * 5
+    until(lambda: look_at(site)["a"]["counts"] == [0, 5], "the end of five requests")
+    for number, way in enumerate(("closes", "responds 500", "closes", "responds 500", "closes"), 6):
+        assert look_at(site)["a"]["status"] == "UP"
+        four["a"].client_way = way
+        assert request_as_client_of(site, "a") != "a"
+        assert four["a"].requests == number
+    assert look_at(site)["a"]["status"] == "DOWN"
+    assert "Server site/a is DOWN, reason: 5 of 10 requests failed." in site.output
+    assert request_as_client_of(site, "a") != "a"
+    assert four["a"].requests == 10

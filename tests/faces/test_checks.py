@@ -423,6 +423,44 @@ def test_share_of_failed_requests_takes_a_server_down(face: Face) -> None:
         assert backend["s1"].status == status
 
 
+def test_failed_requests_take_down_no_more_than_max_ejected(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    servers = [face.server(name, max_fails=2, fail_timeout=10) for name in ("s1", "s2", "s3")]
+    backend = face.backend(*servers, persist=PLAIN, max_ejected=0.5, clock=clock)
+    get = face.client(backend)
+    for name in ("s1", "s2"):
+        face.apps[name].raises = ServerFailure(Failure.REFUSED)
+        for _ in range(2):
+            assert get(cookie=f"SERVERID={name}").server != name
+    assert [server.status for server in backend.servers] == ["DOWN", "UP", "UP"]
+    assert [get(cookie="SERVERID=s2").decision.attempts for _ in range(5)] == [("s2", "s3")] * 5
+    (line,) = [line for line in caplog.messages if "is not taken down" in line]
+    assert line.endswith("allows 1 of 3 servers to be down for failed requests, and 1 are. Reason to take it down: "
+                         "2 requests failed.")  # fmt: skip
+    clock.advance(10)
+    face.apps["s1"].raises = None
+    assert get(cookie="SERVERID=s1").server == "s1"
+    assert get(cookie="SERVERID=s2").decision.attempts[0] == "s2"
+    assert [server.status for server in backend.servers] == ["UP", "DOWN", "UP"], "its failures have gone on counting"
+    backend["s1"].state = backend["s3"].state = AdminState.MAINT
+    assert backend["s2"].status == "UP", "it is the only server that is left, so it may not be down"
+
+
+def test_observed_requests_take_down_no_more_than_max_ejected(face: Face) -> None:
+    check = Check("/health", observe="layer7", error_limit=2, on_error="mark-down", inter=60)
+    backend = face.backend(face.server("s1"), face.server("s2"), persist=PLAIN, check=check, max_ejected=0.5)
+    dispatcher: Any = face.dispatcher(backend)
+    get = face.client(dispatcher)
+    for name in ("s1", "s2"):
+        face.apps[name].status = 500
+        for _ in range(4):
+            get(cookie=f"SERVERID={name}")
+    assert [(server.status, server.is_ejected) for server in backend.servers] == [("DOWN", True), ("UP", False)]
+    assert get(cookie="SERVERID=s1").server == "s2"
+    if face.name == "wsgi":
+        dispatcher.replicas.stop()
+
+
 def test_forked_child_starts_checks_of_its_own(face: Face) -> None:
     if face.name == "asgi":
         pytest.skip("an event loop does not survive a fork")

@@ -283,6 +283,11 @@ def test_sync_function_that_returns_the_coroutine_of_an_app_is_an_app():
             {"panic_threshold": "50%", "on_empty": "panic"},
             "panic_threshold='50%' has the wrong type: write 0.5 for half",
         ),
+        ({"max_ejected": "50%"}, "max_ejected='50%' has the wrong type: write 0.5 for half"),
+        (
+            {"max_ejected": 0.5},
+            "max_ejected has no effect, as no failed request takes a server down: give servers max_",
+        ),
         ({"retry_on": 503}, "retry_on=503 has the wrong type: write retry_on='conn-failure 503'"),
         ({"retry_on": None}, "retry_on=None has the wrong type: write retry_on='conn-failure 503'"),
         ({"use_server": "s1"}, "use_server='s1' has the wrong type: write use_server={'s1': condition}"),

@@ -10,13 +10,15 @@ from typing import Any
 
 def backend(package: ModuleType) -> Any:
     urls: dict[str, str] = json.loads(os.environ["CHECKED"])
+    limits: dict[str, dict[str, Any]] = json.loads(os.environ.get("CHECKED_LIMITS", '{"server": {}, "backend": {}}'))
     return package.Backend(
         "site",
-        [package.Server(name, url, slowstart="2s") for name, url in urls.items()],
+        [package.Server(name, url, slowstart="2s", **limits["server"]) for name, url in urls.items()],
         persist=package.Cookie("SERVERID", signed=False),
         check=package.Check("/health", inter=0.2, fall=2, rise=2),
         balance=package.RoundRobin(start=0),
         timeouts=package.Timeouts(connect=1, server=5),
+        **limits["backend"],
     )
 
 
@@ -28,6 +30,8 @@ def look(site: Any) -> bytes:
                 "check": server.checking.result.status.name,
                 "code": server.checking.result.code,
                 "throttle": server.throttle,
+                "ejected": server.is_ejected,
+                "counts": server.max_fails.rate and server.max_fails.rate.counts,
             }
             for server in site.servers
         }
