@@ -92,6 +92,7 @@ class ServerConfig:
     factory: Factory | None = None
     weight: int = 1
     cookie: str | None = None
+    formerly: tuple[str, ...] = ()  #: a list is made a tuple
     backup: bool = False
     non_stick: bool = False
     stateless: bool = False
@@ -115,6 +116,8 @@ class ServerConfig:
     resolvers: Resolvers | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(cast(object, self.formerly), list):  # so that two configurations are equal however it was written
+            object.__setattr__(self, "formerly", tuple(self.formerly))
         raise_problems(f"server {self.name}: {problem}" for problem in self._type_problems())
         raise_problems(f"server {self.name}: {problem}" for problem in self._problems())
 
@@ -130,6 +133,10 @@ class ServerConfig:
             given: object = getattr(self, name)
             if not isinstance(given, kind) and not (name == "check" and given is False):
                 yield f"{name}={given!r} has the wrong type: write {write}"
+        if self.formerly != ():
+            from sticky_core.server import formerly  # it takes memory, and few servers were called something else
+
+            yield from formerly.problems_of_types(self.formerly)
 
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
@@ -142,6 +149,10 @@ class ServerConfig:
                 f"cookie {self.cookie!r} can't be written in a cookie: "
                 "printable ASCII without space, quotes, comma, semicolon, backslash"
             )
+        if self.formerly:
+            from sticky_core.server import formerly
+
+            yield from formerly.problems_of_texts(self.formerly)
         if self.stateless and self.is_url:
             yield "stateless is for apps: a URL has no instance in this process"
         for name in ("maxconn", "maxqueue"):
@@ -259,8 +270,8 @@ class ServerConfig:
         return self.cookie if self.cookie is not None else "" if self.backup else self.name
 
     @property
-    def id_options(self) -> tuple[str, bool]:
-        """What decides which ids a persistence gives to the server: `cookie_id`, and whether it is by default, in which
-        case a server that has become a backup is recognised by its former id.
+    def id_options(self) -> tuple[str, bool, tuple[str, ...]]:
+        """What decides which ids a persistence gives to the server: `cookie_id`; whether it is by default, in which
+        case a server that has become a backup is recognised by its former id; and `formerly`.
         """
-        return self.cookie_id, self.cookie is None
+        return self.cookie_id, self.cookie is None, self.formerly

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, Unpack, cast
 
@@ -31,6 +31,11 @@ class Server(ServerStatus):
       `weight`.
     - `cookie`: its id in cookies. Several servers may have the same id: the first usable one gets the client. `""`: no
       id. By default its name; a backup has no id by default. HAProxy `cookie`.
+    - `formerly`: the texts by which earlier configurations, or other balancers, knew it, as they wrote them: names and
+      ids of cookies (`"s1"`), addresses with a port (`"10.0.0.1:80"`), URLs (`"http://10.0.0.1:80/"`), sockets
+      (`"unix:/run/a.sock"`). A client, or an entry of a stick table, that names it so belongs to it; what is written
+      names it as it is called now. None may be a name, id or address that another server of the backend has now.
+      Default: none.
     - `backup`: whether it gets requests only while no other server can. By default it has no cookie id, so that clients
       leave it when other servers are back; those of a server that `Backend.apply` makes a backup stay. Default False.
       HAProxy `backup`.
@@ -81,6 +86,7 @@ class Server(ServerStatus):
         factory: Factory | None = None,
         weight: int = 1,
         cookie: str | None = None,
+        formerly: Sequence[str] = (),
         backup: bool = False,
         non_stick: bool = False,
         stateless: bool = False,
@@ -104,6 +110,7 @@ class Server(ServerStatus):
             factory=factory,
             weight=weight,
             cookie=cookie,
+            formerly=cast("tuple[str, ...]", formerly),
             backup=backup,
             non_stick=non_stick,
             stateless=stateless,

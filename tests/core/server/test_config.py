@@ -109,6 +109,12 @@ def test_invalid_maxconn_and_maxqueue_are_refused(options: dict[str, Any], probl
         pytest.param(
             {"fail_rate": 0.5, "fail_volume": 2.5}, "fail_volume=2.5 has the wrong type", id="a part of a request"
         ),
+        pytest.param(
+            {"formerly": "s0"}, "formerly='s0' is no list: write formerly=['s0']", id="a text for a list of texts"
+        ),
+        pytest.param({"formerly": {"s0"}}, "formerly={'s0'} is no list: write formerly=['s1'", id="a set of texts"),
+        pytest.param({"formerly": None}, "formerly=None is no list", id="no list"),
+        pytest.param({"formerly": ["s0", 5]}, "formerly: 5 is no text", id="a number in a list of texts"),
         pytest.param({"pool_max_conn": "3"}, "pool_max_conn='3' has the wrong type", id="a text for a pool"),
     ],
 )
@@ -137,6 +143,31 @@ def test_invalid_limits_of_failed_requests_are_refused(options: dict[str, Any], 
         Server("s1", app, **options)
     (only,) = refused.value.problems
     assert only.startswith(f"server s1: {problem}")
+
+
+@pytest.mark.parametrize(
+    "formerly, problem",
+    [
+        pytest.param(["s1", "s0", "s1"], "formerly has 's1' twice", id="twice"),
+        pytest.param(["a b"], "formerly: 'a b' can't be what a client brings", id="a space"),
+        pytest.param([""], "formerly: '' can't be what a client brings", id="nothing"),
+        pytest.param(["s1\n"], "formerly: 's1\\n' can't be what a client brings", id="a line"),
+        pytest.param(["http://"], "formerly: 'http://' names no host", id="a URL without a host"),
+        pytest.param(["http://s1:0"], "formerly: 'http://s1:0': no server can listen at port 0", id="port 0"),
+        pytest.param(["unix:"], "formerly: 'unix:' names no socket", id="a socket without a path"),
+    ],
+)
+def test_invalid_former_texts_are_refused(formerly: list[str], problem: str):
+    with pytest.raises(ConfigError) as refused:
+        Server("web1", app, formerly=formerly)
+    (only,) = refused.value.problems
+    assert only.startswith(f"server web1: {problem}")
+
+
+def test_former_texts_are_a_tuple_however_they_were_written():
+    given = Server("web1", app, formerly=["s1", "10.0.0.1:80"])
+    assert given.config == ServerConfig(name="web1", target=app, formerly=("s1", "10.0.0.1:80"))
+    assert given.config.formerly == ("s1", "10.0.0.1:80")
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def test_every_server_gets_the_options():
 
 
 def test_template_takes_the_options_of_a_server():
-    """Except those that it sets itself, and those of apps."""
-    of_server = set(inspect.signature(Server).parameters) - {"name", "target", "factory", "stateless"}
+    """Except those that it sets itself, those of apps, and what only one server can have been called."""
+    of_server = set(inspect.signature(Server).parameters) - {"name", "target", "factory", "stateless", "formerly"}
     assert set(get_type_hints(TemplateOptions)) == of_server
 
 
