@@ -145,7 +145,7 @@ class Checks(BackgroundTask):
         with scope:
             while True:
                 checking.wake = sleeper.wake
-                if server.is_unresolved or (server.in_maint and checking is server.checking):
+                if server.pauses(checking):
                     await sleeper.sleep(None)
                 elif (delay := checking.delay(now())) > 0.001:
                     await sleeper.sleep(delay)

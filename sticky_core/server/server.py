@@ -256,9 +256,11 @@ class Server(ServerStatus):
         """Take the address of `config`. Checks in flight to the old address are ignored, and the new one is checked at
         once. Under the backend's lock.
         """
-        was_unresolved, self.config = self.is_unresolved, config
+        was_unresolved = self.is_unresolved
+        # before the address, so that the checks that are replaced never use it: faces read both without the lock
         self.checking = self.checking.restarted() if self.checking is not None else None
         self.agent = self.agent.restarted() if self.agent is not None else None
+        self.config = config
         if was_unresolved and not self.in_maint:
             self._reset_health()
 

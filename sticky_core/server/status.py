@@ -264,6 +264,15 @@ class ServerStatus:
             or (self.tracks is not None and self.tracks.in_maint)
         )
 
+    def pauses(self, checking: CheckRuntime) -> bool:
+        """Whether `checking`, a check of this server or the schedule of its agent, must not run at present: in
+        maintenance only agents are queried, without an address nothing is, and no result of a check that was replaced
+        counts.
+        """
+        if checking is self.checking:
+            return self.in_maint
+        return checking is not self.agent or self.is_unresolved
+
     @property
     def status(self) -> str:
         """State and health in one word: `UP`, `DOWN`, `NOLB`, `DRAIN`, `MAINT`; `REMOVED`."""

@@ -216,7 +216,7 @@ class Checks:
                 if not each.has_result:
                     each.has_result = True
                     work = partial(self._record_timeout, each)
-        elif server.is_unresolved or (server.in_maint and not each.is_agent):
+        elif server.pauses(checking):
             due = now + PAUSE
         elif delay > 0.001:
             due = now + delay

@@ -1,6 +1,7 @@
 """ServerStatus: whether bound clients may stay at a server, whether new ones are sent to it, and its limits."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from sticky_core.backend.backend import Backend
 from sticky_core.errors import ConfigError
+from sticky_core.health.agent import AgentCheck
+from sticky_core.health.check import Check
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
 
@@ -238,3 +241,41 @@ def test_total_includes_requests_in_flight():
     server.counters.cell[2] += 3
     server.in_flight.append(None)
     assert server.total == 4
+
+
+@pytest.mark.parametrize(
+    "change, checks, queries",
+    [
+        pytest.param(lambda server: None, True, True, id="up"),
+        pytest.param(lambda server: setattr(server, "health", Health.DOWN), True, True, id="down"),
+        pytest.param(lambda server: setattr(server, "state", AdminState.DRAIN), True, True, id="it drains"),
+        pytest.param(lambda server: setattr(server, "state", AdminState.MAINT), False, True, id="maintenance"),
+        pytest.param(lambda server: setattr(server, "target", None), False, False, id="no address"),
+        pytest.param(lambda server: setattr(server, "target", "http://10.0.0.9:80"), True, True, id="another address"),
+    ],
+)
+def test_server_is_checked_unless_in_maintenance_and_its_agent_is_queried_while_it_has_an_address(
+    change: Any, checks: bool, queries: bool
+):
+    servers = Server.template("s", 1, "s.test:80", check=Check(), agent_check=AgentCheck(9000))
+    (server,) = Backend("web", servers).servers
+    server.target = "http://10.0.0.1:80"
+    change(server)
+    assert server.checking is not None and server.agent is not None
+    assert (not server.pauses(server.checking), not server.pauses(server.agent)) == (checks, queries)
+
+
+def test_check_that_was_replaced_is_not_run_any_more():
+    server = Server("s1", "http://10.0.0.1:80", check=Check(), agent_check=AgentCheck(9000))
+    web = Backend("web", [server])
+    checking, agent = server.checking, server.agent
+    assert checking is not None and agent is not None
+    seen: list[tuple[object, bool]] = []
+    checking.wake = lambda: seen.append((server.target, server.pauses(checking)))
+    server.target = "http://10.0.0.2:80"
+    assert server.pauses(checking) and server.pauses(agent)
+    assert seen == [("http://10.0.0.1:80", False)], "woken before it could use the new address"
+    now = server.checking
+    assert now is not None and not server.pauses(now)
+    web.apply(replace(web.config, servers=(replace(server.requested, check=Check(fall=1)),)))
+    assert server.pauses(now)
