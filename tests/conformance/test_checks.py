@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-HOST = "127.0.0.1"
+from tests.conformance.servers import LEAK_MESSAGES, ServerProcess
+from tests.conformance.wire import DEADLINE, HOST
+
 WELL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
 #: the response of a server to a check; None: none, and it keeps the connection
@@ -35,6 +37,8 @@ class UnreliableServer:
         self.name = name
         self.way = self.client_way = "well"
         self.checks = self.requests = 0
+        self.may_respond = threading.Event()
+        self.may_respond.set()
         self._kept: list[socket.socket] = []
         self._listener: socket.socket | None = None
         with socket.create_server((HOST, 0)) as found:
@@ -61,7 +65,7 @@ class UnreliableServer:
             threading.Thread(target=self._respond, args=(connection,), daemon=True).start()
 
     def _respond(self, connection: socket.socket) -> None:
-        connection.settimeout(300)
+        connection.settimeout(DEADLINE)
         head = b""
         try:
             while b"\r\n\r\n" not in head:
@@ -72,6 +76,7 @@ class UnreliableServer:
             if b"/health " in head.partition(b"\r\n")[0]:
                 self.checks += 1
                 way = self.way if self.way != "flaps" else ("well" if self.checks % 2 else "responds 500")
+                self.may_respond.wait(DEADLINE)
                 sent = WAYS[way]
             elif self.client_way != "well":
                 self.requests += 1
@@ -89,6 +94,7 @@ class UnreliableServer:
         connection.close()
 
     def end(self) -> None:
+        self.may_respond.set()
         self.refuse()
         for connection in self._kept:
             connection.close()
@@ -270,3 +276,108 @@ def test_share_of_failed_requests_takes_a_server_down(
     assert "Server site/a is DOWN, reason: 5 of 10 requests failed." in site.output
     assert request_as_client_of(site, "a") != "a"
     assert four["a"].requests == 10
+
+
+# -- the start waits for the first checks
+
+#: servers that run a lifespan, which waits
+WITH_LIFESPAN = ["uvicorn checked_asgi:app", "hypercorn checked_asgi:app", "granian checked_asgi:app"]
+#: servers of which the first requests wait
+WITHOUT_LIFESPAN = [
+    "uvicorn --lifespan off checked_asgi:app",
+    "gunicorn -k gthread --threads 4 checked_wsgi:app",
+    "gunicorn -k gevent checked_wsgi:app",
+    "waitress-serve --threads 4 checked_wsgi:app",
+]
+
+
+def waiting(unreliable: dict[str, UnreliableServer], **options: object) -> dict[str, str]:
+    """Return the variables of a site that waits for the first checks. Each server is checked once: the next check is
+    due after the test.
+    """
+    urls = {name: f"http://{HOST}:{server.port}" for name, server in unreliable.items()}
+    return {"CHECKED": json.dumps(urls), "CHECK_OPTIONS": json.dumps({"startup": "wait", "inter": DEADLINE} | options)}
+
+
+@pytest.mark.parametrize("command", [*WITH_LIFESPAN, *WITHOUT_LIFESPAN])
+def test_very_first_request_goes_to_the_server_that_lives(
+    command: str, serve: Callable[..., Any], unreliable: dict[str, UnreliableServer]
+) -> None:
+    unreliable["a"].way = "responds 500"
+    kind, *arguments = command.split()
+    site = serve(kind, *arguments, variables=waiting(unreliable))
+    response = site.client().request("/site")
+    assert (response.status, response.body) == (200, b"b"), "a, which serves requests, has failed its check"
+    assert [server.checks for server in unreliable.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("command", [WITH_LIFESPAN[0], WITHOUT_LIFESPAN[1]])
+def test_servers_that_refuse_or_hang_are_known_at_the_first_request(
+    command: str, serve: Callable[..., Any], unreliable: dict[str, UnreliableServer]
+) -> None:
+    unreliable["a"].way = "hangs"
+    unreliable["b"].refuse()
+    kind, *arguments = command.split()
+    site = serve(kind, *arguments, variables=waiting(unreliable, timeout=0.5))
+    client = site.client()
+    assert client.request("/site").status == 503
+    known = json.loads(client.request("/look").body)
+    assert [(each["status"], each["check"]) for each in known.values()] == [("DOWN", "L7TOUT"), ("DOWN", "L4CON")]
+
+
+@pytest.fixture
+def held(unreliable: dict[str, UnreliableServer]) -> UnreliableServer:
+    """Server b, which holds its response to the first check. Server a fails it."""
+    unreliable["a"].way = "responds 500"
+    unreliable["b"].may_respond.clear()
+    return unreliable["b"]
+
+
+def test_uvicorn_accepts_no_connection_before_the_first_checks(
+    launch: Callable[..., ServerProcess],
+    unreliable: dict[str, UnreliableServer],
+    held: UnreliableServer,
+    until: Callable[..., None],
+) -> None:
+    site = launch("uvicorn", "checked_asgi:app", variables=waiting(unreliable))
+    until(lambda: held.checks == 1 or site.process.poll() is not None, "the check of b")
+    assert not site.listens() and "Application startup complete" not in site.output
+    held.may_respond.set()
+    assert site.comes_up()
+    assert site.client().request("/site").body == b"b"
+    site.stop()
+
+
+def test_uvicorn_that_is_ended_during_the_first_checks_leaves_nothing(
+    launch: Callable[..., ServerProcess],
+    unreliable: dict[str, UnreliableServer],
+    held: UnreliableServer,
+    until: Callable[..., None],
+) -> None:
+    site = launch("uvicorn", "checked_asgi:app", variables=waiting(unreliable))
+    until(lambda: held.checks == 1 or site.process.poll() is not None, "the check of b")
+    site.process.send_signal(site.kind.stop)
+    held.may_respond.set()
+    site.ends()
+    assert [word for word in LEAK_MESSAGES if word in site.output] == []
+
+
+@pytest.mark.parametrize("command", WITHOUT_LIFESPAN)
+def test_first_request_has_no_response_before_the_first_checks(
+    command: str,
+    serve: Callable[..., Any],
+    unreliable: dict[str, UnreliableServer],
+    held: UnreliableServer,
+    until: Callable[..., None],
+) -> None:
+    bodies: list[bytes] = []
+    kind, *arguments = command.split()
+    site = serve(kind, *arguments, variables=waiting(unreliable))
+    assert held.checks == 0, "no checks before the first request"
+    request = threading.Thread(target=lambda: bodies.append(site.client().request("/site").body))
+    request.start()
+    until(lambda: held.checks == 1, "the check of b")
+    assert bodies == []
+    held.may_respond.set()
+    request.join(DEADLINE)
+    assert bodies == [b"b"]

@@ -11,11 +11,12 @@ from typing import Any
 def backend(package: ModuleType) -> Any:
     urls: dict[str, str] = json.loads(os.environ["CHECKED"])
     limits: dict[str, dict[str, Any]] = json.loads(os.environ.get("CHECKED_LIMITS", '{"server": {}, "backend": {}}'))
+    options: dict[str, Any] = json.loads(os.environ.get("CHECK_OPTIONS", "{}"))
     return package.Backend(
         "site",
         [package.Server(name, url, slowstart="2s", **limits["server"]) for name, url in urls.items()],
         persist=package.Cookie("SERVERID", signed=False),
-        check=package.Check("/health", inter=0.2, fall=2, rise=2),
+        check=package.Check("/health", **({"inter": 0.2, "fall": 2, "rise": 2} | options)),
         balance=package.RoundRobin(start=0),
         timeouts=package.Timeouts(connect=1, server=5),
         **limits["backend"],

@@ -46,14 +46,14 @@ def due(backend: Backend, name: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "made",
+    "options",
     [
-        pytest.param(urls(1, 2), id="no checks"),
-        pytest.param(urls(1, agent_check=AgentCheck(9000)), id="an agent, which is no check"),
+        pytest.param({}, id="no checks"),
+        pytest.param({"agent_check": AgentCheck(9000)}, id="an agent, which is no check"),
     ],
 )
-def test_checked_is_reached_at_once_if_there_is_nothing_to_check(made: list[Server]):
-    web = build_backend(made)
+def test_checked_is_reached_at_once_if_there_is_nothing_to_check(options: dict[str, Any]):
+    web = build_backend(urls(1, 2, **options))
     assert web.checked.reached and web.checked.wait(0)
 
 
