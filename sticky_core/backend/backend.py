@@ -50,6 +50,7 @@ from sticky_core.stores.shared_store import SharedStore
 if TYPE_CHECKING:
     from sticky_core.backend.granted_retries import GrantedRetries
     from sticky_core.backend.plan import Plan
+    from sticky_core.persistence.accepted import AcceptedCount
 
 __all__ = ["Backend", "BackendComponent", "BackendConfig", "OnEmpty", "Unavailable"]
 
@@ -290,6 +291,15 @@ class Backend:
     def forged_marks(self) -> int:
         """How many requests came with a mark that is not signed with a secret of the backend. The log has the first."""
         return self.invalid_marks.forged
+
+    @property
+    def accepted_marks(self) -> list[AcceptedCount]:
+        """How many requests came with each mark that a cookie of the configuration in force accepts
+        (`Cookie(accepts=...)`), in its order. What no request comes with any more can be removed from `accepts`. Only
+        the requests of this process are counted. The counts go on under another configuration if the cookie has the
+        same name there and accepts the same.
+        """
+        return [count for each in self.snapshot.persistences.accepted for count in each.counts()]
 
     def qcur(self, server: Server | None = None) -> int:
         """Return how many requests wait for `server`; None: for whichever server has a free slot first (HAProxy

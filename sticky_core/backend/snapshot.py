@@ -261,7 +261,10 @@ def _build_persistences(
         and [each.id_options for each in config.servers] == [each.id_options for each in before.config.servers]
     ):
         return before.persistences
-    return PersistenceSet(config, servers, clock)
+    persistences = PersistenceSet(config, servers, clock)
+    if before is not None:
+        persistences.take_over_counts(before.persistences)
+    return persistences
 
 
 def _has_same_persistence(config: BackendConfig, before: BackendConfig) -> bool:

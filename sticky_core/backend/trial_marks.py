@@ -16,7 +16,7 @@ from sticky_core.persistence.claim import NO_COOKIE, Claim, PersistenceResult, R
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.persistence import Persist, Persistence
-from sticky_core.persistence.persistence_set import PersistenceSet
+from sticky_core.persistence.persistence_set import AcceptingPersistence, PersistenceSet
 from sticky_core.persistence.route import RouteEngine
 from sticky_core.persistence.stick.config import group_stick_rules
 from sticky_core.server.server import Server
@@ -94,6 +94,9 @@ class TrialPersistences:
 
     def __init__(self, config: BackendConfig, servers: Sequence[Server], clock: Clock) -> None:
         built = [(persist, persist.build(config.name, servers, clock)) for persist in config.persist]
+        for _, engine in built:
+            if isinstance(engine, AcceptingPersistence) and engine.accepted is not None:
+                engine.accepted.silence()
         self._use(built)
 
     @classmethod

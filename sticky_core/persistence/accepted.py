@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from sticky_core.clock import Clock
 from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import collect_problems, raise_problems
 from sticky_core.http import cookies
+from sticky_core.http.dates import http_date
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import Claim, PersistenceResult, Reason
 from sticky_core.persistence.cookie.settings import CookieSettings
@@ -52,7 +53,7 @@ class AcceptedCount:
 
     - `cookie`: the name of our cookie.
     - `accepted`: the accepted persistence, such as `Cookie('SERVERID')`.
-    - `honoured`: requests that went to the server that the mark names.
+    - `honoured`: requests with a mark that names a server. They went there if it was usable.
     - `unknown`: requests with a mark that names no server.
     - `last`: when the latest of either was answered, in seconds since the epoch; None: there was none.
     """
@@ -63,6 +64,13 @@ class AcceptedCount:
     unknown: int = 0
     last: float | None = None
 
+    def __str__(self) -> str:
+        last = "" if self.last is None else f", the last on {http_date(self.last)}"
+        return (
+            f"cookie {self.cookie} accepts {self.accepted}: {self.honoured} requests named a server, {self.unknown} "
+            f"named none{last}"
+        )
+
 
 class _Accepted:
     """One accepted persistence, its engine for the servers of a backend, and how many clients came with it."""
@@ -70,6 +78,7 @@ class _Accepted:
     def __init__(self, persist: Persist, engine: Persistence, own: Sequence[CookieScope]) -> None:
         self.persist = persist
         self.engine = engine
+        self.counter = _Counter()
         # a cookie that ours overwrites is not deleted
         self._deletions: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
         if isinstance(persist, DeletableCookie):
@@ -85,11 +94,13 @@ class _Accepted:
         accepted.engine = engine
         return accepted
 
-    def delete(self, sent: Sequence[str], request: Request, response: ResponseHead) -> None:
-        """Delete those of its cookies that are in `sent`, the Cookie texts of the request."""
-        for name, attributes in self._deletions[request.secure] if any(self._deletions.values()) else ():
+    def deletions(self, sent: Sequence[str], *, is_tls: bool) -> Iterator[str]:
+        """Yield the Set-Cookie texts that delete its cookies, as far as they are in `sent`, the Cookie texts of a
+        request.
+        """
+        for name, attributes in self._deletions[is_tls] if any(self._deletions.values()) else ():
             if any(cookies.take(text, name)[0] for text in sent):
-                response.add("set-cookie", cookies.delete_cookie(name, attributes))
+                yield cookies.delete_cookie(name, attributes)
 
 
 def _is_overwritten(scope: CookieScope, own: CookieScope) -> bool:
@@ -106,8 +117,7 @@ class AcceptedCookies:
         self._backend = backend
         self._clock = clock
         self._accepted: list[_Accepted] = []
-        self._counts = _Counts(len(settings.accepts))
-        self._has_warned = False
+        self._warning = _Warning()
         problems: list[str] = []
         for persist in settings.accepts:
             with collect_problems(problems):
@@ -134,6 +144,22 @@ class AcceptedCookies:
             for each in self._accepted
         ]
         return changed
+
+    def take_over(self, before: AcceptedCookies) -> None:
+        """Go on counting where `before` stops, if it is the same cookie in an earlier configuration: what both accept
+        keeps its counts. What `before` has logged is not logged again.
+        """
+        if before._name != self._name:
+            return
+        for each in self._accepted:
+            each.counter = next((was.counter for was in before._accepted if was.persist == each.persist), each.counter)
+        if before._until == self._until:
+            self._warning = before._warning
+
+    def silence(self) -> None:
+        """Do not log the end of accepting: this is a trial, without clients."""
+        self._warning = _Warning()
+        self._warning.is_logged = True
 
     def state_changed(self, server: Server) -> None:
         for each in self._accepted:
@@ -171,8 +197,8 @@ class AcceptedCookies:
     def _has_ended(self) -> bool:
         if self._clock.wall() < self._until:
             return False
-        if not self._has_warned:
-            self._has_warned = True
+        if not self._warning.is_logged:
+            self._warning.is_logged = True
             _log.warning(
                 "backend %s: cookie %s: accepts_until has passed: only this cookie counts now, so remove accepts.",
                 self._backend,
@@ -184,25 +210,26 @@ class AcceptedCookies:
         """Count the request of `result` if an accepted cookie has decided it."""
         found = result.persistence_state
         if isinstance(found, _Found) and result.claim is not Claim.UNUSED:
-            self._counts.add(found.number, self._clock.wall(), is_known=result.server is not None)
+            self._accepted[found.number].counter.add(self._clock.wall(), is_known=result.server is not None)
 
     def counts(self) -> list[AcceptedCount]:
         """Return how many requests came with what is accepted, in the order of the configuration."""
-        return [
-            AcceptedCount(self._name, label_of(each.persist), *self._counts.of(number))
-            for number, each in enumerate(self._accepted)
-        ]
+        return [AcceptedCount(self._name, label_of(each.persist), *each.counter.read()) for each in self._accepted]
 
-    def delete(self, request: Request, response: ResponseHead) -> None:
-        """Delete the accepted cookies that the client has sent: it gets ours."""
+    def deletions(self, request: Request) -> list[str]:
+        """Return the Set-Cookie texts that delete the accepted cookies which the client has sent."""
         if request.cookie_key is None:
-            return
+            return []
         forwarded = request.forwarded_cookies
         request.forwarded_cookies = None
         sent = request.cookies
         request.forwarded_cookies = forwarded
-        for each in self._accepted:
-            each.delete(sent, request, response)
+        return [text for each in self._accepted for text in each.deletions(sent, is_tls=request.secure)]
+
+    def delete(self, request: Request, response: ResponseHead) -> None:
+        """Delete the accepted cookies that the client has sent: it gets ours."""
+        for text in self.deletions(request):
+            response.add("set-cookie", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,24 +251,36 @@ def _best(own: PersistenceResult, results: Iterable[PersistenceResult]) -> Persi
     return naming or (claiming if claiming is not None and own.claim is Claim.NONE else own)
 
 
-class _Counts:
-    """Counts that several threads add to, and several engines share: those of former and of present servers."""
+class _Warning:
+    """Whether the end of accepting is logged already, by any of the engines that share this."""
 
-    def __init__(self, length: int) -> None:
-        self._honoured = [0] * length
-        self._unknown = [0] * length
-        self._last: list[float | None] = [None] * length
+    is_logged = False
+
+
+class _Counter:
+    """How many requests came with one accepted mark. Several threads add to it, and several engines share it: those of
+    former and of present servers and configurations.
+    """
+
+    def __init__(self) -> None:
+        self._honoured = 0
+        self._unknown = 0
+        self._last: float | None = None
         self.after_fork()
         fork.register(self)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
 
-    def add(self, number: int, now: float, *, is_known: bool) -> None:
+    def add(self, now: float, *, is_known: bool) -> None:
         with self._lock:
-            (self._honoured if is_known else self._unknown)[number] += 1
-            self._last[number] = now
+            if is_known:
+                self._honoured += 1
+            else:
+                self._unknown += 1
+            self._last = now
 
-    def of(self, number: int) -> tuple[int, int, float | None]:
+    def read(self) -> tuple[int, int, float | None]:
+        """Return how many marks were honoured, how many unknown, and when the latest came."""
         with self._lock:
-            return self._honoured[number], self._unknown[number], self._last[number]
+            return self._honoured, self._unknown, self._last

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from sticky_core.clock import Clock
 from sticky_core.errors import collect_problems, raise_problems
@@ -17,6 +17,9 @@ from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.stores.shared_store import SharedStore
 
+if TYPE_CHECKING:
+    from sticky_core.persistence.accepted import AcceptedCookies
+
 
 class PersistenceOptions(RuleOptions, Protocol):
     """The options of a backend that configure persistence."""
@@ -25,6 +28,16 @@ class PersistenceOptions(RuleOptions, Protocol):
     def name(self) -> str: ...
     @property
     def persist(self) -> Sequence[Persist]: ...
+
+
+@runtime_checkable
+class AcceptingPersistence(Protocol):
+    """A persistence by a cookie that may accept others beside its own."""
+
+    @property
+    def accepted(self) -> AcceptedCookies | None:
+        """What it accepts; None: nothing."""
+        ...
 
 
 class PersistenceSet:
@@ -82,6 +95,18 @@ class PersistenceSet:
         ]
         changed._combine(options, servers)
         return changed
+
+    @property
+    def accepted(self) -> list[AcceptedCookies]:
+        """What the cookies accept beside themselves, for each that accepts something."""
+        found = [each.accepted for each in self.engines if isinstance(each, AcceptingPersistence)]
+        return [each for each in found if each is not None]
+
+    def take_over_counts(self, before: PersistenceSet) -> None:
+        """Go on counting accepted marks where `before`, the set of an earlier configuration, stops."""
+        for former in before.accepted:
+            for each in self.accepted:
+                each.take_over(former)
 
     def _problems_of_shared_tables(self) -> Iterator[str]:
         names = Counter(table.name for table in self.tables if table.store is not None)

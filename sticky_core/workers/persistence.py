@@ -11,8 +11,9 @@ from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import NO_ENTRY, NO_KEY, Claim, Mark, PersistenceResult, Reason
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.persistence import FastPath, Persistence, UsedTable, no_fast_path
+from sticky_core.persistence.persistence import FastPath, UsedTable, no_fast_path
 from sticky_core.server import instance
 from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreCommand, StoreQuery
@@ -41,14 +42,15 @@ class RefreshedCookieRuntime:
     fast_path: FastPath
     tables: Sequence[UsedTable] = ()
 
-    def __init__(self, persistence: Persistence, refresh: Callable[[], None]) -> None:
+    def __init__(self, persistence: CookieEngine, refresh: Callable[[], None]) -> None:
         self._persistence = persistence
         self._refresh = refresh
+        self.accepted = persistence.accepted
         self.max_idle = persistence.max_idle
         self.fast_path = persistence.fast_path
 
     def recognise(self, request: Request, *, accept_down: bool = False) -> PersistenceResult:
-        if request.cookie_key is not None:
+        if request.cookie_key is not None or self.accepted is not None:  # what is accepted may be no cookie
             self._refresh()
         return self._persistence.recognise(request, accept_down=accept_down)
 

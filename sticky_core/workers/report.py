@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sticky_core.clock import Clock
 from sticky_core.deferred.dataclass import dataclass
@@ -12,6 +12,9 @@ from sticky_core.server.server import Server
 from sticky_core.workers.keys import KeyTable
 from sticky_core.workers.slots import WorkerSlots
 from sticky_core.workers.survey import GroupStatus, WorkerStatus, age, aligned, read_group
+
+if TYPE_CHECKING:
+    from sticky_core.persistence.accepted import AcceptedCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class WorkersReport:
     - `handed_over`: how many requests it has accepted and peers have served.
     - `lost_sessions`: how many requests it has accepted of clients with a worker that has ended.
     - `known_keys`: how many keys it knows the owner of; None where workers do not learn keys.
+    - `accepted_marks`: how many requests that it has accepted came with each mark that the cookie accepts beside itself
+      (`Cookie(accepts=...)`).
     """
 
     slot: str
@@ -54,6 +59,7 @@ class WorkersReport:
     handed_over: int
     lost_sessions: int
     known_keys: int | None
+    accepted_marks: tuple[AcceptedCount, ...] = ()
 
     def __str__(self) -> str:
         keys = "" if self.known_keys is None else f", {self.known_keys} keys known"
@@ -69,7 +75,7 @@ class WorkersReport:
             worker, peer = running.get(slot), known.get(slot)
             shown = (worker.pid_text, age(worker.age), worker.state) if worker is not None else ("", "", "ended")
             rows.append((slot, *shown, f"{peer.in_flight}" if peer else "", f"{peer.handed_over}" if peer else ""))
-        return "\n".join([own, *aligned(rows), *self.group.notes])
+        return "\n".join([own, *aligned(rows), *map(str, self.accepted_marks), *self.group.notes])
 
 
 class ReportingWorkers(Protocol):
@@ -82,6 +88,8 @@ class ReportingWorkers(Protocol):
 
     @property
     def servers(self) -> Sequence[Server]: ...
+    @property
+    def accepted_marks(self) -> Sequence[AcceptedCount]: ...
 
 
 def report_of(workers: ReportingWorkers, listens: Callable[[str], bool]) -> WorkersReport:
@@ -106,4 +114,5 @@ def report_of(workers: ReportingWorkers, listens: Callable[[str], bool]) -> Work
         handed_over=sum(peer.handed_over for peer in peers),
         lost_sessions=own.counters[Total.LOST_SESSION],
         known_keys=len(workers.keys.table) if workers.keys is not None else None,
+        accepted_marks=tuple(workers.accepted_marks),
     )

@@ -38,7 +38,7 @@ class PeerTransaction(Transaction[RawRequest, ClientSend]):
         if getattr(self, "_session_lost", False) and self.persisted.claim is Claim.VALID:
             self._session_lost = False
             # if a key has recognised the client: other workers may receive this key now, and must agree on its owner
-            self._claims_key_again = self.persisted.persistence_state is not None
+            self._claims_key_again = self.key is not None
             result = replace(self.persisted, claim=Claim.INVALID, reason=Reason.OTHER_INSTANCE)
             self.set_result(replace(result, needs_no_mark=False))
         else:
@@ -77,7 +77,10 @@ class PeerTransaction(Transaction[RawRequest, ClientSend]):
         if not self._reports_lost_session:
             return super().build_error_page()
         response = error_page(410)
-        response.headers.append(("set-cookie", self.workers.expired_cookie(self.secure)))
+        deletions = [self.workers.expired_cookie(self.secure)]
+        for accepted in self.snapshot.persistences.accepted:  # or one of those would lead to a 410 again and again
+            deletions += accepted.deletions(self)
+        response.headers.extend(("set-cookie", text) for text in deletions)
         return response
 
 

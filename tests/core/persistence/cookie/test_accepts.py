@@ -372,6 +372,13 @@ def test_requests_are_counted_by_what_they_came_with():
         AcceptedCount("NEW", "Cookie('A')", honoured=2, unknown=1, last=NOW + 2),
         AcceptedCount("NEW", "NginxCookie('B')", unknown=1, last=NOW + 3),
     ]
+    first, second = map(str, engine.accepted.counts())
+    assert first == (
+        "cookie NEW accepts Cookie('A'): 2 requests named a server, 1 named none, "
+        "the last on Tue, 14 Nov 2023 22:13:22 GMT"
+    )
+    assert second.startswith("cookie NEW accepts NginxCookie('B'): 0 requests named a server, 1 named none, the last")
+    assert str(AcceptedCount("NEW", "Route")) == "cookie NEW accepts Route: 0 requests named a server, 0 named none"
     copied = engine.with_servers(servers[1:], [], servers[:1])
     assert copied.accepted is not None and copied.accepted.counts() == engine.accepted.counts()
 
