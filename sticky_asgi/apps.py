@@ -10,7 +10,7 @@ from typing import Protocol
 from sticky_asgi.background.checks import Checks
 from sticky_asgi.background.discovery import Discovery
 from sticky_asgi.interruptible import InterruptibleApp
-from sticky_asgi.messages import VARIANTS, ASGIApp, Transaction
+from sticky_asgi.messages import ASGIApp, StatusRetryTransaction, Transaction
 from sticky_asgi.stores import client as stores
 from sticky_core.backend.backend import Backend
 from sticky_core.backend.change import Change
@@ -18,6 +18,7 @@ from sticky_core.backend.snapshot import Snapshot
 from sticky_core.runtime.apps import Apps
 from sticky_core.runtime.apps import Replicas as CoreReplicas
 from sticky_core.server.server import Server
+from sticky_core.transaction.variants import TransactionVariants
 from sticky_core.upstream.upstream import Upstream
 
 _log = logging.getLogger("sticky_sessions")
@@ -35,12 +36,22 @@ class LifespanRunner(Protocol):
     async def restart(self, replicas: Replicas, server: Server) -> None: ...
 
 
+def _import_limited() -> type[Transaction]:
+    from sticky_asgi.total_timeout import LimitedTransaction  # only some backends need it
+
+    return LimitedTransaction
+
+
+VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction, _import_limited)
+
+
 class Replicas(CoreReplicas):
     """The apps behind a backend's servers."""
 
     kind = "asgi"
     interruptible_app = InterruptibleApp
     apps: Apps[ASGIApp]
+    _limits_requests = False  # whether there is, or was, a limit for all attempts of a request
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
@@ -52,7 +63,13 @@ class Replicas(CoreReplicas):
 
     def _use_snapshot(self, snapshot: Snapshot) -> None:
         self.transaction_class: type[Transaction] = VARIANTS.select(snapshot)
+        if snapshot.total_timeout is not None:
+            self._limits_requests = True
+            self.make_interruptible(snapshot.servers)
         super()._use_snapshot(snapshot)
+
+    def _may_end_requests(self, server: Server) -> bool:
+        return self._limits_requests or super()._may_end_requests(server)
 
     @property
     def upstream_class(self) -> type[Upstream]:

@@ -18,12 +18,10 @@ from sticky_core.http.request_target import request_path
 from sticky_core.transaction.status_retry import KEPT_BODY_LIMIT, StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
-from sticky_core.transaction.variants import TransactionVariants
 
 __all__ = [
     "KEY",
     "TRANSACTION",
-    "VARIANTS",
     "ASGIApp",
     "Headers",
     "Message",
@@ -240,6 +238,11 @@ class Transaction(CoreTransaction[Scope, Send]):
                     return self._send_after_writes(client_send, message)
         return client_send(message)
 
+    def cancel_at_the_end(self, attempt: anyio.CancelScope) -> None:
+        """Cancel `attempt` when the time for all attempts is over, unless its response has begun by then
+        (`LimitedTransaction`).
+        """
+
     async def _send_after_writes(self, client_send: Send, message: Message) -> None:
         await flush_writes(self)
         await client_send(message)
@@ -254,9 +257,6 @@ class StatusRetryTransaction(StatusRetry[Scope, Send], Transaction):
     def send(self) -> Send:  # pyright: ignore[reportIncompatibleMethodOverride] - callers only call it
         """A `send` for each attempt: what an app sends after its response was held back must not reach the client."""
         return HeldResponse(self).send
-
-
-VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction)
 
 
 class ResponseDiscarded(OSError):
@@ -289,7 +289,7 @@ class HeldResponse:
                 or message["type"] not in ("http.response.start", "websocket.http.response.start")
                 or not transaction.hold_response(message["status"])
             ):
-                return await Transaction.send(transaction, message)
+                return await super(StatusRetryTransaction, transaction).send(message)
             self._is_held = True
             if not message.get("trailers", False):
                 self._messages.append({**message, "headers": list(message.get("headers") or ())})

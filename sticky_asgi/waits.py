@@ -48,7 +48,9 @@ async def _wait(transaction: Transaction, need: Need, body: Body) -> Callable[[]
             woken = await _wait_for_slot(transaction, need, body)
             return None if body.client_gone else lambda: transaction.resume(need, woken)
         case NeedBody():
-            beginning = await body.peek(need.limit)
+            beginning = b""
+            with anyio.move_on_after(transaction.seconds_left):
+                beginning = await body.peek(need.limit)
             return None if body.client_gone else lambda: transaction.body_read(need, beginning)
         case NeedStores():
             replies = await execute([query.command for query in need.queries])

@@ -131,6 +131,8 @@ class Decision:
             reason = f"{reason} ({'; '.join(self.missing_keys)})"
         if self.server is None:
             reason = f"{reason}; no server could take the request"
+            if self.failures and self.failures[-1] is Failure.TOTAL_TIMEOUT:
+                reason = f"{reason}; {Failure.TOTAL_TIMEOUT.text}"
         elif self.claim is not Claim.VALID:
             reason = f"{reason}; balance chose {self.server}"
         return f"{reason}; retry_budget denied a further attempt" if self.retry_denied else reason

@@ -72,6 +72,8 @@ class Failure(Enum):
     NO_WEBSOCKET = "no WebSocket there", True, 502, "junk-response"
     #: the server did not begin its response in time
     TIMEOUT = "no response in time", True, 504, "response-timeout"
+    #: all attempts together took longer than `Timeouts(total=...)` allows; no server is at fault
+    TOTAL_TIMEOUT = "no response in time over all attempts", True, 504, ""
     #: the request is ambiguous, so it is not forwarded; the client is at fault, no server is
     NOT_FORWARDABLE = "request can't be forwarded", True, 400, ""
     #: the client stopped sending in the middle of its request; no server is at fault
@@ -99,6 +101,7 @@ class Failure(Enum):
             Failure.CLIENT_SLOW,
             Failure.LOCAL_LIMIT,
             Failure.SHUT,
+            Failure.TOTAL_TIMEOUT,
         )
 
 

@@ -13,12 +13,22 @@ from sticky_core.runtime.apps import Apps
 from sticky_core.runtime.apps import Replicas as CoreReplicas
 from sticky_core.server.server import Server
 from sticky_core.target import App
+from sticky_core.transaction.variants import TransactionVariants
 from sticky_core.upstream.upstream import Upstream
 from sticky_wsgi.background.checks import Checks
 from sticky_wsgi.background.discovery import Discovery
 from sticky_wsgi.interruptible import InterruptibleApp
-from sticky_wsgi.messages import VARIANTS, Transaction, WSGIApp
+from sticky_wsgi.messages import StatusRetryTransaction, Transaction, WSGIApp
 from sticky_wsgi.stores import client as stores
+
+
+def _import_limited() -> type[Transaction]:
+    from sticky_wsgi.total_timeout import LimitedTransaction  # only some backends need it
+
+    return LimitedTransaction
+
+
+VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction, _import_limited)
 
 
 class Replicas(CoreReplicas):

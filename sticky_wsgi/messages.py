@@ -14,7 +14,6 @@ from sticky_core.http.request_target import request_path
 from sticky_core.transaction.status_retry import KEPT_BODY_LIMIT, StatusRetry
 from sticky_core.transaction.store_writes import complete_writes, pending_writes
 from sticky_core.transaction.transaction import Transaction as CoreTransaction
-from sticky_core.transaction.variants import TransactionVariants
 from sticky_wsgi.stores.client import execute
 
 #: the key of the decision in an environ
@@ -193,9 +192,6 @@ class StatusRetryTransaction(StatusRetry[Environ, StartResponse], Transaction):
             self.keep_response(None)
 
 
-VARIANTS = TransactionVariants(Transaction, StatusRetryTransaction)
-
-
 class HeldResponse:
     """The `start_response` of one attempt. Once its response is held back, nothing of it reaches the client."""
 
@@ -211,7 +207,7 @@ class HeldResponse:
         transaction = self.transaction
         if not self._is_held:
             if transaction.decision.status or not transaction.hold_response(_CODES[status]):
-                return Transaction.start_response(transaction, status, headers, exc_info)
+                return super(StatusRetryTransaction, transaction).start_response(status, headers, exc_info)
             self._is_held = True
             transaction.set_held_head(status, headers, self._written)
         return self._write

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from sticky_asgi.apps import Replicas
-from sticky_asgi.messages import VARIANTS, ASGIApp, HeldResponse, Scope, Send, Transaction
+from sticky_asgi.apps import VARIANTS, Replicas
+from sticky_asgi.messages import ASGIApp, HeldResponse, Scope, Send, Transaction
 from sticky_core.backend.backend import Backend
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.transaction import PeerTransaction, key_mixins

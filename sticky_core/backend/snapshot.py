@@ -38,6 +38,7 @@ class Snapshot:
     clock: Clock
     retries: Retries
     retry_budget: RetryBudget | None  #: None: each retry that `retries` allows is made
+    total_timeout: float | None  #: how long all attempts of a request may take, in seconds; None: there is no limit
     trusted_proxies: Networks | None  #: the proxies that are trusted about the client; None: there are none
     balancing: Balancing
     persistence: Persistence | None
@@ -178,6 +179,7 @@ class Snapshot:
             clock=clock,
             retries=retries,
             retry_budget=RetryBudget.of(config.retry_budget),
+            total_timeout=config.timeouts.in_seconds.total,
             trusted_proxies=before.trusted_proxies
             if before is not None and before.config.forward is forward
             else Networks(forward.trusted_proxies)

@@ -1,4 +1,6 @@
-"""How long to wait for a server, and for a slot at one (HAProxy `timeout connect|server|queue|tunnel`)."""
+"""How long to wait for a server, and for a slot at one (HAProxy `timeout connect|server|queue|tunnel`), and for a
+response in all.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,12 @@ class Timeouts:
     - `tunnel`: between two messages of a WebSocket, duration, 1 h (`timeout tunnel`).
     - `client`: between two parts of the body of a request that is being forwarded, duration, 60 s; then the client
       gets a 408 (`timeout client`, nginx `client_body_timeout`). On WSGI the web server in front decides that.
+    - `total`: for the head of the response over all attempts, from the first look at the request on: waits in queues,
+      pauses, connections, and what client and servers take until then; duration, default None: no limit (Envoy
+      `timeout`). When it is over, no further attempt begins, the client gets a 504, and no server is charged with it. A
+      response that has begun is not cut off; a WebSocket has begun when it is accepted or refused. On WSGI an app in
+      this process can't be interrupted: its response is passed on however late it is; waits, further attempts, and
+      connections to upstreams are limited.
 
     Raises `ConfigError` for a value that is not a duration above 0.
     """
@@ -38,16 +46,16 @@ class Timeouts:
     queue: Duration | None = None
     tunnel: Duration = 3600
     client: Duration = 60
+    total: Duration | None = None
 
     def __post_init__(self) -> None:
         raise_problems(self._problems())
 
     def _problems(self) -> Iterator[str]:
         for field in fields(self):
-            if field.name == "queue" and self.queue is None:
-                continue
-            duration: Duration = getattr(self, field.name)
-            for problem in problems_of_duration(field.name, duration, at_most=LONGEST):
+            duration: Duration | None = getattr(self, field.name)
+            is_optional = field.name in ("queue", "total")
+            for problem in problems_of_duration(field.name, duration, is_optional=is_optional, at_most=LONGEST):
                 yield f"timeouts: {problem}"
 
     @cached_property
@@ -59,6 +67,7 @@ class Timeouts:
             connect if self.queue is None else seconds(self.queue),
             seconds(self.tunnel),
             seconds(self.client),
+            None if self.total is None else seconds(self.total),
         )
 
 
@@ -71,3 +80,4 @@ class TimeoutSeconds:
     queue: float
     tunnel: float
     client: float
+    total: float | None = None

@@ -223,12 +223,16 @@ class Replicas(BackendComponent):
             app = self.apps[server]
             if app is None or isinstance(app, self.interruptible_app):
                 continue
-            if server.shuts_down_sessions or (self._shuts_down_backup_sessions and server.config.backup):
+            if self._may_end_requests(server):
                 known = self._interruptible_apps.get(server)
                 if known is None:
                     known = self._interruptible_apps[server] = self.interruptible_app(app, server)
                 known.app = app  # one wrapper for every app of the server, so that requests at an earlier app end too
                 self.apps[server] = known
+
+    def _may_end_requests(self, server: Server) -> bool:
+        """Return whether requests in flight at `server` may have to be ended early."""
+        return server.shuts_down_sessions or (self._shuts_down_backup_sessions and server.config.backup)
 
     def _on_state_change(self, change: StateChange) -> None:
         """End the requests that a change of state ends (HAProxy `on-marked-down`, `on-marked-up`)."""

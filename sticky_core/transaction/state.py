@@ -54,10 +54,13 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     # Most requests never set those with an underscore, and setting a slot costs as much as reading it.
     __slots__ = (
         "_asked_at",
+        "_attempt_scope",
         "_client_left",
         "_debug",
+        "_ends_at",
         "_held",
         "_held_head",
+        "_is_lifted",
         "_kept",
         "_next_server",
         "_peeked",
@@ -91,8 +94,11 @@ class TransactionState(Request, Generic[RawRequest, ClientSend]):
     persisted: PersistenceResult  #: what persistence has recognised
 
     _asked_at: float  # when the current attempt began (`Reporting`)
+    _attempt_scope: Any  # cancels the current attempt when the time is over, on ASGI
+    _ends_at: float  # when the time for all attempts is over (`TotalTimeout`)
     _held: tuple[Server, tuple[Failure, ...], PersistenceResult]  # before the response was held back (`StatusRetry`)
     _held_head: Any  # the head of the response that is held back, on WSGI
+    _is_lifted: bool  # whether the server of the current attempt has responded in time (`TotalTimeout`)
     _kept: tuple[Server, tuple[Failure, ...], PersistenceResult, Any]  # the latest `_held` with the whole response
     _client_left: bool  # whether its disconnect has been counted
     _next_server: Server | None  # chosen while the response of the current one was held back (`StatusRetry`)

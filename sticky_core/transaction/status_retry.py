@@ -77,11 +77,10 @@ class StatusRetry(Transaction[RawRequest, ClientSend]):
 
     def release(self, server: Server, finished: bool) -> None:
         if finished:
-            self._drop_next_server()
+            self.drop_next_server()
         super().release(server, finished)
 
-    def _drop_next_server(self) -> None:
-        """Release the slot at the server that was to be tried next, as the transaction ends before that."""
+    def drop_next_server(self) -> None:
         server: Server | None = getattr(self, "_next_server", None)
         if server is not None:
             self._next_server = None

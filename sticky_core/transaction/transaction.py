@@ -33,6 +33,9 @@ _log = logging.getLogger("sticky_sessions")
 #: the response header that `debug=True` adds
 DEBUG_HEADER = "x-sticky"
 
+#: failures that are neither of a connection nor of a response
+_UNCOUNTED = frozenset((Failure.NOT_FORWARDABLE, Failure.NO_WEBSOCKET, Failure.LOCAL_LIMIT, Failure.TOTAL_TIMEOUT))
+
 # Asking an Enum for its member costs as much as a few dict look-ups, and every request would.
 _VALID, _INVALID, _RAISED = Claim.VALID, Claim.INVALID, Reason.RAISED
 
@@ -244,6 +247,16 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         elif self.persisted.overrides_claim:
             self.persisted = replace(self.persisted, overrides_claim=False)
 
+    # The time for all attempts
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the head of the response is still waited for; None: without a limit (`TotalTimeout`)."""
+        return None
+
+    def lift_total_timeout(self) -> None:
+        """Limit the current attempt no more: its server has responded (`TotalTimeout`)."""
+
     # The outcome of an attempt
 
     @property
@@ -254,6 +267,11 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
     def hold_response(self, status: int) -> bool:
         """Return whether a response with this status is held back because the request is retried (`StatusRetry`)."""
         return False
+
+    def drop_next_server(self) -> None:
+        """Release the slot at the server that was to be tried next, as the transaction ends before that
+        (`StatusRetry`).
+        """
 
     def stamp(self, response: ResponseHead) -> None:
         """Edit the head of a response for the client, and mark it with the server that sends it.
@@ -287,7 +305,7 @@ class Transaction(TransactionState[RawRequest, ClientSend]):
         decision.failures += (failure,)
         if is_client_fault or self.client_left_first:
             self._count_disconnect()
-        elif failure not in (Failure.NOT_FORWARDABLE, Failure.NO_WEBSOCKET, Failure.LOCAL_LIMIT):
+        elif failure not in _UNCOUNTED:
             self.tried[-1].counters.cell[Total.ERESP if failure.maybe_executed else Total.ECON] += 1
         return failure
 

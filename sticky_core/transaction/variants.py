@@ -4,7 +4,7 @@ others do not pay for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from sticky_core.backend.snapshot import Snapshot
@@ -19,11 +19,13 @@ class TransactionVariants(Generic[T]):
 
     - `plain`: the face's transaction class.
     - `status_retry`: its subclass that may hold responses back.
+    - `import_limited`: returns its subclass with a limit for all attempts, which stands in its place.
     """
 
-    def __init__(self, plain: type[T], status_retry: type[T]) -> None:
+    def __init__(self, plain: type[T], status_retry: type[T], import_limited: Callable[[], type[T]]) -> None:
         self._plain = plain
         self._status_retry = status_retry
+        self._import_limited = import_limited
         self._built: dict[tuple[type, ...], type[T]] = {}
 
     def select(self, snapshot: Snapshot) -> type[T]:
@@ -48,13 +50,21 @@ class TransactionVariants(Generic[T]):
         bases: list[type] = []
         if snapshot.observes:
             bases.append(Reporting)
+        if snapshot.total_timeout is not None:
+            from sticky_core.transaction.total_timeout import TotalTimeout
+
+            bases.append(TotalTimeout)
         if snapshot.retry_budget is not None:
             from sticky_core.transaction.budgeted_retry import BudgetedRetry
 
             bases.append(BudgetedRetry)
         if snapshot.retries.statuses:
             bases.append(self._status_retry)
-        return tuple(bases) if bases and bases[-1] is self._status_retry else (*bases, self._plain)
+        if snapshot.total_timeout is not None:
+            bases.append(self._import_limited())
+        elif not snapshot.retries.statuses:
+            bases.append(self._plain)
+        return tuple(bases)
 
 
 def _build(bases: tuple[type, ...], attributes: dict[str, object]) -> type[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Self, TypeVar
 
 from sticky_core.durations import Duration, seconds
+from sticky_core.errors import ConfigError
 from sticky_core.http import http1
 from sticky_core.http.forwarding import Forward, RequestHeads
 from sticky_core.http.timeouts import Timeouts
@@ -47,6 +48,11 @@ class Upstream(ForwardingApp):
         pool_max_conn: int | None = None,
         pool_purge_delay: Duration | None = None,
     ) -> None:
+        if timeouts is not None and timeouts.total is not None:
+            raise ConfigError(
+                "timeouts: total is over all attempts of a request, and an Upstream by itself makes one: pass it to a "
+                "Backend, or set connect and server"
+            )
         config = ServerConfig(
             name="upstream", target=url, tls=tls, pool_max_conn=pool_max_conn, pool_purge_delay=pool_purge_delay
         )

@@ -104,10 +104,25 @@ class Upstream(CoreUpstream):
                         raise
                 body.rewind()
                 first = _read(body) if outgoing.has_body else b""
-            connection = self._connections.open(self.timeouts.connect)
+            connection = self._open_connection(environ, start_response)
             return self._exchange(connection, environ, outgoing, first, body, start_response)
         except ClientDisconnected:
             return end_for_disconnected_client(environ, start_response)
+
+    def _open_connection(self, environ: Environ, start_response: StartResponse) -> Connection:
+        """Open a connection in the time that one may take, or in the rest of that for all attempts."""
+        connect = self.timeouts.connect
+        transaction = find_transaction(environ, start_response)
+        left = transaction.seconds_left if transaction is not None else None
+        if left is None or left > connect:
+            return self._connections.open(connect)
+        try:
+            if left:
+                return self._connections.open(left)
+        except ServerFailure as error:
+            if error.failure is not Failure.CONNECT_TIMEOUT:
+                raise
+        raise ServerFailure(Failure.TOTAL_TIMEOUT)
 
     def head(self, environ: Environ, method: str) -> OutgoingRequest:
         """Return the head of the request to the upstream for the client's request `environ`."""
@@ -145,10 +160,16 @@ class Upstream(CoreUpstream):
                 _upload(connection, outgoing, first, body)
             else:
                 connection.write(outgoing.head)
+            if not response.status:
+                connection.read()
             while not response.status:
+                connection.raise_if_client_gone()  # a head that arrives bit by bit leaves no ticks
                 connection.read()
             # Servers send the head together with the body's first bytes (PEP 3333): no client has seen the head before.
             while not response.finished and not response.body_parts:
+                transaction = find_transaction(environ, start_response)
+                if transaction is not None:
+                    transaction.lift_total_timeout()
                 try:
                     connection.read()
                 except ServerFailure as error:

@@ -126,12 +126,16 @@ class Connection:
         """Count another tick without data. ServerFailure after too many; ClientDisconnected if the client has
         disconnected.
         """
-        if self.client_gone():
-            raise ClientDisconnected
+        self.raise_if_client_gone()
         if ticks >= self._connections.timeout_ticks:
             failure = Failure.TRUNCATED if self.response.status else Failure.TIMEOUT
             raise ServerFailure(failure, detail="silent for too long")
         return ticks + 1
+
+    def raise_if_client_gone(self) -> None:
+        """ClientDisconnected if the client has disconnected."""
+        if self.client_gone():
+            raise ClientDisconnected
 
     def is_silent(self) -> bool:
         """Return whether nothing has arrived since the last response, not even the end of the connection."""

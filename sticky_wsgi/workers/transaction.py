@@ -10,8 +10,8 @@ from sticky_core.backend.backend import Backend
 from sticky_core.server.server import Server
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.transaction import PeerTransaction, key_mixins
-from sticky_wsgi.apps import Replicas
-from sticky_wsgi.messages import VARIANTS, Environ, HeldResponse, StartResponse, Transaction, WSGIApp
+from sticky_wsgi.apps import VARIANTS, Replicas
+from sticky_wsgi.messages import Environ, HeldResponse, StartResponse, Transaction, WSGIApp
 from sticky_wsgi.workers.gunicorn import Heartbeat
 
 

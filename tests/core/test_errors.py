@@ -57,6 +57,7 @@ def test_failures_of_the_client_or_of_an_operator_do_not_count_against_the_serve
         Failure.CLIENT_SLOW,
         Failure.LOCAL_LIMIT,
         Failure.SHUT,
+        Failure.TOTAL_TIMEOUT,
     }
 
 

@@ -95,7 +95,9 @@ def test_word_stands_for_failures(words: tuple[str, ...], failures: set[Failure]
 
 
 @pytest.mark.parametrize(
-    "failure", [Failure.NOT_FORWARDABLE, Failure.TRUNCATED, Failure.RETRIED_STATUS], ids=lambda each: each.name
+    "failure",
+    [Failure.NOT_FORWARDABLE, Failure.TRUNCATED, Failure.RETRIED_STATUS, Failure.TOTAL_TIMEOUT],
+    ids=lambda each: each.name,
 )
 def test_some_failures_are_never_retried(failure: Failure):
     assert not Retries(retry_on=("all-retryable-errors", *map(str, STATUSES))).covers(failure)

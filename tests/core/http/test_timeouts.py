@@ -33,7 +33,7 @@ def test_timeouts_are_seconds(timeouts: Timeouts, expected: TimeoutSeconds):
     assert timeouts.in_seconds is seconds
 
 
-@pytest.mark.parametrize("name", ["connect", "server", "queue", "tunnel", "client"])
+@pytest.mark.parametrize("name", ["connect", "server", "queue", "tunnel", "client", "total"])
 @pytest.mark.parametrize(
     "duration, problem",
     [
@@ -57,16 +57,21 @@ def test_an_invalid_timeout_is_refused(name: str, duration: float | str, problem
 
 
 @pytest.mark.parametrize("name", ["connect", "server", "tunnel", "client"])
-def test_only_the_queue_timeout_may_be_none(name: str):
+def test_timeout_that_always_counts_may_not_be_none(name: str):
     with pytest.raises(ConfigError, match=f"timeouts: {name}: None is not a duration"):
         Timeouts(**{name: None})  # type: ignore[arg-type]
-    assert Timeouts(queue=None) == Timeouts()
+    assert Timeouts(queue=None, total=None) == Timeouts()
 
 
 def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as error:
         Timeouts(0, "soon", -1, "")
     assert len(error.value.problems) == 4
+
+
+@pytest.mark.parametrize("total, expected", [(None, None), (30, 30), ("1500ms", 1.5)])
+def test_total_is_no_limit_unless_it_is_set(total: float | str | None, expected: float | None):
+    assert Timeouts(total=total).in_seconds.total == expected
 
 
 def test_timeouts_are_values():
