@@ -51,6 +51,7 @@ __all__ = [
     "StickTable",
     "Timeouts",
     "Token",
+    "accepts",
     "alb",
     "cook",
     "elb",
@@ -107,6 +108,7 @@ if not TYPE_CHECKING:
         {
             **{name: f"sticky_core.{module}:{name}" for module, names in _MODULES.items() for name in names},
             **{name: f"sticky_core.balance:{name}" for name in balance.__all__},
+            "accepts": "sticky_core.persistence.foreign",
             "res": "sticky_core.samples.response",
             "samples": "sticky_core.samples",
         },
@@ -126,6 +128,7 @@ else:  # for type checkers, and for the reference
     from sticky_core.http.forwarding import Forward
     from sticky_core.http.timeouts import Timeouts
     from sticky_core.http.tls import TLS
+    from sticky_core.persistence import foreign as accepts
     from sticky_core.persistence.aws import alb, elb
     from sticky_core.persistence.claim import Claim, Mark, Reason
     from sticky_core.persistence.cookie.config import Cookie, FallbackCookie

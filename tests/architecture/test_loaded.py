@@ -70,6 +70,7 @@ OPTIONAL = {
     "sticky_core.balance.nginx",
     "sticky_core.balance.random",
     "sticky_core.persistence.aws",
+    "sticky_core.persistence.foreign",
     "sticky_core.persistence.nginx",
     "sticky_core.persistence.token",
     "sticky_core.pytest_plugin",

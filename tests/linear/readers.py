@@ -45,8 +45,10 @@ from sticky_core.http.forwarding import Forward, RequestHeads, leaves_base_path
 from sticky_core.http.http1 import Header, ResponseParser
 from sticky_core.http.request_target import decode_path, decoded_path, request_path, request_target, strip_root
 from sticky_core.http.trusted_proxies import Networks
+from sticky_core.persistence import foreign
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.persistence.follow import Follow
+from sticky_core.persistence.foreign.cookie import ForeignCookie
 from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.persistence.route import Route
 from sticky_core.persistence.signing import Signing
@@ -255,6 +257,32 @@ def stick(sample: Any, type: KeyType = "string") -> Options:
     return lambda: {"persist": Stick.on(sample, table(type))}
 
 
+#: a cookie of each other balancer
+FOREIGN: dict[str, ForeignCookie] = {
+    "caddy": foreign.caddy("SID"),
+    "envoy": foreign.envoy("SID"),
+    "table": foreign.table("SID", {"a": "s1"}, ignore_case=True),
+    "traefik": foreign.traefik("SID"),
+}
+#: what is decoded from their values
+VALUES: dict[str, Shape] = {
+    "addresses": header("cookie", lambda n: "SID=" + _in_base64(b"\n\0" * n)),
+    "dates": header("cookie", lambda n: "SID=" + _in_base64(b"\n\0" + b"\x10\x7f" * n)),
+    "a number without an end": header("cookie", lambda n: "SID=" + _in_base64(b"\n" + b"\xff" * n)),
+    "bars": header("cookie", lambda n: "SID=" + "|" * n),
+    "dots": header("cookie", lambda n: "SID=" + "." * n),
+}
+
+
+def _in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def accepting(cookie: ForeignCookie) -> Options:
+    """Return the options of a backend with a cookie that accepts this one."""
+    return lambda: {"persist": Cookie("SRV", secret=SECRET, accepts=[cookie])}
+
+
 def _balance(algorithm: Callable[[], Any]) -> Options:
     return lambda: {"balance": algorithm()}
 
@@ -275,6 +303,7 @@ OPTIONS: dict[str, tuple[Options, dict[str, Shape]]] = {
     "Follow": (lambda: {"persist": Follow("SID", Cookie("SRV", secret=SECRET))}, COOKIES),
     "Follow after our own": (lambda: {"persist": Follow("a", Cookie("SID", secret=SECRET))}, COOKIES),
     "NginxCookie": (lambda: {"persist": NginxCookie("SID")}, COOKIES),
+    **{f"accepts.{name}": (accepting(cookie), COOKIES | VALUES) for name, cookie in FOREIGN.items()},
     "Token in a cookie": (lambda: {"persist": Token(cookie="SID")}, COOKIES),
     "Token in a header": (lambda: {"persist": Token(header="x-a")}, LISTS),
     "Token in a parameter": (lambda: {"persist": Token(header="t", param="sid")}, QUERIES),

@@ -9,6 +9,7 @@ import pytest
 
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError
+from sticky_core.persistence import foreign
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.nginx import NginxCookie
@@ -34,6 +35,9 @@ PERSISTS = [
     pytest.param(lambda: Token(header="x-token"), id="token"),
     pytest.param(lambda: Route(cook("SID")), id="route"),
     pytest.param(lambda: NginxCookie("SRV"), id="nginx"),
+    pytest.param(lambda: foreign.caddy(), id="caddy"),
+    pytest.param(lambda: foreign.traefik("SRV"), id="traefik"),
+    pytest.param(lambda: foreign.envoy("SRV"), id="envoy"),
 ]
 
 
