@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sticky_core import balance, exports
+from sticky_core.backend.event_loop import EventLoop
 from sticky_core.deferred.names import deferred_names
 
 __version__ = "0.1.0"
@@ -10,6 +11,8 @@ __version__ = "0.1.0"
 __all__ = ["Dispatcher", "StickyMiddleware", "StickyWorkers", "Upstream", "decision"]
 __all__ += exports.__all__
 __all__ += balance.__all__
+
+EventLoop.place = "sticky_asgi.background.checks:wait"
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = deferred_names(

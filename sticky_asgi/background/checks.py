@@ -1,6 +1,6 @@
 """Run the health checks of a backend on an event loop: one task for each check, which sleeps and probes.
 
-Also `wait`, by which the core waits for a backend's events on an event loop.
+Also `wait`, by which the core waits for a backend's events on an event loop (`EventLoop.place`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sticky_asgi.background.task import BackgroundTask
 from sticky_asgi.interruptible import InterruptibleApp
 from sticky_asgi.messages import ASGIApp, scheduler, waker
 from sticky_core.backend.backend import Backend
-from sticky_core.backend.event_loop import EventLoop, Subscribe
+from sticky_core.backend.event_loop import Subscribe
 from sticky_core.health.agent import AgentCheck, AgentReply
 from sticky_core.health.check import CheckResult
 from sticky_core.health.runtime import CheckRuntime
@@ -251,6 +251,3 @@ async def wait(subscribe: Subscribe, at_most: float | None) -> None:
     subscribe(waker(woken))
     with anyio.move_on_after(at_most):
         await woken.wait()
-
-
-EventLoop.wait = wait

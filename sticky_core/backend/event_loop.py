@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Protocol
 
 #: Registers a callback, which is called from any thread when the awaited event may have happened.
@@ -20,11 +21,16 @@ class Wait(Protocol):
 class EventLoop:
     """Where the ASGI face registers how to wait."""
 
-    wait: Wait | None = None
+    #: `module:name` of the function that waits; it is imported when something is awaited first
+    place: str | None = None
+    _wait: Wait | None = None
 
     @classmethod
     def current_wait(cls) -> Wait:
         """Return the registered function that waits. RuntimeError if no face has registered one."""
-        if cls.wait is None:
-            raise RuntimeError("to await this, import sticky_asgi; threads iterate, or call wait()")
-        return cls.wait
+        if cls._wait is None:
+            if cls.place is None:
+                raise RuntimeError("to await this, import sticky_asgi; threads iterate, or call wait()")
+            module, _, name = cls.place.partition(":")
+            cls._wait = getattr(import_module(module), name)
+        return cls._wait

@@ -5,6 +5,8 @@ threads, and on event loops.
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from sticky_core.backend import first_checks
 from sticky_core.health.check import Check
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState
+from tests.architecture.imports import ROOT
 from tests.faces.running import DEADLINE, running, until
 
 if TYPE_CHECKING:
@@ -445,3 +448,31 @@ def test_servers_that_are_added_serve_at_once_and_are_waited_for_by_checked(face
             until(lambda: probe.called == ["s1", "s2"])
             probe.open()
             assert now.wait(DEADLINE)
+
+
+_AWAITED_FIRST = """
+import sys, threading, anyio
+from sticky_asgi import Backend, Check, Server
+
+web = Backend("web", [Server("s1", "http://127.0.0.1:1")], check=Check())
+result = web["s1"].checking.judge(200, [], b"")
+
+async def run():
+    async with anyio.create_task_group() as group:
+        group.start_soon(record)
+        await web.checked
+
+async def record():
+    web.monitor.record_check(web["s1"], result)
+
+anyio.run(run, backend=sys.argv[1])
+print(web.checked)
+"""
+
+
+@ONLY_ASGI
+@LIBRARIES
+def test_checked_is_awaited_before_there_is_any_middleware(face: Face, library: str) -> None:
+    command = [sys.executable, "-c", _AWAITED_FIRST, library]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "<Milestone: reached>\n", "")
