@@ -74,10 +74,10 @@ class FirstChecks:
                 self._awaited.discard(server)
         self._settle()
 
-    def begin(self, now: float) -> None:
-        """Begin to wait for the unchecked servers with `startup="wait"`, and make their checks due."""
+    def begin(self, now: float) -> list[str]:
+        """Begin to wait for the unchecked servers with `startup="wait"`: make their checks due. Return their names."""
         if self._awaited is not None:
-            return
+            return []
         awaited = {server for server in self._unchecked if _is_awaited(server)}
         connect = self._backend.snapshot.config.timeouts.in_seconds.connect
         self.timeout = 0.0
@@ -90,6 +90,7 @@ class FirstChecks:
             self.timeout = max(self.timeout, checking.first_delay + longest + GRACE)
         self._awaited = awaited  # last: other threads read `has_begun` without the lock, and then `timeout`
         self._settle()
+        return sorted(server.name for server in awaited)
 
     def give_up(self) -> list[str]:
         """Wait for no server any longer. Return the names of those that were waited for in vain."""

@@ -30,6 +30,13 @@ class Milestone:
         for callback in callbacks:
             callback()
 
+    def __bool__(self) -> bool:
+        """Whether it is reached, so that `if backend.checked:` is no test that is always true."""
+        return self.reached
+
+    def __repr__(self) -> str:
+        return f"<Milestone: {'reached' if self.reached else 'not reached'}>"
+
     def _subscribe(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the milestone is reached; at once, if it is reached already."""
         with self._lock:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -284,8 +284,11 @@ class Monitor:
         if self.first_checks.has_begun:
             return
         with self._placement.lock:
-            self.first_checks.begin(self._backend.clock.monotonic())
+            names = self.first_checks.begin(self._backend.clock.monotonic())
             self.refresh_timers()
+        if names:
+            values = self._backend.name, _listed(names)
+            self.announcements.queue_log_line(logging.INFO, "backend %s: waiting for the first check of %s", *values)
         self.publish([])
 
     def end_startup(self) -> None:
@@ -295,7 +298,7 @@ class Monitor:
             self.refresh_timers()
         if names:
             text = "backend %s: no result of the first check of %s after %g s: requests are served without it"
-            values = self._backend.name, ", ".join(names), self.first_checks.timeout
+            values = self._backend.name, _listed(names), self.first_checks.timeout
             self.announcements.queue_log_line(logging.WARNING, text, *values)
         self.publish([])
 
@@ -419,3 +422,9 @@ class Monitor:
             for checking in (server.checking, server.agent):
                 if checking is not None:
                     checking.wake = None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the names of some servers for a log line: ten of them, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

@@ -272,6 +272,21 @@ def test_start_that_has_waited_in_vain_ends_with_a_warning(caplog: pytest.LogCap
     ]
 
 
+def test_start_that_waits_is_logged_with_at_most_ten_names(caplog: pytest.LogCaptureFixture):
+    numbers = range(11, 23)
+    with caplog.at_level(logging.INFO):
+        build_backend(urls(1), check=PROCEED).monitor.begin_startup()
+        web = build_backend(urls(*numbers), check=WAIT)
+        for _ in range(2):
+            web.monitor.begin_startup()
+        web.monitor.end_startup()
+    names = ", ".join(f"s{number}" for number in range(11, 21)) + " and 2 more"
+    assert [message.partition(" after")[0] for message in caplog.messages] == [
+        f"backend web: waiting for the first check of {names}",
+        f"backend web: no result of the first check of {names}",
+    ]
+
+
 def test_start_waits_for_no_server_that_is_added_or_returns_once_it_is_over():
     web = build_backend(urls(1, 2), check=WAIT)
     web["s2"].state = AdminState.MAINT

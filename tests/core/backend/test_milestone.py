@@ -20,6 +20,13 @@ def test_milestone_that_was_reached_is_not_waited_for():
     assert milestone.wait(0)
 
 
+def test_milestone_is_true_and_shows_it_once_it_is_reached():
+    milestone = Milestone()
+    assert (bool(milestone), repr(milestone)) == (False, "<Milestone: not reached>")
+    milestone.reach()
+    assert (bool(milestone), repr(milestone)) == (True, "<Milestone: reached>")
+
+
 def test_milestone_keeps_nothing_of_those_that_have_given_up_waiting():
     milestone = Milestone()
     assert not milestone.wait(0)
