@@ -385,8 +385,12 @@ class Monitor:
         else:
             succeeded = not failed and (status < 500 or status in (501, 505))
         counts_as_fail = failed or (status in snapshot.retries.statuses)  # for max_fails and fail_rate
-        if succeeded and not counts_as_fail and server.is_error_free:
-            return
+        if succeeded and not counts_as_fail:
+            if server.is_error_free:
+                return
+            if checking is None or checking.is_error_free:
+                self._count_success(server)
+                return
         why = failure.text if failure is not None else f"status {status}"
         with self._placement.lock:
             now = self._backend.clock.monotonic()
@@ -413,6 +417,14 @@ class Monitor:
             self.publish(woken, server)
         elif self.announcements.has_lines:
             self.publish(woken)
+
+    def _count_success(self, server: Server) -> None:
+        """Count a request that has succeeded, for `max_fails` and `fail_rate` only."""
+        max_fails = server.max_fails
+        with self._placement.lock:
+            # `reachable` is kept, and `status` takes longer to find than all the rest of this
+            if max_fails.counts and server.reachable and not (self.panics and server.status == "DOWN"):
+                max_fails.record_success(self._backend.clock.monotonic())
 
     def after_fork(self) -> None:
         """Discard what belongs to the parent process. Called in a forked child."""

@@ -11,7 +11,7 @@ from sticky_core.server.config import ServerConfig
 from sticky_core.server.fail_rate import FailRate
 from sticky_core.server.max_fails import MaxFails
 from sticky_core.server.server import Server
-from sticky_core.server.state import Health
+from sticky_core.server.state import AdminState, Health
 from tests.core.backend.backends import app, make_backend, with_changed_server
 
 HALF: dict[str, Any] = {"fail_rate": 0.5, "fail_volume": 10, "fail_timeout": 10}
@@ -118,6 +118,22 @@ def test_successes_are_counted_only_where_there_is_a_share():
         None,
         None,
     ]
+
+
+@pytest.mark.parametrize("state", ["ready", "drain", "maint"])
+@pytest.mark.parametrize("on_empty", ["fail", "panic"])
+def test_successes_are_counted_while_the_server_is_up(state: Any, on_empty: str):
+    backend, clock = make_backend(Server("s1", app, **HALF), Server("s2", app), on_empty=on_empty, retry_on="503")
+    server, rate = backend["s1"], backend["s1"].max_fails.rate
+    server.state = state
+    run(backend, clock, "+++")
+    assert rate is not None and rate.counts == ((0, 0) if state == "maint" else (0, 3))
+    server.state, backend["s2"].state = AdminState.READY, AdminState.MAINT
+    server.health = Health.DOWN
+    before = rate.counts
+    assert backend.monitor.panics is (on_empty == "panic")
+    run(backend, clock, "+++---")
+    assert rate.counts == before, "in panic it gets requests, but they do not count"
 
 
 def test_template_servers_have_a_share():
