@@ -56,6 +56,17 @@ def is_refused_by_server(send: Any) -> bool:
     return type(stream).__module__.partition(".")[0] == "hypercorn" and getattr(stream, "closed", False) is True
 
 
+def has_closed_unreported(send: Any) -> bool:
+    """Return whether the client has closed its WebSocket by a close frame, although the web server reports that it is
+    lost: hypercorn reports every end by the client so.
+    """
+    stream: Any = getattr(_innermost(send), "__self__", None)
+    if type(stream).__module__.partition(".")[0] != "hypercorn":
+        return False
+    state = getattr(getattr(stream, "connection", None), "state", None)  # wsproto's
+    return getattr(state, "name", "") in ("REMOTE_CLOSING", "CLOSED")
+
+
 def _was_raised_in(error: BaseException, send: Any) -> bool:
     """Return whether `error` has passed through the code of `send`."""
     code = _code_of(send)

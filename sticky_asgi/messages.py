@@ -12,6 +12,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sticky_asgi.stores.client import execute
+from sticky_core.decision import LOST, NO_CODE, SERVICE_RESTART, ClosedBy, Decision
 from sticky_core.http.cookies import CookieKey
 from sticky_core.http.error_page import ErrorPage
 from sticky_core.http.request_target import request_path
@@ -33,11 +34,13 @@ __all__ = [
     "Transaction",
     "cookie_key",
     "count_client_disconnect",
+    "disconnect_code",
     "end_without_response",
     "event_loop",
     "find_transaction",
     "flush_remaining_writes",
     "flush_writes",
+    "record_disconnect",
     "scheduler",
     "send_page",
     "waker",
@@ -395,6 +398,29 @@ def count_client_disconnect(scope: Scope, send: Any) -> None:
     transaction = find_transaction(scope, send)
     if transaction is not None:
         transaction.client_disconnected()
+
+
+def disconnect_code(message: Message) -> int:
+    """Return the code in a `websocket.disconnect`: `NO_CODE` if the client has closed without one, `LOST` if it has not
+    closed.
+    """
+    code: int = message.get("code") or NO_CODE
+    # So uvicorn reports a client that is lost; of one that closes without a code it adds an empty reason. Granian
+    # reports both like this.
+    return LOST if code == NO_CODE and message.get("reason") is None else code
+
+
+def record_disconnect(decision: Decision, message: Message) -> None:
+    """Record which side has ended a WebSocket: the app receives this `websocket.disconnect`, usually of the client."""
+    outer = decision.outer
+    code: int | None = disconnect_code(message)
+    if outer is not None and outer.closed_by is not None:  # the middleware around this one knows it
+        closed_by, code = outer.closed_by, outer.close_code
+    elif code == SERVICE_RESTART and message.get("reason") is None:  # so uvicorn reports its own end
+        closed_by = ClosedBy.MIDDLEWARE
+    else:
+        closed_by = ClosedBy.LOST_CLIENT if code == LOST else ClosedBy.CLIENT
+    decision.record_close(closed_by, code)
 
 
 async def flush_writes(transaction: Transaction) -> None:

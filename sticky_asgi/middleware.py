@@ -25,7 +25,7 @@ from sticky_asgi.messages import (
     send_page,
     with_joined_cookies,
 )
-from sticky_asgi.open_websocket import OpenWebSocket
+from sticky_asgi.open_websocket import OpenWebSocket, for_websocket
 from sticky_asgi.waits import resolve_wait
 from sticky_core.backend.backend import Backend
 from sticky_core.decision import Decision
@@ -49,7 +49,7 @@ class DispatchApp(InsertsCookies):
 
     _only_replicas: Replicas | None  #: the apps of every request's backend; None: call `_replicas_for`
     _debug: bool
-    _closes_websockets = True  #: whether WebSockets are closed when their server has drained
+    _servers_drain = True  #: whether servers can drain, and then close their WebSockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         replicas = self._only_replicas
@@ -58,9 +58,10 @@ class DispatchApp(InsertsCookies):
                 replicas = self._replicas_for(scope)
                 if replicas is None:
                     return await self._handle_unrouted(scope, receive, send)
-            if scope["type"] == "websocket" and self._closes_websockets:
-                websocket = OpenWebSocket(replicas.backend, scope, receive, send)
+            if scope["type"] == "websocket":
+                websocket = OpenWebSocket(replicas.backend, scope, receive, send, can_drain=self._servers_drain)
                 receive, send = websocket.receive, websocket.send
+                replicas = for_websocket(replicas, websocket)
         if not replicas.is_ready:
             replicas.get_ready()
             if replicas.is_starting:

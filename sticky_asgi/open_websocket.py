@@ -1,5 +1,5 @@
-"""An open WebSocket of a client, which is closed when its server has drained: on a server that is taken away it would
-stay open for as long as the client does.
+"""An open WebSocket of a client: the decision records which side ends it. It is closed when its server has drained: on
+a server that is taken away it would stay open for as long as the client does.
 
 It stands between the server in front and the dispatch loop, so replicas and upstreams need no part in it: the client
 gets a close frame with code 1012, and the app, or the upstream, a `websocket.disconnect` with the same code.
@@ -11,16 +11,32 @@ import asyncio
 import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 from anyio.lowlevel import checkpoint, current_token
 
-from sticky_asgi.clients import is_refused_by_server
-from sticky_asgi.messages import KEY, Message, Receive, Schedule, Scope, Send, scheduler
+from sticky_asgi.clients import has_closed_unreported, is_refused_by_server
+from sticky_asgi.messages import (
+    KEY,
+    ASGIApp,
+    Message,
+    Receive,
+    Schedule,
+    Scope,
+    Send,
+    disconnect_code,
+    record_disconnect,
+    scheduler,
+)
 from sticky_core.backend.backend import Backend
+from sticky_core.decision import LOST, NORMAL, ClosedBy, Decision
+from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.drain import CLOSE_CODE, CLOSE_REASON
 from sticky_core.server.server import Server
+
+if TYPE_CHECKING:
+    from sticky_asgi.apps import Replicas
 
 _DISCONNECT: Message = {"type": "websocket.disconnect", "code": CLOSE_CODE, "reason": CLOSE_REASON}
 
@@ -32,11 +48,17 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 class OpenWebSocket:
-    """The `receive` and the `send` of a WebSocket. Nothing but them refers to it, so it ends with its request."""
+    """The `receive` and the `send` of a WebSocket. Nothing but them and `for_websocket` refers to it, so it ends with
+    its request. `can_drain`: whether it is closed when its server has drained.
+    """
 
-    def __init__(self, backend: Backend, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, backend: Backend, scope: Scope, receive: Receive, send: Send, *, can_drain: bool) -> None:
         self._backend = backend
         self._scope = scope
+        self._can_drain = can_drain
+        self._is_accepted = False
+        self._client_is_gone = False  # `send` has raised
+        self._server_code: int | None = None  # once the server closes it
         self._client_receive = receive
         self._client_send = send
         self._server: Server | None = None  # the one that has accepted it
@@ -52,19 +74,31 @@ class OpenWebSocket:
 
     async def receive(self) -> Message:
         """Return the next message of the client; a disconnect once the WebSocket was closed here."""
+        if not self._can_drain:
+            return self._received(await self._client_receive())
         if self._closing is None:
             with anyio.CancelScope() as self._receiving:
                 try:
                     message = await self._client_receive()
                 finally:
                     self._receiving = None
-                if message["type"] == "websocket.disconnect":
-                    self._has_ended = True
-                return message
+                return self._received(message)
         # The app ends when it gets the disconnect, and servers send no close frame after that.
         assert self._closing is not None
         await self._closing.wait()
         return _DISCONNECT
+
+    def _received(self, message: Message) -> Message:
+        """Return a message of the client, and record it if it is a disconnect."""
+        if message["type"] == "websocket.disconnect":
+            self._has_ended = True
+            if self._server_code is not None:
+                self._record(ClosedBy.SERVER, self._server_code)  # the client replies to the close of the server
+            elif self._is_accepted:
+                if disconnect_code(message) == LOST and has_closed_unreported(self._client_send):
+                    self._record(ClosedBy.CLIENT, None)
+                record_disconnect(self._decision, message)
+        return message
 
     async def send(self, message: Message) -> None:
         """Send a message to the client. OSError once the WebSocket was closed here."""
@@ -75,21 +109,56 @@ class OpenWebSocket:
             raise OSError("the WebSocket was closed, because its server has drained")
         if kind == "websocket.close":
             self._has_ended = True
+            self._server_code = message.get("code") or NORMAL
+        elif kind == "websocket.accept":
+            self._is_accepted = True  # before: its client may have closed when `send` returns
         self._sending += 1
         try:
             await self._client_send(message)
+        except OSError:
+            self._client_is_gone, self._server_code = True, None
+            if kind == "websocket.accept":
+                self._is_accepted = False
+            raise
         finally:
             self._sending -= 1
             if self._sent is not None and not self._sending:
                 self._sent.set()
         if kind == "websocket.accept":
             if is_refused_by_server(self._client_send):
+                self._is_accepted = False
                 raise OSError("the client has disconnected before its WebSocket was accepted")
-            self._open()
+            if self._can_drain:
+                self._open()
+        elif kind == "websocket.close" and self._server_code is not None:
+            self._record(ClosedBy.SERVER, self._server_code)
+
+    def _record(self, closed_by: ClosedBy, code: int | None) -> None:
+        if self._is_accepted:
+            self._decision.record_close(closed_by, code)
+
+    @property
+    def _decision(self) -> Decision:
+        decision: Decision = self._scope[KEY]
+        return decision
+
+    def app_ended(self, error: BaseException | None) -> None:
+        """Record that the app has returned or raised, unless something has ended the WebSocket before."""
+        if self._client_is_gone:  # the app has not received the disconnect, which has the code
+            self._record(ClosedBy.CLIENT, None)
+        elif isinstance(error, ServerFailure):
+            if error.failure is Failure.SHUT:
+                self._record(ClosedBy.MIDDLEWARE, None)
+            else:
+                self._record(ClosedBy.LOST_SERVER, LOST)
+        elif error is None or isinstance(error, Exception):
+            self._record(ClosedBy.SERVER, None)
+        else:  # such as a cancellation by the web server
+            self._record(ClosedBy.MIDDLEWARE, None)
 
     def _open(self) -> None:
         """Follow the drain of the server that has accepted the WebSocket."""
-        attempts = self._scope[KEY].attempts
+        attempts = self._decision.attempts
         self._server = server = self._backend.servers_by_name.get(attempts[-1]) if attempts else None
         if server is None:
             return
@@ -137,6 +206,7 @@ class OpenWebSocket:
         """Close it: the client gets a close frame, and then the app a disconnect."""
         self._closing = anyio.Event()
         self._has_ended = True
+        self._record(ClosedBy.MIDDLEWARE, CLOSE_CODE)
         if self._receiving is not None:
             self._receiving.cancel()
         for _ in range(_MAX_CHECKPOINTS):
@@ -149,6 +219,45 @@ class OpenWebSocket:
         with suppress(Exception):  # the client has disconnected at this moment
             await self._client_send({"type": "websocket.close", "code": CLOSE_CODE, "reason": CLOSE_REASON})
         self._closing.set()
+
+
+def for_websocket(replicas: Replicas, websocket: OpenWebSocket) -> Replicas:
+    """Return `replicas` as the dispatch loop uses them for one WebSocket: the end of an app is recorded, before the
+    request is logged.
+    """
+    return cast("Replicas", _WebSocketReplicas(replicas, websocket))
+
+
+class _WebSocketReplicas:
+    """The replicas of a backend, and its apps by server, for one WebSocket. Requests that are none for a WebSocket are
+    dispatched by the replicas themselves, and pay nothing for this.
+    """
+
+    def __init__(self, replicas: Replicas, websocket: OpenWebSocket) -> None:
+        self._replicas = replicas
+        self._websocket = websocket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._replicas, name)
+
+    @property
+    def apps(self) -> _WebSocketReplicas:
+        return self
+
+    def __getitem__(self, server: Server) -> ASGIApp | None:
+        app = self._replicas.apps[server]
+        if app is None:
+            return None
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except BaseException as error:
+                self._websocket.app_ended(error)
+                raise
+            self._websocket.app_ended(None)
+
+        return serve
 
 
 async def _close_at_deadline(reference: weakref.ref[OpenWebSocket]) -> None:

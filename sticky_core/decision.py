@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import Final
+
 from sticky_core.errors import Failure
 from sticky_core.persistence.claim import Claim, Mark, Reason
+
+
+class ClosedBy(Enum):
+    """Which side has ended a WebSocket."""
+
+    CLIENT = "client"  #: the client has closed it
+    #: the server has closed it, or its app has returned or raised
+    SERVER = "server"
+    #: The middleware has closed it (its server has drained or was removed, `on_marked_down`, `timeouts.tunnel`, frames
+    #: that can't be read, a worker that ends), or the web server that it runs in, at its own end.
+    MIDDLEWARE = "middleware"
+    LOST_CLIENT = "lost client"  #: the connection to the client was lost, without a close frame
+    LOST_SERVER = "lost server"  #: the connection to the server was lost, without a close frame
+
+
+#: the close code of a WebSocket that has fulfilled its purpose: that of ASGI's `websocket.close` without a code
+NORMAL: Final = 1000
+#: the close code of a service that restarts (IANA's registry of WebSocket close codes)
+SERVICE_RESTART: Final = 1012
+#: the close codes that stand for a close frame without a code, and for no close frame at all (RFC 6455, 7.1.5)
+NO_CODE: Final = 1005
+LOST: Final = 1006
 
 
 class Decision:
@@ -16,6 +41,7 @@ class Decision:
     # A transaction sets `backend`, `attempts` and `status` by itself: every request does, and an __init__ takes twice
     # the time. It sets the others only where that is needed, which is rare.
     __slots__ = (
+        "_closing",
         "_failures",
         "_has_no_response",
         "_missing_keys",
@@ -113,6 +139,27 @@ class Decision:
         self._missing_keys = missing_keys
 
     @property
+    def closed_by(self) -> ClosedBy | None:
+        """Which side has ended the WebSocket. None: it is open, its handshake was refused, or the request is none for a
+        WebSocket. Over WSGI always None: there servers hand the socket to the app.
+        """
+        return getattr(self, "_closing", (None, None))[0]
+
+    @property
+    def close_code(self) -> int | None:
+        """The code with which the WebSocket was closed (RFC 6455, 7.4): 1005 if the close frame had none, 1006 if the
+        connection was lost. None: there is none, or it is not known.
+        """
+        return getattr(self, "_closing", (None, None))[1]
+
+    def record_close(self, closed_by: ClosedBy, code: int | None) -> None:
+        """Record which side has ended the WebSocket, and with which code. Nothing before it was accepted, and only the
+        first counts: the other side replies to a close frame with one of its own.
+        """
+        if self.status == 101 and not hasattr(self, "_closing"):
+            self._closing = closed_by, code
+
+    @property
     def server(self) -> str | None:
         """The name of the server that has the request, or has sent the response; None if none could take it."""
         if not self.attempts or self.has_no_response:
@@ -141,7 +188,12 @@ class Decision:
         """Return the decision as the debug header has it."""
         attempts = ",".join(self.attempts) or "-"
         server = self.server or "-"
-        return f'server={server}; claim={self.claim.name}; attempts={attempts}; mark={self.mark.name}; why="{self.why}"'
+        closed_by, code = self.closed_by, self.close_code
+        closing = "" if closed_by is None else f"closed_by={closed_by.name}; close_code={code or '-'}; "
+        return (
+            f"server={server}; claim={self.claim.name}; attempts={attempts}; mark={self.mark.name}; "
+            f'{closing}why="{self.why}"'
+        )
 
     def __repr__(self) -> str:
         return f"<Decision {self.backend}: {self}>"

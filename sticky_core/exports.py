@@ -25,6 +25,7 @@ __all__ = [
     "CheckResult",
     "CheckStatus",
     "Claim",
+    "ClosedBy",
     "ConfigError",
     "Cookie",
     "Decision",
@@ -69,7 +70,7 @@ _MODULES = {
     "backend.backend": ("Backend", "BackendConfig"),
     "backend.events": ("Events", "StateChange"),
     "backend.retries": ("RetryBudget",),
-    "decision": ("Decision",),
+    "decision": ("ClosedBy", "Decision"),
     "dns.resolvers": ("Address", "Resolvers"),
     "errors": ("ConfigError", "Failure", "ServerFailure"),
     "health.agent": ("AgentCheck",),
@@ -120,7 +121,7 @@ else:  # for type checkers, and for the reference
     from sticky_core.backend.events import Events, StateChange
     from sticky_core.backend.retries import RetryBudget
     from sticky_core.balance import *
-    from sticky_core.decision import Decision
+    from sticky_core.decision import ClosedBy, Decision
     from sticky_core.dns.resolvers import Address, Resolvers
     from sticky_core.errors import ConfigError, Failure, ServerFailure
     from sticky_core.health.agent import AgentCheck

@@ -24,10 +24,19 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sticky_asgi.body import Body
-from sticky_asgi.messages import Headers, Message, Scope, Send, count_client_disconnect, find_transaction
+from sticky_asgi.messages import (
+    Headers,
+    Message,
+    Scope,
+    Send,
+    count_client_disconnect,
+    disconnect_code,
+    find_transaction,
+)
 from sticky_asgi.upstream.connections import WINDOW, Connection, Connections
 from sticky_asgi.upstream.flow_control import FlowControlProtocol
 from sticky_asgi.upstream.sweep import TICK
+from sticky_core.decision import LOST, NO_CODE, ClosedBy
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.http.forwarding import OutgoingRequest
 from sticky_core.http.http1 import Header
@@ -38,8 +47,6 @@ MAX_MESSAGE: Final = 16 * 1024 * 1024
 
 #: how many sweeps the upstream may take to reply to the client's close frame
 CLOSE_TICKS: Final = 20
-_NO_CODE: Final = 1005
-_DROPPED: Final = 1006
 _TOO_BIG: Final = 1009
 _FAILED: Final = 1011
 
@@ -170,6 +177,8 @@ class UpstreamWebSocket(FlowControlProtocol):
         self.messages: deque[str | bytes] = deque()
         #: how the upstream has closed: code and reason; None while it has not
         self.closed: tuple[int, str] | None = None
+        #: which side has closed it, if `closed` is set
+        self.closed_by = ClosedBy.SERVER
         #: the code with which the client has closed; None while it has not
         self.client_code: int | None = None
         self._timeout_ticks = max(1, round(timeout / TICK))
@@ -232,6 +241,7 @@ class UpstreamWebSocket(FlowControlProtocol):
         """Close the connection without a close frame."""
         if self.closed is None:
             self.closed = code, reason
+            self.closed_by = ClosedBy.MIDDLEWARE
         self._transport.abort()
 
     def eof_received(self) -> None:
@@ -239,7 +249,8 @@ class UpstreamWebSocket(FlowControlProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.closed is None:
-            self.closed = _DROPPED, ""
+            self.closed = LOST, ""
+            self.closed_by = ClosedBy.LOST_SERVER
         self.resume_writing()  # wakes the writer: the other end reads no more
         self._wake()
 
@@ -290,7 +301,7 @@ class UpstreamWebSocket(FlowControlProtocol):
     def on_client_closed(self, code: int, reason: str) -> None:
         """The client has closed, which is passed on, or has disconnected without a close frame."""
         self.client_code = code
-        if code != _DROPPED and self.closed is None:
+        if code != LOST and self.closed is None:
             # wsproto recognises "no code" by the identity of this object alone
             sent = code if _is_sendable(code) else CloseReason.NO_STATUS_RCVD
             self._write(CloseConnection(code=sent, reason=(reason or None) if _is_sendable(code) else None))
@@ -338,19 +349,20 @@ async def _forward_messages(
             if upstream.closed is not None and not upstream.messages:
                 break
         code, reason = upstream.closed
-        abort = code == _DROPPED
+        abort = code == LOST
         # No call of `receive` may be pending when the close is sent: some servers (granian) do not send it then.
         from_client.cancel()
         body.close()
         await asyncio.sleep(0)
         if not body.client_gone:
-            if code == _DROPPED:
-                transaction = find_transaction(scope, send)
-                if transaction is not None:
+            transaction = find_transaction(scope, send)
+            if transaction is not None:
+                transaction.decision.record_close(upstream.closed_by, code)
+                if code == LOST:
                     transaction.record_failure(Failure.TRUNCATED)
-            sent = code if _is_sendable(code) else 1000 if code == _NO_CODE else _FAILED
+            sent = code if _is_sendable(code) else 1000 if code == NO_CODE else _FAILED
             await send({"type": "websocket.close", "code": sent, "reason": reason})
-        elif upstream.client_code is None or upstream.client_code == _DROPPED:
+        elif upstream.client_code is None or upstream.client_code == LOST:
             count_client_disconnect(scope, send)
     except OSError:  # the client has disconnected
         count_client_disconnect(scope, send)
@@ -365,17 +377,13 @@ async def _forward_messages(
 
 async def _forward_from_client(upstream: UpstreamWebSocket, body: Body) -> None:
     """Forward the client's messages until it closes."""
-    code: int = _DROPPED
+    code: int = LOST
     reason: str | None = None
     try:
         while True:
             message: Message = await body()
             if message["type"] == "websocket.disconnect":
-                code, reason = message.get("code") or _NO_CODE, message.get("reason")
-                if code == _NO_CODE and reason is None:
-                    # So uvicorn reports a client that is lost; of one that closes without a code it adds an empty
-                    # reason. Granian reports both like this.
-                    code = _DROPPED
+                code, reason = disconnect_code(message), message.get("reason")
                 return
             text: str | None = message.get("text")
             data = message.get("bytes") or b""

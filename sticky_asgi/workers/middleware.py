@@ -103,7 +103,7 @@ class StickyWorkers(MiddlewareApp):
         self.app = app
         self._only_replicas = None
         self._debug = debug
-        self._closes_websockets = False  # the servers are workers, which do not drain
+        self._servers_drain = False  # the servers are workers, which do not drain
         self._directory = directory
         self._log = log
         self._can_have_peers: bool | None = None  # None: not known before the first request or lifespan

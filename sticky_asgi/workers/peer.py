@@ -15,6 +15,7 @@ from sticky_asgi.upstream.sweep import TICK, TimeoutSweep
 from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.protocol import DISCONNECTS, Additions, BodyMode, body_mode, pack_scope
 from sticky_asgi.workers.transaction import ForwardingTransaction
+from sticky_core.decision import SERVICE_RESTART, ClosedBy
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.server.server import Server
 from sticky_core.upstream.local_limits import connect_failure
@@ -389,6 +390,8 @@ class PeerConnection(FramedConnection):
                 return
             if message["type"] in HEADS:
                 message["headers"] = list(message.get("headers") or ())
+            elif self._peer_stopping and message.get("code") == SERVICE_RESTART:  # its worker ends
+                self._transaction.decision.record_close(ClosedBy.MIDDLEWARE, SERVICE_RESTART)
             try:
                 await send(message)
                 if message["type"] == "websocket.accept" and is_refused_by_server(send):

@@ -48,8 +48,6 @@ MESSAGE_KEYS: Final = frozenset(
 )
 
 DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
-#: code of `websocket.close`: the service restarts (RFC 6455 registry)
-SERVICE_RESTART: Final = 1012
 
 #: where the items of `pack_scope` begin in a request frame
 _SCOPE_AT: Final = 5

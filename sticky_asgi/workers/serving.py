@@ -9,12 +9,13 @@ from collections.abc import Container
 from typing import Any, Final, Protocol, cast
 
 from sticky_asgi.clients import is_disconnect
-from sticky_asgi.messages import HEADS, KEY, ASGIApp, Head, Headers, Message, Scope
+from sticky_asgi.messages import HEADS, KEY, ASGIApp, Head, Headers, Message, Scope, record_disconnect
 from sticky_asgi.workers.keys import KeyLookup
 from sticky_asgi.workers.learning import learning_send
 from sticky_asgi.workers.link import FramedConnection
 from sticky_asgi.workers.order import ResponseOrder, WebSocketOrder
-from sticky_asgi.workers.protocol import DISCONNECTS, SERVICE_RESTART, BodyMode, unpack_scope
+from sticky_asgi.workers.protocol import DISCONNECTS, BodyMode, unpack_scope
+from sticky_core.decision import NORMAL, SERVICE_RESTART, ClosedBy
 from sticky_core.workers.backend import Workers
 from sticky_core.workers.frames import Frame, Kind
 from sticky_core.workers.transaction import PeerRequest
@@ -162,6 +163,8 @@ class ServedRequest:
                 problem = "".join(traceback.format_exception(error))
         finally:
             self._is_over = True
+            if self._is_websocket:
+                self._decision.record_close(ClosedBy.SERVER, None)  # unless it was closed before
             peer_request.finish()
             self._connection.request_finished(problem)
 
@@ -170,6 +173,8 @@ class ServedRequest:
         if message["type"] in DISCONNECTS:
             self._on_disconnect()
             self._disconnect = message
+            if self._is_websocket:
+                record_disconnect(self._decision, message)
         else:
             self._inbox.append(message)
         self._wake()
@@ -177,6 +182,8 @@ class ServedRequest:
     def peer_disconnected(self) -> None:
         """The connection to the peer is closed, and with it the one to the client."""
         self._on_disconnect()
+        if self._is_websocket:
+            record_disconnect(self._decision, _WEBSOCKET_DISCONNECT)
         self._wake()
 
     def _on_disconnect(self) -> None:
@@ -188,6 +195,7 @@ class ServedRequest:
         if self._is_websocket and not self._client_gone:
             code = {"code": SERVICE_RESTART, "reason": "the service restarts"}
             self._connection.send_message({"type": "websocket.close", **code})
+            self._decision.record_close(ClosedBy.MIDDLEWARE, SERVICE_RESTART)
             self.on_message({"type": "websocket.disconnect", **code})
 
     def _wake(self) -> None:
@@ -239,6 +247,8 @@ class ServedRequest:
             if keys is not None and kind != "http.response.early_hint":
                 found: Headers = message.get("headers") or []
                 keys.learn_from_response(Head(found, True), self._worker.workers.own_server)
+        elif kind == "websocket.close":
+            self._decision.record_close(ClosedBy.SERVER, message.get("code") or NORMAL)
         connection.send_message(message)
         if connection.writable is not None:
             await connection.drain()

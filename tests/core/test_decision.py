@@ -3,7 +3,7 @@
 import pytest
 
 from sticky_core.backend.backend import Backend
-from sticky_core.decision import Decision
+from sticky_core.decision import ClosedBy, Decision
 from sticky_core.errors import Failure
 from sticky_core.persistence.claim import NO_COOKIE, NO_PERSISTENCE, Claim, Mark, PersistenceResult, Reason
 from sticky_core.server.server import Server
@@ -116,6 +116,41 @@ def test_it_says_so_to_people_and_in_the_debug_header(made: Decision, why: str, 
     assert made.why == why
     assert str(made) == text
     assert repr(made) == f"<Decision web: {text}>"
+
+
+def websocket(status: int = 101) -> Decision:
+    made = decision(NO_COOKIE, (R2,))
+    made.status = status
+    return made
+
+
+def test_a_websocket_has_no_end_while_it_is_open():
+    assert (websocket().closed_by, websocket().close_code) == (None, None)
+
+
+def test_the_first_that_ends_a_websocket_counts():
+    made = websocket()
+    made.record_close(ClosedBy.SERVER, 4001)
+    made.record_close(ClosedBy.CLIENT, 1000)  # the reply to the close frame
+    assert (made.closed_by, made.close_code) == (ClosedBy.SERVER, 4001)
+
+
+@pytest.mark.parametrize("status", [0, 200, 403, 502])
+def test_what_was_not_accepted_as_a_websocket_has_no_end(status: int):
+    made = websocket(status)
+    made.record_close(ClosedBy.CLIENT, 1006)
+    assert (made.closed_by, made.close_code) == (None, None)
+
+
+@pytest.mark.parametrize("closed_by", ClosedBy, ids=lambda closed_by: closed_by.name)
+@pytest.mark.parametrize("code, shown", [(1001, "1001"), (None, "-")])
+def test_its_text_says_which_side_has_ended_a_websocket(closed_by: ClosedBy, code: int | None, shown: str):
+    made = websocket()
+    made.record_close(closed_by, code)
+    assert str(made) == (
+        f"server=r2; claim=NONE; attempts=r2; mark=NONE; closed_by={closed_by.name}; close_code={shown}; "
+        'why="no cookie; balance chose r2"'
+    )
 
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)

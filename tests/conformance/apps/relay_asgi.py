@@ -1,6 +1,7 @@
 """An ASGI app that only routes to upstreams. RELAY has for each path its servers by name, `server` options that they
 share, a `cookie` for persistence, and other options of a Backend. `/look` responds with what is in flight, and the
-number of failures; `/drain` drains servers. `/replica` is an app in this process.
+number of failures; `/drain` drains servers; `/ended` responds with how the WebSockets have ended that are over.
+`/replica` is an app in this process.
 """
 
 import asyncio
@@ -13,9 +14,18 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from sticky_asgi import Backend, Cookie, Server, StickyMiddleware, Timeouts
+from sticky_asgi import Backend, Cookie, Decision, Server, StickyMiddleware, Timeouts
 from sticky_core.server.counters import Total
 from sticky_core.server.state import AdminState
+
+decisions: list[Decision] = []
+
+
+def note(decision: Decision) -> None:
+    """Keep a decision, and print that about a WebSocket: at the end of the process nothing can ask for it."""
+    decisions.append(decision)
+    if decision.closed_by is not None:
+        print(decision, flush=True)  # noqa: T201
 
 
 def backend(path: str, config: dict[str, dict[str, str]]) -> Backend:
@@ -28,6 +38,7 @@ def backend(path: str, config: dict[str, dict[str, str]]) -> Backend:
     return Backend(
         path.strip("/"),
         servers=[Server(name, url, **shared) for name, url in servers.items()],  # type: ignore[arg-type]
+        log=note,
         **options,  # type: ignore[arg-type]
     )
 
@@ -41,10 +52,16 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "text": message["text"]})
+        match message["text"]:
+            case "close":
+                return await send({"type": "websocket.close", "code": 4001})
+            case "return":
+                return
+            case text:
+                await send({"type": "websocket.send", "text": text})
 
 
-backends["/replica"] = Backend("replica", servers=[Server("r1", echo)])
+backends["/replica"] = Backend("replica", servers=[Server("r1", echo)], log=note)
 
 
 async def drain(request: Request) -> JSONResponse:
@@ -57,6 +74,12 @@ async def drain(request: Request) -> JSONResponse:
             case "ready":
                 server.state = AdminState.READY
     return JSONResponse([server.name for server in backend.servers if backend.drained(server.name).wait(0)])
+
+
+async def ended(request: Request) -> JSONResponse:
+    """Return which side has ended each WebSocket that is over, and with which code, and forget it."""
+    over = [decisions.pop(0) for _ in range(len(decisions))]
+    return JSONResponse([(each.closed_by and each.closed_by.name, each.close_code) for each in over])
 
 
 async def look(request: Request) -> JSONResponse:
@@ -72,5 +95,5 @@ async def look(request: Request) -> JSONResponse:
     )
 
 
-app = Starlette(routes=[Route("/look", look), Route("/drain", drain)])
+app = Starlette(routes=[Route("/look", look), Route("/drain", drain), Route("/ended", ended)])
 app.add_middleware(StickyMiddleware, routes=backends)

@@ -331,6 +331,7 @@ class Origins:
         first, second, refusing_port, other_refusing_port = (f"http://{HOST}:{port}" for port in ports)
         self.routes: Mapping[str, Mapping[str, object]] = {
             "/ws": {"servers": {"s1": first}, "cookie": "SERVERID"},
+            "/quiet": {"servers": {"s1": first}, "timeouts": {"tunnel": 0.3}},
             "/base": {"servers": {"s1": f"{first}/app"}},
             "/local": {"servers": {"s1": f"unix:{directory}/origin.sock"}},
             "/dead": {"servers": {"s1": refusing_port, "s2": other_refusing_port}},
@@ -391,6 +392,24 @@ class Gateway:
             connection.request("GET", "/look")
             counts: dict[str, int] = json.loads(connection.getresponse().read())
             return counts
+
+    def ended(self) -> list[list[object]]:
+        """Wait until a WebSocket has ended. Return which side has ended each since the last call, and the code."""
+        found: list[list[object]] = []
+
+        def has_some() -> bool:
+            found.extend(self.forget_ended())
+            return found != []
+
+        until(has_some, "a WebSocket that ends")
+        return found
+
+    def forget_ended(self) -> list[list[object]]:
+        """Return what there is for `ended`."""
+        with closing(http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)) as connection:
+            connection.request("GET", "/ended")
+            ended: list[list[object]] = json.loads(connection.getresponse().read())
+            return ended
 
     def drain(self, path: str, do: str = "drain") -> list[str]:
         """Drain the servers behind a path at once, or make them `ready`, and return those that have drained."""
