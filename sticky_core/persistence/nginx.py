@@ -32,7 +32,7 @@ from sticky_core.persistence.claim import (
 from sticky_core.persistence.cookie_scope import CookieScope
 from sticky_core.persistence.groups import group_by_id, regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
-from sticky_core.samples.values import parse_address
+from sticky_core.samples.values import address_text, parse_address
 from sticky_core.server.server import Server
 from sticky_core.target import Location
 
@@ -225,7 +225,8 @@ def _upstream_addr(server: Server) -> str:
     location = Location.parse(server.config.target)
     if location.socket is not None:
         return f"unix:{location.socket}"
-    host = parse_address(location.host) or location.host
+    address = parse_address(location.host)
+    host = location.host if address is None else address_text(address)
     return f"[{host}]:{location.port}" if ":" in location.host else f"{host}:{location.port}"
 
 

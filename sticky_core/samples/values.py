@@ -46,6 +46,13 @@ def _parse_address(text: str) -> Address | None:
         return None
 
 
+def address_text(address: Address) -> str:
+    """Return an IP address in its shortest form, as C, Go and nginx write it."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return f"::ffff:{address.ipv4_mapped}"  # Python writes that only from 3.13 on
+    return str(address)
+
+
 def split_list(values: Sequence[str]) -> list[str]:
     """Return the parts of header values that commas divide, without white space around them. Commas inside double
     quotes do not divide (RFC 9110, 5.6.1).

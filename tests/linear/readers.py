@@ -49,6 +49,7 @@ from sticky_core.persistence import foreign
 from sticky_core.persistence.cookie.config import Cookie, FallbackCookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.foreign.cookie import ForeignCookie
+from sticky_core.persistence.foreign.ingress_nginx import Ring
 from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.persistence.route import Route
 from sticky_core.persistence.signing import Signing
@@ -259,10 +260,15 @@ def stick(sample: Any, type: KeyType = "string") -> Options:
 
 #: a cookie of each other balancer
 FOREIGN: dict[str, ForeignCookie] = {
+    "apache": foreign.apache("SID"),
+    "arr": foreign.arr("SID"),
     "caddy": foreign.caddy("SID"),
     "envoy": foreign.envoy("SID"),
+    "ingress_nginx": foreign.ingress_nginx("SID", service="shop-web-80"),
+    "nginx_sticky_module": foreign.nginx_sticky_module("SID", transfer=True, delimiter="."),
     "table": foreign.table("SID", {"a": "s1"}, ignore_case=True),
     "traefik": foreign.traefik("SID"),
+    "yarp": foreign.yarp("SID"),
 }
 #: what is decoded from their values
 VALUES: dict[str, Shape] = {
@@ -272,6 +278,12 @@ VALUES: dict[str, Shape] = {
     "bars": header("cookie", lambda n: "SID=" + "|" * n),
     "dots": header("cookie", lambda n: "SID=" + "." * n),
 }
+
+
+@reader("accepts.ingress_nginx, balanced")
+def _ring(n: int) -> Callable[[], object]:
+    ring = Ring([f"10.0.0.{number}:80" for number in range(9)])
+    return lambda: ring.endpoint_of("1" * n)
 
 
 def _in_base64(data: bytes) -> str:

@@ -83,6 +83,8 @@ class ForeignCookie:
                 yield f"path {given!r} does not begin with /: browsers ignore it: write path={'/' + given!r}"
         if self.domain is not None and self.path is None:
             yield "domain has no effect without path: both are needed to delete the cookie"
+        elif self.delimiter and self.path is not None:
+            yield "path has no effect on a cookie that is the application's: it is not deleted"
         yield from self.values.problems()
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from sticky_core.samples.values import Address, parse_address
+from sticky_core.samples.values import Address, address_text, parse_address
 from sticky_core.server.formerly import location_of
 from sticky_core.server.server import Server
 
@@ -64,12 +63,5 @@ def parse_old_address(text: str) -> OldAddress:
     if location.socket is not None:
         return OldAddress(text, socket=location.socket)
     typed = text.rpartition("://")[2].partition("/")[0]
-    return OldAddress(typed, shortest_host(location.host), location.port)
-
-
-def shortest_host(host: str) -> str:
-    """Return an IP address in its shortest form, as nginx, Go and C write it; a name unchanged."""
-    address = parse_address(host)
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return f"::ffff:{address.ipv4_mapped}"  # Python writes that only from 3.13 on
-    return host if address is None else str(address)
+    address = parse_address(location.host)
+    return OldAddress(typed, location.host if address is None else address_text(address), location.port)

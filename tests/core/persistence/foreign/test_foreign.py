@@ -16,6 +16,8 @@ from sticky_core.persistence.claim import NO_COOKIE, UNREAD_COOKIES, Claim, Inva
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.foreign.caddy import caddy_value
 from sticky_core.persistence.foreign.cookie import ForeignCookie
+from sticky_core.persistence.foreign.ingress_nginx import persistent_key
+from sticky_core.persistence.foreign.yarp import arr_value
 from sticky_core.persistence.persistence import label_of
 from sticky_core.server.server import Server
 from sticky_core.server.state import AdminState, Health
@@ -30,6 +32,11 @@ ALL = [
     pytest.param(foreign.traefik("lb"), id="traefik"),
     pytest.param(foreign.envoy("lb"), id="envoy"),
     pytest.param(foreign.table("lb", {"a": "s1"}), id="table"),
+    pytest.param(foreign.ingress_nginx("lb", service="shop-web-80"), id="ingress_nginx"),
+    pytest.param(foreign.nginx_sticky_module("lb", hmac="md5", hmac_key="s3cret"), id="nginx_sticky_module"),
+    pytest.param(foreign.yarp("lb"), id="yarp"),
+    pytest.param(foreign.arr("lb"), id="arr"),
+    pytest.param(foreign.apache("lb"), id="apache"),
 ]
 
 JUNK = [
@@ -51,7 +58,7 @@ JUNK = [
 
 
 def test_every_function_has_a_row():
-    assert {row.id for row in ALL} == set(foreign.__all__)
+    assert {row.id for row in ALL} == set(foreign.__all__) - {"of_backend"}
 
 
 def test_both_faces_export_them():
@@ -196,6 +203,26 @@ DELETED = "Expires=Thu, 01-Jan-1970 00:00:01 GMT"
             foreign.envoy("lb", path="/a"), "MTAuMC4wLjI6ODA=", "path=/a", "path=/a; Secure; SameSite=None", id="envoy"
         ),
         pytest.param(foreign.table("lb", {"a": "s2"}), "a", "", "", id="table without a path"),
+        pytest.param(
+            foreign.ingress_nginx("lb", service="b"), persistent_key("b", "10.0.0.2:80"), "", "", id="ingress_nginx"
+        ),
+        pytest.param(
+            foreign.ingress_nginx("lb", service="b", path="/shop"),
+            persistent_key("b", "10.0.0.2:80"),
+            "path=/shop",
+            "path=/shop; Secure; SameSite=None",
+            id="ingress_nginx with a path",
+        ),
+        pytest.param(
+            foreign.nginx_sticky_module("lb", text="raw"),
+            "10.0.0.2:80",
+            "path=/",
+            "path=/; Secure; SameSite=None",
+            id="nginx_sticky_module",
+        ),
+        pytest.param(foreign.yarp("lb"), arr_value("s2"), "path=/", "path=/; Secure; SameSite=None", id="yarp"),
+        pytest.param(foreign.arr("lb", path=None), arr_value("s2"), "", "", id="arr without a path"),
+        pytest.param(foreign.apache("lb"), ".s2", "path=/", "path=/; Secure; SameSite=None", id="apache"),
         pytest.param(
             foreign.table("lb", {"a": "s2"}, path="/"), "a", "path=/", "path=/; Secure; SameSite=None", id="table"
         ),

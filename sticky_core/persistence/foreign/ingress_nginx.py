@@ -1,0 +1,165 @@
+"""The cookie of ingress-nginx, `nginx.ingress.kubernetes.io/affinity: cookie` (kubernetes/ingress-nginx,
+rootfs/etc/nginx/lua/balancer/sticky*.lua and rootfs/etc/nginx/lua/util/nodemap.lua; its ring: openresty/
+lua-resty-balancer, chash.c and lib/resty/chash.lua).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import cast
+from zlib import crc32
+
+from sticky_core.deferred.dataclass import dataclass
+from sticky_core.options.spelling import named_options
+from sticky_core.options.types import type_problem
+from sticky_core.persistence.foreign.cookie import ForeignCookie
+from sticky_core.persistence.foreign.servers import parse_old_address, texts_of
+from sticky_core.persistence.foreign.values import ForeignValues, Reader
+from sticky_core.samples.values import key_bytes
+from sticky_core.server.server import Server
+
+#: how many points an endpoint has on the ring
+_POINTS = 160
+
+
+@named_options
+def ingress_nginx(
+    name: str = "INGRESSCOOKIE",
+    *,
+    service: str | None = None,
+    endpoints: Sequence[str] | None = None,
+    path: str | None = None,
+    domain: str | None = None,
+) -> ForeignCookie:
+    """Return the cookie of ingress-nginx (`affinity: cookie`), for `Cookie(accepts=[...])`.
+
+    - `name`: the name of the cookie (`session-cookie-name`). Default: `INGRESSCOOKIE`, as in ingress-nginx.
+    - `service`: for `affinity-mode: persistent`, in which the value is a digest of the service and the address of the
+      server: `<namespace>-<service>-<port>`, with the number or the name of the port, `"shop-web-80"`. Default: None,
+      the value is of the mode `balanced`, as in ingress-nginx.
+    - `endpoints`: for the mode `balanced`, the addresses of all pods of the service, `["10.184.7.40:8080", ...]`, in
+      any order. Default: None, the `formerly` of each server, or its URL if there is none.
+    - `path`: the attribute Path, with which the cookie is deleted: `session-cookie-path`, else the path of the
+      location. Default: None, it is not known, and the cookie is left.
+    - `domain`: the attribute Domain (`session-cookie-domain`). Default: none.
+
+    In the mode `balanced` a value names no server: the server follows from the value and the list of all pods, and
+    every value has one. With another list than that of ingress-nginx some clients go to a server that does not know
+    them. So write `endpoints` where servers come, go or move, and in `formerly` of each server the address that it had
+    as a pod. Backups are not in the list by default.
+
+    Raises `ConfigError` with every problem found.
+    """
+    given: object = endpoints
+    listed = tuple(cast("Sequence[str]", given)) if isinstance(given, (list, tuple)) else endpoints
+    values = BalancedValues(listed) if service is None else PersistentValues(service, listed)
+    return ForeignCookie("ingress_nginx", name, values, path=path, domain=domain)
+
+
+def persistent_key(service: str, endpoint: str) -> str:
+    """Return what names the server at `endpoint` in the mode `persistent`."""
+    return hashlib.md5(f"{service}{endpoint}".encode(), usedforsecurity=False).hexdigest()
+
+
+class Ring:
+    """The ring of the mode `balanced`: each endpoint has points, and a value belongs to the next one."""
+
+    def __init__(self, endpoints: Iterable[str]) -> None:
+        points = sorted((point, endpoint) for endpoint in dict.fromkeys(endpoints) for point in ring_points(endpoint))
+        self._hashes = [point for point, _ in points]
+        self._endpoints = [endpoint for _, endpoint in points]
+
+    def endpoint_of(self, key: str) -> str:
+        """Return the endpoint that `key` belongs to; empty if there are no endpoints."""
+        if not self._hashes:
+            return ""
+        at = bisect_left(self._hashes, crc32(key_bytes(key)))
+        return self._endpoints[at % len(self._endpoints)]
+
+
+def ring_points(endpoint: str) -> Iterator[int]:
+    """Yield the points of an endpoint on the ring."""
+    data, point = endpoint.encode(), 0
+    for _ in range(_POINTS):
+        point = crc32(data + point.to_bytes(4, "little"))
+        yield point
+
+
+@dataclass(frozen=True, slots=True)
+class PersistentValues(ForeignValues):
+    """The values of the mode `persistent`; a key is the part of a value before the `|`."""
+
+    service: str
+    endpoints: Sequence[str] | None
+
+    def problems(self) -> Iterator[str]:
+        problem = type_problem("service", self.service, str, "<namespace>-<service>-<port>, such as 'shop-web-80'")
+        if problem is not None:
+            yield problem
+        elif not self.service:
+            yield "service is empty: write <namespace>-<service>-<port>, or leave it out for the mode balanced"
+        if self.endpoints is not None:
+            yield "endpoints have no effect with service: a value names the server, whatever others there are"
+
+    def keys_of(self, server: Server) -> Iterator[str]:
+        for text in texts_of(server):
+            for address in parse_old_address(text).forms:
+                yield persistent_key(self.service, address)
+
+    def keys_in(self, value: str) -> Sequence[str]:
+        return (value.partition("|")[0],)
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedValues(ForeignValues):
+    """The values of the mode `balanced`; a key is an endpoint."""
+
+    endpoints: Sequence[str] | None
+
+    def problems(self) -> Iterator[str]:
+        given: object = self.endpoints
+        if given is None:
+            return
+        if not isinstance(given, tuple):
+            yield f"endpoints={given!r} is no list: write ['10.184.7.40:8080', ...]"
+            return
+        if not given:
+            yield "endpoints is empty: write ['10.184.7.40:8080', ...], or leave it out"
+        for endpoint in cast("Sequence[object]", given):
+            if not isinstance(endpoint, str) or not parse_old_address(endpoint).host:
+                yield f"endpoint {endpoint!r} is no address with a port: write '10.184.7.40:8080'"
+
+    def problems_with(self, servers: Sequence[Server]) -> Iterator[str]:
+        if self.endpoints is not None:
+            if not self._on_ring.intersection(key for server in servers for key in self.keys_of(server)):
+                if not any(server.is_unresolved for server in servers):
+                    yield "no server has one of the endpoints: write in formerly= of each server which it was"
+            return
+        for server in servers:
+            if not server.config.backup and not server.is_unresolved and not any(self.keys_of(server)):
+                yield (
+                    f"server {server.name} has no address, and which server a value stands for follows from the "
+                    "addresses of all: write formerly=['10.184.7.40:8080'] with what it had as a pod, or endpoints="
+                )
+
+    @property
+    def _on_ring(self) -> set[str]:
+        return {parse_old_address(each).printed for each in self.endpoints or ()}
+
+    def keys_of(self, server: Server) -> Iterator[str]:
+        texts = texts_of(server)
+        if self.endpoints is None:
+            former = [text for text in server.config.formerly if parse_old_address(text).host]
+            texts = former or ([] if server.config.backup else texts)
+        return (address.printed for address in map(parse_old_address, texts) if address.host)
+
+    def reader(self, keys: Iterable[str]) -> Reader:
+        return partial(_endpoints_in, Ring(keys if self.endpoints is None else self._on_ring))
+
+
+def _endpoints_in(ring: Ring, value: str) -> Sequence[str]:
+    key = value.partition("|")[0]
+    return (ring.endpoint_of(key),) if key else ()
