@@ -83,6 +83,10 @@ class BackendConfig:
                 yield f"has {count} servers called {name}: give each a name of its own"
         for name, count in _repeated(cookie.name for cookie in self.cookie_scopes):
             yield f"persists by cookie {name} in {count} ways that would undo each other: give each a name of its own"
+        if any(server.formerly for server in self.servers):
+            from sticky_core.server import formerly  # few servers were called something else
+
+            yield from formerly.problems_of_servers(self.servers)
         yield from self._problems_of_accepted()
         yield from Retries(self.retries, self.retry_on, self.redispatch).problems()
         if self.retry_budget is not None and (self.retries == 0 or self.retry_on in ((), ("none",))):

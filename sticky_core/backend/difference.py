@@ -22,7 +22,8 @@ class ServerDifference:
 
     - `servers`: the servers after the change, in order.
     - `added`: servers that are new, replacements included.
-    - `removed`: servers that are removed, each with the server that replaces it under the same name, or None.
+    - `removed`: servers that are removed, each with the server that replaces it, or None. It has the same name, or has
+      another and was formerly known by a name, an id or the address of the removed one (`Server(formerly=...)`).
     - `changed`: servers that stay but get another configuration, each with its new configuration.
     - `before`: the configurations, until now, of the servers that are removed or changed.
     - `after`: the new configurations of the servers that are added or changed.
@@ -68,6 +69,15 @@ class ServerDifference:
                 changed[server] = requested
             part.append(server)
         new_ones, staying = set(added), set(part)
+        if any(server.requested.formerly for server in added):
+            from sticky_core.server.formerly import find_renamed  # few servers were called something else
+
+            left = {name: each for name, each in known.items() if each not in staying and each not in replacements}
+            come = {server.name: server for server in added if server not in replacements.values()}
+            renamed = find_renamed(
+                [server.requested for server in left.values()], [server.requested for server in come.values()]
+            )
+            replacements.update((left[name], come[successor]) for name, successor in renamed.items())
         removed = {server: replacements.get(server) for server in servers[begin:end_before] if server not in staying}
         configs = dict(zip(part, after[begin:end_after], strict=True))
         kept = [server for server in part if server not in new_ones]
@@ -81,6 +91,15 @@ class ServerDifference:
             keeps_order=kept == [server for server in servers[begin:end_before] if server in staying],
             is_last=not added or (end_before == len(before) and part[-len(added) :] == added),
         )
+
+    @property
+    def renamed(self) -> dict[Server, Server]:
+        """The removed servers that are the same under another name, each with the server of that name."""
+        return {
+            server: replacement
+            for server, replacement in self.removed.items()
+            if replacement is not None and replacement.name != server.name
+        }
 
     @property
     def changes_ids(self) -> tuple[Server, ...]:

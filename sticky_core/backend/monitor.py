@@ -123,14 +123,15 @@ class Monitor:
             self._count(server)
         for server in change.removed:
             self._counts[self._counted.pop(server)] -= 1
-        replacements = set(change.removed.values())
+        renamed = change.difference.renamed
+        replacements = set(change.removed.values()).difference(renamed.values())
         for server in change.added:
             if server not in replacements:
                 self._announce(server, "NEW", server.status)
             self._status[server] = server.status
         for server, replacement in change.removed.items():
             before = self._status.pop(server)
-            if replacement is None:
+            if replacement is None or server in renamed:
                 self._announce(server, before, server.status)
         for server in servers:
             woken += self._placement.state_changed(server)

@@ -34,6 +34,8 @@ class Plan:
     """What a configuration would change (`Backend.plan`).
 
     - `added`, `removed`: servers by name.
+    - `renamed`: servers that get another name, each with that name (`Server(formerly=...)`). Their clients stay, unless
+      they are apps in this process, which start anew.
     - `restarted`: servers with another app, so that their memory is empty.
     - `changed`: servers that are changed in place.
     - `options`: options of the backend that change, by name.
@@ -56,6 +58,7 @@ class Plan:
     sessions: Mapping[FromTo, int] = field(default_factory=dict[FromTo, int])
     keys: Mapping[FromTo, float] | None = None
     notes: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def moved_sessions(self) -> int:
@@ -79,6 +82,8 @@ class Plan:
             )
             if names
         ]
+        if self.renamed:
+            lines.append(f"renamed: {', '.join(map(_arrow, self.renamed.items()))}")
         if self.is_reordered:
             lines.append("the same servers in another order")
         lines += (f"cookies {_arrow(from_to)}" for from_to in self.marks.items())
@@ -109,18 +114,40 @@ def plan_of(before: Snapshot, change: Change, keys: Mapping[FromTo, float] | Non
     """
     assert change.trial_persistences is not None
     removed = {server.name: replacement for server, replacement in change.removed.items()}
+    renamed = {server.name: successor.name for server, successor in change.difference.renamed.items()}
     return Plan(
         added=tuple(server.name for server in change.added if server not in change.removed.values()),
         removed=tuple(name for name, replacement in removed.items() if replacement is None),
-        restarted=tuple(name for name, replacement in removed.items() if replacement is not None),
+        renamed=renamed,
+        restarted=tuple(
+            name for name, replacement in removed.items() if replacement is not None and name not in renamed
+        ),
         changed=tuple(server.name for server in change.changed),
         options=change.options,
         is_reordered=change.is_reordered,
         marks=_moved_marks(before, change, set(removed)),
-        sessions=moved_sessions(before.persistences, change.trial_persistences, removed),
+        sessions=moved_sessions(before.persistences, change.trial_persistences, removed, kept_names(change)),
         keys=keys,
-        notes=tuple(notes_on_cookies(before.config, change.config)),
+        notes=(*notes_on_cookies(before.config, change.config), *_notes_on_renamed(change)),
     )
+
+
+def kept_names(change: Change) -> dict[str, str]:
+    """Return the servers that keep their clients under another name, each with that name. An app in this process does
+    not: it starts anew.
+    """
+    return {
+        server.name: successor.name
+        for server, successor in change.difference.renamed.items()
+        if not server.is_in_process and not successor.is_in_process
+    }
+
+
+def _notes_on_renamed(change: Change) -> Iterator[str]:
+    kept = kept_names(change)
+    for server, successor in change.difference.renamed.items():
+        if server.name not in kept:
+            yield f"{successor.name}, formerly {server.name}, is an app in this process: it starts with empty memory"
 
 
 def _moved_marks(before: Snapshot, change: Change, gone: set[str]) -> dict[str, str | None]:
@@ -131,17 +158,24 @@ def _moved_marks(before: Snapshot, change: Change, gone: set[str]) -> dict[str, 
     if not change.is_derived or change.trial_persistences is None:
         servers = [server.trial_copy(server.requested) for server in before.servers]
         now = TrialPersistences(before.config, servers, before.clock)
-        return moved_marks(now, TrialPersistences(change.config, trial_copies(change), before.clock), servers, gone)
+        return moved_marks(
+            now, TrialPersistences(change.config, trial_copies(change), before.clock), servers, gone, kept_names(change)
+        )
     now = TrialPersistences.of(before.config, before.persistences)
     after = TrialPersistences.of(change.config, change.trial_persistences)
     sharing = servers_with_marks(now, after, change.trial_servers)
     sharing_servers = (server for server in before.servers if server.name in sharing)
-    return moved_marks(now, after, [*dict.fromkeys((*change.removed, *change.changed, *sharing_servers))], gone)
+    return moved_marks(
+        now, after, [*dict.fromkeys((*change.removed, *change.changed, *sharing_servers))], gone, kept_names(change)
+    )
 
 
-def moved_sessions(before: PersistenceSet, after: PersistenceSet, gone: Container[str]) -> dict[FromTo, int]:
+def moved_sessions(
+    before: PersistenceSet, after: PersistenceSet, gone: Container[str], renamed: Mapping[str, str]
+) -> dict[FromTo, int]:
     """Return how many entries of the stick tables of `before` lead to another server under `after`, or to none: then
-    balance chooses one. `gone`: servers that are removed or start anew. Every entry is read.
+    balance chooses one. `gone`: servers that are removed or start anew. `renamed`: those of them that keep their
+    clients under another name, with that name. Every entry is read.
     """
     moved: Counter[FromTo] = Counter()
     used_after = {used.table: used for each in after.members for used in each.tables}
@@ -153,7 +187,7 @@ def moved_sessions(before: PersistenceSet, after: PersistenceSet, gone: Containe
                 continue
             now = new.server_of(text) if new is not None else None
             name = now.name if now is not None and now.name not in gone else None
-            if name != server.name:
+            if name != renamed.get(server.name, server.name):
                 moved[server.name, name] += count
     return dict(moved)
 
@@ -191,15 +225,18 @@ class HashKeys:
         before: BackendConfig,
         after: BackendConfig,
         new: Algorithm,
+        renamed: Mapping[str, str],
     ) -> dict[FromTo, float]:
-        """Return which hashes move from one server to another, as shares of all. `new`: the algorithm of `after`."""
+        """Return which hashes move from one server to another, as shares of all. `new`: the algorithm of `after`.
+        `renamed`: as for `moved_sessions`.
+        """
         numbers = self._numbers
         if _hash_input(before.balance) != _hash_input(after.balance):
             numbers = self._draw()  # another thing is hashed, or in another way: hashes before and after are unrelated
         now: Sequence[Server | None] = [None] * self._count
         if isinstance(new, HashAware):
             now = _servers_for_hashes(new, numbers)
-        return _shares(Counter(zip(_names(servers_before), _names(now), strict=True)), self._count)
+        return _shares(Counter(zip(_names(servers_before), _names(now), strict=True)), self._count, renamed)
 
 
 def _servers_for_hashes(algorithm: HashAware, numbers: Sequence[int]) -> list[Server | None]:
@@ -212,9 +249,10 @@ def _names(servers: Sequence[Server | None]) -> list[str | None]:
     return [None if server is None else server.name for server in servers]
 
 
-def _shares(counts: Mapping[FromTo, int], total: int) -> dict[FromTo, float]:
+def _shares(counts: Mapping[FromTo, int], total: int, renamed: Mapping[str, str]) -> dict[FromTo, float]:
     """Return the shares of a total of what has another server after than before."""
-    return {from_to: count / total for from_to, count in counts.items() if from_to[0] != from_to[1]}
+    kept = set(renamed.items())
+    return {(was, now): count / total for (was, now), count in counts.items() if was != now and (was, now) not in kept}
 
 
 def moved_keys(
@@ -230,7 +268,7 @@ def moved_keys(
         # a ring is copied, since to build it anew takes long; anything else is built anew
         current = algorithm.copy() if change.is_derived and isinstance(algorithm, HashAlgorithm) else None
     changed = {server: server.trial_copy(requested) for server, requested in change.changed.items()}
-    keys = HashKeys(count)
+    keys, renamed = HashKeys(count), kept_names(change)
     new = current.copy() if current is not None else None
     if current is not None and new is not None:
         gone = [server for server in (*change.removed, *changed) if not server.config.backup]
@@ -244,13 +282,13 @@ def moved_keys(
             counts: Counter[FromTo] = Counter()
             for (was, server), hashes in moved.items():  # a server and its trial copy have one name
                 counts[was.name, server.name] += hashes
-            return _shares(counts, HASHES)
-        return keys.moved(keys.servers_before(current), before.config, change.config, new)
+            return _shares(counts, HASHES, renamed)
+        return keys.moved(keys.servers_before(current), before.config, change.config, new, renamed)
     with lock:
         servers = keys.servers_before(algorithm)
     after = [changed.get(server, server) for server in change.servers]
     active = [server for server in after if not server.config.backup]
-    return keys.moved(servers, before.config, change.config, change.config.balance.build(active, rng))
+    return keys.moved(servers, before.config, change.config, change.config.balance.build(active, rng), renamed)
 
 
 #: how many hashes can be looked up in the time that it takes to compare a point of two rings

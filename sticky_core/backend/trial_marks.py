@@ -4,7 +4,7 @@ each server a mark is made as the one configuration makes it, and recognised as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -112,7 +112,7 @@ class TrialPersistences:
     def marks_of(self, server: Server) -> list[str]:
         """Return the cookies, as `name=value`, of a client that `server` has served."""
         pairs: list[str] = []
-        is_former = not server.config.cookie_id and bool(server.former_cookie_id)  # only its own clients get its id
+        is_former = not server.config.cookie_id and bool(server.recognised_id)  # only its own clients get its id
         result = PersistenceResult(Claim.VALID, Reason.BOUND, server, is_outdated=True) if is_former else NO_COOKIE
         for persist, engine in self._members:
             response = TrialResponse([*_application_cookies(persist, server)])
@@ -163,10 +163,15 @@ def _application_cookies(persist: Persist, server: Server) -> Iterator[str]:
 
 
 def moved_marks(
-    before: TrialPersistences, after: TrialPersistences, servers: Sequence[Server], gone: set[str]
+    before: TrialPersistences,
+    after: TrialPersistences,
+    servers: Sequence[Server],
+    gone: set[str],
+    renamed: Mapping[str, str],
 ) -> dict[str, str | None]:
     """Return, for each of `servers` from which the clients that are bound by a cookie would move, the server to which
     they would; None: balance chooses one. `servers`: as before. `gone`: those that are removed or start anew.
+    `renamed`: those of them that are the same under another name, with that name.
     """
     moved: dict[str, str | None] = {}
     for server in servers:
@@ -175,6 +180,8 @@ def moved_marks(
         if was is None or was in moved:
             continue
         now = after.find(pairs, route)
+        if now is not None and now == renamed.get(was):
+            continue
         if was in gone or now != was:
             moved[was] = None if now in gone else now
     return moved

@@ -142,8 +142,8 @@ class InvalidMark(PersistenceResult):
     remedy: str = ""
 
 
-#: the remedy where marks name servers by their `cookie=`, or by their name if they have none
-GIVE_COOKIE = "If it was renamed or replaced, give the server in its place cookie= with this name."
+#: the remedy where marks name servers by what `formerly` can repeat: ids, names, addresses
+GIVE_FORMERLY = "If it was renamed or replaced, give the server in its place formerly= with this name."
 
 NO_COOKIE = PersistenceResult(Claim.NONE, Reason.NO_COOKIE)
 UNREAD_COOKIES = PersistenceResult(Claim.NONE, Reason.UNREAD)

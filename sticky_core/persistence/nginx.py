@@ -19,7 +19,7 @@ from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.options.spelling import problem_of_word
 from sticky_core.persistence.claim import (
-    GIVE_COOKIE,
+    GIVE_FORMERLY,
     NO_COOKIE,
     Claim,
     InvalidMark,
@@ -30,7 +30,7 @@ from sticky_core.persistence.claim import (
     unusable_reason,
 )
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.groups import group_by_id, regroup, renew_results, valid_results
+from sticky_core.persistence.groups import FormerIds, group_by_id, regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.values import address_text, parse_address
 from sticky_core.server.server import Server
@@ -130,6 +130,7 @@ class NginxCookieEngine:
         self._servers = servers
         raise_problems(self._problems(servers))
         self._valid = valid_results(servers)
+        self._former = FormerIds(_former_nginx_ids, servers)
         self._update_ids()
 
     def with_servers(
@@ -143,6 +144,7 @@ class NginxCookieEngine:
         engine._ids.update((server, nginx_id(server)) for server in added)
         gained = [(engine._ids[server], server) for server in added]
         engine._groups = regroup(self._groups, servers, gained, lost)
+        engine._former = self._former.with_servers(servers, added, removed)
         engine._valid = renew_results(self._valid, added, removed)
         return engine
 
@@ -177,10 +179,10 @@ class NginxCookieEngine:
     def _choose(self, value: str, accept_down: bool) -> PersistenceResult:
         if not value:
             return PersistenceResult(Claim.INVALID, Reason.EMPTY)
-        group = self._groups.get(value)
-        if group is None:
+        group = self._groups.get(value) or self._former.servers(value)
+        if not group:
             place = f"cookie {self._name} of a client"
-            return InvalidMark(Claim.INVALID, Reason.UNKNOWN, place=place, name=value, remedy=GIVE_COOKIE)
+            return InvalidMark(Claim.INVALID, Reason.UNKNOWN, place=place, name=value, remedy=GIVE_FORMERLY)
         for server in group:
             if not server.usable:
                 if accept_down:
@@ -215,14 +217,30 @@ def nginx_id(server: Server) -> str:
     """Return the id of a server in nginx's cookies; empty (`cookie=""`) if no cookie names the server."""
     if server.config.cookie is not None:
         return server.config.cookie
-    return hashlib.md5(_upstream_addr(server).encode(), usedforsecurity=False).hexdigest()
+    target = server.config.target
+    return _md5(_upstream_addr(Location.parse(target)) if isinstance(target, str) else server.name)
 
 
-def _upstream_addr(server: Server) -> str:
+def _former_nginx_ids(server: Server) -> Iterator[str]:
+    """Yield the ids by which nginx may have named a server formerly: each text of `formerly` as a route, and the MD5 of
+    it. None with `cookie=""`: its clients would get no other id instead.
+    """
+    if server.config.cookie == "":
+        return
+    from sticky_core.server.formerly import location_of  # few servers were called something else
+
+    for text in server.config.formerly:
+        yield text
+        location = location_of(text)
+        yield _md5(text if location is None else _upstream_addr(location))
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _upstream_addr(location: Location) -> str:
     """Return the address of a server as nginx writes it (`$upstream_addr`)."""
-    if not isinstance(server.config.target, str):
-        return server.name
-    location = Location.parse(server.config.target)
     if location.socket is not None:
         return f"unix:{location.socket}"
     address = parse_address(location.host)

@@ -41,6 +41,10 @@ class UsedTable(Protocol):
         """Return the server that `text` stands for, or None if this backend has none."""
         ...
 
+    def former_texts_of(self, server: Server) -> Sequence[str]:
+        """Return the texts that stood for `server` formerly, or still do in other processes."""
+        ...
+
 
 class Persistence(Protocol):
     """The run-time object of one persistence, for the servers of one backend."""

@@ -138,7 +138,9 @@ class PersistenceSet:
         know.
         """
         return any(
-            used.table.namespace is not None and used.table.namespace.presence.has_clients(used.text_of(server))
+            used.table.namespace.presence.has_clients(text)
             for each in self.members
             for used in each.tables
+            if used.table.namespace is not None
+            for text in (used.text_of(server), *used.former_texts_of(server))
         )

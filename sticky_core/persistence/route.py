@@ -14,7 +14,7 @@ from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.persistence.claim import (
-    GIVE_COOKIE,
+    GIVE_FORMERLY,
     NO_COOKIE,
     Claim,
     InvalidMark,
@@ -24,7 +24,7 @@ from sticky_core.persistence.claim import (
     unusable_reason,
 )
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.groups import group_by_id, regroup, renew_results, valid_results
+from sticky_core.persistence.groups import FormerIds, group_by_id, regroup, renew_results, valid_results
 from sticky_core.persistence.persistence import UsedTable, no_fast_path
 from sticky_core.samples.request import Sample
 from sticky_core.samples.values import key_text
@@ -72,6 +72,10 @@ def _problems(samples: Sequence[object], separator: str) -> Iterator[str]:
         yield "route: separator is empty: leave it out, the whole text may be a route as well"
 
 
+def _former_routes(server: Server) -> Sequence[str]:
+    return server.config.formerly
+
+
 class RouteEngine:
     """`Route` for the servers of one backend."""
 
@@ -84,8 +88,9 @@ class RouteEngine:
         self.fast_path = no_fast_path()  # samples may look at more than the Cookie header
         self._routes = {server: server.recognised_id for server in servers}
         self._groups = group_by_id((route_of_server, server) for server, route_of_server in self._routes.items())
+        self._former = FormerIds(_former_routes, servers)
         self._valid = valid_results(servers)
-        self._longest = max(map(len, self._groups), default=0)
+        self._longest = max(max(map(len, self._groups), default=0), self._former.longest)
 
     def with_servers(
         self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
@@ -96,7 +101,9 @@ class RouteEngine:
         engine._routes.update((server, server.recognised_id) for server in added)
         gained = [(engine._routes[server], server) for server in added]
         engine._groups = regroup(self._groups, servers, gained, lost)
-        engine._longest = max((self._longest, *(len(route) for route, _ in gained)))
+        engine._former = self._former.with_servers(servers, added, removed)
+        former = (route for server in added for route in engine._former.of(server))
+        engine._longest = max((self._longest, *(len(route) for route, _ in gained), *map(len, former)))
         engine._valid = renew_results(self._valid, added, removed)
         return engine
 
@@ -117,13 +124,14 @@ class RouteEngine:
         """Return the servers with the route at the end of `text`. A longer text than the longest route is searched only
         in its last characters.
         """
-        if text in self._groups:
-            return self._groups[text]
+        if group := self._groups.get(text) or self._former.servers(text):
+            return group
         at = max(0, len(text) - self._longest - len(self._separator))
         while (found := text.find(self._separator, at)) >= 0:
             at = found + len(self._separator)
-            if text[at:] in self._groups:
-                return self._groups[text[at:]]
+            route = text[at:]
+            if group := self._groups.get(route) or self._former.servers(route):
+                return group
         return ()
 
     def _choose(self, group: Sequence[Server], accept_down: bool) -> PersistenceResult:
@@ -139,7 +147,9 @@ class RouteEngine:
         may be a text without a separator.
         """
         name = text.rpartition(self._separator)[2] if self._separator in text else ""
-        return InvalidMark(Claim.INVALID, Reason.UNKNOWN, place="the route of a client", name=name, remedy=GIVE_COOKIE)
+        return InvalidMark(
+            Claim.INVALID, Reason.UNKNOWN, place="the route of a client", name=name, remedy=GIVE_FORMERLY
+        )
 
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead

@@ -207,7 +207,9 @@ class Server(ServerStatus):
         self.draining.notify_connections()
 
     def inherit_from(self, before: Server) -> None:
-        """Take over the id, the counters and what the operator has set from `before`, which this server replaces."""
+        """Take over the id, the counters and what the operator has set from `before`, which this server replaces, under
+        the same name or another.
+        """
         self.id = before.id
         self.counters = before.counters
         self._state = before._state
@@ -230,7 +232,12 @@ class Server(ServerStatus):
     @property
     def recognised_id(self) -> str:
         """The id by which its clients are recognised: that of its configuration, else its former one; empty: none."""
-        return self.config.cookie_id or self.former_cookie_id
+        config = self.config
+        return (
+            config.cookie_id
+            or self.former_cookie_id
+            or next(iter(config.formerly if config.cookie is None else ()), "")
+        )
 
     def _former_cookie_id_under(self, requested: ServerConfig) -> str:
         """Return `former_cookie_id` as it is once `requested` is applied."""

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
+from functools import partial
 
 from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.persistence import xxh64
 from sticky_core.persistence.cookie.dates import DATES_LENGTH
 from sticky_core.persistence.cookie.settings import CookieSettings
-from sticky_core.persistence.groups import group_by_id, regroup
+from sticky_core.persistence.groups import FormerIds, group_by_id, regroup
 from sticky_core.persistence.signing import SIGNATURE_LENGTH, Signing
 from sticky_core.server import instance
 from sticky_core.server.server import Server
-from sticky_core.target import host_and_port
+from sticky_core.target import Location
 
 
 class CookieIds:
     """Maps servers to ids, and ids to servers. Several servers may share an id. A server has several ids if ids are
     opaque and there are several keys: the id of the newest key comes first. No cookie names a server without an id.
+
+    A server may have former ids as well. They are recognised, but not written.
 
     - `longest_value`: the length of the longest signed value with one of these ids, in characters. A new dynamic id may
       increase it.
@@ -34,16 +38,27 @@ class CookieIds:
         for server in servers:
             self._ids_of[server] = self._make_ids(server, problems)
         self._servers_of = group_by_id((each, server) for server, ids in self._ids_of.items() for each in ids)
+        self._former_ids = FormerIds(partial(_former_ids, settings, signing), servers)
         raise_problems(f"cookie {settings.name}: {problem}" for problem in problems)
-        self.longest_value = _value_length(max(map(len, self._servers_of), default=0))
+        self.longest_value = _value_length(max(max(map(len, self._servers_of), default=0), self._former_ids.longest))
 
     def servers(self, server_id: str) -> Sequence[Server] | None:
-        """Return the servers with an id, in the order of their declaration; None if no server has it."""
-        return self._servers_of.get(server_id)
+        """Return the servers with an id, in the order of their declaration; if no server has it now, those that had it
+        formerly; None if none had.
+        """
+        return self._servers_of.get(server_id) or self._former_ids.servers(server_id) or None
 
     def of(self, server: Server) -> tuple[str, ...]:
         """Return the ids of a server, the one that is written first; empty if the server has no id."""
         return self._ids_of[server]
+
+    def recognised(self, server: Server) -> tuple[str, ...]:
+        """Return the ids of a server, and then those that it had formerly."""
+        return (*self._ids_of[server], *self._former_ids.of(server))
+
+    def is_written(self, server_id: str) -> bool:
+        """Return whether an id is the one that is written for a server that has it."""
+        return any(self._ids_of[server][0] == server_id for server in self._servers_of.get(server_id, ()))
 
     def written(self, server: Server, is_bound: bool) -> tuple[str, ...]:
         """Return the ids of which a client of `server` gets the first; empty if it gets none. `is_bound`: whether the
@@ -63,13 +78,21 @@ class CookieIds:
         raise_problems(f"cookie {self._settings.name}: {problem}" for problem in problems)
         gained = [(each, server) for server in added for each in ids._ids_of[server]]
         ids._servers_of = regroup(self._servers_of, servers, gained, lost)
-        ids.longest_value = max((self.longest_value, *(_value_length(len(each)) for each, _ in gained)))
+        ids._former_ids = self._former_ids.with_servers(servers, added, removed)
+        recognised = (each for server in added for each in ids.recognised(server))
+        ids.longest_value = max((self.longest_value, *(_value_length(len(each)) for each in recognised)))
         return ids
 
     def sharing(self, servers: Iterable[Server]) -> list[Server]:
         """Return `servers` and those that share an id with one of them."""
-        ids = {each for server in servers for each in self._ids_of[server]}
-        return [*dict.fromkeys((*servers, *(server for each in ids for server in self._servers_of[each])))]
+        ids = dict.fromkeys(each for server in servers for each in self.recognised(server))
+        return [*dict.fromkeys((*servers, *self.with_any(ids)))]
+
+    def with_any(self, ids: Iterable[str]) -> Iterator[Server]:
+        """Yield the servers that have one of `ids`, or had it formerly."""
+        for each in ids:
+            yield from self._servers_of.get(each, ())
+            yield from self._former_ids.servers(each)
 
     def _make_ids(self, server: Server, problems: list[str]) -> tuple[str, ...]:
         """Return the ids of a server. Append what is wrong with them to `problems`."""
@@ -84,26 +107,17 @@ class CookieIds:
                     "give it a cookie= of its own, or use opaque"
                 )
                 return ()
-        if not server_id and server.former_cookie_id:
-            server_id = server.former_cookie_id
-            self._former.add(server)
+        if not server_id and server.config.cookie is None:
+            former = (server.former_cookie_id, *filter(partial(_may_contain, self._settings), server.config.formerly))
+            server_id = next(filter(None, former), "")
+            if server_id:
+                self._former.add(server)
         if server_id and not cookies.is_value(server_id):
             problems.append(f"the name of server {server.name} can't be a cookie's value: give it a cookie= of its own")
-        for character, reason in self._reserved_characters():
+        for character, reason in _reserved_characters(self._settings):
             if character in server_id:
                 problems.append(f"server {server.name}: {character!r} in cookie {server_id!r} {reason}")
-        if server_id and self._settings.is_opaque and self._signing is not None:
-            return tuple(self._signing.digest(server_id, key) for key in self._signing.keys)
-        return (server_id,) if server_id else ()
-
-    def _reserved_characters(self) -> Iterator[tuple[str, str]]:
-        """Yield each character that an id must not contain, and the reason."""
-        if self._settings.mode.has_prefix:
-            yield "~", "would end the prefix there"
-        else:
-            yield "|", "would begin the dates there"
-        if self._settings.is_signed:
-            yield "@", "would begin the instance of a replica there"
+        return _written_forms(self._settings, self._signing, server_id) if server_id else ()
 
     def update(self, server: Server) -> list[Server]:
         """Compute the dynamic id of a server from its current address. Return the servers with other values than
@@ -131,8 +145,45 @@ class CookieIds:
                 [other for other in self._ids_of if each in self._ids_of[other]] if is_shared else [server]
             )
             self.longest_value = max(self.longest_value, _value_length(len(each)))
-        sharing = (other for each in (*before, *ids) for other in self._servers_of.get(each, ()))
-        return [*dict.fromkeys((server, *sharing))]
+        return [*dict.fromkeys((server, *self.with_any((*before, *ids))))]
+
+
+def _written_forms(settings: CookieSettings, signing: Signing | None, server_id: str) -> tuple[str, ...]:
+    """Return an id as it is written, with each key if ids are opaque."""
+    if settings.is_opaque and signing is not None:
+        return tuple(signing.digest(server_id, key) for key in signing.keys)
+    return (server_id,)
+
+
+def _former_ids(settings: CookieSettings, signing: Signing | None, server: Server) -> Iterator[str]:
+    """Yield the ids by which a cookie may have named a server: each text of its `formerly`, and the dynamic id of each
+    address there. None with `cookie=""`: its clients would get no other id instead.
+    """
+    if server.config.cookie == "":
+        return
+    from sticky_core.server.formerly import location_of  # few servers were called something else
+
+    for text in server.config.formerly:
+        if _may_contain(settings, text):
+            yield from _written_forms(settings, signing, text)
+        if settings.dynamic_key is not None and (location := location_of(text)) is not None:
+            with suppress(ValueError):  # a host name, or a socket, which has no dynamic id
+                yield _dynamic_id_at(settings.dynamic_key, location)
+
+
+def _may_contain(settings: CookieSettings, text: str) -> bool:
+    """Return whether the cookie may have been written with `text` as an id."""
+    return not any(character in text for character, _ in _reserved_characters(settings))
+
+
+def _reserved_characters(settings: CookieSettings) -> Iterator[tuple[str, str]]:
+    """Yield each character that an id must not contain, and the reason."""
+    if settings.mode.has_prefix:
+        yield "~", "would end the prefix there"
+    else:
+        yield "|", "would begin the dates there"
+    if settings.is_signed:
+        yield "@", "would begin the instance of a replica there"
 
 
 def _value_length(id_length: int) -> int:
@@ -147,7 +198,10 @@ def _dynamic_id(key: str, server: Server) -> str:
         return ""
     if not isinstance(server.config.target, str):
         raise ValueError("it is an app")
-    where = host_and_port(server.config.target)
-    if where is None:
+    return _dynamic_id_at(key, Location.parse(server.config.target))
+
+
+def _dynamic_id_at(key: str, location: Location) -> str:
+    if location.socket is not None:
         raise ValueError("it is a UNIX socket")
-    return xxh64.dynamic_id(key, *where)
+    return xxh64.dynamic_id(key, location.host, location.port)

@@ -9,7 +9,7 @@ from copy import copy
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
 from sticky_core.http import cookies
-from sticky_core.persistence.claim import GIVE_COOKIE, Claim, InvalidMark, PersistenceResult, Reason
+from sticky_core.persistence.claim import GIVE_FORMERLY, Claim, InvalidMark, PersistenceResult, Reason
 from sticky_core.persistence.cookie import dates
 from sticky_core.persistence.cookie.ids import CookieIds
 from sticky_core.persistence.cookie.settings import CookieSettings
@@ -24,7 +24,7 @@ REMEMBERED = 4096
 #: a value or header with more characters is not cached, so that a cache takes some twenty megabytes at most
 LONGEST_REMEMBERED = 1024
 
-_GIVE_OLD_NAME = "If it was renamed, give it cookie= with its old name."
+_GIVE_OLD_NAME = "If it was renamed, give it formerly= with its old name."
 _PASS_SECRETS = "If the secret was changed, pass the one from before as well: secret=[old, new]."
 
 #: The servers with the id in a value, in order, each with the result to return if it is chosen.
@@ -58,7 +58,7 @@ class CookieValues:
         self._logs_names = settings.is_signed or settings.mode.edit_value is None
         self._place = f"cookie {settings.name} of a client"
         if not settings.is_opaque:
-            self._remedy = GIVE_COOKIE
+            self._remedy = GIVE_FORMERLY
         else:  # an id is a digest by the secret of a name
             self._remedy = _GIVE_OLD_NAME if settings.is_signed else f"{_GIVE_OLD_NAME} {_PASS_SECRETS}"
         self._needs_no_mark = not (settings.is_dated or settings.refresh == "always")
@@ -83,7 +83,7 @@ class CookieValues:
             values._current.pop(server, None)
             del values._instances[server]
         # the servers that shared an id with a removed one have it still
-        left = [server for each in removed for lost in self._ids.of(each) for server in ids.servers(lost) or ()]
+        left = [*ids.with_any(lost for each in removed for lost in self._ids.recognised(each))]
         for server in ids.sharing(dict.fromkeys((*added, *left))):
             values.update(server)
         values._dated = TwoGenerationCache(REMEMBERED)
@@ -99,13 +99,15 @@ class CookieValues:
         for value in self._undated_of.get(server, ()):
             self._undated.pop(value, None)
         values: list[str] = []
-        for number, server_id in enumerate(self._ids.of(server)):
+        written = self._ids.of(server)[:1]
+        for server_id in self._ids.recognised(server):
+            is_written = self._ids.is_written(server_id)
             for key in self._signing.keys if self._signing is not None else (0,):
                 value = self._sign(self._payload(server, server_id), key)
-                self._undated[value] = self._candidates(server_id, None, None, is_outdated=number > 0 or key > 0)
+                self._undated[value] = self._candidates(server_id, None, None, is_outdated=key > 0 or not is_written)
                 values.append(value)
         self._undated_of[server] = values
-        if values:
+        if written:
             self._current[server] = values[0]
         # A new cache: another thread that reads the old one at this moment may still add values to it.
         self._dated = TwoGenerationCache(REMEMBERED)
@@ -183,8 +185,8 @@ class CookieValues:
         if self._settings.is_signed and all(named_instance != server.instance for server in servers):
             self._warn_of_other_processes(servers, named_instance)
             return PersistenceResult(Claim.INVALID, Reason.OTHER_INSTANCE, servers[0], last_seen, first_seen)
-        # an opaque id of an old key is valid, but is not written any more
-        is_outdated = key > 0 or all(self._ids.of(server)[0] != server_id for server in servers)
+        # a former id, or an opaque one of an old key, is valid, but is not written any more
+        is_outdated = key > 0 or not self._ids.is_written(server_id)
         return self._candidates(server_id, last_seen, first_seen, is_outdated=is_outdated)
 
     def _warn_of_other_processes(self, servers: Sequence[Server], named_instance: str) -> None:

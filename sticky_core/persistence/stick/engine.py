@@ -30,7 +30,7 @@ from sticky_core.stores.store import StoreQuery
 from sticky_core.target import host_and_port
 
 _KEEP_SERVERS = (
-    "If it was renamed, only its old name brings its clients back; processes that share a table need the same servers."
+    "If it was renamed, give it formerly= with this name; processes that share a table need the same servers."
 )
 
 
@@ -112,7 +112,7 @@ class StickEngine:
     ) -> StickEngine:
         raise_problems(_problems_of_servers(added, [each.table for each in self.tables]))
         engine = copy(self)
-        engine._texts = self._texts.with_servers(added, removed)
+        engine._texts = self._texts.with_servers(servers, added, removed)
         engine.tables = [BackendTable(each.table, engine._texts) for each in self.tables]
         engine._valid = renew_results(self._valid, added, removed)
         return engine

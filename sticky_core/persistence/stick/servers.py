@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import NamedTuple
 
+from sticky_core.persistence.groups import FormerIds
 from sticky_core.server.server import Server
 from sticky_core.stick_table.table import StickTable
 from sticky_core.target import host_and_port
@@ -13,7 +14,8 @@ from sticky_core.target import host_and_port
 
 class ServerTexts:
     """Maps servers to texts, and texts to servers. The text of a replica contains its instance, so after the instance
-    has ended its entries bind no client any more.
+    has ended its entries bind no client any more. A text by which a server was known formerly stands for it as well,
+    unless it stands for another server now.
     """
 
     def __init__(self, servers: Sequence[Server]) -> None:
@@ -21,12 +23,16 @@ class ServerTexts:
         self._server_of: dict[str, Server] = {}
         self._by_name: dict[Server, str] = {}
         self._by_address: dict[Server, str] = {}
+        self._former = FormerIds(_former_texts, servers)
         for server in servers:
             self.update(server)
 
-    def with_servers(self, added: Sequence[Server], removed: Sequence[Server]) -> ServerTexts:
-        """Return a copy without `removed` and with `added`."""
+    def with_servers(
+        self, servers: Sequence[Server], added: Sequence[Server], removed: Sequence[Server]
+    ) -> ServerTexts:
+        """Return a copy for `servers`: without `removed`, and with `added`."""
         texts = copy(self)
+        texts._former = self._former.with_servers(servers, added, removed)
         texts._named, texts._server_of = dict(self._named), dict(self._server_of)
         texts._by_name, texts._by_address = dict(self._by_name), dict(self._by_address)
         for server in removed:
@@ -66,12 +72,33 @@ class ServerTexts:
 
     def server_of(self, text: str) -> Server | None:
         """Return the server that `text` stands for, or None if no server has this instance or address now."""
-        return self._server_of.get(text)
+        return self._server_of.get(text) or self._server_formerly(text)
+
+    def _server_formerly(self, text: str) -> Server | None:
+        """Return the server that `text` stood for formerly. A replica is none: its memory began with its instance."""
+        return next((server for server in self._former.servers(text) if not server.instance), None)
+
+    def former_texts_of(self, server: Server) -> Sequence[str]:
+        """Return the texts that stood for `server` formerly, or do so in other processes."""
+        return self._former.of(server)
 
     def server_of_other_instance(self, text: str) -> Server | None:
         """Return the server that `text` names, whatever the instance in it; None if there is no such server."""
         name = text.partition("@")[0]
-        return self._server_of.get(name) or self._named.get(name)
+        return self._server_of.get(name) or self._named.get(name) or next(iter(self._former.servers(name)), None)
+
+
+def _former_texts(server: Server) -> Iterator[str]:
+    """Yield the texts that may have stood for a server formerly: those of `formerly`, and host and port of each
+    address.
+    """
+    from sticky_core.server.formerly import location_of  # few servers were called something else
+
+    for text in server.config.formerly:
+        yield text
+        location = location_of(text)
+        if location is not None and location.socket is None:
+            yield f"{location.host}:{location.port}"
 
 
 class BackendTable(NamedTuple):
@@ -85,3 +112,6 @@ class BackendTable(NamedTuple):
 
     def server_of(self, text: str) -> Server | None:
         return self.texts.server_of(text)
+
+    def former_texts_of(self, server: Server) -> Sequence[str]:
+        return self.texts.former_texts_of(server)

@@ -56,7 +56,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 UNKNOWN = "This is logged once for each name; `Backend.unknown_marks` counts all."
-COOKIE = "If it was renamed or replaced, give the server in its place cookie= with this name."
+COOKIE = "If it was renamed or replaced, give the server in its place formerly= with this name."
 
 
 def test_mark_of_an_unknown_server_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptureFixture):
@@ -134,7 +134,7 @@ def test_opaque_id_is_logged_as_it_is_with_what_can_be_said(caplog: pytest.LogCa
     digest = mark.removeprefix("SRV=").partition(".")[0].partition("@")[0].partition("|")[0]
     (line,) = lines(caplog)
     assert line.startswith(f"backend web: cookie SRV of a client names server '{digest}', which there is not. ")
-    assert "If it was renamed, give it cookie= with its old name. This" in line
+    assert "If it was renamed, give it formerly= with its old name. This" in line
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_keys_that_a_plan_moves_are_those_that_a_backend_made_anew_would_move(
     old, new = (Backend.of(config).snapshot.balancing.algorithm for config in (before, after))
     assert isinstance(old, HashAware)
     keys = HashKeys(2000)
-    expected = keys.moved(keys.servers_before(old), before, after, new)
+    expected = keys.moved(keys.servers_before(old), before, after, new, {})
     for _ in range(2):
         plan = web.plan(after, keys=2000)
         assert plan.keys is not None

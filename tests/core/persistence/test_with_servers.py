@@ -49,6 +49,9 @@ def known(engine: Any) -> dict[str, object]:
         getattr(engine, "_ids", None),
         getattr(engine, "_values", None),
         getattr(engine, "_texts", None),
+        getattr(engine, "_former", None),
+        getattr(getattr(engine, "_ids", None), "_former_ids", None),
+        getattr(getattr(engine, "_texts", None), "_former", None),
     ):
         for name, value in vars(part).items() if hasattr(part, "__dict__") else ():
             if isinstance(value, dict):
@@ -61,7 +64,8 @@ def make_server(number: int, rng: random.Random) -> Server:
     """Return a server; some share their id or their address with others."""
     cookie = rng.choice([None, None, "shared", "other", ""])
     address = number if rng.random() < 0.7 else 1
-    server = Server(f"s{number}", f"http://10.0.0.{address}:80", cookie=cookie)
+    formerly = rng.sample(["shared", "other", "old", "s1", "10.0.0.1:80", "10.0.0.2:80"], rng.choice([0, 0, 2]))
+    server = Server(f"s{number}", f"http://10.0.0.{address}:80", cookie=cookie, formerly=formerly)
     if rng.random() < 0.3:
         server.instance = f"i{number}"
     return server
