@@ -14,6 +14,9 @@ from sticky_core.server.server import Server
 
 _log = logging.getLogger("sticky_sessions")
 
+#: How many checks that the start waits for run at once. Each needs a file descriptor, on WSGI a thread, and some time
+#: of this process: a check that does not get it times out.
+MAX_AT_ONCE = 100
 #: how much longer than its timeout the start waits for a check, in seconds: the face that runs it records the timeout
 GRACE = 5.0
 #: after how many seconds of waiting for `checked` a warning says that nothing runs the checks
@@ -40,6 +43,7 @@ class FirstChecks:
         #: how many seconds the start waits at most
         self.timeout = 0.0
         self._awaited: set[Server] | None = None  # the servers that the start waits for; None: it has not begun
+        self._not_due: deque[Server] = deque()  # of those, the ones with a check to be made due when another has ended
         self._to_reach: deque[Milestone] = deque()  # by `publish`
         self._idle_since: float | None = None  # since when a caller waits for `checked`, and nothing runs the checks
         self._has_warned = False
@@ -70,31 +74,45 @@ class FirstChecks:
                 self._unchecked.add(server)
             else:
                 self._unchecked.discard(server)
-            if self._awaited and not (is_unchecked and _is_awaited(server)):
-                self._awaited.discard(server)
+            if self._awaited and server in self._awaited and not (is_unchecked and _is_awaited(server)):
+                self._awaited.remove(server)
+                self._make_next_due()
         self._settle()
 
     def begin(self, now: float) -> list[str]:
         """Begin to wait for the unchecked servers with `startup="wait"`: make their checks due. Return their names."""
         if self._awaited is not None:
             return []
-        awaited = {server for server in self._unchecked if _is_awaited(server)}
+        awaited = [each for each in self._backend.snapshot.servers if each in self._unchecked and _is_awaited(each)]
         connect = self._backend.snapshot.config.timeouts.in_seconds.connect
         self.timeout = 0.0
-        for server in awaited:
+        for number, server in enumerate(awaited):
             checking = server.checking
             assert checking is not None
-            checking.expedite(now + checking.first_delay)
+            # Later ones are due as if nothing waited, or when one of these has ended: servers that hang delay them by
+            # an interval at most.
+            delay = checking.first_delay if number >= MAX_AT_ONCE else 0.0
+            checking.expedite(now + delay)
             over_network = server.config.is_url and checking.check.probe is None
             longest = checking.longest(connect if over_network else None)
-            self.timeout = max(self.timeout, checking.first_delay + longest + GRACE)
-        self._awaited = awaited  # last: other threads read `has_begun` without the lock, and then `timeout`
+            self.timeout = max(self.timeout, delay + longest + GRACE)
+        self._not_due = deque(awaited[MAX_AT_ONCE:])
+        self._awaited = set(awaited)  # last: other threads read `has_begun` without the lock, and then `timeout`
         self._settle()
-        return sorted(server.name for server in awaited)
+        return [server.name for server in awaited]
+
+    def _make_next_due(self) -> None:
+        """Make the check of one more server due, of those that the start waits for."""
+        while self._not_due:
+            server = self._not_due.popleft()
+            if self._awaited and server in self._awaited and server.checking is not None:
+                server.checking.expedite(self._backend.clock.monotonic())
+                return
 
     def give_up(self) -> list[str]:
         """Wait for no server any longer. Return the names of those that were waited for in vain."""
         awaited, self._awaited = self._awaited or set(), set()
+        self._not_due.clear()
         self._settle()
         return sorted(server.name for server in awaited)
 
@@ -102,6 +120,7 @@ class FirstChecks:
         """Take all servers as unchecked, and let the start wait anew. What waits for it now goes on."""
         self._to_reach.append(self.startup)
         self.startup, self.is_over, self._awaited = Milestone(), False, None
+        self._not_due.clear()
         for server in self._backend.snapshot.servers:
             if server.checking is not None:
                 server.checking.forget_run()
@@ -154,6 +173,7 @@ class FirstChecks:
         self.checked, self.startup = Milestone(self._warn_if_nothing_checks), Milestone()
         self._is_checked = self.is_over = False
         self._awaited = None
+        self._not_due.clear()
         self._settle()
         self.publish()
 

@@ -141,8 +141,9 @@ class Check:
       by default (`init-state`).
     - `startup`: what the start does until the server has been checked once: `"proceed"`: requests may come before that;
       `"wait"`: the lifespan's startup waits, and where no lifespan runs the first requests do. `"proceed"` by default.
-      A check that has failed or timed out counts. With `"wait"` the first checks of all servers run at once. A server
-      in maintenance, or without an address, is not waited for.
+      A check that has failed or timed out counts. With `"wait"` the first checks of a hundred servers run at
+      once, and another one whenever one of them has ended. A server in maintenance, or without an address, is not
+      waited for.
     - `port`: the port to connect to, int, that of the server's URL by default (`port`).
     - `observe`: which events of clients' requests count as well: None (none of them), `"layer4"` (connections) or
       `"layer7"` (responses too); None by default (`observe`).

@@ -17,11 +17,6 @@ from sticky_core.durations import seconds
 from sticky_core.health.check import Check, CheckResult, CheckStatus, Verdict
 from sticky_core.health.expect import Headers
 
-#: How many first checks run at once where the start waits for them, and after how many seconds as many more begin:
-#: each needs a file descriptor, and on WSGI a thread.
-MAX_AT_ONCE = 100
-BATCH_INTERVAL = 0.1
-
 
 class CheckRuntime:
     """The running check of one server. Call its methods with the backend's lock held, except `delay`.
@@ -253,10 +248,8 @@ def _phrase(status: int) -> str:
 
 def stagger_first_checks(checks: Sequence[CheckRuntime]) -> None:
     """Spread the first checks of a backend evenly over the shortest interval that is a second or longer, so that they
-    do not all run at once. Those that the start waits for do, up to a limit, as it would wait for an interval.
+    do not all run at once.
     """
     shortest = min((each.inter for each in checks if each.inter >= 1), default=0.0)
     for number, each in enumerate(checks):
         each.first_delay = max(shortest, each.inter) * number / len(checks)
-        if each.check.startup == "wait":
-            each.first_delay = min(each.first_delay, number // MAX_AT_ONCE * BATCH_INTERVAL)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sticky_core.backend.backend import Backend
-from sticky_core.backend.first_checks import GRACE, PATIENCE
+from sticky_core.backend.first_checks import GRACE, MAX_AT_ONCE, PATIENCE
 from sticky_core.clock import ManualClock
 from sticky_core.health.agent import AgentCheck
 from sticky_core.health.check import Check, CheckResult, CheckStatus
@@ -34,6 +34,10 @@ def is_over(backend: Backend) -> bool:
     first_checks = backend.monitor.first_checks
     assert first_checks.startup.reached is first_checks.is_over
     return first_checks.is_over
+
+
+def is_checked(server: Server) -> bool:
+    return server.checking is not None and server.checking.has_run
 
 
 def due(backend: Backend, name: str) -> float:
@@ -244,6 +248,45 @@ def test_first_checks_run_at_once_if_the_start_waits_for_them(startup: Any, dela
     assert [due(web, server.name) for server in web.servers] == delays
 
 
+def test_first_checks_are_spread_again_for_servers_that_nothing_waits_for():
+    web = build_backend(urls(1), check=Check(inter=3, startup="wait"))
+    web.monitor.begin_startup()
+    web.add(*urls(2, 3, 4))
+    assert [due(web, name) for name in ("s2", "s3", "s4")] == [0.0, 1.0, 2.0]
+
+
+def test_only_so_many_first_checks_run_at_once_and_each_that_ends_makes_another_one_due():
+    count = MAX_AT_ONCE + 4
+    web = build_backend(urls(*range(count)), check=Check(inter=count, startup="wait"))
+    web.monitor.begin_startup()
+
+    def later() -> dict[str, float]:
+        return {
+            server.name: wait for server in web.servers if not is_checked(server) and (wait := due(web, server.name))
+        }
+
+    spread = {f"s{number}": float(number) for number in range(MAX_AT_ONCE, count)}
+    assert later() == spread, "as without a wait"
+    _, second, third, fourth = spread
+    record(web, "s0", result=FAIL)
+    assert later() == {name: spread[name] for name in (second, third, fourth)}
+    web[second].state = AdminState.MAINT  # which is not waited for, so that another one may be checked
+    assert later() == {fourth: spread[fourth]} | {second: spread[second]}
+    web.remove("s1")
+    assert later() == {second: spread[second]}
+    record(web, *(server.name for server in web.servers if server.name != second))
+    assert is_over(web)
+
+
+def test_server_that_was_checked_meanwhile_is_not_made_due_again():
+    count = MAX_AT_ONCE + 2
+    web = build_backend(urls(*range(count)), check=Check(inter=count, startup="wait"))
+    web.monitor.begin_startup()
+    early, late = f"s{MAX_AT_ONCE}", f"s{MAX_AT_ONCE + 1}"
+    record(web, early)
+    assert (due(web, early), due(web, late)) == (count, 0.0)
+
+
 @pytest.mark.parametrize(
     "options, connect, timeout",
     [
@@ -296,7 +339,6 @@ def test_start_waits_for_no_server_that_is_added_or_returns_once_it_is_over():
     web["s2"].state = AdminState.READY
     web.add(*urls(3))
     assert is_over(web) and not web.checked.reached
-    assert (due(web, "s2"), due(web, "s3")) == (0.0, 0.0)
     web.monitor.begin_startup()
     assert is_over(web), "it begins once"
 

@@ -1,7 +1,6 @@
 """Health as a state machine: results are recorded, time is an argument, and the server is up or down as in HAProxy."""
 
 import random
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky_core.health.check import Check, CheckResult, CheckStatus
-from sticky_core.health.runtime import BATCH_INTERVAL, MAX_AT_ONCE, CheckRuntime, stagger_first_checks
+from sticky_core.health.runtime import CheckRuntime, stagger_first_checks
 
 PASS, FAIL = CheckResult(CheckStatus.L7OK, 200), CheckResult(CheckStatus.L7STS, 503, "Service Unavailable")
 LETTERS = {"+": PASS, "-": FAIL, "c": CheckResult(CheckStatus.L7OKC, 404), "?": CheckResult(CheckStatus.UNK)}
@@ -121,25 +120,6 @@ def test_first_checks_come_one_by_one_within_the_shortest_interval_of_a_second_o
     checks = [runtime_of(inter=inter) for inter in (4, 2, 0.5, 8)]
     stagger_first_checks(checks)
     assert [check.delay(10.0) for check in checks] == [0.0, 0.5, 1.0, 6.0]
-
-
-def test_first_checks_that_the_start_waits_for_run_at_once_and_the_others_one_by_one():
-    checks = [runtime_of(startup=startup) for startup in ("wait", "proceed", "wait", "proceed")]
-    stagger_first_checks(checks)
-    assert [check.delay(10.0) for check in checks] == [0.0, 0.5, 0.0, 1.5]
-
-
-def test_only_so_many_first_checks_run_at_once():
-    checks = [runtime_of(startup="wait") for _ in range(2 * MAX_AT_ONCE + 1)]
-    stagger_first_checks(checks)
-    delays = [check.delay(0.0) for check in checks]
-    assert Counter(delays) == {0.0: MAX_AT_ONCE, BATCH_INTERVAL: MAX_AT_ONCE, 2 * BATCH_INTERVAL: 1}
-
-
-def test_first_checks_of_very_many_servers_take_no_longer_than_an_interval():
-    checks = [runtime_of(startup="wait") for _ in range(50 * MAX_AT_ONCE)]
-    stagger_first_checks(checks)
-    assert max(check.delay(0.0) for check in checks) < 2
 
 
 @pytest.mark.parametrize(
