@@ -58,8 +58,9 @@ class NginxCookie:
     server's address and port, or of `unix:` and the path of its socket, or of the name of an app. For a host name we
     use the name, but nginx uses each address of the host: if nginx serves the same clients, write addresses or routes.
 
-    Every response of a server sets the cookie, even if the request carried it. The cookie is not removed from requests,
-    and a cookie of this name that the application sets goes to the client as well. If a request carries several, the
+    Every response of a server sets the cookie, even if the request carried it. The cookie is not removed from requests
+    (but in `accepts` of a `Cookie` it is), and a cookie of this name that the application sets goes to the client as
+    well. If a request carries several, the
     first counts. A cookie that names a backup does not count while a server that is no backup is usable; a cookie that
     names a server at its `maxconn` does not count either. Nothing is signed, so a client can choose its server;
     `Cookie` signs.
@@ -175,6 +176,12 @@ class NginxCookieEngine:
             if values:
                 return self._choose(values[0], accept_down)
         return no_cookie(texts)
+
+    def remove_from(self, request: Request) -> None:
+        """Remove the cookie from what the server gets: for a cookie of ours that accepts this one."""
+        taken = [cookies.take(text, self._name) for text in request.cookies]
+        if any(values for values, _ in taken):
+            request.set_forwarded_cookies([rest for _, rest in taken])
 
     def _choose(self, value: str, accept_down: bool) -> PersistenceResult:
         if not value:

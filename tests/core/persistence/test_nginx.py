@@ -112,3 +112,12 @@ def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as refused:
         NginxCookie("a b", expires=-1, domain=";", samesite="never")  # type: ignore[arg-type]
     assert len(refused.value.problems) == 4
+
+
+def test_only_a_cookie_that_accepts_it_removes_it_from_what_the_server_gets():
+    engine = persistence([Server("s1", app, cookie="a")])
+    request = FakeRequest(("x=1; route=a; y=2", "z=3"))
+    engine.recognise(request)
+    assert request.forwarded_cookies is None
+    engine.remove_from(request)
+    assert list(request.forwarded_cookies or ()) == ["x=1; y=2", "z=3"]
