@@ -201,20 +201,18 @@ def caddy_config(folder: Path, listeners: Sequence[Listener], servers: Mapping[s
 
 
 def traefik_config(folder: Path, listeners: Sequence[Listener], servers: Mapping[str, str]) -> str:
+    names = [f"m{each.number}" for each in listeners]
+    services = [each.lines["service"] or name for name, each in zip(names, listeners, strict=True)]
+    members = [{"url": f"http://{at}"} for at in servers.values()]
     routers = {
-        f"m{each.number}": {"rule": "PathPrefix(`/`)", "service": f"m{each.number}", "entryPoints": [f"m{each.number}"]}
-        for each in listeners
+        name: {"rule": "PathPrefix(`/`)", "service": service, "entryPoints": [name]}
+        for name, service in zip(names, services, strict=True)
     }
-    services = {
-        f"m{each.number}": {
-            "loadBalancer": {
-                "sticky": {"cookie": json.loads(each.lines["backend"])},
-                "servers": [{"url": f"http://{at}"} for at in servers.values()],
-            }
-        }
-        for each in listeners
+    balancers = {
+        service: {"loadBalancer": {"sticky": {"cookie": json.loads(each.lines["backend"])}, "servers": members}}
+        for service, each in zip(services, listeners, strict=True)
     }
-    return json.dumps({"http": {"routers": routers, "services": services}})  # JSON is YAML
+    return json.dumps({"http": {"routers": routers, "services": balancers}})  # JSON is YAML
 
 
 #: It moves the inherited sockets to the descriptors from 3 on, as systemd does, and becomes the program.
@@ -233,7 +231,7 @@ def traefik_command(program: str, folder: Path, listeners: Sequence[Listener]) -
     return [
         *(sys.executable, "-I", "-S", "-c", _AS_SYSTEMD, ",".join(f"{each.fd}" for each in listeners)),
         *(program, "--global.checkNewVersion=false", "--global.sendAnonymousUsage=false", "--log.level=ERROR"),
-        f"--providers.file.filename={folder}/config",
+        f"--providers.file.filename={folder}/config.yml",
         *(f"--entryPoints.m{each.number}.address={HOST}:{each.port}" for each in listeners),
     ]
 
@@ -241,21 +239,21 @@ def traefik_command(program: str, folder: Path, listeners: Sequence[Listener]) -
 HAPROXY = Balancer(
     "haproxy",
     haproxy_config,
-    lambda program, folder, listeners: [program, "-db", "-q", "-f", f"{folder}/config"],
+    lambda program, folder, listeners: [program, "-db", "-q", "-f", f"{folder}/config.yml"],
     lambda folder, listeners: {},
 )
 NGINX = Balancer(
     "nginx",
     nginx_config,
     lambda program, folder, listeners: [
-        *(program, "-c", f"{folder}/config", "-p", f"{folder}", "-e", f"{folder}/errors")
+        *(program, "-c", f"{folder}/config.yml", "-p", f"{folder}", "-e", f"{folder}/errors")
     ],
     lambda folder, listeners: {"NGINX": "".join(f"{each.fd};" for each in listeners)},
 )
 CADDY = Balancer(
     "caddy",
     caddy_config,
-    lambda program, folder, listeners: [*(program, "run", "--config", f"{folder}/config", "--adapter", "caddyfile")],
+    lambda program, folder, listeners: (program, "run", "--config", f"{folder}/config.yml", "--adapter", "caddyfile"),
     lambda folder, listeners: dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), f"{folder}"),
 )
 TRAEFIK = Balancer(
@@ -290,7 +288,7 @@ def running(
     until: Callable[[Callable[[], object], str], None],
 ) -> Iterator[None]:
     """Run a balancer in front of `servers`. The listening sockets stay open after its end."""
-    (folder / "config").write_text(balancer.config(folder, listeners, servers))
+    (folder / "config.yml").write_text(balancer.config(folder, listeners, servers))
     log = folder / "output"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +25,13 @@ import sticky_asgi
 import sticky_wsgi
 from sticky_core.persistence.persistence import Persist
 from tests.live.balancers import (
+    CADDY,
     DEADLINE,
     HAPROXY,
     HOST,
     NAMES,
     NGINX,
+    TRAEFIK,
     Balancer,
     Client,
     Listener,
@@ -80,6 +83,14 @@ def nginx(backend: str, server: str = "") -> Mapping[str, str]:
     return {"backend": backend, "server": server}
 
 
+def caddy(backend: str) -> Mapping[str, str]:
+    return {"backend": backend}
+
+
+def traefik(**cookie: str) -> Mapping[str, str]:
+    return {"backend": json.dumps(cookie), "service": "" if cookie else "shop"}
+
+
 WORD = "at-{name}"
 PLAIN = sticky_asgi.Cookie("SERVERID", signed=False)
 MODES = [
@@ -110,6 +121,14 @@ MODES = [
         sticky_asgi.NginxCookie("srv_id", expires="1h", httponly=True, path="/"), "srv_id", word=WORD),
     Mode("nginx, route without path", NGINX, nginx("sticky cookie srv_id", " route=at-{name}"),
         sticky_asgi.NginxCookie("srv_id"), "srv_id", word=WORD, is_left=True),
+    Mode("Caddy", CADDY, caddy("lb_policy cookie"), sticky_asgi.accepts.caddy(), "lb"),
+    Mode("Caddy, with a name and a secret", CADDY, caddy("lb_policy cookie srv s3cret"),
+        sticky_asgi.accepts.caddy("srv", "s3cret"), "srv"),
+    Mode("Traefik, given name", TRAEFIK, traefik(name="shop id"), sticky_asgi.accepts.traefik("shop id"), "shop_id"),
+    Mode("Traefik, name made of the service", TRAEFIK, traefik(), sticky_asgi.accepts.traefik(service="shop@file"),
+        "_8705d"),
+    Mode("Traefik, with a path and a domain", TRAEFIK, traefik(name="shop", path="/shop", domain=HOST),
+        sticky_asgi.accepts.traefik("shop", path="/shop", domain=HOST), "shop"),
 ]  # fmt: skip
 
 
@@ -249,6 +268,8 @@ def test_clients_of_the_balancer_stay_at_their_servers(replace: Callable[[Mode],
                     cookie.value = next(value for other, value in values.items() if other != server)
         again = client.get(gateway.port)
         assert (again.server, again.set_cookie) == (server, [])
+    (count,) = gateway.backend.accepted_marks
+    assert (count.cookie, count.honoured, count.unknown) == (mode.name, len(NAMES), 0)
 
 
 # Clients that send anything
