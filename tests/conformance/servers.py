@@ -1,14 +1,16 @@
-"""Servers as processes: how each kind is started and stopped, and what it prints."""
+"""Servers as processes: how each kind is started and stopped, and what it prints; and how one in a thread is closed."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sticky_core
 from tests.conformance.wire import DEADLINE, HOST, Client, Connection
@@ -178,3 +180,17 @@ def start(launch: Callable[[], ServerProcess]) -> ServerProcess:
         if "in use" not in served.output:  # another process may have taken the port meanwhile
             break
     raise AssertionError(f"{' '.join(served.command)} did not start:\n{served.output}")
+
+
+def close_waitress(server: Any) -> None:
+    """Close a server of waitress that runs in another thread: there, woken up by a write to its trigger. It must not
+    close the trigger before that write.
+    """
+    has_written = threading.Event()
+
+    def close() -> None:
+        has_written.wait()
+        server.close()
+
+    server.trigger.pull_trigger(close)
+    has_written.set()

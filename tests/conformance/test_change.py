@@ -21,6 +21,7 @@ from sticky_core.balance import RoundRobin
 from sticky_core.health.check import Check
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.server.server import Server
+from tests.conformance.servers import close_waitress
 
 HOST = "127.0.0.1"
 DEADLINE = 300.0
@@ -92,9 +93,9 @@ def waitress_before(backend: Backend, until: Callable[..., None]) -> Iterator[in
     try:
         yield server.effective_port
     finally:
-        server.trigger.pull_trigger(server.close)  # in its own thread, between two polls of its sockets
-        thread.join()
         server.task_dispatcher.shutdown()
+        close_waitress(server)
+        thread.join()
         dispatcher.replicas.stop()
 
 

@@ -25,6 +25,7 @@ from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
 from sticky_core.server.server import Server
 from tests.conformance.origins import bound
+from tests.conformance.servers import close_waitress
 
 HOST = "127.0.0.1"
 DEADLINE = 300.0
@@ -78,9 +79,9 @@ def serve_by_waitress(backend: Backend, stack: ExitStack, until: Callable[..., N
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     stack.callback(dispatcher.replicas.stop)
-    stack.callback(server.task_dispatcher.shutdown)
     stack.callback(thread.join)
-    stack.callback(server.trigger.pull_trigger, server.close)
+    stack.callback(close_waitress, server)
+    stack.callback(server.task_dispatcher.shutdown)
     port: int = server.effective_port
     return port
 
