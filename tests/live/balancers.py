@@ -1,4 +1,4 @@
-"""HAProxy, nginx, Caddy and Traefik in front of three upstream servers, and clients that keep their cookies.
+"""HAProxy, nginx, Caddy and Traefik in front of upstream servers, clients that keep their cookies, and our gateway.
 
 A balancer inherits its listening sockets from the test, which gives the same sockets to our gateway afterwards: so
 ports stay the same, and no other process can take one in between.
@@ -22,6 +22,15 @@ from dataclasses import dataclass
 from functools import partial
 from http.cookiejar import CookieJar
 from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+import waitress  # type: ignore[import-untyped]  # it has no types
+
+import sticky_asgi
+import sticky_wsgi
+from tests.conformance.servers import close_waitress
 
 HOST = "127.0.0.1"
 
@@ -56,6 +65,12 @@ class _UpstreamHandler(socketserver.StreamRequestHandler):
     server: UpstreamServer
 
     def handle(self) -> None:
+        try:
+            self._respond()
+        except ConnectionError:  # the balancer has ended
+            pass
+
+    def _respond(self) -> None:
         while self.rfile.readline():
             lines = [line.rstrip(b"\r\n").decode("latin-1") for line in iter(self.rfile.readline, b"\r\n")]
             fields = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
@@ -114,6 +129,11 @@ class Client:
         with self._opener.open(request, timeout=DEADLINE) as response:
             seen = json.loads(response.read())
             return Page(seen["server"], pairs(seen["cookie"]), response.headers.get_all("Set-Cookie") or [])
+
+    def forget(self, name: str) -> None:
+        """Remove a cookie from the jar."""
+        for cookie in [each for each in self.jar if each.name == name]:
+            self.jar.clear(cookie.domain, cookie.path, cookie.name)
 
     def copy(self) -> Client:
         """Return a client with the same cookies."""
@@ -319,3 +339,41 @@ def _responds_or_has_ended(process: subprocess.Popen[bytes], port: int) -> bool:
             return connection.recv(12) == b"HTTP/1.1 200"
         except ConnectionError:
             return process.poll() is not None
+
+
+# Our gateway
+
+
+def serve_by_uvicorn(backend: Any, listener: socket.socket, stack: ExitStack, until: Callable[..., None]) -> None:
+    app: Any = sticky_asgi.Dispatcher(backend)
+    server = uvicorn.Server(uvicorn.Config(app, http="httptools", ws="none", log_level="critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(setattr, server, "should_exit", True)
+    until(lambda: server.started or not thread.is_alive(), "the gateway listens")
+
+
+def serve_by_waitress(backend: Any, listener: socket.socket, stack: ExitStack, until: Callable[..., None]) -> None:
+    dispatcher = sticky_wsgi.Dispatcher(backend)
+    server: Any = waitress.create_server(dispatcher, sockets=[listener], threads=2)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    stack.callback(dispatcher.replicas.stop)
+    stack.callback(thread.join)
+    stack.callback(close_waitress, server)
+    stack.callback(server.task_dispatcher.shutdown)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face: its package, and the function that serves a backend at a listening socket until the stack ends."""
+
+    package: Any
+    serve: Callable[[Any, socket.socket, ExitStack, Callable[..., None]], None]
+
+
+FACES = [
+    pytest.param(Face(sticky_asgi, serve_by_uvicorn), id="uvicorn"),
+    pytest.param(Face(sticky_wsgi, serve_by_waitress), id="waitress"),
+]

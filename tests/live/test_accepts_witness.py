@@ -11,22 +11,19 @@ import hashlib
 import hmac
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
-import waitress  # type: ignore[import-untyped]  # it has no types
 
 import sticky_asgi
-import sticky_wsgi
 from sticky_core.persistence.persistence import Persist
 from tests.live.balancers import (
     CADDY,
     DEADLINE,
+    FACES,
     HAPROXY,
     HOST,
     NAMES,
@@ -34,6 +31,7 @@ from tests.live.balancers import (
     TRAEFIK,
     Balancer,
     Client,
+    Face,
     Listener,
     listening,
     running,
@@ -190,27 +188,6 @@ def clients_of(mode: Mode, listener: Listener) -> Mapping[str, Client]:
     return clients
 
 
-def serve_by_uvicorn(backend: Any, listener: socket.socket, stack: ExitStack, until: Callable[..., None]) -> None:
-    app: Any = sticky_asgi.Dispatcher(backend)
-    server = uvicorn.Server(uvicorn.Config(app, http="httptools", ws="none", log_level="critical"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    stack.callback(thread.join)
-    stack.callback(setattr, server, "should_exit", True)
-    until(lambda: server.started or not thread.is_alive(), "the gateway listens")
-
-
-def serve_by_waitress(backend: Any, listener: socket.socket, stack: ExitStack, until: Callable[..., None]) -> None:
-    dispatcher = sticky_wsgi.Dispatcher(backend)
-    server: Any = waitress.create_server(dispatcher, sockets=[listener], threads=2)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    stack.callback(dispatcher.replicas.stop)
-    stack.callback(server.task_dispatcher.shutdown)
-    stack.callback(thread.join)
-    stack.callback(server.trigger.pull_trigger, server.close)
-
-
 @dataclass(frozen=True)
 class Gateway:
     """Our gateway in the place of the balancer."""
@@ -224,27 +201,32 @@ class Gateway:
         return self.place.listener.port
 
 
-@pytest.fixture(params=[serve_by_uvicorn, serve_by_waitress], ids=["uvicorn", "waitress"])
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> Face:
+    assert isinstance(request.param, Face)
+    return request.param
+
+
+@pytest.fixture
 def replace(
-    request: pytest.FixtureRequest,
+    face: Face,
     places: Callable[[Mode], Place],
     servers: dict[str, str],
     until: Callable[..., None],
 ) -> Iterator[Callable[[Mode], Gateway]]:
     """Put our gateway in the place of the balancer of a mode."""
-    face: Any = sticky_asgi if request.param is serve_by_uvicorn else sticky_wsgi
     with ExitStack() as stack:
 
         def gateway(mode: Mode) -> Gateway:
             place = places(mode)
             words = {name: mode.word and mode.word.format(name=name) for name in servers}
-            backend = face.Backend(
+            backend = face.package.Backend(
                 "shop",
-                [face.Server(name, f"http://{at}", cookie=words[name]) for name, at in servers.items()],
+                [face.package.Server(name, f"http://{at}", cookie=words[name]) for name, at in servers.items()],
                 persist=mode.cookie(),
                 balance="first",  # the server of newcomers is the first
             )
-            request.param(backend, stack.enter_context(closing(place.listener.socket.dup())), stack, until)
+            face.serve(backend, stack.enter_context(closing(place.listener.socket.dup())), stack, until)
             return Gateway(mode, place, backend)
 
         yield gateway
