@@ -6,7 +6,7 @@ Persistence does not know the balance algorithm. The server that it finds gets t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from sticky_core.cache import TwoGenerationCache
 from sticky_core.clock import Clock
@@ -114,6 +114,14 @@ class AcceptsCookies(Protocol):
     def accepted_scopes(self) -> Sequence[CookieScope]:
         """Return the scopes of the cookies that it accepts, as far as they are known."""
         ...
+
+
+@runtime_checkable
+class OnlyAccepted(Protocol):
+    """The configuration of a persistence that marks no response: it has an effect in `Cookie(accepts=...)` only."""
+
+    @property
+    def is_only_accepted(self) -> Literal[True]: ...
 
 
 def label_of(persist: Persist) -> str:

@@ -5,6 +5,7 @@ modules/proxy/mod_proxy_balancer.c): `Header add Set-Cookie "ROUTEID=.%{BALANCER
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from sticky_core.deferred.dataclass import dataclass
 from sticky_core.errors import raise_problems
@@ -35,7 +36,7 @@ def apache(
 
     Raises `ConfigError` with every problem found.
     """
-    if isinstance(name, str) and name.lower() in _SESSIONS:
+    if str(name).lower() in _SESSIONS:
         call = f"Route(cook({name!r}), path_param({name.lower()!r}))"
         raise_problems([f"accepts.apache {name}: it is the application's session, which is not deleted: write {call}"])
     return ForeignCookie("apache", name, ApacheValues(separator), path=path, domain=domain)
@@ -48,7 +49,7 @@ class ApacheValues(ForeignValues):
     separator: str
 
     def problems(self) -> Iterator[str]:
-        separator: object = self.separator
+        separator = cast(object, self.separator)
         if not isinstance(separator, str) or not separator:
             yield f"separator={separator!r} is no separator: leave it out for a dot"
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import field
 from math import inf
+from typing import Literal, cast
 
 from sticky_core.clock import Clock
 from sticky_core.deferred.dataclass import dataclass
@@ -72,11 +73,11 @@ class ForeignCookie:
         return f"accepts.{self.function}({self.name!r})"
 
     def _problems(self) -> Iterator[str]:
-        name: object = self.name
+        name = cast(object, self.name)
         if not isinstance(name, str) or not cookies.is_name(name):
             yield "a cookie's name is made of letters, digits and !#$%&'*+-.^_`|~, and does not begin with $"
         for option, value in (("path", self.path), ("domain", self.domain)):
-            given: object = value
+            given = cast(object, value)
             if given is not None and (not isinstance(given, str) or not cookies.is_attribute(given) or " " in given):
                 yield f"{option} {given!r} can't be written: printable ASCII without a space or a semicolon"
             elif option == "path" and isinstance(given, str) and not given.startswith("/"):
@@ -86,6 +87,11 @@ class ForeignCookie:
         elif self.delimiter and self.path is not None:
             yield "path has no effect on a cookie that is the application's: it is not deleted"
         yield from self.values.problems()
+
+    @property
+    def is_only_accepted(self) -> Literal[True]:
+        """Always True: see `OnlyAccepted`."""
+        return True
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
         """Return no scope: the cookie is not written."""

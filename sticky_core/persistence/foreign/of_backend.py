@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from sticky_core.clock import Clock
 from sticky_core.deferred.dataclass import dataclass
@@ -41,8 +42,7 @@ class CookieOfBackend:
         raise_problems(f"accepts.of_backend {self.backend}: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:
-        backend: object = self.backend
-        cookie: object = self.cookie
+        backend, cookie = cast(object, self.backend), cast(object, self.cookie)
         if not isinstance(backend, str) or not backend:
             yield f"{backend!r} is no name of a backend: write accepts.of_backend('old name', Cookie(...))"
         if not isinstance(cookie, Cookie):

@@ -294,6 +294,13 @@ def test_wrong_options_are_named(options: dict[str, object], problems: list[str]
         assert told.startswith(f"accepts.envoy {name}: {expected}")
 
 
+def test_cookie_that_is_only_read_is_no_persistence_by_itself():
+    with pytest.raises(ConfigError) as caught:
+        Backend("web", at(*URLS), persist=foreign.caddy())
+    (told,) = caught.value.problems
+    assert told.startswith("backend web: accepts.caddy('lb') is only read") and "accepts=[accepts.caddy('lb')]" in told
+
+
 def test_misspelt_option_is_named():
     with pytest.raises(ConfigError, match="caddy has no option secert: write secret"):
         foreign.caddy(secert="k")  # type: ignore[call-arg]
