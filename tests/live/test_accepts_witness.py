@@ -52,7 +52,7 @@ class Mode:
     - `lines`: the lines of its configuration: those of the backend, and what follows the address of a server.
     - `accepts`: what our cookie accepts. `name`: the name of ours.
     - `old`: the name of the balancer's cookie.
-    - `word`: our servers' `cookie=`, with the server's name for `{name}`.
+    - `word`: our servers' `cookie=`, with the server's name for `{name}`. `formerly`: the same for their `formerly=`.
     - `sets`: the cookies that the application sets at a login. `sent`: the cookies that it gets from then on.
     - `is_left`: whether the balancer's cookie stays in browsers: because it is the application's, or its path is not
       known.
@@ -65,6 +65,7 @@ class Mode:
     old: str
     name: str = OURS
     word: str | None = None
+    formerly: str = ""
     sets: Sequence[str] = ()
     sent: Mapping[str, str] = field(default_factory=dict)
     is_left: bool = False
@@ -95,6 +96,8 @@ MODES = [
     Mode("HAProxy, insert", HAPROXY, haproxy("cookie SERVERID insert indirect nocache"), PLAIN, "SERVERID", word=WORD),
     Mode("HAProxy, insert, and ours has the same name", HAPROXY, haproxy("cookie SERVERID insert indirect"), PLAIN,
         "SERVERID", name="SERVERID", word=WORD),
+    Mode("HAProxy, insert, and servers have other ids", HAPROXY, haproxy("cookie SERVERID insert indirect"), PLAIN,
+        "SERVERID", formerly=WORD),
     Mode("HAProxy, insert with dates", HAPROXY, haproxy("cookie SERVERID insert indirect maxidle 30m maxlife 8h"),
         sticky_asgi.Cookie("SERVERID", signed=False, maxidle="30m", maxlife="8h"), "SERVERID", word=WORD),
     Mode("HAProxy, insert with a domain", HAPROXY, haproxy(f"cookie SERVERID insert indirect domain {HOST} httponly"),
@@ -117,6 +120,8 @@ MODES = [
         is_left=True),
     Mode("nginx, route", NGINX, nginx("sticky cookie srv_id expires=1h httponly path=/", " route=at-{name}"),
         sticky_asgi.NginxCookie("srv_id", expires="1h", httponly=True, path="/"), "srv_id", word=WORD),
+    Mode("nginx, route, and servers have other ids", NGINX, nginx("sticky cookie srv_id path=/", " route=at-{name}"),
+        sticky_asgi.NginxCookie("srv_id", path="/"), "srv_id", word="now-{name}", formerly=WORD),
     Mode("nginx, route without path", NGINX, nginx("sticky cookie srv_id", " route=at-{name}"),
         sticky_asgi.NginxCookie("srv_id"), "srv_id", word=WORD, is_left=True),
     Mode("Caddy", CADDY, caddy("lb_policy cookie"), sticky_asgi.accepts.caddy(), "lb"),
@@ -219,10 +224,18 @@ def replace(
 
         def gateway(mode: Mode) -> Gateway:
             place = places(mode)
-            words = {name: mode.word and mode.word.format(name=name) for name in servers}
+            made = [
+                face.package.Server(
+                    name,
+                    f"http://{at}",
+                    cookie=mode.word and mode.word.format(name=name),
+                    formerly=[mode.formerly.format(name=name)] if mode.formerly else (),
+                )
+                for name, at in servers.items()
+            ]
             backend = face.package.Backend(
                 "shop",
-                [face.package.Server(name, f"http://{at}", cookie=words[name]) for name, at in servers.items()],
+                made,
                 persist=mode.cookie(),
                 balance="first",  # the server of newcomers is the first
             )
