@@ -266,7 +266,7 @@ class Lifespans:
     async def _start_replica(self, replicas: Replicas, server: Server) -> StartFailure | None:
         name = f"backend {replicas.backend.name}: replica {server.name}"
         try:
-            app = replicas.apps[server]
+            app: ASGIApp | None = replicas.uninterruptible_app(server)
             if app is None:
                 app = replicas.build_app(server)
         except Exception as error:

@@ -230,6 +230,11 @@ class Replicas(BackendComponent):
                 known.app = app  # one wrapper for every app of the server, so that requests at an earlier app end too
                 self.apps[server] = known
 
+    def uninterruptible_app(self, server: Server) -> Any:
+        """Return the app of a server without the wrapper of `make_interruptible`; None if it has no app."""
+        app = self.apps[server]
+        return app.app if isinstance(app, self.interruptible_app) else app
+
     def _may_end_requests(self, server: Server) -> bool:
         """Return whether requests in flight at `server` may have to be ended early."""
         return server.shuts_down_sessions or (self._shuts_down_backup_sessions and server.config.backup)

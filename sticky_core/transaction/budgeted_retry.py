@@ -66,7 +66,7 @@ class BudgetedRetry(Transaction[RawRequest, ClientSend]):
 
     def release(self, server: Server, finished: bool) -> None:
         super().release(server, finished)
-        if finished:
+        if finished and hasattr(self, "_retry_grants"):  # in line: every request passes here
             self._release_grants()
 
     def _finish(self) -> None:

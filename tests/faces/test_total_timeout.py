@@ -24,6 +24,7 @@ from sticky_core.backend.backend import Backend
 from sticky_core.balance import Hash, RoundRobin
 from sticky_core.clock import ManualClock
 from sticky_core.errors import ConfigError, Failure, ServerFailure
+from sticky_core.health.check import Check
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.samples.request import json_field
@@ -533,6 +534,45 @@ def test_websocket_with_a_handshake_that_takes_too_long_is_refused(call):
     log: list[Any] = []
     assert call(build_asgi_backend(hang, log=log.append), "websocket") == [{"type": "websocket.close", "code": 1013}]
     assert (log[0].status, log[0].failures) == (504, (Failure.TOTAL_TIMEOUT,))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"timeouts": Timeouts(total=NEVER)}, id="total"),
+        pytest.param({"timeouts": Timeouts(), "check": Check(on_marked_down="shutdown-sessions")}, id="on_marked_down"),
+    ],
+)
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_app_that_may_be_cancelled_has_its_lifespan_once_also_after_a_first_request(library, options):
+    started: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
+
+    async def with_state(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": repr(scope.get("state")).encode()})
+            return
+        assert (await receive())["type"] == "lifespan.startup"
+        scope["state"]["key"] = "value"
+        started.append(scope["state"])
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def send(message: dict[str, Any]) -> None:
+        received.append(message)
+
+    async def request_before_and_after() -> None:
+        dispatcher: Any = sticky_asgi.Dispatcher(build_asgi_backend(with_state, with_state, **options))
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        await dispatcher({**scope}, anyio.sleep_forever, send)
+        async with dispatcher.lifespan():
+            await dispatcher({**scope}, anyio.sleep_forever, send)
+
+    anyio.run(request_before_and_after, backend=library)
+    assert [message["body"] for message in received if "body" in message] == [b"None", b"{'key': 'value'}"]
+    assert len(started) == 1, "both servers have the same app"
 
 
 def test_limit_that_is_set_at_run_time_cancels_apps(call):
