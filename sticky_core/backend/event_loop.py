@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, cast
 
 #: Registers a callback, which is called from any thread when the awaited event may have happened.
 Subscribe = Callable[[Callable[[], object]], None]
@@ -28,9 +28,10 @@ class EventLoop:
     @classmethod
     def current_wait(cls) -> Wait:
         """Return the registered function that waits. RuntimeError if no face has registered one."""
-        if cls._wait is None:
+        wait = cls._wait
+        if wait is None:
             if cls.place is None:
                 raise RuntimeError("to await this, import sticky_asgi; threads iterate, or call wait()")
             module, _, name = cls.place.partition(":")
-            cls._wait = getattr(import_module(module), name)
-        return cls._wait
+            wait = cls._wait = cast(Wait, getattr(import_module(module), name))
+        return wait
