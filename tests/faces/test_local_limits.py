@@ -111,7 +111,7 @@ def test_server_that_refuses_is_taken_down_on_a_machine_that_lacks_one_of_its_ad
 
     server = face.package.Server("s1", "http://two-addresses:1", max_fails=1)
     spare = face.server("s2")
-    backend: Backend = face.package.Backend("web", [server, spare], balance="first", timeouts=Timeouts(connect=0.02))
+    backend: Backend = face.package.Backend("web", [server, spare], balance="first")
     get = face.client(backend)
     monkeypatch.setattr(socket, "getaddrinfo", addresses)
     monkeypatch.setattr(socket.socket, "connect", connect)

@@ -380,6 +380,7 @@ def test_failures_that_are_no_fault_of_the_server() -> None:
         Failure.NO_WEBSOCKET,
         Failure.CLIENT_TIMEOUT,
         Failure.CLIENT_SLOW,
+        Failure.TOTAL_TIMEOUT,
         Failure.LOCAL_LIMIT,
         Failure.SHUT,
     }
