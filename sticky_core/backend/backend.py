@@ -379,7 +379,7 @@ class Backend:
         with self.reconfigure.change_lock:
             before, change = self.snapshot, self.reconfigure.draft(new, {})
             moved = moved_keys(before, change, keys, self.placement.lock, self.rng)
-        return plan_of(before, change, moved)
+        return plan_of(before, change, self.servers_by_name, moved)
 
     # What happens to the servers
 

@@ -10,7 +10,8 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
+from typing import TYPE_CHECKING
 
 from sticky_core.backend.change import Change
 from sticky_core.backend.config import BackendConfig
@@ -22,8 +23,12 @@ from sticky_core.balance.hashing import HashAlgorithm, Hashing, HashType
 from sticky_core.balance.moved_hashes import HASHES
 from sticky_core.clock import Rng
 from sticky_core.deferred.dataclass import dataclass
+from sticky_core.http.dates import http_date
 from sticky_core.persistence.persistence_set import PersistenceSet
 from sticky_core.server.server import Server
+
+if TYPE_CHECKING:
+    from sticky_core.backend.trial_accepts import SuggestedAccepts
 
 #: From one server to another, by name; None: the server that balance chooses.
 FromTo = tuple[str | None, str | None]
@@ -42,6 +47,9 @@ class Plan:
     - `is_reordered`: whether the servers are in another order.
     - `marks`: the servers from which clients that are bound by a cookie or a route would move, each with the server to
       which they would; None: the server that balance chooses. They are in no table, so they can't be counted.
+    - `requests`: how many requests the servers in `marks` have served in this process, since they can be counted.
+    - `accepts`: which `Cookie(accepts=...)` would keep such clients, if it is other cookies that would lose them: as
+      few accepted cookies as keep as many clients as can be kept. Each was tried.
     - `notes`: what else the change means to clients, as sentences.
     - `sessions`: how many of the sessions in stick tables would move, by `(from, to)` servers.
     - `keys`: which share of all hash keys would move, 0 to 1, by `(from, to)` servers; None if balance does not hash
@@ -55,6 +63,8 @@ class Plan:
     options: tuple[str, ...] = ()
     is_reordered: bool = False
     marks: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    requests: Mapping[str, int] = field(default_factory=dict[str, int])
+    accepts: tuple[SuggestedAccepts, ...] = ()
     sessions: Mapping[FromTo, int] = field(default_factory=dict[FromTo, int])
     keys: Mapping[FromTo, float] | None = None
     notes: tuple[str, ...] = ()
@@ -86,7 +96,10 @@ class Plan:
             lines.append(f"renamed: {', '.join(map(_arrow, self.renamed.items()))}")
         if self.is_reordered:
             lines.append("the same servers in another order")
-        lines += (f"cookies {_arrow(from_to)}" for from_to in self.marks.items())
+        for from_to in self.marks.items():
+            served = self.requests.get(from_to[0], 0)
+            lines.append(f"cookies {_arrow(from_to)}{f' (requests served: {served})' if served else ''}")
+        lines += map(str, self.accepts)
         lines += (
             f"sessions {_arrow(from_to)}: {count}"
             for from_to, count in sorted(self.sessions.items(), key=_largest_first)
@@ -108,13 +121,17 @@ def _largest_first(item: tuple[FromTo, float]) -> float:
     return -item[1]
 
 
-def plan_of(before: Snapshot, change: Change, keys: Mapping[FromTo, float] | None) -> Plan:
-    """Return the plan of a change that is drafted. `before`: the snapshot that it would replace. `keys`: as
-    `moved_keys` returns them.
+def plan_of(
+    before: Snapshot, change: Change, servers: Mapping[str, Server], keys: Mapping[FromTo, float] | None
+) -> Plan:
+    """Return the plan of a change that is drafted. `before`: the snapshot that it would replace. `servers`: the servers
+    of the backend, by name. `keys`: as `moved_keys` returns them.
     """
     assert change.trial_persistences is not None
     removed = {server.name: replacement for server, replacement in change.removed.items()}
     renamed = {server.name: successor.name for server, successor in change.difference.renamed.items()}
+    marks, accepts = _moved_marks(before, change, set(removed))
+    requests = {name: server.counters.stot for name in marks if (server := servers.get(name)) is not None}
     return Plan(
         added=tuple(server.name for server in change.added if server not in change.removed.values()),
         removed=tuple(name for name, replacement in removed.items() if replacement is None),
@@ -125,10 +142,16 @@ def plan_of(before: Snapshot, change: Change, keys: Mapping[FromTo, float] | Non
         changed=tuple(server.name for server in change.changed),
         options=change.options,
         is_reordered=change.is_reordered,
-        marks=_moved_marks(before, change, set(removed)),
+        marks=marks,
+        requests=requests,
+        accepts=tuple(replace(each, requests=sum(requests.get(name, 0) for name in each.servers)) for each in accepts),
         sessions=moved_sessions(before.persistences, change.trial_persistences, removed, kept_names(change)),
         keys=keys,
-        notes=(*notes_on_cookies(before.config, change.config), *_notes_on_renamed(change)),
+        notes=(
+            *notes_on_cookies(before.config, change.config),
+            *_notes_on_renamed(change),
+            *_notes_on_accepted(before, change.config),
+        ),
     )
 
 
@@ -150,24 +173,50 @@ def _notes_on_renamed(change: Change) -> Iterator[str]:
             yield f"{successor.name}, formerly {server.name}, is an app in this process: it starts with empty memory"
 
 
-def _moved_marks(before: Snapshot, change: Change, gone: set[str]) -> dict[str, str | None]:
-    """Return where clients would move from that are bound by a cookie, and to which servers. If the snapshot is
-    derived, only servers with the marks of a server that is added, removed or changed are looked at. `gone`: servers
-    that are removed or start anew.
+def _moved_marks(
+    before: Snapshot, change: Change, gone: set[str]
+) -> tuple[dict[str, str | None], Sequence[SuggestedAccepts]]:
+    """Return where clients would move from that are bound by a cookie, and to which servers; and which `accepts` would
+    keep them. If the snapshot is derived, only servers with the marks of a server that is added, removed or changed are
+    looked at. `gone`: servers that are removed or start anew.
     """
-    if not change.is_derived or change.trial_persistences is None:
-        servers = [server.trial_copy(server.requested) for server in before.servers]
-        now = TrialPersistences(before.config, servers, before.clock)
-        return moved_marks(
-            now, TrialPersistences(change.config, trial_copies(change), before.clock), servers, gone, kept_names(change)
-        )
-    now = TrialPersistences.of(before.config, before.persistences)
-    after = TrialPersistences.of(change.config, change.trial_persistences)
-    sharing = servers_with_marks(now, after, change.trial_servers)
-    sharing_servers = (server for server in before.servers if server.name in sharing)
-    return moved_marks(
-        now, after, [*dict.fromkeys((*change.removed, *change.changed, *sharing_servers))], gone, kept_names(change)
-    )
+    kept = kept_names(change)
+    if change.is_derived and change.trial_persistences is not None:
+        now = TrialPersistences.of(before.config, before.persistences)
+        after = TrialPersistences.of(change.config, change.trial_persistences)
+        sharing = servers_with_marks(now, after, change.trial_servers)
+        sharing_servers = (server for server in before.servers if server.name in sharing)
+        looked_at = [*dict.fromkeys((*change.removed, *change.changed, *sharing_servers))]
+        return moved_marks(now, after, looked_at, gone, kept), ()
+    servers = [server.trial_copy(server.requested) for server in before.servers]
+    copies = trial_copies(change)
+    now = TrialPersistences(before.config, servers, before.clock)
+    marks = moved_marks(now, TrialPersistences(change.config, copies, before.clock), servers, gone, kept)
+    lost = {each: kept.get(each.name, each.name) for each in servers if each.name in marks}
+    lost = {server: name for server, name in lost.items() if server.name in kept or server.name not in gone}
+    if not lost or before.config.persist == change.config.persist:  # no cookie is read otherwise than before
+        return marks, ()
+    from sticky_core.backend.trial_accepts import suggested_accepts
+
+    return marks, suggested_accepts(now, lost, change.config, copies, before.clock)
+
+
+def _notes_on_accepted(before: Snapshot, after: BackendConfig) -> Iterator[str]:
+    """Yield a sentence for each mark that would be accepted no more, with how many requests came with it."""
+    if before.config.persist == after.persist:
+        return
+    from sticky_core.backend.trial_accepts import accepted_by
+
+    remaining = [each for persist in after.persist for each in (persist, *accepted_by(persist))]
+    for accepted in before.persistences.accepted:
+        for persist, counted in accepted.counts_by_persist():
+            if persist not in remaining and not accepted.has_ended:
+                came = counted.honoured + counted.unknown
+                last = "" if counted.last is None else f", the last on {http_date(counted.last)}"
+                yield (
+                    f"cookie {counted.cookie} would accept {counted.accepted} no more "
+                    f"(requests with it in this process: {came}{last})"
+                )
 
 
 def moved_sessions(

@@ -17,8 +17,9 @@ from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.persistence import Persist, Persistence
 from sticky_core.persistence.persistence_set import AcceptingPersistence, PersistenceSet
-from sticky_core.persistence.route import RouteEngine
+from sticky_core.persistence.route import Route, RouteEngine
 from sticky_core.persistence.stick.config import group_stick_rules
+from sticky_core.samples.request import cook
 from sticky_core.server.server import Server
 from sticky_core.stores.store import StoreCommand, StoreQuery
 
@@ -109,6 +110,11 @@ class TrialPersistences:
     def _use(self, built: Iterable[tuple[Persist, Persistence]]) -> None:
         self._members = [(persist, engine) for persist, engine in built if not engine.tables]
 
+    @property
+    def persists(self) -> list[Persist]:
+        """Their configurations."""
+        return [persist for persist, _ in self._members]
+
     def marks_of(self, server: Server) -> list[str]:
         """Return the cookies, as `name=value`, of a client that `server` has served."""
         pairs: list[str] = []
@@ -122,8 +128,10 @@ class TrialPersistences:
         return pairs
 
     def route_of(self, server: Server) -> str:
-        """Return the route of `server`, which the application writes; empty if no route is read, or it has none."""
-        has_routes = any(isinstance(engine, RouteEngine) for _, engine in self._members)
+        """Return the route of `server` that the application writes elsewhere than into a cookie; empty if no route is
+        read there, or it has none.
+        """
+        has_routes = any(isinstance(persist, Route) and not _is_in_cookie(persist) for persist, _ in self._members)
         return server.recognised_id if has_routes else ""
 
     def find(self, pairs: Sequence[str], route: str) -> str | None:
@@ -137,13 +145,19 @@ class TrialPersistences:
         return None
 
     def _find_by(self, engine: Persistence, pairs: Sequence[str], route: str) -> str | None:
-        if isinstance(engine, RouteEngine):
-            return next((server.name for server in engine.servers_with_route(route) if route), None)
         with suppress(Exception):  # of a persistence of the user's
             result = engine.recognise(TrialRequest(pairs))
             if result.server is not None and result.claim in (Claim.VALID, Claim.DOWN):
                 return result.server.name
+        for each in (engine, *_accepted_engines(engine)) if route else ():
+            found = each.servers_with_route(route) if isinstance(each, RouteEngine) else ()
+            if found:
+                return found[0].name
         return None
+
+
+def _accepted_engines(engine: Persistence) -> Sequence[Persistence]:
+    return engine.accepted.engines if isinstance(engine, AcceptingPersistence) and engine.accepted is not None else ()
 
 
 def servers_with_marks(
@@ -160,6 +174,12 @@ def _application_cookies(persist: Persist, server: Server) -> Iterator[str]:
         yield f"{persist.application}=1"
     elif isinstance(persist, Cookie) and persist.mode != "insert" and cookies.is_value(server.recognised_id):
         yield f"{persist.name}={server.recognised_id}"
+    elif isinstance(persist, Route) and cookies.is_value(server.recognised_id):
+        yield from (f"{each.name}={server.recognised_id}" for each in persist.samples if isinstance(each, cook))
+
+
+def _is_in_cookie(route: Route) -> bool:
+    return any(isinstance(sample, cook) for sample in route.samples)
 
 
 def moved_marks(

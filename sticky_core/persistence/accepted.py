@@ -177,7 +177,10 @@ class AcceptedCookies:
 
         Nothing is looked at if our cookie names a server: what a client still has beside it does not count.
         """
-        if own.claim not in (Claim.NONE, Claim.INVALID) or self._has_ended():
+        if own.claim not in (Claim.NONE, Claim.INVALID):
+            return own
+        if self.has_ended:
+            self._log_end()
             return own
         forwarded = request.forwarded_cookies
         results: list[PersistenceResult] = []
@@ -194,9 +197,17 @@ class AcceptedCookies:
         request.forwarded_cookies = forwarded
         return _best(own, results)
 
-    def _has_ended(self) -> bool:
-        if self._clock.wall() < self._until:
-            return False
+    @property
+    def engines(self) -> Sequence[Persistence]:
+        """What recognises the accepted marks; nothing once accepting has ended."""
+        return () if self.has_ended else [each.engine for each in self._accepted]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `accepts_until` has passed."""
+        return self._clock.wall() >= self._until
+
+    def _log_end(self) -> None:
         if not self._warning.is_logged:
             self._warning.is_logged = True
             _log.warning(
@@ -204,7 +215,6 @@ class AcceptedCookies:
                 self._backend,
                 self._name,
             )
-        return True
 
     def count(self, result: PersistenceResult) -> None:
         """Count the request of `result` if an accepted cookie has decided it."""
@@ -214,7 +224,14 @@ class AcceptedCookies:
 
     def counts(self) -> list[AcceptedCount]:
         """Return how many requests came with what is accepted, in the order of the configuration."""
-        return [AcceptedCount(self._name, label_of(each.persist), *each.counter.read()) for each in self._accepted]
+        return [count for _, count in self.counts_by_persist()]
+
+    def counts_by_persist(self) -> list[tuple[Persist, AcceptedCount]]:
+        """Return the same, each with the configuration that is accepted."""
+        return [
+            (each.persist, AcceptedCount(self._name, label_of(each.persist), *each.counter.read()))
+            for each in self._accepted
+        ]
 
     def deletions(self, request: Request) -> list[str]:
         """Return the Set-Cookie texts that delete the accepted cookies which the client has sent."""

@@ -42,8 +42,15 @@ def test_cookie_is_renamed_and_signed_while_clients_come_and_each_stays(face: Fa
     with running(face, backend) as run:
         marks = {response.server: response.mark for response in (run.get() for _ in range(3))}
         assert set(marks.values()) == {"OLD=s1", "OLD=s2", "OLD=s3"} and backend.accepted_marks == []
+        lossy = backend.plan(with_persist(backend.config, Cookie("NEW", secret=SECRET)))
+        assert lossy.marks == {"s1": None, "s2": None, "s3": None}
+        assert str(lossy.accepts[0]) == (
+            "cookie NEW: accepts=[Cookie('OLD', signed=False)] would keep the clients of s1, s2 and s3 "
+            f"(requests served: {sum(lossy.requests.values())})"
+        )
+        assert lossy.accepts[0].requests >= 3
         new = with_persist(backend.config, accepting())
-        assert backend.plan(new).marks == {}
+        assert (backend.plan(new).marks, backend.plan(new).accepts) == ({}, ())
         run.apply(lambda: backend.apply(new))
         assert backend.accepted_marks == [AcceptedCount("NEW", LABEL)]
         clock.advance(5)
@@ -56,6 +63,8 @@ def test_cookie_is_renamed_and_signed_while_clients_come_and_each_stays(face: Fa
             assert (again.server, again.all("set-cookie")) == (server, [])
         assert run.get(cookie="OLD=s9").decision.reason is Reason.UNKNOWN
         assert backend.accepted_marks == [AcceptedCount("NEW", LABEL, honoured=3, unknown=1, last=clock.wall())]
+        (note,) = backend.plan(with_persist(backend.config, Cookie("NEW", secret=SECRET))).notes
+        assert "would accept Cookie('OLD') no more (requests with it in this process: 4, the last on " in note
 
 
 def test_counts_go_on_under_other_configurations_as_long_as_the_same_is_accepted(face: Face) -> None:
