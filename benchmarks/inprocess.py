@@ -27,13 +27,22 @@ import sticky_asgi
 import sticky_wsgi
 from sticky_core.backend.backend import Backend
 from sticky_core.persistence.cookie.config import Cookie
+from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.persistence.persistence import Persist
+from sticky_core.persistence.route import Route
 from sticky_core.persistence.stick.config import Learn, Stick
+from sticky_core.samples.request import cook
 from sticky_core.server.server import Server
 
 SECRET = "a secret for benchmarks and nothing else"
 PREFIX, PATH = "/shop", "/shop/cart/items"
 SERVERS = 10
+ACCEPTED: list[Persist] = [
+    Cookie("SERVERID", secret="the secret before that one"),
+    Cookie("SRV", signed=False),
+    NginxCookie("srv_id"),
+    Route(cook("JSESSIONID")),
+]
 
 ASGI_HEADERS = [
     (b"host", b"shop.example"),
@@ -243,6 +252,9 @@ def ours(face: Any, app: Any, dispatcher: Any, middleware: Any, clients: int) ->
     yield Contender("ours, new client", changing, ["theme=dark; lang=en"] * clients)
     dated = dispatcher(backend(app, insert(maxidle="1h")))
     yield Contender("ours, bound client, maxidle", dated, bound(dated))
+    for name, options in (("", {}), ("maxidle, ", {"maxidle": "1h"})):
+        accepting = dispatcher(backend(app, insert(**options, accepts=ACCEPTED)))
+        yield Contender(f"ours, bound client, {name}four cookies accepted", accepting, bound(accepting))
     prefixed = dispatcher(backend(face.session_app, Cookie("JSESSIONID", mode="prefix", secret=SECRET)))
     yield Contender("ours, bound client, prefix", prefixed, bound(prefixed))
     stuck = dispatcher(backend(app, Stick.on("src")))
