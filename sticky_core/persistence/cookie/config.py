@@ -449,7 +449,9 @@ def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
         if isinstance(each, type) or not hasattr(each, "build") or not hasattr(each, "cookie_scopes"):
             name = each if isinstance(each, str) else "OLD"
             yield f"accepts: {each!r} is no persistence: write one such as Cookie({name!r}) or accepts.caddy('lb')"
-        elif isinstance(each, Cookie) and each.accepts is not UNSET:
-            yield f"accepts: {label_of(each)} has accepts of its own, which would have no effect: put all in one list"
+            continue
+        label = label_of(cast("Persist", each))
+        if isinstance(each, Cookie) and each.accepts is not UNSET:
+            yield f"accepts: {label} has accepts of its own, which would have no effect: put all in one list"
         elif each == replace(cookie, accepts=UNSET, accepts_until=UNSET):
-            yield f"accepts: {label_of(each)} is this cookie itself: leave it out"
+            yield f"accepts: {label} is this cookie itself: leave it out"

@@ -160,8 +160,9 @@ class CookieEngine:
         return values if len(values) == 1 else [*dict.fromkeys(values)][: cookies.MAX_CANDIDATES]
 
     def remove_from(self, request: Request) -> None:
-        """Remove the cookie from what the server gets. Of a cookie with a prefix only a prefix that names a server is
-        removed: where another cookie has replaced this one, the application's value may contain a `~` of its own.
+        """Remove the cookie from what the server gets. Of a cookie with a prefix only a prefix that we have signed, or
+        that names a server, is removed: where another cookie has replaced this one, the application's value may contain
+        a `~` of its own.
         """
         texts = request.cookies
         if self._strips_requests:
@@ -172,8 +173,11 @@ class CookieEngine:
                 request.set_forwarded_cookies(edited)
 
     def _without_known_prefix(self, value: str) -> str:
-        prefix = cookies.unquote(value).partition("~")[0]
-        return value if isinstance(self._values.look_up(prefix), PersistenceResult) else _without_prefix(value)
+        found = self._values.look_up(cookies.unquote(value).partition("~")[0])
+        if isinstance(found, PersistenceResult):
+            is_ours = self._settings.is_signed and found.reason not in (Reason.EMPTY, Reason.FORGED)
+            return _without_prefix(value) if is_ours else value
+        return _without_prefix(value)
 
     def _best(self, values: Sequence[str], accept_down: bool) -> PersistenceResult:
         """Return the result of the first value that binds the request; else of the last value that is not invalid; else

@@ -320,12 +320,22 @@ def test_client_of_a_server_that_is_gone_gets_our_cookie_too():
     assert visit.mark is Mark.INSERTED and set(browser.jar) == {"NEW"}
 
 
-def test_prefix_of_an_unknown_server_is_the_applications():
-    servers = servers_at_addresses()
-    engine = engine_of(accepting(Cookie("SID", mode="prefix", signed=False)), servers)
-    request = FakeRequest(["SID=r9~abc"])
-    engine.recognise(request)
-    assert request.cookies == ("SID=r9~abc",)
+@pytest.mark.parametrize(
+    "options, is_removed",
+    [
+        pytest.param({"signed": False}, False, id="plain: the application's"),
+        pytest.param({"secret": NEW}, True, id="signed: ours"),
+        pytest.param({"secret": OLD}, False, id="signed by another secret: the application's"),
+    ],
+)
+def test_prefix_that_names_no_server(options: dict[str, object], is_removed: bool):
+    prefixed = Cookie("SID", mode="prefix", **options)  # type: ignore[arg-type]
+    writing = prefixed if options == {"signed": False} else Cookie("SID", mode="prefix", secret=NEW)
+    browser, servers = Browser(), servers_at_addresses()
+    browser.visit(engine_of(writing, servers), servers[2], sets="SID")
+    request = FakeRequest(browser.texts)
+    engine_of(accepting(prefixed), servers[:2]).recognise(request)
+    assert request.cookies == ((f"SID={APPLICATION}",) if is_removed else tuple(browser.texts))
 
 
 # -- until when
