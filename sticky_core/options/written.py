@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
+from typing import cast
 
 
 def as_written(value: object) -> str:
@@ -17,7 +18,7 @@ def as_written(value: object) -> str:
     for name, parameter in signature(type(value)).parameters.items():
         option: object = getattr(value, name)
         if parameter.kind is Parameter.VAR_POSITIONAL:
-            options += map(as_written, option) if isinstance(option, tuple) else ()
+            options += map(as_written, cast("tuple[object, ...]", option))
         elif option is not parameter.default and option != parameter.default:
             text = as_written(option) if is_shown.get(name, True) else "..."
             options.append(f"{name}={text}" if parameter.kind is Parameter.KEYWORD_ONLY else text)
