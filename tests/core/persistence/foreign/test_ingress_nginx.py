@@ -135,7 +135,7 @@ def test_wrong_options_are_named(options: dict[str, object], problems: list[str]
 
 def test_ring_needs_the_address_of_every_server():
     cookie = Cookie("NEW", secret=SECRET, accepts=[ingress_nginx()])
-    servers = [*at(*URLS), Server("a", app), Server("b", app, formerly=[PODS[0]])]
+    servers = [*at(*URLS), Server("a", app), Server("b", app, formerly=["10.184.7.99:8080"])]
     with pytest.raises(ConfigError) as caught:
         Backend("web", servers, persist=cookie)
     (told,) = caught.value.problems
