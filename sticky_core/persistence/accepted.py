@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from sticky_core import fork
 from sticky_core.clock import Clock
@@ -72,40 +72,57 @@ class AcceptedCount:
         )
 
 
-class _Accepted:
-    """One accepted persistence, its engine for the servers of a backend, and how many clients came with it."""
+class _Identity(NamedTuple):
+    """By what browsers tell cookies apart. Of several attributes of one name the last counts, and neither the case nor
+    a leading dot of a domain does (RFC 6265, 5.2 and 5.3; `Partitioned`: CHIPS).
+    """
 
-    def __init__(self, persist: Persist, engine: Persistence, own: Sequence[CookieScope]) -> None:
+    name: str
+    path: str
+    domain: str
+    is_partitioned: bool
+
+    @classmethod
+    def of(cls, set_cookie: str) -> _Identity:
+        """Return that of the cookie that a Set-Cookie text sets or deletes. Without a path, the path is empty."""
+        given = dict(cookies.attributes(set_cookie))
+        domain = given.get("domain", "").lower().removeprefix(".")
+        return cls(cookies.set_cookie_name(set_cookie) or "", given.get("path", ""), domain, "partitioned" in given)
+
+    def may_be(self, other: _Identity) -> bool:
+        """Return whether some client takes both for one cookie: not all know Partitioned, or tell the domain of a
+        cookie from the host that has set it, and the path may be that of the request.
+        """
+        return self.name == other.name and (self.path == other.path or not self.path or not other.path)
+
+
+class _Accepted:
+    """One accepted persistence, its engine for the servers of a backend, and how many clients came with it.
+
+    `deleted`: the cookies that are not deleted because of it: ours overwrites them, or they are deleted already. Those
+    that it deletes are added.
+    """
+
+    def __init__(self, persist: Persist, engine: Persistence, deleted: set[_Identity]) -> None:
         self.persist = persist
         self.engine = engine
         self.counter = _Counter()
-        # a cookie that ours overwrites is not deleted
-        self._deletions: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+        #: the Set-Cookie texts that delete its cookies, by whether the client uses TLS
+        self.deletions: dict[bool, list[tuple[_Identity, str]]] = {False: [], True: []}
         if isinstance(persist, DeletableCookie):
-            for is_tls, texts in self._deletions.items():
-                texts += (
-                    (scope.name, attributes)
-                    for scope, attributes in persist.deletions(is_tls=is_tls)
-                    if not any(_is_overwritten(scope, each) for each in own)
-                )
+            found: set[_Identity] = set()
+            for is_tls, texts in self.deletions.items():
+                for scope, attributes in persist.deletions(is_tls=is_tls):
+                    text = cookies.delete_cookie(scope.name, attributes)
+                    if (identity := _Identity.of(text)) not in deleted:
+                        texts.append((identity, text))
+                        found.add(identity)
+            deleted |= found
 
     def with_engine(self, engine: Persistence) -> _Accepted:
         accepted = copy(self)
         accepted.engine = engine
         return accepted
-
-    def deletions(self, sent: Sequence[str], *, is_tls: bool) -> Iterator[str]:
-        """Yield the Set-Cookie texts that delete its cookies, as far as they are in `sent`, the Cookie texts of a
-        request.
-        """
-        for name, attributes in self._deletions[is_tls] if any(self._deletions.values()) else ():
-            if any(cookies.take(text, name)[0] for text in sent):
-                yield cookies.delete_cookie(name, attributes)
-
-
-def _is_overwritten(scope: CookieScope, own: CookieScope) -> bool:
-    """Return whether the cookie `own` replaces the one of `scope` in browsers (RFC 6265, 5.3, 11)."""
-    return (scope.name, scope.path, scope.domains) == (own.name, own.path, own.domains)
 
 
 class AcceptedCookies:
@@ -118,6 +135,11 @@ class AcceptedCookies:
         self._clock = clock
         self._accepted: list[_Accepted] = []
         self._warning = _Warning()
+        # a cookie that ours overwrites is not deleted
+        deleted = {
+            _Identity.of(f"{each.name}={each.attribute_text(is_tls=False)}")
+            for each in (settings.written if settings.written_scopes else ())
+        }
         problems: list[str] = []
         for persist in settings.accepts:
             with collect_problems(problems):
@@ -127,7 +149,7 @@ class AcceptedCookies:
                         f"cookie {name}: accepts: {label_of(persist)} has a table, which names servers as before: "
                         "write it in persist=, beside the cookie"
                     )
-                self._accepted.append(_Accepted(persist, engine, settings.written_scopes))
+                self._accepted.append(_Accepted(persist, engine, deleted))
         raise_problems(problems)
 
     def with_servers(
@@ -177,7 +199,7 @@ class AcceptedCookies:
 
         Nothing is looked at if our cookie names a server: what a client still has beside it does not count.
         """
-        if own.claim not in (Claim.NONE, Claim.INVALID):
+        if own.claim not in (Claim.NONE, Claim.INVALID) or own.server is not None:
             return own
         if self.has_ended:
             self._log_end()
@@ -186,7 +208,10 @@ class AcceptedCookies:
         results: list[PersistenceResult] = []
         for number, each in enumerate(self._accepted):
             request.forwarded_cookies = None  # each reads what the client has sent
-            found = each.engine.recognise(request, accept_down=accept_down)
+            try:
+                found = each.engine.recognise(request, accept_down=accept_down)
+            finally:
+                request.forwarded_cookies = forwarded
             reason = Reason.ACCEPTED if found.claim is Claim.VALID else found.reason
             result = replace(
                 found, reason=reason, is_outdated=True, needs_no_mark=False, persistence_state=_Found(number)
@@ -194,7 +219,6 @@ class AcceptedCookies:
             results.append(result)
             if result.is_bound:
                 break
-        request.forwarded_cookies = forwarded
         return _best(own, results)
 
     @property
@@ -217,9 +241,12 @@ class AcceptedCookies:
             )
 
     def count(self, result: PersistenceResult) -> None:
-        """Count the request of `result` if an accepted cookie has decided it."""
+        """Count the request of `result` if an accepted cookie has decided it. An app may replace the head of its
+        response, so this may be called again.
+        """
         found = result.persistence_state
-        if isinstance(found, _Found) and result.claim is not Claim.UNUSED:
+        if isinstance(found, _Found) and not found.is_counted and result.claim is not Claim.UNUSED:
+            found.is_counted = True
             self._accepted[found.number].counter.add(self._clock.wall(), is_known=result.server is not None)
 
     def counts(self) -> list[AcceptedCount]:
@@ -235,25 +262,44 @@ class AcceptedCookies:
 
     def deletions(self, request: Request) -> list[str]:
         """Return the Set-Cookie texts that delete the accepted cookies which the client has sent."""
+        return [text for _, text in self._deletions(request)]
+
+    def _deletions(self, request: Request) -> list[tuple[_Identity, str]]:
         if request.cookie_key is None:
             return []
         forwarded = request.forwarded_cookies
         request.forwarded_cookies = None
         sent = request.cookies
         request.forwarded_cookies = forwarded
-        return [text for each in self._accepted for text in each.deletions(sent, is_tls=request.secure)]
+        deletions = (each.deletions[request.secure] for each in self._accepted if any(each.deletions.values()))
+        return [
+            (identity, deletion)
+            for of_one in deletions
+            for identity, deletion in of_one
+            if any(cookies.take(text, identity.name)[0] for text in sent)
+        ]
 
     def delete(self, request: Request, response: ResponseHead) -> None:
-        """Delete the accepted cookies that the client has sent: it gets ours."""
-        for text in self.deletions(request):
-            response.add("set-cookie", text)
+        """Delete the accepted cookies that the client has sent, as it gets ours. Called before ours is set: clients
+        that take both for one cookie keep ours. What the response itself sets is not deleted.
+        """
+        deletions = self._deletions(request)
+        if not deletions:
+            return
+        set_now = [_Identity.of(text) for text in response.set_cookies] if response.sets_cookies else []
+        for identity, deletion in deletions:
+            if not any(identity.may_be(each) for each in set_now):
+                response.add("set-cookie", deletion)
 
 
-@dataclass(frozen=True, slots=True)
 class _Found:
-    """Marks a result as that of an accepted persistence, by its number."""
+    """Marks the result of a request as that of an accepted persistence, by its number."""
 
-    number: int
+    __slots__ = ("is_counted", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.is_counted = False
 
 
 def _best(own: PersistenceResult, results: Iterable[PersistenceResult]) -> PersistenceResult:

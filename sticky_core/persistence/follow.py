@@ -125,6 +125,8 @@ class FollowEngine(CookieEngine):
         # Checked first: for a header without the application's cookie, no result of our cookie must be cached.
         if not any(cookies.take(text, self._application)[0] for text in texts):
             self._take(texts, request)
+            if self.accepted is not None:
+                self.accepted.remove_from(request)
             return no_cookie(texts)
         return super().recognise(request, accept_down=accept_down)
 
@@ -144,6 +146,8 @@ class FollowEngine(CookieEngine):
             is_set = has_id
         else:
             return mark
+        if is_set and self.accepted is not None:
+            self.accepted.delete(request, response)
         value = self._values.make(server, result.first_seen) if is_set else ""
         if self._copies and followed:
             for text in followed:
@@ -152,8 +156,6 @@ class FollowEngine(CookieEngine):
             self._writer.set(value, request, response)
         else:
             self._writer.delete(request, response)
-        if is_set and self.accepted is not None:
-            self.accepted.delete(request, response)
         self._writer.make_private(response)
         return Mark.DELETED if not is_set else Mark.UPDATED if is_bound else Mark.INSERTED
 

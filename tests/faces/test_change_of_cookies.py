@@ -57,7 +57,7 @@ def test_cookie_is_renamed_and_signed_while_clients_come_and_each_stays(face: Fa
         for server, old in marks.items():
             response = run.get(cookie=old)
             assert (response.server, response.decision.reason) == (server, Reason.ACCEPTED)
-            ours, deletion = response.all("set-cookie")
+            deletion, ours = response.all("set-cookie")
             assert ours.startswith(f"NEW={server}") and deletion.startswith("OLD=; Expires=Thu, 01-Jan-1970")
             again = run.get(cookie=ours.partition(";")[0])
             assert (again.server, again.all("set-cookie")) == (server, [])

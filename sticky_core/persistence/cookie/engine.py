@@ -253,9 +253,9 @@ class CookieEngine:
             self._writer.delete(request, response)
         else:
             mark = Mark.UPDATED if is_bound else Mark.INSERTED
-            self._writer.set(self._values.make(server, result.first_seen), request, response)
             if self.accepted is not None:
                 self.accepted.delete(request, response)
+            self._writer.set(self._values.make(server, result.first_seen), request, response)
         self._writer.make_private(response)
         return mark
 

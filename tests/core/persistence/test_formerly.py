@@ -127,7 +127,7 @@ def test_accepted_cookie_of_a_former_name_is_replaced(kind: str, new: str):
     cookie = Cookie(SRV, **KINDS[new], accepts=[Cookie("OLD", **KINDS[kind])])
     result, jar = visit(build(cookie, servers := renamed()), old)
     assert (result.reason, result.server) == (Reason.ACCEPTED, servers[1])
-    assert jar == [*mark_of(cookie, renamed(), 1), "OLD="]
+    assert jar == ["OLD=", *mark_of(cookie, renamed(), 1)]
 
 
 @pytest.mark.parametrize(
