@@ -16,7 +16,7 @@ from sticky_core.http.forwarding import Forward
 from sticky_core.http.timeouts import Timeouts
 from sticky_core.options.types import type_problems
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.persistence import AcceptsCookies, OnlyAccepted, Persist, label_of
+from sticky_core.persistence.persistence import AcceptsCookies, OnlyAccepted, Persist, cookie_names, label_of
 from sticky_core.persistence.rules import Condition
 from sticky_core.server.config import NAME, ServerConfig
 
@@ -128,14 +128,14 @@ class BackendConfig:
         return [scope for persist in self.persist for scope in persist.cookie_scopes()]
 
     def _problems_of_accepted(self) -> Iterator[str]:
-        writers = {scope.name: persist for persist in self.persist for scope in persist.cookie_scopes()}
+        writers = {name: persist for persist in self.persist for name in cookie_names(persist)}
         for persist in self.persist:
             if isinstance(persist, OnlyAccepted):
                 label = label_of(persist)
                 yield f"{label} is only read, and no client would get a mark: write Cookie(name, accepts=[{label}])"
-            for scope in persist.accepted_scopes() if isinstance(persist, AcceptsCookies) else ():
-                if writers.get(scope.name, persist) is not persist:
-                    yield f"persists by cookie {scope.name}, which another cookie accepts and deletes: leave one out"
+            for name in persist.accepted_names() if isinstance(persist, AcceptsCookies) else ():
+                if writers.get(name, persist) is not persist:
+                    yield f"persists by cookie {name}, which another cookie accepts and deletes: leave one out"
 
     def _problems_of_choice(self) -> Iterator[str]:
         balance = cast(object, self.balance)

@@ -260,17 +260,24 @@ class AcceptedCookies:
             for each in self._accepted
         ]
 
+    def sent_cookies(self, request: Request) -> Sequence[str]:
+        """Return the Cookie texts as the client has sent them."""
+        if request.cookie_key is None:
+            return ()
+        forwarded = request.forwarded_cookies
+        request.forwarded_cookies = None
+        sent = request.cookies
+        request.forwarded_cookies = forwarded
+        return sent
+
     def deletions(self, request: Request) -> list[str]:
         """Return the Set-Cookie texts that delete the accepted cookies which the client has sent."""
         return [text for _, text in self._deletions(request)]
 
     def _deletions(self, request: Request) -> list[tuple[_Identity, str]]:
-        if request.cookie_key is None:
+        sent = self.sent_cookies(request)
+        if not sent:
             return []
-        forwarded = request.forwarded_cookies
-        request.forwarded_cookies = None
-        sent = request.cookies
-        request.forwarded_cookies = forwarded
         deletions = (each.deletions[request.secure] for each in self._accepted if any(each.deletions.values()))
         return [
             (identity, deletion)

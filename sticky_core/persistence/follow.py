@@ -4,7 +4,7 @@ long, and is valid only in a request that carries both (the application policy o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import field, replace
 from typing import Literal, get_args
 
@@ -96,8 +96,8 @@ class Follow:
         """Return no scope if attributes are copied: then the application decides where browsers send the cookie."""
         return self.cookie.cookie_scopes() if self.attributes == "own" else ()
 
-    def accepted_scopes(self) -> Sequence[CookieScope]:
-        return self.cookie.accepted_scopes()
+    def accepted_names(self) -> Collection[str]:
+        return self.cookie.accepted_names()
 
     def written_scopes(self) -> tuple[CookieScope, ...]:
         """Return the scopes that the cookie has where there are no attributes to copy."""

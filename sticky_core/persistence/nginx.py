@@ -5,7 +5,7 @@ signed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import field
 from math import inf
@@ -91,6 +91,10 @@ class NginxCookie:
             yield f"path {self.path!r} does not begin with /: browsers ignore it: write path={'/' + self.path!r}"
         if self.samesite is not None and self.samesite not in get_args(SameSite):
             yield problem_of_word("samesite", self.samesite, get_args(SameSite))
+
+    @property
+    def cookie_names(self) -> Collection[str]:
+        return (self.name,)
 
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
         """Return no scope if there is no path: then browsers derive it from the path of the request."""

@@ -5,7 +5,7 @@ Persistence does not know the balance algorithm. The server that it finds gets t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from sticky_core.cache import TwoGenerationCache
@@ -111,8 +111,18 @@ class Persist(Protocol):
 class AcceptsCookies(Protocol):
     """The configuration of a persistence that accepts cookies beside its own."""
 
-    def accepted_scopes(self) -> Sequence[CookieScope]:
-        """Return the scopes of the cookies that it accepts, as far as they are known."""
+    def accepted_names(self) -> Collection[str]:
+        """Return the names of the cookies that it accepts, and removes from requests and from clients."""
+        ...
+
+
+@runtime_checkable
+class NamesCookies(Protocol):
+    """The configuration of a persistence by cookies of which the scopes may not be known."""
+
+    @property
+    def cookie_names(self) -> Collection[str]:
+        """The names of its cookies, without those of the application."""
         ...
 
 
@@ -122,6 +132,12 @@ class OnlyAccepted(Protocol):
 
     @property
     def is_only_accepted(self) -> Literal[True]: ...
+
+
+def cookie_names(persist: Persist) -> set[str]:
+    """Return the names of the cookies of a persistence, without those of which it writes nothing."""
+    names = {scope.name for scope in persist.cookie_scopes()}
+    return names.union(persist.cookie_names) if isinstance(persist, NamesCookies) else names
 
 
 def label_of(persist: Persist) -> str:

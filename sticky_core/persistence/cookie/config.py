@@ -7,7 +7,7 @@ object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import field, fields, replace
 from math import inf
 from types import NoneType
@@ -32,7 +32,7 @@ from sticky_core.persistence.cookie.settings import (
     written_samesite,
 )
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.persistence import Persist, label_of
+from sticky_core.persistence.persistence import Persist, cookie_names, label_of
 from sticky_core.persistence.signing import Secret, secrets
 from sticky_core.server.server import Server
 
@@ -210,9 +210,9 @@ class Cookie:
         """Return the scopes of the cookie and of its fallback; none if only the application writes the cookie."""
         return self.settings().written_scopes
 
-    def accepted_scopes(self) -> Sequence[CookieScope]:
-        """Return the scopes of the cookies in `accepts`, as far as they are known."""
-        return [scope for each in value_or(self.accepts, ()) for scope in each.cookie_scopes()]
+    def accepted_names(self) -> Collection[str]:
+        """Return the names of the cookies in `accepts`."""
+        return set[str]().union(*map(cookie_names, value_or(self.accepts, ())))
 
     def deletions(self, *, is_tls: bool) -> Sequence[tuple[CookieScope, str]]:
         """Return the scopes of the cookie and of its fallback, each with the attributes of the Set-Cookie that deletes
@@ -445,7 +445,11 @@ def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
     if not isinstance(accepts, (list, tuple)):
         yield f"accepts {accepts!r} is no list: write accepts=[Cookie({cookie.name!r}, ...)]"
         return
-    for each in cast("Sequence[object]", accepts):
+    try:
+        itself = replace(cookie, accepts=UNSET, accepts_until=UNSET)
+    except ConfigError:  # reported already
+        itself = None
+    for number, each in enumerate(cast("Sequence[object]", accepts)):
         if isinstance(each, type) or not hasattr(each, "build") or not hasattr(each, "cookie_scopes"):
             name = each if isinstance(each, str) else "OLD"
             yield f"accepts: {each!r} is no persistence: write one such as Cookie({name!r}) or accepts.caddy('lb')"
@@ -453,5 +457,7 @@ def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
         label = label_of(cast("Persist", each))
         if isinstance(each, Cookie) and each.accepts is not UNSET:
             yield f"accepts: {label} has accepts of its own, which would have no effect: put all in one list"
-        elif each == replace(cookie, accepts=UNSET, accepts_until=UNSET):
+        elif each == itself:
             yield f"accepts: {label} is this cookie itself: leave it out"
+        elif each in accepts[:number]:
+            yield f"accepts: {label} is there twice: write it once"

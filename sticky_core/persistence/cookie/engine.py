@@ -168,7 +168,14 @@ class CookieEngine:
         if self._strips_requests:
             self._take(texts, request)
         elif self._mode.has_prefix and any(self.name in text for text in texts):
-            edited = [cookies.replace(text, self.name, self._without_known_prefix) for text in texts]
+            own: dict[str, str] = {}  # the application's part of each value, of no more than are verified
+
+            def without_prefix(value: str) -> str:
+                if value not in own and len(own) < cookies.MAX_CANDIDATES:
+                    own[value] = self._without_known_prefix(value)
+                return own.get(value, value)
+
+            edited = [cookies.replace(text, self.name, without_prefix) for text in texts]
             if edited != [*texts]:
                 request.set_forwarded_cookies(edited)
 
@@ -247,7 +254,7 @@ class CookieEngine:
             return mark
         if not self._ids.written(server, is_bound):
             # HAProxy deletes the cookie in every response; here only if the client has sent one
-            if result.claim is Claim.NONE:
+            if result.claim is Claim.NONE or not self._is_sent(request):
                 return mark
             mark = Mark.DELETED
             self._writer.delete(request, response)
@@ -258,6 +265,13 @@ class CookieEngine:
             self._writer.set(self._values.make(server, result.first_seen), request, response)
         self._writer.make_private(response)
         return mark
+
+    def _is_sent(self, request: Request) -> bool:
+        """Return whether a client with a claim has sent our cookie: if not, it has sent one that is accepted."""
+        if self.accepted is None:
+            return True
+        sent = self.accepted.sent_cookies(request)
+        return any(cookies.take(text, name)[0] for text in sent for name in self._names)
 
     def _handle_application_cookie(self, server: Server, is_bound: bool, response: ResponseHead) -> Mark:
         """Pass on, remove or edit the cookies that the application sets under our names. The order of the conditions is

@@ -93,6 +93,11 @@ class ForeignCookie:
         """Always True: see `OnlyAccepted`."""
         return True
 
+    @property
+    def cookie_names(self) -> Collection[str]:
+        """The name of the cookie; none if it is the application's."""
+        return () if self.delimiter else (self.name,)
+
     def cookie_scopes(self) -> tuple[CookieScope, ...]:
         """Return no scope: the cookie is not written."""
         return ()
