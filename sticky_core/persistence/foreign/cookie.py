@@ -131,7 +131,7 @@ class ForeignCookieEngine:
     def __init__(self, cookie: ForeignCookie, servers: Sequence[Server]) -> None:
         self._cookie = cookie
         self._servers = servers
-        self._check(servers)
+        self._check(servers, servers)
         self.fast_path = no_fast_path()
         self._configs = {server: server.config for server in servers}
         self._keys = {server: self._keys_of(server) for server in servers}
@@ -145,7 +145,7 @@ class ForeignCookieEngine:
     ) -> ForeignCookieEngine:
         engine = copy(self)
         engine._servers = servers
-        engine._check(servers)
+        engine._check(servers, added)
         engine._configs, engine._keys = dict(self._configs), dict(self._keys)
         lost = [(key, server) for server in removed for key in engine._keys.pop(server)]
         for server in removed:
@@ -157,8 +157,8 @@ class ForeignCookieEngine:
         engine._valid = renew_results(self._valid, added, removed)
         return engine
 
-    def _check(self, servers: Sequence[Server]) -> None:
-        raise_problems(f"{self._cookie.where}: {each}" for each in self._cookie.values.problems_with(servers))
+    def _check(self, servers: Sequence[Server], new: Sequence[Server]) -> None:
+        raise_problems(f"{self._cookie.where}: {each}" for each in self._cookie.values.problems_with(servers, new))
 
     def _keys_of(self, server: Server) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._cookie.values.keys_of(server)))

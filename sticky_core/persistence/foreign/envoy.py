@@ -13,7 +13,7 @@ from sticky_core.deferred.dataclass import dataclass
 from sticky_core.http import cookies
 from sticky_core.options.spelling import named_options
 from sticky_core.persistence.foreign.cookie import ForeignCookie
-from sticky_core.persistence.foreign.servers import parse_old_address, texts_of
+from sticky_core.persistence.foreign.servers import parse_old_address, problems_without_addresses, texts_of
 from sticky_core.persistence.foreign.values import ForeignValues
 from sticky_core.server.server import Server
 
@@ -87,6 +87,9 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 @dataclass(frozen=True, slots=True)
 class EnvoyValues(ForeignValues):
     """The values of Envoy's cookie; a key is an address."""
+
+    def problems_with(self, servers: Sequence[Server], new: Sequence[Server]) -> Iterator[str]:
+        yield from problems_without_addresses(servers, new)
 
     def keys_of(self, server: Server) -> Iterator[str]:
         for text in texts_of(server):

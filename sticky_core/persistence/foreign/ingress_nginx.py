@@ -6,6 +6,7 @@ lua-resty-balancer, chash.c and lib/resty/chash.lua).
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -16,13 +17,21 @@ from sticky_core.deferred.dataclass import dataclass
 from sticky_core.options.spelling import named_options
 from sticky_core.options.types import type_problem
 from sticky_core.persistence.foreign.cookie import ForeignCookie
-from sticky_core.persistence.foreign.servers import parse_old_address, texts_of
+from sticky_core.persistence.foreign.servers import (
+    parse_old_address,
+    problems_without_addresses,
+    problems_without_ports,
+    texts_of,
+)
 from sticky_core.persistence.foreign.values import ForeignValues, Reader
 from sticky_core.samples.values import key_bytes
 from sticky_core.server.server import Server
 
 #: how many points an endpoint has on the ring
 _POINTS = 160
+
+#: namespace, service and port, each of which may have hyphens inside
+_SERVICE = re.compile(r"[a-z0-9]+(?:-+[a-z0-9]+){2,}")
 
 
 @named_options
@@ -101,8 +110,16 @@ class PersistentValues(ForeignValues):
             yield problem
         elif not self.service:
             yield "service is empty: write <namespace>-<service>-<port>, or leave it out for the mode balanced"
+        elif not _SERVICE.fullmatch(self.service):
+            yield (
+                f"service={self.service!r} has no namespace or no port, or other characters than names in Kubernetes: "
+                "write <namespace>-<service>-<port>, such as 'shop-web-80'"
+            )
         if self.endpoints is not None:
             yield "endpoints have no effect with service: a value names the server, whatever others there are"
+
+    def problems_with(self, servers: Sequence[Server], new: Sequence[Server]) -> Iterator[str]:
+        yield from problems_without_addresses(servers, new)
 
     def keys_of(self, server: Server) -> Iterator[str]:
         for text in texts_of(server):
@@ -132,18 +149,24 @@ class BalancedValues(ForeignValues):
             if not isinstance(endpoint, str) or not parse_old_address(endpoint).host:
                 yield f"endpoint {endpoint!r} is no address with a port: write '10.184.7.40:8080'"
 
-    def problems_with(self, servers: Sequence[Server]) -> Iterator[str]:
+    def problems_with(self, servers: Sequence[Server], new: Sequence[Server]) -> Iterator[str]:
         if self.endpoints is not None:
             if not self._on_ring.intersection(key for server in servers for key in self.keys_of(server)):
                 if not any(server.is_unresolved for server in servers):
                     yield "no server has one of the endpoints: write in formerly= of each server which it was"
             return
-        for server in servers:
-            if not server.config.backup and not server.is_unresolved and not any(self.keys_of(server)):
+        yield from problems_without_ports(new)
+        for server in new:
+            if not server.config.backup and not server.is_unresolved and not self._has_address(server):
                 yield (
-                    f"server {server.name} has no address, and which server a value stands for follows from the "
+                    f"server {server.name} has no IP address, and which server a value stands for follows from the "
                     "addresses of all: write formerly=['10.184.7.40:8080'] with what it had as a pod, or endpoints="
                 )
+
+    def _has_address(self, server: Server) -> bool:
+        # a name in `formerly` may be meant; that of a URL is none of a pod
+        named = any(parse_old_address(text).host for text in server.config.formerly)
+        return named or any(parse_old_address(text).ip is not None for text in texts_of(server))
 
     @property
     def _on_ring(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sticky_core.samples.values import Address, address_text, parse_address
@@ -65,3 +66,34 @@ def parse_old_address(text: str) -> OldAddress:
     typed = text.rpartition("://")[2].partition("/")[0]
     address = parse_address(location.host)
     return OldAddress(typed, location.host if address is None else address_text(address), location.port)
+
+
+def problems_without_addresses(servers: Sequence[Server], new: Sequence[Server]) -> Iterator[str]:
+    """Yield why values that contain the IP address and port of a server can't name any of `servers`, or not by one of
+    the texts of those that are `new`.
+    """
+    yield from problems_without_ports(new)
+    if not any(server.is_unresolved or any(map(_is_address, texts_of(server))) for server in servers):
+        yield (
+            "values contain IP addresses, and no server has one: write in formerly= of each server what it had, "
+            "such as formerly=['10.0.0.1:80']"
+        )
+
+
+def problems_without_ports(servers: Sequence[Server]) -> Iterator[str]:
+    """Yield a problem for each text of a `formerly` that is an IP address without a port, unless another text of the
+    server has the same address with one.
+    """
+    for server in servers:
+        complete = {parse_old_address(text).host for text in server.config.formerly}
+        for text in server.config.formerly:
+            address = parse_address(text.removeprefix("[").removesuffix("]"))
+            if address is not None and address_text(address) not in complete:
+                written = f"[{address}]" if ":" in str(address) else str(address)
+                problem = f"formerly: {text!r} has no port, which is in the values as well"
+                yield f"server {server.name}: {problem}: write '{written}:80'"
+
+
+def _is_address(text: str) -> bool:
+    address = parse_old_address(text)
+    return bool(address.socket) or address.ip is not None

@@ -66,7 +66,7 @@ class TableValues(ForeignValues):
         if len({self._key(value) for value in texts}) < len(texts):
             yield "with ignore_case some of the values are the same: leave one of them out, or ignore_case"
 
-    def problems_with(self, servers: Sequence[Server]) -> Iterator[str]:
+    def problems_with(self, servers: Sequence[Server], new: Sequence[Server]) -> Iterator[str]:
         known = {server.name: None for server in servers}
         listed = ", ".join([*known][:_LISTED]) + (", ..." if len(known) > _LISTED else "")
         for unknown in dict.fromkeys(server for _, server in self.pairs if server not in known):

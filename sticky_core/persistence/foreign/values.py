@@ -24,8 +24,8 @@ class ForeignValues:
         """Yield what is wrong with the options."""
         yield from ()
 
-    def problems_with(self, servers: Sequence[Server]) -> Iterator[str]:
-        """Yield why these servers can't be found by such values."""
+    def problems_with(self, servers: Sequence[Server], new: Sequence[Server]) -> Iterator[str]:
+        """Yield why `servers` can't be found by such values. `new`: those of them that were not checked before."""
         yield from ()
 
     def keys_of(self, server: Server) -> Iterable[str]:

@@ -204,11 +204,15 @@ DELETED = "Expires=Thu, 01-Jan-1970 00:00:01 GMT"
         ),
         pytest.param(foreign.table("lb", {"a": "s2"}), "a", "", "", id="table without a path"),
         pytest.param(
-            foreign.ingress_nginx("lb", service="b"), persistent_key("b", "10.0.0.2:80"), "", "", id="ingress_nginx"
+            foreign.ingress_nginx("lb", service="shop-web-b"),
+            persistent_key("shop-web-b", "10.0.0.2:80"),
+            "",
+            "",
+            id="ingress_nginx",
         ),
         pytest.param(
-            foreign.ingress_nginx("lb", service="b", path="/shop"),
-            persistent_key("b", "10.0.0.2:80"),
+            foreign.ingress_nginx("lb", service="shop-web-b", path="/shop"),
+            persistent_key("shop-web-b", "10.0.0.2:80"),
             "path=/shop",
             "path=/shop; Secure; SameSite=None",
             id="ingress_nginx with a path",
@@ -304,3 +308,44 @@ def test_cookie_that_is_only_read_is_no_persistence_by_itself():
 def test_misspelt_option_is_named():
     with pytest.raises(ConfigError, match="caddy has no option secert: write secret"):
         foreign.caddy(secert="k")  # type: ignore[call-arg]
+
+
+ADDRESSED = [
+    pytest.param(foreign.envoy("lb"), id="envoy"),
+    pytest.param(foreign.ingress_nginx("lb", service="shop-web-80"), id="ingress_nginx"),
+]
+
+
+@pytest.mark.parametrize("cookie", ADDRESSED)
+def test_host_names_alone_are_refused_where_values_contain_addresses(cookie: ForeignCookie):
+    """No client would be kept, and nothing would show it."""
+    with pytest.raises(ConfigError) as caught:
+        Backend("web", at("http://web-1:80", "http://web-2:80"), persist=accepting(cookie))
+    (told,) = caught.value.problems
+    assert told.endswith(
+        "values contain IP addresses, and no server has one: write in formerly= of each server what it had, such as "
+        "formerly=['10.0.0.1:80']"
+    )
+    named = Server("s2", "http://web-2:80", formerly=["10.0.0.2:80"])
+    backend = Backend("web", [Server("s1", "http://web-1:80"), named], persist=accepting(cookie))
+    with pytest.raises(ConfigError, match="no server has one"):
+        backend.apply(replace(backend.config, servers=backend.config.servers[:1]))
+
+
+@pytest.mark.parametrize("cookie", [*ADDRESSED, pytest.param(foreign.ingress_nginx("lb"), id="balanced")])
+@pytest.mark.parametrize(
+    "former, remedy", [("10.0.0.9", "'10.0.0.9:80'"), ("fd00::9", "'[fd00::9]:80'"), ("[fd00::9]", "'[fd00::9]:80'")]
+)
+def test_former_address_without_a_port_is_refused_where_values_contain_it(
+    cookie: ForeignCookie, former: str, remedy: str
+):
+    servers = [Server("s1", URLS[0], formerly=[former]), *at(*URLS)[1:]]
+    with pytest.raises(ConfigError) as caught:
+        Backend("web", servers, persist=accepting(cookie))
+    (told,) = caught.value.problems
+    assert f"server s1: formerly: {former!r} has no port, which is in the values as well: write {remedy}" in told
+    Backend("web", [Server("s1", URLS[0], formerly=[former, remedy.strip("'")])], persist=accepting(cookie))
+
+
+def accepting(cookie: ForeignCookie) -> Cookie:
+    return Cookie("NEW", secret=SECRET, accepts=[cookie])

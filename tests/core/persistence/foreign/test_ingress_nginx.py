@@ -118,6 +118,9 @@ def test_ring_follows_the_servers():
     [
         ({"service": ""}, ["service is empty: write <namespace>-<service>-<port>"]),
         ({"service": 3}, ["service=3 has the wrong type: write <namespace>"]),
+        ({"service": "shop"}, ["service='shop' has no namespace or no port"]),
+        ({"service": "shop-80"}, ["service='shop-80' has no namespace or no port"]),
+        ({"service": "default/shop:80"}, ["service='default/shop:80' has no namespace or no port"]),
         ({"service": "a-b-80", "endpoints": [PODS[0]]}, ["endpoints have no effect with service"]),
         ({"endpoints": PODS[0]}, [f"endpoints={PODS[0]!r} is no list: write ['10.184.7.40:8080', ...]"]),
         ({"endpoints": []}, ["endpoints is empty: write"]),
@@ -139,10 +142,18 @@ def test_ring_needs_the_address_of_every_server():
     with pytest.raises(ConfigError) as caught:
         Backend("web", servers, persist=cookie)
     (told,) = caught.value.problems
-    assert "accepts.ingress_nginx INGRESSCOOKIE: server a has no address, and" in told
+    assert "accepts.ingress_nginx INGRESSCOOKIE: server a has no IP address, and" in told
 
 
 def test_endpoints_that_no_server_has_are_reported():
     cookie = Cookie("NEW", secret=SECRET, accepts=[ingress_nginx(endpoints=PODS)])
     with pytest.raises(ConfigError, match="no server has one of the endpoints: write in formerly="):
         Backend("web", at("http://10.0.0.1:80"), persist=cookie)
+
+
+def test_host_names_in_urls_are_no_pods():
+    """A ring of host names would send every client to some server, and nothing would show it."""
+    cookie = Cookie("NEW", secret=SECRET, accepts=[ingress_nginx()])
+    with pytest.raises(ConfigError, match="server s1 has no IP address, and which server"):
+        Backend("web", at("http://shop-0.shop:8080", URLS[0]), persist=cookie)
+    Backend("web", [Server("s1", "http://shop-0.shop:8080", formerly=[PODS[0]])], persist=cookie)
