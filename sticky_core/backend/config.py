@@ -65,12 +65,25 @@ class BackendConfig:
     use_server: tuple[tuple[str, Condition], ...] = ()
 
     def __post_init__(self) -> None:
-        raise_problems(f"backend {self.name}: {problem}" for problem in type_problems(self, _TYPES))
+        # with `replace(config, persist=Cookie(...))` as with `Backend(persist=Cookie(...))`
+        object.__setattr__(self, "persist", _as_tuple(self.persist))
+        object.__setattr__(self, "servers", _as_tuple(self.servers))
+        raise_problems(f"backend {self.name}: {problem}" for problem in self._type_problems())
         problems: list[str] = []
         with collect_problems(problems):  # so that two configurations are equal however the budget was written
             object.__setattr__(self, "retry_budget", RetryBudget.of(self.retry_budget))
         problems += self._problems()
         raise_problems(f"backend {self.name}: {problem}" for problem in problems)
+
+    def _type_problems(self) -> Iterator[str]:
+        yield from type_problems(self, _TYPES)
+        for kind in {*map(type, self.servers)} - {ServerConfig}:  # a loop over all would take long with many servers
+            given = next(server for server in self.servers if isinstance(server, kind))
+            remedy = "its .config" if hasattr(given, "config") else "Server(name, target).config"
+            yield f"servers: {given!r} is no ServerConfig: write {remedy}"
+        for persist in cast("tuple[object, ...]", self.persist):
+            if isinstance(persist, type) or not hasattr(persist, "build"):
+                yield f"persist: {persist!r} is no way to persist: pass a Cookie, Stick, Learn, Token, or several"
 
     def _problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
@@ -202,3 +215,10 @@ class BackendConfig:
 def _repeated(names: Iterable[str]) -> list[tuple[str, int]]:
     """Return the names that occur more than once, sorted, each with how often it occurs."""
     return sorted((name, count) for name, count in Counter(names).items() if count > 1)
+
+
+def _as_tuple(given: object) -> tuple[object, ...]:
+    """Return one thing, or several in a list or a tuple, as a tuple."""
+    if isinstance(given, tuple):
+        return cast("tuple[object, ...]", given)
+    return tuple(cast("list[object]", given)) if isinstance(given, list) else (given,)

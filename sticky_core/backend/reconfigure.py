@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 from sticky_core.backend.change import Change
 from sticky_core.backend.change_lock import ChangeLock
@@ -84,6 +85,10 @@ class Reconfigure:
         backend = self._backend
         problems: list[str] = []
         where = f"backend {backend.name}: "
+        if not isinstance(cast(object, config), BackendConfig):
+            raise ConfigError(
+                f"{where}{config!r} is no BackendConfig: change the one in force: replace(backend.config, retries=1)"
+            )
         if self._pending is not None:
             raise ConfigError(f"{where}another change is being prepared: await it first")
         if config.name != backend.name:
