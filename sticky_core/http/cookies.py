@@ -321,11 +321,11 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
-def is_name(text: str) -> bool:
-    """Return whether `text` can be the name of a cookie. It can't begin with `$`, which marks an attribute in a Cookie
-    header.
+def is_name(text: object) -> bool:
+    """Return whether `text` is a text that can be the name of a cookie. It can't begin with `$`, which marks an
+    attribute in a Cookie header.
     """
-    return _TOKEN.fullmatch(text) is not None and not text.startswith("$")
+    return isinstance(text, str) and _TOKEN.fullmatch(text) is not None and not text.startswith("$")
 
 
 def is_value(text: str) -> bool:

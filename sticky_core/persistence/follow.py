@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import field, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from sticky_core.clock import Clock
 from sticky_core.deferred.dataclass import dataclass
@@ -67,6 +67,9 @@ class Follow:
             yield "a cookie's name is made of letters, digits and !#$%&'*+-.^_`|~, and does not begin with $"
         if self.attributes not in get_args(Attributes):
             yield problem_of_word("attributes", self.attributes, get_args(Attributes))
+        if not isinstance(cast(object, cookie), Cookie):
+            yield f"{cookie!r} is no Cookie: write Follow('JSESSIONID', Cookie('SERVERID')), the application's first"
+            return
         settings = cookie.settings()
         if not settings.mode.inserts:
             yield f"cookie {cookie.name} has mode={cookie.mode!r}: only a cookie with mode='insert' can follow another"

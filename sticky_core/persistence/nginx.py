@@ -18,6 +18,7 @@ from sticky_core.errors import raise_problems
 from sticky_core.http import cookies
 from sticky_core.http.messages import Request, ResponseHead
 from sticky_core.options.spelling import problem_of_word
+from sticky_core.options.types import type_problems
 from sticky_core.persistence.claim import (
     GIVE_FORMERLY,
     NO_COOKIE,
@@ -41,6 +42,14 @@ LONGEST_ROUTE = 32
 
 SameSite = Literal["strict", "lax", "none"]
 
+#: options with their type, and what to write
+_TYPES = (
+    ("domain", None | str, "a text, or leave it out"),
+    ("path", None | str, "a path, such as path='/'"),
+    ("httponly", bool, "True or False"),
+    ("secure", bool, "True or False"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class NginxCookie:
@@ -60,10 +69,9 @@ class NginxCookie:
 
     Every response of a server sets the cookie, even if the request carried it. The cookie is not removed from requests
     (but in `accepts` of a `Cookie` it is), and a cookie of this name that the application sets goes to the client as
-    well. If a request carries several, the
-    first counts. A cookie that names a backup does not count while a server that is no backup is usable; a cookie that
-    names a server at its `maxconn` does not count either. Nothing is signed, so a client can choose its server;
-    `Cookie` signs.
+    well. If a request carries several, the first counts. A cookie that names a backup does not count while a server
+    that is no backup is usable; a cookie that names a server at its `maxconn` does not count either. Nothing is signed,
+    so a client can choose its server; `Cookie` signs.
 
     Raises `ConfigError` with every problem found.
     """
@@ -77,6 +85,7 @@ class NginxCookie:
     path: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        raise_problems(f"nginx cookie {self.name}: {problem}" for problem in type_problems(self, _TYPES))
         raise_problems(f"nginx cookie {self.name}: {problem}" for problem in self._problems())
 
     def _problems(self) -> Iterator[str]:

@@ -12,6 +12,7 @@ import hmac
 import os
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from typing import cast
 
 from itsdangerous import Signer
 
@@ -41,6 +42,8 @@ def secrets(given: Secret | Sequence[Secret] | None) -> tuple[bytes, ...]:
         if not given:
             raise ValueError(f"a signed cookie needs a secret: {_HOW_TO_SET}")
     several = [given] if isinstance(given, (str, bytes)) else list(given)
+    if not all(isinstance(cast(object, key), (str, bytes)) for key in several):
+        raise ValueError(f"a secret is text or bytes, and a list of secrets has another type in it: {_HOW_TO_SET}")
     keys = tuple(key.encode() if isinstance(key, str) else bytes(key) for key in several)
     if not keys:
         raise ValueError(f"secret is an empty list: {_HOW_TO_SET}")

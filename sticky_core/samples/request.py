@@ -93,6 +93,8 @@ class hdr:
     number: int = -1
 
     def __post_init__(self) -> None:
+        if not isinstance(cast(object, self.name), str):
+            raise ConfigError(f"hdr: {self.name!r} is no name of a header: write hdr('X-Session')")
         if not self.name:
             raise ConfigError("hdr: a header has a name")
         if self.number == 0:

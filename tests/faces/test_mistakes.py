@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -417,3 +418,61 @@ def test_backend_beside_routes_is_an_error_with_the_way_out(face: Face):
 def test_arguments_of_replicas_in_the_wrong_order_are_an_error_that_shows_the_right_one(face: Face):
     with pytest.raises(ConfigError, match=r"^replicas: 3 is no function: write Server\.replicas\(create_app, 3\), "):
         face.package.Server.replicas(3, face.app)
+
+
+@pytest.mark.parametrize(
+    "make, problem",
+    [
+        (lambda it: it.NginxCookie(3), "nginx cookie 3: a cookie's name is made of"),
+        (lambda it: it.NginxCookie("A", path=3), "nginx cookie A: path=3 has the wrong type: write a path"),
+        (lambda it: it.NginxCookie("A", httponly="yes"), "nginx cookie A: httponly='yes' has the wrong type"),
+        (lambda it: it.Follow(it.Cookie("B"), "A"), "no Cookie: write Follow('JSESSIONID', Cookie('SERVERID'))"),
+        (lambda it: it.Follow("A", "B"), "'B' is no Cookie: write Follow('JSESSIONID', Cookie('SERVERID'))"),
+        (lambda it: it.cook(it.Cookie("A")), "cook"),
+        (lambda it: it.Learn.header(3), "3 is no name of a header"),
+        (lambda it: it.Dispatcher(it.Cookie("A", path="/x")), "Cookie('A', path='/x') is no Backend"),
+        (lambda it: it.accepts.of_backend("old", "A"), "'A' is no Cookie"),
+    ],
+)
+@pytest.mark.parametrize("package", [sticky_asgi, sticky_wsgi], ids=["asgi", "wsgi"])
+def test_name_of_the_wrong_type_is_a_problem_of_the_configuration(
+    package: Any, make: Any, problem: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("STICKY_SECRET", SECRET)
+    with pytest.raises(ConfigError) as caught:
+        make(package)
+    assert problem in str(caught.value) and "not given" not in str(caught.value)
+
+
+def test_cookie_is_shown_as_it_was_written():
+    cookie = Cookie("A", secret=SECRET, path="/x", accepts=[Cookie("OLD", signed=False)])
+    assert repr(cookie) == "Cookie('A', secret=..., path='/x', accepts=[Cookie('OLD', signed=False)])"
+
+
+@pytest.mark.parametrize("method", ["plan", "apply"])
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        (
+            lambda face, it: face.package.Cookie("B", secret=SECRET),
+            "backend web: Cookie('B', secret=...) is no BackendConfig",
+        ),
+        (lambda face, it: it, "is no BackendConfig: change the one in force: replace(backend.config, retries=1)"),
+        (lambda face, it: replace(it.config, persist="B"), "persist: 'B' is no way to persist: pass a Cookie"),
+        (lambda face, it: replace(it.config, servers=[it["s1"]]), "is no ServerConfig: write its .config"),
+        (lambda face, it: replace(it.config, servers=["s1"]), "'s1' is no ServerConfig: write Server(name, target)"),
+    ],
+)
+def test_change_to_something_else_than_a_configuration(face: Face, method: str, change: Any, problem: str):
+    backend = face.backend(face.server("s1"))
+    with pytest.raises(ConfigError) as caught:
+        getattr(backend, method)(change(face, backend))
+    assert problem in str(caught.value)
+
+
+def test_one_persistence_needs_no_tuple_in_a_change(face: Face):
+    backend = face.backend(face.server("s1"))
+    cookie = Cookie("B", secret=SECRET)
+    assert backend.plan(replace(backend.config, persist=cookie)).options == ("persist",)  # type: ignore[arg-type]
+    listed = replace(backend.config, persist=[cookie])  # type: ignore[arg-type]
+    assert listed == replace(backend.config, persist=(cookie,))

@@ -180,6 +180,12 @@ class Cookie:
         raise_problems(f"cookie {self.name}: {problem}" for problem in type_problems(self, _TYPES))
         raise_problems(f"cookie {self.name}: {problem}" for problem in _problems(self))
 
+    def __repr__(self) -> str:
+        """Return what a user would write: the options that are given, a secret as `...`."""
+        from sticky_core.options.written import as_written  # for messages only
+
+        return as_written(self)
+
     def settings(self) -> CookieSettings:
         """Return the options of the cookie with every default applied."""
         mode = MODES[self.mode]
@@ -293,6 +299,8 @@ def name_prefix(name: str) -> str:
 
 # Validation
 
+_IS_PLAIN = "; or, if it is HAProxy's or was plain until now, write signed=False"
+
 _TYPES: tuple[tuple[str, Kind, str], ...] = (
     ("name", str, "a text"),
     *(
@@ -365,7 +373,7 @@ def _problems_of_ids(cookie: Cookie) -> Iterator[str]:
         try:
             _keys(cookie)
         except ValueError as error:
-            yield str(error)
+            yield f"{error}{'' if cookie.secret is not UNSET else _IS_PLAIN}"
     if cookie.opaque is True and cookie.dynamic is not UNSET:
         yield "opaque and dynamic both make ids: use one"
     if cookie.dynamic == "":
@@ -443,14 +451,17 @@ def _problems_of_fallback(cookie: Cookie, fallback: object) -> Iterator[str]:
 
 def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
     if not isinstance(accepts, (list, tuple)):
-        yield f"accepts {accepts!r} is no list: write accepts=[Cookie({cookie.name!r}, ...)]"
+        name = "OLD" if accepts is None else accepts
+        example = accepts if _is_persistence(accepts) else f"Cookie({name!r})"
+        remedy = ", or leave it out" if accepts is None else ""
+        yield f"accepts {accepts!r} is no list: write accepts=[{example}]{remedy}"
         return
     try:
         itself = replace(cookie, accepts=UNSET, accepts_until=UNSET)
     except ConfigError:  # reported already
         itself = None
     for number, each in enumerate(cast("Sequence[object]", accepts)):
-        if isinstance(each, type) or not hasattr(each, "build") or not hasattr(each, "cookie_scopes"):
+        if not _is_persistence(each):
             name = each if isinstance(each, str) else "OLD"
             yield f"accepts: {each!r} is no persistence: write one such as Cookie({name!r}) or accepts.caddy('lb')"
             continue
@@ -461,3 +472,7 @@ def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
             yield f"accepts: {label} is this cookie itself: leave it out"
         elif each in accepts[:number]:
             yield f"accepts: {label} is there twice: write it once"
+
+
+def _is_persistence(given: object) -> bool:
+    return not isinstance(given, type) and hasattr(given, "build") and hasattr(given, "cookie_scopes")

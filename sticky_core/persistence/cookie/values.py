@@ -26,6 +26,7 @@ LONGEST_REMEMBERED = 1024
 
 _GIVE_OLD_NAME = "If it was renamed, give it formerly= with its old name."
 _PASS_SECRETS = "If the secret was changed, pass the one from before as well: secret=[old, new]."
+_ACCEPT_PLAIN = "If it was plain before, or is HAProxy's, write accepts=[Cookie({name!r}, signed=False)]."
 
 #: The servers with the id in a value, in order, each with the result to return if it is chosen.
 Candidates = tuple[tuple[Server, PersistenceResult], ...]
@@ -57,6 +58,7 @@ class CookieValues:
         # An application sets the cookie in the other modes, and what clients have from before us is a session id.
         self._logs_names = settings.is_signed or settings.mode.edit_value is None
         self._place = f"cookie {settings.name} of a client"
+        self._forged_remedy = f"{_PASS_SECRETS} {_ACCEPT_PLAIN.format(name=settings.name)}"
         if not settings.is_opaque:
             self._remedy = GIVE_FORMERLY
         else:  # an id is a digest by the secret of a name
@@ -162,7 +164,7 @@ class CookieValues:
             # a longer value can't be one of ours, so no signature is computed for it
             verified = self._signing.verify(value) if len(value) <= self._ids.longest_value else None
             if verified is None:
-                return InvalidMark(Claim.INVALID, Reason.FORGED, place=self._place, remedy=_PASS_SECRETS)
+                return InvalidMark(Claim.INVALID, Reason.FORGED, place=self._place, remedy=self._forged_remedy)
             payload, key = verified
         last_seen = first_seen = None
         if not self._settings.mode.has_prefix:

@@ -215,7 +215,8 @@ def test_mark_that_we_have_not_signed_is_logged_once_and_never_by_name(cookie: s
     (line,) = lines(caplog)
     assert line == (
         "backend web: cookie SRV of a client is not signed with the secret of this backend. If the secret was changed, "
-        "pass the one from before as well: secret=[old, new]. This is logged once; `Backend.forged_marks` counts all."
+        "pass the one from before as well: secret=[old, new]. If it was plain before, or is HAProxy's, write "
+        "accepts=[Cookie('SRV', signed=False)]. This is logged once; `Backend.forged_marks` counts all."
     )
 
 

@@ -243,6 +243,8 @@ def test_the_environment_s_secret_must_be_long_enough_too(monkeypatch: pytest.Mo
         pytest.param(["", NEW], "shorter than 16 bytes", id="an empty old one"),
         pytest.param([], "empty list", id="an empty list"),
         pytest.param((), "empty list", id="an empty tuple"),
+        pytest.param([32], "another type in it", id="a number, of which bytes() would make that many zeros"),
+        pytest.param(bytearray(32), "another type in it", id="bytes that can be changed"),
     ],
 )
 def test_a_weak_secret_is_refused_and_not_shown(

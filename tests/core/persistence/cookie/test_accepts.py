@@ -413,8 +413,14 @@ def test_accepted_cookies_follow_a_change_of_servers():
 @pytest.mark.parametrize(
     "options, problem",
     [
-        pytest.param({"accepts": "OLD"}, "accepts 'OLD' is no list: write accepts=[Cookie('NEW', ...)]", id="no list"),
-        pytest.param({"accepts": PLAIN}, "is no list: write accepts=[", id="one alone"),
+        pytest.param({"accepts": "OLD"}, "accepts 'OLD' is no list: write accepts=[Cookie('OLD')]", id="no list"),
+        pytest.param({"accepts": None}, "is no list: write accepts=[Cookie('OLD')], or leave it out", id="None"),
+        pytest.param(
+            {"accepts": PLAIN},
+            "accepts Cookie('OLD', signed=False) is no list: write accepts=[Cookie('OLD', signed=False)]",
+            id="one alone",
+        ),
+        pytest.param({"accepts": [PLAIN, PLAIN]}, "accepts: Cookie('OLD') is there twice: write it once", id="twice"),
         pytest.param(
             {"accepts": ["OLD"]}, "accepts: 'OLD' is no persistence: write one such as Cookie('OLD')", id="a name"
         ),
