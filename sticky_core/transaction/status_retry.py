@@ -56,6 +56,7 @@ class StatusRetry(Transaction[RawRequest, ClientSend]):
         self._kept = *self._held, response
 
     def restore_response(self) -> Any:
+        self.drop_next_server()  # there is one if the client has disconnected before it was tried
         kept = getattr(self, "_kept", None)
         if kept is None:
             return None

@@ -651,6 +651,32 @@ def test_on_asgi_a_held_response_that_is_too_long_is_not_passed_on(ring: Ring) -
     assert (response.status, response.decision.server, response.all("retry-after")) == (503, None, ["5"])
 
 
+@ASGI
+@pytest.mark.parametrize("length", [1, 80_000], ids=["kept", "too long to be kept"])
+def test_on_asgi_a_client_that_leaves_before_the_next_attempt_leaves_no_slot_taken(ring: Ring, length: int) -> None:
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.body", "body": bytes(length)})
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    log: list[Decision] = []
+    servers = [Server("s1", waiting, maxconn=1), Server("s2", AsgiSite(ring, "s2"), maxconn=1)]
+    backend = Backend("web", servers, balance=RoundRobin(start=0), retry_on="503", log=log.append)
+    messages = [{"type": "http.request"}, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    dispatcher: Any = ring.face.dispatcher(backend)
+    asyncio.run(dispatcher(scope, receive, send))
+    assert [len(server.in_flight) for server in servers] == [0, 0]
+    assert ring.received == [] and [decision.attempts for decision in log] == [("s1",)]
+
+
 def test_an_exception_of_the_next_app_is_raised(ring: Ring) -> None:
     error = LookupError("the winner's own")
     spare(ring, [OFF], [Turn(before=raising(error))])
