@@ -102,11 +102,12 @@ class Ejections:
         surplus: list[Server] = []
         if any(count > 0 for count in over.values()):
             for server in self._ejected:
-                group = (server, *self._trackers(server))
-                if any(over[each.config.backup] > 0 for each in group):
+                group = (self._counted.get(each) for each in (server, *self._trackers(server)))
+                fewer = Counter(backup for backup, is_ejected in filter(None, group) if is_ejected)
+                if any(over[backup] > 0 for backup in fewer):
                     surplus.append(server)
-                    for each in group:
-                        over[each.config.backup] -= 1
+                    for backup, count in fewer.items():
+                        over[backup] -= count
         return surplus
 
     def reason_to_end(self, server: Server) -> str:

@@ -370,6 +370,12 @@ def test_server_in_maintenance_that_tracks_it_is_not_counted():
     assert run(backend, clock, "t1=maint s1- t1=ready") == "UUUM DUUM UUUU", "two of four are more than a third"
 
 
+def test_server_in_maintenance_that_tracks_one_of_too_many_stands_for_none_of_them():
+    servers = [*failing("s1", "s2", "s3"), Server("t1", app, track="s1")]
+    backend, clock = make_backend(*servers, max_ejected=1.0)
+    assert run(backend, clock, "t1=maint s1- s2- s3- max:0.34") == "UUUM DUUM DDUM DDDM UUDM"
+
+
 # -- changes
 
 
