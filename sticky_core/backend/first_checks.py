@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from sticky_core.backend.milestone import Milestone
 from sticky_core.backend.state import BackendState
+from sticky_core.health.runtime import CheckRuntime
 from sticky_core.server.server import Server
 
 _log = logging.getLogger("sticky_sessions")
@@ -42,7 +43,8 @@ class FirstChecks:
         self.is_over = False
         #: how many seconds the start waits at most
         self.timeout = 0.0
-        self._awaited: set[Server] | None = None  # the servers that the start waits for; None: it has not begun
+        # the servers that the start waits for, each with the run of its check; None: it has not begun
+        self._awaited: dict[Server, CheckRuntime] | None = None
         self._not_due: deque[Server] = deque()  # of those, the ones with a check to be made due when another has ended
         self._to_reach: deque[Milestone] = deque()  # by `publish`
         self._idle_since: float | None = None  # since when a caller waits for `checked`, and nothing runs the checks
@@ -67,6 +69,7 @@ class FirstChecks:
         """Record which of `servers` have been checked: they may have been just now, or may have another check, be in
         maintenance or be removed.
         """
+        not_due: set[Server] | None = None  # made only where it is needed
         for server in servers:
             checking = server.checking
             is_unchecked = checking is not None and not checking.has_run and not server.in_maint
@@ -74,9 +77,15 @@ class FirstChecks:
                 self._unchecked.add(server)
             else:
                 self._unchecked.discard(server)
-            if self._awaited and server in self._awaited and not (is_unchecked and _is_awaited(server)):
-                self._awaited.remove(server)
-                self._make_next_due()
+            if self._awaited and server in self._awaited:
+                if checking is None or not (is_unchecked and _is_awaited(server)):
+                    del self._awaited[server]
+                    self._make_next_due()
+                elif checking is not self._awaited[server]:  # the server has got another check, or another address
+                    self._awaited[server] = checking
+                    not_due = set(self._not_due) if not_due is None else not_due
+                    if server not in not_due:
+                        checking.expedite(self._backend.clock.monotonic())
         self._settle()
 
     def begin(self, now: float) -> list[str]:
@@ -86,9 +95,11 @@ class FirstChecks:
         awaited = [each for each in self._backend.snapshot.servers if each in self._unchecked and _is_awaited(each)]
         connect = self._backend.snapshot.config.timeouts.in_seconds.connect
         self.timeout = 0.0
+        runs: dict[Server, CheckRuntime] = {}
         for number, server in enumerate(awaited):
             checking = server.checking
             assert checking is not None
+            runs[server] = checking
             # Later ones are due as if nothing waited, or when one of these has ended: servers that hang delay them by
             # an interval at most.
             delay = checking.first_delay if number >= MAX_AT_ONCE else 0.0
@@ -97,7 +108,7 @@ class FirstChecks:
             longest = checking.longest(connect if over_network else None)
             self.timeout = max(self.timeout, delay + longest + GRACE)
         self._not_due = deque(awaited[MAX_AT_ONCE:])
-        self._awaited = set(awaited)  # last: other threads read `has_begun` without the lock, and then `timeout`
+        self._awaited = runs  # last: other threads read `has_begun` without the lock, and then `timeout`
         self._settle()
         return [server.name for server in awaited]
 
@@ -111,7 +122,7 @@ class FirstChecks:
 
     def give_up(self) -> list[str]:
         """Wait for no server any longer. Return the names of those that were waited for in vain."""
-        awaited, self._awaited = self._awaited or set(), set()
+        awaited, self._awaited = self._awaited or {}, {}
         self._not_due.clear()
         self._settle()
         return sorted(server.name for server in awaited)

@@ -353,6 +353,19 @@ def test_server_that_is_added_before_the_start_is_waited_for():
     assert is_over(web)
 
 
+@pytest.mark.parametrize("count", [3, MAX_AT_ONCE + 2])
+def test_check_that_is_changed_while_the_start_waits_is_due_at_once_as_well(count: int):
+    web = build_backend(urls(*range(count)), check=Check("/wrong", inter=count, startup="wait"))
+    web.monitor.begin_startup()
+    record(web, "s1")
+    delays = [due(web, server.name) for server in web.servers]
+    web.apply(replace(web.config, check=Check("/right", inter=count, startup="wait")))
+    changed = [due(web, server.name) for server in web.servers]
+    assert [delay == 0 for delay in changed[2:]] == [delay == 0 for delay in delays[2:]], "no more of them at once"
+    record(web, *(server.name for server in web.servers if server.name != "s1"))
+    assert is_over(web)
+
+
 def test_check_that_is_changed_to_proceed_ends_the_wait():
     web = build_backend(urls(1), check=WAIT)
     web.monitor.begin_startup()
