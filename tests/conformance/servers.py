@@ -1,4 +1,4 @@
-"""Servers as processes: how each kind is started and stopped, and what it prints; and how one in a thread is closed."""
+"""Servers as processes: how each kind is started and stopped, and what it prints; and servers in a thread."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,36 @@ def start(launch: Callable[[], ServerProcess]) -> ServerProcess:
         if "in use" not in served.output:  # another process may have taken the port meanwhile
             break
     raise AssertionError(f"{' '.join(served.command)} did not start:\n{served.output}")
+
+
+def serve_by_uvicorn(app: Any, stack: ExitStack) -> int:
+    """Serve an ASGI app by uvicorn, in a thread, until the stack is closed. Return the port."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, HOST, 0, log_level="critical", ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(setattr, server, "should_exit", True)
+    until(lambda: server.started, "uvicorn listens")
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return port
+
+
+def serve_by_waitress(app: Any, stack: ExitStack, threads: int) -> int:
+    """Serve a WSGI app by waitress, in a thread that has `threads` others, until the stack is closed. Return the
+    port.
+    """
+    import waitress  # type: ignore[import-untyped]  # it has no types
+
+    server: Any = waitress.create_server(app, host=HOST, port=0, threads=threads)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(close_waitress, server)
+    stack.callback(server.task_dispatcher.shutdown)
+    port: int = server.effective_port
+    return port
 
 
 def close_waitress(server: Any) -> None:

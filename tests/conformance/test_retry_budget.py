@@ -14,8 +14,6 @@ from typing import Any
 
 import anyio
 import pytest
-import uvicorn
-import waitress  # type: ignore[import-untyped]  # it has no types
 
 import sticky_asgi
 import sticky_wsgi
@@ -25,7 +23,7 @@ from sticky_core.clock import ManualClock
 from sticky_core.decision import Decision
 from sticky_core.server.server import Server
 from tests.conformance.origins import bound
-from tests.conformance.servers import close_waitress
+from tests.conformance.servers import serve_by_uvicorn, serve_by_waitress
 
 HOST = "127.0.0.1"
 DEADLINE = 300.0
@@ -61,35 +59,21 @@ def meeting_wsgi(app: Any) -> Any:
     return meeting
 
 
-def serve_by_uvicorn(backend: Backend, stack: ExitStack, until: Callable[..., None]) -> int:
+def serve_asgi(backend: Backend, stack: ExitStack) -> int:
     app: Any = MeetingAsgi(sticky_asgi.Dispatcher(backend))
-    server = uvicorn.Server(uvicorn.Config(app, HOST, 0, log_level="critical", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    stack.callback(thread.join)
-    stack.callback(setattr, server, "should_exit", True)
-    until(lambda: server.started, "the gateway listens")
-    port: int = server.servers[0].sockets[0].getsockname()[1]
-    return port
+    return serve_by_uvicorn(app, stack)
 
 
-def serve_by_waitress(backend: Backend, stack: ExitStack, until: Callable[..., None]) -> int:
+def serve_wsgi(backend: Backend, stack: ExitStack) -> int:
     dispatcher = sticky_wsgi.Dispatcher(backend)
-    server: Any = waitress.create_server(meeting_wsgi(dispatcher), host=HOST, port=0, threads=REQUESTS)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
     stack.callback(dispatcher.replicas.stop)
-    stack.callback(thread.join)
-    stack.callback(close_waitress, server)
-    stack.callback(server.task_dispatcher.shutdown)
-    port: int = server.effective_port
-    return port
+    return serve_by_waitress(meeting_wsgi(dispatcher), stack, REQUESTS)
 
 
-@pytest.fixture(params=[serve_by_uvicorn, serve_by_waitress], ids=["uvicorn", "waitress"])
-def serve(request: pytest.FixtureRequest, until: Callable[..., None]) -> Iterator[Callable[[Backend], int]]:
+@pytest.fixture(params=[serve_asgi, serve_wsgi], ids=["uvicorn", "waitress"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Callable[[Backend], int]]:
     with ExitStack() as stack:
-        yield partial(request.param, stack=stack, until=until)
+        yield partial(request.param, stack=stack)
 
 
 def fetch(port: int) -> int:
