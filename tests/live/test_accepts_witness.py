@@ -127,6 +127,8 @@ MODES = [
     Mode("Caddy", CADDY, caddy("lb_policy cookie"), sticky_asgi.accepts.caddy(), "lb"),
     Mode("Caddy, with a name and a secret", CADDY, caddy("lb_policy cookie srv s3cret"),
         sticky_asgi.accepts.caddy("srv", "s3cret"), "srv"),
+    Mode("Caddy, with a placeholder that it does not replace", CADDY, caddy("lb_policy cookie srv {env.HOME}"),
+        sticky_asgi.accepts.caddy("srv", "{env.HOME}"), "srv"),
     Mode("Traefik, given name", TRAEFIK, traefik(name="shop id"), sticky_asgi.accepts.traefik("shop id"), "shop_id"),
     Mode("Traefik, name made of the service", TRAEFIK, traefik(), sticky_asgi.accepts.traefik(service="shop@file"),
         "_8705d"),

@@ -23,7 +23,8 @@ def caddy(name: str = "lb", secret: str = "") -> ForeignCookie:
     """Return the cookie of Caddy: `lb_policy cookie [<name> [<secret>]]`, for `Cookie(accepts=[...])`.
 
     - `name`: the name of the cookie. Default: `lb`, as in Caddy.
-    - `secret`: Caddy's secret, text. Default: empty, as in Caddy; then clients can make values.
+    - `secret`: Caddy's secret, text. Default: empty, as in Caddy; then clients can make values. Caddy replaces
+      `{$LB_SECRET}` in a Caddyfile, but not `{env.LB_SECRET}`: there the secret is these characters.
 
     The value names the address that Caddy dials, as it is written in the Caddyfile. A server is found by the host and
     port of its URL, and by what its `formerly` lists: `"10.0.0.1:80"`, `"app"` for `app:80`, `"unix//run/a.sock"`; for
