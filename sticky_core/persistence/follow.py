@@ -20,6 +20,7 @@ from sticky_core.persistence.cookie.config import Cookie, FallbackCookie, name_p
 from sticky_core.persistence.cookie.engine import CookieEngine
 from sticky_core.persistence.cookie.settings import written_samesite
 from sticky_core.persistence.cookie_scope import CookieScope
+from sticky_core.persistence.persistence import inserted_names, label_of
 from sticky_core.server.server import Server
 
 Attributes = Literal["copied", "elb", "own"]
@@ -81,6 +82,12 @@ class Follow:
                 yield (
                     f"cookie {each.name}: browsers demand certain attributes for names that begin with {prefix}, and "
                     "only the application decides those: give it another name, or set attributes='own'"
+                )
+        for accepted in settings.accepts:
+            if self.application in inserted_names(accepted):
+                yield (
+                    f"cookie {cookie.name} accepts {label_of(accepted)}, which would be removed from requests: it is "
+                    "the cookie of the application: leave it out"
                 )
         for option in ("postonly", "refresh", "maxidle"):
             if getattr(cookie, option) is not UNSET:

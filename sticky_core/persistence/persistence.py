@@ -136,7 +136,12 @@ class OnlyAccepted(Protocol):
 
 def cookie_names(persist: Persist) -> set[str]:
     """Return the names of the cookies of a persistence, without those of which it writes nothing."""
-    names = {scope.name for scope in persist.cookie_scopes()}
+    return inserted_names(persist).union(scope.name for scope in persist.cookie_scopes())
+
+
+def inserted_names(persist: Persist) -> set[str]:
+    """Return the names of the cookies of a persistence, without those of the application."""
+    names = {scope.name for scope in persist.cookie_scopes() if scope.is_inserted}
     return names.union(persist.cookie_names) if isinstance(persist, NamesCookies) else names
 
 

@@ -32,7 +32,7 @@ from sticky_core.persistence.cookie.settings import (
     written_samesite,
 )
 from sticky_core.persistence.cookie_scope import CookieScope
-from sticky_core.persistence.persistence import Persist, cookie_names, label_of
+from sticky_core.persistence.persistence import AcceptsCookies, Persist, cookie_names, label_of
 from sticky_core.persistence.signing import Secret, secrets
 from sticky_core.server.server import Server
 
@@ -466,7 +466,9 @@ def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
             yield f"accepts: {each!r} is no persistence: write one such as Cookie({name!r}) or accepts.caddy('lb')"
             continue
         label = label_of(cast("Persist", each))
-        if isinstance(each, Cookie) and each.accepts is not UNSET:
+        if (isinstance(each, Cookie) and each.accepts is not UNSET) or (
+            isinstance(each, AcceptsCookies) and each.accepted_names()
+        ):
             yield f"accepts: {label} has accepts of its own, which would have no effect: put all in one list"
         elif each == itself:
             yield f"accepts: {label} is this cookie itself: leave it out"

@@ -13,10 +13,12 @@ from sticky_core.persistence.chain import PersistenceChain
 from sticky_core.persistence.claim import Claim, Mark, Reason
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.cookie.engine import CookieEngine
+from sticky_core.persistence.follow import Follow
 from sticky_core.persistence.nginx import NginxCookie
 from sticky_core.persistence.persistence import Persist
 from sticky_core.persistence.route import Route
 from sticky_core.persistence.signing import Signing
+from sticky_core.samples.request import cook
 from sticky_core.server.server import Server
 from tests.core.fakes import FakeRequest, RecordedResponse
 from tests.core.persistence.cookie.marks import NEW, build
@@ -129,3 +131,32 @@ def test_every_problem_is_told_beside_those_of_accepts():
 def test_mark_that_is_accepted_twice_is_told():
     (told,) = problems_of(accepts=[PLAIN, Cookie("OLD", signed=False)])
     assert told == "cookie NEW: accepts: Cookie('OLD') is there twice: write it once"
+
+
+def test_accepts_within_accepts_is_told():
+    (told,) = problems_of(accepts=[Follow("SID", Cookie("F", secret=NEW, accepts=[PLAIN]))])
+    assert "accepts: Follow has accepts of its own, which would have no effect" in told
+
+
+@pytest.mark.parametrize(
+    "accepted", [Cookie("SID", signed=False), NginxCookie("SID"), foreign.caddy("SID"), foreign.envoy("SID")]
+)
+def test_cookie_of_the_app_that_is_followed_can_not_be_accepted(accepted: Persist):
+    with pytest.raises(ConfigError, match=r"follow SID: cookie NEW accepts .*SID.*, which would be removed from"):
+        Follow("SID", accepting(accepted))
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        Cookie("SID", mode="prefix", signed=False),
+        Cookie("SID", mode="rewrite", signed=False),
+        Cookie("SID", mode="passive"),
+        Route(cook("SID")),
+        foreign.nginx_sticky_module("SID", transfer=True),
+    ],
+)
+def test_cookie_of_the_app_that_is_followed_may_name_the_server(accepted: Persist):
+    request = FakeRequest(["SID=r9~abc"])
+    engine_of(Follow("SID", accepting(accepted)), servers_at_addresses()).recognise(request)
+    assert request.cookies == ("SID=r9~abc",)
