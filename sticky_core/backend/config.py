@@ -96,7 +96,7 @@ class BackendConfig:
                 yield f"has {count} servers called {name}: give each a name of its own"
         for name, count in _repeated(cookie.name for cookie in self.cookie_scopes):
             yield f"persists by cookie {name} in {count} ways that would undo each other: give each a name of its own"
-        if any(server.formerly for server in self.servers):
+        if [server for server in self.servers if server.formerly]:  # one call, however many servers there are
             from sticky_core.server import formerly  # few servers were called something else
 
             yield from formerly.problems_of_servers(self.servers)
