@@ -22,6 +22,7 @@ from sticky_wsgi.clients import disconnect_check, truncation
 from sticky_wsgi.messages import (
     Environ,
     StartResponse,
+    Transaction,
     WSGIApp,
     count_client_disconnect,
     end_for_disconnected_client,
@@ -157,7 +158,7 @@ class Upstream(CoreUpstream):
         try:
             connection.begin(environ.get("REQUEST_METHOD", "GET"), disconnect_check(environ))
             if outgoing.has_body:
-                _upload(connection, outgoing, first, body)
+                _upload(connection, outgoing, first, body, find_transaction(environ, start_response))
             else:
                 connection.write(outgoing.head)
             if not response.status:
@@ -264,8 +265,12 @@ def _read(body: Body) -> bytes:
         raise ClientDisconnected from None
 
 
-def _upload(connection: Connection, outgoing: OutgoingRequest, first: bytes, body: Body) -> None:
-    """Send head and body as the body arrives, until the upstream responds."""
+def _upload(
+    connection: Connection, outgoing: OutgoingRequest, first: bytes, body: Body, transaction: Transaction | None
+) -> None:
+    """Send head and body as the body arrives, until the upstream responds. ServerFailure if the time for all attempts
+    of `transaction` is over before that.
+    """
     response = connection.response
     chunked = outgoing.framing is Framing.CHUNKED
     left = outgoing.length
@@ -291,3 +296,5 @@ def _upload(connection: Connection, outgoing: OutgoingRequest, first: bytes, bod
             return
         data = b""
         piece = _read(body)
+        if transaction is not None and transaction.seconds_left == 0:  # else looked at only where nothing can be sent
+            raise ServerFailure(Failure.TOTAL_TIMEOUT)

@@ -23,6 +23,7 @@ import sticky_wsgi.body
 from sticky_core.backend.backend import Backend
 from sticky_core.balance import Hash, RoundRobin
 from sticky_core.clock import ManualClock
+from sticky_core.decision import Decision
 from sticky_core.errors import ConfigError, Failure, ServerFailure
 from sticky_core.health.check import Check
 from sticky_core.http.timeouts import Timeouts
@@ -252,6 +253,42 @@ def test_upstream_that_sends_its_head_bit_by_bit_is_left(face: Face, stack: Exit
 
     response = face.client(backend_of(face, origin_of(stack, trickle).url))()
     assert_ended(response)
+
+
+def test_upload_that_takes_too_long_is_given_up_on_wsgi_as_well(stack: ExitStack):
+    from tests.faces.conftest import Wsgi
+
+    face, clock, reads = Wsgi(), ManualClock(), []
+
+    class EndlessInput:
+        def read(self, size: int) -> bytes:
+            reads.append(size)
+            assert len(reads) < 10, "the upload goes on"
+            if len(reads) == 3:
+                clock.advance(NEVER)
+            return bytes(size)
+
+    def take_all(origin: Origin, connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
+
+    log: list[Decision] = []
+    timeouts = Timeouts(connect=NEVER, server=NEVER, total=NEVER)
+    backend = backend_of(face, origin_of(stack, take_all).url, clock=clock, timeouts=timeouts, log=log.append)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": EndlessInput(),
+        "wsgi.input_terminated": True,
+        "HTTP_TRANSFER_ENCODING": "chunked",
+    }
+    heads: list[str] = []
+    face.dispatcher(backend)(environ, lambda status, headers, exc_info=None: heads.append(status))
+    assert [head[:3] for head in heads] == ["504"]
+    assert [decision.failures for decision in log] == [(Failure.TOTAL_TIMEOUT,)]
+    assert charged(backend) == [0]
 
 
 def test_attempt_that_has_exceeded_its_own_timeout_is_charged(face: Face, stack: ExitStack):
