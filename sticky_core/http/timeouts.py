@@ -34,9 +34,10 @@ class Timeouts:
     - `total`: for the head of the response over all attempts, from the first look at the request on: waits in queues,
       pauses, connections, and what client and servers take until then; duration, default None: no limit (Envoy
       `timeout`). When it is over, no further attempt begins, the client gets a 504, and no server is charged with it. A
-      response that has begun is not cut off; a WebSocket has begun when it is accepted or refused. On WSGI an app in
-      this process can't be interrupted: its response is passed on however late it is; waits, further attempts, and
-      connections to upstreams are limited.
+      response that has begun is not cut off; a WebSocket has begun when it is accepted or refused. On ASGI an app in
+      this process is cancelled; what can't be, such as a plain function that Starlette runs in a thread, is awaited
+      before the 504. On WSGI an app in this process can't be interrupted: its response is passed on however late it is;
+      waits, further attempts, and connections to upstreams are limited.
 
     Raises `ConfigError` for a value that is not a duration above 0.
     """

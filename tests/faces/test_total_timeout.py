@@ -458,6 +458,22 @@ def test_app_that_waits_for_the_client_is_cancelled_too(call):
     assert statuses(call(build_asgi_backend(waiting))) == [504]
 
 
+def test_what_can_not_be_cancelled_is_awaited_and_its_response_is_too_late(call):
+    finished: list[bool] = []
+
+    async def shielded(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.CancelScope(shield=True):  # as around a function in a thread
+            await anyio.sleep(2 * SOON)
+            finished.append(True)
+        await respond(scope, receive, send)
+
+    log: list[Decision] = []
+    backend = build_asgi_backend(shielded, respond, log=log.append)
+    assert (statuses(call(backend)), finished) == ([504], [True])
+    assert [decision.failures for decision in log] == [(Failure.TOTAL_TIMEOUT,)]
+    assert charged(backend) == [0, 0]
+
+
 def test_exception_by_which_an_app_reacts_to_the_cancellation_is_no_failure_of_it(call):
     async def waiting(scope: Any, receive: Any, send: Any) -> None:
         try:
