@@ -135,6 +135,7 @@ class AcceptedCookies:
         self._clock = clock
         self._accepted: list[_Accepted] = []
         self._warning = _Warning()
+        self._configs = {server: server.config for server in servers}
         # a cookie that ours overwrites is not deleted
         deleted = {
             _Identity.of(f"{each.name}={each.attribute_text(is_tls=False)}")
@@ -157,6 +158,10 @@ class AcceptedCookies:
     ) -> AcceptedCookies:
         """Return a copy for `servers`: without `removed`, and with `added`."""
         changed = copy(self)
+        changed._configs = dict(self._configs)
+        for server in removed:
+            del changed._configs[server]
+        changed._configs.update((server, server.config) for server in added)
         changed._accepted = [
             each.with_engine(
                 each.engine.with_servers(servers, added, removed)
@@ -183,9 +188,14 @@ class AcceptedCookies:
         self._warning = _Warning()
         self._warning.is_logged = True
 
-    def state_changed(self, server: Server) -> None:
+    def state_changed(self, server: Server) -> bool:
+        """Update what depends on `server`. Return whether other values may name it than before, so that another part of
+        an application's cookie is removed from requests: it has another configuration, such as another address.
+        """
         for each in self._accepted:
             each.engine.state_changed(server)
+        before, self._configs[server] = self._configs[server], server.config
+        return before is not server.config
 
     def remove_from(self, request: Request) -> None:
         """Remove the accepted cookies from what the server gets, except the application's own."""

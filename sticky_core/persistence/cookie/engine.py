@@ -88,15 +88,14 @@ class CookieEngine:
 
     def state_changed(self, server: Server) -> None:
         """Make new values if the server has another instance, or with `dynamic` another address."""
-        if self.accepted is not None:
-            self.accepted.state_changed(server)
+        is_accepted_otherwise = self.accepted is not None and self.accepted.state_changed(server)
         changed = self._ids.update(server)
         for each in changed:
             self._values.update(each)
         if self._values.has_other_instance(server):
             self._values.update(server)
             changed = [server]
-        if changed:
+        if changed or is_accepted_otherwise:
             self._forget_results()
 
     def _forget_results(self) -> None:

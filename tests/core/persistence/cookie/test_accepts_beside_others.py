@@ -160,3 +160,20 @@ def test_cookie_of_the_app_that_is_followed_may_name_the_server(accepted: Persis
     request = FakeRequest(["SID=r9~abc"])
     engine_of(Follow("SID", accepting(accepted)), servers_at_addresses()).recognise(request)
     assert request.cookies == ("SID=r9~abc",)
+
+
+def test_part_of_another_balancer_is_removed_also_once_a_server_has_its_address():
+    servers = servers_at_addresses()
+    backend = Backend(
+        "web", servers, persist=accepting(foreign.nginx_sticky_module("route", text="raw", transfer=True))
+    )
+    assert isinstance(backend.persistence, CookieEngine)
+    sent = f"{marked(backend.persistence, servers[0])}; route=127.0.0.1:8009 session"
+    kept = sent.partition("; ")[2]
+    for address, forwarded in (("", kept), ("http://127.0.0.1:8009", "route=session")):
+        if address:
+            servers[1].target = address
+        for _ in range(2):  # the second time from a cache
+            request = FakeRequest([sent])
+            result = backend.persistence.recognise(request)
+            assert (result.server, request.cookies) == (servers[0], (forwarded,))
