@@ -118,7 +118,7 @@ class Replicas(BackendComponent):
         if self.kind != "wsgi":
             return
         probes = {"check": config.check.probe if config.check is not None else None}
-        for server in config.servers:
+        for server in [server for server in config.servers if server.check]:  # few have their own
             if isinstance(server.check, Check):
                 probes[f"server {server.name}: check"] = server.check.probe
         for where, probe in probes.items():
