@@ -86,14 +86,14 @@ def test_counts_go_on_under_other_configurations_as_long_as_the_same_is_accepted
             with_persist(config, accepting(NginxCookie("N"), Cookie("OTHER", signed=False), OLD)),
             with_persist(config, accepting(OLD, NginxCookie("N")), ignore_persist=lambda request: False),
             with_persist(config, Route(cook("ROUTE")), accepting(OLD, NginxCookie("N")), persist_on_down=True),
-            with_persist(config, Follow("OLD", accepting(OLD, NginxCookie("N")), attributes="own")),
+            with_persist(config, Follow("SID", accepting(OLD, NginxCookie("N")), attributes="own")),
         ):
             run.apply(lambda changed=changed: backend.apply(changed))  # type: ignore[misc]
             counts = {each.accepted: each for each in backend.accepted_marks}
             assert counts.pop(LABEL) == expected and counts.pop("NginxCookie('N')") == nginx
             assert set(counts) <= {"Cookie('OTHER')"}
             clock.advance(1)
-            run.get(cookie="OLD=s1")
+            run.get(cookie="OLD=s1; SID=1")
             if changed.servers[0].cookie is None:
                 expected = replace(expected, honoured=expected.honoured + 1, last=clock.wall())
             else:
