@@ -35,13 +35,17 @@ def location_of(text: str) -> Location | None:
     if it is a name or an id.
     """
     try:
-        return Location.parse(text if has_scheme(text) else f"http://{text}") if _is_address(text) else None
+        return Location.parse(_as_url(text)) if _is_address(text) else None
     except ValueError:
         return None
 
 
 def _is_address(text: str) -> bool:
     return has_scheme(text) or _ADDRESS.fullmatch(text) is not None
+
+
+def _as_url(text: str) -> str:
+    return text if has_scheme(text) else f"http://{text}"
 
 
 def problems_of_types(formerly: object) -> Iterator[str]:
@@ -66,11 +70,11 @@ def problems_of_texts(formerly: tuple[str, ...]) -> Iterator[str]:
                 f"formerly: {text!r} can't be what a client brings: "
                 "printable ASCII without space, quotes, comma, semicolon, backslash"
             )
-        elif has_scheme(text):
+        elif _is_address(text):
             try:
-                Location.parse(text)
+                Location.parse(_as_url(text))
             except ValueError as error:
-                yield f"formerly: {error}"
+                yield f"formerly: {error if has_scheme(text) else f'{text!r} has no port from 1 to 65535'}"
 
 
 def problems_of_servers(servers: Sequence[NamedServer]) -> Iterator[str]:

@@ -476,3 +476,22 @@ def test_one_persistence_needs_no_tuple_in_a_change(face: Face):
     assert backend.plan(replace(backend.config, persist=cookie)).options == ("persist",)  # type: ignore[arg-type]
     listed = replace(backend.config, persist=[cookie])  # type: ignore[arg-type]
     assert listed == replace(backend.config, persist=(cookie,))
+
+
+@pytest.mark.parametrize(
+    "name, remedy",
+    [
+        ("haproxy", "write Cookie('SERVERID', signed=False)"),
+        ("nginx", "write NginxCookie('srv_id')"),
+        ("Caddy", "write accepts.caddy"),
+        ("istio", "write accepts.envoy"),
+        ("aws", "its values can't be read"),
+        ("kong", "there are apache, arr, caddy"),
+    ],
+)
+@pytest.mark.parametrize("package", [sticky_asgi, sticky_wsgi], ids=["asgi", "wsgi"])
+def test_balancer_without_a_function_is_answered_with_what_to_write(package: Any, name: str, remedy: str):
+    with pytest.raises(AttributeError, match=f"^accepts has no {name}: ") as caught:
+        getattr(package.accepts, name)
+    assert remedy in str(caught.value)
+    assert not hasattr(package.accepts, "__wrapped__")

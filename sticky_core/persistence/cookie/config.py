@@ -451,10 +451,9 @@ def _problems_of_fallback(cookie: Cookie, fallback: object) -> Iterator[str]:
 
 def _problems_of_accepted(cookie: Cookie, accepts: object) -> Iterator[str]:
     if not isinstance(accepts, (list, tuple)):
-        name = "OLD" if accepts is None else accepts
+        name = accepts if isinstance(accepts, str) else "OLD"
         example = accepts if _is_persistence(accepts) else f"Cookie({name!r})"
-        remedy = ", or leave it out" if accepts is None else ""
-        yield f"accepts {accepts!r} is no list: write accepts=[{example}]{remedy}"
+        yield f"accepts {accepts!r} is no list: write accepts=[{example}], or leave it out"
         return
     try:
         itself = replace(cookie, accepts=UNSET, accepts_until=UNSET)

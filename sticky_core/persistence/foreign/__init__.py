@@ -9,6 +9,8 @@ Apache) is `Route(cook("JSESSIONID"))`. What is encrypted, or names no server (A
 Application Gateway, ring hashes of Envoy and Istio), can't be accepted.
 """
 
+from typing import TYPE_CHECKING
+
 from sticky_core.persistence.foreign.apache import apache
 from sticky_core.persistence.foreign.caddy import caddy
 from sticky_core.persistence.foreign.envoy import envoy
@@ -31,3 +33,28 @@ __all__ = [
     "traefik",
     "yarp",
 ]
+
+#: what to write for a balancer that has no function here
+_INSTEAD = {
+    "haproxy": "write Cookie('SERVERID', signed=False), with the options of its cookie line",
+    "nginx": "write NginxCookie('srv_id') for sticky cookie",
+    "istio": "write accepts.envoy(name)",
+    "tomcat": "write Route(cook('JSESSIONID'))",
+    "jetty": "write Route(cook('JSESSIONID'))",
+    "azure": "write accepts.table(name, {value: server}) for the App Service",
+    "alb": "write alb() for a cookie of ours; the values of AWS can't be read",
+    "elb": "write elb() for a cookie of ours; the values of AWS can't be read",
+    **dict.fromkeys(("aws", "google", "cloudflare"), "its values can't be read: let both balancers run for a while"),
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Raise AttributeError with what to write: the page "Move from another balancer" has each of them."""
+        from sticky_core.options.spelling import nearest  # for a mistake only
+
+        instead = _INSTEAD.get(name.lower())
+        if instead is None and not name.startswith("_"):
+            near = nearest(name, __all__)
+            instead = f"write accepts.{near}" if near is not None else f"there are {', '.join(__all__)}"
+        raise AttributeError(f"accepts has no {name}" + (f": {instead}" if instead else ""), name=name)

@@ -155,6 +155,9 @@ def test_invalid_limits_of_failed_requests_are_refused(options: dict[str, Any], 
         pytest.param(["http://"], "formerly: 'http://' names no host", id="a URL without a host"),
         pytest.param(["http://s1:0"], "formerly: 'http://s1:0': no server can listen at port 0", id="port 0"),
         pytest.param(["unix:"], "formerly: 'unix:' names no socket", id="a socket without a path"),
+        pytest.param(
+            ["10.0.0.1:99999"], "formerly: '10.0.0.1:99999' has no port from 1 to 65535", id="a port that is none"
+        ),
     ],
 )
 def test_invalid_former_texts_are_refused(formerly: list[str], problem: str):

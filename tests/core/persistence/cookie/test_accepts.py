@@ -413,7 +413,10 @@ def test_accepted_cookies_follow_a_change_of_servers():
 @pytest.mark.parametrize(
     "options, problem",
     [
-        pytest.param({"accepts": "OLD"}, "accepts 'OLD' is no list: write accepts=[Cookie('OLD')]", id="no list"),
+        pytest.param(
+            {"accepts": "OLD"}, "accepts 'OLD' is no list: write accepts=[Cookie('OLD')], or leave it out", id="no list"
+        ),
+        pytest.param({"accepts": {"OLD": PLAIN}}, "is no list: write accepts=[Cookie('OLD')], or", id="a mapping"),
         pytest.param({"accepts": None}, "is no list: write accepts=[Cookie('OLD')], or leave it out", id="None"),
         pytest.param(
             {"accepts": PLAIN},
