@@ -56,5 +56,9 @@ class ApacheValues(ForeignValues):
     def keys_of(self, server: Server) -> Sequence[str]:
         return ids_of(server)
 
+    def logged_name(self, value: str) -> str:
+        """Return the route: what is before it may be the session of the application."""
+        return value.partition(self.separator)[2]
+
     def keys_in(self, value: str) -> Sequence[str]:
         return (value.partition(self.separator)[2],)

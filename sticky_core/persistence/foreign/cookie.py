@@ -210,7 +210,7 @@ class ForeignCookieEngine:
         if group:
             return PersistenceResult(Claim.DOWN, unusable_reason(group[0]), group[0])
         # with a part that is the application's, it may be a session id
-        name = "" if self._cookie.delimiter else value
+        name = "" if self._cookie.delimiter else self._cookie.values.logged_name(value)
         place = f"cookie {self._cookie.name} of a client"
         return InvalidMark(Claim.INVALID, Reason.UNKNOWN, place=place, name=name, remedy=_REMEDY)
 

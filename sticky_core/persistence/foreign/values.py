@@ -36,6 +36,10 @@ class ForeignValues:
         """Return the keys that a value may contain. It has been sent by a client, and may be any text of up to 4 KB."""
         return (value,)
 
+    def logged_name(self, value: str) -> str:
+        """Return what a value that names no server calls one, for the log; empty: nothing of it is logged."""
+        return value
+
     def reader(self, keys: Iterable[str]) -> Reader:
         """Return the function that reads values if the servers have `keys` and no others."""
         return self.keys_in

@@ -102,6 +102,12 @@ def test_value_that_names_no_server_is_reported_with_a_remedy():
     assert "formerly=" in result.remedy
 
 
+@pytest.mark.parametrize("value, name", [("a-session.node9", "node9"), ("a-session", ""), (".node9", "node9")])
+def test_session_before_a_route_is_not_logged(value: str, name: str):
+    result = result_of(foreign.apache(), at(*URLS), value)
+    assert isinstance(result, InvalidMark) and result.name == name
+
+
 # -- several values, several servers
 
 
