@@ -29,7 +29,7 @@ class RetryGrant(Enum):
 class GrantedRetries:
     """The retries of one backend that are in flight, and how many more its budget allows. Safe to use from any thread.
 
-    - `in_flight`: how many requests in flight are retries: they have got a further attempt.
+    - `in_flight`: how many requests in flight are retries: they have got a further attempt, and no response yet.
     - `denied`: how many retries the budget has denied so far.
     """
 
@@ -90,7 +90,7 @@ class GrantedRetries:
             self._allowed += grant is RetryGrant.BY_RATE
 
     def release(self) -> None:
-        """Count one retry in flight fewer: its request has ended."""
+        """Count one retry in flight fewer: its request has got a response, or has ended."""
         with self._lock:
             self.in_flight -= 1
 

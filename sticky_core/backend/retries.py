@@ -89,7 +89,7 @@ class RetryBudget:
 
     - `share`: at most this share of the requests in flight at the backend may be retries, a number from 0 to 1, default
       0.2 (Envoy `budget_percent`, Linkerd `retryRatio`). Requests that wait in a queue, or in the pause before a
-      retry, are in flight.
+      retry, are in flight. A request is a retry until its response begins, or its WebSocket is accepted.
     - `per_second`: so many retries a second are always allowed, a number of at least 0, default 10; as many may come at
       once (Linkerd `minRetriesPerSecond`). It lets a backend with few requests retry at all.
 

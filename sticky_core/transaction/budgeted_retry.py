@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sticky_core.backend.granted_retries import RetryGrant
 from sticky_core.errors import Failure
+from sticky_core.http.messages import ResponseHead
 from sticky_core.server.server import Server
 from sticky_core.transaction.state import ClientSend, RawRequest
 from sticky_core.transaction.steps import UNAVAILABLE, NeedSlot, Step
@@ -19,7 +22,9 @@ class BudgetedRetry(Transaction[RawRequest, ClientSend]):
 
     @property
     def _grants(self) -> tuple[RetryGrant, ...]:
-        """The retries that this request was granted. While it has any, it is counted as a retry in flight."""
+        """The retries that this request was granted. While it has any, it is counted as a retry in flight: until its
+        response begins, as in Envoy.
+        """
         return getattr(self, "_retry_grants", ())
 
     def acquire_retry(self, failure: Failure) -> bool:
@@ -34,6 +39,7 @@ class BudgetedRetry(Transaction[RawRequest, ClientSend]):
             self.decision.retry_denied = True
             return False
         self._retry_grants = (*grants, grant)
+        self.persisted = replace(self.persisted, needs_no_mark=False)  # so that a face calls `stamp`
         return True
 
     def retry(self, failure: Failure) -> Step:
@@ -55,6 +61,13 @@ class BudgetedRetry(Transaction[RawRequest, ClientSend]):
         if not is_held:
             self._cancel_grant(before)
         return is_held
+
+    def stamp(self, response: ResponseHead) -> None:
+        """Edit the head of a response, and count the request as a retry no more: it needs no further attempt, while its
+        response, or a WebSocket, may last for hours.
+        """
+        self._release_grants()
+        super().stamp(response)
 
     def resume(self, need: NeedSlot, woken: bool) -> Step:
         self._end_pause(need)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from sticky_core.backend.backend import Backend
 from sticky_core.backend.retries import RetryBudget
@@ -94,20 +93,51 @@ def test_budget_is_changed_while_requests_are_served(face: Face):
     assert get(cookie="SERVERID=s1").status == 503
 
 
-@pytest.mark.parametrize("face", ["wsgi"], indirect=True)
-def test_grant_is_given_back_when_the_body_is_closed(face: Face):
-    def streaming(environ, start_response):
+def test_grant_is_given_back_when_the_response_begins(face: Face):
+    seen: list[int] = []
+
+    def look(request: object) -> None:
+        seen.append(backend.granted_retries.in_flight)
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        look(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        look(scope)
+        await send({"type": "http.response.body", "body": b"whole"})
+
+    def wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
+        look(environ)
         start_response("200 OK", [("content-type", "text/plain")])
-        yield b"first"
-        yield b"second"
+        look(environ)
+        yield b"whole"
 
-    def refusing(environ, start_response):
-        raise refused("s1")
-
-    servers = [face.package.Server("s1", refusing), face.package.Server("s2", streaming)]
-    backend = face.package.Backend("web", servers, persist=PLAIN, retry_budget=1)
-    body = face.dispatcher(backend)({"REQUEST_METHOD": "GET", "HTTP_COOKIE": "SERVERID=s1"}, lambda *_: None)
-    assert next(iter(body)) == b"first"
-    assert backend.granted_retries.in_flight == 1
-    body.close()
+    backend = face.backend(
+        face.server("s1", raises=refused("s1")),
+        face.package.Server("s2", asgi if face.name == "asgi" else wsgi),
+        persist=PLAIN,
+        retry_budget=1,
+    )
+    response = face.client(backend)(cookie="SERVERID=s1")
+    assert (response.status, response.body, seen) == (200, b"whole", [1, 0])
     assert backend.granted_retries.in_flight == 0
+
+
+def test_grant_for_the_same_server_is_given_back_when_the_response_begins():
+    seen: list[int] = []
+
+    def wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
+        seen.append(backend.granted_retries.in_flight)
+        if len(seen) == 1:
+            raise refused("s1")
+        start_response("200 OK", [("content-type", "text/plain")])
+        seen.append(backend.granted_retries.in_flight)
+        yield b"whole"
+
+    from tests.faces.conftest import Wsgi
+
+    face = Wsgi()
+    backend = face.package.Backend(
+        "web", [face.package.Server("s1", wsgi)], persist=PLAIN, retry_budget=1, redispatch=False
+    )
+    response = face.client(backend)(cookie="SERVERID=s1")
+    assert (response.status, response.all("set-cookie"), seen) == (200, [], [0, 1, 0]), "and it gets no other mark"
