@@ -234,6 +234,8 @@ def _backend_problem(given: object) -> str | None:
     if isinstance(given, Backend):
         return None
     servers = "[...]"
+    if isinstance(given, (list, tuple)) and any(isinstance(each, Backend) for each in cast("list[object]", given)):
+        return f"{given!r} are several: give one, or routes={{'/path': backend}} to StickyMiddleware(app, ...)"
     if isinstance(given, str):
         servers = f"[Server(name, {given!r})]"
     elif isinstance(given, Server):

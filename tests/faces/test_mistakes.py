@@ -432,6 +432,7 @@ def test_arguments_of_replicas_in_the_wrong_order_are_an_error_that_shows_the_ri
         (lambda it: it.Learn.header(3), "3 is no name of a header"),
         (lambda it: it.Dispatcher(it.Cookie("A", path="/x")), "Cookie('A', path='/x') is no Backend"),
         (lambda it: it.accepts.of_backend("old", "A"), "'A' is no Cookie"),
+        (lambda it: it.Dispatcher([it.Backend("web", [it.Server("s1", "http://10.0.0.1")])]), "are several: give one"),
     ],
 )
 @pytest.mark.parametrize("package", [sticky_asgi, sticky_wsgi], ids=["asgi", "wsgi"])
