@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import cast
 from zlib import crc32
 
@@ -77,23 +78,38 @@ class Ring:
     """The ring of the mode `balanced`: each endpoint has points, and a value belongs to the next one."""
 
     def __init__(self, endpoints: Iterable[str]) -> None:
-        points = sorted((point, endpoint) for endpoint in dict.fromkeys(endpoints) for point in ring_points(endpoint))
-        self._hashes = [point for point, _ in points]
-        self._endpoints = [endpoint for _, endpoint in points]
+        self._endpoints = sorted({*endpoints})
+        # A point in the upper half, the number of its endpoint in the lower half: so equal points are in the order of
+        # their endpoints, and many points take little time and memory.
+        self._points = array(
+            "Q",
+            sorted(
+                point << 32 | number
+                for number, endpoint in enumerate(self._endpoints)
+                for point in ring_points(endpoint)
+            ),
+        )
 
     def endpoint_of(self, key: str) -> str:
         """Return the endpoint that `key` belongs to; empty if there are no endpoints."""
-        if not self._hashes:
+        points = self._points
+        if not points:
             return ""
-        at = bisect_left(self._hashes, crc32(key_bytes(key)))
-        return self._endpoints[at % len(self._endpoints)]
+        at = bisect_left(points, crc32(key_bytes(key)) << 32)
+        return self._endpoints[points[at % len(points)] & 0xFFFFFFFF]
+
+
+@lru_cache(maxsize=8)
+def ring_of(endpoints: frozenset[str]) -> Ring:
+    """Return the ring of these endpoints. It is made once, however often other servers change."""
+    return Ring(endpoints)
 
 
 def ring_points(endpoint: str) -> Iterator[int]:
     """Yield the points of an endpoint on the ring."""
-    data, point = endpoint.encode(), 0
+    begin, point = crc32(endpoint.encode()), 0
     for _ in range(_POINTS):
-        point = crc32(data + point.to_bytes(4, "little"))
+        point = crc32(point.to_bytes(4, "little"), begin)
         yield point
 
 
@@ -180,7 +196,7 @@ class BalancedValues(ForeignValues):
         return (address.printed for address in map(parse_old_address, texts) if address.host)
 
     def reader(self, keys: Iterable[str]) -> Reader:
-        return partial(_endpoints_in, Ring(keys if self.endpoints is None else self._on_ring))
+        return partial(_endpoints_in, ring_of(frozenset(keys if self.endpoints is None else self._on_ring)))
 
 
 def _endpoints_in(ring: Ring, value: str) -> Sequence[str]:

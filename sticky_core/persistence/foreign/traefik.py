@@ -86,12 +86,13 @@ _FNV_START, _FNV_PRIME, _FNV_MASK = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFF
 
 def traefik_values(name: str) -> Iterator[str]:
     """Yield the values that name the server with the URL `name`, or the child `name` of a service with weights."""
+    hash_1a, hash_1 = fnv1a(name), fnv1(name)
     yield name  # 1, and 2.0 to 2.4; children to 2.10
-    yield f"{fnv1a(name):x}"  # 2.5 to 2.11
-    yield f"{fnv1a(name):016x}"  # read by 3.0 to 3.3.3
-    yield f"{fnv1(f'{fnv1a(name):016x}'):x}"  # 3.0 to 3.3.3
-    yield f"{fnv1(name):x}"  # children, 2.11 to 3.3.3
-    yield f"{fnv1(f'{fnv1(name):x}'):x}"  # read by 3.3.4 and later
+    yield f"{hash_1a:x}"  # 2.5 to 2.11
+    yield f"{hash_1a:016x}"  # read by 3.0 to 3.3.3
+    yield f"{fnv1(f'{hash_1a:016x}'):x}"  # 3.0 to 3.3.3
+    yield f"{hash_1:x}"  # children, 2.11 to 3.3.3
+    yield f"{fnv1(f'{hash_1:x}'):x}"  # read by 3.3.4 and later
     yield hashlib.sha256(name.encode()).hexdigest()[:16]  # 3.3.4 and later
 
 

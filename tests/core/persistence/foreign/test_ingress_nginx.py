@@ -1,5 +1,7 @@
 """The cookie of ingress-nginx, with values that its Lua code has made in LuaJIT."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from sticky_core.backend.backend import Backend
@@ -8,7 +10,7 @@ from sticky_core.errors import ConfigError
 from sticky_core.persistence.claim import Claim
 from sticky_core.persistence.cookie.config import Cookie
 from sticky_core.persistence.foreign import ingress_nginx
-from sticky_core.persistence.foreign.ingress_nginx import Ring, persistent_key, ring_points
+from sticky_core.persistence.foreign.ingress_nginx import Ring, persistent_key, ring_of, ring_points
 from sticky_core.server.server import Server
 from sticky_core.server.state import Health
 from tests.core.fakes import FakeRequest
@@ -157,3 +159,22 @@ def test_host_names_in_urls_are_no_pods():
     with pytest.raises(ConfigError, match="server s1 has no IP address, and which server"):
         Backend("web", at("http://shop-0.shop:8080", URLS[0]), persist=cookie)
     Backend("web", [Server("s1", "http://shop-0.shop:8080", formerly=[PODS[0]])], persist=cookie)
+
+
+def test_ring_is_made_once_whatever_servers_come_and_go(monkeypatch: pytest.MonkeyPatch):
+    endpoints = [f"10.184.9.{number}:8080" for number in range(1, 20)]
+    made: list[str] = []
+
+    def points(endpoint: str) -> Iterator[int]:
+        made.append(endpoint)
+        return ring_points(endpoint)
+
+    monkeypatch.setattr("sticky_core.persistence.foreign.ingress_nginx.ring_points", points)
+    ring_of.cache_clear()
+    servers = at("http://10.184.9.1:8080", "http://10.184.9.2:8080")
+    engine = ingress_nginx("lb", endpoints=endpoints).build("web", servers, ManualClock())
+    for _ in range(3):
+        engine.recognise(FakeRequest(("lb=1700000002.5.32.8|a",)))
+        other = Server("other", "http://10.0.0.9:80")
+        engine = engine.with_servers([*servers, other], [other], []).with_servers(servers, [], [other])
+    assert sorted(made) == sorted(endpoints)
