@@ -154,7 +154,9 @@ class Monitor:
         if self._ejections is None:
             from sticky_core.backend.ejections import Ejections
 
-            self._ejections, servers = Ejections(self._backend.name, self.announcements), snapshot.servers
+            self._ejections = Ejections(self._backend.name, self.announcements)
+            # the longest ejected one first
+            servers = sorted(snapshot.servers, key=lambda server: server.ejected_at)
         self._ejections.limit_to(limit)
         for server in removed:
             self._ejections.forget(server)

@@ -42,6 +42,7 @@ class CheckRuntime:
         self.is_stopping = False  #: whether the check passes, but the server gets no new clients
         #: whether failed requests have taken the server down (`observe`), and no check has failed since
         self.is_down_by_requests = False
+        self.ejected_at = 0.0  #: when failed requests have taken the server down last, by the clock's `monotonic`
         self.result = CheckResult(CheckStatus.INI)
         self.has_run = False  #: whether the server was checked since checks were started
         self.first_delay = 0.0
@@ -54,7 +55,7 @@ class CheckRuntime:
         restarted = CheckRuntime(self.check, self._rng)
         restarted.health, restarted.is_stopping, restarted.result = self.health, self.is_stopping, self.result
         restarted.has_run = self.has_run
-        restarted.is_down_by_requests = self.is_down_by_requests
+        restarted.is_down_by_requests, restarted.ejected_at = self.is_down_by_requests, self.ejected_at
         if self.wake is not None:
             self.wake()
         return restarted
@@ -73,7 +74,7 @@ class CheckRuntime:
             (self._max_health if before.health == before._max_health else self.check.rise) if before.is_up else 0
         )
         self.is_stopping = before.is_stopping
-        self.is_down_by_requests = before.is_down_by_requests
+        self.is_down_by_requests, self.ejected_at = before.is_down_by_requests, before.ejected_at
         self.result = before.result
         self.has_run = before.has_run
 
@@ -222,7 +223,7 @@ class CheckRuntime:
         if on_error != "fastinter":
             self._apply(failed)
         if was_up and not self.is_up:
-            self.is_down_by_requests = True
+            self.is_down_by_requests, self.ejected_at = True, now
         self.expedite(now + self._fastinter)
         return True
 

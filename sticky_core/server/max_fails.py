@@ -30,6 +30,8 @@ class MaxFails:
         #: how many requests have failed since `record_success` last reset it; 0 without a limit
         self.count = 0
         self.rate: FailRate | None = None
+        #: when failed requests have taken the server down last, by the clock's `monotonic`
+        self.ejected_at = 0.0
         self._last = 0.0  # when a request failed last
         self._down_until: float | None = None
         self.configure(config)
@@ -95,6 +97,7 @@ class MaxFails:
 
     def take_down(self, now: float) -> None:
         """Take the server down for `fail_timeout`. The share of failed requests is counted anew when that is over."""
+        self.ejected_at = now
         self._down_until = now + self._timeout
         if self.rate is not None:
             self.rate.reset()

@@ -188,6 +188,12 @@ class ServerStatus:
             return self.max_fails.is_down and self._health is not Health.DOWN
         return self.max_fails.is_down if checking.is_up else checking.is_down_by_requests
 
+    @property
+    def ejected_at(self) -> float:
+        """When failed requests have taken it down last, by the clock's `monotonic`."""
+        checking = self.checking
+        return max(self.max_fails.ejected_at, checking.ejected_at if checking is not None else 0.0)
+
     def end_ejection(self, reason: str) -> None:
         """Set it up again, as far as failed requests have taken it down. Called by the backend, under its lock, which
         derives the state then. `reason`: why, for logs.

@@ -379,6 +379,14 @@ def test_server_in_maintenance_that_tracks_one_of_too_many_stands_for_none_of_th
 # -- changes
 
 
+@pytest.mark.parametrize("options", [{}, {"check": Check("/", observe="layer7", error_limit=1, on_error="mark-down")}])
+def test_limit_that_is_set_late_sets_those_up_that_have_been_down_longest(options: dict[str, Any]):
+    names = ("s1", "s2", "s3", "s4")
+    servers = [Server(name, app) for name in names] if options else failing(*names)
+    backend, clock = make_backend(*servers, **options)
+    assert run(backend, clock, "s4- 1s s2- 1s s1- 1s s3- max:0.5") == "UUUD UUUD UDUD UDUD DDUD DDUD DDDD DUDU"
+
+
 def test_backup_that_becomes_a_server_is_counted_with_the_servers():
     backend, clock = make_backend(*failing("s1", "s2", "s3", "b1", "b2"), max_ejected=0.5)
     assert run(backend, clock, "b1-") == "UUUDU"
