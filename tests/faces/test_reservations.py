@@ -16,6 +16,9 @@ import pytest
 import sticky_asgi.stores.client
 import sticky_wsgi.stores.client
 from sticky_core.backend.backend import Backend
+from sticky_core.decision import Decision
+from sticky_core.errors import Failure
+from sticky_core.http.timeouts import Timeouts
 from sticky_core.persistence.stick.config import Stick
 from sticky_core.samples.request import hdr
 from sticky_core.server.counters import Total
@@ -37,9 +40,8 @@ class Case:
     """A request with a key, in front of a server that is an app or a URL."""
 
     def __init__(self, face: Face, table: StickTable, target: Any, **options: Any) -> None:
-        self.backend: Backend = face.backend(
-            Server("s1", target, stateless=not isinstance(target, str), **options), persist=Stick.on(hdr("x"), table)
-        )
+        server = Server("s1", target, stateless=not isinstance(target, str))
+        self.backend: Backend = face.backend(server, persist=Stick.on(hdr("x"), table), **options)
         self._dispatcher: Any = face.dispatcher(self.backend)
         self._face = face
 
@@ -190,3 +192,26 @@ def test_client_that_leaves_during_the_pause_before_a_retry_leaves_no_entry(
     case.backend.apply(replace(case.backend.config, redispatch=False))
     assert case.request(disconnects=True) is None
     assert (entries(), len(table)) == ({}, 0)
+
+
+@pytest.mark.parametrize("command", ["recall", "reserve"])
+def test_request_with_no_time_left_when_its_store_replies_leaves_no_entry(face: Face, command: str) -> None:
+    server, log = DictionaryServer(), list[Decision]()
+    store = DictionaryStore(server)
+
+    def reply_late(names: Any, replies: list[object]) -> Any:
+        if command in names:
+            server.clock.advance(10)
+        return replies
+
+    server.returned = reply_late
+    table = StickTable("string", expire=80, store=store, clock=server.clock)
+    case = Case(face, table, silent(face), clock=server.clock, timeouts=Timeouts(total=10), log=log.append)
+    assert case.request() is None
+    assert [(decision.attempts, decision.failures) for decision in log] == [((), (Failure.TOTAL_TIMEOUT,))]
+    assert not any("mark" not in key for key in server._entries) and len(table) == 0
+    assert not case.backend["s1"].in_flight
+    if face.name == "wsgi":
+        sticky_wsgi.stores.client.close([store])
+    else:
+        asyncio.run(sticky_asgi.stores.client.close([store]))
