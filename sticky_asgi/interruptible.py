@@ -41,8 +41,11 @@ class InterruptibleApp:
         except ServerFailure:
             raise
         except Exception as error:
-            if is_overdue(request):  # how the app has reacted to the cancellation
+            # after a cancellation, it is how the app has reacted to that
+            if is_overdue(request):
                 raise ServerFailure(Failure.TOTAL_TIMEOUT, self._server.name) from error
+            if request.cancel_called:
+                raise ServerFailure(Failure.SHUT, self._server.name, self._reason) from error
             raise
         if is_overdue(request):
             raise ServerFailure(Failure.TOTAL_TIMEOUT, self._server.name)

@@ -17,6 +17,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
+from sticky_core.decision import Decision
 from sticky_core.errors import Failure, ServerFailure
 from sticky_core.health.check import Check
 from sticky_core.persistence.cookie.config import Cookie
@@ -357,6 +358,23 @@ def test_requests_to_an_earlier_address_end_with_their_server(face: Face) -> Non
         assert (visit.server, moved.server) == ("s1", "s3")
         put(backend["s1"], "DOWN")
         assert isinstance(visit.end, ServerFailure) and isinstance(moved.end, ServerFailure)
+
+
+@pytest.mark.parametrize("face", ["asgi"], indirect=True)
+def test_an_exception_by_which_an_app_reacts_to_its_end_is_no_failure_of_it(face: Face) -> None:
+    async def reacting(scope: Any, receive: Any, send: Any) -> None:
+        backend["s1"].health = Health.DOWN
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            raise LookupError("the connection is needed no more") from None
+
+    log: list[Decision] = []
+    backend = face.backend(Server("s1", reacting, check=checked(**DOWN)), persist=PLAIN, log=log.append)
+    backend.acquire_checks(log)
+    response = face.client(backend)()
+    assert (response.status, response.raised) == (502, None)
+    assert [decision.failures for decision in log] == [(Failure.SHUT,)]
 
 
 def test_a_check_of_a_backup_is_not_ended(face: Face) -> None:
