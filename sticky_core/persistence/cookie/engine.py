@@ -243,7 +243,7 @@ class CookieEngine:
         if self.accepted is not None:
             self.accepted.count(result)
         mark = self._handle_application_cookie(server, is_bound, response) if response.sets_cookies else _NO_MARK
-        if mark is Mark.REWRITTEN and self.accepted is not None:
+        if self.accepted is not None and mark is Mark.REWRITTEN:
             self.accepted.delete(request, response)
         if is_bound and not self._is_due(result):
             return mark
