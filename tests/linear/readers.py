@@ -411,7 +411,9 @@ class AsgiRequests:
     """Requests to a backend with these options."""
 
     def __init__(self, options: dict[str, Any], app: Callable[..., Any] = asgi_app) -> None:
-        servers = [sticky_asgi.Server(name, app, stateless=True) for name in ("s1", "s2")]
+        servers = [
+            sticky_asgi.Server(f"s{number}", app, stateless=True, formerly=[f"10.0.0.{number}:80"]) for number in (1, 2)
+        ]
         self._app = sticky_asgi.Dispatcher(sticky_asgi.Backend("web", servers, **options))
 
     def __call__(self, sent: Sent) -> Callable[[], object]:
@@ -436,7 +438,9 @@ class WsgiRequests:
     """Requests to a backend with these options."""
 
     def __init__(self, options: dict[str, Any], app: Callable[..., Any] = wsgi_app) -> None:
-        servers = [sticky_wsgi.Server(name, app, stateless=True) for name in ("s1", "s2")]
+        servers = [
+            sticky_wsgi.Server(f"s{number}", app, stateless=True, formerly=[f"10.0.0.{number}:80"]) for number in (1, 2)
+        ]
         self._app = sticky_wsgi.Dispatcher(sticky_wsgi.Backend("web", servers, **options))
 
     def __call__(self, sent: Sent) -> Callable[[], object]:
