@@ -1,5 +1,6 @@
 """The cookie of ingress-nginx, with values that its Lua code has made in LuaJIT."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -169,7 +170,8 @@ def test_ring_is_made_once_whatever_servers_come_and_go(monkeypatch: pytest.Monk
         made.append(endpoint)
         return ring_points(endpoint)
 
-    monkeypatch.setattr("sticky_core.persistence.foreign.ingress_nginx.ring_points", points)
+    # the package has the function of the same name in the place of the module
+    monkeypatch.setattr(sys.modules[ring_points.__module__], "ring_points", points)
     ring_of.cache_clear()
     servers = at("http://10.184.9.1:8080", "http://10.184.9.2:8080")
     engine = ingress_nginx("lb", endpoints=endpoints).build("web", servers, ManualClock())
