@@ -234,7 +234,7 @@ def _backend_problem(given: object) -> str | None:
     if isinstance(given, Backend):
         return None
     servers = "[...]"
-    if isinstance(given, (list, tuple)) and any(isinstance(each, Backend) for each in cast("list[object]", given)):
+    if _has_backends(given):
         return f"{given!r} are several: give one, or routes={{'/path': backend}} to StickyMiddleware(app, ...)"
     if isinstance(given, str):
         servers = f"[Server(name, {given!r})]"
@@ -243,6 +243,12 @@ def _backend_problem(given: object) -> str | None:
     elif callable(given):
         servers = "[Server(name, app)]"
     return f"{given!r} is no Backend: write Backend(name, servers={servers})"
+
+
+def _has_backends(given: object) -> bool:
+    if not isinstance(given, (list, tuple)):
+        return False
+    return any(isinstance(each, Backend) for each in cast("list[object]", given))
 
 
 def _route_problems(routes: Mapping[str, Backend]) -> Iterator[str]:
