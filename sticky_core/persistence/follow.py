@@ -143,7 +143,7 @@ class FollowEngine(CookieEngine):
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        if self.accepted is not None:
+        if result.persistence_state is not None and self.accepted is not None:
             self.accepted.count(result)
         mark = self._handle_application_cookie(server, is_bound, response) if response.sets_cookies else Mark.NONE
         if mark is Mark.PASSED:

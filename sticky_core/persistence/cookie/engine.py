@@ -240,7 +240,7 @@ class CookieEngine:
     def stamp_response(
         self, result: PersistenceResult, server: Server, is_bound: bool, request: Request, response: ResponseHead
     ) -> Mark:
-        if self.accepted is not None:
+        if result.persistence_state is not None and self.accepted is not None:
             self.accepted.count(result)
         mark = self._handle_application_cookie(server, is_bound, response) if response.sets_cookies else _NO_MARK
         if self.accepted is not None and mark is Mark.REWRITTEN:
