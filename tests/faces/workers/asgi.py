@@ -160,6 +160,17 @@ def websocket(*messages, **more):
     return FakeClient({"type": "websocket.connect"}, *messages, **details)
 
 
+async def open_websocket(one, other):
+    """Open a WebSocket of a client of worker `one`, which connects to worker `other` or to the same. Return the client,
+    and its request, which goes on.
+    """
+    mark = (await one.request()).mark
+    client = websocket(cookie=mark)
+    requesting = asyncio.ensure_future(client.request(other.app))
+    await client.until(lambda sent: sent)
+    return client, requesting
+
+
 class RunningWorker:
     """A worker between its startup and its shutdown."""
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from sticky_core.decision import ClosedBy, Decision
-from tests.faces.workers.asgi import CountingApp, respond, websocket
+from tests.faces.workers.asgi import CountingApp, open_websocket, respond
 
 
 class Broken(Exception):
@@ -61,11 +61,8 @@ def test_log_and_app_see_which_side_has_ended_a_websocket(run, is_handed_over, m
         other = await start(log=logged.append) if is_handed_over else one
         if not is_handed_over:
             one.app.workers.log = logged.append
-        mark = (await one.request()).mark
-        logged.clear()
-        client = websocket(cookie=mark)
-        requesting = asyncio.ensure_future(client.request(other.app))
-        await client.until(lambda sent: sent)
+        client, requesting = await open_websocket(one, other)
+        logged.clear()  # of the request before it
         client.messages.put_nowait(message)
         await asyncio.wait([requesting])
         assert (requesting.exception() is not None) is (message.get("text") == "raise")
@@ -80,10 +77,7 @@ def test_worker_that_stops_is_the_middleware(run):
         logged: list[Decision] = []
         app = EndingApp()
         one, other = await start(app), await start(log=logged.append)
-        mark = (await one.request()).mark
-        client = websocket(cookie=mark)
-        requesting = asyncio.ensure_future(client.request(other.app))
-        await client.until(lambda sent: sent)
+        client, requesting = await open_websocket(one, other)
         await one.stop()
         one.stop = lambda: asyncio.sleep(0)
         await requesting
@@ -99,10 +93,7 @@ def test_worker_that_dies_is_a_lost_server(run):
         logged: list[Decision] = []
         app = EndingApp()
         one, other = await start(app), await start(log=logged.append)
-        mark = (await one.request()).mark
-        client = websocket(cookie=mark)
-        requesting = asyncio.ensure_future(client.request(other.app))
-        await client.until(lambda sent: sent)
+        _, requesting = await open_websocket(one, other)
         await one.kill()
         await asyncio.wait([requesting])
         assert requesting.exception() is not None
@@ -115,10 +106,7 @@ def test_worker_with_the_client_that_dies_has_lost_it(run):
     async def test(start):
         app = EndingApp()
         one, other = await start(app), await start()
-        mark = (await one.request()).mark
-        client = websocket(cookie=mark)
-        requesting = asyncio.ensure_future(client.request(other.app))
-        await client.until(lambda sent: sent)
+        _, requesting = await open_websocket(one, other)
         requesting.cancel()
         await asyncio.wait([requesting])
         await app.has_ended.wait()

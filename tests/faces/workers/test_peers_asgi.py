@@ -14,7 +14,7 @@ from tests.faces.workers.asgi import (
     FakeClient,
     HoldingApp,
     WebSocketApp,
-    websocket,
+    open_websocket,
 )
 
 
@@ -108,10 +108,7 @@ def test_worker_that_stops_closes_forwarded_websockets(run):
     async def test(start):
         app = WebSocketApp()
         one, other = await start(app), await start()
-        mark = (await one.request()).mark
-        client = websocket(cookie=mark)
-        requesting = asyncio.ensure_future(client.request(other.app))
-        await client.until(lambda sent: sent)
+        client, requesting = await open_websocket(one, other)
         await one.stop()
         one.stop = lambda: asyncio.sleep(0)
         await requesting
